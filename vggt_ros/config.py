@@ -1,0 +1,249 @@
+"""Every setting of vggt_ros once: default, unit, range and one line why.
+
+The ROS parameters, `config/slam.yaml`, `--set key=value` and the README's table are all made from, or tested against,
+the dataclasses below. A setting's name is `group.field`, or just `field` for those of `Config` itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Value = bool | int | float | str
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the text names it and says what would be right."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting besides its value."""
+
+    name: str
+    default: Value
+    doc: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """True if the setting may change while the node runs."""
+
+    def check(self, value: Any) -> Value:
+        """Return `value` in this setting's type.
+
+        Raises:
+            ConfigError: wrong type, not finite, out of range, or not one of the choices.
+
+        """
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{self.name}: {value} is not finite")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.name}: {value!r} is none of {', '.join(self.choices)}")
+        if self.low is not None and value < self.low or self.high is not None and value > self.high:
+            raise ConfigError(f"{self.name}: {value} is outside [{self.low}, {self.high}] {self.unit}".rstrip())
+        return value
+
+    def parse(self, text: str) -> Value:
+        """Return the value written as `text` on a command line; raises ConfigError as `check` does."""
+        kind = type(self.default)
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(f"{self.name}: expected true or false, got {text!r}")
+            return text.lower() == "true"
+        try:
+            return self.check(kind(text))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {text!r}") from error
+
+
+def _setting(default: Any, doc: str, **details: Any) -> Any:
+    return field(default=default, metadata={"doc": doc, **details})
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """How images and their calibration are taken in."""
+
+    transport: str = _setting("raw", "Subscribe to sensor_msgs/Image or, at `<image>/compressed`, to CompressedImage.",
+                              choices=("raw", "compressed"))
+    rectified: str = _setting("auto", "Are the images rectified already? `auto`: yes, if the topic's name says `rect`.",
+                              choices=("auto", "true", "false"))
+    fov: float = _setting(65.0, "Horizontal field of view assumed where there is no calibration.",
+                          unit="deg", low=20.0, high=150.0)
+    info_timeout: float = _setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
+                                   unit="s", low=0.0, high=60.0)
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    """Which frames become keyframes: by parallax, because windows need baseline more than frames."""
+
+    min_parallax: float = _setting(24.0, "Median image motion since the last keyframe that makes the next one.",
+                                   unit="px at 640 px width", low=2.0, high=200.0)
+    min_survival: float = _setting(0.6, "A keyframe is also made when fewer of the last one's tracks survive.",
+                                   unit="fraction", low=0.1, high=0.95)
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """The sliding window of keyframes that is reconstructed at once."""
+
+    size: int = _setting(8, "Keyframes in a window (N).", low=3, high=64)
+    overlap: int = _setting(3, "Keyframes shared with the window before (M).", low=1, high=32)
+    flush_after: float = _setting(3.0, "A partial window is solved after so long without a new keyframe; 0: never.",
+                                  unit="s", low=0.0, high=60.0)
+    max_waiting: int = _setting(2, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
+                                low=1, high=16)
+
+
+@dataclass(frozen=True)
+class MultiviewConfig:
+    """The CPU reconstructor."""
+
+    width: int = _setting(800, "Longest side of the images it works on; smaller images are never enlarged.",
+                          unit="px", low=320, high=1920)
+    depth_width: int = _setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """When the overlap of a window with the map is believed."""
+
+    min_pixels: int = _setting(500, "Pixels with depth on both sides that a shared keyframe must have.",
+                               low=20, high=100000)
+    max_rotation: float = _setting(5.0, "Largest disagreement of the shared keyframes in rotation.",
+                                   unit="deg", low=0.1, high=45.0)
+    max_translation: float = _setting(0.15, "Largest disagreement in position, as a fraction of the median depth.",
+                                      unit="fraction", low=0.005, high=1.0)
+    max_scale: float = _setting(0.25, "Largest scatter of the depth ratio (robust sigma of its logarithm).",
+                                low=0.01, high=1.0)
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """What a unit of the map means."""
+
+    assumed_depth: float = _setting(2.0, "While scale is unknown the first window's median depth counts as this.",
+                                    unit="m", low=0.01, high=1000.0)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The pose of every frame between windows."""
+
+    features: int = _setting(500, "Corners that are tracked from frame to frame.", low=50, high=5000)
+    min_inliers: int = _setting(20, "Fewest inliers of a pose that is published.", low=6, high=1000)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The point map and where maps are saved."""
+
+    voxel: float = _setting(0.02, "Edge of the voxels that bound the map; one point is kept in each.",
+                            unit="m", low=0.001, high=10.0)
+    max_points: int = _setting(2_000_000, "Most points kept; the voxel edge doubles when there are more.",
+                               low=1000, high=100_000_000)
+    min_confidence: float = _setting(0.25, "Points of lower confidence rank stay out of the map.",
+                                     unit="rank", low=0.0, high=1.0, live=True)
+    max_depth: float = _setting(40.0, "Points farther from their camera than this many baselines' worth of depth, in "
+                                "multiples of the window's median depth, stay out of the map.",
+                                unit="median depths", low=1.0, high=1000.0, live=True)
+    folder: str = _setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
+    name: str = _setting("map", "Name of the saved map inside the folder.", live=True)
+
+
+@dataclass(frozen=True)
+class TfConfig:
+    """Frames after REP-103 and REP-105."""
+
+    mode: str = _setting("map_odom_base", "Which transforms are published.",
+                         choices=("map_odom_base", "map_to_odom", "map_to_base", "none"))
+    map_frame: str = _setting("map", "Name of the map frame.")
+    odom_frame: str = _setting("odom", "Name of the odometry frame.")
+    base_frame: str = _setting("base_link", "Name of the robot's base frame.")
+    base_timeout: float = _setting(2.0, "How long to wait for base <- camera before the camera is taken as level.",
+                                   unit="s", low=0.0, high=60.0)
+    transform_tolerance: float = _setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings."""
+
+    reconstructor: str = _setting("auto", "Who reconstructs a window; `auto` takes vggt with a GPU and weights on "
+                                  "disk, else multiview.", choices=("auto", "vggt", "multiview"))
+    seed: int = _setting(0, "Seed of everything random.", low=0, high=2**31 - 1)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+    tf: TfConfig = field(default_factory=TfConfig)
+
+    def __post_init__(self) -> None:
+        """Check every value, and those that depend on each other."""
+        for setting, value in self:
+            setting.check(value)
+        if self.windows.overlap >= self.windows.size:
+            raise ConfigError(f"windows.overlap: {self.windows.overlap} must be less than windows.size, "
+                              f"{self.windows.size}")
+
+    def __iter__(self) -> Iterator[tuple[Setting, Value]]:
+        """Yield every setting with its value, in the order of definition."""
+        yield from _walk(self, "")
+
+    def replace(self, changes: Mapping[str, Any]) -> Config:
+        """Return a copy with the settings `changes` (dotted name to value).
+
+        Raises:
+            ConfigError: an unknown name or a value that does not fit.
+
+        """
+        known = {setting.name: setting for setting, _ in self}
+        groups: dict[str, dict[str, Any]] = {}
+        top: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
+            group, _, key = name.rpartition(".")
+            (groups.setdefault(group, {}) if group else top)[key] = known[name].check(value)
+        for group, values in groups.items():
+            top[group] = dataclasses.replace(getattr(self, group), **values)
+        return dataclasses.replace(self, **top)
+
+    def parse(self, assignments: list[str]) -> Config:
+        """Return a copy with `key=value` texts applied; raises ConfigError as `replace` does."""
+        known = {setting.name: setting for setting, _ in self}
+        changes: dict[str, Value] = {}
+        for text in assignments:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise ConfigError(f"{text!r}: expected key=value")
+            if name not in known:
+                raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
+            changes[name] = known[name].parse(value)
+        return self.replace(changes)
+
+
+def _walk(group: Any, prefix: str) -> Iterator[tuple[Setting, Value]]:
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{item.name}.")
+        else:
+            yield Setting(prefix + item.name, item.default, **item.metadata), value

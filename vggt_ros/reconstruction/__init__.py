@@ -1,0 +1,1 @@
+"""Reconstructors: the images of a window in, its geometry out."""
