@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+"""How many coefficients each distortion model of sensor_msgs/CameraInfo has, in OpenCV's order."""
+
+
+class CameraError(ValueError):
+    """A calibration cannot be used; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +37,137 @@ class Camera:
     model: str = "plumb_bob"
     calibrated: bool = True
 
+    def __post_init__(self) -> None:
+        """Check what came from outside.
+
+        Raises:
+            CameraError: intrinsics or distortion not finite, no focal length, or an unknown model.
+
+        """
+        if not np.isfinite(self.intrinsics).all() or not np.isfinite(self.distortion).all():
+            raise CameraError("the calibration has values that are not finite (NaN or infinite)")
+        if self.intrinsics[0, 0] <= 0 or self.intrinsics[1, 1] <= 0:
+            raise CameraError(f"the focal lengths {self.intrinsics[0, 0]:g}, {self.intrinsics[1, 1]:g} are not positive")
+        if self.distortion and len(self.distortion) not in COEFFICIENTS.get(self.model, ()):
+            raise CameraError(f"distortion model {self.model!r} with {len(self.distortion)} coefficients; known are "
+                              + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENTS.items()))
+
     @staticmethod
     def assumed(width: int, height: int, fov: float) -> Camera:
         """Return a pinhole camera of `fov` degrees across the width, marked as not calibrated."""
         focal = width / 2 / np.tan(np.radians(fov) / 2)
         intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
         return Camera(width, height, intrinsics, calibrated=False)
+
+    @staticmethod
+    def from_info(info: Any, rectified: bool = False) -> Camera | None:
+        """Return the camera of a sensor_msgs/CameraInfo for the images that come with it; None if not calibrated.
+
+        REP-104: K[0] == 0 means not calibrated; K and P are for the full sensor, of which the image shows the region
+        of interest, binned. A `rectified` image has the pinhole of P and no distortion.
+
+        Args:
+            info: the message, or anything with its fields.
+            rectified: whether the images are rectified already.
+
+        Raises:
+            CameraError: the calibration cannot be used.
+
+        """
+        full = np.array(info.k, np.float64).reshape(3, 3)
+        if full[0, 0] == 0:
+            return None
+        projection = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
+        if rectified and projection[0, 0] != 0:
+            full = projection
+        region, bin_x, bin_y = info.roi, max(int(info.binning_x), 1), max(int(info.binning_y), 1)
+        width, height = int(region.width) or int(info.width), int(region.height) or int(info.height)
+        moved = full - np.array([[0, 0, region.x_offset], [0, 0, region.y_offset], [0, 0, 0]], np.float64)
+        distortion = () if rectified or not np.any(info.d) else tuple(float(value) for value in info.d)
+        return Camera(width // bin_x, height // bin_y, resize_intrinsics(moved, 1 / bin_x, 1 / bin_y), distortion,
+                      info.distortion_model or "plumb_bob")
+
+
+def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
+    """Return `intrinsics` (3, 3) of an image resized by the factors `x` and `y`; integers are pixel centers."""
+    scaled = np.diag([x, y, 1.0]) @ intrinsics
+    scaled[:2, 2] += (np.array([x, y]) - 1) / 2
+    return scaled
+
+
+class Rectifier:
+    """Makes images of one camera into pinhole images of one size, keeping the aspect ratio.
+
+    The image is resized to cover the size, undistorted, and what sticks out is cropped evenly. The focal length is
+    the camera's, times the least zoom at which every pixel shows something.
+
+    Attributes:
+        size: (width, height) of what comes out.
+        intrinsics: float64 (3, 3) of what comes out.
+
+    """
+
+    ZOOMS = np.linspace(0.75, 1.5, 76)
+
+    def __init__(self, camera: Camera, size: tuple[int, int], rectified: bool = False) -> None:
+        """Prepare for images of `camera`; `rectified` ones are only resized and cropped."""
+        self.camera, self.size = camera, size
+        cover = max(size[0] / camera.width, size[1] / camera.height)
+        self._resized = (max(round(camera.width * cover), size[0]), max(round(camera.height * cover), size[1]))
+        source = resize_intrinsics(camera.intrinsics, self._resized[0] / camera.width,
+                                   self._resized[1] / camera.height)
+        self._left, self._top = (self._resized[0] - size[0]) // 2, (self._resized[1] - size[1]) // 2
+        self.intrinsics = source - np.array([[0, 0, self._left], [0, 0, self._top], [0, 0, 0]], np.float64)
+        self._maps: tuple[Any, Any] | None = None
+        if camera.distortion and not rectified:
+            self.intrinsics = self._zoomed(source)
+            undistort = cv2.fisheye.initUndistortRectifyMap if camera.model == "equidistant" \
+                else cv2.initUndistortRectifyMap
+            self._maps = undistort(source, np.array(camera.distortion), np.eye(3), self.intrinsics, size,
+                                   cv2.CV_16SC2)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return `image`, RGB uint8 (H, W, 3) as it came, rectified at `size`.
+
+        Raises:
+            CameraError: the image does not have the camera's size.
+
+        """
+        if image.shape[:2] != (self.camera.height, self.camera.width):
+            raise CameraError(f"the image has {image.shape[1]}x{image.shape[0]} pixels, its calibration is for "
+                              f"{self.camera.width}x{self.camera.height}")
+        if self._resized != (self.camera.width, self.camera.height):
+            smaller = self._resized[0] < self.camera.width
+            method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            image = np.asarray(cv2.resize(image, self._resized, interpolation=method), np.uint8)
+        if self._maps is not None:
+            return np.asarray(cv2.remap(image, *self._maps, cv2.INTER_LINEAR), np.uint8)
+        return np.ascontiguousarray(image[self._top:self._top + self.size[1], self._left:self._left + self.size[0]])
+
+    def _zoomed(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the pinhole matrix (3, 3) with the least zoom that leaves no pixel empty.
+
+        Rays are followed from the center to the border: where the distorted radius stops growing, the polynomial has
+        left what it was calibrated for and folds back into the image.
+        """
+        border = np.concatenate([np.stack([np.linspace(0, self.size[0] - 1, 33), np.full(33, y)], 1)
+                                 for y in (0, self.size[1] - 1)]
+                                + [np.stack([np.full(33, x), np.linspace(0, self.size[1] - 1, 33)], 1)
+                                   for x in (0, self.size[0] - 1)])
+        limit = np.array(self._resized) - 1
+        for zoom in self.ZOOMS:
+            matrix = np.diag([zoom, zoom, 1.0]) @ self.intrinsics
+            matrix[:2, 2] = self.intrinsics[:2, 2]
+            ends = (border - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
+            rays = np.linspace(0.05, 1, 20)[:, None, None] * ends
+            pixels = self._distort(rays.reshape(-1, 2), source).reshape(20, -1, 2)
+            radius = np.linalg.norm((pixels - source[:2, 2]) / source[[0, 1], [0, 1]], axis=2)
+            if (pixels[-1] >= 0.1).all() and (pixels[-1] <= limit - 0.1).all() and (np.diff(radius, axis=0) > 0).all():
+                return matrix
+        return self.intrinsics
+
+    def _distort(self, rays: NDArray[np.float64], source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the pixels (n, 2) in the resized image of `rays` (n, 2), coordinates at depth 1."""
+        points, still = np.concatenate([rays, np.ones((len(rays), 1))], 1)[:, None], np.zeros((3, 1))
+        project = cv2.fisheye.projectPoints if self.camera.model == "equidistant" else cv2.projectPoints
+        return np.asarray(project(points, still, still, source, np.array(self.camera.distortion))[0]).reshape(-1, 2)
