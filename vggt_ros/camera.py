@@ -46,8 +46,9 @@ class Camera:
         """
         if not np.isfinite(self.intrinsics).all() or not np.isfinite(self.distortion).all():
             raise CameraError("the calibration has values that are not finite (NaN or infinite)")
-        if self.intrinsics[0, 0] <= 0 or self.intrinsics[1, 1] <= 0:
-            raise CameraError(f"the focal lengths {self.intrinsics[0, 0]:g}, {self.intrinsics[1, 1]:g} are not positive")
+        focal_x, focal_y = self.intrinsics[0, 0], self.intrinsics[1, 1]
+        if focal_x <= 0 or focal_y <= 0:
+            raise CameraError(f"the focal lengths {focal_x:g}, {focal_y:g} are not positive")
         if self.distortion and len(self.distortion) not in COEFFICIENTS.get(self.model, ()):
             raise CameraError(f"distortion model {self.model!r} with {len(self.distortion)} coefficients; known are "
                               + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENTS.items()))
@@ -170,4 +171,5 @@ class Rectifier:
         """Return the pixels (n, 2) in the resized image of `rays` (n, 2), coordinates at depth 1."""
         points, still = np.concatenate([rays, np.ones((len(rays), 1))], 1)[:, None], np.zeros((3, 1))
         project = cv2.fisheye.projectPoints if self.camera.model == "equidistant" else cv2.projectPoints
-        return np.asarray(project(points, still, still, source, np.array(self.camera.distortion))[0]).reshape(-1, 2)
+        pixels = project(points, still, still, source, np.array(self.camera.distortion))[0]
+        return np.asarray(pixels, np.float64).reshape(-1, 2)

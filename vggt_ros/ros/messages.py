@@ -1,0 +1,224 @@
+"""Arrays to messages. Pure functions; frames and stamps are the caller's.
+
+Stamps are int nanoseconds, poses 4x4 `target_source`. Covariances come as the core has them, float64 (6, 6) of a pose
+perturbed on the right, [rotation, translation] (gtsam's Pose3), and leave as geometry_msgs wants them: x, y, z and
+rotations about the fixed axes of the frame that the pose is given in.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Mapping
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point, Pose, PoseStamped, PoseWithCovarianceStamped, TransformStamped
+from nav_msgs.msg import Odometry, Path
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from vggt_ros.geometry import inverse, quaternion_from_matrix, skew, so3_log
+from vggt_ros.solution import PointCloud, Solution
+
+Array = NDArray[np.float64]
+
+UNKNOWN_VARIANCE = 1e6
+"""Variance of what is not known, in square meters and square radians."""
+
+_POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")])
+
+
+def nanoseconds(stamp: Time) -> int:
+    """Return a message's stamp in nanoseconds, exactly."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def time_message(stamp: int) -> Time:
+    """Return nanoseconds as a message's stamp, exactly."""
+    return Time(sec=stamp // 1_000_000_000, nanosec=stamp % 1_000_000_000)
+
+
+def header(stamp: int, frame: str) -> Header:
+    """Return a header."""
+    return Header(stamp=time_message(stamp), frame_id=frame)
+
+
+def pose_message(target_source: Array) -> Pose:
+    """Return a 4x4 pose as a message."""
+    message = Pose()
+    position, orientation = message.position, message.orientation
+    position.x, position.y, position.z = target_source[:3, 3].tolist()
+    orientation.x, orientation.y, orientation.z, orientation.w = quaternion_from_matrix(target_source[:3, :3]).tolist()
+    return message
+
+
+def transform(target_source: Array, stamp: int, target: str, source: str) -> TransformStamped:
+    """Return a 4x4 pose as the transform whose parent is `target` and whose child is `source`."""
+    message = TransformStamped(header=header(stamp, target), child_frame_id=source)
+    pose = pose_message(target_source)
+    translation = message.transform.translation
+    translation.x, translation.y, translation.z = pose.position.x, pose.position.y, pose.position.z
+    message.transform.rotation = pose.orientation
+    return message
+
+
+def adjoint(target_source: Array) -> Array:
+    """Return the matrix (6, 6) that takes a tangent [rotation, translation] from source to target."""
+    rotation = target_source[:3, :3]
+    matrix = np.zeros((6, 6))
+    matrix[:3, :3] = matrix[3:, 3:] = rotation
+    matrix[3:, :3] = skew(target_source[:3, 3]) @ rotation
+    return matrix
+
+
+def ros_covariance(covariance: Array, rotation: Array) -> Array:
+    """Return the covariance (6, 6) in the order of geometry_msgs/PoseWithCovariance.
+
+    Args:
+        covariance: of a pose perturbed on the right, [rotation, translation].
+        rotation: the pose's own (3, 3), which turns the perturbation into the fixed axes of its frame.
+
+    """
+    turn = np.zeros((6, 6))
+    turn[:3, 3:] = turn[3:, :3] = rotation
+    return turn @ covariance @ turn.T
+
+
+def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
+             previous: tuple[int, Array] | None = None, stamp: int = 0) -> Odometry:
+    """Return nav_msgs/Odometry: the pose in the header's frame, the twist in `child`.
+
+    Args:
+        odom_base: 4x4 pose of the base.
+        covariance: of `odom_base` in ROS's order, see `ros_covariance`.
+        head: stamp and frame of the pose.
+        child: the base's frame.
+        previous: stamp and `odom_base` of the frame before, for the twist; without it the twist is marked unknown.
+        stamp: of this frame, nanoseconds.
+
+    """
+    message = Odometry(header=head, child_frame_id=child)
+    message.pose.pose = pose_message(odom_base)
+    message.pose.covariance = covariance.ravel()
+    seconds = (stamp - previous[0]) * 1e-9 if previous is not None else 0.0
+    if previous is None or seconds <= 0:
+        message.twist.covariance = (UNKNOWN_VARIANCE * np.eye(6)).ravel()
+        return message
+    step = inverse(previous[1]) @ odom_base
+    linear, angular = step[:3, 3] / seconds, so3_log(step[:3, :3]) / seconds
+    twist = message.twist.twist
+    twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
+    twist.angular.x, twist.angular.y, twist.angular.z = angular.tolist()
+    # Two poses of this covariance, as if independent: an upper bound, their errors being mostly shared.
+    turn = np.kron(np.eye(2), odom_base[:3, :3].T)
+    message.twist.covariance = (2 / seconds**2 * turn @ covariance @ turn.T).ravel()
+    return message
+
+
+def pose_with_covariance(map_base: Array, covariance: Array, head: Header) -> PoseWithCovarianceStamped:
+    """Return geometry_msgs/PoseWithCovarianceStamped; `covariance` in ROS's order."""
+    message = PoseWithCovarianceStamped(header=head)
+    message.pose.pose = pose_message(map_base)
+    message.pose.covariance = covariance.ravel()
+    return message
+
+
+def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
+    """Return nav_msgs/Path of 4x4 `poses` (n, 4, 4), each with its own stamp; the header has the last one's."""
+    message = Path(header=header(int(stamps[-1]) if len(stamps) else 0, frame))
+    message.poses = [PoseStamped(header=header(int(stamp), frame), pose=pose_message(pose))
+                     for stamp, pose in zip(stamps, poses, strict=True)]
+    return message
+
+
+def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
+    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes a point.
+
+    `data` is set from an `array.array`, which rclpy takes as it is: from a list or an ndarray it checks every byte.
+    """
+    points = np.empty(len(cloud), _POINT)
+    for column, name in enumerate("xyz"):
+        points[name] = cloud.points[:, column]
+    red, green, blue = cloud.colors.astype(np.uint32).T
+    points["rgb"] = red << 16 | green << 8 | blue
+    points["confidence"] = cloud.confidence
+    data = array.array("B")
+    data.frombytes(points.tobytes())
+    # PCL and RViz read `rgb` as a float32 whose bits are 0x00RRGGBB.
+    fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+              for index, name in enumerate(_POINT.names or ())]
+    return PointCloud2(header=head, height=1, width=len(cloud), fields=fields, is_bigendian=False,
+                       point_step=_POINT.itemsize, row_step=len(data), data=data,
+                       is_dense=bool(np.isfinite(cloud.points).all()))
+
+
+def depth_image(depth: NDArray[np.floating], head: Header) -> Image:
+    """Return `depth` (h, w), meters, NaN where invalid, as sensor_msgs/Image of encoding 32FC1 (REP-118)."""
+    height, width = depth.shape
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(depth, "<f4").tobytes())
+    return Image(header=head, height=height, width=width, encoding="32FC1", is_bigendian=0, step=4 * width, data=data)
+
+
+def camera_info(intrinsics: Array, size: tuple[int, int], head: Header) -> CameraInfo:
+    """Return sensor_msgs/CameraInfo of a rectified pinhole image of `size` (width, height)."""
+    projection = np.zeros((3, 4))
+    projection[:, :3] = intrinsics
+    return CameraInfo(header=head, width=size[0], height=size[1], distortion_model="plumb_bob", d=[0.0] * 5,
+                      k=intrinsics.ravel(), r=np.eye(3).ravel(), p=projection.ravel())
+
+
+def pose_graph(solution: Solution, turn: Array, head: Header) -> MarkerArray:
+    """Return the pose graph as markers: keyframes as spheres, a hue a submap; overlaps gray, loops red.
+
+    Args:
+        solution: the snapshot to draw.
+        turn: 4x4, from the solution's world to the header's frame.
+        head: frame and stamp.
+
+    """
+    centers = solution.map_camera[:, :3, 3] @ turn[:3, :3].T + turn[:3, 3]
+    origins = solution.window_origin @ turn[:3, :3].T + turn[:3, 3]
+    rows = {int(window): row for row, window in enumerate(solution.window_ids)}
+    keyframes = _marker(head, "keyframes", Marker.SPHERE_LIST, 0.03)
+    keyframes.points = [_point(center) for center in centers]
+    keyframes.colors = [_hue(int(submap)) for submap in solution.submaps]
+    markers = [keyframes]
+    for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(r=1.0, a=1.0))):
+        lines = _marker(head, kind, Marker.LINE_LIST, 0.01)
+        lines.color = color
+        lines.points = [_point(origins[rows[end]]) for edge in solution.edges if edge.kind == kind
+                        and edge.first in rows and edge.second in rows for end in (edge.first, edge.second)]
+        markers.append(lines)
+    return MarkerArray(markers=[Marker(header=head, action=Marker.DELETEALL), *markers])
+
+
+def diagnostic_status(name: str, level: bytes, message: str, values: Mapping[str, object],
+                      hardware: str = "") -> DiagnosticStatus:
+    """Return diagnostic_msgs/DiagnosticStatus; numbers are written with four digits."""
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=[
+        KeyValue(key=key, value=f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()])
+
+
+def _marker(head: Header, namespace: str, kind: int, size: float) -> Marker:
+    marker = Marker(header=head, ns=namespace, type=kind, action=Marker.ADD)
+    marker.pose.orientation.w = 1.0
+    marker.scale.x = marker.scale.y = marker.scale.z = size
+    marker.color.a = 1.0
+    return marker
+
+
+def _point(position: Array) -> Point:
+    x, y, z = position.tolist()
+    return Point(x=x, y=y, z=z)
+
+
+def _hue(submap: int) -> ColorRGBA:
+    """Return a color for a submap: golden-angle steps around the color circle."""
+    phase = 2 * np.pi * (0.33 + 0.381966 * submap) + np.array([0.0, -2.0, 2.0]) * np.pi / 3
+    red, green, blue = (0.5 + 0.5 * np.cos(phase)).tolist()
+    return ColorRGBA(r=red, g=green, b=blue, a=1.0)
