@@ -104,7 +104,7 @@ class WindowConfig:
     overlap: int = _setting(3, "Keyframes shared with the window before (M).", low=1, high=32)
     flush_after: float = _setting(3.0, "A partial window is solved after so long without a new keyframe; 0: never.",
                                   unit="s", low=0.0, high=60.0)
-    max_waiting: int = _setting(2, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
+    max_waiting: int = _setting(1, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
                                 low=1, high=16)
 
 
@@ -157,9 +157,10 @@ class MapConfig:
                                low=1000, high=100_000_000)
     min_confidence: float = _setting(0.25, "Points of lower confidence rank stay out of the map.",
                                      unit="rank", low=0.0, high=1.0, live=True)
-    max_depth: float = _setting(40.0, "Points farther from their camera than this many baselines' worth of depth, in "
-                                "multiples of the window's median depth, stay out of the map.",
+    max_depth: float = _setting(8.0, "Points farther away than this, in median depths of their keyframe, stay out.",
                                 unit="median depths", low=1.0, high=1000.0, live=True)
+    kept_width: int = _setting(208, "Width at which the depth and color of a keyframe are kept for good.",
+                               unit="px", low=40, high=1024)
     folder: str = _setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = _setting("map", "Name of the saved map inside the folder.", live=True)
 

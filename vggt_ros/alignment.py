@@ -1,0 +1,192 @@
+"""One window against what is known of its keyframes: a similarity with a covariance, or a refusal.
+
+A shared keyframe is seen by both sides through the same pixels, hence along the same rays. Scale is the median ratio
+of its two depths: symmetric in its noise, where a least-squares scale is biased towards small values. With the scale
+fixed, rotation and translation come from the shared poses and from points of the shared depth together, because camera
+centers alone do not determine a rotation about the line on which they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import AlignmentConfig
+from vggt_ros.geometry import (Array, Sim3, mean_rotation, orthonormalize, robust_sigma, rotation_angle, skew, so3_exp,
+                               so3_log)
+from vggt_ros.solution import KeptKeyframe
+
+_SAMPLES = 300
+"""Points of a shared keyframe that take part; more add nothing, their errors are alike."""
+_INDEPENDENT = 30
+"""How many independent errors the depth of one keyframe is taken to hold: errors of neighboring pixels are alike."""
+_SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
+"""Prior errors of a shared pose (radians; fraction of the depth) and of a point (fraction of its depth): the relative
+weights of the three kinds of evidence; the covariance is scaled by what is actually seen."""
+
+
+class AlignmentRefused(Exception):
+    """The overlap does not determine the window's place, or contradicts itself; the text says which."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A keyframe as one side sees it: camera pose 4x4 and depth (h, w), NaN where unknown, in that side's units."""
+
+    camera: Array
+    kept: KeptKeyframe
+    scale: float = 1.0
+    """Units of this side in a unit of `kept.depth`."""
+
+    def depth(self) -> NDArray[np.float32]:
+        """Return the depth (h, w) in this side's units."""
+        return self.kept.depth.astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where a window lies.
+
+    Attributes:
+        reference_window: the similarity.
+        covariance: float64 (7, 7) of its perturbation on the right, [rotation, translation, log scale], in the
+            window's frame and units (radians, window units, natural logarithm).
+        shared: ids of the keyframes behind it.
+
+    """
+
+    reference_window: Sim3
+    covariance: Array
+    shared: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Overlap:
+    """A shared keyframe: both poses, and common points (n, 3) in both cameras with their weights (n,)."""
+
+    reference_camera: Array
+    window_camera: Array
+    reference_points: Array
+    window_points: Array
+    weights: Array
+    log_ratio: Array
+
+
+def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig) -> Alignment:
+    """Return where `window` lies in the frame of `reference`; both are keyframe id to View.
+
+    Raises:
+        AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
+
+    """
+    shared = tuple(sorted(reference.keys() & window.keys()))
+    if not shared:
+        raise AlignmentRefused("no keyframe of the window is known")
+    overlaps = {k: _common_points(reference[k], window[k], config.min_pixels) for k in shared}
+    overlaps = {k: overlap for k, overlap in overlaps.items() if overlap is not None}
+    if not overlaps:
+        raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels of depth on both sides "
+                               f"({len(shared)} shared)")
+    ratios = np.concatenate([overlap.log_ratio for overlap in overlaps.values()])
+    log_scale, scatter = float(np.median(ratios)), robust_sigma(ratios)
+    if scatter > config.max_scale:
+        raise AlignmentRefused(f"the depths of the shared keyframes differ by {100 * scatter:.0f} % after the best "
+                               f"scale, more than {100 * config.max_scale:.0f} %")
+    medians = np.array([np.median(overlap.log_ratio) for overlap in overlaps.values()])
+    variance_scale = scatter**2 / (_INDEPENDENT * len(overlaps)) + float(np.mean((medians - log_scale) ** 2)) / len(
+        overlaps)
+    found, information, error = _solve(list(overlaps.values()), float(np.exp(log_scale)))
+    _check_agreement(overlaps, found, config)
+
+    covariance = np.zeros((7, 7))
+    covariance[:6, :6] = np.linalg.inv(information) * max(error, 0.1)
+    covariance[6, 6] = variance_scale + 1e-8
+    # An error of scale also moves the cameras of the window against the point about which the scale was taken, the
+    # points' center: about that point, scale and translation are independent.
+    center = np.mean([(o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3])
+                      for o in overlaps.values()], axis=0)
+    lever = np.eye(7)
+    lever[3:6, 6] = -center
+    return Alignment(found, lever @ covariance @ lever.T, tuple(overlaps))
+
+
+def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap | None:
+    """Return points that both sides know, or None if there are fewer than `min_pixels`."""
+    depth_reference, depth_window = reference.depth(), window.depth()
+    if depth_reference.shape != depth_window.shape:
+        raise ValueError(f"depth of keyframe {reference.kept.id}: {depth_reference.shape} and {depth_window.shape}")
+    known = (depth_reference > 0) & (depth_window > 0)
+    if known.sum() < min_pixels:
+        return None
+    weights = np.minimum(reference.kept.confidence, window.kept.confidence).astype(np.float32) / 255
+    known &= weights >= np.median(weights[known])
+    rows, columns = np.nonzero(known)
+    log_ratio = np.log(depth_reference[known].astype(np.float64) / depth_window[known])
+    chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
+    rows, columns = rows[chosen], columns[chosen]
+    rays = np.linalg.solve(window.kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    return _Overlap(reference.camera, window.camera, rays * depth_reference[rows, columns, None],
+                    rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
+
+
+def _solve(overlaps: list[_Overlap], scale: float) -> tuple[Sim3, Array, float]:
+    """Return the similarity of a given scale by robust Gauss-Newton, its information (6, 6) and mean square residual.
+
+    The residuals, each over its prior sigma, are those of the shared rotations, centers and points. The perturbation
+    is on the right: [rotation, translation] in the window's frame and units.
+    """
+    rotation = mean_rotation(np.array([o.reference_camera[:3, :3] @ o.window_camera[:3, :3].T for o in overlaps]))
+    translation = np.mean([o.reference_camera[:3, 3] - scale * rotation @ o.window_camera[:3, 3] for o in overlaps], 0)
+    for _ in range(10):
+        information, gradient, squares, count = np.zeros((6, 6)), np.zeros(6), 0.0, 0.0
+        for o in overlaps:
+            depth = float(np.median(o.reference_points[:, 2]))
+            # Rotation: Log(R_reference' R R_window).
+            residual = so3_log(o.reference_camera[:3, :3].T @ rotation @ o.window_camera[:3, :3]) / _SIGMA_ROTATION
+            jacobian = np.zeros((3, 6))
+            jacobian[:, :3] = o.window_camera[:3, :3].T / _SIGMA_ROTATION
+            terms = [(jacobian[None], residual[None], np.ones(1))]
+            # Centers and points: both are points of the window that should meet their twins.
+            center = o.window_camera[None, :3, 3]
+            points = o.window_points @ o.window_camera[:3, :3].T + center
+            twins = o.reference_points @ o.reference_camera[:3, :3].T + o.reference_camera[:3, 3]
+            sigma_points = _SIGMA_POINT * o.reference_points[:, 2]
+            for source, target, sigma, share in (
+                    (center, o.reference_camera[None, :3, 3], np.full(1, _SIGMA_CENTER * depth), np.ones(1)),
+                    (points, twins, sigma_points, o.weights * (_INDEPENDENT / o.weights.sum()))):
+                residual = (scale * source @ rotation.T + translation - target) / sigma[:, None]
+                jacobian = np.empty((len(source), 3, 6))
+                jacobian[:, :, :3] = -scale * rotation @ np.array([skew(p) for p in source]) / sigma[:, None, None]
+                jacobian[:, :, 3:] = scale * rotation / sigma[:, None, None]
+                terms.append((jacobian, residual, share))
+            for jacobian, residual, share in terms:
+                square = (residual**2).sum(1)
+                weight = share / (1 + square / 9.0) ** 2  # Geman-McClure at 3 sigma
+                information += np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian)
+                gradient += np.einsum("n,nki,nk->i", weight, jacobian, residual)
+                squares += float(weight @ square)
+                count += 3 * float(weight.sum())
+        step = -np.linalg.solve(information, gradient)
+        translation = translation + scale * rotation @ step[3:]
+        rotation = orthonormalize(rotation @ so3_exp(step[:3]))
+        if np.abs(step).max() < 1e-9:
+            break
+    return Sim3(scale, rotation, translation), information, squares / max(count, 1.0)
+
+
+def _check_agreement(overlaps: Mapping[int, _Overlap], found: Sim3, config: AlignmentConfig) -> None:
+    """Refuse an alignment from which a shared pose is farther than the settings allow."""
+    for keyframe, o in overlaps.items():
+        placed = found.apply_pose(o.window_camera)
+        turn = np.degrees(rotation_angle(o.reference_camera[:3, :3].T @ placed[:3, :3]))
+        depth = float(np.median(o.reference_points[:, 2]))
+        shift = float(np.linalg.norm(o.reference_camera[:3, 3] - placed[:3, 3])) / depth
+        if turn > config.max_rotation:
+            raise AlignmentRefused(f"keyframe {keyframe} is turned by {turn:.1f} deg against the map, more than "
+                                   f"{config.max_rotation:.1f}")
+        if shift > config.max_translation:
+            raise AlignmentRefused(f"keyframe {keyframe} is off by {100 * shift:.0f} % of its depth against the map, "
+                                   f"more than {100 * config.max_translation:.0f} %")

@@ -1,0 +1,71 @@
+"""Corners that are followed from frame to frame by pyramidal Lucas-Kanade."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+REFERENCE_WIDTH = 640.0
+"""Image width for which thresholds in pixels are given; they grow with the image."""
+
+_PYRAMID = {"winSize": (15, 15), "maxLevel": 3,
+            "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
+
+
+class FeatureTracks:
+    """The corners seen in the newest image, each with an id that lasts as long as it is followed.
+
+    Attributes:
+        ids: int64 (n,), rising, never reused.
+        pixels: float32 (n, 2), x and y in the newest image.
+
+    """
+
+    def __init__(self, count: int) -> None:
+        """Follow at most `count` corners."""
+        self._count = count
+        self._next_id = 0
+        self._gray: NDArray[np.uint8] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all tracks and the newest image."""
+        self.ids = np.zeros(0, np.int64)
+        self.pixels = np.zeros((0, 2), np.float32)
+        self._gray = None
+
+    def advance(self, gray: NDArray[np.uint8]) -> None:
+        """Follow the tracks into `gray` (H, W); those that do not come back to where they were are dropped."""
+        if self._gray is not None and self._gray.shape != gray.shape:
+            self.clear()
+        if self._gray is not None and len(self.ids):
+            there, found, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, self.pixels, None, **_PYRAMID)
+            back, found_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, there, None, **_PYRAMID)
+            height, width = gray.shape
+            inside = (there > 1).all(1) & (there[:, 0] < width - 2) & (there[:, 1] < height - 2)
+            closed = np.linalg.norm(back - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
+            good = (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & closed
+            self.ids, self.pixels = self.ids[good], there[good]
+        self._gray = gray
+
+    def replenish(self) -> None:
+        """Detect new corners away from the present ones, up to the number that is followed."""
+        missing = self._count - len(self.ids)
+        if self._gray is None or missing <= 0:
+            return
+        spacing = max(5, int(0.6 * np.sqrt(self._gray.size / self._count)))
+        free = np.full(self._gray.shape, 255, np.uint8)
+        for x, y in self.pixels.astype(int):
+            cv2.circle(free, (int(x), int(y)), spacing, 0, -1)
+        corners = cv2.goodFeaturesToTrack(self._gray, missing, 0.01, spacing, mask=free)
+        if corners is not None:
+            self.append(corners.reshape(-1, 2))
+
+    def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Follow `pixels` (k, 2) of the newest image from now on, and return their ids (k,)."""
+        ids = np.arange(self._next_id, self._next_id + len(pixels), dtype=np.int64)
+        self._next_id += len(pixels)
+        self.ids = np.concatenate([self.ids, ids])
+        self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
+        return ids

@@ -1,0 +1,40 @@
+"""Which frames become keyframes: by parallax, not by time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import KeyframeConfig
+from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
+
+MIN_CORNERS = 15
+"""A frame with fewer corners (dark, covered, blank) cannot be a keyframe: nothing could be matched to it."""
+
+
+class KeyframeSelector:
+    """Compares every frame with the newest keyframe by their common tracks."""
+
+    def __init__(self, config: KeyframeConfig) -> None:
+        """Select with the thresholds of `config`."""
+        self._config = config
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the newest keyframe, so that the next frame with texture becomes one."""
+        self._ids: NDArray[np.int64] | None = None
+        self._pixels = np.zeros((0, 2), np.float32)
+
+    def wants(self, tracks: FeatureTracks, width: int) -> bool:
+        """Return True if the frame where `tracks` stand, `width` pixels wide, should become a keyframe."""
+        if self._ids is None:
+            return True
+        _, before, now = np.intersect1d(self._ids, tracks.ids, assume_unique=True, return_indices=True)
+        if len(now) < self._config.min_survival * len(self._ids):
+            return True
+        motion = np.linalg.norm(tracks.pixels[now] - self._pixels[before], axis=1)
+        return bool(np.median(motion) > self._config.min_parallax * width / REFERENCE_WIDTH)
+
+    def accept(self, tracks: FeatureTracks) -> None:
+        """Take the frame where `tracks` stand as the newest keyframe; call it after new corners were added."""
+        self._ids, self._pixels = tracks.ids, tracks.pixels

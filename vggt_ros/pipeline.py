@@ -1,0 +1,207 @@
+"""Slam: the algorithm, without ROS and without threads.
+
+`track` runs for every image on the caller's thread and never waits. `step` runs for every window, in replay after
+`track`, in the node on the worker's thread. They meet in one immutable `Solution`, which `step` replaces as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.alignment import AlignmentRefused
+from vggt_ros.atlas import Atlas
+from vggt_ros.config import Config
+from vggt_ros.features import FeatureTracks
+from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
+from vggt_ros.point_map import PointMap, unproject
+from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
+from vggt_ros.solution import Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.tracking import Tracker
+from vggt_ros.windows import Keyframe, SlidingBuffer, Window
+
+
+class Slam:
+    """Monocular SLAM by windows of keyframes, each reconstructed at once and fused in a pose graph.
+
+    Attributes:
+        solution: the newest state of the map; any thread may read it.
+        counts: what came in and what became of it.
+
+    """
+
+    def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
+        """Begin with an empty map."""
+        self.config = config
+        self.reconstructor = reconstructor
+        self._next_keyframe = 0
+        self._features = FeatureTracks(config.tracking.features)
+        self._selector = KeyframeSelector(config.keyframes)
+        self._tracker = Tracker(config.tracking)
+        self._buffer = SlidingBuffer(config.windows)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew; keyframe and window ids go on. With a worker, call its `reset` instead."""
+        self.reset_tracking()
+        self.reset_map()
+
+    # Every image, on the caller's thread.
+
+    def track(self, frame: Frame, room: bool = True) -> TrackedFrame:
+        """Locate a frame in the newest solution, and form a window if it completes one.
+
+        `room` says whether there is room for another window; without it, waiting keyframes are thinned.
+        """
+        gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
+        self.counts.frames += 1
+        self._features.advance(gray)
+        tracked = self._locate(frame, gray)
+        if not self._selector.wants(self._features, gray.shape[1]):
+            return tracked
+        self._features.replenish()
+        if len(self._features.ids) < MIN_CORNERS:
+            return tracked
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated)
+        self._next_keyframe += 1
+        self.counts.keyframes += 1
+        self._selector.accept(self._features)
+        self._tracker.remember(keyframe.id, self._features, gray)
+        window = self._buffer.add(keyframe, room)
+        self.counts.thinned = self._buffer.thinned
+        return replace(tracked, keyframe=keyframe.id, window=window)
+
+    def flush(self) -> Window | None:
+        """Return the partial window that waits, or None: for the end of a stream, or a pause in it."""
+        return self._buffer.flush()
+
+    def reset_tracking(self) -> None:
+        """Forget what `track` knows; windows formed so far will not be solved."""
+        self.counts = Counts()
+        self._first_keyframe = self._next_keyframe
+        self._map_odom = np.eye(4)
+        for part in (self._features, self._selector, self._tracker, self._buffer):
+            part.clear()
+
+    def _locate(self, frame: Frame, gray: NDArray[np.uint8]) -> TrackedFrame:
+        """Return the frame's pose by the newest solution, and the odometry that does not jump when that changes."""
+        solution = self.solution
+        location, before = self._tracker.locate(self._features, gray, frame.intrinsics, solution)
+        if location is None:
+            self.counts.lost += bool(len(solution))
+            return TrackedFrame(frame.stamp, "LOST" if len(solution) else "INITIALIZING", map_odom=self._map_odom)
+        self.counts.tracked += 1
+        if before is not None:  # the map has moved, not the camera: odom -> camera stays
+            self._map_odom = location.world_camera @ inverse(before) @ self._map_odom
+        row = solution.index(location.reference)
+        assert row is not None
+        reference_camera = inverse(solution.map_camera[row]) @ location.world_camera
+        reference_camera[:3, 3] /= solution.scale[row]
+        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, inverse(self._map_odom)
+                            @ location.world_camera, self._map_odom, location.covariance, location.reference,
+                            reference_camera, location.inliers)
+
+    # Every window, on the worker's thread.
+
+    def step(self, window: Window) -> Update:
+        """Reconstruct a window, align it to the map by the keyframes that they share, and solve the graph.
+
+        A refusal is met with another choice of keyframes; after a second one the window begins a new submap, or, if
+        it could not be reconstructed at all, is given up, and the next one bridges the gap or begins a submap.
+        """
+        began = time.perf_counter()
+        if window.ids[0] < self._first_keyframe:
+            return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
+        self._recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
+        placed_before = set(self._atlas.kept)
+        refusals, loose, busy, report, fresh = [], None, 0.0, {}, False
+        for attempt in (window, self._another_choice(window)):
+            started = time.perf_counter()
+            try:
+                geometry = self.reconstructor.reconstruct(attempt)
+                report = geometry.report
+                if self._atlas.submap >= 0:
+                    loose = loose or (attempt, geometry)
+                    self._atlas.attach(attempt, geometry)
+                else:
+                    self._atlas.begin_submap(attempt, geometry)
+                break
+            except (ReconstructionRefused, AlignmentRefused) as refusal:
+                refusals.append(str(refusal))
+            finally:
+                busy += time.perf_counter() - started
+        else:
+            self.counts.refused += 1
+            if loose is not None:
+                fresh = True
+                self._atlas.begin_submap(*loose)
+        self.counts.retried += bool(refusals)
+        self.counts.windows += 1
+        self._forget_images()
+        self.solution = self._atlas.solution()
+        self._map.update(self.solution)
+        self.counts.submaps = self._atlas.submap + 1
+        return Update(window.id, tuple(sorted(self._atlas.kept.keys() - placed_before)), self._atlas.submap,
+                      "; then: ".join(refusals), fresh, time.perf_counter() - began, busy, report)
+
+    def reset_map(self) -> None:
+        """Forget the map."""
+        self._atlas = Atlas(self.config)
+        self._map = PointMap(self.config.map)
+        self._recent: dict[int, Keyframe] = {}
+        self.solution = Solution(version=-1 if not hasattr(self, "solution") else self.solution.version + 1)
+
+    def map_cloud(self) -> PointCloud:
+        """Return all points of the map, in the map's frame and units."""
+        return self._map.cloud(self.solution)
+
+    def _another_choice(self, window: Window) -> Window:
+        """Return a window with more baseline and overlap: more solved keyframes, and the new ones thinned.
+
+        The keyframes of windows that were given up come in here, so that the chain goes on across the gap. The shared
+        ones and those that the next window will share are always kept.
+        """
+        size, overlap = self.config.windows.size, self.config.windows.overlap
+        recent = sorted(self._recent)
+        known = [k for k in recent if self._atlas.knows(k)]
+        new = [k for k in recent if k not in known]
+        kept = set(known[-overlap:]) | set(known[:-overlap][::-2][:overlap]) | set(new[-overlap:]) | set(window.shared)
+        middle = [k for k in new if k not in kept]
+        spare = max(1, size + overlap - len(kept))
+        kept |= set(middle[:: max(1, -(-len(middle) // spare))])
+        chosen = tuple(self._recent[k] for k in sorted(kept))
+        return Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
+
+    def _forget_images(self) -> None:
+        """Let go of the images of all but the newest keyframes."""
+        for keyframe in sorted(self._recent)[: -2 * self.config.windows.size]:
+            del self._recent[keyframe]
+
+    # What became of it.
+
+    def keyframe_cloud(self, keyframe: int) -> PointCloud:
+        """Return a solved keyframe's points, in its camera frame and in map units."""
+        solution = self.solution
+        row = solution.index(keyframe)
+        assert row is not None, f"keyframe {keyframe} is not solved"
+        cloud = unproject(solution.kept[keyframe], self.config.map)
+        return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
+
+    def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
+        """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes, as the graph holds them now."""
+        solution = self.solution
+        rows = solution.submaps == submap
+        return solution.stamps[rows], solution.map_camera[rows]
+
+    def frame_pose(self, tracked: TrackedFrame) -> Array | None:
+        """Return the pose 4x4 of a tracked frame, moved with what its reference keyframe has been corrected by."""
+        solution = self.solution
+        row = None if tracked.reference is None else solution.index(tracked.reference)
+        if row is None or tracked.reference_camera is None:
+            return None
+        return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)
