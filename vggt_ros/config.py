@@ -114,6 +114,7 @@ class MultiviewConfig:
 
     width: int = _setting(800, "Longest side of the images it works on; smaller images are never enlarged.",
                           unit="px", low=320, high=1920)
+    corners: int = _setting(600, "Corners taken up in a keyframe.", low=100, high=5000)
     depth_width: int = _setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
 
 

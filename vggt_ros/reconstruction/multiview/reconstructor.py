@@ -1,0 +1,93 @@
+"""`Multiview`: the images of a window to poses and depth, or a refusal with its reason."""
+
+from __future__ import annotations
+
+import time
+
+import cv2
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from vggt_ros.camera import Camera
+from vggt_ros.config import Config
+from vggt_ros.geometry import inverse, pose
+from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
+from vggt_ros.reconstruction.multiview import depth as dense
+from vggt_ros.reconstruction.multiview.poses import Solved, choose
+from vggt_ros.reconstruction.multiview.tracks import detect, track
+from vggt_ros.windows import Window
+
+Array = NDArray[np.float64]
+
+
+class Multiview:
+    """Structure from motion on one window at a time; nothing is carried over from one window to the next."""
+
+    name = "multiview"
+
+    def __init__(self, config: Config) -> None:
+        """Take the settings of the group `multiview`, and the seed."""
+        self._settings = config.multiview
+        self._seed = config.seed
+        pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+
+    def image_size(self, camera: Camera) -> tuple[int, int]:
+        """Return the camera's size, reduced to `multiview.width` on the longer side if it is larger."""
+        scale = min(1.0, self._settings.width / max(camera.width, camera.height))
+        return round(camera.width * scale), round(camera.height * scale)
+
+    def reconstruct(self, window: Window) -> WindowGeometry:
+        """Solve a window; keyframes that cannot be placed are left out.
+
+        Raises:
+            ReconstructionRefused: too few tracks, no parallax, or no solution that explains the tracks.
+
+        """
+        clock = [time.perf_counter()]
+        features = [detect(keyframe.image, self._settings.corners) for keyframe in window.keyframes]
+        tracks = track(features)
+        clock.append(time.perf_counter())
+        matrices = np.array([keyframe.intrinsics for keyframe in window.keyframes])
+        seen = ~np.isnan(tracks[..., 0])
+        observed = np.nan_to_num(tracks - matrices[:, :2, 2])
+        solved = choose(observed, seen, np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1), self._seed)
+        clock.append(time.perf_counter())
+
+        kept = np.flatnonzero(solved.placed)
+        matrices[:, 0, 0], matrices[:, 1, 1] = solved.scene.focal.T
+        window_camera, points = _in_first_camera(solved, kept)
+        grays, small = _reduce([features[s].gray for s in kept], matrices[kept], self._settings.depth_width)
+        depth, sigma = dense.dense_depth(grays, small, window_camera, points, solved.seen[:, kept])
+        clock.append(time.perf_counter())
+        seconds = np.diff(clock)
+        report = {"residual_px": solved.residual, "points": float(solved.seen.any(1).sum()),
+                  "inlier_ratio": solved.inlier_ratio, "angle_deg": solved.angle, "parallax_px": solved.parallax,
+                  "known_depth": float(np.isfinite(depth).mean()), "track_s": seconds[0], "solve_s": seconds[1],
+                  "depth_s": seconds[2]}
+        return WindowGeometry(tuple(window.ids[s] for s in kept), window_camera, small, depth, dense.rank(sigma),
+                              report={name: float(value) for name, value in report.items()})
+
+
+def _in_first_camera(solved: Solved, kept: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return `window_camera` (S, 4, 4) and points (n, 3), the first kept camera the identity, median depth 1."""
+    scene = solved.scene
+    first = pose(scene.rotation[kept[0]], scene.translation[kept[0]])
+    window_camera = np.array([first @ inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
+    points = scene.points @ first[:3, :3].T + first[:3, 3]
+    unit = float(np.median(scene.in_cameras()[..., 2][solved.seen]))
+    window_camera[:, :3, 3] /= unit
+    window_camera[0] = np.eye(4)
+    return window_camera, points / unit
+
+
+def _reduce(grays: list[NDArray[np.uint8]], matrices: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
+    """Return images reduced to `width` and their intrinsics; pixel centers lie at integers, hence the halves."""
+    height, full = grays[0].shape
+    size = (min(width, full), round(height * min(width, full) / full))
+    scale = np.array([size[0] / full, size[1] / height])
+    small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
+    reduced = matrices.copy()
+    reduced[:, [0, 1], [0, 1]] *= scale
+    reduced[:, :2, 2] = (matrices[:, :2, 2] + 0.5) * scale - 0.5
+    return small, reduced
