@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import cv2
@@ -120,7 +121,7 @@ class Slam:
         self._recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
         placed_before = set(self._atlas.kept)
         refusals, loose, busy, report, fresh = [], None, 0.0, {}, False
-        for attempt in (window, self._another_choice(window)):
+        for attempt in self._choices(window):
             started = time.perf_counter()
             try:
                 geometry = self.reconstructor.reconstruct(attempt)
@@ -160,12 +161,13 @@ class Slam:
         """Return all points of the map, in the map's frame and units."""
         return self._map.cloud(self.solution)
 
-    def _another_choice(self, window: Window) -> Window:
-        """Return a window with more baseline and overlap: more solved keyframes, and the new ones thinned.
+    def _choices(self, window: Window) -> Iterator[Window]:
+        """Yield the window, then another choice of keyframes with more overlap and baseline.
 
-        The keyframes of windows that were given up come in here, so that the chain goes on across the gap. The shared
-        ones and those that the next window will share are always kept.
+        That one has more of the solved keyframes and the new ones thinned, those of windows that were given up among
+        them, so that the chain goes on across a gap. The shared ones and those that the next window will share stay.
         """
+        yield window
         size, overlap = self.config.windows.size, self.config.windows.overlap
         recent = sorted(self._recent)
         known = [k for k in recent if self._atlas.knows(k)]
@@ -175,7 +177,8 @@ class Slam:
         spare = max(1, size + overlap - len(kept))
         kept |= set(middle[:: max(1, -(-len(middle) // spare))])
         chosen = tuple(self._recent[k] for k in sorted(kept))
-        return Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
+        if kept != set(window.ids):
+            yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
 
     def _forget_images(self) -> None:
         """Let go of the images of all but the newest keyframes."""

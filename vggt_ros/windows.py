@@ -59,11 +59,11 @@ class SlidingBuffer:
         """Form windows as `config` says."""
         self._config = config
         self._next_window = 0
-        self.thinned = 0
         self.clear()
 
     def clear(self) -> None:
-        """Forget the waiting keyframes; window ids go on."""
+        """Forget the waiting keyframes and the count; window ids go on."""
+        self.thinned = 0
         self._keyframes: list[Keyframe] = []
         self._gaps: list[int] = []
         self._shared = 0

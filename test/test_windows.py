@@ -1,0 +1,76 @@
+"""The sliding buffer: ids, overlap, back-pressure, partial windows."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vggt_ros.config import WindowConfig
+from vggt_ros.windows import Keyframe, SlidingBuffer
+
+
+def keyframe(number: int) -> Keyframe:
+    """Return a keyframe of which only the id matters."""
+    return Keyframe(number, number, np.zeros((2, 2, 3), np.uint8), np.eye(3))
+
+
+def test_windows_share_their_overlap():
+    """Eight keyframes each, three of them the last ones of the window before."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
+    windows = [w for w in (buffer.add(keyframe(i)) for i in range(23)) if w]
+    assert [w.ids for w in windows] == [tuple(range(s, s + 8)) for s in (0, 5, 10, 15)]
+    assert [w.shared for w in windows] == [(), (5, 6, 7), (10, 11, 12), (15, 16, 17)]
+    assert [w.id for w in windows] == [0, 1, 2, 3]
+
+
+def test_a_partial_window_tells_its_true_overlap():
+    """Two new keyframes after a full window: five in all, three shared; then nothing is left to flush."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
+    for i in range(10):
+        buffer.add(keyframe(i))
+    window = buffer.flush()
+    assert window is not None
+    assert window.ids == (5, 6, 7, 8, 9)
+    assert window.shared == (5, 6, 7)
+    assert buffer.flush() is None
+
+
+def test_a_single_keyframe_is_no_window():
+    """Nothing can be reconstructed from one image."""
+    buffer = SlidingBuffer(WindowConfig())
+    buffer.add(keyframe(0))
+    assert buffer.flush() is None
+
+
+@given(st.lists(st.booleans(), min_size=20, max_size=200), st.integers(3, 10), st.data())
+@settings(max_examples=100, deadline=None)
+def test_nothing_is_lost_without_being_counted(room, size, data):
+    """Every keyframe is in a window, waits, or is counted as thinned; the chain of overlaps never breaks."""
+    overlap = data.draw(st.integers(1, size - 1))
+    buffer = SlidingBuffer(WindowConfig(size=size, overlap=overlap))
+    windows = [w for w in (buffer.add(keyframe(i), free) for i, free in enumerate(room)) if w]
+    last = buffer.flush()
+    windows += [last] if last else []
+    seen = {k for w in windows for k in w.ids}
+    waiting = 0 if windows else min(len(room), 1)
+    assert len(seen) + buffer.thinned + waiting >= len(room) - (1 if not windows else 0)
+    assert len(seen) + buffer.thinned <= len(room)
+    for before, after in zip(windows, windows[1:], strict=False):
+        assert set(after.shared) <= set(before.ids)
+        assert after.shared == after.ids[: len(after.shared)]
+        assert len(after.shared) == min(overlap, len(before.ids))
+        assert len(after.ids) <= size or overlap >= size - 1
+
+
+def test_thinning_keeps_the_gaps_even():
+    """Twice as many keyframes as fit: those that stay are about evenly spaced, the shared and the newest among them."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
+    for i in range(8):
+        buffer.add(keyframe(i))
+    for i in range(8, 18):
+        assert buffer.add(keyframe(i), room=False) is None
+    window = buffer.flush()
+    assert window is not None
+    assert window.shared == (5, 6, 7)
+    assert window.ids[-1] == 17
+    assert np.diff(window.ids[2:]).max() <= 4
+    assert buffer.thinned == 18 - 8 - len(window.ids[3:])
