@@ -14,6 +14,7 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
+
 from tf2_ros.exceptions import (
     ConnectivityException,
     ExtrapolationException,
@@ -73,7 +74,7 @@ class Buffer:
             self._links = {child: link for child, link in self._links.items() if link.static}
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        """Take a transform of one time; unusable ones (no name, NaN, zero quaternion, too old) are ignored as in tf2."""
+        """Take a transform of one time; as in tf2, unusable ones (no name, NaN, zero quaternion, old) are ignored."""
         self._insert(transform, static=False)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:

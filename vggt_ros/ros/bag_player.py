@@ -1,0 +1,203 @@
+"""Plays a rosbag2 (sqlite3 or mcap) on machines with and without `ros2 bag`.
+
+Messages are published as the bytes that were recorded: nothing is decoded, so stamps and encodings stay exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from rosbags.interfaces import Connection, QosDurability
+from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
+
+CLOCK_PERIOD = 0.02
+"""Longest time between two ticks of /clock, seconds of wall time."""
+HISTORY = 1000
+"""Messages kept for a reliable subscriber that is slower than the bag."""
+
+
+class BagError(Exception):
+    """A bag cannot be opened or read; the text names it and says why."""
+
+
+def open_bag(path: Path) -> Reader:
+    """Return the opened reader of a rosbag2: its folder, or a single .mcap or .db3 file.
+
+    Raises:
+        BagError: there is no such file or folder, or it is not a readable rosbag2.
+
+    """
+    if not path.exists():
+        raise BagError(f"{path}: no such file or folder")
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it")
+    try:
+        reader = Reader(path)
+        reader.open()
+    except Exception as error:  # a damaged file fails anywhere inside of its parser
+        raise BagError(f"{path}: not a readable rosbag2 ({type(error).__name__}: {error})") from error
+    return reader
+
+
+def message_class(name: str) -> Any | None:
+    """Return the class of a type such as `sensor_msgs/msg/Image`, or None if its package is not installed."""
+    package, _, message = name.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), message, None)
+    except ImportError:
+        return None
+
+
+class BagPlayer(Node):
+    """Publishes the messages of a bag in their own rhythm."""
+
+    def __init__(self, reader: Reader, topics: list[str] | None = None, clock: bool = False) -> None:
+        """Create a publisher for each topic, or for those of `topics` alone.
+
+        Raises:
+            BagError: a topic of `topics` is not in the bag, or nothing is left to play.
+
+        """
+        super().__init__("bag_player")
+        self.reader = reader
+        known = {connection.topic for connection in reader.connections}
+        missing = sorted(set(topics or ()) - known)
+        if missing:
+            raise BagError(f"{reader.path}: no topic {', '.join(missing)}; there are {', '.join(sorted(known))}")
+        self.connections = []
+        self.senders: dict[int, Publisher] = {}
+        by_topic: dict[str, Publisher] = {}
+        for connection in reader.connections:
+            if topics and connection.topic not in topics:
+                continue
+            kind = message_class(connection.msgtype)
+            if kind is None:
+                self.get_logger().warning(f"{connection.topic}: skipped, {connection.msgtype} is not installed")
+                continue
+            if connection.topic not in by_topic:
+                by_topic[connection.topic] = self.create_publisher(kind, connection.topic, _qos(connection))
+            self.senders[connection.id] = by_topic[connection.topic]
+            self.connections.append(connection)
+        if not self.connections:
+            raise BagError(f"{reader.path}: no message that can be played")
+        self.clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+
+    def wait_for(self, topics: list[str]) -> None:
+        """Wait until each of `topics` has a subscriber; says every five seconds which one it is waiting for."""
+        said = time.monotonic()
+        while missing := [topic for topic in topics if not self.count_subscribers(topic)]:
+            if time.monotonic() - said > 5.0:
+                said = time.monotonic()
+                self.get_logger().info(f"waiting for a subscriber of {', '.join(missing)}")
+            time.sleep(0.05)
+
+    def play(self, rate: float = 1.0) -> int:
+        """Publish the whole bag once, `rate` times as fast as it was recorded; return the number of messages."""
+        count, total = 0, sum(connection.msgcount for connection in self.connections)
+        begin, first = time.monotonic(), None
+        with tqdm(total=total, unit="msg", disable=None) as bar:
+            for connection, stamp, data in self._messages():
+                first = stamp if first is None else first
+                self._tick_until(begin + (stamp - first) / 1e9 / rate, stamp, rate)
+                self.senders[connection.id].publish(data)
+                count += 1
+                bar.update()
+        for sender in set(self.senders.values()):
+            sender.wait_for_all_acked(Duration(seconds=5))
+        return count
+
+    def _messages(self) -> Iterator[tuple[Connection, int, bytes]]:
+        messages = self.reader.messages(self.connections)
+        while True:
+            try:
+                connection, stamp, data = next(messages)
+            except StopIteration:
+                return
+            except Exception as error:  # as in open_bag
+                raise BagError(f"{self.reader.path}: cannot be read on ({type(error).__name__}: {error})") from error
+            yield connection, stamp, bytes(data)
+
+    def _tick_until(self, due: float, stamp: int, rate: float) -> None:
+        """Sleep until `due` on the monotonic clock, when the bag's time is `stamp`; /clock ticks meanwhile."""
+        while True:
+            left = due - time.monotonic()
+            if self.clock is not None:
+                now = stamp - int(max(left, 0.0) * rate * 1e9)
+                self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=now).to_msg()))
+            if left <= 0:
+                return
+            time.sleep(min(left, CLOCK_PERIOD) if self.clock is not None else left)
+
+
+def _qos(connection: Connection) -> QoSProfile:
+    """Return a profile that every subscriber can match: reliable, and latched where the recorded publisher was."""
+    offered = getattr(connection.ext, "offered_qos_profiles", [])
+    latched = any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
+    return QoSProfile(depth=HISTORY, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
+                      else DurabilityPolicy.VOLATILE)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def main(args: list[str] | None = None) -> int:
+    """Play the bag named on the command line until its end or SIGINT."""
+    argv = sys.argv if args is None else ["bag_player", *args]
+    parser = argparse.ArgumentParser(prog="bag_player", description="Plays a rosbag2 with its own timing.")
+    parser.add_argument("bag", type=Path, help="folder of a rosbag2, or a single .mcap or .db3 file")
+    parser.add_argument("--rate", type=_positive, default=1.0, help="times as fast as recorded (default 1)")
+    parser.add_argument("--clock", action="store_true", help="publish /clock, for nodes with use_sim_time")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end; stamps jump back")
+    parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play these only")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="wait so long before the first message")
+    parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
+                        help="wait until these have a subscriber")
+    options = parser.parse_args(remove_ros_args(argv)[1:])
+    # rclpy's own handler would shut the context down under a publish; KeyboardInterrupt ends the loop in order.
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        with contextlib.closing(open_bag(options.bag)) as reader:
+            node = BagPlayer(reader, options.topics, options.clock)
+            node.wait_for(options.wait_for)
+            time.sleep(max(options.delay, 0.0))
+            while True:
+                begin = time.monotonic()
+                count = node.play(options.rate)
+                print(f"played {count} messages of {len(set(node.senders.values()))} topics "
+                      f"in {time.monotonic() - begin:.1f} s", flush=True)
+                if not options.loop:
+                    return 0
+    except BagError as error:
+        print(f"bag_player: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
