@@ -1,0 +1,120 @@
+"""The pixels of image messages to RGB arrays, by numpy and OpenCV: no ROS needed, nor cv_bridge.
+
+cv_bridge breaks when NumPy or OpenCV come from pip; the encodings that cameras send are decoded here directly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+_COLOR = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4}
+_GRAY = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
+# OpenCV names a pattern by its second row and column, ROS by its first.
+_BAYER = {"bayer_rggb8": cv2.COLOR_BayerBG2RGB, "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
+          "bayer_gbrg8": cv2.COLOR_BayerGR2RGB, "bayer_grbg8": cv2.COLOR_BayerGB2RGB}
+_YUV422 = {"yuv422": cv2.COLOR_YUV2RGB_UYVY, "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+           "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2, "yuyv": cv2.COLOR_YUV2RGB_YUY2}
+_YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+ENCODINGS = (*_COLOR, *_GRAY, *_BAYER, *_YUV422, *_YUV420)
+"""The encodings of sensor_msgs/Image that are known here."""
+
+
+class ImageError(ValueError):
+    """An image cannot be decoded; the text says why."""
+
+
+class UnknownEncoding(ImageError):
+    """An image has an encoding that is not among `ENCODINGS`."""
+
+
+def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: Any) -> Image:
+    """Return the image of a sensor_msgs/Image's fields as RGB, uint8 (H, W, 3); gray is repeated.
+
+    16-bit gray keeps its high byte, 32FC1 is taken as 0 to 1 (NaN is black), 8UC3 as BGR, OpenCV's order.
+
+    Args:
+        encoding, height, width, step, is_bigendian: the message's.
+        data: its bytes, anything with the buffer protocol.
+
+    Raises:
+        UnknownEncoding: the encoding is not among `ENCODINGS`.
+        ImageError: the image is empty, or its step or data are too short for its size.
+
+    """
+    if encoding not in ENCODINGS:
+        raise UnknownEncoding(f"encoding {encoding!r} is not known; these are: {', '.join(ENCODINGS)}")
+    if width == 0 or height == 0 or len(data) == 0:
+        raise ImageError(f"the image is empty ({width}x{height}, {len(data)} bytes)")
+    if encoding in _COLOR:
+        channels = _COLOR[encoding]
+        pixels = _rows(data, height, width * channels, step).reshape(height, width, channels)
+        if encoding == "rgb8":
+            return pixels
+        code = {"rgba8": cv2.COLOR_RGBA2RGB, "bgra8": cv2.COLOR_BGRA2RGB}.get(encoding, cv2.COLOR_BGR2RGB)
+        return _convert(pixels, code)
+    if encoding in _GRAY:
+        kind = np.dtype(_GRAY[encoding]).newbyteorder(">" if is_bigendian else "<")
+        return _convert(_gray(_rows(data, height, width * kind.itemsize, step), kind), cv2.COLOR_GRAY2RGB)
+    if encoding in _BAYER:
+        return _convert(_rows(data, height, width, step), _BAYER[encoding])
+    if encoding in _YUV422:
+        return _convert(_rows(data, height, width * 2, step).reshape(height, width, 2), _YUV422[encoding])
+    return _convert(_rows(data, height * 3 // 2, width, step), _YUV420[encoding])
+
+
+def decode_compressed(kind: str, data: Any) -> Image:
+    """Return the image of a sensor_msgs/CompressedImage's fields (jpeg or png) as RGB, uint8 (H, W, 3).
+
+    Args:
+        kind: the message's `format`, for the error's text.
+        data: its bytes.
+
+    Raises:
+        ImageError: there are no bytes, or OpenCV cannot read them.
+
+    """
+    if len(data) == 0:
+        raise ImageError("the image is empty (0 bytes)")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"format {kind!r} cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png can")
+    return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
+
+
+def _convert(pixels: Image, code: int) -> Image:
+    try:
+        return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+    except cv2.error as error:  # e.g. an odd width of a format that stores pixels in pairs
+        raise ImageError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels cannot be converted: {error.err}") from error
+
+
+def _rows(data: Any, height: int, width: int, step: int) -> Image:
+    """Return the bytes of an image, uint8 (height, width), without the padding of its rows; all in bytes."""
+    if step < width:
+        raise ImageError(f"step {step} is too short for rows of {width} bytes")
+    if len(data) < height * step - (step - width):  # the last row may come without its padding
+        raise ImageError(f"{len(data)} bytes are too few for {height} rows of step {step}")
+    values: Image = np.frombuffer(data, np.uint8)
+    if step == width:
+        return values[:height * width].reshape(height, width)
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, (height, width), (step, 1), writeable=False))
+
+
+def _gray(rows: Image, kind: np.dtype[Any]) -> Image:
+    """Return one-channel pixels of 8, 16 or 32 bit, given as bytes (H, W * size), as uint8 (H, W)."""
+    if kind.itemsize == 1:
+        return rows
+    values = np.ascontiguousarray(rows).view(kind)
+    if kind.itemsize == 2:
+        return np.asarray(values >> 8, np.uint8)
+    return np.asarray(np.rint(np.clip(np.nan_to_num(values), 0.0, 1.0) * 255), np.uint8)
