@@ -1,0 +1,104 @@
+"""One status that says how it goes: state, scale, counts, latencies, and what degrades."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from vggt_ros.pipeline import Slam
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.messages import diagnostic_status
+from vggt_ros.solution import TrackedFrame, Update
+from vggt_ros.worker import Worker
+
+
+class Monitor:
+    """Watches the parts and tells what it sees.
+
+    Attributes:
+        reconstructor: name of the reconstructor and why it is this one.
+        tracked: the newest tracked frame.
+        update: the newest update.
+        error: the last error of the worker, empty if there was none.
+        track_seconds, publish_seconds: of the last images.
+
+    """
+
+    def __init__(self, slam: Slam, worker: Worker, source: ImageSource, reconstructor: str) -> None:
+        """Watch these."""
+        self._slam, self._worker, self._source = slam, worker, source
+        self.reconstructor = reconstructor
+        self.track_seconds: list[float] = []
+        self.publish_seconds: list[float] = []
+        self.resets = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the map's state, after a reset."""
+        self.tracked: TrackedFrame | None = None
+        self.update: Update | None = None
+        self.error = ""
+
+    def note(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
+        """Note what one image took."""
+        self.tracked = tracked
+        for seconds, value in ((self.track_seconds, track_seconds), (self.publish_seconds, publish_seconds)):
+            seconds.append(value)
+            del seconds[:-100]
+
+    def status(self, name: str, active: bool) -> DiagnosticStatus:
+        """Return the status as it is now; ERROR where nothing works, WARN where something degrades."""
+        level, text = self._judge(active)
+        slam, source = self._slam, self._source
+        solution, update, counts = slam.solution, self.update, slam.counts
+        values: dict[str, object] = {
+            "state": self.tracked.state if self.tracked else "NO_IMAGE",
+            "scale": solution.scale_state,
+            "reconstructor": self.reconstructor,
+            "calibration": source.calibration,
+            "image topic": source.topic,
+            **{f"images {key}": value for key, value in source.counts.items()},
+            **vars(counts),
+            "keyframes placed": len(solution),
+            "windows waiting": self._worker.waiting,
+            "worker": "idle" if self._worker.idle else "busy",
+            "resets": self.resets,
+            "decode ms": _milliseconds(source.seconds),
+            "track ms": _milliseconds(self.track_seconds),
+            "publish ms": _milliseconds(self.publish_seconds),
+        }
+        if update is not None:
+            values |= {"last window": update.window, "last window s": update.seconds,
+                       "last reconstruction s": update.reconstruct_seconds, "last refusal": update.refused or "none",
+                       **{f"window {key}": value for key, value in update.report.items()}}
+        return diagnostic_status(name, level, text, values, hardware=source.topic)
+
+    def _judge(self, active: bool) -> tuple[bytes, str]:
+        source, tracked, update = self._source, self.tracked, self.update
+        if not active:
+            return DiagnosticStatus.OK, "inactive"
+        if self.error:
+            return DiagnosticStatus.ERROR, f"a window was lost: {self.error}"
+        silent = time.monotonic() - source.last_arrival
+        if silent > 5.0:
+            return (DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR,
+                    f"no image on {source.topic} for {silent:.0f} s")
+        if tracked is None:
+            return DiagnosticStatus.WARN, "no usable image yet"
+        if tracked.state == "LOST":
+            return DiagnosticStatus.WARN, "tracking is lost"
+        if update is not None and update.refused:
+            return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
+        if tracked.state == "INITIALIZING":
+            return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
+        if source.calibration.endswith("degrees"):
+            return DiagnosticStatus.WARN, f"tracking with a calibration {source.calibration}"
+        return DiagnosticStatus.OK, "tracking"
+
+
+def _milliseconds(seconds: Iterable[float]) -> float:
+    values = list(seconds)
+    return float(1e3 * np.median(values)) if values else 0.0

@@ -1,0 +1,209 @@
+"""From the image topic to rectified frames: calibration, decoding, and everything that can be wrong with an image."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from vggt_ros.camera import Camera, CameraError, Rectifier
+from vggt_ros.config import CameraConfig
+from vggt_ros.ros.images import ImageError, decode, decode_compressed
+from vggt_ros.ros.messages import nanoseconds
+from vggt_ros.solution import Frame
+
+THROTTLE = 5.0
+"""Seconds between repetitions of one complaint."""
+
+LATE = 100_000_000
+"""An image older than the one before by less than this, nanoseconds, came late; by more, time jumped back."""
+
+
+class ImageSource:
+    """Subscribes images and their calibration, and hands over frames.
+
+    Attributes:
+        counts: images `received`, and of these `waiting` (no calibration yet), `refused` (cannot be decoded or do not
+            fit their calibration) and `late` (older than the one before, or the same); all others became frames.
+        seconds: of decoding and rectification, of the last frames.
+        calibration: where the intrinsics come from, for the status.
+
+    """
+
+    def __init__(self, node: LifecycleNode, config: CameraConfig,
+                 image_size: Callable[[Camera], tuple[int, int]], on_frame: Callable[[Frame, str], None],
+                 on_break: Callable[[str], None]) -> None:
+        """Prepare; `start` subscribes.
+
+        Args:
+            node: whose topics `image`, `image/compressed` and `camera_info` are.
+            config: the camera's settings.
+            image_size: the working size for a camera.
+            on_frame: takes each frame, and the frame_id of its header.
+            on_break: told why what follows does not continue what was before.
+
+        """
+        self._node = node
+        self._config = config
+        self._image_size = image_size
+        self._on_frame = on_frame
+        self._on_break = on_break
+        self._subscriptions: list[Any] = []
+        compressed = config.transport == "compressed"
+        self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
+        self.info_topic = node.resolve_topic_name("camera_info")
+        self.rectified = config.rectified == "true" or (config.rectified == "auto" and names_rectified(self.topic))
+        self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
+        self.counts = {"received": 0, "waiting": 0, "refused": 0, "late": 0}
+        self.seconds: deque[float] = deque(maxlen=100)
+        self.calibration = "none yet"
+        self._info: CameraInfo | None = None
+        self._camera: Camera | None = None
+        self._info_error = "no CameraInfo"
+        self._rectifier: Rectifier | None = None
+        self._stamp: int | None = None
+        self._told = 0.0
+        self._began = self.last_arrival = time.monotonic()
+
+    def start(self) -> None:
+        """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
+        image = (CompressedImage, "image/compressed") if self._config.transport == "compressed" else (Image, "image")
+        options = QoSOverridingOptions.with_default_policies()
+        self._subscriptions = [
+            self._node.create_subscription(message, topic, callback,
+                                           QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
+                                           qos_overriding_options=options)
+            for message, topic, callback in ((CameraInfo, "camera_info", self.take_info), (*image, self.take_image))]
+        self._began = self.last_arrival = time.monotonic()
+
+    def stop(self) -> None:
+        """Give the subscriptions back."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def take_info(self, info: CameraInfo) -> None:
+        """Take the calibration; it counts from the next image on."""
+        if self._info is not None and _same_calibration(info, self._info):
+            return
+        self._info = info
+        try:
+            self._camera = Camera.from_info(info, self.rectified)
+            self._info_error = "" if self._camera else "K[0] is 0, which means not calibrated (REP-104)"
+        except CameraError as error:
+            self._camera, self._info_error = None, str(error)
+        if self._info_error:
+            self._node.get_logger().error(f"{self.info_topic}: {self._info_error}")
+        elif self._rectifier is not None and self._rectifier.camera is not self._camera:
+            self._rectifier = None
+            self._on_break(f"{self.info_topic}: the calibration changed")
+
+    def take_image(self, message: Any) -> None:
+        """Decode an image, rectify it and hand it over; what is wrong with it is said and counted."""
+        began = time.perf_counter()
+        self.counts["received"] += 1
+        self.last_arrival = time.monotonic()
+        try:
+            image = self._decode(message)
+            rectifier = self._rectifier_for(image)
+            if rectifier is None:
+                self.counts["waiting"] += 1
+                return
+            rectified = rectifier(image)
+        except (ImageError, CameraError) as error:
+            self.counts["refused"] += 1
+            self._node.get_logger().error(f"{self.topic}: {error}", throttle_duration_sec=THROTTLE)
+            return
+        stamp = nanoseconds(message.header.stamp)
+        if not self._in_order(stamp):
+            self.counts["late"] += 1
+            return
+        if rectified[::8, ::8].max() < 8:
+            self._node.get_logger().warning(f"{self.topic}: the image is all black", throttle_duration_sec=THROTTLE)
+        self.seconds.append(time.perf_counter() - began)
+        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
+                       message.header.frame_id)
+
+    def warn_if_silent(self, after: float = 5.0) -> None:
+        """Say it when no image came for `after` seconds, with who publishes what; once in 30 s."""
+        now = time.monotonic()
+        told = self._told > self.last_arrival and now - self._told < 30.0
+        if not self._subscriptions or now - self.last_arrival < after or told:
+            return
+        self._told = now
+        publishers = [f"{topic}: {_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
+        self._node.get_logger().warning(f"no image for {now - self.last_arrival:.0f} s. " + "; ".join(publishers))
+
+    def _rectifier_for(self, image: NDArray[np.uint8]) -> Rectifier | None:
+        """Return the rectifier for an image, or None while CameraInfo may still come.
+
+        Raises:
+            CameraError: the calibration is for another size.
+
+        """
+        height, width = image.shape[:2]
+        before = self._rectifier
+        if before is not None and (before.camera.width, before.camera.height) == (width, height):
+            return before
+        camera = self._camera
+        if camera is None:
+            waited = time.monotonic() - self._began
+            if before is None and self._info is None and waited < self._config.info_timeout:
+                return None
+            camera = Camera.assumed(width, height, self._config.fov)
+            self._node.get_logger().warning(
+                f"{self.info_topic}: {self._info_error}; a horizontal field of view of {self._config.fov:g} degrees is "
+                "assumed (camera.fov)")
+        elif (camera.width, camera.height) != (width, height):
+            raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
+                              f"{camera.width}x{camera.height}")
+        self._rectifier = Rectifier(camera, self._image_size(camera), self.rectified)
+        self.calibration = ("rectified, " if self.rectified else "") + (
+            f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
+        if before is not None:
+            self._on_break(f"{self.topic}: the size changed from {before.camera.width}x{before.camera.height} to "
+                           f"{width}x{height}")
+        return self._rectifier
+
+    def _in_order(self, stamp: int) -> bool:
+        """Return True if the stamp follows the last one; a jump back is a new beginning."""
+        before, self._stamp = self._stamp, stamp
+        if before is None or stamp > before:
+            return True
+        if before - stamp >= LATE:
+            self._on_break(f"{self.topic}: stamps jumped back by {(before - stamp) / 1e9:.2f} s")
+            return True
+        self._stamp = before
+        self._node.get_logger().warning(f"{self.topic}: an image is {(before - stamp) / 1e6:.1f} ms older than the one "
+                                        "before; it is left out", throttle_duration_sec=THROTTLE)
+        return False
+
+
+def names_rectified(topic: str) -> bool:
+    """Return True if a topic's name says that its images are rectified, as image_proc's `image_rect_color` does."""
+    return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None
+
+
+def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:
+    """Return True if two messages describe one calibration; the small changes of an autofocus are not followed."""
+    same = all(getattr(info, name) == getattr(other, name)
+               for name in ("width", "height", "distortion_model", "binning_x", "binning_y", "roi"))
+    return same and all(np.allclose(getattr(info, name), getattr(other, name), rtol=0.01, atol=1e-6, equal_nan=True)
+                        if len(getattr(info, name)) == len(getattr(other, name)) else False for name in "kdp")
+
+
+def _publishers(node: LifecycleNode, topic: str) -> str:
+    """Return who publishes a topic, with type and QoS, in words."""
+    found = [f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
+             f"{info.qos_profile.reliability.name.lower()}, {info.qos_profile.durability.name.lower()})"
+             for info in node.get_publishers_info_by_topic(topic)]
+    return ", ".join(found) or "nobody publishes it"

@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""The lifecycle node: converts, hands over, publishes. Images are tracked here, windows are solved by the worker."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import Trigger
+
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction import create_reconstructor
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.ros import parameters
+from vggt_ros.ros.diagnostics import Monitor
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.messages import header
+from vggt_ros.ros.outputs import Outputs, turned
+from vggt_ros.ros.transforms import Frames
+from vggt_ros.solution import Frame, Update
+from vggt_ros.storage import StorageError, map_folder, save_map
+from vggt_ros.windows import Window
+from vggt_ros.worker import Worker
+
+Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class SlamNode(LifecycleNode):
+    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
+
+    def __init__(self, create: Callable[[Config], tuple[Reconstructor, str]] = create_reconstructor,
+                 **options: Any) -> None:
+        """Declare the parameters.
+
+        Args:
+            create: makes the reconstructor, and says why it is this one.
+            options: as for rclpy's Node.
+
+        """
+        super().__init__("vggt_slam", **options)
+        self._create = create
+        self.config = parameters.declare(self)
+        parameters.on_change(self, lambda: self.config, self._change)
+        self._parts_made = False
+        self._active = False
+
+    # Lifecycle.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Make the parts."""
+        try:
+            reconstructor, why = self._create(self.config)
+        except (ConfigError, ImportError, OSError, RuntimeError) as error:
+            self.get_logger().error(f"no reconstructor: {error}")
+            return Failure
+        self.get_logger().info(f"reconstructor: {why}")
+        self.slam = Slam(self.config, reconstructor)
+        self._updates: deque[Update | Exception] = deque()
+        self._wake = self.create_guard_condition(self._take_updates)
+        self.worker = Worker(self.slam, self._hand_over, self._hand_over)
+        self.frames = Frames(self, self.config.tf)
+        self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
+        self.source = ImageSource(self, self.config.camera, reconstructor.image_size, self._track, self._begin_anew)
+        self.monitor = Monitor(self.slam, self.worker, self.source, why)
+        self._resetting: Future[Any] | None = None
+        self._last_keyframe = time.monotonic()
+        # Services wait for the worker; in a group of their own they do not keep images waiting.
+        group = MutuallyExclusiveCallbackGroup()
+        self._services_made = [self.create_service(Trigger, f"~/{name}", callback, callback_group=group)
+                               for name, callback in (("reset", self._on_reset), ("save_map", self._on_save_map))]
+        wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers_made = [self.create_timer(period, callback, clock=wall) for period, callback in
+                             ((0.05, self._tick), (0.5, self._look_after), (1.0, self._report))]
+        self._parts_made = True
+        return Success
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe; what was solved meanwhile is published."""
+        super().on_activate(state)
+        self._active = True
+        self.outputs.republish()
+        self._last_keyframe = time.monotonic()
+        self.source.start()
+        self.get_logger().info(f"images from {self.source.topic}, calibration from {self.source.info_topic}")
+        return Success
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and solve what waits; the map stays."""
+        self.source.stop()
+        self._offer(self.slam.flush())
+        self._report()
+        self._active = False
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop everything."""
+        self._drop()
+        return Success
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop everything."""
+        self._drop()
+        return Success
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop everything; the node can be configured again."""
+        self._drop()
+        return Success
+
+    def _drop(self) -> None:
+        if not self._parts_made:
+            return
+        self._parts_made = self._active = False
+        self.source.stop()
+        self.worker.close()
+        for timer in self._timers_made:
+            self.destroy_timer(timer)
+        for service in self._services_made:
+            self.destroy_service(service)
+        self.destroy_guard_condition(self._wake)
+        self.outputs.close()
+        self.frames.close()
+
+    # Every image.
+
+    def _track(self, frame: Frame, camera_frame: str) -> None:
+        self.frames.locate_camera(camera_frame)
+        began = time.perf_counter()
+        tracked = self.slam.track(frame, room=self.worker.room)
+        done = time.perf_counter()
+        if tracked.keyframe is not None:
+            self._last_keyframe = time.monotonic()
+        self._offer(tracked.window)
+        if not self._is_resetting():
+            self.frames.broadcast(tracked)
+            self.outputs.publish_tracked(tracked)
+        self.monitor.note(tracked, done - began, time.perf_counter() - done)
+
+    # Every window.
+
+    def _offer(self, window: Window | None) -> None:
+        if window is not None:
+            self.worker.offer(window)
+
+    def _hand_over(self, result: Update | Exception) -> None:
+        """Take a result on the worker's thread and wake the executor."""
+        self._updates.append(result)
+        self._wake.trigger()
+
+    def _take_updates(self) -> None:
+        while self._updates:
+            result = self._updates.popleft()
+            if isinstance(result, Exception):
+                self.get_logger().error(f"a window was lost: {result!r}")
+                self.monitor.error = repr(result)
+            elif not self._is_resetting():
+                self._publish(result)
+        if self._active and not self._is_resetting():
+            self.outputs.refresh()
+
+    def _publish(self, update: Update) -> None:
+        self.monitor.update, self.monitor.error = update, ""
+        if update.refused:
+            self.get_logger().warning(f"window {update.window}: {update.refused}")
+        if update.new_submap:
+            self.get_logger().warning(f"the map is broken here: submap {update.submap} begins; where it lies in the "
+                                      "map is not known")
+        if self._active:
+            self.outputs.publish_keyframes(update.keyframes)
+            self._report()
+
+    # Now and then.
+
+    def _tick(self) -> None:
+        if self._active and not self._is_resetting():
+            self.frames.tick()
+
+    def _look_after(self) -> None:
+        if not self._active:
+            return
+        self.source.warn_if_silent()
+        pause = self.config.windows.flush_after
+        if pause > 0 and time.monotonic() - self._last_keyframe > pause:
+            self._offer(self.slam.flush())
+        if not self._is_resetting():
+            self.outputs.refresh()
+
+    def _report(self) -> None:
+        if self._active:
+            status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
+            self.outputs.status.publish(status)
+            now = self.get_clock().now().nanoseconds
+            self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
+
+    def _change(self, config: Config) -> None:
+        """Take settings that changed while the node runs."""
+        self.config = config
+        if self._parts_made:
+            self.outputs.republish()
+
+    # Commands.
+
+    def _begin_anew(self, why: str) -> None:
+        """Begin a new map, at once; windows of the old one end without effect."""
+        self.get_logger().warning(f"the map begins anew: {why}")
+        self._resetting = self.worker.reset()
+        self._resetting.add_done_callback(lambda _: self._wake.trigger())
+        self.frames.clear()
+        self.outputs.clear()
+        self.monitor.clear()
+        self.monitor.resets += 1
+
+    def _is_resetting(self) -> bool:
+        """Return True while the worker still holds the map of before a reset."""
+        if self._resetting is not None and self._resetting.done():
+            self._updates.clear()  # all are of before the reset
+            self._resetting = None
+        return self._resetting is not None
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._begin_anew("~/reset was called")
+        if self._resetting is not None:
+            await _Awaited(self._resetting)
+        response.success, response.message = True, "the map is empty"
+        return response
+
+    async def _on_save_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            folder = map_folder(self.config.map.folder, self.config.map.name)
+            await _Awaited(self._in_worker(lambda: self._save(folder)))
+            response.success, response.message = True, str(folder)
+        except (StorageError, OSError) as error:
+            response.success, response.message = False, f"the map was not saved: {error}"
+            self.get_logger().error(response.message)
+        return response
+
+    def _save(self, folder: Path) -> None:
+        """Write the map in the z-up frame `map`, as it is published."""
+        solution, turn = self.slam.solution, self.frames.base_camera
+        if turn is None:
+            raise StorageError("nothing is mapped yet")
+        save_map(folder, turned(self.slam.map_cloud(), turn), solution.stamps, turn @ solution.map_camera)
+
+    def _in_worker(self, function: Callable[[], Any]) -> Future[Any]:
+        """Run a function on the worker's thread and wake the executor when it is done."""
+        future = self.worker.call(function)
+        future.add_done_callback(lambda _: self._wake.trigger())
+        return future
+
+
+class _Awaited:
+    """Lets a coroutine in rclpy's executor wait for a future of another thread, which must wake the executor."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[None, None, Any]:
+        while not self._future.done():
+            yield
+        return self._future.result()
+
+
+def main() -> int:
+    """Run the node until it is interrupted."""
+    rclpy.init()
+    try:
+        node = SlamNode()
+    except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f"vggt_slam: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node._drop()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Frames after REP-103 and REP-105: where the camera sits on the robot, and who broadcasts which transform.
+
+The core's world is the first camera's optical frame. `map` is that world seen from the base at the start,
+`map_world = base_camera`: `base_link` begins at its origin and, the base being level, z is up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
+
+from vggt_ros.config import TfConfig
+from vggt_ros.geometry import Array, inverse, matrix_from_quaternion, pose
+from vggt_ros.ros.messages import transform
+from vggt_ros.solution import TrackedFrame
+
+BODY_OPTICAL = pose(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
+"""Pose of an optical frame (x right, y down, z forward) in a body frame (x forward, y left, z up); REP-103."""
+
+SAME_CLOCK = 10_000_000_000
+"""Stamps farther than this from the node's clock, nanoseconds, come from another clock: a bag played without it."""
+
+
+class Frames:
+    """The camera's place on the robot, and the transforms that we publish.
+
+    Attributes:
+        base_camera: 4x4, None until it is known.
+
+    """
+
+    def __init__(self, node: Node, config: TfConfig) -> None:
+        """Listen to TF and create the broadcasters; `close` gives them back."""
+        self._node = node
+        self._config = config
+        self._buffer = Buffer(cache_time=Duration(seconds=30), node=node)
+        self._listener: TransformListener | None = TransformListener(self._buffer, node)
+        self._broadcaster = TransformBroadcaster(node)
+        self._static = StaticTransformBroadcaster(node)
+        self._asked: float | None = None
+        self.base_camera: Array | None = None
+        self.camera_frame = ""
+        self.clear()
+
+    @property
+    def odom_frame(self) -> str:
+        """The frame of our odometry; of another name where the robot has an odometry of its own."""
+        name = self._config.odom_frame
+        return f"{name}_visual" if self._config.mode == "map_to_odom" else name
+
+    def clear(self) -> None:
+        """Forget the poses, not the camera's place on the robot."""
+        self._map_odom: Array | None = None
+        self._stamp = self._sent = 0
+        self._pending: deque[tuple[int, Array]] = deque(maxlen=300)
+
+    def close(self) -> None:
+        """Give publishers and subscriptions back to the node."""
+        self._stop_listening()
+        for publisher in (self._broadcaster.pub_tf, self._static.pub_tf):
+            self._node.destroy_publisher(publisher)
+
+    def locate_camera(self, camera_frame: str) -> None:
+        """Look up `base_camera`; after `tf.base_timeout` the camera is taken as level and the base as its body."""
+        if self.base_camera is not None:
+            return
+        self.camera_frame = camera_frame or f"{self._config.base_frame}_camera"
+        self._asked = self._asked or time.monotonic()
+        try:
+            self.base_camera = self._lookup(self._config.base_frame, self.camera_frame, Time())
+        except TransformException as error:
+            if time.monotonic() - self._asked < self._config.base_timeout:
+                return
+            self._assume_level(error)
+        if self._config.mode != "map_to_odom":
+            self._stop_listening()  # every transform of the robot would pass through Python for nothing
+
+    def map_base(self, world_camera: Array) -> Array:
+        """Return the pose 4x4 of the base in `map` (or `odom`) for a pose of the camera in the core's world."""
+        assert self.base_camera is not None
+        return self.base_camera @ world_camera @ inverse(self.base_camera)
+
+    def broadcast(self, tracked: TrackedFrame) -> None:
+        """Broadcast what goes with an image, at its stamp, and keep what the timer needs."""
+        if self.base_camera is None or tracked.map_camera is None or tracked.odom_camera is None:
+            return
+        self._stamp = tracked.stamp
+        names = self._config
+        if names.mode == "map_odom_base":
+            self._map_odom = self.map_base(tracked.map_odom)
+            self._send(self.map_base(tracked.odom_camera), tracked.stamp, names.odom_frame, names.base_frame)
+        elif names.mode == "map_to_base":
+            self._send(self.map_base(tracked.map_camera), tracked.stamp, names.map_frame, names.base_frame)
+        elif names.mode == "map_to_odom":
+            self._pending.append((tracked.stamp, self.map_base(tracked.map_camera)))
+
+    def tick(self) -> None:
+        """Broadcast map -> odom, ahead of time by `tf.transform_tolerance`; called by a timer."""
+        self._correct_odometry()
+        if self._map_odom is None:
+            return
+        now = self._node.get_clock().now().nanoseconds
+        when = now if abs(now - self._stamp) < SAME_CLOCK else self._stamp
+        if when == self._sent:
+            return
+        if when != now and not self._sent:
+            self._node.get_logger().warning(
+                f"the images' stamps are {abs(now - self._stamp) / 1e9:.0f} s away from this node's clock: for a bag, "
+                "play it with --clock and set use_sim_time; map -> odom goes by the images' stamps for now")
+        self._sent = when
+        self._send(self._map_odom, when + round(self._config.transform_tolerance * 1e9), self._config.map_frame,
+                   self._config.odom_frame)
+
+    def _correct_odometry(self) -> None:
+        """Mode `map_to_odom`: compare the newest pose with the robot's odometry at the same stamp, when it is there."""
+        for index in range(len(self._pending) - 1, -1, -1):
+            stamp, map_base = self._pending[index]
+            try:
+                odom_base = self._lookup(self._config.odom_frame, self._config.base_frame, Time(nanoseconds=stamp))
+            except TransformException as error:
+                if index == 0:
+                    self._node.get_logger().warning(f"no odometry at the images' stamps: {error}",
+                                                    throttle_duration_sec=5.0, skip_first=True)
+                continue
+            self._map_odom = map_base @ inverse(odom_base)
+            for _ in range(index + 1):
+                self._pending.popleft()
+            return
+
+    def _assume_level(self, error: Exception) -> None:
+        base = self._config.base_frame
+        self.base_camera = BODY_OPTICAL
+        self._node.get_logger().warning(
+            f"no transform {base} <- {self.camera_frame} within {self._config.base_timeout:g} s: the camera is taken "
+            f"as level and {base} as its body frame ({error})")
+        if self._config.mode != "none" and self.camera_frame != base:
+            self._static.sendTransform(transform(BODY_OPTICAL, 0, base, self.camera_frame))
+
+    def _lookup(self, target: str, source: str, when: Time) -> Array:
+        found: TransformStamped = self._buffer.lookup_transform(target, source, when)
+        rotation, translation = found.transform.rotation, found.transform.translation
+        return pose(matrix_from_quaternion(np.array([rotation.x, rotation.y, rotation.z, rotation.w])),
+                    np.array([translation.x, translation.y, translation.z]))
+
+    def _send(self, target_source: Array, stamp: int, target: str, source: str) -> None:
+        self._broadcaster.sendTransform(transform(target_source, stamp, target, source))
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.unregister()
+            self._listener = None
