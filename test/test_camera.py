@@ -1,0 +1,152 @@
+"""Cameras and rectification, against exact projections."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from vggt_ros.camera import Camera, CameraError, Rectifier, resize_intrinsics
+
+K = np.array([[458.654, 0, 367.215], [0, 457.296, 248.375], [0, 0, 1]])
+MODELS = {
+    "barrel": ("plumb_bob", (-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05)),
+    "five": ("plumb_bob", (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
+    "rational": ("rational_polynomial", (0.5, -0.2, 0.001, 0.0005, 0.05, 0.8, -0.1, 0.02)),
+    "fisheye": ("equidistant", (-0.013, 0.02, -0.012, 0.0025)),
+}
+
+
+def info(**changes):
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
+    values = {"width": 752, "height": 480, "distortion_model": "plumb_bob", "d": [], "k": K.ravel(), "r": np.eye(3),
+              "p": np.zeros(12), "binning_x": 0, "binning_y": 0, "roi": roi}
+    return SimpleNamespace(**{**values, **changes})
+
+
+def project(camera, points):
+    """Pixels of points in front of the camera, by formulas written anew from the models' definitions."""
+    x, y = points[:, 0] / points[:, 2], points[:, 1] / points[:, 2]
+    d = camera.distortion
+    if camera.model == "equidistant":
+        radius = np.hypot(x, y)
+        angle = np.arctan(radius)
+        bent = angle * (1 + d[0] * angle**2 + d[1] * angle**4 + d[2] * angle**6 + d[3] * angle**8)
+        x, y = x * bent / radius, y * bent / radius
+    elif d:
+        k1, k2, p1, p2, k3, k4, k5, k6 = (*d, *(0.0,) * 8)[:8]
+        r2 = x * x + y * y
+        radial = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+        x, y = (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+                y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y)
+    k = camera.intrinsics
+    return np.stack([k[0, 0] * x + k[0, 2], k[1, 1] * y + k[1, 2]], 1)
+
+
+def blob(width, height, center, sigma=4.0):
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    gray = 255 * np.exp(-((columns - center[0]) ** 2 + (rows - center[1]) ** 2) / (2 * sigma**2))
+    return np.repeat(np.rint(gray).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def centroid(image):
+    gray = image[..., 0].astype(np.float64)
+    columns, rows = np.meshgrid(np.arange(gray.shape[1]), np.arange(gray.shape[0]))
+    return np.array([(gray * columns).sum(), (gray * rows).sum()]) / gray.sum()
+
+
+@pytest.mark.parametrize("size", [(752, 480), (376, 240), (518, 336), (400, 300), (940, 600)])
+@pytest.mark.parametrize("name", [*MODELS, "pinhole"])
+def test_a_point_lands_where_the_new_intrinsics_say(name, size):
+    model, distortion = MODELS.get(name, ("plumb_bob", ()))
+    camera = Camera(752, 480, K, distortion, model)
+    rectifier = Rectifier(camera, size)
+    assert rectifier.size == size
+    for target in ((0.5, 0.5), (0.25, 0.3), (0.8, 0.7)):
+        pixel = np.array([target[0] * size[0], target[1] * size[1], 1.0])
+        ray = np.linalg.solve(rectifier.intrinsics, pixel)[None]
+        image = rectifier(blob(752, 480, project(camera, ray)[0]))
+        assert image.shape == (size[1], size[0], 3)
+        np.testing.assert_allclose(centroid(image), pixel[:2], atol=0.3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_pixel_is_empty_and_the_aspect_ratio_stays(name):
+    model, distortion = MODELS[name]
+    rectifier = Rectifier(Camera(752, 480, K, distortion, model), (518, 336))
+    assert rectifier(np.full((480, 752, 3), 255, np.uint8)).min() == 255
+    ratio = rectifier.intrinsics[0, 0] / rectifier.intrinsics[1, 1]
+    np.testing.assert_allclose(ratio, K[0, 0] / K[1, 1], rtol=0.003)
+
+
+def test_a_rectified_image_is_not_undistorted_again():
+    camera = Camera(752, 480, K, *reversed(MODELS["barrel"]))
+    image = np.random.default_rng(0).integers(0, 255, (480, 752, 3), np.uint8)
+    assert np.array_equal(Rectifier(camera, (752, 480), rectified=True)(image), image)
+    assert not np.array_equal(Rectifier(camera, (752, 480))(image), image)
+
+
+def test_a_rectified_image_has_the_pinhole_of_p():
+    projection = np.zeros((3, 4))
+    projection[:, :3] = np.diag([400.0, 401.0, 1.0])
+    projection[:2, 2] = 370, 240
+    message = info(d=MODELS["barrel"][1], p=projection.ravel())
+    camera = Camera.from_info(message, rectified=True)
+    assert camera.distortion == () and np.array_equal(camera.intrinsics, projection[:, :3])
+    assert np.array_equal(Camera.from_info(message).intrinsics, K)
+
+
+def test_halving_an_image_moves_its_principal_point_by_pixel_centers():
+    """Downsampling by averaging 2x2 pixels puts the center of a blob at (c - 0.5) / 2."""
+    camera = Camera(64, 48, np.array([[50.0, 0, 31.0], [0, 50.0, 20.0], [0, 0, 1]]))
+    rectifier = Rectifier(camera, (32, 24))
+    np.testing.assert_allclose(centroid(rectifier(blob(64, 48, (31, 20)))), (15.25, 9.75), atol=0.02)
+    np.testing.assert_allclose(rectifier.intrinsics[:2, 2], (15.25, 9.75))
+
+
+def test_binning_and_region_of_interest():
+    """A sensor of which the image shows a region, binned: the same ray hits the same spot of the sensor."""
+    roi = SimpleNamespace(x_offset=100, y_offset=40, width=400, height=300, do_rectify=False)
+    camera = Camera.from_info(info(roi=roi, binning_x=2, binning_y=4))
+    assert (camera.width, camera.height) == (200, 75)
+    ray = np.array([0.1, -0.05, 1.0])
+    full = K @ ray
+    sensor_of_binned = [(value + 0.5) * factor - 0.5 + offset for value, factor, offset
+                        in zip((camera.intrinsics @ ray)[:2], (2, 4), (100, 40), strict=True)]
+    np.testing.assert_allclose(sensor_of_binned, full[:2])
+
+
+def test_an_uncalibrated_camera_is_none():
+    assert Camera.from_info(info(k=np.zeros(9))) is None
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"k": np.where(np.arange(9) == 0, np.nan, K.ravel())}, "NaN"),
+    ({"d": [0.1, np.nan, 0, 0]}, "NaN"),
+    ({"k": np.where(np.arange(9) == 0, -1, K.ravel())}, "not positive"),
+    ({"distortion_model": "kaleidoscope", "d": [0.1, 0, 0, 0]}, "kaleidoscope"),
+    ({"d": [0.1, 0.2]}, "2 coefficients"),
+])
+def test_an_unusable_calibration_is_refused_in_words(changes, words):
+    with pytest.raises(CameraError, match=words):
+        Camera.from_info(info(**changes))
+
+
+def test_an_image_of_another_size_is_refused_in_words():
+    with pytest.raises(CameraError, match="320x240.*752x480"):
+        Rectifier(Camera(752, 480, K), (376, 240))(np.zeros((240, 320, 3), np.uint8))
+
+
+def test_the_assumed_camera_has_the_asked_field_of_view():
+    camera = Camera.assumed(640, 480, 90.0)
+    left, right = (np.linalg.solve(camera.intrinsics, [x, 0, 1])[0] for x in (-0.5, 639.5))
+    np.testing.assert_allclose((left, right), (-1, 1))
+    assert not camera.calibrated
+
+
+def test_resized_intrinsics_agree_with_opencv():
+    """cv2.resize moves a blob exactly as `resize_intrinsics` moves the principal point."""
+    image = blob(120, 90, (50.3, 40.7))
+    moved = resize_intrinsics(np.array([[1.0, 0, 50.3], [0, 1, 40.7], [0, 0, 1]]), 1.5, 0.5)
+    resized = cv2.resize(image, (180, 45), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(centroid(resized), moved[:2, 2], atol=0.05)
