@@ -14,7 +14,6 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
-
 from tf2_ros.exceptions import (
     ConnectivityException,
     ExtrapolationException,

@@ -1,0 +1,54 @@
+"""Writes config/slam.yaml from vggt_ros/config.py: `python dev/slam_yaml.py`. A test compares the two."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from vggt_ros.config import Config, Setting, Value
+
+TARGET = Path(__file__).parents[1] / "config" / "slam.yaml"
+HEADER = """\
+# Every parameter of vggt_slam with its default. Made from vggt_ros/config.py by dev/slam_yaml.py: change it there.
+# Copy this file, keep the lines you change, and pass it to the launch file as params_file.
+/**:
+  ros__parameters:
+"""
+
+
+def slam_yaml(config: Config | None = None) -> str:
+    """Return the text of the parameter file that holds all settings of `config`, each with a comment."""
+    text, previous = HEADER, ""
+    for setting, value in config or Config():
+        group, _, name = setting.name.rpartition(".")
+        if group != previous:
+            text += f"\n    {group}:\n"
+            previous = group
+        indent = "      " if group else "    "
+        comment = " ".join([setting.doc, _limits(setting)]).strip()
+        text += textwrap.fill(comment, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ") + "\n"
+        text += f"{indent}{name}: {_scalar(value)}\n"
+    return text
+
+
+def _limits(setting: Setting) -> str:
+    parts = [", ".join(setting.choices)] if setting.choices else []
+    if setting.low is not None and setting.high is not None:
+        parts.append(f"{setting.low:g} to {setting.high:g} {setting.unit}".rstrip())
+    if setting.live:
+        parts.append("may change while the node runs")
+    return f"({'; '.join(parts)})" if parts else ""
+
+
+def _scalar(value: Value) -> str:
+    """Return a YAML scalar that is read back with the same type: `true` in quotes stays a text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(slam_yaml())
+    print(f"wrote {TARGET}")

@@ -1,0 +1,74 @@
+"""Starts vggt_slam on a camera's topics, or on a bag. `ros2 launch vggt_ros slam.launch.py --show-args` lists the rest.
+
+The lifecycle node is configured and activated from here: no lifecycle manager is needed.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
+from launch.conditions import IfCondition
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+from lifecycle_msgs.msg import Transition
+
+NODE = "vggt_slam"
+SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image")
+"""Topics of the node that config/slam.rviz shows."""
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the node, its transitions to active, and RViz and a bag player if they are asked for."""
+    share = FindPackageShare("vggt_ros")
+    image, transport, bag = (LaunchConfiguration(name) for name in ("image", "transport", "bag"))
+    namespace, autostart = LaunchConfiguration("namespace"), IfCondition(LaunchConfiguration("autostart"))
+    sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
+    has_bag = PythonExpression(["'", bag, "' != ''"])
+
+    arguments = [
+        DeclareLaunchArgument("image", default_value="/camera/image_raw",
+                              description="Image topic; with transport:=compressed its base, without /compressed."),
+        DeclareLaunchArgument("camera_info", description="CameraInfo topic; by default the image's neighbor.",
+                              default_value=PythonExpression(["posixpath.join(posixpath.dirname('", image,
+                                                              "'), 'camera_info')"], python_modules=["posixpath"])),
+        DeclareLaunchArgument("transport", default_value="raw", choices=["raw", "compressed"],
+                              description="compressed subscribes <image>/compressed; goes before the params_file."),
+        DeclareLaunchArgument("params_file", default_value=PathJoinSubstitution([share, "config", "slam.yaml"]),
+                              description="Parameters of the node."),
+        DeclareLaunchArgument("bag", default_value="", description="A rosbag2 to replay, with /clock."),
+        DeclareLaunchArgument("rviz", default_value="false", description="Start RViz with config/slam.rviz."),
+        DeclareLaunchArgument("use_sim_time", default_value=has_bag,
+                              description="Take time from /clock; by default when a bag is replayed."),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes."),
+        DeclareLaunchArgument("autostart", default_value="true",
+                              description="Configure and activate the node; false leaves that to you."),
+    ]
+    node = LifecycleNode(
+        package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
+        parameters=[LaunchConfiguration("params_file"), {"camera.transport": transport}, sim_time],
+        remappings=[("image", image), ("image/compressed", [image, "/compressed"]),
+                    ("camera_info", LaunchConfiguration("camera_info"))])
+    # The handler comes first: a node that is configured at once must not be missed.
+    activate = RegisterEventHandler(OnStateTransition(
+        target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
+        entities=[_change(node, Transition.TRANSITION_ACTIVATE)]), condition=autostart)
+    configure = _change(node, Transition.TRANSITION_CONFIGURE, condition=autostart)
+    player = Node(
+        package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
+        condition=IfCondition(has_bag),
+        arguments=[bag, "--clock", "--wait-for",
+                   PythonExpression(["'", image, "' + ('/compressed' if '", transport, "' == 'compressed' else '')"])])
+    rviz = Node(
+        package="rviz2", executable="rviz2", namespace=namespace, condition=IfCondition(LaunchConfiguration("rviz")),
+        arguments=["-d", PathJoinSubstitution([share, "config", "slam.rviz"])], parameters=[sim_time],
+        # The file names /vggt_slam/...; relative targets follow the namespace.
+        remappings=[(f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN])
+    return LaunchDescription([*arguments, node, activate, configure, player, rviz])
+
+
+def _change(node: LifecycleNode, transition: int, **kwargs: object) -> EmitEvent:
+    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition),
+                     **kwargs)
