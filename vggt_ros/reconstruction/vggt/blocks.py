@@ -1,0 +1,114 @@
+"""The transformer block of all of VGGT's stages, and its rotary position embedding."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines (N, head_dim) that turn the channels of N tokens."""
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights may be stored in another type than it computes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out) of x (..., in), in the type of `x`, or of autocast where that is on."""
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (Touvron et al., CaiT, 2021)."""
+
+    def __init__(self, dim: int) -> None:
+        """Start with factors of one; real ones are loaded."""
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., dim), scaled."""
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        """Make layers dim -> hidden -> out."""
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out) of x (..., dim)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; optionally q and k are normalized, then turned by their positions."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
+        """Make the projections; `qk_norm` adds a LayerNorm over each head's channels of q and k."""
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """Return (B, N, dim) of x (B, N, dim)."""
+        batch, count, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with LayerScale."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False, eps: float = 1e-5) -> None:
+        """Make a block; DINOv2's LayerNorms have an `eps` of 1e-6, all others 1e-5."""
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qk_norm)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, 4 * dim, dim)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """Return (B, N, dim) of x (B, N, dim); `rotation` as in `rope`, for all N tokens."""
+        x = x + self.ls1(self.attn(self.norm1(x), rotation))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Return x (..., N, head_dim) turned: first half of the channels by y, last half by x (Su et al., RoFormer)."""
+    cosines, sines = rotation
+    halves = x.unflatten(-1, (2, 2, -1))  # (axis, first or second of a pair, frequency)
+    quarter_turn = torch.stack((-halves[..., 1, :], halves[..., 0, :]), dim=-2).flatten(-3)
+    return x * cosines + quarter_turn * sines
+
+
+@lru_cache(maxsize=16)
+def rope(rows: int, columns: int, special: int, frames: int, head_dim: int, device: torch.device) -> Rotation:
+    """Return cosines and sines (frames * (special + rows * columns), head_dim) for tokens in the aggregator's order.
+
+    Patches have positions (y, x) from 1; special tokens sit at (0, 0), where nothing turns. Made once for a size.
+    """
+    frequencies = 100.0 ** (-torch.arange(0, head_dim // 2, 2, dtype=torch.float32, device=device) / (head_dim // 2))
+    y, x = torch.meshgrid(torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device),
+                          indexing="ij")
+    patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
+    positions = torch.cat((patches.new_zeros(special, 2), patches)).float()
+    angles = (positions[:, :, None] * frequencies).repeat(frames, 1, 2).flatten(1)
+    return angles.cos(), angles.sin()

@@ -1,0 +1,47 @@
+"""The camera head: one token a frame to translation, rotation and field of view, refined in iterations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggt_ros.reconstruction.vggt.blocks import Block, Linear, Mlp
+from vggt_ros.reconstruction.vggt.sizes import Sizes
+
+POSE = 9
+"""Length of a pose encoding: translation 3, quaternion x y z w, field of view across height and width in radians."""
+
+
+class CameraHead(nn.Module):
+    """Cameras of all frames at once; the tokens attend to each other across the frames."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        """Make the head."""
+        super().__init__()
+        dim = 2 * sizes.embed_dim
+        self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE))
+        self.trunk = nn.ModuleList(Block(dim, sizes.camera_heads) for _ in range(sizes.camera_depth))
+        self.token_norm = nn.LayerNorm(dim)
+        self.trunk_norm = nn.LayerNorm(dim)
+        self.embed_pose = Linear(POSE, dim)
+        self.poseLN_modulation = nn.Sequential(nn.SiLU(), Linear(dim, 3 * dim))
+        self.pose_branch = Mlp(dim, dim // 2, POSE)
+
+    def forward(self, tokens: Tensor, iterations: int = 4) -> Tensor:
+        """Return pose encodings (S, 9) of the camera tokens (S, 2 dim) of the last layer.
+
+        The camera-from-world translation and the quaternion are as regressed, not normalized; the fields of view are
+        not negative.
+        """
+        tokens = self.token_norm(tokens)[None]
+        normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+        pose, given = 0.0, self.empty_pose_tokens.expand(1, tokens.shape[1], POSE)
+        for _ in range(iterations):
+            shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
+            x = gate * (normed * (1 + scale) + shift) + tokens
+            for block in self.trunk:
+                x = block(x)
+            # The correction is added to the raw value; activations come last.
+            pose = given = pose + self.pose_branch(self.trunk_norm(x))
+        return torch.cat((pose[..., :7], pose[..., 7:].relu()), dim=-1)[0]

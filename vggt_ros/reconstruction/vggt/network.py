@@ -1,0 +1,72 @@
+"""VGGT: images in, cameras, depth, points and tracks out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from vggt_ros.reconstruction.vggt.aggregator import Aggregator
+from vggt_ros.reconstruction.vggt.camera_head import CameraHead
+from vggt_ros.reconstruction.vggt.dpt_head import DptHead
+from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, Sizes
+from vggt_ros.reconstruction.vggt.track_head import TrackHead
+
+OUTPUTS = ("cameras", "depth", "points", "tracks")
+
+
+class Network(nn.Module):
+    """The published network; its state dict has the published names and shapes."""
+
+    def __init__(self, sizes: Sizes = PUBLISHED) -> None:
+        """Make the network without real weights."""
+        super().__init__()
+        self.sizes = sizes
+        self.aggregator = Aggregator(sizes)
+        self.camera_head = CameraHead(sizes)
+        self.point_head = DptHead(sizes, sizes.features, outputs=4)
+        self.depth_head = DptHead(sizes, sizes.features, outputs=2)
+        self.track_head = TrackHead(sizes)
+
+    def forward(self, images: Tensor, outputs: Collection[str] = OUTPUTS[:2],
+                queries: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what `decode` returns for RGB images (S, 3, H, W) in [0, 1], H and W multiples of the patch."""
+        return self.decode(self.aggregate(self.aggregator.encode(images), images.shape[2:]), images.shape[2:],
+                           outputs, queries)
+
+    def aggregate(self, patches: Tensor, size: tuple[int, int] | torch.Size) -> dict[int, Tensor]:
+        """Return the layers that the heads read (S, P, 2 dim), of the encoder's tokens for images of `size` (H, W)."""
+        grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
+        return self.aggregator(patches, grid, {*self.sizes.taps, self.sizes.depth - 1})
+
+    def decode(self, layers: dict[int, Tensor], size: tuple[int, int] | torch.Size, outputs: Collection[str],
+               queries: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the heads' outputs, in float32.
+
+        Args:
+            layers: as `aggregate` returns them.
+            size: H and W of the images.
+            outputs: some of `OUTPUTS`.
+            queries: points of the first frame to track, pixels x y (n, 2).
+
+        Returns:
+            `pose_enc` (S, 9); `depth` and `depth_conf` (S, H, W); `world_points` (S, H, W, 3) and
+            `world_points_conf` (S, H, W); `track` (S, n, 2) in pixels, `track_vis` and `track_conf` (S, n) in [0, 1].
+
+        """
+        grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
+        taps = [layers[tap][:, self.aggregator.special:] for tap in self.sizes.taps]
+        result = {}
+        if "cameras" in outputs:
+            result["pose_enc"] = self.camera_head(layers[self.sizes.depth - 1][:, 0])
+        if "depth" in outputs:
+            raw = self.depth_head(taps, grid).float()
+            result["depth"], result["depth_conf"] = raw[:, 0].exp(), 1 + raw[:, 1].exp()
+        if "points" in outputs:
+            raw = self.point_head(taps, grid).float()
+            xyz = raw[:, :3].permute(0, 2, 3, 1)
+            result["world_points"], result["world_points_conf"] = xyz.sign() * xyz.abs().expm1(), 1 + raw[:, 3].exp()
+        if "tracks" in outputs and queries is not None:
+            result["track"], result["track_vis"], result["track_conf"] = self.track_head(taps, grid, queries)
+        return result

@@ -1,0 +1,77 @@
+"""Sizes of the network: the published ones unless a `config.json` beside the weights says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths and depths of VGGT; the defaults are those of the published VGGT-1B.
+
+    Attributes:
+        embed_dim, heads: width and attention heads of the encoder and of the aggregator's blocks.
+        depth: pairs of frame and global blocks.
+        encoder_depth: blocks of the DINOv2 encoder.
+        encoder_grid: patches along a side of the square that the encoder's position table was trained for.
+        patch: edge of a patch, pixels.
+        registers: register tokens of a frame, in the encoder and in the aggregator.
+        taps: the layers that the dense heads read; the camera head reads the last layer.
+        features, out_channels: widths inside the dense heads.
+        track_features, track_hidden, track_depth: widths and depth of the tracking head.
+        camera_depth, camera_heads: trunk of the camera head.
+
+    """
+
+    embed_dim: int = 1024
+    heads: int = 16
+    depth: int = 24
+    encoder_depth: int = 24
+    encoder_grid: int = 37
+    patch: int = 14
+    registers: int = 4
+    taps: tuple[int, ...] = (4, 11, 17, 23)
+    features: int = 256
+    out_channels: tuple[int, ...] = (256, 512, 1024, 1024)
+    track_features: int = 128
+    track_hidden: int = 384
+    track_depth: int = 6
+    camera_depth: int = 4
+    camera_heads: int = 16
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit each other; raises ValueError."""
+        if self.embed_dim % self.heads or 2 * self.embed_dim % self.camera_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.heads} and "
+                             f"{self.camera_heads} heads")
+        if len(self.taps) != 4 or len(self.out_channels) != 4 or max(self.taps) >= self.depth:
+            raise ValueError(f"taps {self.taps} and out_channels {self.out_channels}: four each, taps below "
+                             f"{self.depth}")
+
+    @staticmethod
+    def load(path: Path) -> Sizes:
+        """Return the sizes written in a JSON file; keys that are no sizes are passed over, missing ones published.
+
+        Raises:
+            ValueError: the file is not a JSON object, or its sizes do not fit each other.
+
+        """
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: not a JSON object")
+        names = {item.name for item in dataclasses.fields(Sizes)}
+        return Sizes(**{name: tuple(value) if isinstance(value, list) else value
+                        for name, value in values.items() if name in names})
+
+    def save(self, path: Path) -> None:
+        """Write the sizes as JSON, as `load` reads them."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+PUBLISHED = Sizes()
+SMALL = Sizes(embed_dim=384, heads=6, depth=4, encoder_depth=12, taps=(0, 1, 2, 3), features=64,
+              out_channels=(48, 96, 192, 384))
+"""A small network for tests: its tensors have the published names, fewer and smaller."""
