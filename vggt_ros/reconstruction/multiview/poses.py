@@ -6,7 +6,7 @@ tracks that are known beforehand, begun from several pairs of keyframes whose so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry import mean_rotation
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.bundle import Adjusted, Scene, adjust
+from vggt_ros.reconstruction.multiview.refine import refine
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -146,6 +147,20 @@ def triangulate(scene: Scene, observed: Array, seen: Mask) -> tuple[Array, Array
     cosine = np.einsum("nsi,nti->nst", towards, towards)
     cosine[~(seen[:, :, None] & seen[:, None, :])] = 1.0
     return points, np.arccos(np.clip(cosine.min((1, 2)), -1, 1))
+
+
+def polish(solved: Solved, grays: list[NDArray[np.uint8]], centers: Array, observed: Array,
+           rounds: int = 1) -> Solved:
+    """Return the solution after its observations were aligned anew with reference patches, and adjusted again."""
+    scene, placed, used = solved.scene, solved.placed, solved.seen
+    for _ in range(rounds):
+        refined, trusted = refine(grays, scene, centers, observed, used)
+        scene, used = _refine(scene, refined, trusted, placed, int(np.argmax(placed)), iterations=15)
+        observed = refined
+    square = (scene.residuals(observed) ** 2).sum(-1)[used]
+    _, angle = triangulate(scene, observed, used)
+    return replace(solved, scene=scene, seen=used, residual=float(np.sqrt(square.mean())),
+                   angle=float(np.degrees(np.median(angle[used.any(1)]))))
 
 
 def _two_views(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed: int) -> Scene | None:

@@ -14,7 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry import inverse, pose
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.poses import Solved, choose
+from vggt_ros.reconstruction.multiview.poses import Solved, choose, polish
 from vggt_ros.reconstruction.multiview.tracks import detect, track
 from vggt_ros.windows import Window
 
@@ -53,6 +53,8 @@ class Multiview:
         observed = np.nan_to_num(tracks - matrices[:, :2, 2])
         solved = choose(observed, seen, np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1), self._seed)
         clock.append(time.perf_counter())
+        solved = polish(solved, [feature.gray for feature in features], matrices[:, :2, 2], observed)
+        clock.append(time.perf_counter())
 
         kept = np.flatnonzero(solved.placed)
         matrices[:, 0, 0], matrices[:, 1, 1] = solved.scene.focal.T
@@ -64,7 +66,7 @@ class Multiview:
         report = {"residual_px": solved.residual, "points": float(solved.seen.any(1).sum()),
                   "inlier_ratio": solved.inlier_ratio, "angle_deg": solved.angle, "parallax_px": solved.parallax,
                   "known_depth": float(np.isfinite(depth).mean()), "track_s": seconds[0], "solve_s": seconds[1],
-                  "depth_s": seconds[2]}
+                  "polish_s": seconds[2], "depth_s": seconds[3]}
         return WindowGeometry(tuple(window.ids[s] for s in kept), window_camera, small, depth, dense.rank(sigma),
                               report={name: float(value) for name, value in report.items()})
 
