@@ -1,0 +1,9 @@
+"""Rendered rooms with exact poses and depth: the truth that tests and the demo are measured against."""
+
+from vggt_ros.synthetic.oracle import OracleNoise, SceneReconstructor
+from vggt_ros.synthetic.paths import drive, laps, look_at, orbit, turn
+from vggt_ros.synthetic.scene import Scene, pinhole
+from vggt_ros.synthetic.rooms import corridor, room
+
+__all__ = ["OracleNoise", "Scene", "SceneReconstructor", "corridor", "drive", "laps", "look_at", "orbit", "pinhole",
+           "room", "turn"]

@@ -1,0 +1,150 @@
+"""A scene of textured rectangles, rendered with exact depth.
+
+Inverse depth on a plane is an affine function of the pixel, and so are the texture coordinates divided by depth: every
+rectangle costs a few additions a pixel. Textures are filtered by a mip map, so that moving images can be matched to a
+fraction of a pixel. Surfaces look the same from everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array
+from vggt_ros.synthetic.textures import Atlas, Image
+
+NEAR = 0.05
+Float = NDArray[np.float32]
+
+
+def pinhole(width: int, height: int, fov: float = 65.0) -> Array:
+    """Return intrinsics (3, 3) of a camera of `fov` degrees across the width; integer coordinates are pixel centers."""
+    focal = width / 2 / np.tan(np.radians(fov) / 2)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A textured rectangle: `corner` (3,) and two perpendicular edges (3,), meters; seen where `right x down` looks away.
+
+    Attributes:
+        corner: world position of the texture's top left.
+        right, down: edges along the texture's width and height.
+        texture: RGB uint8 (h, w, 3), stretched over the rectangle.
+
+    """
+
+    corner: Array
+    right: Array
+    down: Array
+    texture: Image
+
+
+class Scene:
+    """Textured rectangles in a world frame (z up, meters)."""
+
+    def __init__(self, faces: Sequence[Face]) -> None:
+        """Take the rectangles and pack their textures."""
+        self.faces = tuple(faces)
+        self._atlas = Atlas([face.texture for face in faces])
+
+    def render(self, world_camera: Array, intrinsics: Array, size: tuple[int, int]) -> tuple[Image, Float]:
+        """Return the image, RGB uint8 (H, W, 3), and the depth, float32 (H, W), meters along the optical axis.
+
+        Args:
+            world_camera: 4x4 pose, optical axes.
+            intrinsics: float64 (3, 3); integer coordinates are pixel centers.
+            size: width and height.
+
+        Pixels that see nothing are black with depth NaN.
+
+        """
+        inverse_depth, x, y, texel = self._rasterize(world_camera, intrinsics, size)
+        empty = inverse_depth == 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = 1 / inverse_depth
+            # Texels that a pixel covers: across the slant, and half-way along it to keep grazing floors crisp.
+            tilt = _ray_length(intrinsics, size) * depth * texel[1]
+            lod = np.log2(depth * texel[0]) + 0.5 * np.log2(np.maximum(tilt, 1))
+        image = self._atlas.sample(x, y, np.where(empty, 0, lod))
+        if empty.any():
+            image[empty], depth[empty] = 0, np.nan
+        return image, depth
+
+    def depth(self, world_camera: Array, intrinsics: Array, size: tuple[int, int]) -> Float:
+        """Return the depth alone, as `render` does."""
+        inverse_depth = self._rasterize(world_camera, intrinsics, size)[0]
+        with np.errstate(divide="ignore"):
+            return np.where(inverse_depth == 0, np.float32(np.nan), 1 / inverse_depth)
+
+    def _rasterize(self, world_camera: Array, intrinsics: Array,
+                   size: tuple[int, int]) -> tuple[Float, Float, Float, Float]:
+        """Return inverse depth, atlas x and y (h, w), and (2, h, w): texels a pixel at depth 1, inverse plane distance."""
+        width, height = size
+        nearest = np.zeros((height, width), np.float32)
+        x, y = np.zeros_like(nearest), np.zeros_like(nearest)
+        detail = np.zeros((2, height, width), np.float32)
+        rotation, center = world_camera[:3, :3], world_camera[:3, 3]
+        to_ray = np.linalg.inv(intrinsics)
+        for face, corner in zip(self.faces, self._atlas.corner, strict=True):
+            normal = np.cross(face.right, face.down)
+            normal /= np.linalg.norm(normal)
+            distance = normal @ (face.corner - center)  # positive where the face looks at the camera
+            box = _bounds(face, rotation, center, intrinsics, size) if distance > 1e-6 else None
+            if box is None:
+                continue
+            left, right, top, bottom = box
+            columns, rows = np.arange(left, right, dtype=np.float64), np.arange(top, bottom, dtype=np.float64)[:, None]
+
+            def affine(row: Array, columns: Array = columns, rows: Array = rows) -> Float:
+                a, b, c = row @ rotation @ to_ray
+                return (a * columns).astype(np.float32) + (b * rows + c).astype(np.float32)
+
+            inverse = affine(normal / distance)
+            h, w = face.texture.shape[:2]
+            texels = []
+            with np.errstate(divide="ignore", invalid="ignore"):
+                z = 1 / inverse
+                for edge, count in ((face.right, w), (face.down, h)):
+                    scaled = count * edge / (edge @ edge)
+                    texels.append(affine(scaled) * z + np.float32(scaled @ (center - face.corner)))
+                s, t = texels
+                window = (slice(top, bottom), slice(left, right))
+                seen = (inverse > nearest[window]) & (s >= 0) & (s <= w) & (t >= 0) & (t <= h)
+            np.copyto(nearest[window], inverse, where=seen)
+            np.copyto(x[window], s + np.float32(corner[0] - 0.5), where=seen)
+            np.copyto(y[window], t + np.float32(corner[1] - 0.5), where=seen)
+            np.copyto(detail[0][window], np.float32(w / np.linalg.norm(face.right) / intrinsics[0, 0]), where=seen)
+            np.copyto(detail[1][window], np.float32(1 / distance), where=seen)
+        return nearest, x, y, detail
+
+
+def _ray_length(intrinsics: Array, size: tuple[int, int]) -> Float:
+    """Return the length (h, w) of the rays with z = 1."""
+    x = (np.arange(size[0]) - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (np.arange(size[1]) - intrinsics[1, 2]) / intrinsics[1, 1]
+    return np.sqrt(1 + x.astype(np.float32)**2 + y.astype(np.float32)[:, None]**2)
+
+
+def _bounds(face: Face, rotation: Array, center: Array, intrinsics: Array,
+            size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Return the pixels left, right, top, bottom that may see `face`, or None; clips at the near plane."""
+    corners = np.array([face.corner, face.corner + face.right, face.corner + face.right + face.down,
+                        face.corner + face.down])
+    corners = (corners - center) @ rotation
+    points = []
+    for first, second in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if first[2] > NEAR:
+            points.append(first)
+        if (first[2] > NEAR) != (second[2] > NEAR):
+            points.append(first + (NEAR - first[2]) / (second[2] - first[2]) * (second - first))
+    if not points:
+        return None
+    pixels = np.array(points) @ intrinsics.T
+    pixels = pixels[:, :2] / pixels[:, 2:]
+    left, top = np.clip(np.floor(pixels.min(0)), 0, size).astype(int)
+    right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, size).astype(int)
+    return (left, right, top, bottom) if left < right and top < bottom else None
