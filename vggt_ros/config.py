@@ -115,6 +115,8 @@ class MultiviewConfig:
     width: int = _setting(800, "Longest side of the images it works on; smaller images are never enlarged.",
                           unit="px", low=320, high=1920)
     corners: int = _setting(600, "Corners taken up in a keyframe.", low=100, high=5000)
+    focal_sigma: float = _setting(0.0, "How far a calibrated focal length may be off; 0: it is kept as it is.",
+                                  unit="fraction", low=0.0, high=0.1)
     depth_width: int = _setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
 
 

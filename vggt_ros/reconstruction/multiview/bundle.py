@@ -15,6 +15,9 @@ from vggt_ros.geometry import so3_exp
 
 Array = NDArray[np.float64]
 
+PIXEL_SIGMA = 0.3
+"""Pixels that an observation is off, to weigh it against what is known of the focal length."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -49,7 +52,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Adjusted:
-    """Result of an adjustment: the scene, the robust cost in square pixels, the covariance of the cameras' tangents."""
+    """Result of an adjustment: the scene, its robust cost in square pixels, and the steps it took."""
 
     scene: Scene
     cost: float
@@ -62,7 +65,7 @@ def cauchy(square: Array, scale: float) -> Array:
 
 
 def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int = 0, refine_focal: bool = False, tolerance: float = 1e-5) -> Adjusted:
+           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5) -> Adjusted:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -72,19 +75,21 @@ def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: f
         loss_scale: pixels, of the Cauchy loss.
         iterations: at most so many steps.
         fixed: the camera that keeps its pose; the scale is left to the damping.
-        refine_focal: also adjust one factor on all focal lengths.
+        focal_sigma: how far, as a fraction, all focal lengths may be off together; 0 keeps them.
         tolerance: stop when the cost falls by less than this fraction.
 
     """
     observed = np.where(seen[..., None], observed, 0.0)
     damping = 1e-4
     cost = _cost(scene, observed, seen, loss_scale)
-    steps = 0
+    steps, begun = 0, float(scene.focal[0, 0])
     for steps in range(1, iterations + 1):
-        system = _linearize(scene, observed, seen, loss_scale, fixed, refine_focal)
+        system = _linearize(scene, observed, seen, loss_scale, fixed, begun if focal_sigma else None, focal_sigma)
         while True:
-            candidate = _step(scene, system, damping, fixed, refine_focal)
+            candidate = _step(scene, system, damping, fixed, focal_sigma > 0)
             new_cost = _cost(candidate, observed, seen, loss_scale)
+            if focal_sigma:
+                new_cost += (PIXEL_SIGMA / focal_sigma * np.log(candidate.focal[0, 0] / begun)) ** 2
             if new_cost <= cost or damping > 1e6:
                 break
             damping *= 8
@@ -103,7 +108,7 @@ def _cost(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: fl
 
 
 def _linearize(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float, fixed: int,
-               refine_focal: bool) -> tuple[Array, ...]:
+               focal_prior: float | None, focal_sigma: float) -> tuple[Array, ...]:
     """Return the weighted normal equations: cameras (c, c), (c,), points (n, 3, 3), (n, 3), coupling (n, c, 3)."""
     count, cameras = seen.shape
     local = scene.in_cameras()
@@ -125,6 +130,7 @@ def _linearize(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scal
     by_camera = np.concatenate([by_rotation, projection], -1)
     by_camera[:, fixed] = 0.0
 
+    refine_focal = focal_prior is not None
     size = 6 * cameras + refine_focal
     hessian, gradient = np.zeros((size, size)), np.zeros(size)
     coupling = np.zeros((count, size, 3))
@@ -134,11 +140,12 @@ def _linearize(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scal
     gradient[:6 * cameras] = np.einsum("nsai,nsa->si", by_camera, residual).ravel()
     transposed = by_camera.swapaxes(-1, -2)
     coupling[:, :6 * cameras] = (transposed @ by_point).reshape(count, 6 * cameras, 3)
-    if refine_focal:
+    if focal_prior is not None:
         by_focal = ratio * scene.focal * root[..., None]
-        hessian[-1, -1] = (by_focal**2).sum()
+        prior = (PIXEL_SIGMA / focal_sigma) ** 2
+        hessian[-1, -1] = (by_focal**2).sum() + prior
         hessian[-1, :-1] = hessian[:-1, -1] = np.einsum("nsai,nsa->si", by_camera, by_focal).ravel()
-        gradient[-1] = (by_focal * residual).sum()
+        gradient[-1] = (by_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / focal_prior)
         coupling[:, -1] = np.einsum("nsai,nsa->ni", by_point, by_focal)
     flat = by_point.reshape(count, 2 * cameras, 3)
     points = flat.swapaxes(-1, -2) @ flat

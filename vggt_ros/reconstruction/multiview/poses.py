@@ -6,24 +6,20 @@ tracks that are known beforehand, begun from several pairs of keyframes whose so
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import mean_rotation
-from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.bundle import Adjusted, Scene, adjust
-from vggt_ros.reconstruction.multiview.refine import refine
+from vggt_ros.reconstruction.multiview.bundle import Scene, adjust
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_COMMON = 40
 """Fewest tracks that two keyframes share to begin from."""
-MIN_PARALLAX = 1.0
-"""Pixels that the tracks must move besides a rotation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,27 +27,19 @@ class Solved:
     """A solution of a window.
 
     Attributes:
-        scene: cameras and points; cameras that could not be placed are not `placed`.
+        scene: cameras and points; cameras that could not be placed stay at the identity and are not `placed`.
         placed: (S,).
         seen: (n, S), the observations that agree with it.
-        cost: robust cost in square pixels an observation.
+        observed: (n, S, 2), the observations it rests on, pixels from the principal point.
         pair: the keyframes it began from.
-        residual: root mean square of the residuals that agree, pixels.
-        inlier_ratio: observations that agree, of all.
-        angle: median angle between the rays of a point, degrees.
-        parallax: of the best pair, pixels.
 
     """
 
     scene: Scene
     placed: Mask
     seen: Mask
-    cost: float
+    observed: Array
     pair: tuple[int, int]
-    residual: float = 0.0
-    inlier_ratio: float = 0.0
-    angle: float = 0.0
-    parallax: float = 0.0
 
 
 def rays(observed: Array, focal: Array) -> Array:
@@ -100,7 +88,7 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         return None
     placed = np.zeros(cameras, bool)
     placed[list(pair)] = True
-    scene, used = _refine(scene, observed, seen, placed, pair[0], iterations=6)
+    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
     failed: set[int] = set()
     while not placed.all():
         visible = (used.any(1)[:, None] & seen).sum(0)
@@ -116,20 +104,16 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         scene.rotation[following], scene.translation[following] = located
         placed[following] = True
         failed.clear()
-        scene, used = _refine(scene, observed, seen, placed, pair[0], iterations=5)
-    scene, used = _refine(scene, observed, seen, placed, pair[0], iterations=15)
-    square = (scene.residuals(observed) ** 2).sum(-1)[used]
-    _, angle = triangulate(scene, observed, used)
-    return Solved(scene, placed, used, robust_cost(scene, observed, seen), pair, float(np.sqrt(square.mean())),
-                  float(used.sum() / max(seen.sum(), 1)), float(np.degrees(np.median(angle[used.any(1)]))))
+        scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
+    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=10)
+    return Solved(scene, placed, used, observed, pair)
 
 
-def robust_cost(scene: Scene, observed: Array, seen: Mask, loss_scale: float = 1.0) -> float:
-    """Return the mean over all observations of tracks seen twice of the truncated squared residual, square pixels."""
-    counted = seen & (seen.sum(1) >= 2)[:, None]
-    square = (scene.residuals(np.nan_to_num(observed)) ** 2).sum(-1)
-    square = np.nan_to_num(square, nan=np.inf)[counted]
-    return float(np.minimum(square, (3 * loss_scale) ** 2).mean()) if counted.any() else np.inf
+def robust_cost(scene: Scene, observed: Array, seen: Mask, placed: Mask) -> float:
+    """Return the mean truncated squared residual, square pixels; a keyframe that is not placed explains nothing."""
+    square = np.nan_to_num((scene.residuals(observed) ** 2).sum(-1), nan=np.inf)
+    square = np.where(placed, square, np.inf)
+    return float(np.minimum(square, 9.0)[seen].mean()) if seen.any() else np.inf
 
 
 def triangulate(scene: Scene, observed: Array, seen: Mask) -> tuple[Array, Array]:
@@ -143,24 +127,10 @@ def triangulate(scene: Scene, observed: Array, seen: Mask) -> tuple[Array, Array
     weight = homogeneous[:, 3:]
     points = homogeneous[:, :3] / np.where(np.abs(weight) < 1e-9, 1e-9, weight)
     towards = points[:, None] - scene.centers()
-    towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
+    towards /= np.maximum(np.linalg.norm(towards, axis=-1, keepdims=True), 1e-12)
     cosine = np.einsum("nsi,nti->nst", towards, towards)
     cosine[~(seen[:, :, None] & seen[:, None, :])] = 1.0
     return points, np.arccos(np.clip(cosine.min((1, 2)), -1, 1))
-
-
-def polish(solved: Solved, grays: list[NDArray[np.uint8]], centers: Array, observed: Array,
-           rounds: int = 1) -> Solved:
-    """Return the solution after its observations were aligned anew with reference patches, and adjusted again."""
-    scene, placed, used = solved.scene, solved.placed, solved.seen
-    for _ in range(rounds):
-        refined, trusted = refine(grays, scene, centers, observed, used)
-        scene, used = _refine(scene, refined, trusted, placed, int(np.argmax(placed)), iterations=15)
-        observed = refined
-    square = (scene.residuals(observed) ** 2).sum(-1)[used]
-    _, angle = triangulate(scene, observed, used)
-    return replace(solved, scene=scene, seen=used, residual=float(np.sqrt(square.mean())),
-                   angle=float(np.degrees(np.median(angle[used.any(1)]))))
 
 
 def _two_views(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed: int) -> Scene | None:
@@ -198,15 +168,18 @@ def _place(scene: Scene, observed: Array, visible: Mask, camera: int, seed: int)
     return matrix[:, :3], matrix[:, 3]
 
 
-def _refine(scene: Scene, observed: Array, seen: Mask, placed: Mask, fixed: int,
-            iterations: int) -> tuple[Scene, Mask]:
-    """Triangulate every track that the placed cameras see, adjust, and return the scene and what agrees with it."""
+def refit(scene: Scene, observed: Array, seen: Mask, placed: Mask, fixed: int, iterations: int,
+          focal_sigma: float = 0.0) -> tuple[Scene, Mask]:
+    """Triangulate every track that the placed cameras see, adjust, and return the scene and what agrees with it.
+
+    `focal_sigma` is how far, as a fraction, the focal length may be off; 0 keeps it.
+    """
     used = seen & placed
     points, angle = triangulate(scene, observed, used)
     scene = Scene(scene.rotation, scene.translation, points, scene.focal)
     used = agreeing(scene, observed, used, angle, max_residual=4.0)
-    adjusted = _adjust_placed(scene, observed, used, placed, fixed, iterations)
-    return adjusted.scene, agreeing(adjusted.scene, observed, used, angle, max_residual=2.5)
+    scene = _adjust_placed(scene, observed, used, placed, fixed, iterations, focal_sigma)
+    return scene, agreeing(scene, observed, used, angle, max_residual=2.5)
 
 
 def agreeing(scene: Scene, observed: Array, seen: Mask, angle: Array, max_residual: float) -> Mask:
@@ -216,38 +189,14 @@ def agreeing(scene: Scene, observed: Array, seen: Mask, angle: Array, max_residu
     return good & (good.sum(1) >= 2)[:, None]
 
 
-def _adjust_placed(scene: Scene, observed: Array, used: Mask, placed: Mask, fixed: int, iterations: int) -> Adjusted:
+def _adjust_placed(scene: Scene, observed: Array, used: Mask, placed: Mask, fixed: int, iterations: int,
+                   focal_sigma: float) -> Scene:
     rows, columns = np.flatnonzero(used.any(1)), np.flatnonzero(placed)
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns])
     grid = np.ix_(rows, columns)
     adjusted = adjust(part, observed[grid], used[grid], iterations=iterations,
-                      fixed=int(np.flatnonzero(columns == fixed)[0]))
+                      fixed=int(np.flatnonzero(columns == fixed)[0]), focal_sigma=focal_sigma).scene
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
-    rotation[columns], translation[columns] = adjusted.scene.rotation, adjusted.scene.translation
-    points[rows] = adjusted.scene.points
-    return Adjusted(Scene(rotation, translation, points, scene.focal), adjusted.cost, adjusted.iterations)
-
-
-def choose(observed: Array, seen: Mask, focal: Array, seed: int) -> Solved:
-    """Return the best of the solutions begun from several pairs.
-
-    Raises:
-        ReconstructionRefused: too few tracks, no parallax, or nothing that explains the tracks.
-
-    """
-    pairs = rank_pairs(observed, seen, focal)
-    if not pairs:
-        raise ReconstructionRefused(f"too few tracks: no two of {seen.shape[1]} keyframes share {MIN_COMMON}")
-    parallax = max(pair[1] for pair in pairs)
-    if parallax < MIN_PARALLAX:
-        raise ReconstructionRefused(f"no parallax: after the best rotation the tracks move by {parallax:.2f} px only")
-    solutions: list[Solved] = []
-    for _, _, i, j in pairs[:4]:
-        solved = solve(observed, seen, focal, (i, j), seed)
-        if solved is not None:
-            solutions.append(solved)
-        if len(solutions) == 2:
-            break
-    if not solutions:
-        raise ReconstructionRefused("no pair of keyframes gives a relative pose")
-    return min(solutions, key=lambda solved: solved.cost)
+    rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
+    points[rows] = adjusted.points
+    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]))

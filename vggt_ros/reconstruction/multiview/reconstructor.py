@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -14,11 +15,16 @@ from vggt_ros.config import Config
 from vggt_ros.geometry import inverse, pose
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.poses import Solved, choose, polish
+from vggt_ros.reconstruction.multiview.poses import Solved
+from vggt_ros.reconstruction.multiview.selection import find
 from vggt_ros.reconstruction.multiview.tracks import detect, track
 from vggt_ros.windows import Window
 
 Array = NDArray[np.float64]
+
+
+UNCALIBRATED_SIGMA = 0.2
+"""How far, as a fraction, an assumed focal length may be off."""
 
 
 class Multiview:
@@ -51,22 +57,22 @@ class Multiview:
         matrices = np.array([keyframe.intrinsics for keyframe in window.keyframes])
         seen = ~np.isnan(tracks[..., 0])
         observed = np.nan_to_num(tracks - matrices[:, :2, 2])
-        solved = choose(observed, seen, np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1), self._seed)
-        clock.append(time.perf_counter())
-        solved = polish(solved, [feature.gray for feature in features], matrices[:, :2, 2], observed)
+        focal = np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1)
+        calibrated = all(keyframe.calibrated for keyframe in window.keyframes)
+        grays = [feature.gray for feature in features]
+        solved, judgment = find(grays, matrices[:, :2, 2], observed, seen, focal,
+                                self._settings.focal_sigma if calibrated else UNCALIBRATED_SIGMA, self._seed)
         clock.append(time.perf_counter())
 
         kept = np.flatnonzero(solved.placed)
         matrices[:, 0, 0], matrices[:, 1, 1] = solved.scene.focal.T
         window_camera, points = _in_first_camera(solved, kept)
-        grays, small = _reduce([features[s].gray for s in kept], matrices[kept], self._settings.depth_width)
+        grays, small = _reduce([grays[s] for s in kept], matrices[kept], self._settings.depth_width)
         depth, sigma = dense.dense_depth(grays, small, window_camera, points, solved.seen[:, kept])
         clock.append(time.perf_counter())
         seconds = np.diff(clock)
-        report = {"residual_px": solved.residual, "points": float(solved.seen.any(1).sum()),
-                  "inlier_ratio": solved.inlier_ratio, "angle_deg": solved.angle, "parallax_px": solved.parallax,
-                  "known_depth": float(np.isfinite(depth).mean()), "track_s": seconds[0], "solve_s": seconds[1],
-                  "polish_s": seconds[2], "depth_s": seconds[3]}
+        report = {**asdict(judgment), "known_depth": np.isfinite(depth).mean(), "focal_px": matrices[0, 0, 0],
+                  "track_s": seconds[0], "solve_s": seconds[1], "depth_s": seconds[2]}
         return WindowGeometry(tuple(window.ids[s] for s in kept), window_camera, small, depth, dense.rank(sigma),
                               report={name: float(value) for name, value in report.items()})
 

@@ -15,6 +15,9 @@ PATCH = (21, 21)
 LEVELS = 3
 TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 COARSE_WIDTH = 160
+MIN_SURVIVAL = 0.35
+"""Fraction of the points that must be tracked before another first guess is tried."""
+MIN_MATCHES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,14 @@ class Features:
     gray: Gray
     coarse: Gray
     corners: NDArray[np.float32]
+
+    def sift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return SIFT keypoints (m, 2) in pixels of the full image and their descriptors (m, 128), at half size."""
+        half = cv2.resize(self.gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        keypoints, descriptors = cv2.SIFT_create(400).detectAndCompute(half, None)
+        if descriptors is None:
+            return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+        return np.array([keypoint.pt for keypoint in keypoints], np.float32) * 2 + 0.5, descriptors
 
 
 def detect(image: NDArray[np.uint8], count: int) -> Features:
@@ -66,18 +77,46 @@ def track(features: list[Features], max_drift: float = 0.5) -> Array:
 
 def step(source: Features, target: Features, points: NDArray[np.float32],
          max_drift: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the points (n, 2) of `source` in `target`, and which of them tracked back to within `max_drift` pixels."""
+    """Return the points (n, 2) of `source` in `target`, and which of them tracked back to within `max_drift` pixels.
+
+    Dense flow at low resolution gives the first guess. Where it fails for most (a fast turn), a homography by SIFT does.
+    """
     if not len(points):
         return points, np.zeros(0, bool)
-    guess = points + _coarse_flow(source, target, points)
+    moved, good = _lucas_kanade(source, target, points, points + _coarse_flow(source, target, points), max_drift)
+    if good.mean() < MIN_SURVIVAL:
+        homography = _coarse_homography(source, target)
+        if homography is not None:
+            guess = cv2.perspectiveTransform(points[None], homography)[0].astype(np.float32)
+            again, also = _lucas_kanade(source, target, points, guess, 2 * max_drift)
+            moved, good = np.where(also[:, None], again, moved), good | also
+    return moved, good
+
+
+def _lucas_kanade(source: Features, target: Features, points: NDArray[np.float32], guess: NDArray[np.float32],
+                  max_drift: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the points in `target` tracked from a guess, and which of them track back."""
     options = {"winSize": PATCH, "maxLevel": LEVELS, "criteria": TERMINATION, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(source.gray, target.gray, points, guess.copy(), **options)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, source.gray, moved, points + moved - guess,
-                                                   **options)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, source.gray, moved, points + moved - guess, **options)
     height, width = target.gray.shape
     inside = (moved > 3).all(1) & (moved < [width - 4, height - 4]).all(1)
     near = np.linalg.norm(back - points, axis=1) < max_drift
     return moved, (found[:, 0] > 0) & (found_back[:, 0] > 0) & inside & near
+
+
+def _coarse_homography(source: Features, target: Features) -> Array | None:
+    """Return the homography (3, 3) of most SIFT matches at low resolution, or None if there are too few."""
+    (first, described), (second, described_too) = source.sift(), target.sift()
+    if min(len(first), len(second)) < MIN_MATCHES:
+        return None
+    pairs = cv2.BFMatcher().knnMatch(described, described_too, k=2)
+    matches = [best for best, other in pairs if best.distance < 0.8 * other.distance]
+    if len(matches) < MIN_MATCHES:
+        return None
+    homography, inliers = cv2.findHomography(first[[match.queryIdx for match in matches]],
+                                             second[[match.trainIdx for match in matches]], cv2.USAC_MAGSAC, 6.0)
+    return homography if homography is not None and inliers.sum() >= MIN_MATCHES else None
 
 
 def _coarse_flow(source: Features, target: Features, points: NDArray[np.float32]) -> NDArray[np.float32]:
