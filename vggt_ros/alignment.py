@@ -96,21 +96,10 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
         raise AlignmentRefused(f"the depths of the shared keyframes differ by {100 * scatter:.0f} % after the best "
                                f"scale, more than {100 * config.max_scale:.0f} %")
     medians = np.array([np.median(overlap.log_ratio) for overlap in overlaps.values()])
-    variance_scale = scatter**2 / (_INDEPENDENT * len(overlaps)) + float(np.mean((medians - log_scale) ** 2)) / len(
-        overlaps)
-    found, information, error = _solve(list(overlaps.values()), float(np.exp(log_scale)))
+    variance_scale = (scatter**2 / _INDEPENDENT + float(np.mean((medians - log_scale) ** 2)) + 1e-6) / len(overlaps)
+    found = _solve(list(overlaps.values()), float(np.exp(log_scale)))
     _check_agreement(overlaps, found, config)
-
-    covariance = np.zeros((7, 7))
-    covariance[:6, :6] = np.linalg.inv(information) * max(error, 0.1)
-    covariance[6, 6] = variance_scale + 1e-8
-    # An error of scale also moves the cameras of the window against the point about which the scale was taken, the
-    # points' center: about that point, scale and translation are independent.
-    center = np.mean([(o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3])
-                      for o in overlaps.values()], axis=0)
-    lever = np.eye(7)
-    lever[3:6, 6] = -center
-    return Alignment(found, lever @ covariance @ lever.T, tuple(overlaps))
+    return Alignment(found, _covariance(list(overlaps.values()), found, variance_scale), tuple(overlaps))
 
 
 def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap | None:
@@ -132,8 +121,8 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
                     rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
 
 
-def _solve(overlaps: list[_Overlap], scale: float) -> tuple[Sim3, Array, float]:
-    """Return the similarity of a given scale by robust Gauss-Newton, its information (6, 6) and mean square residual.
+def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
+    """Return the similarity of a given scale by robust Gauss-Newton.
 
     The residuals, each over its prior sigma, are those of the shared rotations, centers and points. The perturbation
     is on the right: [rotation, translation] in the window's frame and units.
@@ -141,7 +130,7 @@ def _solve(overlaps: list[_Overlap], scale: float) -> tuple[Sim3, Array, float]:
     rotation = mean_rotation(np.array([o.reference_camera[:3, :3] @ o.window_camera[:3, :3].T for o in overlaps]))
     translation = np.mean([o.reference_camera[:3, 3] - scale * rotation @ o.window_camera[:3, 3] for o in overlaps], 0)
     for _ in range(10):
-        information, gradient, squares, count = np.zeros((6, 6)), np.zeros(6), 0.0, 0.0
+        information, gradient = np.zeros((6, 6)), np.zeros(6)
         for o in overlaps:
             depth = float(np.median(o.reference_points[:, 2]))
             # Rotation: Log(R_reference' R R_window).
@@ -163,18 +152,42 @@ def _solve(overlaps: list[_Overlap], scale: float) -> tuple[Sim3, Array, float]:
                 jacobian[:, :, 3:] = scale * rotation / sigma[:, None, None]
                 terms.append((jacobian, residual, share))
             for jacobian, residual, share in terms:
-                square = (residual**2).sum(1)
-                weight = share / (1 + square / 9.0) ** 2  # Geman-McClure at 3 sigma
+                weight = share / (1 + (residual**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
                 information += np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian)
                 gradient += np.einsum("n,nki,nk->i", weight, jacobian, residual)
-                squares += float(weight @ square)
-                count += 3 * float(weight.sum())
         step = -np.linalg.solve(information, gradient)
         translation = translation + scale * rotation @ step[3:]
         rotation = orthonormalize(rotation @ so3_exp(step[:3]))
         if np.abs(step).max() < 1e-9:
             break
-    return Sim3(scale, rotation, translation), information, squares / max(count, 1.0)
+    return Sim3(scale, rotation, translation)
+
+
+def _covariance(overlaps: list[_Overlap], found: Sim3, variance_scale: float) -> Array:
+    """Return the covariance (7, 7) of an alignment.
+
+    All points of a keyframe share the error of its pose, so the shared poses are what is independent, not the points.
+    The level of their errors is the prior one, corrected by how far they disagree.
+    """
+    information, squares = np.zeros((6, 6)), 0.0
+    for o in overlaps:
+        placed = found.apply_pose(o.window_camera)
+        sigma_center = _SIGMA_CENTER * float(np.median(o.window_points[:, 2]))
+        turn = so3_log(o.reference_camera[:3, :3].T @ placed[:3, :3]) / _SIGMA_ROTATION
+        shift = (o.reference_camera[:3, 3] - placed[:3, 3]) / (found.scale * sigma_center)
+        squares += float(turn @ turn + shift @ shift)
+        center = np.hstack([-skew(o.window_camera[:3, 3]), np.eye(3)]) / sigma_center
+        information[:3, :3] += np.eye(3) / _SIGMA_ROTATION**2
+        information += center.T @ center
+    covariance = np.zeros((7, 7))
+    covariance[:6, :6] = np.linalg.inv(information) * (6 + squares) / (6 * len(overlaps))
+    covariance[6, 6] = variance_scale
+    # An error of scale moves the cameras against the center of the points about which the scale was taken: there, scale
+    # and translation are independent.
+    lever = np.eye(7)
+    lever[3:6, 6] = -np.mean([o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3]
+                              for o in overlaps], axis=0)
+    return lever @ covariance @ lever.T
 
 
 def _check_agreement(overlaps: Mapping[int, _Overlap], found: Sim3, config: AlignmentConfig) -> None:

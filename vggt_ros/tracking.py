@@ -20,6 +20,8 @@ from vggt_ros.solution import Solution
 
 _MEMORY = 40
 """Keyframes that are remembered by their tracks and features."""
+_DEPTH_JUMP = 1.15
+"""Ratio of the largest to the smallest depth around a landmark beyond which it is not used."""
 _INLIER = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 
@@ -158,13 +160,19 @@ class Tracker:
 
 
 def _landmarks(pixels: NDArray[np.float32], width: int, keyframe: int, solution: Solution) -> Array:
-    """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image, NaN where depth is unknown."""
+    """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image.
+
+    NaN where depth is unknown or jumps: corners are often on edges, where it is anyone's guess which side they are on.
+    """
     row = solution.index(keyframe)
     assert row is not None
     kept, camera = solution.kept[keyframe], solution.map_camera[row]
     small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / width) - 0.5
-    columns, rows = np.clip(np.rint(small).astype(int), 0, np.array(kept.depth.shape[::-1]) - 1).T
-    depth = kept.depth[rows, columns].astype(np.float64) * solution.scale[row]
+    height, width_kept = kept.depth.shape
+    around = np.rint(small).astype(int)[:, None] + np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
+    columns, rows = np.clip(around[..., 0], 0, width_kept - 1), np.clip(around[..., 1], 0, height - 1)
+    patches = np.sort(kept.depth[rows, columns].astype(np.float64), axis=1)  # (n, 9), NaN last
+    depth = np.where(patches[:, 8] < _DEPTH_JUMP * patches[:, 0], patches[:, 4], np.nan) * solution.scale[row]
     rays = np.linalg.solve(kept.intrinsics, np.column_stack([small, np.ones(len(small))]).T).T
     return rays * depth[:, None] @ camera[:3, :3].T + camera[:3, 3]
 
@@ -173,9 +181,12 @@ def _consensus(points: Array, pixels: Array, intrinsics: Array, limit: float) ->
     """Return the pose `world_camera` and the inliers of P3P in RANSAC, or None if none was found."""
     if len(points) < 6:
         return None
-    found, rotation, translation, inliers = cv2.solvePnPRansac(
-        points, np.ascontiguousarray(pixels, np.float64), intrinsics, None, iterationsCount=200,
-        reprojectionError=limit, confidence=0.999, flags=cv2.SOLVEPNP_SQPNP)
+    try:
+        found, rotation, translation, inliers = cv2.solvePnPRansac(
+            points, np.ascontiguousarray(pixels, np.float64), intrinsics, None, iterationsCount=200,
+            reprojectionError=limit, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
+    except cv2.error:  # raised by degenerate points, such as points on a line; there is no pose then
+        return None
     if not found or inliers is None:
         return None
     camera_world = np.eye(4)

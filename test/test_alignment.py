@@ -1,0 +1,134 @@
+"""Alignment of a window against exact geometry, and that its covariance is honest."""
+
+import numpy as np
+import pytest
+
+from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.config import AlignmentConfig
+from vggt_ros.geometry import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
+from vggt_ros.solution import KeptKeyframe
+
+CONFIG = AlignmentConfig()
+INTRINSICS = np.array([[90.0, 0, 51.5], [0, 90.0, 38.5], [0, 0, 1]])
+TRUTH = Sim3(1.7, so3_exp(np.array([0.2, -0.4, 0.1])), np.array([1.0, -2.0, 0.5]))
+
+
+def kept(keyframe: int, depth) -> KeptKeyframe:
+    """Return a keyframe of which only the depth matters."""
+    confidence = np.where(np.isfinite(depth), 200, 0).astype(np.uint8)
+    return KeptKeyframe(keyframe, keyframe, INTRINSICS, depth.astype(np.float16), confidence,
+                        np.zeros((*depth.shape, 3), np.uint8))
+
+
+def straight_line(rng, noise=0.0, count=3, turned=True):
+    """Return both sides of `count` keyframes on a straight line, where camera centers determine no rotation.
+
+    `noise` is the sigma of the rotations in radians, of the centers in units of the depth, and a tenth of the depth's.
+    """
+    reference, window = {}, {}
+    for k in range(count):
+        depth = 2 + rng.random((8, 10)).repeat(10, 0).repeat(11, 1)[:78, :104] + 0.3 * rng.random((78, 104))
+        camera = pose(so3_exp(np.array([0.0, 0.05 * k, 0.0]) if turned else np.zeros(3)), np.array([0.1 * k, 0, 0]))
+        jitter = pose(so3_exp(noise * rng.standard_normal(3)), 2.5 * noise * rng.standard_normal(3))
+        window[k] = View(camera, kept(k, depth))
+        blur = np.exp(3 * noise * rng.standard_normal(depth.shape))
+        reference[k] = View(TRUTH.apply_pose(camera @ jitter), kept(k, depth * TRUTH.scale * blur))
+    return reference, window
+
+
+def test_exact_overlap_gives_the_exact_similarity():
+    """To the precision in which depth is kept."""
+    found = align(*straight_line(np.random.default_rng(0)), CONFIG)
+    assert found.reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
+    assert rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation) < 1e-4
+    assert np.linalg.norm(found.reference_window.translation - TRUTH.translation) < 1e-3
+    assert found.shared == (0, 1, 2)
+
+
+def test_one_shared_keyframe_is_enough():
+    """A pose with its depth determines a similarity."""
+    found = align(*straight_line(np.random.default_rng(1), count=1), CONFIG)
+    assert rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation) < 1e-4
+    assert found.reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
+
+
+def test_straight_lines_do_not_turn_the_map():
+    """With noise of 1 mm at 2 m, aligned camera centers are wrong by tens of degrees; this stays below half of one."""
+    worst = 0.0
+    for seed in range(20):
+        found = align(*straight_line(np.random.default_rng(seed), 5e-4, turned=False), CONFIG)
+        worst = max(worst, np.degrees(rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation)))
+    assert worst < 0.5
+
+
+def test_scale_is_not_biased():
+    """Noisy depth on either side: the mean of the logarithm of scale over seeds is that of the truth."""
+    errors = []
+    for seed in range(60):
+        reference, window = straight_line(np.random.default_rng(seed), 0.01)
+        errors.append(np.log(align(reference, window, CONFIG).reference_window.scale / TRUTH.scale))
+        errors.append(np.log(align(window, reference, CONFIG).reference_window.scale * TRUTH.scale))
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors)) + 2e-4
+
+
+@pytest.mark.parametrize(("noise", "limit"), [(0.001, 1.0), (0.002, 1.1), (0.004, 2.0)])
+def test_the_covariance_is_honest(noise, limit):
+    """The normalized error squared over its 7 degrees is near 1 where errors are as expected.
+
+    Where they are twice as large the covariance follows: with one of fixed sigmas it would be 4.
+    """
+    squares = []
+    for seed in range(60):
+        found = align(*straight_line(np.random.default_rng(seed), noise), CONFIG)
+        error = TRUTH.inverse() @ found.reference_window
+        vector = np.concatenate([so3_log(error.rotation), error.translation, [np.log(error.scale)]])
+        squares.append(vector @ np.linalg.solve(found.covariance, vector))
+    assert 0.2 < np.mean(squares) / 7 < limit
+
+
+def test_outliers_in_depth_do_not_move_it():
+    """A tenth of the pixels is wrong by a factor."""
+    rng = np.random.default_rng(0)
+    reference, window = straight_line(rng)
+    for k, view in list(reference.items()):
+        depth = view.kept.depth.astype(float)
+        depth[rng.random(depth.shape) < 0.1] *= 3
+        reference[k] = View(view.camera, kept(k, depth))
+    found = align(reference, window, CONFIG).reference_window
+    assert found.scale == pytest.approx(TRUTH.scale, rel=2e-3)
+    assert rotation_angle(found.rotation.T @ TRUTH.rotation) < 2e-3
+
+
+def test_refusals_name_their_reason():
+    """Nothing shared, too little depth, a turned keyframe, a moved one, contradicting depth."""
+    reference, window = straight_line(np.random.default_rng(0))
+    with pytest.raises(AlignmentRefused, match="no keyframe of the window is known"):
+        align({}, window, CONFIG)
+    empty = {k: View(v.camera, kept(k, np.full((78, 104), np.nan))) for k, v in reference.items()}
+    with pytest.raises(AlignmentRefused, match="500 pixels of depth"):
+        align(empty, window, CONFIG)
+    turned = dict(reference)
+    turned[1] = View(reference[1].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), reference[1].kept)
+    with pytest.raises(AlignmentRefused, match="keyframe . is (turned|off)"):
+        align(turned, window, CONFIG)
+    moved = dict(reference)
+    moved[1] = View(reference[1].camera @ pose(np.eye(3), np.array([2.5, 0, 0])), reference[1].kept)
+    with pytest.raises(AlignmentRefused, match="keyframe 1 is off by"):
+        align(moved, window, CONFIG)
+    rng = np.random.default_rng(1)
+    torn = {k: View(v.camera, kept(k, v.kept.depth.astype(float) * np.exp(rng.standard_normal((78, 104)))))
+            for k, v in reference.items()}
+    with pytest.raises(AlignmentRefused, match="differ by"):
+        align(torn, window, CONFIG)
+
+
+def test_views_in_any_unit():
+    """A view's scale is applied to its depth: the reference may be given in map units."""
+    reference, window = straight_line(np.random.default_rng(2))
+    stretched = {}
+    for k, view in reference.items():
+        camera = view.camera.copy()
+        camera[:3, 3] *= 4
+        stretched[k] = View(camera, view.kept, 4.0)
+    assert align(stretched, window, CONFIG).reference_window.scale == pytest.approx(4 * TRUTH.scale, rel=1e-3)
+    assert np.allclose(orthonormalize(inverse(camera)[:3, :3]) @ camera[:3, :3], np.eye(3))

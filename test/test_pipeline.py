@@ -1,0 +1,201 @@
+"""The whole pipeline on an exactly known scene; each fault of the peers that it must not have has its test."""
+
+import numpy as np
+import pytest
+from scenes import SIZE, lap, run, trajectory_error
+
+from vggt_ros.config import Config
+from vggt_ros.geometry import inverse, rotation_angle
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.solution import Frame
+from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+
+
+@pytest.fixture(scope="module", name="exact")
+def _exact():
+    """The sequence, run with windows that are exact but for their units."""
+    return lap(), run(lap(), Config(), lap().oracle())
+
+
+def test_exact_windows_give_an_exact_trajectory_and_map(exact):
+    """Windows of arbitrary units, right but for that, chain to the truth: 1e-4 m over a path of 4 m."""
+    sequence, done = exact
+    stamps, poses = done.slam.trajectory(0)
+    error, world_map = trajectory_error(stamps, poses, sequence)
+    assert error < 1e-4
+    assert done.slam.counts.submaps == 1
+    turns = [rotation_angle(t[:3, :3].T @ world_map.rotation @ p[:3, :3])
+             for t, p in zip(sequence.truth(stamps), poses, strict=True)]
+    assert max(turns) < 1e-4
+
+    # Every point of the map lies on a surface of the room: seen from any keyframe, none is before what is rendered.
+    cloud = done.slam.map_cloud()
+    assert len(cloud) > 5000
+    camera = sequence.truth(stamps)[len(stamps) // 2]
+    local = (world_map.apply(cloud.points.astype(float)) - camera[:3, 3]) @ camera[:3, :3]
+    intrinsics = sequence.frames[0].intrinsics
+    depth = room().depth(camera, intrinsics, SIZE)
+    pixels = np.rint(local[:, :2] / local[:, 2:] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]).astype(int)
+    seen = (local[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels < SIZE).all(1)
+    ahead = depth[pixels[seen, 1], pixels[seen, 0]] - local[seen, 2]
+    assert seen.sum() > 1000
+    assert np.mean(ahead > 0.03) < 0.01
+    assert np.median(np.abs(ahead)) < 0.01
+
+
+def test_the_first_windows_keyframes_are_all_in_the_map(exact):
+    """Those of the overlap too: a peer leaves them out."""
+    sequence, done = exact
+    keyframes = [t.keyframe for t in done.tracked if t.keyframe is not None]
+    assert done.slam.solution.ids.tolist() == keyframes
+    for keyframe in keyframes[:8]:
+        assert len(done.slam.keyframe_cloud(keyframe)) > 1000
+
+
+def test_the_first_median_depth_is_the_assumed_one(exact):
+    """While scale is unknown, units are such that the first window's median depth is 2, and the solution says so."""
+    sequence, done = exact
+    solution = done.slam.solution
+    assert solution.scale_state == "UNKNOWN"
+    first = [solution.kept[int(k)].depth.astype(float) * s
+             for k, s in zip(solution.ids[:8], solution.scale[:8], strict=True)]
+    assert np.nanmedian(first) == pytest.approx(2.0, rel=0.02)
+
+
+def test_a_dropped_window_breaks_nothing():
+    """The overlap is found by keyframe id: a peer that pairs it by position is wrong by 0.4 m here, silently."""
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(), drop=(2,))
+    stamps, poses = done.slam.trajectory(0)
+    assert done.slam.counts.submaps == 1
+    assert len(stamps) < done.slam.counts.keyframes
+    assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_a_chain_that_breaks_begins_a_new_submap():
+    """Nothing is shared with the map and nothing can bridge the gap: a new submap, said so, and right in itself."""
+
+    class Nearsighted(SceneReconstructor):
+        """Refuses a window with a gap, as a real reconstructor must that sees nothing in common across it."""
+
+        def reconstruct(self, window):
+            if np.diff(window.ids).max() > 4:
+                raise ReconstructionRefused("no matches")
+            return super().reconstruct(window)
+
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(Nearsighted), drop=(2, 3))
+    assert done.slam.counts.submaps == 2
+    fresh = [u for u in done.updates if u.new_submap]
+    assert len(fresh) == 1
+    assert fresh[0].refused == "no keyframe of the window is known; then: no matches"
+    for submap in range(2):
+        stamps, poses = done.slam.trajectory(submap)
+        assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_a_refused_window_is_bridged():
+    """The reconstructor gives up on a window; the next one takes some of its keyframes in and the map goes on."""
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(refuse=(2,)))
+    refused = [u for u in done.updates if u.refused]
+    assert "oracle's list" in refused[0].refused
+    assert done.slam.counts.refused == 1
+    assert done.slam.counts.submaps == 1
+    stamps, poses = done.slam.trajectory(0)
+    assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_a_partial_last_window_is_placed_by_its_true_overlap(exact):
+    """The end of a stream is as right as its middle: a peer jumps by a meter here."""
+    sequence, done = exact
+    last = done.updates[-1]
+    assert 0 < len(last.keyframes) < 5
+    solution = done.slam.solution
+    assert set(last.keyframes) <= set(solution.ids.tolist())
+    stamps, poses = done.slam.trajectory(0)
+    assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_every_frame_after_the_first_window_has_a_pose():
+    """The tracker's poses are right to a centimeter, also when moved with the final map."""
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, depth=0.02)))
+    stamps, poses = done.slam.trajectory(0)
+    _, world_map = trajectory_error(stamps, poses, sequence)
+    first = next(i for i, t in enumerate(done.tracked) if t.state == "TRACKING")
+    assert all(t.state == "TRACKING" for t in done.tracked[first:])
+    errors = [np.linalg.norm(world_map.apply(done.slam.frame_pose(t)[:3, 3]) - truth[:3, 3])
+              for t, truth in zip(done.tracked[first:], sequence.world_camera[first:], strict=True)]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.01
+    assert max(errors) < 0.05
+    assert all(np.linalg.eigvalsh(t.covariance).min() > 0 for t in done.tracked[first:])
+
+
+def test_odometry_does_not_jump_when_the_map_does():
+    """Noisy windows move the camera in the map at each solve; in the odometry its steps stay those of the frames."""
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
+    tracked = [(i, t) for i, t in enumerate(done.tracked) if t.state == "TRACKING"]
+    steps = np.array([np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3])
+                      for (_, a), (_, b) in zip(tracked, tracked[1:], strict=False)])
+    assert steps.max() < 3 * np.median(steps)
+    for _, t in tracked:
+        assert np.allclose(t.map_odom @ t.odom_camera, t.map_camera, atol=1e-9)
+
+
+def test_reset_keeps_old_windows_out_of_the_new_map():
+    """A window formed before the reset and solved after it leaves no trace."""
+    sequence = lap()
+    slam = Slam(Config(), sequence.oracle())
+    windows = [w for w in (slam.track(f).window for f in sequence.frames) if w]
+    slam.step(windows[0])
+    slam.reset()
+    update = slam.step(windows[1])
+    assert "reset" in update.refused
+    assert len(slam.solution) == 0
+    assert len(slam.map_cloud()) == 0
+
+
+def test_two_runs_agree():
+    """The same input gives the same output, to the last bit."""
+    sequence = lap()
+    noise = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
+    first, second = (run(sequence, Config(), sequence.oracle(noise=noise)) for _ in range(2))
+    assert np.array_equal(first.slam.solution.map_camera, second.slam.solution.map_camera)
+    assert all(a.map_camera is None or np.array_equal(a.map_camera, b.map_camera)
+               for a, b in zip(first.tracked, second.tracked, strict=True))
+
+
+def test_black_images_are_no_keyframes():
+    """A covered lens makes no keyframe, loses the pose and says so; nothing crashes."""
+    sequence = lap()
+    slam = Slam(Config(), sequence.oracle())
+    black = [Frame(10**18 + i, np.zeros((SIZE[1], SIZE[0], 3), np.uint8), sequence.frames[0].intrinsics)
+             for i in range(3)]
+    assert [slam.track(f).keyframe for f in black] == [None] * 3
+    for frame in sequence.frames[:40]:
+        tracked = slam.track(frame)
+        if tracked.window:
+            slam.step(tracked.window)
+    assert tracked.state == "TRACKING"
+    assert slam.track(black[0]).state == "LOST"
+
+
+def test_back_pressure_thins_keyframes_and_counts_them():
+    """Without room no window is formed, keyframes are thinned and counted, and the map is still right."""
+    sequence = lap()
+    slam = Slam(Config(), sequence.oracle())
+    for i, frame in enumerate(sequence.frames):
+        tracked = slam.track(frame, room=not 30 < i < 70)
+        if tracked.window:
+            slam.step(tracked.window)
+    assert slam.counts.thinned > 0
+    last = slam.flush()
+    if last:
+        slam.step(last)
+    stamps, poses = slam.trajectory(0)
+    assert slam.counts.submaps == 1
+    assert len(stamps) == slam.counts.keyframes - slam.counts.thinned
+    assert trajectory_error(stamps, poses, sequence)[0] < 1e-4

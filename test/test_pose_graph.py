@@ -1,0 +1,94 @@
+"""The graph against exact loops and against a batch solver."""
+
+import gtsam
+import numpy as np
+import pytest
+
+from vggt_ros.geometry import Sim3, rotation_angle, so3_exp
+from vggt_ros.pose_graph import PoseGraph
+
+COVARIANCE = np.diag([1e-4] * 3 + [1e-3] * 3 + [1e-4])
+
+
+def ring(count: int) -> list[Sim3]:
+    """Return the true places of windows on a circle, each in a unit of its own."""
+    rng = np.random.default_rng(0)
+    return [Sim3(float(np.exp(0.3 * rng.standard_normal())) if i else 1.0,
+                 so3_exp(np.array([0, 2 * np.pi * i / count, 0])),
+                 np.array([5 * np.sin(2 * np.pi * i / count), 0, 5 - 5 * np.cos(2 * np.pi * i / count)]))
+            for i in range(count)]
+
+
+def noisy(similarity: Sim3, rng: np.random.Generator, sigma: float) -> Sim3:
+    """Return a similarity perturbed on the right."""
+    return similarity @ Sim3(float(np.exp(sigma * rng.standard_normal())), so3_exp(sigma * rng.standard_normal(3)),
+                             3 * sigma * rng.standard_normal(3))
+
+
+def largest_error(graph: PoseGraph, truth: list[Sim3]) -> float:
+    """Return the largest error of position."""
+    return max(float(np.linalg.norm(graph.map_window[i].translation - t.translation)) for i, t in enumerate(truth))
+
+
+def test_a_chain_without_noise_is_exact():
+    """Composition through gtsam's convention and back."""
+    truth, graph = ring(12), PoseGraph()
+    graph.add_submap(0, truth[0])
+    for i in range(1, 12):
+        graph.add_window(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+    assert largest_error(graph, truth) < 1e-9
+    for i, t in enumerate(truth):
+        assert graph.map_window[i].scale == pytest.approx(t.scale, rel=1e-9)
+        assert rotation_angle(graph.map_window[i].rotation.T @ t.rotation) < 1e-9
+
+
+def test_a_loop_takes_out_most_of_the_drift():
+    """Noise adds up along the ring; one true loop at its end brings the error down severalfold, in scale too."""
+    gains = []
+    for seed in range(6):
+        rng, truth, graph = np.random.default_rng(seed), ring(30), PoseGraph()
+        graph.add_submap(0, truth[0])
+        for i in range(1, 30):
+            graph.add_window(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.01), COVARIANCE)
+        before = largest_error(graph, truth)
+        graph.add_loop(0, 29, truth[0].inverse() @ truth[29], COVARIANCE)
+        gains.append(before / largest_error(graph, truth))
+    assert np.median(gains) > 2
+
+
+def test_the_increments_reach_what_a_batch_solve_reaches():
+    """iSAM2 after a loop against Levenberg-Marquardt on the same factors."""
+    rng, truth, graph = np.random.default_rng(3), ring(20), PoseGraph()
+    factors, guesses = gtsam.NonlinearFactorGraph(), gtsam.Values()
+    noise = gtsam.noiseModel.Gaussian.Covariance(COVARIANCE)
+
+    def convert(s: Sim3) -> gtsam.Similarity3:
+        return gtsam.Similarity3(gtsam.Rot3(s.rotation), s.translation / s.scale, s.scale)
+
+    graph.add_submap(0, truth[0])
+    factors.add(gtsam.PriorFactorSimilarity3(0, convert(truth[0]), gtsam.noiseModel.Isotropic.Sigma(7, 1e-4)))
+    guesses.insert(0, convert(truth[0]))
+    for i in range(1, 20):
+        step = noisy(truth[i - 1].inverse() @ truth[i], rng, 0.01)
+        graph.add_window(i, i - 1, step, COVARIANCE)
+        factors.add(gtsam.BetweenFactorSimilarity3(i - 1, i, convert(step), noise))
+        guesses.insert(i, convert(graph.map_window[i]))
+    loop = truth[0].inverse() @ truth[19]
+    graph.add_loop(0, 19, loop, COVARIANCE)
+    factors.add(gtsam.BetweenFactorSimilarity3(0, 19, convert(loop), noise))
+    batch = gtsam.LevenbergMarquardtOptimizer(factors, guesses).optimize()
+    for i in range(20):
+        expected = batch.atSimilarity3(i)
+        assert np.allclose(graph.map_window[i].translation, expected.scale() * expected.translation(), atol=0.02)
+        assert graph.map_window[i].scale == pytest.approx(expected.scale(), rel=0.01)
+
+
+def test_submaps_stand_beside_each_other():
+    """A second submap has a prior of its own and does not move the first."""
+    truth, graph = ring(4), PoseGraph()
+    graph.add_submap(0, truth[0])
+    graph.add_window(1, 0, truth[0].inverse() @ truth[1], COVARIANCE)
+    graph.add_submap(7, truth[3])
+    assert np.allclose(graph.map_window[7].translation, truth[3].translation)
+    assert np.allclose(graph.map_window[1].translation, truth[1].translation)
+    assert [e.kind for e in graph.edges] == ["overlap"]
