@@ -2,8 +2,9 @@
 
 from vggt_ros.synthetic.oracle import OracleNoise, SceneReconstructor
 from vggt_ros.synthetic.paths import drive, laps, look_at, orbit, turn
-from vggt_ros.synthetic.scene import Scene, pinhole
 from vggt_ros.synthetic.rooms import corridor, room
+from vggt_ros.synthetic.scene import Scene, pinhole
+from vggt_ros.synthetic.sequence import RenderedSequence, demo_sequence
 
-__all__ = ["OracleNoise", "Scene", "SceneReconstructor", "corridor", "drive", "laps", "look_at", "orbit", "pinhole",
-           "room", "turn"]
+__all__ = ["OracleNoise", "RenderedSequence", "Scene", "SceneReconstructor", "corridor", "demo_sequence", "drive",
+           "laps", "look_at", "orbit", "pinhole", "room", "turn"]

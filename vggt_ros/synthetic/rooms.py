@@ -26,7 +26,7 @@ def room(size: tuple[float, float, float] = (5.0, 4.0, 2.5), seed: int = 0, texe
 
     """
     rng = np.random.default_rng(seed)
-    length, width, height = size
+    length, width = size[:2]
     faces = _box(rng, texel, (-length / 2, -width / 2, 0), size, ("bricks", "plaster", "planks", "tiles"), inside=True)
     table = 0.16 * min(length, width)
     faces += _box(rng, texel, (-table, -table, 0), (2 * table, 1.6 * table, 0.4), ("planks",))
@@ -86,7 +86,7 @@ def _box(rng: np.random.Generator, texel: float, low: Sequence[float], size: Seq
                 right = -right
             kind = kinds[min(axis, len(kinds) - 1) if axis < 2 or not upper else -1]
             color = rng.uniform(0.45, 0.85, 3) if inside else shared
-            h, w = (max(int(round(np.linalg.norm(edge) / texel)), 8) for edge in (down, right))
+            h, w = (max(round(float(np.linalg.norm(edge)) / texel), 8) for edge in (down, right))
             texture = material(kind, rng, h, w, color * LIGHT[("x", "y", "top" if upper != inside else "bottom")[axis]])
             if inside and axis < 2:
                 hang_posters(texture, rng, max(2, round(w * texel / 1.2)))

@@ -28,11 +28,11 @@ def pinhole(width: int, height: int, fov: float = 65.0) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A textured rectangle: `corner` (3,) and two perpendicular edges (3,), meters; seen where `right x down` looks away.
+    """A textured rectangle, seen from the side where `right` x `down` looks away.
 
     Attributes:
-        corner: world position of the texture's top left.
-        right, down: edges along the texture's width and height.
+        corner: world position (3,) of the texture's top left, meters.
+        right, down: perpendicular edges (3,) along the texture's width and height.
         texture: RGB uint8 (h, w, 3), stretched over the rectangle.
 
     """
@@ -65,7 +65,7 @@ class Scene:
         inverse_depth, x, y, texel = self._rasterize(world_camera, intrinsics, size)
         empty = inverse_depth == 0
         with np.errstate(divide="ignore", invalid="ignore"):
-            depth = 1 / inverse_depth
+            depth = np.reciprocal(inverse_depth)
             # Texels that a pixel covers: across the slant, and half-way along it to keep grazing floors crisp.
             tilt = _ray_length(intrinsics, size) * depth * texel[1]
             lod = np.log2(depth * texel[0]) + 0.5 * np.log2(np.maximum(tilt, 1))
@@ -82,7 +82,10 @@ class Scene:
 
     def _rasterize(self, world_camera: Array, intrinsics: Array,
                    size: tuple[int, int]) -> tuple[Float, Float, Float, Float]:
-        """Return inverse depth, atlas x and y (h, w), and (2, h, w): texels a pixel at depth 1, inverse plane distance."""
+        """Return inverse depth and atlas x and y (h, w), and detail (2, h, w).
+
+        The detail is the texels that a pixel covers at depth 1, and the inverse distance of the plane.
+        """
         width, height = size
         nearest = np.zeros((height, width), np.float32)
         x, y = np.zeros_like(nearest), np.zeros_like(nearest)

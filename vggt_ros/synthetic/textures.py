@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry import Array
+
 Image = NDArray[np.uint8]
 PADDING = 16
 """Texels repeated around each face in the atlas; enough for the coarsest mip level."""
@@ -26,7 +28,7 @@ def noise(rng: np.random.Generator, height: int, width: int, coarsest: int = 128
     return total
 
 
-def material(kind: str, rng: np.random.Generator, height: int, width: int, color: Sequence[float]) -> Image:
+def material(kind: str, rng: np.random.Generator, height: int, width: int, color: Array) -> Image:
     """Return a texture, RGB uint8 (height, width, 3).
 
     Args:
@@ -79,7 +81,7 @@ def hang_posters(image: Image, rng: np.random.Generator, count: int) -> None:
                 cv2.rectangle(poster, (x, y), (x + 2 * size, y + size), color, -1)
             else:
                 cv2.circle(poster, (x, y), size, color, -1, cv2.LINE_AA)
-        poster[:] = np.clip(poster * (1 + 0.15 * noise(rng, *poster.shape[:2], 16)[..., None]), 0, 255).astype(np.uint8)
+        poster[:] = np.clip(poster * (1 + 0.15 * noise(rng, poster.shape[0], poster.shape[1], 16)[..., None]), 0, 255).astype(np.uint8)
         cv2.rectangle(poster, (0, 0), (poster.shape[1] - 1, poster.shape[0] - 1), (40, 30, 25), 5)
 
 
@@ -130,9 +132,10 @@ class Atlas:
         fine = np.minimum(lod.astype(np.int32), LEVELS - 2)
         weight = (lod - fine)[..., None]
         near, far = (self._bilinear(x, y, level) for level in (fine, fine + 1))
-        return cv2.convertScaleAbs(near + (far.astype(np.float32) - near) * weight)
+        return np.asarray(cv2.convertScaleAbs(near + (far.astype(np.float32) - near) * weight), np.uint8)
 
     def _bilinear(self, x: NDArray[np.float32], y: NDArray[np.float32], level: NDArray[np.int32]) -> Image:
         shrink = (0.5 ** np.arange(LEVELS)).astype(np.float32)[level]
-        return cv2.remap(self.image, (x + 0.5) * shrink - 0.5 + self.offset[level, 0],
-                         (y + 0.5) * shrink - 0.5 + self.offset[level, 1], cv2.INTER_LINEAR)
+        columns = (x + 0.5) * shrink - 0.5 + self.offset[level, 0]
+        rows = (y + 0.5) * shrink - 0.5 + self.offset[level, 1]
+        return np.asarray(cv2.remap(self.image, columns, rows, cv2.INTER_LINEAR), np.uint8)

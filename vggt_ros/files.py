@@ -1,0 +1,111 @@
+"""Files that others read too: point clouds as PLY, trajectories in TUM's format, stamps exact to the nanosecond."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array, matrix_from_quaternion, pose, quaternion_from_matrix
+from vggt_ros.solution import PointCloud
+
+_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
+                    ("confidence", "<f4")])
+_PLY_NAMES = {"f4": "float", "u1": "uchar"}
+
+
+class FileError(ValueError):
+    """A file is missing, broken or not what it should be; the text names it and says why."""
+
+
+def parse_stamp(text: str) -> int:
+    """Return the nanoseconds of seconds written in decimal, exactly: a float keeps only 200 ns of today's time.
+
+    Raises:
+        ValueError: not a decimal number, or finer than a nanosecond.
+
+    """
+    whole, _, fraction = text.strip().partition(".")
+    if not whole.isdecimal() or not (fraction or "0").isdecimal() or len(fraction.rstrip("0")) > 9:
+        raise ValueError(f"{text!r} is not a time in seconds with at most nine decimals")
+    return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0"))
+
+
+def format_stamp(stamp: int) -> str:
+    """Return nanoseconds as seconds with nine decimals."""
+    return f"{int(stamp) // 10**9}.{int(stamp) % 10**9:09d}"
+
+
+def write_trajectory(path: Path, stamps: NDArray[np.int64], world_camera: Array) -> None:
+    """Write poses (n, 4, 4) in TUM's format: `timestamp tx ty tz qx qy qz qw`."""
+    with path.open("w") as file:
+        file.write("# timestamp tx ty tz qx qy qz qw (world <- camera, optical axes)\n")
+        for stamp, matrix in zip(stamps, world_camera, strict=True):
+            values = (*matrix[:3, 3], *quaternion_from_matrix(matrix[:3, :3]))
+            file.write(f"{format_stamp(stamp)} " + " ".join(f"{value:.9f}" for value in values) + "\n")
+
+
+def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
+    """Return stamps, nanoseconds (n,), and poses (n, 4, 4) of a file in TUM's format, in order of time.
+
+    Raises:
+        FileError: the file is missing, empty, or a line is not eight numbers.
+
+    """
+    stamps, poses = [], []
+    for number, line in enumerate(read_lines(path), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            x, y, z, *quaternion = (float(word) for word in words[1:])
+            if len(quaternion) != 4 or not np.isfinite([x, y, z, *quaternion]).all() or not any(quaternion):
+                raise ValueError("expected timestamp tx ty tz qx qy qz qw")
+            stamps.append(parse_stamp(words[0]))
+        except ValueError as error:
+            raise FileError(f"{path}, line {number}: {error}") from error
+        poses.append(pose(matrix_from_quaternion(np.array(quaternion)), np.array([x, y, z])))
+    if not stamps:
+        raise FileError(f"{path}: there are no poses in it")
+    order = np.argsort(stamps, kind="stable")
+    return np.array(stamps, np.int64)[order], np.array(poses)[order]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file; raises FileError if it is missing or not text."""
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+
+
+def write_ply(path: Path, cloud: PointCloud) -> None:
+    """Write a cloud as binary PLY: x y z, red green blue, confidence."""
+    vertices = np.empty(len(cloud), _VERTEX)
+    for name, values in zip(("x", "y", "z", "red", "green", "blue"), (*cloud.points.T, *cloud.colors.T), strict=True):
+        vertices[name] = values
+    vertices["confidence"] = cloud.confidence
+    properties = [f"property {_PLY_NAMES[_VERTEX[name].str[1:]]} {name}" for name in _VERTEX.names or ()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}", *properties, "end_header", ""]
+    with path.open("wb") as file:
+        file.write("\n".join(header).encode())
+        file.write(vertices.tobytes())
+
+
+def read_ply(path: Path) -> PointCloud:
+    """Return the cloud of a PLY file that `write_ply` wrote; raises FileError if it is another kind, or cut short."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    header, end, body = data.partition(b"end_header\n")
+    names = [line.split()[-1] for line in header.decode(errors="replace").splitlines() if line.startswith("property")]
+    if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != list(_VERTEX.names or ()):
+        raise FileError(f"{path}: not a PLY file of this package")
+    if len(body) != _VERTEX.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
+        raise FileError(f"{path}: cut short")
+    vertices = np.frombuffer(body, _VERTEX)
+    return PointCloud(np.stack([vertices[name] for name in ("x", "y", "z")], axis=1),
+                      np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1),
+                      vertices["confidence"].copy())

@@ -1,0 +1,227 @@
+"""Recorded images and what is known of them: folders, bags and videos behind one interface."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.camera import Camera
+from vggt_ros.files import FileError, parse_stamp, read_lines, read_trajectory
+from vggt_ros.geometry import Array
+
+Image = NDArray[np.uint8]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+BAG_SUFFIXES = {".mcap", ".db3"}
+Truth = tuple[NDArray[np.int64], Array]
+
+
+class SequenceError(FileError):
+    """A sequence cannot be opened or read on; the text names the file or folder."""
+
+
+class Sequence(Protocol):
+    """Images in order of time.
+
+    Attributes:
+        name: what to call it.
+        camera: of the images as they come.
+        rectified: whether they are rectified already, whatever distortion the camera has.
+        truth: stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes, or None.
+        assumptions: what is not known but assumed, one line each.
+
+    """
+
+    name: str
+    camera: Camera
+    rectified: bool
+    truth: Truth | None
+    assumptions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """Yield stamp, nanoseconds, and image, RGB uint8 (H, W, 3); raises SequenceError at a broken image."""
+        ...
+
+    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield stamp and sensor depth (H, W), meters along the optical axis, NaN where unknown; pixels as images'."""
+        ...
+
+
+def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
+                  fov: float = 65.0, rate: float = 10.0) -> Sequence:
+    """Open a folder of ours, a rosbag2, a video or a folder of images.
+
+    Args:
+        path: a folder with `rgb.txt`, a rosbag2 (folder or file), a folder that holds one in `bag/`, a video file, or
+            a folder of images, taken in the order of their names.
+        image_topic, info_topic, truth_topic: of a bag; empty: the only or first of its type.
+        fov: horizontal field of view in degrees, assumed where there is no calibration.
+        rate: images a second, assumed for a folder of images without times.
+
+    Raises:
+        SequenceError: there is nothing like that at `path`.
+
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SequenceError(f"{path}: no such file or folder")
+    if path.is_dir() and (path / "rgb.txt").exists():
+        return ImageFolder(path, fov=fov)
+    bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
+    if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
+        from vggt_ros.bag_sequence import BagSequence  # rosbags is not needed for anything else
+
+        return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+    return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)
+
+
+class ImageFolder:
+    """Image files: listed with their times in `rgb.txt`, or all of a folder, taken at an assumed rate."""
+
+    rectified = False
+
+    def __init__(self, path: Path, fov: float = 65.0, rate: float = 10.0) -> None:
+        """Read the lists; images are read when they are iterated over.
+
+        Raises:
+            SequenceError: no images, or a list that cannot be read.
+
+        """
+        self.path, self.name = path, path.resolve().name
+        assumptions = []
+        if (path / "rgb.txt").exists():
+            self._files = _read_list(path / "rgb.txt")
+        else:
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            self._files = [(round(i * 1e9 / rate), file) for i, file in enumerate(files)]
+            assumptions.append(f"{rate:g} images a second, since there is no rgb.txt with times")
+        if not self._files:
+            raise SequenceError(f"{path}: there are no images in it")
+        height, width = _read_image(self._files[0][1]).shape[:2]
+        if (path / "calibration.txt").exists():
+            self.camera = _read_calibration(path / "calibration.txt", width, height)
+        else:
+            self.camera = Camera.assumed(width, height, fov)
+            assumptions.append(f"a field of view of {fov:g} degrees, since there is no calibration.txt")
+        self.truth = read_trajectory(path / "groundtruth.txt") if (path / "groundtruth.txt").exists() else None
+        self.assumptions = tuple(assumptions)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """Yield stamp and image; raises SequenceError at an image that is missing, broken or of another size."""
+        for stamp, file in self._files:
+            image = _read_image(file)
+            if image.shape[:2] != (self.camera.height, self.camera.width):
+                raise SequenceError(f"{file}: {image.shape[1]}x{image.shape[0]} pixels, the first image has "
+                                    f"{self.camera.width}x{self.camera.height}")
+            yield stamp, image
+
+    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield stamp and depth for every line of `depth.txt`, if there is one.
+
+        Raises:
+            SequenceError: a file is broken, or README.txt does not say what a meter is.
+
+        """
+        if not (self.path / "depth.txt").exists():
+            return
+        unit = _depth_unit(self.path / "README.txt")
+        for stamp, file in _read_list(self.path / "depth.txt"):
+            pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+            if pixels is None or pixels.dtype != np.uint16:
+                raise SequenceError(f"{file}: not a 16-bit depth image")
+            yield stamp, np.where(pixels > 0, pixels / np.float32(unit), np.float32(np.nan)).astype(np.float32)
+
+
+class Video:
+    """A video file; its camera is not known."""
+
+    rectified = False
+    truth: Truth | None = None
+
+    def __init__(self, path: Path, fov: float = 65.0) -> None:
+        """Open the file once to see that it can be read; raises SequenceError if not."""
+        self.path, self.name = path, path.stem
+        capture = cv2.VideoCapture(str(path))
+        readable, first = capture.read() if capture.isOpened() else (False, None)
+        self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
+        if not readable or first is None:
+            raise SequenceError(f"{path}: neither a folder, a rosbag2 nor a video that OpenCV can read")
+        self._rate = rate if rate > 0 else 30.0
+        self.camera = Camera.assumed(first.shape[1], first.shape[0], fov)
+        self.assumptions = (f"a field of view of {fov:g} degrees, since a video has no calibration",
+                            *(() if rate > 0 else ("30 images a second, since the file does not say",)))
+
+    def __len__(self) -> int:
+        """Return the number of images, as the file's header has it."""
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, Image]]:
+        """Yield stamp, from zero at the file's rate, and image."""
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            index = 0
+            while (read := capture.read())[0]:
+                yield round(index * 1e9 / self._rate), np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
+                index += 1
+        finally:
+            capture.release()
+
+    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield nothing."""
+        return iter(())
+
+
+def _read_image(file: Path) -> Image:
+    pixels = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise SequenceError(f"{file}: {'not a readable image' if file.exists() else 'no such file'}")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _read_list(path: Path) -> list[tuple[int, Path]]:
+    """Return stamps and files of a list with lines `timestamp filename`."""
+    entries = []
+    for number, line in enumerate(read_lines(path), 1):
+        words = line.split(maxsplit=1)
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            entries.append((parse_stamp(words[0]), path.parent / words[1].strip()))
+        except (ValueError, IndexError) as error:
+            raise SequenceError(f"{path}, line {number}: expected `timestamp filename`") from error
+    return entries
+
+
+def _read_calibration(path: Path, width: int, height: int) -> Camera:
+    """Return the camera of a file `fx fy cx cy [k1 k2 p1 p2 [k3]]`."""
+    try:
+        lines = [line for line in read_lines(path) if line.strip() and not line.startswith("#")]
+        fx, fy, cx, cy, *distortion = (float(word) for word in " ".join(lines).split())
+        return Camera(width, height, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), tuple(distortion))
+    except ValueError as error:
+        raise SequenceError(f"{path}: expected `fx fy cx cy [k1 k2 p1 p2 [k3]]` ({error})") from error
+
+
+def _depth_unit(path: Path) -> float:
+    """Return the units in a meter of 16-bit depth images, as the line `Depth` of the folder's README.txt says."""
+    line = next((line for line in read_lines(path) if line.startswith("Depth")), "")
+    if match := re.search(r"(\d+) units per met", line):
+        return float(match[1])
+    if re.search(r"\bmm\b", line):
+        return 1000.0
+    raise SequenceError(f"{path}: its line `Depth` must say `N units per meter` or `mm`")

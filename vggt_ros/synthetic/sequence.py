@@ -1,0 +1,55 @@
+"""A rendered sequence with the interface of the recorded ones (`vggt_ros.sequences.Sequence`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.camera import Camera
+from vggt_ros.geometry import Array
+from vggt_ros.synthetic.paths import laps
+from vggt_ros.synthetic.rooms import room
+from vggt_ros.synthetic.scene import Scene, pinhole
+
+START = 1_700_000_000_123_456_789
+"""Stamp of the first image: no float64 of seconds holds it, so that a stamp that went through one is found out."""
+
+
+class RenderedSequence:
+    """Images of a scene from given poses, rendered when they are asked for."""
+
+    rectified = False
+    assumptions: tuple[str, ...] = ()
+
+    def __init__(self, name: str, scene: Scene, world_camera: Array, size: tuple[int, int] = (640, 480),
+                 rate: float = 15.0) -> None:
+        """Look at `scene` from `world_camera` (n, 4, 4), `rate` times a second, with 65 degrees of view."""
+        self.name, self.scene = name, scene
+        self.camera = Camera(*size, pinhole(*size))
+        stamps = START + np.round(np.arange(len(world_camera)) * 1e9 / rate).astype(np.int64)
+        self.truth = stamps, world_camera
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.truth[0])
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield stamp and image."""
+        for stamp, world_camera in zip(*self.truth, strict=True):
+            yield int(stamp), self.scene.render(world_camera, self.camera.intrinsics, self._size)[0]
+
+    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield stamp and exact depth of every image."""
+        for stamp, world_camera in zip(*self.truth, strict=True):
+            yield int(stamp), self.scene.depth(world_camera, self.camera.intrinsics, self._size)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.camera.width, self.camera.height
+
+
+def demo_sequence(count: int = 450) -> RenderedSequence:
+    """Return the demo: two laps of 8.2 m each around a furnished room of 5 x 4 m."""
+    return RenderedSequence("demo_room", room(), laps(count))
