@@ -1,0 +1,112 @@
+"""Listens to the node and keeps what it publishes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from numpy.typing import NDArray
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from sensor_msgs.msg import PointCloud2
+from sensor_msgs_py import point_cloud2
+from tf2_ros import Buffer, TransformListener
+
+from vggt_ros.geometry import Array, matrix_from_quaternion, pose
+from vggt_ros.solution import PointCloud
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+NODE = "/vggt_slam"
+
+
+@dataclass
+class Recording:
+    """What the node published.
+
+    Attributes:
+        stamps: of the last path, nanoseconds (n,).
+        map_camera: its poses (n, 4, 4), turned to the camera's optical frame.
+        odometry: stamps of all odometry messages, nanoseconds.
+        cloud: the map at the end, None if the node has none.
+        status: keys and values of the last status.
+        window_seconds: id of each window seen in a status to the seconds that it took.
+
+    """
+
+    stamps: NDArray[np.int64]
+    map_camera: Array
+    odometry: list[int]
+    cloud: PointCloud | None
+    status: dict[str, str]
+    window_seconds: dict[int, float] = field(default_factory=dict)
+
+
+class Recorder(Node):
+    """Listens to the node; the map only when it is asked for, because it is heavy."""
+
+    def __init__(self, context: Context | None = None) -> None:
+        """Subscribe to path, odometry and status."""
+        super().__init__("recorder", context=context)
+        self.path: PathMessage | None = None
+        self.odometry: list[int] = []
+        self.status: dict[str, str] = {}
+        self.reports = 0
+        self.window_seconds: dict[int, float] = {}
+        self.map: PointCloud2 | None = None
+        self.buffer = Buffer(node=self)
+        self._listener = TransformListener(self.buffer, self)
+        self.create_subscription(PathMessage, f"{NODE}/path", lambda message: setattr(self, "path", message), LATCHED)
+        self.create_subscription(Odometry, f"{NODE}/odom", self._take_odometry, 100)
+        self.create_subscription(DiagnosticStatus, f"{NODE}/status", self._take_status, LATCHED)
+
+    def _take_odometry(self, message: Odometry) -> None:
+        self.odometry.append(Time.from_msg(message.header.stamp).nanoseconds)
+
+    def _take_status(self, message: DiagnosticStatus) -> None:
+        self.status = {item.key: item.value for item in message.values}
+        self.reports += 1
+        if "last window s" in self.status:
+            self.window_seconds[int(self.status["last window"])] = float(self.status["last window s"])
+
+    def ask_for_map(self) -> None:
+        """Subscribe to the map."""
+        self.create_subscription(PointCloud2, f"{NODE}/map", lambda message: setattr(self, "map", message), LATCHED)
+
+    def idle(self) -> bool:
+        """Return True if the last status says that nothing waits to be solved."""
+        return self.status.get("worker") == "idle" and self.status.get("windows waiting") == "0"
+
+    def camera_path(self, base_frame: str, camera_frame: str) -> tuple[NDArray[np.int64], Array]:
+        """Return stamps (n,) and camera poses (n, 4, 4) of the last path, which holds poses of the base.
+
+        Raises:
+            tf2_ros.TransformException: TF does not know where the camera is on the base.
+
+        """
+        if self.path is None:
+            return np.zeros(0, np.int64), np.zeros((0, 4, 4))
+        stamps = [Time.from_msg(item.header.stamp).nanoseconds for item in self.path.poses]
+        mounted = self.buffer.lookup_transform(base_frame, camera_frame, Time()).transform
+        base_camera = _matrix(mounted.translation, mounted.rotation)
+        poses = [_matrix(item.pose.position, item.pose.orientation) @ base_camera for item in self.path.poses]
+        return np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4)
+
+
+def _matrix(position: Any, rotation: Any) -> Array:
+    return pose(matrix_from_quaternion(np.array([rotation.x, rotation.y, rotation.z, rotation.w])),
+                np.array([position.x, position.y, position.z]))
+
+
+def read_cloud(message: PointCloud2) -> PointCloud:
+    """Return the points of a cloud with the fields x y z rgb confidence."""
+    points = point_cloud2.read_points(message)
+    packed = np.ascontiguousarray(points["rgb"]).view(np.uint32)
+    colors = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)
+    return PointCloud(np.stack([points[axis] for axis in "xyz"], axis=1), colors,
+                      np.ascontiguousarray(points["confidence"]))

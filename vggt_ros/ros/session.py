@@ -1,0 +1,145 @@
+"""Runs the node on a bag as a user would, over DDS in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
+from tf2_ros import TransformException
+
+from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
+
+
+class NodeError(Exception):
+    """The node does not start, does not answer, or ends early; the text says which and ends with its log."""
+
+
+def record(bag: Path, parameters: Path, log: Path, *, image: str, camera_info: str, camera_frame: str,
+           compressed: bool = False, rate: float = 1.0, patience: float = 60.0,
+           settings: Mapping[str, Any] | None = None, say: Callable[[str], None] = print) -> Recording:
+    """Play `bag` into a fresh node and return what it published when everything is solved.
+
+    Args:
+        bag: the rosbag2.
+        parameters: parameter file of the node.
+        log: file that takes the node's output.
+        image: image topic; with `compressed` without its `/compressed`.
+        camera_info: topic of the calibration.
+        camera_frame: frame of the images.
+        compressed: the images are sensor_msgs/CompressedImage.
+        rate: times as fast as recorded.
+        patience: longest wait for the windows that are not solved when the bag ends, seconds.
+        settings: parameters that differ from the file.
+        say: takes lines of progress.
+
+    Raises:
+        NodeError: the node or the player failed.
+
+    """
+    settings = {"use_sim_time": True, "camera.transport": "compressed" if compressed else "raw", **(settings or {})}
+    remaps = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info}
+    node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
+    for name, value in settings.items():
+        node += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    for name, topic in remaps.items():
+        node += ["-r", f"{name}:={topic}"]
+    player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
+              "--delay", "1", "--wait-for", remaps["image/compressed" if compressed else "image"]]
+    with _process(node, log) as slam, _recorder() as (recorder, executor):
+        watch = _Watch(executor, slam, log)
+        for name in ("CONFIGURE", "ACTIVATE"):
+            _change_state(recorder, watch, name)
+        say("the node is active; playing")
+        with _process(player) as playing:
+            watch.until(lambda: playing.poll() is not None)
+        if playing.returncode:
+            raise NodeError(f"bag_player ended with {playing.returncode}")
+        say("the bag is over; waiting for the last windows")
+        # A partial window is solved only after windows.flush_after without a keyframe, 3 s by default.
+        quiet = time.monotonic() + 5.0
+        if not watch.until(lambda: time.monotonic() > quiet and recorder.idle(), patience):
+            say(f"after {patience:g} s there are still windows to solve; taking what is there")
+        recorder.ask_for_map()
+        watch.until(lambda: recorder.map is not None, 10.0)
+        try:
+            stamps, map_camera = recorder.camera_path("base_link", camera_frame)
+        except TransformException as error:
+            raise NodeError(f"nothing was mapped: {error}; the node's log is {log}") from error
+        cloud = None if recorder.map is None else read_cloud(recorder.map)
+        return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds)
+
+
+@contextmanager
+def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    recorder = Recorder(context)
+    executor.add_node(recorder)
+    try:
+        yield recorder, executor
+    finally:
+        executor.shutdown()
+        recorder.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+class _Watch:
+    """Spins until something is true, and fails when the node has ended meanwhile."""
+
+    def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._executor, self._process, self._log = executor, process, log
+
+    def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node ended."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not condition():
+            if self._process.poll() is not None:
+                raise NodeError(f"vggt_slam ended with {self._process.returncode}; its log {self._log} ends with\n"
+                                + "\n".join(self._log.read_text().splitlines()[-15:]))
+            if end is not None and time.monotonic() > end:
+                return False
+            self._executor.spin_once(timeout_sec=0.05)
+        return True
+
+
+def _change_state(node: Recorder, watch: _Watch, name: str) -> None:
+    client = node.create_client(ChangeState, f"{NODE}/change_state")
+    request = ChangeState.Request()
+    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
+    if not watch.until(client.service_is_ready, 60.0):
+        raise NodeError(f"{NODE} offers no lifecycle services after 60 s")
+    answer = client.call_async(request)
+    if not watch.until(answer.done, 60.0) or not answer.result().success:
+        raise NodeError(f"{NODE} refused to {name.lower()}")
+
+
+@contextmanager
+def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, its output in `log`; ended by SIGINT, as Ctrl-C does, and by force if that does not help."""
+    output = log.open("wb") if log is not None else None
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if output is not None:
+            output.close()
