@@ -1,0 +1,243 @@
+"""What holds the package together: its description, its layers, and the files that must agree with each other."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "vggt_ros"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = [
+    {"geometry", "camera", "config"},
+    None,  # the parts: whatever is not named here
+    {"pipeline"},
+    {"worker"},
+    {"ros", "cli"},
+]
+"""Lowest first; a module may import from its own layer and those below."""
+
+CONFINED = {
+    "rclpy": ("vggt_ros/ros/",),
+    "tf2_ros": ("vggt_ros/ros/",),
+    "torch": ("vggt_ros/reconstruction/vggt/",),
+    "gtsam": ("vggt_ros/pose_graph.py", "vggt_ros/inertial.py", "benchmarks/"),
+}
+
+
+def layer(module: str) -> int:
+    """Return the layer of a dotted name such as vggt_ros.ros.slam_node."""
+    part = module.split(".")[1] if "." in module else ""
+    return next((i for i, names in enumerate(LAYERS) if names and part in names), 1)
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports anywhere, also inside functions and for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; say which package"
+            found |= {f"{node.module}.{alias.name}" if node.module == "vggt_ros" else node.module
+                      for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    if name == "vggt_ros.__init__":
+        name = "vggt_ros"
+    for other in imports(path):
+        if other.split(".")[0] == "vggt_ros":
+            assert layer(other) <= layer(name), f"{name} imports {other}, which is above it"
+
+
+@pytest.mark.parametrize("library", CONFINED)
+def test_heavy_imports_stay_where_they_belong(library):
+    allowed = CONFINED[library]
+    files = MODULES + sorted((ROOT / "benchmarks").rglob("*.py"))
+    users = {str(path.relative_to(ROOT)) for path in files if any(name.split(".")[0] == library for name in
+                                                                  imports(path))}
+    assert not [user for user in users if not user.startswith(allowed)]
+    if library in ("rclpy", "gtsam"):
+        assert users, "the test looks in the wrong place"
+
+
+def test_the_layers_are_seen_by_the_test():
+    assert layer("vggt_ros.ros.slam_node") > layer("vggt_ros.worker") > layer("vggt_ros.pipeline") > \
+        layer("vggt_ros.alignment") > layer("vggt_ros.geometry")
+
+
+def test_core_needs_neither_ros_nor_torch():
+    code = ("import sys, vggt_ros.pipeline, vggt_ros.worker, vggt_ros.reconstruction;"
+            "print([name for name in ('rclpy', 'torch') if name in sys.modules])")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def test_package_xml():
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert tree.get("format") == "3" and tree.findtext("name") == "vggt_ros"
+    assert tree.findtext("export/build_type") == "ament_python"
+    assert tree.findtext("license") == "Apache-2.0" and (ROOT / tree.find("license").get("file")).exists()
+    order = [child.tag for child in tree]
+    head = ["name", "version", "description", "maintainer", "license", "url", "url", "url", "author"]
+    assert order[:len(head)] == head, "the schema asks for this order"
+    catkin = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg is not installed")
+    catkin.parse_package(str(ROOT / "package.xml")).validate()
+
+
+def test_dependencies_are_declared():
+    """Every ROS package that the code or the launch file imports is in package.xml, every other one from pip too."""
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {item.text for item in tree.iter("exec_depend")}
+    pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
+            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py"}
+    used = set()
+    for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
+        used |= {name.split(".")[0] for name in imports(path)}
+    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub"}  # named in an error or by the README
+    used -= {"vggt_ros", "__future__"} | optional | set(sys.stdlib_module_names)
+    missing = {name for name in used if keys.get(name, name) not in declared and name not in pip}
+    assert not missing
+
+
+def test_versions_agree():
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    setup = (ROOT / "setup.py").read_text()
+    code = (PACKAGE / "__init__.py").read_text()
+    assert tree.findtext("version") == re.search(r'version="([^"]+)"', setup)[1] == \
+        re.search(r'__version__ = "([^"]+)"', code)[1]
+
+
+def entry_points() -> dict[str, tuple[str, str]]:
+    found = re.findall(r'"(\w+) = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text())
+    return {name: (module, function) for name, module, function in found}
+
+
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "benchmark"])
+def test_entry_points_lead_somewhere(name):
+    module, function = entry_points()[name]
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    assert path.exists(), f"{name}: {path} does not exist"
+    assert function in {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_commands_are_executable():
+    for name in ("dev/setup", "dev/demo", "dev/test", "dev/run", ".ci/run"):
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+def test_parameter_file_is_the_settings():
+    """config/slam.yaml is what dev/slam_yaml.py writes, and reads back as the defaults with their types."""
+    from vggt_ros.config import Config
+
+    spec = importlib.util.spec_from_file_location("slam_yaml", ROOT / "dev" / "slam_yaml.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    text = (ROOT / "config" / "slam.yaml").read_text()
+    assert text == writer.slam_yaml(), "run: python dev/slam_yaml.py"
+    read = yaml.safe_load(text)["/**"]["ros__parameters"]
+    flat = {name: value for name, value in read.items() if not isinstance(value, dict)}
+    flat |= {f"{group}.{name}": value for group, values in read.items() if isinstance(values, dict)
+             for name, value in values.items()}
+    defaults = {setting.name: value for setting, value in Config()}
+    assert flat == defaults
+    assert {name: type(value) for name, value in flat.items()} == {name: type(v) for name, v in defaults.items()}
+
+
+def rviz_topics() -> dict[str, tuple[str, str]]:
+    """Return topic to (display class, durability) of config/slam.rviz."""
+    displays = yaml.safe_load((ROOT / "config" / "slam.rviz").read_text())["Visualization Manager"]["Displays"]
+    return {display["Topic"]["Value"]: (display["Class"].split("/")[-1], display["Topic"]["Durability Policy"])
+            for display in displays if "Topic" in display}
+
+
+DISPLAYS = {"PointCloud2": "sensor_msgs/msg/PointCloud2", "Path": "nav_msgs/msg/Path",
+            "MarkerArray": "visualization_msgs/msg/MarkerArray", "Odometry": "nav_msgs/msg/Odometry",
+            "PoseWithCovariance": "geometry_msgs/msg/PoseWithCovarianceStamped", "Image": "sensor_msgs/msg/Image"}
+"""Display of RViz to the type that it shows."""
+
+
+@pytest.fixture(scope="module")
+def node_topics(tmp_path_factory):
+    """Topics of the real node, configured: name to (type, latched)."""
+    rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from rclpy.qos import DurabilityPolicy
+
+    from vggt_ros.ros.slam_node import SlamNode
+
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=73)
+    node = SlamNode(context=context)
+    node.trigger_configure()
+    try:
+        found = {}
+        for topic, kinds in node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace()):
+            if (topic.startswith("/vggt_slam/") and "transition_event" not in topic) or topic == "/diagnostics":
+                (info,) = node.get_publishers_info_by_topic(topic)
+                found[topic] = (kinds[0], info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
+        yield found
+    finally:
+        node.trigger_cleanup()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_node_publishes_what_was_promised(node_topics):
+    promised = {"odom", "pose", "path", "cloud", "map", "depth/image", "depth/camera_info", "markers", "status"}
+    assert set(node_topics) == {f"/vggt_slam/{name}" for name in promised} | {"/diagnostics"}
+    assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
+        {"path", "map", "markers", "status"}
+
+
+def test_rviz_shows_what_the_node_publishes(node_topics):
+    """A display of a topic that nobody publishes, or of a durability that hides a latched one, is a fault of peers."""
+    shown = rviz_topics()
+    assert shown
+    for topic, (display, durability) in shown.items():
+        kind, latched = node_topics[topic]
+        assert DISPLAYS[display] == kind, topic
+        assert durability == ("Transient Local" if latched else "Volatile"), topic
+
+
+def test_launch_file_remaps_all_that_rviz_shows():
+    launch = (ROOT / "launch" / "slam.launch.py").read_text()
+    shown = ast.literal_eval(re.search(r"^SHOWN = (\(.*?\))$", launch, re.MULTILINE)[1])
+    assert {f"/vggt_slam/{name}" for name in shown} == set(rviz_topics())
+
+
+def test_readme_names_the_topics(node_topics):
+    """The README's table of outputs: | `~/topic` | type | QoS |, latched ones by the words transient local."""
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README yet")
+    rows = re.findall(r"^\|\s*`(~/[\w/]+|/diagnostics)`\s*\|\s*`?([\w/]+)`?\s*\|([^|]*)\|", readme.read_text(),
+                      re.MULTILINE)
+    outputs = {topic.replace("~", "/vggt_slam"): (kind, "transient local" in qos) for topic, kind, qos in rows
+               if kind.count("/") >= 1 and not kind.startswith("std_srvs")}
+    assert outputs == {topic: (kind.replace("/msg/", "/"), latched) for topic, (kind, latched) in node_topics.items()}
+
+
+def test_readme_names_every_setting():
+    from vggt_ros.config import Config
+
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README yet")
+    rows = dict(re.findall(r"^\|\s*`([a-z_.]+)`\s*\|\s*`?([^|`]*)`?\s*\|", readme.read_text(), re.MULTILINE))
+    for setting, value in Config():
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        assert rows.get(setting.name, "").strip() == shown, setting.name
