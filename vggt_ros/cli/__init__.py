@@ -1,1 +1,1 @@
-"""Commands that need no DDS, and the demo."""
+"""The command lines."""

@@ -81,7 +81,8 @@ def hang_posters(image: Image, rng: np.random.Generator, count: int) -> None:
                 cv2.rectangle(poster, (x, y), (x + 2 * size, y + size), color, -1)
             else:
                 cv2.circle(poster, (x, y), size, color, -1, cv2.LINE_AA)
-        poster[:] = np.clip(poster * (1 + 0.15 * noise(rng, poster.shape[0], poster.shape[1], 16)[..., None]), 0, 255).astype(np.uint8)
+        stains = 1 + 0.15 * noise(rng, poster.shape[0], poster.shape[1], 16)[..., None]
+        poster[:] = np.clip(poster * stains, 0, 255).astype(np.uint8)
         cv2.rectangle(poster, (0, 0), (poster.shape[1] - 1, poster.shape[0] - 1), (40, 30, 25), 5)
 
 

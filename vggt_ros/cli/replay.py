@@ -1,0 +1,222 @@
+"""replay: a recorded sequence through the node's own pipeline, without ROS, as fast as it goes and never dropping."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from vggt_ros.camera import Rectifier
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
+from vggt_ros.files import FileError, format_stamp, write_ply, write_trajectory
+from vggt_ros.pictures import draw_map, draw_trajectory
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction import create_reconstructor
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences import Sequence, open_sequence
+from vggt_ros.solution import Frame, TrackedFrame, Update
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What came of a sequence.
+
+    Attributes:
+        sequence: what was run.
+        config: the settings.
+        reconstructor: who reconstructed, and why.
+        slam: with the map.
+        frames: every image's pose as it was tracked.
+        updates: what each window did.
+        seconds: wall time.
+
+    """
+
+    sequence: Sequence
+    config: Config
+    reconstructor: str
+    slam: Slam
+    frames: list[TrackedFrame]
+    updates: list[Update]
+    seconds: float
+
+    def accuracy(self) -> Accuracy | None:
+        """Return how near the largest submap's keyframes are to the truth; None if that cannot be said."""
+        if self.sequence.truth is None:
+            return None
+        try:
+            return accuracy(*self.slam.trajectory(self.slam.solution.largest_submap), *self.sequence.truth)
+        except EvaluationError:
+            return None
+
+
+def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False) -> Run:
+    """Run a sequence through the pipeline.
+
+    Args:
+        sequence: images and their camera.
+        config: all settings.
+        reconstructor: instead of the one that the settings name.
+        progress: show a bar.
+
+    Raises:
+        SequenceError: an image is broken.
+
+    """
+    cv2.setRNGSeed(config.seed)  # RANSAC
+    why = "as given"
+    if reconstructor is None:
+        reconstructor, why = create_reconstructor(config)
+    slam = Slam(config, reconstructor)
+    rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
+    rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
+    frames, updates = [], []
+    began = time.perf_counter()
+    with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        for stamp, image in sequence:
+            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+            if tracked.window is not None:
+                updates.append(slam.step(tracked.window))
+                bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
+                                submaps=slam.counts.submaps)
+                tracked = dataclasses.replace(tracked, window=None)  # its images are not needed any more
+            frames.append(tracked)
+            bar.update()
+        last = slam.flush()
+        if last is not None:
+            updates.append(slam.step(last))
+    return Run(sequence, config, why, slam, frames, updates, time.perf_counter() - began)
+
+
+def report(result: Run) -> dict[str, Any]:
+    """Return the figures of a run for report.json; lengths are in meters where the name says so."""
+    slam, solution, figures = result.slam, result.slam.solution, result.accuracy()
+    steps = [update.seconds for update in result.updates]
+    return {
+        "sequence": result.sequence.name,
+        "images": len(result.frames),
+        "ate_rmse_m": figures and figures.ate_rmse,
+        "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
+        "path_m": figures and figures.path,
+        "coverage": figures and figures.coverage,
+        "images_per_keyframe": len(result.frames) / max(len(solution), 1),
+        "keyframes": len(solution),
+        "largest_submap_keyframes": int((solution.submaps == solution.largest_submap).sum()),
+        "windows": slam.counts.windows,
+        "submaps": len(np.unique(solution.submaps)),
+        "seconds_a_window_median": float(np.median(steps)) if steps else None,
+        "wall_seconds": result.seconds,
+        "counts": dataclasses.asdict(slam.counts),
+        "dropped_images": 0,
+        "refusals": [update.refused for update in result.updates if update.refused],
+        "scale": solution.scale_state,
+        "reconstructor": result.reconstructor,
+        "assumptions": list(result.sequence.assumptions),
+        "settings": {setting.name: value for setting, value in result.config},
+    }
+
+
+def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
+    """Write trajectories, map, pictures and report into `folder`, with `depth` the depth maps too; return the report.
+
+    `trajectory.txt` and `frames.txt` are of the largest submap, those with a number are of the others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    slam, solution = result.slam, result.slam.solution
+    for pattern in ("trajectory_*.txt", "frames_*.txt", "depth/*.npz"):  # an older run may have had more
+        for old in folder.glob(pattern):
+            old.unlink()
+    largest = solution.largest_submap
+    for submap in sorted({largest, *np.unique(solution.submaps).tolist()}):
+        suffix = "" if submap == largest else f"_{submap}"
+        write_trajectory(folder / f"trajectory{suffix}.txt", *slam.trajectory(submap))
+        located = []
+        for tracked in result.frames:
+            row = None if tracked.reference is None else solution.index(tracked.reference)
+            matrix = slam.frame_pose(tracked)
+            if matrix is not None and row is not None and solution.submaps[row] == submap:
+                located.append((tracked.stamp, matrix))
+        write_trajectory(folder / f"frames{suffix}.txt", np.array([stamp for stamp, _ in located], np.int64),
+                         np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
+    cloud = slam.map_cloud()
+    write_ply(folder / "map.ply", cloud)
+    figures = report(result)
+    stamps, poses = slam.trajectory(largest)
+    if len(stamps):
+        measured = result.accuracy()
+        draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if measured else None,
+                        measured, result.sequence.name)
+        draw_map(folder / "map.png", cloud, poses)
+    if depth:
+        write_depth(result, folder / "depth")
+    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def write_depth(result: Run, folder: Path) -> None:
+    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    solution = result.slam.solution
+    for row, keyframe in enumerate(solution.ids.tolist()):
+        kept = solution.kept[keyframe]
+        np.savez_compressed(folder / f"{format_stamp(kept.stamp)}.npz",
+                            depth=kept.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                            confidence=kept.confidence.astype(np.float32) / 255, K=kept.intrinsics)
+
+
+def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a sequence is read and with which settings."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    for kind, what in (("image", "images"), ("info", "calibration"), ("truth", "ground truth")):
+        parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
+    parser.add_argument("--rate", type=float, default=10.0, help="images a second of a folder without times")
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """Return the report in a few lines."""
+    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} windows, "
+             f"{figures['submaps']} submap{'s' if figures['submaps'] != 1 else ''}, {figures['wall_seconds']:.0f} s"]
+    if figures["ate_rmse_m"] is not None:
+        lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
+                     f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Replay the sequence named on the command line."""
+    parser = argparse.ArgumentParser(prog="replay", description="Runs a sequence through the pipeline, without ROS.")
+    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
+    parser.add_argument("--seed", type=int, help="seed of everything random; the same as --set seed=N")
+    parser.add_argument("--depth", action="store_true", help="write the keyframes' depth maps too")
+    add_sequence_arguments(parser)
+    options = parser.parse_args(args)
+    try:
+        config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
+        sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
+                                 truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+        for line in sequence.assumptions:
+            print(f"assumed: {line}", file=sys.stderr)
+        result = run(sequence, config, progress=True)
+        figures = write(result, options.output, options.depth)
+    except (ConfigError, FileError, OSError) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 1
+    for reason in figures["refusals"]:
+        print(f"refused: {reason}", file=sys.stderr)
+    print(f"{summary(figures)}\nwritten to {options.output}")
+    return 0 if figures["keyframes"] else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

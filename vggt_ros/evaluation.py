@@ -1,0 +1,211 @@
+"""Trajectories and depth against the truth: ATE and RPE by evo, coverage, and depth in the terms of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.camera import Camera
+from vggt_ros.files import FileError, format_stamp
+from vggt_ros.geometry import Array, Sim3, orthonormalize, umeyama
+
+MAX_DIFFERENCE = 0.02
+"""Poses and truth belong together when their stamps are at most this far apart, seconds."""
+
+
+class EvaluationError(ValueError):
+    """There is nothing to compare; the text says why."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How near a trajectory is to the truth.
+
+    Attributes:
+        ate_rmse, ate_median, ate_max: absolute trajectory error after alignment, meters.
+        rpe_translation, rpe_rotation: RMSE of the motion from one pose to the next, meters and degrees.
+        scale: meters in a unit of the trajectory; 1 if it is not free.
+        path: length of the true path, meters.
+        coverage: share of the true path that is spanned; see `coverage`.
+        poses: pairs compared.
+
+    """
+
+    ate_rmse: float
+    ate_median: float
+    ate_max: float
+    rpe_translation: float
+    rpe_rotation: float
+    scale: float
+    path: float
+    coverage: float
+    poses: int
+
+
+def associate(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Return rows of both (n,) that belong together: for each stamp the nearest true one, if near enough."""
+    after = np.clip(np.searchsorted(truth_stamps, stamps), 1, max(len(truth_stamps) - 1, 1))
+    before = after - 1
+    if len(truth_stamps) == 1:
+        after = before = np.zeros(len(stamps), np.int64)
+    nearest = np.where(stamps - truth_stamps[before] <= truth_stamps[after] - stamps, before, after)
+    rows = np.flatnonzero(np.abs(truth_stamps[nearest] - stamps) <= MAX_DIFFERENCE * 1e9)
+    return rows, nearest[rows]
+
+
+def align(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np.int64], world_camera: Array,
+          with_scale: bool = True) -> Sim3:
+    """Return `world_map` that moves the trajectory onto the truth, best for the positions.
+
+    Raises:
+        EvaluationError: fewer than three poses have a true one.
+
+    """
+    rows, true_rows = associate(stamps, truth_stamps)
+    if len(rows) < 3:
+        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+    return umeyama(map_camera[rows, :3, 3], world_camera[true_rows, :3, 3], with_scale)
+
+
+def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np.int64], world_camera: Array,
+             with_scale: bool = True) -> Accuracy:
+    """Compare poses `map_camera` (n, 4, 4) with the truth, after the best SE(3) or, `with_scale`, Sim(3).
+
+    Raises:
+        EvaluationError: fewer than three poses have a true one.
+
+    """
+    from evo.core import metrics, trajectory  # slow to import
+
+    rows, true_rows = associate(stamps, truth_stamps)
+    if len(rows) < 3:
+        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+    seconds = (truth_stamps[true_rows] - truth_stamps[0]) / 1e9  # from the beginning, where a float is fine
+    truth = trajectory.PoseTrajectory3D(poses_se3=_clean(world_camera[true_rows]), timestamps=seconds)
+    ours = trajectory.PoseTrajectory3D(poses_se3=_clean(map_camera[rows]), timestamps=seconds)
+    _, _, scale = ours.align(truth, correct_scale=with_scale)
+    ate = metrics.APE(metrics.PoseRelation.translation_part)
+    ate.process_data((truth, ours))
+    steps = []
+    for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
+        rpe = metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames)
+        rpe.process_data((truth, ours))
+        steps.append(rpe.get_statistic(metrics.StatisticsType.rmse))
+    statistics = ate.get_all_statistics()
+    centers = world_camera[:, :3, 3]
+    return Accuracy(statistics["rmse"], statistics["median"], statistics["max"], steps[0], steps[1],
+                    float(scale) if with_scale else 1.0, _length(centers), coverage(stamps, truth_stamps, centers),
+                    len(rows))
+
+
+def coverage(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64], centers: Array) -> float:
+    """Return the share of the true path, positions `centers` (n, 3), between neighboring poses that are near enough.
+
+    What lies before the first pose, after the last one, or in a hole does not count. A hole is longer than six typical
+    steps of the truth and than a meter, or than a twentieth of the path where that is less than a meter.
+    """
+    steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
+    way = np.concatenate([[0.0], np.cumsum(steps)])
+    if way[-1] == 0:
+        return 0.0
+    moving = steps[steps > 1e-3 * steps.max()]
+    allowed = max(6 * float(np.median(moving)), min(1.0, 0.05 * way[-1]))
+    begin = truth_stamps[0]
+    gaps = np.diff(np.interp((np.sort(stamps) - begin) / 1e9, (truth_stamps - begin) / 1e9, way))
+    return float(gaps[gaps <= allowed].sum() / way[-1])
+
+
+@dataclass(frozen=True)
+class DepthAccuracy:
+    """How near depth maps are to a sensor's, after one scale for all of them.
+
+    Attributes:
+        keyframes: maps compared.
+        confident: median absolute relative error over the more confident half of each map.
+        all: the same over all pixels.
+        known: share of the sensor's pixels that the maps know.
+        scale: sensor meters in a unit of the maps.
+
+    """
+
+    keyframes: int
+    confident: float
+    all: float
+    known: float
+    scale: float
+
+
+def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]]], camera: Camera) -> DepthAccuracy:
+    """Compare the maps `folder/<stamp>.npz` with sensor depth registered to the images of `camera` as they come.
+
+    Raises:
+        FileError: the folder has no maps, or one cannot be read.
+        EvaluationError: no map has sensor depth of the same stamp.
+
+    """
+    files = {file.stem: file for file in folder.glob("*.npz")}
+    if not files:
+        raise FileError(f"{folder}: no depth maps (*.npz) in it")
+    ratios, confident, known = [], [], []
+    for stamp, sensor in depths:
+        file = files.get(format_stamp(stamp))
+        if file is None:
+            continue
+        try:
+            with np.load(file) as data:
+                depth, confidence, intrinsics = data["depth"], data["confidence"], data["K"]
+        except (OSError, ValueError, KeyError) as error:
+            raise FileError(f"{file}: not a depth map of this package ({error})") from error
+        truth = sample_sensor(sensor, camera, intrinsics, depth.shape)
+        both = np.isfinite(depth) & (depth > 0) & np.isfinite(truth)
+        known.append(both.sum() / max(np.isfinite(truth).sum(), 1))
+        if both.any():
+            ratios.append(truth[both] / depth[both])
+            confident.append(confidence[both] >= np.median(confidence[both]))
+    if not ratios:
+        raise EvaluationError(f"{folder}: no depth map has sensor depth of the same stamp")
+    ratio = np.concatenate(ratios)
+    scale = float(np.median(ratio))
+    error = np.abs(scale / ratio - 1)
+    return DepthAccuracy(len(known), float(np.median(error[np.concatenate(confident)])), float(np.median(error)),
+                         float(np.mean(known)), scale)
+
+
+def sample_sensor(sensor: NDArray[np.float32], camera: Camera, intrinsics: Array,
+                  shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return sensor depth as a rectified view with `intrinsics` (3, 3) and `shape` (h, w) sees it.
+
+    The sensor's pixels are those of the distorted image: each of the view's pixels is distorted and takes the nearest
+    one, since depth must not be blended across edges.
+    """
+    height, width = shape
+    rays = np.stack(np.meshgrid((np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0],
+                                (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]), axis=2).reshape(-1, 1, 2)
+    still, distortion = np.zeros(3), np.array(camera.distortion)
+    if camera.model == "equidistant" and camera.distortion:
+        pixels = cv2.fisheye.distortPoints(rays, camera.intrinsics, distortion)
+    else:
+        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
+        pixels = cv2.projectPoints(points, still, still, camera.intrinsics, distortion)[0]
+    columns, rows = np.rint(np.asarray(pixels).reshape(height, width, 2)).astype(int).transpose(2, 0, 1)
+    inside = (rows >= 0) & (rows < sensor.shape[0]) & (columns >= 0) & (columns < sensor.shape[1])
+    sampled = np.full((height, width), np.nan, np.float32)
+    sampled[inside] = sensor[rows[inside], columns[inside]]
+    return sampled
+
+
+def _length(centers: Array) -> float:
+    return float(np.linalg.norm(np.diff(centers, axis=0), axis=1).sum())
+
+
+def _clean(poses: Array) -> list[Array]:
+    """Return poses that evo takes for valid, which are rotations to the last digit."""
+    cleaned = poses.copy()
+    for matrix in cleaned:
+        matrix[:3, :3] = orthonormalize(matrix[:3, :3])
+    return list(cleaned)

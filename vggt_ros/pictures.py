@@ -1,0 +1,170 @@
+"""Pictures of a run: the trajectory from above, and the colored map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.evaluation import Accuracy, align
+from vggt_ros.geometry import Array
+from vggt_ros.sequences import Truth
+from vggt_ros.solution import PointCloud
+
+OURS, TRUTH = "#d1495b", "#2e4057"
+SUPERSAMPLING = 2
+
+
+def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, truth: Truth | None = None,
+                    accuracy: Accuracy | None = None, title: str = "", unit: str = "map units",
+                    with_scale: bool = True) -> None:
+    """Write a picture of poses (n, 4, 4) in the plane in which the path extends most, the truth below it if known.
+
+    Args:
+        path: of the PNG file.
+        stamps, map_camera: the trajectory.
+        truth: stamps and poses; the trajectory is then aligned to it and the picture is in meters.
+        accuracy: figures for the title.
+        title: what was run.
+        unit: of the trajectory if there is no truth.
+        with_scale: align by a similarity, else rigidly.
+
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ours = map_camera[:, :3, 3]
+    how = "as estimated"
+    if truth is not None:
+        ours = align(stamps, map_camera, *truth, with_scale).apply(ours)
+        unit, how = "m", f"aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
+    reference = truth[1] if truth is not None else map_camera
+    across, up = _axes(reference)
+    figure = Figure(figsize=(9, 7.5), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    plot = figure.add_subplot()
+    middle = reference[0, :3, 3]
+    if truth is not None:
+        line = truth[1][:, :3, 3] - middle
+        plot.plot(line @ across, line @ up, color=TRUTH, linewidth=3.5, alpha=0.35, label="ground truth",
+                  solid_capstyle="round")
+    line = ours - middle
+    plot.plot(line @ across, line @ up, color=OURS, linewidth=1.3, marker=".", markersize=3.5,
+              label=f"vggt_ros ({how}), {len(ours)} keyframes")
+    plot.plot(line[0] @ across, line[0] @ up, "o", color=OURS, markersize=9, markerfacecolor="white", label="start")
+    plot.set_aspect("equal", adjustable="datalim")
+    plot.margins(0.06)
+    plot.grid(color="#dddddd", linewidth=0.6)
+    plot.set_axisbelow(True)
+    plot.set_xlabel(f"along the first axis of the path [{unit}]")
+    plot.set_ylabel(f"along the second axis [{unit}]")
+    for side in ("top", "right"):
+        plot.spines[side].set_visible(False)
+    heading = title
+    if accuracy is not None:
+        heading += (f"\nATE RMSE {accuracy.ate_rmse:.3g} m = {100 * accuracy.ate_rmse / accuracy.path:.2f} % of "
+                    f"{accuracy.path:.1f} m, coverage {100 * accuracy.coverage:.0f} %")
+    plot.set_title(heading, fontsize=12)
+    plot.legend(loc="best", framealpha=0.9)
+    figure.savefig(path)
+
+
+def _axes(world_camera: Array) -> tuple[Array, Array]:
+    """Return two unit vectors (3,): the plane in which positions (n, 4, 4) extend most, seen from above."""
+    centers = world_camera[:, :3, 3]
+    _, _, principal = np.linalg.svd(centers - centers.mean(0), full_matrices=True)
+    across, up = principal[0], principal[1]
+    above = -world_camera[:, :3, 1].mean(0)  # the cameras' y axis points down
+    if np.cross(across, up) @ above < 0:
+        up = -up
+    return across, up
+
+
+def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, int] = (1600, 1000)) -> None:
+    """Write a picture of the colored map in perspective, from above and behind, with the way of the camera in it.
+
+    What is above the cameras is cut away, so that a room can be looked into; far points are left out.
+
+    Args:
+        path: of the PNG file.
+        cloud: of the map.
+        map_camera: camera poses (n, 4, 4), in the order of time.
+        size: of the picture, width and height.
+
+    """
+    width, height = (SUPERSAMPLING * value for value in size)
+    centers = map_camera[:, :3, 3]
+    up = -map_camera[:, :3, 1].mean(0)
+    up /= np.linalg.norm(up)
+    points, colors = _cut(cloud, centers, up)
+    picture = np.full((height, width, 3), 250, np.uint8)
+    everything = np.concatenate([points, centers.astype(np.float32)])
+    low, high = np.percentile(everything, [1, 99], axis=0)
+    middle, extent = (low + high) / 2, float(np.linalg.norm(high - low)) or 1.0
+    gaze = map_camera[:, :3, 2].mean(0)
+    level = gaze - (gaze @ up) * up
+    if np.linalg.norm(level) < 0.1:  # the cameras looked everywhere: look along the longer side of the path
+        level = _axes(map_camera)[1]
+    level = level / np.linalg.norm(level)
+    forward = np.cos(np.radians(48)) * level - np.sin(np.radians(48)) * up
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    camera = np.stack([right, np.cross(forward, right), forward])  # view <- map
+    focal = 1.1 * width
+    inside = everything[((everything >= low) & (everything <= high)).all(1)]
+    view = (inside - middle) @ camera.T
+    # As near as the points allow: |x| <= (z + d) * width / 2 / focal, and the same for y.
+    half = np.array([width, height]) / 2 / focal
+    distance = float(max(np.percentile(np.abs(view[:, i]) / half[i] - view[:, 2], 99.5) for i in range(2))) * 1.03
+    pixel = 2.2 * extent / max(np.sqrt(len(points)), 1) * 0.35
+
+    def project(where: NDArray[np.floating]) -> NDArray[np.float64]:
+        moved = (where - middle) @ camera.T
+        z = moved[:, 2] + distance
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([focal * moved[:, 0] / z + width / 2, focal * moved[:, 1] / z + height / 2, z], axis=1)
+
+    _splat(picture, project(points), colors, focal * pixel)
+    way = project(centers)
+    line = np.rint(way[way[:, 2] > 0, :2] * 8).astype(np.int32).reshape(-1, 1, 2)
+    for color, thickness in (((255, 255, 255), 9), (tuple(int(OURS[i:i + 2], 16) for i in (1, 3, 5)), 5)):
+        cv2.polylines(picture, [line], False, color, thickness, cv2.LINE_AA, shift=3)
+    smaller = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(path), cv2.cvtColor(smaller, cv2.COLOR_RGB2BGR))
+
+
+def _cut(cloud: PointCloud, centers: Array, up: Array) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return points and colors without what is above the cameras and what is far from them."""
+    points = cloud.points
+    if not len(points):
+        return points, cloud.colors
+    heights, own = points @ up, centers @ up
+    below = float(np.median(own) - np.percentile(heights, 5))
+    keep = heights < np.percentile(own, 90) + 0.35 * max(below, 0.0)
+    away = np.linalg.norm(points - centers.mean(0), axis=1)
+    reach = float(np.linalg.norm(centers - centers.mean(0), axis=1).max())
+    keep &= away < max(float(np.percentile(away, 90)), reach) * 1.3
+    return points[keep], cloud.colors[keep]
+
+
+def _splat(picture: NDArray[np.uint8], pixels: NDArray[np.float64], colors: NDArray[np.uint8], size: float) -> None:
+    """Draw points (n, 3: x, y, depth), the nearest last, as squares of `size / depth` pixels, at least one."""
+    height, width = picture.shape[:2]
+    order = np.argsort(-pixels[:, 2], kind="stable")
+    order = order[pixels[order, 2] > 1e-6]
+    radius = np.clip(np.rint((size / pixels[order, 2] - 1) / 2), 0, 6).astype(int)
+    nearest = np.full(height * width, np.inf, np.float32)
+    flat = picture.reshape(-1, 3)
+    for reach in range(int(radius.max(initial=0)) + 1):
+        chosen = order[radius == reach]
+        x, y = np.rint(pixels[chosen, :2]).astype(int).T
+        for dx in range(-reach, reach + 1):
+            for dy in range(-reach, reach + 1):
+                inside = (x + dx >= 0) & (x + dx < width) & (y + dy >= 0) & (y + dy < height)
+                where = (y[inside] + dy) * width + x[inside] + dx
+                depth = pixels[chosen[inside], 2].astype(np.float32)
+                np.minimum.at(nearest, where, depth)
+                front = depth <= nearest[where]
+                flat[where[front]] = colors[chosen[inside][front]]
