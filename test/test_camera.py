@@ -133,7 +133,7 @@ def test_an_unusable_calibration_is_refused_in_words(changes, words):
 
 
 def test_an_image_of_another_size_is_refused_in_words():
-    with pytest.raises(CameraError, match="320x240.*752x480"):
+    with pytest.raises(CameraError, match=r"320x240.*752x480"):
         Rectifier(Camera(752, 480, K), (376, 240))(np.zeros((240, 320, 3), np.uint8))
 
 

@@ -144,5 +144,5 @@ def test_compressed(kind):
 
 @pytest.mark.parametrize("data", [b"", b"not an image at all", bytes(200)])
 def test_a_broken_compressed_image_is_refused_in_words(data):
-    with pytest.raises(ImageError, match="empty|cannot be decoded"):
+    with pytest.raises(ImageError, match=r"empty|cannot be decoded"):
         decode_compressed(CompressedImage(format="jpeg", data=array.array("B", data)))

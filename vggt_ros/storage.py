@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.files import write_ply, write_trajectory
 from vggt_ros.geometry import Array
 from vggt_ros.solution import PointCloud
 
@@ -37,8 +38,6 @@ def save_map(folder: Path, cloud: PointCloud, stamps: NDArray[np.int64], map_cam
         OSError: the folder cannot be written.
 
     """
-    from vggt_ros.files import write_ply, write_trajectory
-
     if len(stamps) == 0:
         raise StorageError("nothing is mapped yet")
     folder.mkdir(parents=True, exist_ok=True)

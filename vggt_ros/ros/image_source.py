@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class ImageSource:
     Attributes:
         counts: images `received`, and of these `waiting` (no calibration yet), `refused` (cannot be decoded or do not
             fit their calibration) and `late` (older than the one before, or the same); all others became frames.
+            `missed` were published and did not arrive, or were pushed out of the queue while the node was busy.
         seconds: of decoding and rectification, of the last frames.
         calibration: where the intrinsics come from, for the status.
 
@@ -63,7 +64,7 @@ class ImageSource:
         self.info_topic = node.resolve_topic_name("camera_info")
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and names_rectified(self.topic))
         self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
-        self.counts = {"received": 0, "waiting": 0, "refused": 0, "late": 0}
+        self.counts = {"received": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
         self._info: CameraInfo | None = None
@@ -71,6 +72,7 @@ class ImageSource:
         self._info_error = "no CameraInfo"
         self._rectifier: Rectifier | None = None
         self._stamp: int | None = None
+        self._sequence: int | None = None
         self._told = 0.0
         self._began = self.last_arrival = time.monotonic()
 
@@ -83,6 +85,7 @@ class ImageSource:
                                            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
                                            qos_overriding_options=options)
             for message, topic, callback in ((CameraInfo, "camera_info", self.take_info), (*image, self.take_image))]
+        self._sequence = None
         self._began = self.last_arrival = time.monotonic()
 
     def stop(self) -> None:
@@ -107,10 +110,17 @@ class ImageSource:
             self._rectifier = None
             self._on_break(f"{self.info_topic}: the calibration changed")
 
-    def take_image(self, message: Any) -> None:
-        """Decode an image, rectify it and hand it over; what is wrong with it is said and counted."""
+    def take_image(self, message: Any, details: Mapping[str, Any]) -> None:
+        """Decode an image, rectify it and hand it over; what is wrong with it is said and counted.
+
+        Args:
+            message: the image.
+            details: rclpy's information on the message; it must not have a default, or rclpy leaves it out.
+
+        """
         began = time.perf_counter()
         self.counts["received"] += 1
+        self._count_missed(details.get("publication_sequence_number"))
         self.last_arrival = time.monotonic()
         try:
             image = self._decode(message)
@@ -142,6 +152,12 @@ class ImageSource:
         self._told = now
         publishers = [f"{topic}: {_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
         self._node.get_logger().warning(f"no image for {now - self.last_arrival:.0f} s. " + "; ".join(publishers))
+
+    def _count_missed(self, sequence: int | None) -> None:
+        """Count the gap in the publisher's sequence numbers; of several publishers there is none to be counted."""
+        before, self._sequence = self._sequence, sequence
+        if sequence and before and sequence > before + 1 and self._node.count_publishers(self.topic) == 1:
+            self.counts["missed"] += sequence - before - 1
 
     def _rectifier_for(self, image: NDArray[np.uint8]) -> Rectifier | None:
         """Return the rectifier for an image, or None while CameraInfo may still come.

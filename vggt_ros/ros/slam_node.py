@@ -73,7 +73,7 @@ class SlamNode(LifecycleNode):
         self.worker = Worker(self.slam, self._hand_over, self._hand_over)
         self.frames = Frames(self, self.config.tf)
         self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
-        self.source = ImageSource(self, self.config.camera, reconstructor.image_size, self._track, self._begin_anew)
+        self.source = ImageSource(self, self.config.camera, reconstructor.image_size, self._track, self.reset)
         self.monitor = Monitor(self.slam, self.worker, self.source, why)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
@@ -107,20 +107,21 @@ class SlamNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop everything."""
-        self._drop()
+        self.close()
         return Success
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop everything."""
-        self._drop()
+        self.close()
         return Success
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop everything; the node can be configured again."""
-        self._drop()
+        self.close()
         return Success
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Drop everything that `on_configure` made; harmless if there is nothing."""
         if not self._parts_made:
             return
         self._parts_made = self._active = False
@@ -213,7 +214,7 @@ class SlamNode(LifecycleNode):
 
     # Commands.
 
-    def _begin_anew(self, why: str) -> None:
+    def reset(self, why: str) -> None:
         """Begin a new map, at once; windows of the old one end without effect."""
         self.get_logger().warning(f"the map begins anew: {why}")
         self._resetting = self.worker.reset()
@@ -231,7 +232,7 @@ class SlamNode(LifecycleNode):
         return self._resetting is not None
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._begin_anew("~/reset was called")
+        self.reset("~/reset was called")
         if self._resetting is not None:
             await _Awaited(self._resetting)
         response.success, response.message = True, "the map is empty"
@@ -242,7 +243,7 @@ class SlamNode(LifecycleNode):
             folder = map_folder(self.config.map.folder, self.config.map.name)
             await _Awaited(self._in_worker(lambda: self._save(folder)))
             response.success, response.message = True, str(folder)
-        except (StorageError, OSError) as error:
+        except Exception as error:  # whatever it is, the node stays up
             response.success, response.message = False, f"the map was not saved: {error}"
             self.get_logger().error(response.message)
         return response
@@ -289,7 +290,7 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        node._drop()
+        node.close()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0

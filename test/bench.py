@@ -1,0 +1,164 @@
+"""The node on a bench: in this process, on real DDS, fed image by image, everything it publishes recorded."""
+
+from __future__ import annotations
+
+import array
+import threading
+import time
+from collections import defaultdict
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
+from rcl_interfaces.msg import Log
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from vggt_ros.geometry import matrix_from_quaternion, pose
+from vggt_ros.ros import messages
+from vggt_ros.ros.slam_node import SlamNode
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "path": (Path, LATCHED),
+           "cloud": (PointCloud2, 10), "map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
+           "depth/camera_info": (CameraInfo, 100), "markers": (MarkerArray, LATCHED),
+           "status": (DiagnosticStatus, LATCHED)}
+CAMERA = "camera_optical_frame"
+
+
+class Gate:
+    """A reconstructor that waits at a gate before it answers."""
+
+    def __init__(self, inner):
+        self.inner, self.name = inner, inner.name
+        self.open, self.inside = threading.Event(), threading.Event()
+        self.open.set()
+        self.image_size = inner.image_size
+
+    def reconstruct(self, window):
+        self.inside.set()
+        assert self.open.wait(60)
+        return self.inner.reconstruct(window)
+
+
+class Bench:
+    """A node, a peer that feeds and records, and one executor that this class spins."""
+
+    def __init__(self, domain, reconstructor, outputs=OUTPUTS, **parameters):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
+        self.node = SlamNode(create=lambda config: (reconstructor, "the oracle, for a test"), context=self.context,
+                             parameter_overrides=overrides)
+        self.peer = Node("peer", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.peer)
+        self.got = defaultdict(list)
+        self.images = self.peer.create_publisher(Image, "image", 10)
+        self.infos = self.peer.create_publisher(CameraInfo, "camera_info", 10)
+        for name in outputs:
+            self.record(f"/vggt_slam/{name}", *OUTPUTS[name])
+        self.record("/tf", TFMessage, 100)
+        self.record("/tf_static", TFMessage, QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self.record("/rosout", Log, QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self.record("/diagnostics", DiagnosticArray, 10)
+
+    def record(self, topic, kind, qos):
+        name = topic.removeprefix("/vggt_slam/")
+        return self.peer.create_subscription(kind, topic, self.got[name].append, qos)
+
+    def spin(self, until=lambda: False, seconds=20.0):
+        """Spin until something is so; return whether it is."""
+        end = time.monotonic() + seconds
+        while not until() and time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+        return until()
+
+    def start(self):
+        assert self.node.trigger_configure().name == "SUCCESS"
+        assert self.node.trigger_activate().name == "SUCCESS"
+        assert self.spin(lambda: self.images.get_subscription_count() and self.infos.get_subscription_count())
+        self.spin(seconds=0.2)
+        return self
+
+    def info(self, frame, **changes):
+        message = messages.camera_info(frame.intrinsics, frame.image.shape[1::-1],
+                                       messages.header(frame.stamp, CAMERA))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.infos.publish(message)
+        self.spin(seconds=0.1)
+
+    def image(self, frame, wait=True, **changes):
+        """Send an image; by default wait until the node has received it."""
+        height, width = frame.image.shape[:2]
+        message = Image(header=messages.header(frame.stamp, CAMERA), height=height, width=width, encoding="rgb8",
+                        step=3 * width, data=array.array("B", frame.image.tobytes()))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        before = self.counts["received"]
+        self.images.publish(message)
+        if wait:
+            assert self.spin(lambda: self.counts["received"] > before)
+
+    def play(self, frames, solve=True):
+        """Send frames one by one; wait for the worker before each, so that every run is the same."""
+        for frame in frames:
+            if solve:
+                assert self.spin(lambda: self.node.worker.idle)
+            self.image(frame)
+        self.settle()
+
+    def settle(self, seconds=0.7):
+        assert self.spin(lambda: self.node.worker.idle)
+        self.spin(seconds=seconds)
+
+    @property
+    def counts(self):
+        return self.node.source.counts
+
+    def status(self):
+        return {item.key: item.value for item in self.got["status"][-1].values}
+
+    def logged(self, *words):
+        return any(all(word in log.msg for word in words) for log in self.got["/rosout"])
+
+    def call(self, name):
+        client = self.peer.create_client(Trigger, f"/vggt_slam/{name}")
+        assert self.spin(client.service_is_ready)
+        future = client.call_async(Trigger.Request())
+        assert self.spin(future.done)
+        return future.result()
+
+    def transforms(self, parent, child):
+        """Stamps and 4x4 transforms on /tf between two frames."""
+        found = [t for message in self.got["/tf"] for t in message.transforms
+                 if (t.header.frame_id, t.child_frame_id) == (parent, child)]
+        return [messages.nanoseconds(t.header.stamp) for t in found], [matrix(t.transform) for t in found]
+
+    def close(self):
+        self.node.close()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.peer.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+def matrix(message):
+    """4x4 of a Pose or a Transform."""
+    position = message.position if hasattr(message, "position") else message.translation
+    q = message.orientation if hasattr(message, "orientation") else message.rotation
+    return pose(matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([position.x, position.y, position.z]))
+
+
+def stamp(message):
+    return messages.nanoseconds(message.header.stamp)

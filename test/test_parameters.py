@@ -1,0 +1,81 @@
+"""Settings as ROS parameters, on a real node."""
+
+import os
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vggt_ros.config import Config
+from vggt_ros.ros import parameters
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=84)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def make(context):
+    nodes = []
+
+    def make_node(**overrides):
+        values = [Parameter(name.replace("__", "."), value=value) for name, value in overrides.items()]
+        nodes.append(Node("parameters", context=context, parameter_overrides=values))
+        return nodes[-1]
+
+    yield make_node
+    for node in nodes:
+        node.destroy_node()
+
+
+def test_every_setting_is_a_parameter_with_its_default_range_and_unit(make):
+    node = make()
+    assert list(parameters.declare(node)) == list(Config())
+    for setting, value in Config():
+        assert node.get_parameter(setting.name).value == value
+        described = node.describe_parameter(setting.name)
+        assert setting.doc in described.description
+        assert setting.unit in described.description
+        assert described.read_only is not setting.live
+        limits = [*described.floating_point_range, *described.integer_range]
+        assert [(limit.from_value, limit.to_value) for limit in limits] == (
+            [] if setting.low is None else [(setting.low, setting.high)])
+        assert all(choice in described.additional_constraints for choice in setting.choices)
+
+
+def test_values_from_outside_count(make):
+    config = parameters.declare(make(windows__size=6, tf__mode="none", camera__fov=90.0))
+    assert (config.windows.size, config.tf.mode, config.camera.fov) == (6, "none", 90.0)
+
+
+@pytest.mark.parametrize(("overrides", "error", "name"), [
+    ({"windows__size": 1000}, InvalidParameterValueException, "windows.size"),
+    ({"windows__size": "many"}, InvalidParameterTypeException, "windows.size"),
+    ({"tf__mode": "sideways"}, ValueError, "tf.mode"),
+    ({"windows__overlap": 8}, ValueError, "windows.overlap"),
+])
+def test_a_value_that_does_not_fit_is_refused_by_name(make, overrides, error, name):
+    with pytest.raises(error, match=name):
+        parameters.declare(make(**overrides))
+
+
+def test_only_live_settings_change_while_the_node_runs(make):
+    node = make()
+    current = [parameters.declare(node)]
+    parameters.on_change(node, lambda: current[-1], current.append)
+    live = next(setting for setting, _ in Config() if setting.live and isinstance(setting.default, str))
+    fixed = next(setting for setting, _ in Config() if not setting.live and setting.default == 8)
+    assert node.set_parameters([Parameter(live.name, value="other")])[0].successful
+    assert dict((setting.name, value) for setting, value in current[-1])[live.name] == "other"
+    assert not node.set_parameters([Parameter(fixed.name, value=9)])[0].successful
+    assert node.get_parameter(fixed.name).value == 8
+    assert len(current) == 2
