@@ -47,11 +47,11 @@ class FeatureFusion(nn.Module):
 class Scratch(nn.Module):
     """The pyramid between the token maps and the output; the name is the published one."""
 
-    def __init__(self, sizes: Sizes, features: int, outputs: int | None) -> None:
+    def __init__(self, channels: Sequence[int], features: int, outputs: int | None) -> None:
         """Make the pyramid; without `outputs` it ends in features."""
         super().__init__()
-        for level, channels in enumerate(sizes.out_channels, start=1):
-            self.add_module(f"layer{level}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
+        for level, inputs in enumerate(channels, start=1):
+            self.add_module(f"layer{level}_rn", nn.Conv2d(inputs, features, 3, padding=1, bias=False))
             self.add_module(f"refinenet{level}", FeatureFusion(features, first=level == 4))
         self.output_conv1 = nn.Conv2d(features, features if outputs is None else features // 2, 3, padding=1)
         if outputs is not None:
@@ -71,24 +71,26 @@ class Scratch(nn.Module):
 class DptHead(nn.Module):
     """Depth or points with their confidence, or features for tracking."""
 
-    def __init__(self, sizes: Sizes, features: int, outputs: int | None, shrink: int = 1) -> None:
+    def __init__(self, sizes: Sizes, channels: Sequence[int], features: int, outputs: int | None,
+                 shrink: int = 1) -> None:
         """Make the head.
 
         Args:
             sizes: of the network.
+            channels: of the four token maps.
             features: channels of the pyramid.
             outputs: channels of the map, the last one the confidence; None: the map is features, without positions.
             shrink: image size over map size.
 
         """
         super().__init__()
-        a, b, c, d = sizes.out_channels
+        a, b, _, d = channels
         self.patch, self.shrink, self.outputs = sizes.patch, shrink, outputs
         self.norm = nn.LayerNorm(2 * sizes.embed_dim)
-        self.projects = nn.ModuleList(nn.Conv2d(2 * sizes.embed_dim, out, 1) for out in sizes.out_channels)
+        self.projects = nn.ModuleList(nn.Conv2d(2 * sizes.embed_dim, out, 1) for out in channels)
         self.resize_layers = nn.ModuleList((nn.ConvTranspose2d(a, a, 4, stride=4), nn.ConvTranspose2d(b, b, 2, stride=2),
                                             nn.Identity(), nn.Conv2d(d, d, 3, stride=2, padding=1)))
-        self.scratch = Scratch(sizes, features, outputs)
+        self.scratch = Scratch(channels, features, outputs)
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Return the raw map (S, channels, H / shrink, W / shrink) of four layers' patch tokens (S, rows * columns, c)."""

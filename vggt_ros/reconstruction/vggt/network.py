@@ -25,9 +25,10 @@ class Network(nn.Module):
         self.sizes = sizes
         self.aggregator = Aggregator(sizes)
         self.camera_head = CameraHead(sizes)
-        self.point_head = DptHead(sizes, sizes.features, outputs=4)
-        self.depth_head = DptHead(sizes, sizes.features, outputs=2)
+        self.point_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=4)
+        self.depth_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=2)
         self.track_head = TrackHead(sizes)
+        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, outputs: Collection[str] = OUTPUTS[:2],
                 queries: Tensor | None = None) -> dict[str, Tensor]:

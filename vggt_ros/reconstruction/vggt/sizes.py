@@ -21,7 +21,7 @@ class Sizes:
         registers: register tokens of a frame, in the encoder and in the aggregator.
         taps: the layers that the dense heads read; the camera head reads the last layer.
         features, out_channels: widths inside the dense heads.
-        track_features, track_hidden, track_depth: widths and depth of the tracking head.
+        track_features, track_channels, track_hidden, track_depth: the same for the tracking head, and its transformer.
         camera_depth, camera_heads: trunk of the camera head.
 
     """
@@ -37,6 +37,7 @@ class Sizes:
     features: int = 256
     out_channels: tuple[int, ...] = (256, 512, 1024, 1024)
     track_features: int = 128
+    track_channels: tuple[int, ...] = (256, 512, 1024, 1024)
     track_hidden: int = 384
     track_depth: int = 6
     camera_depth: int = 4
@@ -47,9 +48,9 @@ class Sizes:
         if self.embed_dim % self.heads or 2 * self.embed_dim % self.camera_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.heads} and "
                              f"{self.camera_heads} heads")
-        if len(self.taps) != 4 or len(self.out_channels) != 4 or max(self.taps) >= self.depth:
-            raise ValueError(f"taps {self.taps} and out_channels {self.out_channels}: four each, taps below "
-                             f"{self.depth}")
+        if len(self.taps) != 4 or len(self.out_channels) != 4 or len(self.track_channels) != 4 or max(self.taps) >= self.depth:
+            raise ValueError(f"taps {self.taps}, out_channels {self.out_channels} and track_channels "
+                             f"{self.track_channels}: four each, taps below {self.depth}")
 
     @staticmethod
     def load(path: Path) -> Sizes:

@@ -137,7 +137,7 @@ class TrackHead(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         """Make the head."""
         super().__init__()
-        self.feature_extractor = DptHead(sizes, sizes.track_features, outputs=None, shrink=2)
+        self.feature_extractor = DptHead(sizes, sizes.track_channels, sizes.track_features, outputs=None, shrink=2)
         self.tracker = Tracker(sizes)
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], queries: Tensor,
