@@ -47,11 +47,12 @@ def _environment(tmp_path_factory):
 
 
 @pytest.fixture
-def make():
+def make(capfd):
     benches = []
 
     def make_bench(reconstructor=None, outputs=OUTPUTS, **parameters):
         benches.append(Bench(85, reconstructor or oracle(), outputs, **{**SMALL, **parameters}))
+        benches[-1].read_log = lambda: capfd.readouterr().err
         return benches[-1]
 
     yield make_bench
