@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vggt_ros.files import (FileError, format_stamp, parse_stamp, read_ply, read_trajectory, write_ply,
+                            write_trajectory)
+from vggt_ros.solution import PointCloud
+from vggt_ros.synthetic import laps
+
+
+@given(st.integers(0, 2**62))
+def test_stamps_are_exact(stamp):
+    assert parse_stamp(format_stamp(stamp)) == stamp
+
+
+@pytest.mark.parametrize(("text", "stamp"), [("1305031102.175304", 1305031102175304000), ("0.3", 300000000),
+                                             ("7", 7 * 10**9), ("1.1234567890", 1123456789)])
+def test_stamps_as_people_write_them(text, stamp):
+    assert parse_stamp(text) == stamp
+
+
+@pytest.mark.parametrize("text", ["", "abc", "1e9", "-1.0", "1.12345678901", "1.2.3", "nan"])
+def test_what_is_no_stamp_is_refused(text):
+    with pytest.raises(ValueError, match="not a time"):
+        parse_stamp(text)
+
+
+def test_trajectory_comes_back(tmp_path):
+    stamps, poses = 1_700_000_000_123_456_789 + np.arange(20) * 33_333_333, laps(20)
+    write_trajectory(tmp_path / "t.txt", stamps, poses)
+    again_stamps, again = read_trajectory(tmp_path / "t.txt")
+    assert np.array_equal(again_stamps, stamps)
+    assert np.allclose(again, poses, atol=1e-8)
+    assert (tmp_path / "t.txt").read_text().splitlines()[1].startswith("1700000000.123456789 ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "1.0 1 2 3\n", "1.0 1 2 3 0 0 0 x\n", "1.0 1 2 3 0 0 0 0\n",
+                                  "1.0 nan 2 3 0 0 0 1\n", "x 1 2 3 0 0 0 1\n"])
+def test_broken_trajectories_are_named(tmp_path, text):
+    (tmp_path / "broken.txt").write_text(text)
+    with pytest.raises(FileError, match="broken.txt"):
+        read_trajectory(tmp_path / "broken.txt")
+
+
+def test_missing_files_are_named(tmp_path):
+    for read in (read_trajectory, read_ply):
+        with pytest.raises(FileError, match="nowhere: No such file"):
+            read(tmp_path / "nowhere")
+
+
+def test_ply_holds_what_any_reader_expects(tmp_path):
+    rng = np.random.default_rng(0)
+    cloud = PointCloud(rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 256, (50, 3), np.uint8),
+                       rng.random(50, np.float32))
+    path = tmp_path / "map.ply"
+    write_ply(path, cloud)
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    lines = header.decode().splitlines()
+    assert lines[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 50"]
+    assert lines[3:] == ["property float x", "property float y", "property float z", "property uchar red",
+                         "property uchar green", "property uchar blue", "property float confidence"]
+    values = struct.unpack_from("<fffBBBf", body, 19 * 7)
+    assert values == (*cloud.points[7].tolist(), *cloud.colors[7].tolist(), cloud.confidence[7])
+    again = read_ply(path)
+    for name in ("points", "colors", "confidence"):
+        assert np.array_equal(getattr(again, name), getattr(cloud, name))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(FileError, match="cut short"):
+        read_ply(path)
+    path.write_text("ply\nformat ascii 1.0\nend_header\n")
+    with pytest.raises(FileError, match="not a PLY file"):
+        read_ply(path)

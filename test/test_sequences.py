@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from data_folder import recorded
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
+
+from vggt_ros.sequences import SequenceError, open_sequence
+
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+STAMP = 1_700_000_000_123_456_789
+
+
+def pictures(count=4, size=(64, 48)):
+    rng = np.random.default_rng(0)
+    return [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), size) for _ in range(count)]
+
+
+def write_folder(path, images, suffix=".png"):
+    path.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(path / f"{index:03d}{suffix}"), image[..., ::-1])
+
+
+def write_bag(path, images, info=True, truth=True):
+    kinds = {name: TYPES.types[name] for name in (
+        "builtin_interfaces/msg/Time", "std_msgs/msg/Header", "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo",
+        "sensor_msgs/msg/RegionOfInterest", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/Pose",
+        "geometry_msgs/msg/Point", "geometry_msgs/msg/Quaternion")}
+    make = {name.split("/")[-1]: kind for name, kind in kinds.items()}
+    height, width = images[0].shape[:2]
+    with Writer(path, version=9) as writer:
+        topics = {topic: writer.add_connection(topic, kind, typestore=TYPES) for topic, kind in (
+            ("/depth/image", "sensor_msgs/msg/Image"), ("/cam/image_raw", "sensor_msgs/msg/Image"),
+            ("/cam/camera_info", "sensor_msgs/msg/CameraInfo"), ("/pose", "geometry_msgs/msg/PoseStamped"))}
+        for index, image in enumerate(images):
+            stamp = STAMP + index * 10**8
+            header = make["Header"](make["Time"](stamp // 10**9, stamp % 10**9), "camera")
+
+            def write(topic, message, stamp=stamp):
+                writer.write(topics[topic], stamp + 12345, TYPES.serialize_cdr(message, topics[topic].msgtype))
+
+            padded = np.zeros((height, width * 3 + 5), np.uint8)
+            padded[:, :width * 3] = image[..., ::-1].reshape(height, -1)
+            write("/cam/image_raw", make["Image"](header, height, width, "bgr8", 0, width * 3 + 5, padded.reshape(-1)))
+            if info:
+                region = make["RegionOfInterest"](0, 0, 0, 0, False)
+                write("/cam/camera_info", make["CameraInfo"](
+                    header, height, width, "plumb_bob", np.array([0.1, 0.01, 0, 0, 0]),
+                    np.array([50, 0, 31.5, 0, 51, 23.5, 0, 0, 1.0]), np.eye(3).reshape(-1), np.zeros(12), 0, 0, region))
+            if truth:
+                write("/pose", make["PoseStamped"](header, make["Pose"](make["Point"](index, 0.0, 1.0),
+                                                                        make["Quaternion"](0.0, 0.0, 1.0, 0.0))))
+
+
+def test_recorded_folder():
+    sequence = open_sequence(recorded("tum_fr1_xyz"))
+    stamp, image = next(iter(sequence))
+    assert len(sequence) == 399 and stamp == 1305031102175304000 and image.shape == (480, 640, 3)
+    assert sequence.camera.distortion == (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)
+    assert sequence.truth[1].shape == (397, 4, 4)
+    stamp, depth = next(sequence.depths())
+    assert stamp == 1305031102175304000 and 0.5 < np.nanmedian(depth) < 2 and np.isnan(depth).any()
+
+
+def test_millimeters_are_told_from_the_readme():
+    _, depth = next(open_sequence(recorded("hololens_dvmvs_000")).depths())
+    assert 0.5 < np.nanmedian(depth) < 5
+
+
+def test_a_bag_is_the_folder_it_was_made_of():
+    folder, bag = open_sequence(recorded("tum_fr1_xyz")), open_sequence(recorded("ros2bag_tum_fr1_xyz"))
+    assert len(folder) == len(bag) and bag.name == "ros2bag_tum_fr1_xyz"
+    assert np.allclose(folder.camera.intrinsics, bag.camera.intrinsics)
+    assert folder.camera.distortion == bag.camera.distortion
+    assert np.array_equal(folder.truth[0], bag.truth[0]) and np.allclose(folder.truth[1], bag.truth[1], atol=1e-6)
+    for (stamp, image), (other_stamp, other), _ in zip(folder, bag, range(3)):
+        assert stamp == other_stamp and np.array_equal(image, other)
+
+
+def test_raw_bag(tmp_path):
+    images = pictures()
+    write_bag(tmp_path / "raw", images)
+    sequence = open_sequence(tmp_path / "raw")
+    got = list(sequence)
+    assert [stamp for stamp, _ in got] == [STAMP + i * 10**8 for i in range(4)]  # the header's, not the log's
+    assert all(np.array_equal(image, mine) for (_, image), mine in zip(got, images))
+    assert sequence.camera.intrinsics[1, 1] == 51 and sequence.camera.distortion[0] == 0.1
+    assert sequence.truth[1][2, 0, 3] == 2 and sequence.truth[1][0, 0, 0] == pytest.approx(-1)
+    assert not sequence.assumptions
+    with pytest.raises(SequenceError, match=r"/nope.*there are: /cam/image_raw"):
+        open_sequence(tmp_path / "raw", image_topic="/nope")
+
+
+def test_bag_without_calibration_says_so(tmp_path):
+    write_bag(tmp_path / "bare", pictures(2), info=False, truth=False)
+    sequence = open_sequence(tmp_path / "bare", fov=80)
+    assert not sequence.camera.calibrated and "80 degrees" in sequence.assumptions[0] and sequence.truth is None
+
+
+def test_unreadable_bags_are_named(tmp_path):
+    (tmp_path / "broken.mcap").write_bytes(b"not a bag at all" * 100)
+    with pytest.raises(SequenceError, match="broken.mcap"):
+        open_sequence(tmp_path / "broken.mcap")
+    write_bag(tmp_path / "cut", pictures(2))
+    storage = next((tmp_path / "cut").glob("*.db3"), None) or next((tmp_path / "cut").glob("*.mcap"))
+    storage.write_bytes(storage.read_bytes()[:300])
+    with pytest.raises(SequenceError, match="cut"):
+        open_sequence(tmp_path / "cut")
+
+
+def test_folder_of_images_is_taken_in_order_and_says_what_it_assumes(tmp_path):
+    images = pictures()
+    write_folder(tmp_path / "shots", images)
+    sequence = open_sequence(tmp_path / "shots", rate=20)
+    assert [stamp for stamp, _ in sequence] == [0, 50_000_000, 100_000_000, 150_000_000]
+    assert all(np.array_equal(image, mine) for (_, image), mine in zip(sequence, images))
+    assert len(sequence.assumptions) == 2 and "20 images a second" in sequence.assumptions[0]
+    assert not sequence.camera.calibrated
+    (tmp_path / "shots" / "calibration.txt").write_text("# fx fy cx cy\n50 51 32 24\n")
+    assert open_sequence(tmp_path / "shots").camera.calibrated
+
+
+def test_video(tmp_path):
+    path = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    images = pictures(5)
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    got = list(open_sequence(path))
+    assert [stamp for stamp, _ in got] == [i * 40_000_000 for i in range(5)]
+    assert np.abs(got[3][1].astype(int) - images[3]).mean() < 8
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "text", "broken image", "other size", "missing image",
+                                  "bad list", "bad calibration"])
+def test_bad_input_is_named(tmp_path, case):
+    folder = tmp_path / "sequence"
+    write_folder(folder / "rgb", pictures(3))
+    lines = [f"{i}.5 rgb/{i:03d}.png" for i in range(3)]
+    named = {"missing": "nowhere", "empty": "nothing", "text": "text.txt", "broken image": "001.png",
+             "other size": "001.png", "missing image": "009.png", "bad list": "rgb.txt, line 2",
+             "bad calibration": "calibration.txt"}[case]
+    target = folder
+    if case in ("missing", "text"):
+        target = tmp_path / named
+    if case == "text":
+        target.write_text("hello")
+    if case == "empty":
+        target = tmp_path / named
+        target.mkdir()
+    if case == "broken image":
+        (folder / "rgb" / named).write_bytes(b"no image")
+    if case == "other size":
+        write_folder(folder / "rgb", [*pictures(1), *pictures(1, (32, 32))])
+    if case == "missing image":
+        lines[1] = f"1.5 rgb/{named}"
+    if case == "bad list":
+        lines[1] = "soon rgb/001.png"
+    if case == "bad calibration":
+        (folder / named).write_text("50 51\n")
+    (folder / "rgb.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SequenceError, match=named):
+        list(open_sequence(target))
