@@ -171,8 +171,8 @@ def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]
         raise EvaluationError(f"{folder}: no depth map has sensor depth of the same stamp")
     ratio = np.concatenate(ratios)
     scale = float(np.median(ratio))
-    error = np.abs(scale / ratio - 1)
-    return DepthAccuracy(len(known), float(np.median(error[np.concatenate(confident)])), float(np.median(error)),
+    errors = np.abs(scale / ratio - 1)
+    return DepthAccuracy(len(known), float(np.median(errors[np.concatenate(confident)])), float(np.median(errors)),
                          float(np.mean(known)), scale)
 
 

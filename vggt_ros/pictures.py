@@ -82,7 +82,8 @@ def _axes(world_camera: Array) -> tuple[Array, Array]:
     return across, up
 
 
-def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, int] = (1600, 1000)) -> None:
+def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 0.02,
+             size: tuple[int, int] = (1600, 1000)) -> None:
     """Write a picture of the colored map in perspective, from above and behind, with the way of the camera in it.
 
     What is above the cameras is cut away, so that a room can be looked into; far points are left out.
@@ -91,6 +92,7 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, 
         path: of the PNG file.
         cloud: of the map.
         map_camera: camera poses (n, 4, 4), in the order of time.
+        spacing: typical distance of neighboring points, which are drawn that large.
         size: of the picture, width and height.
 
     """
@@ -102,7 +104,7 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, 
     picture = np.full((height, width, 3), 250, np.uint8)
     everything = np.concatenate([points, centers.astype(np.float32)])
     low, high = np.percentile(everything, [1, 99], axis=0)
-    middle, extent = (low + high) / 2, float(np.linalg.norm(high - low)) or 1.0
+    middle = (low + high) / 2
     gaze = map_camera[:, :3, 2].mean(0)
     level = gaze - (gaze @ up) * up
     if np.linalg.norm(level) < 0.1:  # the cameras looked everywhere: look along the longer side of the path
@@ -118,7 +120,6 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, 
     # As near as the points allow: |x| <= (z + d) * width / 2 / focal, and the same for y.
     half = np.array([width, height]) / 2 / focal
     distance = float(max(np.percentile(np.abs(view[:, i]) / half[i] - view[:, 2], 99.5) for i in range(2))) * 1.03
-    pixel = 2.2 * extent / max(np.sqrt(len(points)), 1) * 0.35
 
     def project(where: NDArray[np.floating]) -> NDArray[np.float64]:
         moved = (where - middle) @ camera.T
@@ -126,7 +127,7 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, size: tuple[int, 
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([focal * moved[:, 0] / z + width / 2, focal * moved[:, 1] / z + height / 2, z], axis=1)
 
-    _splat(picture, project(points), colors, focal * pixel)
+    _splat(picture, project(points), colors, 1.5 * focal * spacing)
     way = project(centers)
     line = np.rint(way[way[:, 2] > 0, :2] * 8).astype(np.int32).reshape(-1, 1, 2)
     for color, thickness in (((255, 255, 255), 9), (tuple(int(OURS[i:i + 2], 16) for i in (1, 3, 5)), 5)):
@@ -150,14 +151,14 @@ def _cut(cloud: PointCloud, centers: Array, up: Array) -> tuple[NDArray[np.float
 
 
 def _splat(picture: NDArray[np.uint8], pixels: NDArray[np.float64], colors: NDArray[np.uint8], size: float) -> None:
-    """Draw points (n, 3: x, y, depth), the nearest last, as squares of `size / depth` pixels, at least one."""
+    """Draw points (n, 3: x, y, depth), the nearest last, as squares of `size / depth` pixels, at least three."""
     height, width = picture.shape[:2]
     order = np.argsort(-pixels[:, 2], kind="stable")
     order = order[pixels[order, 2] > 1e-6]
-    radius = np.clip(np.rint((size / pixels[order, 2] - 1) / 2), 0, 6).astype(int)
+    radius = np.clip(np.rint((size / pixels[order, 2] - 1) / 2), 1, 8).astype(int)
     nearest = np.full(height * width, np.inf, np.float32)
     flat = picture.reshape(-1, 3)
-    for reach in range(int(radius.max(initial=0)) + 1):
+    for reach in range(1, int(radius.max(initial=0)) + 1):
         chosen = order[radius == reach]
         x, y = np.rint(pixels[chosen, :2]).astype(int).T
         for dx in range(-reach, reach + 1):

@@ -156,7 +156,7 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
         measured = result.accuracy()
         draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if measured else None,
                         measured, result.sequence.name)
-        draw_map(folder / "map.png", cloud, poses)
+        draw_map(folder / "map.png", cloud, poses, result.config.map.voxel)
     if depth:
         write_depth(result, folder / "depth")
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")

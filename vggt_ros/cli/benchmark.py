@@ -1,0 +1,136 @@
+"""benchmark: the numbers that the README gives, from the command that it names."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence as Sequence_
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggt_ros.cli.replay import report, run
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.files import FileError
+from vggt_ros.pipeline import Slam
+from vggt_ros.sequences import Sequence, open_sequence
+from vggt_ros.synthetic import SceneReconstructor, demo_sequence, laps, room
+from vggt_ros.windows import Keyframe, Window
+
+REPOSITORY = Path(__file__).parents[2]
+SEQUENCES = ("demo_room", "tum_fr1_xyz", "euroc_mh01_start", "kitti07_first160", "hololens_dvmvs_000")
+
+
+def data_folder() -> Path:
+    """Return the folder of recorded sequences: VGGT_ROS_DATA, else `../shared/data` beside the repository."""
+    return Path(os.environ.get("VGGT_ROS_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+def load(name: str) -> Sequence:
+    """Return the demo, or the recorded sequence of that name; raises SequenceError if it is not there."""
+    return demo_sequence() if name == "demo_room" else open_sequence(data_folder() / name)
+
+
+def accuracy(names: Sequence_[str] = SEQUENCES, seeds: int = 5, config: Config | None = None) -> dict[str, Any]:
+    """Replay sequences with seeds 0, 1, ... and print a table; return all figures by sequence.
+
+    Raises:
+        SequenceError: a sequence is not there.
+
+    """
+    config = config or Config()
+    results: dict[str, Any] = {}
+    print(f"{'sequence':<20} {'ATE median':>11} {'worst':>8} {'of path':>8} {'coverage':>9} {'images per':>10} "
+          f"{'seconds':>8} {'submaps':>8}\n{'':<20} {'m':>11} {'m':>8} {'%':>8} {'%':>9} {'keyframe':>10} "
+          f"{'a window':>8} {'most':>8}", flush=True)
+    for name in names:
+        figures = [report(run(load(name), config.replace({"seed": seed}), progress=sys.stderr.isatty()))
+                   for seed in range(seeds)]
+        errors = [f["ate_rmse_m"] if f["ate_rmse_m"] is not None else float("inf") for f in figures]
+
+        def median(key: str, figures: list[dict[str, Any]] = figures) -> float:
+            return float(np.median([np.nan if f[key] is None else f[key] for f in figures]))
+
+        print(f"{name:<20} {np.median(errors):>11.4f} {max(errors):>8.4f} {median('ate_percent_of_path'):>8.2f} "
+              f"{100 * median('coverage'):>9.1f} {median('images_per_keyframe'):>10.1f} "
+              f"{median('seconds_a_window_median'):>8.2f} {max(f['submaps'] for f in figures):>8}", flush=True)
+        results[name] = {"ate_median_m": float(np.median(errors)), "ate_worst_m": max(errors), "runs": figures}
+    return results
+
+
+def memory(keyframes: int = 1000, lap: int = 200) -> dict[str, float]:
+    """Map a room over and over again from exact geometry and return what that costs; prints it too.
+
+    Windows go straight to `Slam.step`, laps of `lap` keyframes each, so that the space is bounded and only what is
+    kept of keyframes, windows and map grows.
+    """
+    config = Config()
+    scene = room()
+    poses = laps(lap, laps=1.0)
+    stamps = np.arange(keyframes) * 10**8
+    truth = poses[np.arange(keyframes) % lap]
+    oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.multiview.depth_width)
+    slam = Slam(config, oracle)
+    camera = demo_sequence(2).camera
+    size, overlap = config.windows.size, config.windows.overlap
+    made: list[Keyframe] = []
+    resident: dict[int, float] = {}
+    window = 0
+    for index in range(keyframes):
+        image = scene.render(truth[index], camera.intrinsics, (camera.width, camera.height))[0]
+        made.append(Keyframe(index, int(stamps[index]), image, camera.intrinsics))
+        if len(made) == size:
+            slam.step(Window(window, tuple(made), tuple(k.id for k in made[:overlap]) if window else ()))
+            made, window = made[-overlap:], window + 1
+        if (index + 1) % (keyframes // 2) == 0:
+            resident[index + 1] = _resident()
+            print(f"{index + 1} keyframes: {resident[index + 1]:.1f} MB resident, {len(slam.map_cloud())} points",
+                  flush=True)
+    half = keyframes // 2
+    growth = (resident[2 * half] - resident[half]) / half
+    print(f"{growth:.3f} MB a keyframe")
+    return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
+
+
+def _resident() -> float:
+    """Return this process's resident memory in MB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the benchmark named on the command line."""
+    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, the node's cost, or memory.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences")
+    command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
+    command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
+                         help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker")
+    command = commands.add_parser("memory", help="growth of resident memory in a bounded space")
+    command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
+    for command in commands.choices.values():
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args(args)
+    try:
+        if options.command == "accuracy":
+            figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
+        elif options.command == "memory":
+            figures = memory(options.keyframes)
+        else:  # needs ROS, the others do not
+            figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
+    except (ConfigError, FileError, ImportError) as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""evaluate: a trajectory, or depth maps, against the truth."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vggt_ros.evaluation import EvaluationError, accuracy, depth_accuracy
+from vggt_ros.files import FileError, read_trajectory
+from vggt_ros.pictures import draw_trajectory
+from vggt_ros.sequences import open_sequence
+
+
+def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: Path | None) -> dict[str, float]:
+    """Print how near a trajectory is to the truth, draw both if asked for, and return the figures.
+
+    Raises:
+        FileError: a file cannot be read.
+        EvaluationError: the two have too few stamps in common.
+
+    """
+    ours = read_trajectory(trajectory)
+    true = read_trajectory(truth / "groundtruth.txt" if truth.is_dir() else truth)
+    figures = accuracy(*ours, *true, with_scale=with_scale)
+    print(f"{figures.poses} poses aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
+          + (f", {figures.scale:.6g} m in a unit" if with_scale else ""))
+    print(f"ATE  RMSE {figures.ate_rmse:.4f} m ({100 * figures.ate_rmse / max(figures.path, 1e-9):.2f} % of the path), "
+          f"median {figures.ate_median:.4f} m, max {figures.ate_max:.4f} m")
+    print(f"RPE  RMSE {figures.rpe_translation:.4f} m, {figures.rpe_rotation:.3f} deg from one pose to the next")
+    print(f"path {figures.path:.2f} m, {100 * figures.coverage:.1f} % covered")
+    if plot is not None:
+        draw_trajectory(plot, *ours, true, figures, trajectory.stem, with_scale=with_scale)
+        print(f"drawn to {plot}")
+    return dataclasses.asdict(figures)
+
+
+def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
+    """Print how near depth maps are to a sequence's sensor depth, and return the figures.
+
+    Raises:
+        FileError: a file cannot be read.
+        EvaluationError: nothing to compare.
+
+    """
+    sequence = open_sequence(sequence_path)
+    folder = folder / "depth" if (folder / "depth").is_dir() else folder
+    figures = depth_accuracy(folder, tqdm(sequence.depths(), unit="map", disable=None, leave=False), sequence.camera)
+    print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m in a unit (median of all)")
+    print(f"absolute relative error {figures.confident:.4f} (median over the more confident half), "
+          f"{figures.all:.4f} (median over all)")
+    print(f"known for {100 * figures.known:.1f} % of the pixels where the sensor has depth")
+    return dataclasses.asdict(figures)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Evaluate what is named on the command line."""
+    parser = argparse.ArgumentParser(prog="evaluate", description="Compares a trajectory or depth maps to the truth.")
+    parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY", help="file in TUM's format")
+    parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
+                        help="file in TUM's format, or a sequence's folder")
+    parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="what is free (default sim3)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both, from above, as PNG")
+    parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
+                        help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures too")
+    options = parser.parse_args(args)
+    if (options.depth is None) == (options.truth is None) or (options.depth and options.estimate):
+        parser.error("give TRAJECTORY and GROUNDTRUTH, or --depth FOLDER SEQUENCE")
+    try:
+        figures = evaluate_depth(*options.depth) if options.depth else \
+            evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    except (FileError, EvaluationError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
