@@ -17,31 +17,25 @@ from typing import Any
 
 import cv2
 import numpy as np
-from bags import (
-    BagTopics,
-    Truth,
-    bag_truth,
-    describe_bag,
-    read_truth,
-    sequence_camera,
-    sequence_images,
-    write_bag,
-)
+from bags import jpeg, write_bag
 from tqdm import tqdm
 
+from vggt_ros.bag_sequence import BagSequence
 from vggt_ros.camera import Camera
-from vggt_ros.geometry import Array, Sim3, umeyama
+from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
+from vggt_ros.files import FileError, write_ply, write_trajectory
+from vggt_ros.geometry import Array
+from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording
-from vggt_ros.ros.session import NodeError, record
+from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record
+from vggt_ros.sequences import Truth, open_sequence
 from vggt_ros.synthetic import Scene, laps, pinhole, room
 
 ROOT = Path(__file__).parents[1]
 SIZE, FOV, IMAGES, HERTZ = (640, 480), 80.0, 450, 10.0
 PLAY_SECONDS = 75.0
 """A bag is played so slowly that it takes this long at least: the CPU reconstructor needs a second or two a window."""
-FARTHEST = 0.1
-"""Seconds between a keyframe and the nearest known true pose, beyond which they are not compared."""
 
 
 class RoomRenderer:
@@ -54,17 +48,21 @@ class RoomRenderer:
     def __call__(self, world_camera: Array) -> bytes:
         """Return the view from a pose as JPEG."""
         image, _ = self.scene.render(world_camera, self.intrinsics, SIZE)
-        return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        return jpeg(image)
 
 
-def render_room(path: Path, images: int, seed: int) -> None:
-    """Render two laps in a textured room and write them as a rosbag2 with the exact poses."""
+def render_room(path: Path, images: int, seed: int, rounds: float = 2.0) -> None:
+    """Render two rounds in a textured room and write them as a rosbag2 with the exact poses."""
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
     stamps = 1_700_000_000_000_000_000 + np.arange(images, dtype=np.int64) * round(1e9 / HERTZ)
-    poses, render = laps(images), RoomRenderer(room(seed=seed))
+    poses, render = laps(images, rounds), RoomRenderer(room(seed=seed))
     with multiprocessing.get_context("fork").Pool(initializer=_share, initargs=(render,)) as pool:
         encoded = tqdm(pool.imap(_render, poses, chunksize=4), total=images, unit="image", disable=None)
-        write_bag(path, zip(stamps.tolist(), encoded), Camera(*SIZE, render.intrinsics), Truth(stamps, poses))
+        write_bag(path, zip(stamps.tolist(), encoded), Camera(*SIZE, render.intrinsics), (stamps, poses))
+
+
+_render_here: RoomRenderer
+"""What the forked processes render with."""
 
 
 def _share(render: RoomRenderer) -> None:
@@ -76,43 +74,19 @@ def _render(world_camera: Array) -> bytes:
     return _render_here(world_camera)
 
 
-def find_bag(source: Path, scratch: Path) -> Path:
-    """Return the rosbag2 at `source`, made from its images if it is a sequence folder.
+def find_bag(source: Path, scratch: Path) -> BagSequence:
+    """Return the rosbag2 at `source`, or one made in `scratch` from the images there.
 
     Raises:
-        BagError: it is neither.
+        vggt_ros.sequences.SequenceError: there are no images, or they cannot be read.
 
     """
-    for bag in (source, source / "bag"):
-        if bag.is_file() or (bag / "metadata.yaml").exists():
-            return bag
-    if (source / "rgb.txt").exists() and (source / "calibration.txt").exists():
-        truth = source / "groundtruth.txt"
-        write_bag(scratch, sequence_images(source), sequence_camera(source),
-                  read_truth(truth) if truth.exists() else None)
-        return scratch
-    raise BagError(f"{source}: " + ("neither a rosbag2 (metadata.yaml) nor a sequence (rgb.txt and calibration.txt)"
-                                    if source.exists() else "no such file or folder"))
-
-
-def compare(truth: Truth, recording: Recording) -> tuple[Sim3, dict[str, float]]:
-    """Return the similarity that moves our path onto the true one, and how well it fits.
-
-    ATE RMSE as in Sturm et al., A Benchmark for the Evaluation of RGB-D SLAM Systems, IROS 2012. Coverage is the part
-    of the true way between the first and the last keyframe.
-    """
-    after = np.clip(np.searchsorted(truth.stamps, recording.stamps), 1, len(truth.stamps) - 1)
-    nearest = after - (recording.stamps - truth.stamps[after - 1] < truth.stamps[after] - recording.stamps)
-    close = np.abs(truth.stamps[nearest] - recording.stamps) < FARTHEST * 1e9
-    ours, true = recording.map_camera[close, :3, 3], truth.world_camera[nearest[close], :3, 3]
-    truth_map = umeyama(ours, true)
-    steps = np.linalg.norm(np.diff(truth.world_camera[:, :3, 3], axis=0), axis=1)
-    errors = np.linalg.norm(truth_map.apply(ours) - true, axis=1)
-    length = float(steps.sum())
-    rmse = float(np.sqrt((errors**2).mean()))
-    return truth_map, {"ate_rmse_m": rmse, "ate_percent_of_path": 100 * rmse / length, "path_length_m": length,
-                       "coverage": float(steps[nearest[close][0]:nearest[close][-1]].sum() / length),
-                       "scale": truth_map.scale}
+    sequence = open_sequence(source)
+    if isinstance(sequence, BagSequence):
+        return sequence
+    encoded = ((stamp, jpeg(image)) for stamp, image in tqdm(sequence, unit="image", disable=None))
+    write_bag(scratch, encoded, sequence.camera, sequence.truth)
+    return BagSequence(scratch)
 
 
 def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
@@ -123,7 +97,7 @@ def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
         return int(float(status.get(key, 0)))
 
     received = number("images received")
-    return {"images": topics.messages, "received": received, "lost_on_the_way": topics.messages - received,
+    return {"images": topics.images, "received": received, "lost_on_the_way": topics.images - received,
             **{key: number(key) for key in ("frames", "tracked", "lost", "keyframes", "thinned", "unplaced", "windows",
                                             "refused", "retried", "submaps")},
             "keyframes_in_path": len(recording.stamps), "odometry_messages": len(recording.odometry),
@@ -133,40 +107,43 @@ def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
 
 
 def write_results(out: Path, recording: Recording, truth: Truth | None, report: dict[str, Any]) -> None:
-    """Write trajectories, map, pictures and the report into `out`."""
-    from vggt_ros.cli.pictures import draw_map, draw_trajectory
-    from vggt_ros.files import write_ply, write_trajectory
-
-    out.mkdir(parents=True, exist_ok=True)
-    write_trajectory(out / "trajectory.txt", recording.stamps, recording.map_camera)
-    truth_map = None
+    """Write trajectories, map, pictures and the report into `out`; what the truth tells is added to `report`."""
+    stamps, poses = recording.stamps, recording.map_camera
+    write_trajectory(out / "trajectory.txt", stamps, poses)
+    fit: Accuracy | None = None
     if truth is not None:
-        write_trajectory(out / "groundtruth.txt", truth.stamps, truth.world_camera)
-        truth_map, fit = compare(truth, recording)
-        report |= fit
-    draw_trajectory(out / "trajectory.png", recording.map_camera, truth.world_camera if truth else None, truth_map)
+        write_trajectory(out / "groundtruth.txt", *truth)
+        try:
+            fit = accuracy(stamps, poses, *truth)
+            report |= {"ate_rmse_m": fit.ate_rmse, "ate_percent_of_path": 100 * fit.ate_rmse / fit.path,
+                       "path_length_m": fit.path, "coverage": fit.coverage, "meters_a_map_unit": fit.scale}
+        except EvaluationError as error:
+            report["not_evaluated"] = str(error)
+    draw_trajectory(out / "trajectory.png", stamps, poses, truth if fit else None, fit, report["source"])
     if recording.cloud is not None:
         write_ply(out / "map.ply", recording.cloud)
-        draw_map(out / "map.png", recording.cloud, recording.map_camera)
+        draw_map(out / "map.png", recording.cloud, poses)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
     """Return what a newcomer wants to know."""
-    lines = [f"{report['received']} of {report['images']} images arrived, {report['tracked']} of them were given a "
-             f"pose; {report['keyframes']} became keyframes ({report['thinned']} more were thinned out).",
-             f"{report['windows']} windows of keyframes were reconstructed, {report['seconds_a_window']} s each; the "
-             f"map has {report['points']:,} points in {report['submaps']} "
-             f"{'piece' if report['submaps'] == 1 else 'pieces, the map is broken'}."]
+    pieces = "one piece" if report["submaps"] == 1 else f"{report['submaps']} pieces, it is broken"
+    lines = [f"{report['received']} of {report['images']} images arrived; {report['keyframes']} became keyframes, "
+             f"{report['thinned']} more were thinned out.",
+             f"{report['windows']} windows of keyframes were reconstructed in {report['seconds_a_window']} s each; the "
+             f"map has {report['points']:,} points in {pieces}."]
     if "ate_rmse_m" in report:
-        lines.append(f"The path is off by {100 * report['ate_rmse_m']:.1f} cm RMS, {report['ate_percent_of_path']:.2f} "
-                     f"% of {report['path_length_m']:.1f} m, after alignment (one camera alone cannot know the scale).")
+        lines.append(f"The path is off by {100 * report['ate_rmse_m']:.1f} cm (RMS) or "
+                     f"{report['ate_percent_of_path']:.2f} % of the {report['path_length_m']:.1f} m, of which "
+                     f"{100 * report['coverage']:.0f} % are covered. One camera cannot know the scale: it was fitted.")
     else:
-        lines.append("There is no ground truth to compare with (a bag has it in /ground_truth/pose).")
-    return "\n".join([*lines, "", f"In {out}:", "  trajectory.png   our path" + (" and the true one, from above" if
-                                                                                  "ate_rmse_m" in report else ""),
-                      "  map.png          the colored map", "  map.ply          the same for MeshLab or CloudCompare",
-                      "  trajectory.txt   poses of the keyframes (TUM format)", "  report.json      all the numbers"])
+        lines.append(report.get("not_evaluated", "There is no ground truth to compare with."))
+    lines += ["", f"In {out}:", "  trajectory.png   the path from above, with the truth where it is known",
+              "  map.png          the colored map, and map.ply for MeshLab or CloudCompare",
+              "  trajectory.txt   poses of the keyframes (TUM format)",
+              "  report.json      all the numbers; node.log has what the node said"]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -190,18 +167,18 @@ def main() -> int:
         try:
             if options.path is None:
                 say(f"rendering {options.images} images of a room")
-                render_room(bag := Path(scratch, "bag"), options.images, options.seed)
+                render_room(Path(scratch, "bag"), options.images, options.seed)
+                sequence = BagSequence(Path(scratch, "bag"))
             else:
-                bag = find_bag(options.path, Path(scratch, "bag"))
-            topics, truth = describe_bag(bag), bag_truth(bag)
+                sequence = find_bag(options.path, Path(scratch, "bag"))
+            topics = bag_topics(sequence.path, sequence.image_topic)
             shutil.rmtree(options.output, ignore_errors=True)
             options.output.mkdir(parents=True)
             rate = options.rate or min(1.0, topics.duration / PLAY_SECONDS)
-            say(f"{topics.messages} images over {topics.duration:.0f} s, played at {rate:.2f} of their rate")
-            recording = record(bag, ROOT / "config" / "slam.yaml", options.output / "node.log", image=topics.image,
-                               camera_info=topics.camera_info, camera_frame=topics.frame, compressed=topics.compressed,
+            say(f"{topics.images} images over {topics.duration:.0f} s, played at {rate:.2f} of their rate")
+            recording = record(sequence.path, topics, ROOT / "config" / "slam.yaml", options.output / "node.log",
                                rate=rate, settings={"seed": options.seed}, say=say)
-        except (BagError, NodeError) as error:
+        except (BagError, FileError, NodeError) as error:
             print(f"dev/demo: {error}", file=sys.stderr)
             return 1
     report = {"source": str(options.path or "rendered room"), "rate": rate, **counts(recording, topics)}
@@ -209,7 +186,7 @@ def main() -> int:
         print(f"dev/demo: the node placed {len(recording.stamps)} keyframes, too few to show; see "
               f"{options.output / 'node.log'}", file=sys.stderr)
         return 1
-    write_results(options.output, recording, truth, report)
+    write_results(options.output, recording, sequence.truth, report)
     say("done\n")
     print(summary(report, options.output))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,71 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.serialization import deserialize_message
 from tf2_ros import TransformException
 
+from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
+
+
+@dataclass(frozen=True)
+class BagTopics:
+    """What of a bag the node shall take.
+
+    Attributes:
+        image: the images' topic, without `/compressed`.
+        compressed: whether they are sensor_msgs/CompressedImage.
+        camera_info: the calibration's topic.
+        frame: the images' frame.
+        images: their number.
+        duration: of the bag, seconds.
+
+    """
+
+    image: str
+    compressed: bool
+    camera_info: str
+    frame: str
+    images: int
+    duration: float
+
+
+def bag_topics(bag: Path, image_topic: str) -> BagTopics:
+    """Return what there is about the images of a topic; the calibration is the one beside it, if there is one.
+
+    Raises:
+        BagError: the bag cannot be read, or has no such images.
+
+    """
+    with contextlib.closing(open_bag(bag)) as reader:
+        chosen = [c for c in reader.connections if c.topic == image_topic]
+        first = next(reader.messages(chosen), None) if chosen else None
+        if first is None:
+            raise BagError(f"{bag}: no images on {image_topic}")
+        message: Any = deserialize_message(bytes(first[2]), message_class(chosen[0].msgtype))
+        base = image_topic.removesuffix("/compressed")
+        beside = base.rsplit("/", 1)[0] + "/camera_info"
+        infos = [c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/CameraInfo" and c.msgcount]
+        return BagTopics(base, chosen[0].msgtype.endswith("CompressedImage"),
+                         beside if beside in infos or not infos else infos[0], message.header.frame_id,
+                         sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
 class NodeError(Exception):
     """The node does not start, does not answer, or ends early; the text says which and ends with its log."""
 
 
-def record(bag: Path, parameters: Path, log: Path, *, image: str, camera_info: str, camera_frame: str,
-           compressed: bool = False, rate: float = 1.0, patience: float = 60.0,
+def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, patience: float = 60.0,
            settings: Mapping[str, Any] | None = None, say: Callable[[str], None] = print) -> Recording:
     """Play `bag` into a fresh node and return what it published when everything is solved.
 
     Args:
         bag: the rosbag2.
+        topics: what of it the node takes.
         parameters: parameter file of the node.
         log: file that takes the node's output.
-        image: image topic; with `compressed` without its `/compressed`.
-        camera_info: topic of the calibration.
-        camera_frame: frame of the images.
-        compressed: the images are sensor_msgs/CompressedImage.
         rate: times as fast as recorded.
-        patience: longest wait for the windows that are not solved when the bag ends, seconds.
+        patience: longest wait for a window, and for the map, when the bag is over, seconds.
         settings: parameters that differ from the file.
         say: takes lines of progress.
 
@@ -47,15 +90,17 @@ def record(bag: Path, parameters: Path, log: Path, *, image: str, camera_info: s
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "camera.transport": "compressed" if compressed else "raw", **(settings or {})}
-    remaps = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info}
+    settings = {"use_sim_time": True, "camera.transport": "compressed" if topics.compressed else "raw",
+                **(settings or {})}
+    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
+              "camera_info": topics.camera_info}
     node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
     for name, value in settings.items():
         node += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
     for name, topic in remaps.items():
         node += ["-r", f"{name}:={topic}"]
     player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
-              "--delay", "1", "--wait-for", remaps["image/compressed" if compressed else "image"]]
+              "--delay", "1", "--wait-for", remaps["image/compressed" if topics.compressed else "image"]]
     with _process(node, log) as slam, _recorder() as (recorder, executor):
         watch = _Watch(executor, slam, log)
         for name in ("CONFIGURE", "ACTIVATE"):
@@ -68,12 +113,18 @@ def record(bag: Path, parameters: Path, log: Path, *, image: str, camera_info: s
         say("the bag is over; waiting for the last windows")
         # A partial window is solved only after windows.flush_after without a keyframe, 3 s by default.
         quiet = time.monotonic() + 5.0
-        if not watch.until(lambda: time.monotonic() > quiet and recorder.idle(), patience):
-            say(f"after {patience:g} s there are still windows to solve; taking what is there")
+        solved = -1
+        while len(recorder.window_seconds) > solved:  # as long as it gets on, also on a slow machine
+            solved = len(recorder.window_seconds)
+            if watch.until(lambda: time.monotonic() > quiet and recorder.idle(), patience):
+                break
+        else:
+            say(f"no window was solved within {patience:g} s; taking what is there")
         recorder.ask_for_map()
-        watch.until(lambda: recorder.map is not None, 10.0)
+        if not watch.until(lambda: recorder.map is not None, patience):
+            say("the node published no map")
         try:
-            stamps, map_camera = recorder.camera_path("base_link", camera_frame)
+            stamps, map_camera = recorder.camera_path("base_link", topics.frame)
         except TransformException as error:
             raise NodeError(f"nothing was mapped: {error}; the node's log is {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
