@@ -1,0 +1,50 @@
+"""Settings: defaults, ranges, and errors that name the setting and what would be right."""
+
+import math
+
+import pytest
+
+from vggt_ros.config import Config, ConfigError
+
+
+def test_every_setting_is_explained_and_its_default_fits():
+    """A doc line that ends like a sentence, a default in range, a name that is used once."""
+    names = [setting.name for setting, _ in Config()]
+    assert len(names) == len(set(names)) > 30
+    for setting, value in Config():
+        assert setting.check(value) == setting.default
+        assert setting.doc.endswith(".")
+        assert setting.unit or not isinstance(setting.default, float) or setting.high is not None
+
+
+def test_assignments_on_a_command_line():
+    """Values are parsed by the setting's type; the rest keeps its default."""
+    config = Config().parse(["windows.size=10", "keyframes.min_parallax=30", "reconstructor=multiview", "seed=7"])
+    assert (config.windows.size, config.keyframes.min_parallax) == (10, 30.0)
+    assert (config.reconstructor, config.seed) == ("multiview", 7)
+    assert config.windows.overlap == Config().windows.overlap
+
+
+@pytest.mark.parametrize(("assignment", "message"), [
+    ("windows.size", "expected key=value"),
+    ("windows.sise=8", "windows.sise: no such setting"),
+    ("windows.size=eight", "windows.size: expected int, got 'eight'"),
+    ("windows.size=2", r"windows.size: 2 is outside \[3, 64\]"),
+    ("keyframes.min_parallax=nan", "keyframes.min_parallax: nan is not finite"),
+    ("keyframes.min_survival=2", r"keyframes.min_survival: 2.0 is outside \[0.1, 0.95\] fraction"),
+    ("reconstructor=colmap", "reconstructor: 'colmap' is none of auto, vggt, multiview"),
+    ("windows.overlap=8", "windows.overlap: 8 must be less than windows.size, 8"),
+])
+def test_bad_settings_are_refused_by_name(assignment, message):
+    """The text names the setting, what came, and what would be right."""
+    with pytest.raises(ConfigError, match=message):
+        Config().parse([assignment])
+
+
+def test_types_are_not_guessed():
+    """A bool is no number and a number is no text, but a whole number may stand for a float."""
+    assert Config().replace({"keyframes.min_parallax": 20}).keyframes.min_parallax == 20.0
+    for name, value in (("windows.size", True), ("windows.size", 8.0), ("tf.map_frame", 3), ("seed", None),
+                        ("keyframes.min_parallax", math.inf)):
+        with pytest.raises(ConfigError, match=name):
+            Config().replace({name: value})
