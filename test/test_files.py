@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vggt_ros.files import (FileError, format_stamp, parse_stamp, read_ply, read_trajectory, write_ply,
-                            write_trajectory)
+from vggt_ros.files import FileError, format_stamp, parse_stamp, read_ply, read_trajectory, write_ply, write_trajectory
 from vggt_ros.solution import PointCloud
 from vggt_ros.synthetic import laps
 
@@ -43,7 +42,7 @@ def test_trajectory_comes_back(tmp_path):
                                   "1.0 nan 2 3 0 0 0 1\n", "x 1 2 3 0 0 0 1\n"])
 def test_broken_trajectories_are_named(tmp_path, text):
     (tmp_path / "broken.txt").write_text(text)
-    with pytest.raises(FileError, match="broken.txt"):
+    with pytest.raises(FileError, match=r"broken\.txt"):
         read_trajectory(tmp_path / "broken.txt")
 
 

@@ -102,7 +102,7 @@ def test_bag_without_calibration_says_so(tmp_path):
 
 def test_unreadable_bags_are_named(tmp_path):
     (tmp_path / "broken.mcap").write_bytes(b"not a bag at all" * 100)
-    with pytest.raises(SequenceError, match="broken.mcap"):
+    with pytest.raises(SequenceError, match=r"broken\.mcap"):
         open_sequence(tmp_path / "broken.mcap")
     write_bag(tmp_path / "cut", pictures(2))
     storage = next((tmp_path / "cut").glob("*.db3"), None) or next((tmp_path / "cut").glob("*.mcap"))

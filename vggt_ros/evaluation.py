@@ -106,7 +106,7 @@ def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray
 def coverage(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64], centers: Array) -> float:
     """Return the share of the true path, positions `centers` (n, 3), between neighboring poses that are near enough.
 
-    What lies before the first pose, after the last one, or in a hole does not count. A hole is longer than six typical
+    What lies before the first pose, after the last one, or in a hole does not count. A hole is longer than ten typical
     steps of the truth and than a meter, or than a twentieth of the path where that is less than a meter.
     """
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
@@ -114,7 +114,7 @@ def coverage(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64], centers
     if way[-1] == 0:
         return 0.0
     moving = steps[steps > 1e-3 * steps.max()]
-    allowed = max(6 * float(np.median(moving)), min(1.0, 0.05 * way[-1]))
+    allowed = max(10 * float(np.median(moving)), min(1.0, 0.05 * way[-1]))
     begin = truth_stamps[0]
     gaps = np.diff(np.interp((np.sort(stamps) - begin) / 1e9, (truth_stamps - begin) / 1e9, way))
     return float(gaps[gaps <= allowed].sum() / way[-1])

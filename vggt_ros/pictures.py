@@ -14,6 +14,7 @@ from vggt_ros.sequences import Truth
 from vggt_ros.solution import PointCloud
 
 OURS, TRUTH = "#d1495b", "#2e4057"
+BACKGROUND = (30, 32, 38)
 SUPERSAMPLING = 2
 
 
@@ -84,9 +85,7 @@ def _axes(world_camera: Array) -> tuple[Array, Array]:
 
 def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 0.02,
              size: tuple[int, int] = (1600, 1000)) -> None:
-    """Write a picture of the colored map in perspective, from above and behind, with the way of the camera in it.
-
-    What is above the cameras is cut away, so that a room can be looked into; far points are left out.
+    """Write a picture of the colored map in perspective with the way of the camera in it; far points are left out.
 
     Args:
         path: of the PNG file.
@@ -97,29 +96,19 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
 
     """
     width, height = (SUPERSAMPLING * value for value in size)
+    picture = np.full((height, width, 3), BACKGROUND, np.uint8)
     centers = map_camera[:, :3, 3]
-    up = -map_camera[:, :3, 1].mean(0)
-    up /= np.linalg.norm(up)
-    points, colors = _cut(cloud, centers, up)
-    picture = np.full((height, width, 3), 250, np.uint8)
+    camera, points, colors = _viewpoint(cloud, map_camera)
     everything = np.concatenate([points, centers.astype(np.float32)])
-    low, high = np.percentile(everything, [1, 99], axis=0)
+    low, high = np.percentile(everything, [3, 97], axis=0)
+    low, high = np.minimum(low, centers.min(0)), np.maximum(high, centers.max(0))
     middle = (low + high) / 2
-    gaze = map_camera[:, :3, 2].mean(0)
-    level = gaze - (gaze @ up) * up
-    if np.linalg.norm(level) < 0.1:  # the cameras looked everywhere: look along the longer side of the path
-        level = _axes(map_camera)[1]
-    level = level / np.linalg.norm(level)
-    forward = np.cos(np.radians(48)) * level - np.sin(np.radians(48)) * up
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
-    camera = np.stack([right, np.cross(forward, right), forward])  # view <- map
-    focal = 1.1 * width
     inside = everything[((everything >= low) & (everything <= high)).all(1)]
     view = (inside - middle) @ camera.T
-    # As near as the points allow: |x| <= (z + d) * width / 2 / focal, and the same for y.
+    focal = 1.1 * width
+    # As near as the points allow: |x| <= (z + distance) * width / 2 / focal, and the same for y.
     half = np.array([width, height]) / 2 / focal
-    distance = float(max(np.percentile(np.abs(view[:, i]) / half[i] - view[:, 2], 99.5) for i in range(2))) * 1.03
+    distance = float(max(np.percentile(np.abs(view[:, i]) / half[i] - view[:, 2], 99) for i in range(2))) * 1.03
 
     def project(where: NDArray[np.floating]) -> NDArray[np.float64]:
         moved = (where - middle) @ camera.T
@@ -127,7 +116,7 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([focal * moved[:, 0] / z + width / 2, focal * moved[:, 1] / z + height / 2, z], axis=1)
 
-    _splat(picture, project(points), colors, 1.5 * focal * spacing)
+    _splat(picture, project(points), colors, 2.2 * focal * spacing)
     way = project(centers)
     line = np.rint(way[way[:, 2] > 0, :2] * 8).astype(np.int32).reshape(-1, 1, 2)
     for color, thickness in (((255, 255, 255), 9), (tuple(int(OURS[i:i + 2], 16) for i in (1, 3, 5)), 5)):
@@ -136,18 +125,32 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
     cv2.imwrite(str(path), cv2.cvtColor(smaller, cv2.COLOR_RGB2BGR))
 
 
-def _cut(cloud: PointCloud, centers: Array, up: Array) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return points and colors without what is above the cameras and what is far from them."""
-    points = cloud.points
-    if not len(points):
-        return points, cloud.colors
-    heights, own = points @ up, centers @ up
-    below = float(np.median(own) - np.percentile(heights, 5))
-    keep = heights < np.percentile(own, 90) + 0.35 * max(below, 0.0)
-    away = np.linalg.norm(points - centers.mean(0), axis=1)
-    reach = float(np.linalg.norm(centers - centers.mean(0), axis=1).max())
-    keep &= away < max(float(np.percentile(away, 90)), reach) * 1.3
-    return points[keep], cloud.colors[keep]
+def _viewpoint(cloud: PointCloud, map_camera: Array) -> tuple[Array, NDArray[np.float32], NDArray[np.uint8]]:
+    """Return the rotation view <- map (3, 3), and the points and colors to be seen from there.
+
+    Where the cameras looked at one thing, from over their shoulder; else from above, with what is above them cut away.
+    """
+    centers, up = map_camera[:, :3, 3], -map_camera[:, :3, 1].mean(0)
+    up = up / np.linalg.norm(up)
+    away = np.linalg.norm(cloud.points - centers.mean(0), axis=1)
+    reach = np.linalg.norm(centers - centers.mean(0), axis=1).max()
+    keep = away <= 1.3 * max(float(np.percentile(away, 90)) if len(away) else 0.0, reach)
+    gaze = map_camera[:, :3, 2].mean(0)
+    if len(away) and np.linalg.norm(gaze) > 0.8 and reach < 0.5 * np.median(away):
+        right = np.cross(gaze, up)
+        forward = gaze / np.linalg.norm(gaze) + 0.25 * right / np.linalg.norm(right) - 0.2 * up
+    else:
+        heights, own = cloud.points @ up, centers @ up
+        if len(heights):
+            over_ground = max(float(np.median(own) - np.percentile(heights, 5)), 0.0)
+            keep &= heights < np.percentile(own, 90) + 0.35 * over_ground
+        level = _axes(map_camera)[1]
+        level = level - (level @ up) * up
+        forward = np.cos(np.radians(48)) * level / np.linalg.norm(level) - np.sin(np.radians(48)) * up
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward]), cloud.points[keep], cloud.colors[keep]
 
 
 def _splat(picture: NDArray[np.uint8], pixels: NDArray[np.float64], colors: NDArray[np.uint8], size: float) -> None:

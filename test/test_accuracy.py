@@ -1,0 +1,25 @@
+"""The accuracy that is promised: a slow test, and the numbers of the README by `benchmark accuracy`."""
+
+from __future__ import annotations
+
+import pytest
+from data_folder import recorded
+
+from vggt_ros.cli.benchmark import load
+from vggt_ros.cli.replay import report, run
+from vggt_ros.config import Config
+
+LIMITS = {"demo_room": (0.167, 0.95), "tum_fr1_xyz": (0.03, 0.95), "euroc_mh01_start": (0.05, 0.95),
+          "kitti07_first160": (1.5, 0.95), "hololens_dvmvs_000": (0.60, 0.80)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIMITS)
+def test_trajectory_error(name):
+    if name != "demo_room":
+        recorded(name)
+    error, covered = LIMITS[name]
+    figures = report(run(load(name), Config()))
+    assert figures["ate_rmse_m"] <= error
+    assert figures["coverage"] >= covered
+    assert figures["images_per_keyframe"] <= 6 or figures["keyframes"] >= figures["path_m"]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from data_folder import recorded
+
+from vggt_ros.cli.replay import main, report, run, write
+from vggt_ros.config import Config
+from vggt_ros.evaluation import depth_accuracy
+from vggt_ros.files import read_ply, read_trajectory
+from vggt_ros.sequences import ImageFolder
+from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
+
+SCENE = room(texel=0.008)
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return RenderedSequence("room", SCENE, laps(110, laps=0.5), size=(320, 240))
+
+
+@pytest.fixture(scope="module")
+def result(sequence):
+    return run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth))
+
+
+def test_exact_windows_give_an_exact_trajectory(result):
+    figures = report(result)
+    assert figures["ate_rmse_m"] < 2e-3
+    assert figures["coverage"] > 0.95 and figures["submaps"] == 1
+    assert figures["images"] == 110 and figures["images_per_keyframe"] < 6
+    assert figures["settings"]["windows.size"] == 8
+
+
+def test_all_is_written_with_exact_stamps(result, sequence, tmp_path):
+    (tmp_path / "trajectory_7.txt").write_text("of an older run")
+    write(result, tmp_path, depth=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "depth", "frames.txt", "map.ply", "map.png", "report.json", "trajectory.png", "trajectory.txt"]
+    stamps, poses = read_trajectory(tmp_path / "trajectory.txt")
+    given = set(sequence.truth[0].tolist())
+    assert set(stamps.tolist()) <= given and len(stamps) == len(result.slam.solution)
+    frames, _ = read_trajectory(tmp_path / "frames.txt")
+    assert set(frames.tolist()) <= given and len(frames) > 80
+    assert np.allclose(poses[0], np.eye(4), atol=1e-6)  # the world is the first camera's frame
+    assert len(read_ply(tmp_path / "map.ply")) > 5000
+    assert json.loads((tmp_path / "report.json").read_text())["keyframes"] == len(stamps)
+    for name in ("trajectory.png", "map.png"):
+        picture = cv2.imread(str(tmp_path / name))
+        assert min(picture.shape[:2]) > 700 and picture.std() > 5
+    depth = depth_accuracy(tmp_path / "depth", sequence.depths(), sequence.camera)
+    assert depth.keyframes == len(stamps) and depth.confident < 0.01 and depth.known > 0.95
+
+
+def test_one_seed_one_result(sequence):
+    """By the CPU reconstructor, whose RANSAC and threads could differ."""
+    short = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:40], size=(640, 480))
+    config = Config().replace({"reconstructor": "multiview", "seed": 3})
+    first, second = run(short, config), run(short, config)
+    assert len(first.slam.solution) > 8
+    assert np.array_equal(first.slam.solution.stamps, second.slam.solution.stamps)
+    assert np.allclose(first.slam.solution.map_camera, second.slam.solution.map_camera, rtol=0, atol=1e-6)
+    assert report(first)["ate_percent_of_path"] < 3
+
+
+def test_refused_windows_begin_a_submap_that_is_written_apart(sequence, tmp_path):
+    noise = OracleNoise(scale=0)
+    refusing = SceneReconstructor(SCENE, *sequence.truth, noise, refuse=[2, 3, 4])
+    figures = write(run(sequence, Config(), refusing), tmp_path)
+    assert figures["refusals"] and "window 2" in figures["refusals"][0]
+    total = sum(len(read_trajectory(path)[0]) for path in tmp_path.glob("trajectory*.txt"))
+    assert total == figures["keyframes"]
+    assert len(list(tmp_path.glob("trajectory*.txt"))) == figures["submaps"]
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["nowhere"], "nowhere"), ([".", "--set", "windows.size=1"],
+                                                                             "windows.size"),
+                                                  ([".", "--set", "nonsense=1"], "nonsense")])
+def test_bad_arguments_are_named(tmp_path, capsys, arguments, named):
+    assert main([*arguments, "--output", str(tmp_path)]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_nothing_to_see_is_no_success(tmp_path, capsys):
+    for index in range(12):
+        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), np.zeros((240, 320, 3), np.uint8))
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "assumed: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["keyframes"] == 0
+
+
+class _Start(ImageFolder):
+    """The first images of a folder."""
+
+    def __init__(self, path, count):
+        super().__init__(path)
+        self._files = self._files[:count]
+        self.truth = tuple(values[:count] for values in self.truth)
+
+
+def test_a_recorded_sequence():
+    result = run(_Start(recorded("kitti07_first160"), 50), Config())
+    figures = report(result)
+    assert figures["submaps"] == 1 and figures["coverage"] > 0.9
+    assert figures["ate_percent_of_path"] < 2
