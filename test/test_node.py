@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, OUTPUTS, Bench, Gate, matrix, stamp
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from scenes import lap, trajectory_error
 from sensor_msgs.msg import Image, PointCloud2
@@ -23,6 +24,7 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.ros import messages
+from vggt_ros.ros.image_source import names_rectified
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.solution import Frame
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
@@ -222,6 +224,7 @@ def test_reset_and_save_map(make, tmp_path):
     assert len(lines) == len(bench.node.slam.solution)
     assert bench.call("reset").success
     assert len(bench.node.slam.solution) == 0
+    assert bench.spin(lambda: not bench.got["path"][-1].poses and bench.got["map"][-1].width == 0)
     bench.play(lap().frames[SHORT:60])
     assert min(stamp(item) for item in bench.got["path"][-1].poses) >= lap().frames[SHORT].stamp
 
@@ -397,6 +400,63 @@ def test_other_modes_of_tf(make, mode, expected):
     bench.play(lap().frames[:SHORT])
     assert {(t.header.frame_id, t.child_frame_id) for m in bench.got["/tf"] for t in m.transforms} == expected
     assert tracked(bench)
+
+
+def test_a_calibration_that_changes_begins_a_new_map(make):
+    bench = make().start()
+    frame = lap().frames[0]
+    bench.info(frame)
+    bench.play(lap().frames[:SHORT])
+    bench.info(frame, k=np.diag([1.2, 1.2, 1.0]) @ frame.intrinsics)
+    bench.spin(lambda: bench.node.monitor.resets == 1, seconds=2)
+    assert bench.logged("/camera_info", "calibration changed")
+    assert bench.spin(lambda: len(bench.node.slam.solution) == 0)
+
+
+@pytest.mark.parametrize(("topic", "rectified"), [
+    ("/camera/image_rect", True), ("/stereo/left/image_rect_color", True), ("/rect/image/compressed", True),
+    ("/camera/image_rectified", True), ("/camera/image_raw", False), ("/direct/image", False),
+    ("/rectory/image", False)])
+def test_a_rectified_topic_is_known_by_its_name(topic, rectified):
+    assert names_rectified(topic) is rectified
+
+
+def test_a_live_setting_thins_the_map(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    before = bench.got["map"][-1].width
+    assert bench.node.set_parameters([Parameter("map.min_confidence", value=0.9)])[0].successful
+    assert bench.spin(lambda: bench.got["map"][-1].width < 0.5 * before)
+
+
+def test_a_failure_of_the_tracker_is_counted_and_the_node_goes_on(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    good, bench.node.slam.track = bench.node.slam.track, None
+    bench.image(lap().frames[0])
+    assert bench.node.monitor.failed == 1 and bench.logged("/image", "tracking failed")
+    bench.node.slam.track = good
+    bench.image(lap().frames[1])
+    assert bench.node.slam.counts.frames == 1
+
+
+def test_qos_of_the_images_is_best_effort_unless_overridden(make):
+    def reliability(bench):
+        return bench.peer.get_subscriptions_info_by_topic("/image")[0].qos_profile.reliability
+
+    bench = make().start()
+    assert reliability(bench) == ReliabilityPolicy.BEST_EFFORT
+    bench.node.trigger_deactivate()
+    bench.node.trigger_cleanup()
+    bench.spin(seconds=0.3)
+    other = make(**{"qos_overrides./image.subscription.reliability": "reliable"}).start()
+    assert reliability(other) == ReliabilityPolicy.RELIABLE
+
+
+def test_a_misspelled_parameter_is_named(make):
+    bench = make(windows__sise=9)
+    assert bench.logged("windows.sise")
 
 
 def test_silence_is_explained_with_qos(make):

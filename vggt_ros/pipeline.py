@@ -157,6 +157,12 @@ class Slam:
         self._recent: dict[int, Keyframe] = {}
         self.solution = Solution(version=-1 if not hasattr(self, "solution") else self.solution.version + 1)
 
+    def configure(self, config: Config) -> None:
+        """Take settings that may change while it runs, and choose the map's points anew; on the worker's thread."""
+        self.config = config
+        self._map = PointMap(config.map)
+        self._map.update(self.solution)
+
     def map_cloud(self) -> PointCloud:
         """Return all points of the map, in the map's frame and units."""
         return self._map.cloud(self.solution)

@@ -24,6 +24,7 @@ class Monitor:
         update: the newest update.
         error: the last error of the worker, empty if there was none.
         track_seconds, publish_seconds: of the last images.
+        resets, failed: how often the map began anew, and images on which tracking broke down.
 
     """
 
@@ -33,7 +34,7 @@ class Monitor:
         self.reconstructor = reconstructor
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
-        self.resets = 0
+        self.resets = self.failed = 0
         self.clear()
 
     def clear(self) -> None:
@@ -61,6 +62,7 @@ class Monitor:
             "calibration": source.calibration,
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
+            "images failed": self.failed,
             **vars(counts),
             "keyframes placed": len(solution),
             "windows waiting": self._worker.waiting,

@@ -42,7 +42,7 @@ class ImageSource:
 
     def __init__(self, node: LifecycleNode, config: CameraConfig,
                  image_size: Callable[[Camera], tuple[int, int]], on_frame: Callable[[Frame, str], None],
-                 on_break: Callable[[str], None]) -> None:
+                 on_break: Callable[[str], object]) -> None:
         """Prepare; `start` subscribes.
 
         Args:
@@ -79,12 +79,13 @@ class ImageSource:
     def start(self) -> None:
         """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
         image = (CompressedImage, "image/compressed") if self._config.transport == "compressed" else (Image, "image")
+        wanted: list[tuple[Any, str, Any]] = [(CameraInfo, "camera_info", self.take_info), (*image, self.take_image)]
         options = QoSOverridingOptions.with_default_policies()
         self._subscriptions = [
             self._node.create_subscription(message, topic, callback,
                                            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
                                            qos_overriding_options=options)
-            for message, topic, callback in ((CameraInfo, "camera_info", self.take_info), (*image, self.take_image))]
+            for message, topic, callback in wanted]
         self._sequence = None
         self._began = self.last_arrival = time.monotonic()
 

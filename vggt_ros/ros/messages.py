@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 UNKNOWN_VARIANCE = 1e6
 """Variance of what is not known, in square meters and square radians."""
 
-_POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")])
+_FIELDS = ("x", "y", "z", "rgb", "confidence")
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -139,19 +139,18 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
 
     `data` is set from an `array.array`, which rclpy takes as it is: from a list or an ndarray it checks every byte.
     """
-    points = np.empty(len(cloud), _POINT)
-    for column, name in enumerate("xyz"):
-        points[name] = cloud.points[:, column]
-    red, green, blue = cloud.colors.astype(np.uint32).T
-    points["rgb"] = red << 16 | green << 8 | blue
-    points["confidence"] = cloud.confidence
+    color = np.zeros((len(cloud), 4), np.uint8)
+    for channel in range(3):
+        color[:, 2 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
+    points = np.empty((len(cloud), len(_FIELDS)), "<f4")
+    points[:, :3], points[:, 3], points[:, 4] = cloud.points, color.view("<f4")[:, 0], cloud.confidence
     data = array.array("B")
-    data.frombytes(points.tobytes())
-    # PCL and RViz read `rgb` as a float32 whose bits are 0x00RRGGBB.
+    data.frombytes(points.data.cast("B") if len(cloud) else b"")
+    # PCL and RViz read `rgb` as a float32 whose bits are the color.
     fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-              for index, name in enumerate(_POINT.names or ())]
+              for index, name in enumerate(_FIELDS)]
     return PointCloud2(header=head, height=1, width=len(cloud), fields=fields, is_bigendian=False,
-                       point_step=_POINT.itemsize, row_step=len(data), data=data,
+                       point_step=4 * len(_FIELDS), row_step=len(data), data=data,
                        is_dense=bool(np.isfinite(cloud.points).all()))
 
 

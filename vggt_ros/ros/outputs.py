@@ -57,12 +57,11 @@ class Outputs:
         self.status = create(DiagnosticStatus, "~/status", LATCHED)
         self.diagnostics = create(DiagnosticArray, "/diagnostics", 10)
         self._published: dict[object, int] = {}
-        self._map_request: tuple[int, Future[Any]] | None = None
+        self._map_request: Future[Any] | None = None
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was published, after a reset."""
-        self._published.clear()
+        """Forget what belongs to the map before a reset; that it is empty now is published like any change."""
         self._map_request = None
         self._odometry: tuple[int, Array] | None = None
         self._last_odom_base = np.eye(4)
@@ -107,33 +106,35 @@ class Outputs:
             self.cloud.publish(messages.point_cloud(self._slam.keyframe_cloud(known[-1]), head))
 
     def refresh(self) -> None:
-        """Publish path, markers and map if they have changed and, for the heavy ones, somebody subscribes."""
+        """Publish path, markers and map, each if it has changed and somebody subscribes."""
         solution, turn = self._slam.solution, self._frames.base_camera
-        if turn is None or len(solution) == 0:
+        if turn is None or (len(solution) == 0 and not self._published):
             return
         if self._is_new(self.path, solution):
             poses = turn @ solution.map_camera @ inverse(turn)
             self.path.publish(messages.path(solution.stamps, poses, self._config.map_frame))
-        head = messages.header(int(solution.stamps[-1]), self._config.map_frame)
-        if self.markers.get_subscription_count() and self._is_new(self.markers, solution):
+        now = self._node.get_clock().now().nanoseconds
+        head = messages.header(int(solution.stamps[-1]) if len(solution) else now, self._config.map_frame)
+        if self._is_new(self.markers, solution):
             self.markers.publish(messages.pose_graph(solution, turn, head))
-        if self.map.get_subscription_count() and self._map_request is None and self._is_new(self.map, solution):
+        if self._map_request is None and self._is_new(self.map, solution):
             # The worker owns the points; it also packs them, so that images do not wait for it.
-            self._map_request = solution.version, self._in_worker(
+            self._map_request = self._in_worker(
                 lambda: messages.point_cloud(turned(self._slam.map_cloud(), turn), head))
-        if self._map_request is not None and self._map_request[1].done():
-            self.map.publish(self._map_request[1].result())
+        if self._map_request is not None and self._map_request.done():
+            self.map.publish(self._map_request.result())
             self._map_request = None
 
     def republish(self) -> None:
         """Let everything be published anew, although the map has not changed."""
         self._published.clear()
 
-    def _is_new(self, publisher: object, solution: Solution) -> bool:
-        """Return True if a publisher has not yet had this solution, and note that it has it now."""
-        new = self._published.get(publisher) != solution.version
-        self._published[publisher] = solution.version
-        return new
+    def _is_new(self, publisher: Any, solution: Solution) -> bool:
+        """Return True if somebody subscribes who has not had this solution, and note that it is published now."""
+        new = publisher.get_subscription_count() > 0 and self._published.get(publisher) != solution.version
+        if new:
+            self._published[publisher] = solution.version
+        return bool(new)
 
     def _covariance(self, tracked: TrackedFrame, target_base: Array) -> Array:
         """Return the base's covariance in ROS's order, with the map's unit as uncertain as it is."""

@@ -35,6 +35,11 @@ def declare(node: Node, default: Config | None = None) -> Config:
 
     """
     default = default or Config()
+    known = {setting.name for setting, _ in default} | {"use_sim_time"}
+    # rclpy has no public way to see values for parameters that nobody declares; a misspelled one would pass unseen.
+    for name in getattr(node, "_parameter_overrides", {}):
+        if name not in known and not name.startswith("qos_overrides."):
+            node.get_logger().warning(f"parameter {name}: there is no such setting")
     values = {setting.name: node.declare_parameter(setting.name, value, descriptor(setting)).value
               for setting, value in default}
     return default.replace(values)

@@ -6,27 +6,28 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_srvs.srv import Trigger
+from tf2_ros import Buffer
 
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.ros import parameters
+from vggt_ros.ros.commands import Commands
 from vggt_ros.ros.diagnostics import Monitor
-from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.outputs import Outputs, turned
 from vggt_ros.ros.transforms import Frames
@@ -54,6 +55,7 @@ class SlamNode(LifecycleNode):
         self._create = create
         self.config = parameters.declare(self)
         parameters.on_change(self, lambda: self.config, self._change)
+        self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # results come late
         self._parts_made = False
         self._active = False
 
@@ -71,16 +73,13 @@ class SlamNode(LifecycleNode):
         self._updates: deque[Update | Exception] = deque()
         self._wake = self.create_guard_condition(self._take_updates)
         self.worker = Worker(self.slam, self._hand_over, self._hand_over)
-        self.frames = Frames(self, self.config.tf)
+        self.frames = Frames(self, self.config.tf, self._buffer)
         self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
         self.source = ImageSource(self, self.config.camera, reconstructor.image_size, self._track, self.reset)
         self.monitor = Monitor(self.slam, self.worker, self.source, why)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
-        # Services wait for the worker; in a group of their own they do not keep images waiting.
-        group = MutuallyExclusiveCallbackGroup()
-        self._services_made = [self.create_service(Trigger, f"~/{name}", callback, callback_group=group)
-                               for name, callback in (("reset", self._on_reset), ("save_map", self._on_save_map))]
+        self.commands = Commands(self, {"reset": self._reset_command, "save_map": self._save_command})
         wall = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_made = [self.create_timer(period, callback, clock=wall) for period, callback in
                              ((0.05, self._tick), (0.5, self._look_after), (1.0, self._report))]
@@ -129,8 +128,7 @@ class SlamNode(LifecycleNode):
         self.worker.close()
         for timer in self._timers_made:
             self.destroy_timer(timer)
-        for service in self._services_made:
-            self.destroy_service(service)
+        self.commands.close()
         self.destroy_guard_condition(self._wake)
         self.outputs.close()
         self.frames.close()
@@ -140,7 +138,12 @@ class SlamNode(LifecycleNode):
     def _track(self, frame: Frame, camera_frame: str) -> None:
         self.frames.locate_camera(camera_frame)
         began = time.perf_counter()
-        tracked = self.slam.track(frame, room=self.worker.room)
+        try:
+            tracked = self.slam.track(frame, room=self.worker.room)
+        except Exception as error:  # one bad image must not take the node down
+            self.monitor.failed += 1
+            self.get_logger().error(f"{self.source.topic}: tracking failed: {error!r}", throttle_duration_sec=THROTTLE)
+            return
         done = time.perf_counter()
         if tracked.keyframe is not None:
             self._last_keyframe = time.monotonic()
@@ -210,43 +213,38 @@ class SlamNode(LifecycleNode):
         """Take settings that changed while the node runs."""
         self.config = config
         if self._parts_made:
+            self._in_worker(lambda: self.slam.configure(config))
             self.outputs.republish()
 
     # Commands.
 
-    def reset(self, why: str) -> None:
+    def reset(self, why: str) -> Future[Any]:
         """Begin a new map, at once; windows of the old one end without effect."""
         self.get_logger().warning(f"the map begins anew: {why}")
-        self._resetting = self.worker.reset()
-        self._resetting.add_done_callback(lambda _: self._wake.trigger())
+        done = self.worker.reset()
+        done.add_done_callback(self._forget_updates)
+        self._resetting = done
         self.frames.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
+        return done
+
+    def _forget_updates(self, _: Future[Any]) -> None:
+        """Drop, on the worker's thread, the updates of before the reset that just ended, and wake the executor."""
+        self._updates.clear()
+        self._wake.trigger()
 
     def _is_resetting(self) -> bool:
         """Return True while the worker still holds the map of before a reset."""
-        if self._resetting is not None and self._resetting.done():
-            self._updates.clear()  # all are of before the reset
-            self._resetting = None
-        return self._resetting is not None
+        return self._resetting is not None and not self._resetting.done()
 
-    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self.reset("~/reset was called")
-        if self._resetting is not None:
-            await _Awaited(self._resetting)
-        response.success, response.message = True, "the map is empty"
-        return response
+    def _reset_command(self) -> tuple[Future[Any], str]:
+        return self.reset("~/reset was called"), "the map is empty"
 
-    async def _on_save_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            folder = map_folder(self.config.map.folder, self.config.map.name)
-            await _Awaited(self._in_worker(lambda: self._save(folder)))
-            response.success, response.message = True, str(folder)
-        except Exception as error:  # whatever it is, the node stays up
-            response.success, response.message = False, f"the map was not saved: {error}"
-            self.get_logger().error(response.message)
-        return response
+    def _save_command(self) -> tuple[Future[Any], str]:
+        folder = map_folder(self.config.map.folder, self.config.map.name)
+        return self._in_worker(lambda: self._save(folder)), str(folder)
 
     def _save(self, folder: Path) -> None:
         """Write the map in the z-up frame `map`, as it is published."""
@@ -260,18 +258,6 @@ class SlamNode(LifecycleNode):
         future = self.worker.call(function)
         future.add_done_callback(lambda _: self._wake.trigger())
         return future
-
-
-class _Awaited:
-    """Lets a coroutine in rclpy's executor wait for a future of another thread, which must wake the executor."""
-
-    def __init__(self, future: Future[Any]) -> None:
-        self._future = future
-
-    def __await__(self) -> Generator[None, None, Any]:
-        while not self._future.done():
-            yield
-        return self._future.result()
 
 
 def main() -> int:

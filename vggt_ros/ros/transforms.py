@@ -11,7 +11,6 @@ from collections import deque
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
@@ -36,12 +35,12 @@ class Frames:
 
     """
 
-    def __init__(self, node: Node, config: TfConfig) -> None:
-        """Listen to TF and create the broadcasters; `close` gives them back."""
+    def __init__(self, node: Node, config: TfConfig, buffer: Buffer) -> None:
+        """Listen to TF and create the broadcasters; `close` gives them back. The buffer is the node's for good."""
         self._node = node
         self._config = config
-        self._buffer = Buffer(cache_time=Duration(seconds=30), node=node)
-        self._listener: TransformListener | None = TransformListener(self._buffer, node)
+        self._buffer = buffer
+        self._listener: TransformListener | None = TransformListener(buffer, node)
         self._broadcaster = TransformBroadcaster(node)
         self._static = StaticTransformBroadcaster(node)
         self._asked: float | None = None
