@@ -50,22 +50,13 @@ class Scene:
         return -np.einsum("sji,sj->si", self.rotation, self.translation)
 
 
-@dataclass(frozen=True, eq=False)
-class Adjusted:
-    """Result of an adjustment: the scene, its robust cost in square pixels, and the steps it took."""
-
-    scene: Scene
-    cost: float
-    iterations: int
-
-
 def cauchy(square: Array, scale: float) -> Array:
     """Return the Cauchy loss of squared residuals; a point behind the camera (NaN) costs as much as 30 scales."""
     return scale**2 * np.log1p(np.nan_to_num(square, nan=900 * scale**2) / scale**2)
 
 
 def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5) -> Adjusted:
+           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -82,8 +73,8 @@ def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: f
     observed = np.where(seen[..., None], observed, 0.0)
     damping = 1e-4
     cost = _cost(scene, observed, seen, loss_scale)
-    steps, begun = 0, float(scene.focal[0, 0])
-    for steps in range(1, iterations + 1):
+    begun = float(scene.focal[0, 0])
+    for _ in range(iterations):
         system = _linearize(scene, observed, seen, loss_scale, fixed, begun if focal_sigma else None, focal_sigma)
         while True:
             candidate = _step(scene, system, damping, fixed, focal_sigma > 0)
@@ -99,7 +90,7 @@ def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: f
         scene, cost, damping = candidate, new_cost, max(damping / 5, 1e-9)
         if gain < tolerance:
             break
-    return Adjusted(scene, cost, steps)
+    return scene
 
 
 def _cost(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float) -> float:

@@ -1,9 +1,9 @@
 """Dense depth of the keyframes of a window by optical flow under known poses.
 
-Each keyframe is compared with a few neighbors. A neighbor is first warped into the keyframe by the depth that the sparse
-points interpolate to, so that the flow left is small; flow by DIS (Kroeger et al., Fast Optical Flow using Dense Inverse
-Search, ECCV 2016). Every flow vector gives an inverse depth along the epipolar line and, across it, a residual that
-tells how much it can be trusted; the neighbors are averaged by information.
+Each keyframe is compared with a few neighbors. A neighbor is first warped into the keyframe by the depth that the
+sparse points interpolate to, so that the flow left is small; flow by DIS (Kroeger et al., Fast Optical Flow using Dense
+Inverse Search, ECCV 2016). Every flow vector gives an inverse depth along the epipolar line and, across it, a residual
+that tells how much it can be trusted; the neighbors are averaged by information.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Estimate:
     variance: Map
 
 
-def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array, seen: NDArray[np.bool_],
-                neighbors: int = 4) -> tuple[Map, Map]:
+def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array,
+                seen: NDArray[np.bool_], neighbors: int = 4) -> tuple[Map, Map]:
     """Return depth and its relative sigma, float32 (S, h, w), NaN where unknown.
 
     Args:

@@ -48,7 +48,7 @@ def rays(observed: Array, focal: Array) -> Array:
     return direction / np.linalg.norm(direction, axis=-1, keepdims=True)
 
 
-def rank_pairs(observed: Array, seen: Mask, focal: Array, min_common: int = MIN_COMMON) -> list[tuple[float, float, int, int]]:
+def rank_pairs(observed: Array, seen: Mask, focal: Array) -> list[tuple[float, float, int, int]]:
     """Return (score, parallax in pixels, i, j) of the pairs of keyframes, the best to begin from first.
 
     Parallax is what the best rotation leaves of the motion of the common tracks (median): nothing else fixes depth.
@@ -58,7 +58,7 @@ def rank_pairs(observed: Array, seen: Mask, focal: Array, min_common: int = MIN_
         for j in range(i + 1, seen.shape[1]):
             both = seen[:, i] & seen[:, j]
             common = int(both.sum())
-            if common < min_common:
+            if common < MIN_COMMON:
                 continue
             first, second = rays(observed[both, i], focal[i]), rays(observed[both, j], focal[j])
             weight = np.ones(common)
@@ -82,12 +82,12 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         seed: of RANSAC.
 
     """
-    count, cameras = seen.shape
+    cameras = seen.shape[1]
     scene = _two_views(observed, seen, focal, pair, seed)
     if scene is None:
         return None
     placed = np.zeros(cameras, bool)
-    placed[list(pair)] = True
+    placed[[*pair]] = True
     scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
     failed: set[int] = set()
     while not placed.all():
@@ -105,7 +105,7 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         placed[following] = True
         failed.clear()
         scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
-    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=10)
+    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=30)
     return Solved(scene, placed, used, observed, pair)
 
 
@@ -195,7 +195,7 @@ def _adjust_placed(scene: Scene, observed: Array, used: Mask, placed: Mask, fixe
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns])
     grid = np.ix_(rows, columns)
     adjusted = adjust(part, observed[grid], used[grid], iterations=iterations,
-                      fixed=int(np.flatnonzero(columns == fixed)[0]), focal_sigma=focal_sigma).scene
+                      fixed=int(np.flatnonzero(columns == fixed)[0]), focal_sigma=focal_sigma)
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
     rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
     points[rows] = adjusted.points

@@ -96,8 +96,8 @@ def _templates(grays: list[NDArray[np.uint8]], anchor: Array, reference: NDArray
         patch[mine] = _sample(gray, anchor[mine, None] + wide)
     square = patch.reshape(-1, side, side)
     inner = square[:, 1:-1, 1:-1].reshape(len(patch), -1)
-    slope = np.stack([(square[:, 1:-1, 2:] - square[:, 1:-1, :-2]) / 2, (square[:, 2:, 1:-1] - square[:, :-2, 1:-1]) / 2],
-                     -1).reshape(len(patch), -1, 2)
+    along, down = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
+    slope = np.stack([along, down], -1).reshape(len(patch), inner.shape[1], 2) / 2
     inner = inner - inner.mean(1, keepdims=True)
     spread = np.linalg.norm(inner, axis=1)
     usable = spread > 3.0 * np.sqrt(len(offsets))

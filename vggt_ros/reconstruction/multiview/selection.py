@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry import mean_rotation, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.poses import MIN_COMMON, Solved, rank_pairs, refit, robust_cost, solve, triangulate
+from vggt_ros.reconstruction.multiview.poses import (
+    MIN_COMMON,
+    Solved,
+    rank_pairs,
+    refit,
+    robust_cost,
+    solve,
+    triangulate,
+)
 from vggt_ros.reconstruction.multiview.refine import refine
 
 Array = NDArray[np.float64]
@@ -21,6 +29,8 @@ MIN_ANGLE = 0.4
 """Degrees between the rays of a point that the median point must have."""
 MIN_INLIERS = 0.5
 """Fraction of the observations that a solution must explain."""
+MAX_BEGINNINGS = 7
+"""Pairs of keyframes to begin from, at most, until the best solution is found twice."""
 TRACKS_A_VIEW = 120
 """Tracks of each keyframe that the beginnings are compared on."""
 SAME_ROTATION = np.radians(1.0)
@@ -77,15 +87,16 @@ def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: 
         raise ReconstructionRefused(f"no parallax: after the best rotation the tracks move by {parallax:.2f} px only")
     rows = _longest(seen)
     solutions: list[tuple[float, Solved]] = []
-    for _, _, first, second in pairs[:4]:
+    best = None
+    for first, second in _spread(pairs)[:MAX_BEGINNINGS]:
         solved = solve(observed[rows], seen[rows], focal, (first, second), seed)
         if solved is not None:
             solutions.append((robust_cost(solved.scene, observed[rows], seen[rows], solved.placed), solved))
-        if len(solutions) == 2 and same(solutions[0][1], solutions[1][1]):
-            break
-    if not solutions:
-        raise ReconstructionRefused(f"none of {min(len(pairs), 4)} pairs of keyframes gives a relative pose")
-    cost, best = min(solutions, key=lambda entry: entry[0])
+            best = min(solutions, key=lambda entry: entry[0])[1]
+            if sum(same(best, other) for _, other in solutions) > 1:
+                break
+    if best is None:
+        raise ReconstructionRefused(f"no relative pose from {min(len(pairs), MAX_BEGINNINGS)} pairs of keyframes")
     others = [solved for _, solved in solutions if solved is not best]
     refined = _refined(best, grays, centers, observed, seen, focal_sigma)
     judgment = _judge(refined, seen, parallax, len(others), sum(same(best, other) for other in others))
@@ -107,6 +118,17 @@ def same(first: Solved, second: Solved) -> bool:
     return bool(np.linalg.norm(moved - target, axis=1).max() < SAME_CENTER * extent)
 
 
+def _spread(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs with the best first, those that share keyframes with earlier ones later."""
+    left, order = list(pairs), list[tuple[int, int]]()
+    while left:
+        used = [keyframe for pair in order for keyframe in pair]
+        following = max(left, key=lambda entry: entry[0] / (1 + used.count(entry[2]) + used.count(entry[3])))
+        left.remove(following)
+        order.append((following[2], following[3]))
+    return order
+
+
 def _longest(seen: Mask) -> NDArray[np.intp]:
     """Return the rows of the longest tracks of each keyframe."""
     order = np.argsort(-seen.sum(1), kind="stable")
@@ -121,6 +143,8 @@ def _refined(solved: Solved, grays: list[NDArray[np.uint8]], centers: Array, obs
     """Return the solution on all tracks, every view aligned anew with a reference patch, adjusted again."""
     fixed = int(np.argmax(solved.placed))
     scene, used = refit(solved.scene, observed, seen, solved.placed, fixed, iterations=5)
+    if used.any(1).sum() < MIN_COMMON:
+        raise ReconstructionRefused(f"too few points: {used.any(1).sum()} of {len(used)} tracks agree with the poses")
     aligned, trusted = refine(grays, scene, centers, observed, used)
     scene, used = refit(scene, aligned, trusted, solved.placed, fixed, iterations=20, focal_sigma=focal_sigma)
     return replace(solved, scene=scene, seen=used, observed=aligned)

@@ -50,7 +50,7 @@ def detect(image: NDArray[np.uint8], count: int) -> Features:
     height, width = gray.shape
     coarse = cv2.resize(gray, (COARSE_WIDTH, round(height * COARSE_WIDTH / width)), interpolation=cv2.INTER_AREA)
     spacing = 0.5 * np.sqrt(height * width / count)
-    corners = cv2.goodFeaturesToTrack(gray, count, 0.003, spacing, blockSize=5)
+    corners = cv2.goodFeaturesToTrack(gray, count, 0.001, spacing, blockSize=5)
     corners = np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
     return Features(gray, coarse, corners)
 
@@ -79,7 +79,7 @@ def step(source: Features, target: Features, points: NDArray[np.float32],
          max_drift: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the points (n, 2) of `source` in `target`, and which of them tracked back to within `max_drift` pixels.
 
-    Dense flow at low resolution gives the first guess. Where it fails for most (a fast turn), a homography by SIFT does.
+    Dense flow at low resolution gives the first guess; where it fails for most (a fast turn), a homography by SIFT.
     """
     if not len(points):
         return points, np.zeros(0, bool)
