@@ -33,8 +33,8 @@ from vggt_ros.sequences import Truth, open_sequence
 from vggt_ros.synthetic import Scene, laps, pinhole, room
 
 ROOT = Path(__file__).parents[1]
-SIZE, FOV, IMAGES, HERTZ = (640, 480), 80.0, 450, 10.0
-PLAY_SECONDS = 75.0
+SIZE, FOV, IMAGES, HERTZ = (512, 384), 80.0, 400, 10.0
+PLAY_SECONDS = 60.0
 """A bag is played so slowly that it takes this long at least: the CPU reconstructor needs a second or two a window."""
 
 

@@ -49,7 +49,7 @@ def test_bag_holds_exactly_what_was_rendered(bag):
     assert stamps == [1_700_000_000_000_000_000 + 100_000_000 * index for index in range(45)]
     assert sequence.truth[0].tolist() == stamps
     np.testing.assert_allclose(sequence.truth[1], laps(45, 0.2), atol=1e-12)
-    np.testing.assert_array_equal(sequence.camera.intrinsics, pinhole(640, 480, 80.0))
+    np.testing.assert_array_equal(sequence.camera.intrinsics, pinhole(512, 384, 80.0))
 
 
 def test_images_show_the_room_from_the_true_poses(bag, demo):
@@ -57,7 +57,7 @@ def test_images_show_the_room_from_the_true_poses(bag, demo):
     from vggt_ros.synthetic import laps, pinhole, room
 
     _, image = list(BagSequence(bag))[20]
-    rendered, _ = room(seed=0).render(laps(45, 0.2)[20], pinhole(640, 480, 80.0), (640, 480))
+    rendered, _ = room(seed=0).render(laps(45, 0.2)[20], pinhole(512, 384, 80.0), (512, 384))
     difference = np.abs(image.astype(int) - rendered.astype(int)).mean()
     wrong = np.abs(image.astype(int) - rendered[..., ::-1].astype(int)).mean()
     assert difference < 5 and wrong > 2 * difference
