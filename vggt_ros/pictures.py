@@ -108,7 +108,10 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
     focal = 1.1 * width
     # As near as the points allow: |x| <= (z + distance) * width / 2 / focal, and the same for y.
     half = np.array([width, height]) / 2 / focal
-    distance = float(max(np.percentile(np.abs(view[:, i]) / half[i] - view[:, 2], 99) for i in range(2))) * 1.03
+    needed = np.max(np.abs(view[:, :2]) / half, axis=1) - view[:, 2]
+    way_view = (centers - middle) @ camera.T
+    way_needed = np.max(np.abs(way_view[:, :2]) / half, axis=1) - way_view[:, 2]
+    distance = 1.03 * float(max(np.percentile(needed, 99), way_needed.max()))
 
     def project(where: NDArray[np.floating]) -> NDArray[np.float64]:
         moved = (where - middle) @ camera.T

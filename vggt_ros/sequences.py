@@ -32,7 +32,6 @@ class Sequence(Protocol):
         name: what to call it.
         camera: of the images as they come.
         rectified: whether they are rectified already, whatever distortion the camera has.
-        truth: stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes, or None.
         assumptions: what is not known but assumed, one line each.
 
     """
@@ -40,8 +39,12 @@ class Sequence(Protocol):
     name: str
     camera: Camera
     rectified: bool
-    truth: Truth | None
     assumptions: tuple[str, ...]
+
+    @property
+    def truth(self) -> Truth | None:
+        """Stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes, if they are known."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of images."""
