@@ -18,7 +18,7 @@ from vggt_ros.config import Config, ConfigError
 from vggt_ros.files import FileError
 from vggt_ros.pipeline import Slam
 from vggt_ros.sequences import Sequence, open_sequence
-from vggt_ros.synthetic import SceneReconstructor, demo_sequence, laps, room
+from vggt_ros.synthetic import SceneReconstructor, demo_sequence, laps, pinhole, room
 from vggt_ros.windows import Keyframe, Window
 
 REPOSITORY = Path(__file__).parents[2]
@@ -75,14 +75,14 @@ def memory(keyframes: int = 1000, lap: int = 200) -> dict[str, float]:
     truth = poses[np.arange(keyframes) % lap]
     oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.multiview.depth_width)
     slam = Slam(config, oracle)
-    camera = demo_sequence(2).camera
+    view, shape = pinhole(320, 240), (320, 240)
+    images = [scene.render(matrix, view, shape)[0] for matrix in poses[:keyframes]]  # before anything is measured
     size, overlap = config.windows.size, config.windows.overlap
     made: list[Keyframe] = []
     resident: dict[int, float] = {}
     window = 0
     for index in range(keyframes):
-        image = scene.render(truth[index], camera.intrinsics, (camera.width, camera.height))[0]
-        made.append(Keyframe(index, int(stamps[index]), image, camera.intrinsics))
+        made.append(Keyframe(index, int(stamps[index]), images[index % lap], view))
         if len(made) == size:
             slam.step(Window(window, tuple(made), tuple(k.id for k in made[:overlap]) if window else ()))
             made, window = made[-overlap:], window + 1
