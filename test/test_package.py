@@ -174,6 +174,7 @@ DISPLAYS = {"PointCloud2": "sensor_msgs/msg/PointCloud2", "Path": "nav_msgs/msg/
 def node_topics(tmp_path_factory):
     """Topics of the real node, configured: name to (type, latched)."""
     rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from rclpy.lifecycle import TransitionCallbackReturn
     from rclpy.qos import DurabilityPolicy
 
     from vggt_ros.ros.slam_node import SlamNode
@@ -181,9 +182,10 @@ def node_topics(tmp_path_factory):
     os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=73)
-    node = SlamNode(context=context)
-    node.trigger_configure()
+    node = SlamNode(context=context, parameter_overrides=[rclpy.Parameter("reconstructor", value="multiview")])
+    configured = node.trigger_configure()
     try:
+        assert configured == TransitionCallbackReturn.SUCCESS
         found = {}
         for topic, kinds in node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace()):
             if (topic.startswith("/vggt_slam/") and "transition_event" not in topic) or topic == "/diagnostics":
@@ -191,7 +193,8 @@ def node_topics(tmp_path_factory):
                 found[topic] = (kinds[0], info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
         yield found
     finally:
-        node.trigger_cleanup()
+        if configured == TransitionCallbackReturn.SUCCESS:
+            node.trigger_cleanup()
         node.destroy_node()
         rclpy.shutdown(context=context)
 
