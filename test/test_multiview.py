@@ -215,3 +215,11 @@ def test_real_windows_are_right_to_a_hundredth(name: str, start: int, step: int)
     assert len(found.keyframe_ids) == 8
     assert position < 0.01
     assert rotation < 0.3
+
+
+def test_tracks_without_a_common_geometry_give_no_solution() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        noise = rng.uniform(-150, 150, (80, 4, 2))
+        found = solve(noise, np.ones((80, 4), bool), np.full((4, 2), 400.0), (0, 3), seed=0)
+        assert found is None or found.seen.mean() < 0.5

@@ -40,7 +40,7 @@ class Estimate:
 
 
 def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array,
-                seen: NDArray[np.bool_], neighbors: int = 4) -> tuple[Map, Map]:
+                seen: NDArray[np.bool_], neighbors: int = 3) -> tuple[Map, Map]:
     """Return depth and its relative sigma, float32 (S, h, w), NaN where unknown.
 
     Args:

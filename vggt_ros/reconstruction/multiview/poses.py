@@ -20,6 +20,8 @@ Mask = NDArray[np.bool_]
 
 MIN_COMMON = 40
 """Fewest tracks that two keyframes share to begin from."""
+MIN_VISIBLE = 15
+"""Fewest known points that a keyframe sees to be placed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +91,15 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
     placed = np.zeros(cameras, bool)
     placed[[*pair]] = True
     scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
+    if used.any(1).sum() < MIN_VISIBLE:
+        return None
     failed: set[int] = set()
     while not placed.all():
         visible = (used.any(1)[:, None] & seen).sum(0)
         visible[placed] = 0
         visible[list(failed)] = 0
         following = int(np.argmax(visible))
-        if visible[following] < 15:
+        if visible[following] < MIN_VISIBLE:
             break
         located = _place(scene, observed, seen[:, following] & used.any(1), following, seed)
         if located is None:
@@ -178,6 +182,8 @@ def refit(scene: Scene, observed: Array, seen: Mask, placed: Mask, fixed: int, i
     points, angle = triangulate(scene, observed, used)
     scene = Scene(scene.rotation, scene.translation, points, scene.focal)
     used = agreeing(scene, observed, used, angle, max_residual=4.0)
+    if not used.any():
+        return scene, used
     scene = _adjust_placed(scene, observed, used, placed, fixed, iterations, focal_sigma)
     return scene, agreeing(scene, observed, used, angle, max_residual=2.5)
 
