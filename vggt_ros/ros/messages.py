@@ -137,21 +137,24 @@ def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
 def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
     """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes a point.
 
-    `data` is set from an `array.array`, which rclpy takes as it is: from a list or an ndarray it checks every byte.
+    The message's own `data` is filled in place: set from a list or an ndarray it would be checked or copied byte by
+    byte, and even from an array it is copied once more.
     """
     step = 4 * len(_FIELDS)
-    data = array.array("B", (0,)) * (step * len(cloud))
-    raw = np.frombuffer(data, np.uint8).reshape(-1, step)  # written in place: fresh memory costs more than the copying
+    # PCL and RViz read `rgb` as a float32 whose bits are the color.
+    fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+              for index, name in enumerate(_FIELDS)]
+    message = PointCloud2(header=head, height=1, width=len(cloud), fields=fields, is_bigendian=False, point_step=step,
+                          row_step=step * len(cloud), is_dense=bool(np.isfinite(cloud.points).all()))
+    data = message.data
+    data.append(0)
+    data *= step * len(cloud)
+    raw = np.frombuffer(data, np.uint8).reshape(-1, step)
     values = raw.view("<f4")
     values[:, :3], values[:, 4] = cloud.points, cloud.confidence
     for channel in range(3):
         raw[:, 14 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
-    # PCL and RViz read `rgb` as a float32 whose bits are the color.
-    fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-              for index, name in enumerate(_FIELDS)]
-    return PointCloud2(header=head, height=1, width=len(cloud), fields=fields, is_bigendian=False,
-                       point_step=step, row_step=len(data), data=data,
-                       is_dense=bool(np.isfinite(cloud.points).all()))
+    return message
 
 
 def depth_image(depth: NDArray[np.floating], head: Header) -> Image:
