@@ -30,6 +30,7 @@ setup(
             "replay = vggt_ros.cli.replay:main",
             "evaluate = vggt_ros.cli.evaluate:main",
             "benchmark = vggt_ros.cli.benchmark:main",
+            "parity = vggt_ros.cli.parity:main",
         ],
     },
 )

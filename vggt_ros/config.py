@@ -121,6 +121,30 @@ class MultiviewConfig:
 
 
 @dataclass(frozen=True)
+class VggtConfig:
+    """The network that reconstructs a window on a GPU."""
+
+    weights: str = _setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
+                            "weights; mind their license.")
+    width: int = _setting(518, "Width of the images it works on, to a multiple of 14; smaller needs less memory.",
+                          unit="px", low=112, high=1036)
+    device: str = _setting("auto", "Where it runs; `auto`: on the GPU if there is one.",
+                           choices=("auto", "cuda", "cpu"))
+    dtype: str = _setting("auto", "Type of the matrices; `auto`: bfloat16 on a GPU that has it, float16 on an older "
+                          "one, float32 on a CPU.", choices=("auto", "float32", "bfloat16", "float16"))
+    outputs: str = _setting("depth", "What is computed besides the cameras' poses.",
+                            choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
+    reuse_tokens: bool = _setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
+    compile: bool = _setting(False, "Compile the aggregator (torch.compile); the first window takes minutes longer.")
+    edge_jump: float = _setting(0.0, "Depth is dropped where its logarithm steps by more from pixel to pixel; 0: kept.",
+                                low=0.0, high=10.0)
+    min_raw_confidence: float = _setting(1.0, "Depth of less raw confidence is dropped, as in the sky; 1: all kept.",
+                                         low=1.0, high=1000.0)
+    far: float = _setting(0.0, "Depth beyond so many times the window's median is dropped; 0: kept.",
+                          unit="median depths", low=0.0, high=1000.0)
+
+
+@dataclass(frozen=True)
 class AlignmentConfig:
     """When the overlap of a window with the map is believed."""
 
@@ -193,6 +217,7 @@ class Config:
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
+    vggt: VggtConfig = field(default_factory=VggtConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 (torch's own habit)
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines (N, head_dim) that turn the channels of N tokens."""

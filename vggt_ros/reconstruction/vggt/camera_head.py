@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 (torch's own habit)
 
 from vggt_ros.reconstruction.vggt.blocks import Block, Linear, Mlp
 from vggt_ros.reconstruction.vggt.sizes import Sizes
@@ -36,7 +36,8 @@ class CameraHead(nn.Module):
         """
         tokens = self.token_norm(tokens)[None]
         normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
-        pose, given = 0.0, self.empty_pose_tokens.expand(1, tokens.shape[1], POSE)
+        given = self.empty_pose_tokens.expand(1, tokens.shape[1], POSE)
+        pose = torch.zeros_like(given)
         for _ in range(iterations):
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
             x = gate * (normed * (1 + scale) + shift) + tokens

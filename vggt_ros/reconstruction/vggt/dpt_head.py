@@ -1,4 +1,7 @@
-"""The dense head: tokens of four layers to a map in pixels (Ranftl et al., Vision Transformers for Dense Prediction)."""
+"""The dense head: tokens of four layers to a map in pixels.
+
+Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 (torch's own habit)
 
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
@@ -61,10 +64,10 @@ class Scratch(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (S, channels, 2 h, 2 w) of four maps from fine (S, c, h, w) to coarse."""
         levels = [getattr(self, f"layer{i}_rn")(x) for i, x in enumerate(maps, start=1)]
-        x = self.refinenet4(levels[2].shape[2:], levels[3])
-        x = self.refinenet3(levels[1].shape[2:], levels[2], x)
-        x = self.refinenet2(levels[0].shape[2:], levels[1], x)
-        x = self.refinenet1([2 * edge for edge in levels[0].shape[2:]], levels[0], x)
+        sizes = [[2 * edge for edge in levels[0].shape[2:]], *(level.shape[2:] for level in levels[:3])]
+        x = None
+        for i in (4, 3, 2, 1):
+            x = getattr(self, f"refinenet{i}")(sizes[i - 1], levels[i - 1], x)
         return self.output_conv1(x)
 
 
@@ -88,12 +91,13 @@ class DptHead(nn.Module):
         self.patch, self.shrink, self.outputs = sizes.patch, shrink, outputs
         self.norm = nn.LayerNorm(2 * sizes.embed_dim)
         self.projects = nn.ModuleList(nn.Conv2d(2 * sizes.embed_dim, out, 1) for out in channels)
-        self.resize_layers = nn.ModuleList((nn.ConvTranspose2d(a, a, 4, stride=4), nn.ConvTranspose2d(b, b, 2, stride=2),
-                                            nn.Identity(), nn.Conv2d(d, d, 3, stride=2, padding=1)))
+        self.resize_layers = nn.ModuleList((
+            nn.ConvTranspose2d(a, a, 4, stride=4), nn.ConvTranspose2d(b, b, 2, stride=2), nn.Identity(),
+            nn.Conv2d(d, d, 3, stride=2, padding=1)))
         self.scratch = Scratch(channels, features, outputs)
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return the raw map (S, channels, H / shrink, W / shrink) of four layers' patch tokens (S, rows * columns, c)."""
+        """Return the raw map (S, channels, H / shrink, W / shrink) of patch tokens (S, n, c) of four layers."""
         rows, columns = grid
         maps = []
         for tokens, project, resize in zip(taps, self.projects, self.resize_layers, strict=True):

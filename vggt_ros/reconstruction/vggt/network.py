@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +62,17 @@ class Network(nn.Module):
         if "cameras" in outputs:
             result["pose_enc"] = self.camera_head(layers[self.sizes.depth - 1][:, 0])
         if "depth" in outputs:
-            raw = self.depth_head(taps, grid).float()
+            raw = self.dense(self.depth_head, taps, grid)
             result["depth"], result["depth_conf"] = raw[:, 0].exp(), 1 + raw[:, 1].exp()
         if "points" in outputs:
-            raw = self.point_head(taps, grid).float()
+            raw = self.dense(self.point_head, taps, grid)
             xyz = raw[:, :3].permute(0, 2, 3, 1)
             result["world_points"], result["world_points_conf"] = xyz.sign() * xyz.abs().expm1(), 1 + raw[:, 3].exp()
         if "tracks" in outputs and queries is not None:
             result["track"], result["track_vis"], result["track_conf"] = self.track_head(taps, grid, queries)
         return result
+
+    @staticmethod
+    def dense(head: DptHead, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Return a dense head's raw map in float32, computed a frame at a time, which bounds the memory."""
+        return torch.cat([head([tap[s:s + 1] for tap in taps], grid).float() for s in range(len(taps[0]))])

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Sizes:
         if self.embed_dim % self.heads or 2 * self.embed_dim % self.camera_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.heads} and "
                              f"{self.camera_heads} heads")
-        if len(self.taps) != 4 or len(self.out_channels) != 4 or len(self.track_channels) != 4 or max(self.taps) >= self.depth:
+        fours = (self.taps, self.out_channels, self.track_channels)
+        if any(len(values) != 4 for values in fours) or max(self.taps) >= self.depth:
             raise ValueError(f"taps {self.taps}, out_channels {self.out_channels} and track_channels "
                              f"{self.track_channels}: four each, taps below {self.depth}")
 
@@ -64,8 +66,9 @@ class Sizes:
         if not isinstance(values, dict):
             raise ValueError(f"{path}: not a JSON object")
         names = {item.name for item in dataclasses.fields(Sizes)}
-        return Sizes(**{name: tuple(value) if isinstance(value, list) else value
-                        for name, value in values.items() if name in names})
+        known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                 for name, value in values.items() if name in names}
+        return Sizes(**known)
 
     def save(self, path: Path) -> None:
         """Write the sizes as JSON, as `load` reads them."""

@@ -1,0 +1,51 @@
+"""parity: our VGGT against reference outputs of the published one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the relative error of every array in a reference file; return 1 if one is over the tolerance, else 0."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("file", type=Path, help="reference outputs (.npz)")
+    parser.add_argument("--seed", type=int, required=True, help="of the rule-made weights")
+    parser.add_argument("--network", choices=("small", "full"), required=True)
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    parser.add_argument("--allow-spread", action="store_true", help="let tracks differ by 4 times what float32's "
+                        "rounding moves them by, which is measured and printed")
+    options = parser.parse_args(arguments)
+    if not options.file.is_file():
+        print(f"parity: {options.file} does not exist", file=sys.stderr)
+        return 1
+    try:
+        from vggt_ros.reconstruction.vggt.parity import compare, rule_network, track_spread
+    except ModuleNotFoundError as missing:
+        print(f"parity: {missing.name} is missing; install the packages of requirements.txt", file=sys.stderr)
+        return 1
+    from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
+
+    print(f"making the weights of the {options.network} network", file=sys.stderr, flush=True)
+    try:
+        network = rule_network({"small": SMALL, "full": PUBLISHED}[options.network], options.seed)
+        errors = compare(options.file, network)
+        spread = track_spread(options.file, network) if options.allow_spread and "track_track" in errors else {}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        print(f"parity: {options.file} is not a file of reference outputs: {problem}", file=sys.stderr)
+        return 1
+    failed = []
+    for name, error in errors.items():
+        note = f"  rounding alone: {spread[name]:.1e}" if name in spread else ""
+        if not error <= max(options.tolerance, 4 * spread.get(name, 0.0)):
+            failed.append(name)
+            note += "  FAILED"
+        print(f"{name:<22} {error:.2e}{note}")
+    print(f"FAILED: {', '.join(failed)}" if failed else "passed", f"(tolerance {options.tolerance:.0e})")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Images on their way to the network. Resizing and cropping are the rectifier's, so that K always fits the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vggt_ros.camera import Camera
+
+
+def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]:
+    """Return width and height, multiples of `patch`, for images of a camera.
+
+    As published: the image's width becomes `width`, its height what the aspect ratio asks for, to the nearest
+    multiple; a height beyond the width is cropped to it. 4:3 gives 518x392, 16:9 518x294.
+    """
+    columns = max(width // patch, 1)
+    rows = round(columns * camera.height / camera.width)
+    return patch * columns, patch * min(max(rows, 1), columns)
+
+
+def to_tensor(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """Return RGB float32 (S, 3, H, W) in [0, 1] on `device`, of images uint8 (H, W, 3); the copy does not wait."""
+    pixels = torch.from_numpy(np.stack(images))
+    if device.type == "cuda":
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,50 @@
+"""Rule-made weights and images: inputs of the reference outputs that anyone can rebuild from names and shapes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.reconstruction.vggt.sizes import Sizes
+
+Float = NDArray[np.float32]
+
+
+def weight(name: str, shape: tuple[int, ...], seed: int) -> Float:
+    """Return the tensor `name` of a state dict: normal numbers from the seed and the name, scaled by its kind."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
+    normal = generator.standard_normal(size=shape, dtype=np.float32)
+    if name == "camera_head.pose_branch.fc2.weight":
+        return np.float32(0.1) * normal / np.float32(np.sqrt(shape[1]))
+    if name == "camera_head.pose_branch.fc2.bias":
+        return np.array([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25], np.float32) + np.float32(0.02) * normal
+    if name.endswith("gamma"):
+        return np.float32(0.3) + np.float32(0.05) * normal
+    if name.endswith("bias"):
+        return np.float32(0.05) * normal
+    if name.endswith("weight"):
+        if len(shape) > 1:
+            return normal / np.float32(np.sqrt(np.prod(shape[1:])))
+        return np.float32(1) + np.float32(0.1) * normal
+    return np.float32(0.5) * normal
+
+
+def weights(sizes: Sizes, seed: int) -> Iterator[tuple[str, Float]]:
+    """Yield name and value of every tensor of a network."""
+    from vggt_ros.reconstruction.vggt.weights import shapes
+
+    for name, shape in shapes(sizes).items():
+        yield name, weight(name, shape, seed)
+
+
+def images(frames: int, height: int, width: int) -> Float:
+    """Return RGB images (frames, 3, height, width) in [0, 1], smooth waves that move from frame to frame."""
+    f = np.arange(frames)[:, None, None, None]
+    c = np.arange(3)[None, :, None, None]
+    y = np.arange(height)[None, None, :, None]
+    x = np.arange(width)[None, None, None, :]
+    return (0.5 + 0.25 * np.sin(0.071 * x + 0.9 * f + 0.5 * c)
+            + 0.25 * np.cos(0.053 * y - 0.4 * f + 1.3 * c + 0.011 * x)).astype(np.float32)

@@ -1,0 +1,179 @@
+"""Finding, checking and loading the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, Sizes
+
+FILES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
+LICENSE = ("The weights of VGGT-1B are for non-commercial use only; those of VGGT-1B-Commercial are given on "
+           "application and exclude military use. Both licenses are Meta's: read them on the model's page.")
+HEADS = {"points": "point_head", "tracks": "track_head", "depth": "depth_head", "cameras": "camera_head"}
+log = logging.getLogger(__name__)
+
+
+class WeightsError(RuntimeError):
+    """The weights cannot be had or do not fit; the text says what to do next."""
+
+
+def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor of a network's state dict."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in Network(sizes).state_dict().items()}
+
+
+def sizes_beside(config: Path) -> Sizes:
+    """Return the sizes that a `config.json` gives, the published ones if there is none; raises WeightsError."""
+    try:
+        return Sizes.load(config) if config.is_file() else PUBLISHED
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"vggt.weights: {config} does not hold a network's sizes: {error}") from error
+
+
+def find(source: str, download: bool = True, cache: Path | None = None) -> Path:
+    """Return the weights' file.
+
+    Args:
+        source: a `.safetensors` or `.pt` file, a folder that holds one, or a Hugging Face repository.
+        download: False: only what is on disk already.
+        cache: folder of Hugging Face's cache; None: its usual place.
+
+    Raises:
+        WeightsError: there is nothing to load.
+
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix not in (".safetensors", ".pt"):
+            raise WeightsError(f"vggt.weights: {path} is neither a .safetensors nor a .pt file")
+        return path
+    if path.is_dir():
+        for name in FILES:
+            if (path / name).is_file():
+                return path / name
+        raise WeightsError(f"vggt.weights: the folder {path} holds none of {', '.join(FILES)}")
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise WeightsError(f"vggt.weights: {source} does not exist, and is no Hugging Face repository (owner/name)")
+    return _find_in_hub(source, download, cache)
+
+
+def _find_in_hub(repository: str, download: bool, cache: Path | None) -> Path:
+    """Return the file from Hugging Face's cache, downloaded if need be; raises WeightsError."""
+    try:
+        from huggingface_hub import errors as hub
+        from huggingface_hub import hf_hub_download
+    except ModuleNotFoundError as error:
+        raise WeightsError(f"vggt.weights: {repository} needs the package huggingface_hub; "
+                           "pip install huggingface_hub safetensors, or set vggt.weights to a folder") from error
+    page = f"https://huggingface.co/{repository}"
+    for name in FILES:
+        try:
+            found = Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not download))
+        except hub.GatedRepoError as error:
+            raise WeightsError(f"vggt.weights: {repository} is gated: apply at {page}, then run `hf auth login` or "
+                               "set HF_TOKEN") from error
+        except hub.RepositoryNotFoundError as error:
+            raise WeightsError(f"vggt.weights: there is no {page}, or it is private: check the name, or run "
+                               "`hf auth login`") from error
+        except hub.LocalEntryNotFoundError:
+            continue  # not cached, and either offline or not to be downloaded: another name may be cached
+        except hub.EntryNotFoundError:
+            continue
+        except (hub.HfHubHTTPError, OSError) as error:
+            raise WeightsError(f"vggt.weights: {repository} could not be downloaded: {error}") from error
+        try:  # sizes other than the published ones
+            hf_hub_download(repository, "config.json", cache_dir=cache, local_files_only=not download)
+        except (hub.HfHubHTTPError, hub.EntryNotFoundError, OSError):
+            log.debug("%s has no config.json: the sizes are the published ones", repository)
+        return found
+    raise WeightsError(f"vggt.weights: {repository} is not in the cache and could not be downloaded (no network, or "
+                       f"offline): connect once, or copy {FILES[0]} from {page} into a folder and set vggt.weights "
+                       "to it")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Collection[str], Callable[[str], Tensor]]]:
+    """Give the names in a file and a function that reads one tensor; never unpickles code.
+
+    Raises:
+        WeightsError: the file is damaged.
+
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                yield list(file.keys()), file.get_tensor
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = state.get("model", state) if isinstance(state, Mapping) else state
+            if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+                raise WeightsError(f"vggt.weights: {path} is not a state dict")
+            yield list(state), state.__getitem__
+    except WeightsError:
+        raise
+    except Exception as error:  # both libraries raise types of their own, and what a damaged file does is open
+        raise WeightsError(f"vggt.weights: {path} cannot be read ({type(error).__name__}: {error}); it may be "
+                           "truncated: delete it and load it again") from error
+
+
+def check(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare names and shapes; raises WeightsError that names the first missing, extra and mis-shaped tensor."""
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    shaped = [name for name in wanted if name in found and found[name] != wanted[name]]
+    problems = [f"{len(names)} {what}, first {names[0]}" for what, names in
+                (("missing", missing), ("not known", extra), ("of another shape", shaped)) if names]
+    if shaped:
+        problems[-1] += f" ({found[shaped[0]]} instead of {wanted[shaped[0]]})"
+    if problems:
+        raise WeightsError(f"vggt.weights: {path} is not VGGT of these sizes: tensors {'; '.join(problems)}. Take the "
+                           "published file, or put a config.json with its sizes beside it")
+
+
+def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
+         outputs: Collection[str] = ("cameras", "depth"), progress: Callable[[float], None] | None = None) -> Network:
+    """Return the network with its weights on `device`; heads that `outputs` leaves out are not loaded.
+
+    Args:
+        path: the weights' file; a `config.json` beside it gives sizes other than the published.
+        device: where to.
+        storage: type of the aggregator's matrices; everything else stays in float32.
+        outputs: as in `Network.decode`.
+        progress: told the fraction done.
+
+    Raises:
+        WeightsError: the file is damaged or does not fit the sizes.
+
+    """
+    log.warning(LICENSE)
+    with torch.device("meta"):
+        network = Network(sizes_beside(path.parent / "config.json"))
+    unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)
+    state = {}
+    with _opened(path) as (names, read):
+        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        tensors = {}
+        for name in names:
+            tensors[name] = tuple(read(name).shape)
+        check(tensors, wanted, path)
+        for number, name in enumerate(wanted):
+            if not name.startswith(unused):
+                matrix = name.startswith("aggregator.") and len(wanted[name]) == 2 and name.endswith("weight")
+                state[name] = read(name).to(device, storage if matrix else torch.float32, copy=True)
+            if progress is not None and number % 50 == 0:
+                progress(number / len(wanted))
+    for output, head in HEADS.items():
+        if output not in outputs:
+            delattr(network, head)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.requires_grad_(False)
