@@ -152,13 +152,16 @@ class _Watch:
     def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
         self._executor, self._process, self._log = executor, process, log
 
+    def log_tail(self) -> str:
+        """Return the last lines of the node's log, for an error."""
+        return f"its log {self._log} ends with\n" + "\n".join(self._log.read_text().splitlines()[-15:])
+
     def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node ended."""
         end = None if timeout is None else time.monotonic() + timeout
         while not condition():
             if self._process.poll() is not None:
-                raise NodeError(f"vggt_slam ended with {self._process.returncode}; its log {self._log} ends with\n"
-                                + "\n".join(self._log.read_text().splitlines()[-15:]))
+                raise NodeError(f"vggt_slam ended with {self._process.returncode}; {self.log_tail()}")
             if end is not None and time.monotonic() > end:
                 return False
             self._executor.spin_once(timeout_sec=0.05)
@@ -173,7 +176,7 @@ def _change_state(node: Recorder, watch: _Watch, name: str) -> None:
         raise NodeError(f"{NODE} offers no lifecycle services after 60 s")
     answer = client.call_async(request)
     if not watch.until(answer.done, 60.0) or not answer.result().success:
-        raise NodeError(f"{NODE} refused to {name.lower()}")
+        raise NodeError(f"{NODE} refused to {name.lower()}; {watch.log_tail()}")
 
 
 @contextmanager
