@@ -129,8 +129,8 @@ def write_results(out: Path, recording: Recording, truth: Truth | None, report: 
 def summary(report: dict[str, Any], out: Path) -> str:
     """Return what a newcomer wants to know."""
     pieces = "one piece" if report["submaps"] == 1 else f"{report['submaps']} pieces, it is broken"
-    lines = [f"{report['received']} of {report['images']} images arrived; {report['keyframes']} became keyframes, "
-             f"{report['thinned']} more were thinned out.",
+    lines = [f"{report['received']} of {report['images']} images arrived; {report['keyframes']} were chosen as "
+             f"keyframes, {report['thinned']} of them were thinned out because the reconstructor was busy.",
              f"{report['windows']} windows of keyframes were reconstructed in {report['seconds_a_window']} s each; the "
              f"map has {report['points']:,} points in {pieces}."]
     if "ate_rmse_m" in report:
