@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggt_ros.geometry import (Sim3, inverse, matrix_from_quaternion, mean_rotation, pose, quaternion_from_matrix,
-                               robust_sigma, rotation_angle, so3_exp, so3_log, umeyama)
+from vggt_ros.geometry import (
+    Sim3,
+    inverse,
+    matrix_from_quaternion,
+    mean_rotation,
+    pose,
+    quaternion_from_matrix,
+    robust_sigma,
+    rotation_angle,
+    so3_exp,
+    so3_log,
+    umeyama,
+)
 
 vectors = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
 

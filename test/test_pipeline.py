@@ -1,5 +1,7 @@
 """The whole pipeline on an exactly known scene; each fault of the peers that it must not have has its test."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scenes import SIZE, lap, run, trajectory_error
@@ -46,7 +48,7 @@ def test_exact_windows_give_an_exact_trajectory_and_map(exact):
 
 def test_the_first_windows_keyframes_are_all_in_the_map(exact):
     """Those of the overlap too: a peer leaves them out."""
-    sequence, done = exact
+    _, done = exact
     keyframes = [t.keyframe for t in done.tracked if t.keyframe is not None]
     assert done.slam.solution.ids.tolist() == keyframes
     for keyframe in keyframes[:8]:
@@ -55,7 +57,7 @@ def test_the_first_windows_keyframes_are_all_in_the_map(exact):
 
 def test_the_first_median_depth_is_the_assumed_one(exact):
     """While scale is unknown, units are such that the first window's median depth is 2, and the solution says so."""
-    sequence, done = exact
+    _, done = exact
     solution = done.slam.solution
     assert solution.scale_state == "UNKNOWN"
     first = [solution.kept[int(k)].depth.astype(float) * s
@@ -139,7 +141,7 @@ def test_odometry_does_not_jump_when_the_map_does():
     done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
     tracked = [(i, t) for i, t in enumerate(done.tracked) if t.state == "TRACKING"]
     steps = np.array([np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3])
-                      for (_, a), (_, b) in zip(tracked, tracked[1:], strict=False)])
+                      for (_, a), (_, b) in pairwise(tracked)])
     assert steps.max() < 3 * np.median(steps)
     for _, t in tracked:
         assert np.allclose(t.map_odom @ t.odom_camera, t.map_camera, atol=1e-9)

@@ -1,5 +1,7 @@
 """The tracker against exact landmarks, and the corners and keyframes that it is fed with."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -127,6 +129,6 @@ def test_a_fast_turn_makes_keyframes_before_the_view_is_lost():
             selector.accept(tracks)
             accepted.append(i)
     gaps = [np.degrees(rotation_angle(poses[a][:3, :3].T @ poses[b][:3, :3]))
-            for a, b in zip(accepted, accepted[1:], strict=False)]
+            for a, b in pairwise(accepted)]
     assert len(accepted) > 3
     assert max(gaps) < 45

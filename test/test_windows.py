@@ -1,5 +1,7 @@
 """The sliding buffer: ids, overlap, back-pressure, partial windows."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,7 +56,7 @@ def test_nothing_is_lost_without_being_counted(room, size, data):
     waiting = 0 if windows else min(len(room), 1)
     assert len(seen) + buffer.thinned + waiting >= len(room) - (1 if not windows else 0)
     assert len(seen) + buffer.thinned <= len(room)
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         assert set(after.shared) <= set(before.ids)
         assert after.shared == after.ids[: len(after.shared)]
         assert len(after.shared) == min(overlap, len(before.ids))

@@ -15,8 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import AlignmentConfig
-from vggt_ros.geometry import (Array, Sim3, mean_rotation, orthonormalize, robust_sigma, rotation_angle, skew, so3_exp,
-                               so3_log)
+from vggt_ros.geometry import (
+    Array,
+    Sim3,
+    mean_rotation,
+    orthonormalize,
+    robust_sigma,
+    rotation_angle,
+    skew,
+    so3_exp,
+    so3_log,
+)
 from vggt_ros.solution import KeptKeyframe
 
 _SAMPLES = 300
@@ -85,8 +94,8 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     shared = tuple(sorted(reference.keys() & window.keys()))
     if not shared:
         raise AlignmentRefused("no keyframe of the window is known")
-    overlaps = {k: _common_points(reference[k], window[k], config.min_pixels) for k in shared}
-    overlaps = {k: overlap for k, overlap in overlaps.items() if overlap is not None}
+    overlaps = {k: overlap for k in shared
+                if (overlap := _common_points(reference[k], window[k], config.min_pixels)) is not None}
     if not overlaps:
         raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels of depth on both sides "
                                f"({len(shared)} shared)")
@@ -155,7 +164,7 @@ def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
                 weight = share / (1 + (residual**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
                 information += np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian)
                 gradient += np.einsum("n,nki,nk->i", weight, jacobian, residual)
-        step = -np.linalg.solve(information, gradient)
+        step = np.asarray(-np.linalg.solve(information, gradient), np.float64)
         translation = translation + scale * rotation @ step[3:]
         rotation = orthonormalize(rotation @ so3_exp(step[:3]))
         if np.abs(step).max() < 1e-9:

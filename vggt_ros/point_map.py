@@ -112,7 +112,7 @@ def unproject(kept: KeptKeyframe, config: MapConfig) -> PointCloud:
     rows, columns = np.nonzero(known)
     rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
     return PointCloud((rays * depth[known][:, None]).astype(np.float32), kept.color[known],
-                      kept.confidence[known].astype(np.float32) / 255)
+                      kept.confidence[known].astype(np.float32) / np.float32(255))
 
 
 def _place(points: NDArray[np.float32], map_camera: Array, scale: float) -> NDArray[np.float32]:
