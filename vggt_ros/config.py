@@ -49,7 +49,9 @@ class Setting:
             raise ConfigError(f"{self.name}: {value} is not finite")
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name}: {value!r} is none of {', '.join(self.choices)}")
-        if self.low is not None and value < self.low or self.high is not None and value > self.high:
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not isinstance(value, str) and not low <= value <= high:
             raise ConfigError(f"{self.name}: {value} is outside [{self.low}, {self.high}] {self.unit}".rstrip())
         return value
 
@@ -275,4 +277,5 @@ def _walk(group: Any, prefix: str) -> Iterator[tuple[Setting, Value]]:
         if dataclasses.is_dataclass(value):
             yield from _walk(value, f"{prefix}{item.name}.")
         else:
-            yield Setting(prefix + item.name, item.default, **item.metadata), value
+            default: Any = item.default
+            yield Setting(prefix + item.name, default, **item.metadata), value
