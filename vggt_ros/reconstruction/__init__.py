@@ -1,4 +1,4 @@
-"""From the images of a window to its geometry: the network, or structure from motion on the CPU."""
+"""Reconstructors: the images of a window in, its geometry out."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from vggt_ros.config import Config, ConfigError
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.multiview import Multiview
 
-VGGT = "vggt_ros.reconstruction.vggt"
-
 
 def create_reconstructor(config: Config) -> tuple[Reconstructor, str]:
     """Return the reconstructor that the setting `reconstructor` names, and why it is this one.
 
+    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights.
+
     Raises:
-        ConfigError: `vggt` is asked for and not available.
+        ConfigError: `vggt` is asked for and cannot run.
 
     """
     if config.reconstructor == "multiview":
         return Multiview(config), "multiview, as set"
-    if find_spec(VGGT) is None or find_spec(f"{VGGT}.reconstructor") is None:
-        if config.reconstructor == "vggt":
-            raise ConfigError("reconstructor: vggt is not part of this version; set multiview or auto")
-        return Multiview(config), "multiview, since vggt is not part of this version"
-    raise ConfigError("reconstructor: vggt cannot be chosen yet; set multiview")
+    # torch is gigabytes, and nothing else needs it.
+    lacking = "torch is not installed" if find_spec("torch") is None else ""
+    if not lacking:
+        from vggt_ros.reconstruction.vggt.availability import missing
+        lacking = missing(config.vggt, at_once=config.reconstructor == "auto")
+    if not lacking:
+        from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+        return Vggt(config), "vggt, as set" if config.reconstructor == "vggt" else "vggt, with a GPU and weights on disk"
+    if config.reconstructor == "vggt":
+        raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
+    return Multiview(config), f"multiview, since {lacking}"
