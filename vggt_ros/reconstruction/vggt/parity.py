@@ -80,7 +80,7 @@ def compare(file: Path, network: Network) -> dict[str, float]:
             for name, value in reference.items()}
 
 
-def track_spread(file: Path, network: Network, runs: int = 6, noise: float = 1e-7) -> dict[str, float]:
+def track_spread(file: Path, network: Network, runs: int = 4, noise: float = 1e-7) -> dict[str, float]:
     """Return by how much float32's rounding moves the tracks: the median relative difference of two runs.
 
     The tracker embeds motion with angles of up to 1000 rad a pixel, and feeds it back four times. Features that differ

@@ -1,0 +1,145 @@
+"""From raw output to geometry, with numpy alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scenes import SIZE, lap, run, trajectory_error
+
+from vggt_ros.camera import Camera, Rectifier
+from vggt_ros.config import Config, VggtConfig
+from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
+from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.vggt.decoding import (camera_from_world, decode, encode, on_edge, predicted_intrinsics,
+                                                   rank, unproject)
+from vggt_ros.synthetic import OracleNoise
+from vggt_ros.synthetic.vggt_oracle import VggtOracle
+from vggt_ros.windows import Keyframe, Window
+
+
+def window(count: int = 4, calibrated: bool = True) -> Window:
+    """Return a window of the lap."""
+    return Window(0, tuple(Keyframe(i, f.stamp, f.image, f.intrinsics, calibrated)
+                           for i, f in enumerate(lap().frames[: 2 * count: 2])))
+
+
+@pytest.fixture(name="exact")
+def _exact():
+    return lap().oracle(depth_width=SIZE[0], noise=OracleNoise(scale=0)).reconstruct(window())
+
+
+def test_decoding_undoes_encoding(exact):
+    """Whatever the first camera's pose and the quaternions' lengths, the geometry comes back."""
+    first = pose(so3_exp(np.array([0.02, -0.01, 0.03])), np.array([0.1, -0.2, 0.05]))
+    back = decode(encode(exact, first, (0.5, 2.0)), window(), VggtConfig())
+    assert np.array_equal(back.window_camera[0], np.eye(4))
+    np.testing.assert_allclose(back.window_camera, exact.window_camera, atol=2e-6)
+    np.testing.assert_array_equal(back.depth, exact.depth)
+    np.testing.assert_array_equal(back.intrinsics, exact.intrinsics)
+    order = np.argsort(exact.confidence.ravel())
+    assert (np.diff(back.confidence.ravel()[order]) >= -1e-6).all()
+    assert back.confidence.max() == 1
+
+
+def test_raw_poses_are_camera_from_world(exact):
+    """A turn of a quarter about y, of a camera at x = 1: checked by hand."""
+    encoding = np.array([[0, 0, 1.0, 0, np.sqrt(2), 0, np.sqrt(2), np.pi / 2, np.pi / 2]])
+    matrix = camera_from_world(encoding)[0]
+    np.testing.assert_allclose(matrix @ [1, 0, 0, 1], [0, 0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(matrix @ [1, 0, 5, 1], [5, 0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(predicted_intrinsics(encoding, 100, 200)[0], [[100, 0, 100], [0, 50, 50], [0, 0, 1]])
+
+
+def test_unprojection_lands_on_the_same_surfaces(exact):
+    """A point seen by two frames is one point in the window."""
+    points = unproject(exact.depth, exact.window_camera, exact.intrinsics)
+    local = (points[0] - exact.window_camera[1, :3, 3]) @ exact.window_camera[1, :3, :3]
+    pixels = np.rint(local[..., :2] / local[..., 2:] * exact.intrinsics[1][[0, 1], [0, 1]]
+                     + exact.intrinsics[1][:2, 2]).astype(int)
+    inside = (local[..., 2] > 0.1) & (pixels >= 0).all(-1) & (pixels < SIZE).all(-1)
+    seen = exact.depth[1][pixels[inside][:, 1], pixels[inside][:, 0]]
+    assert inside.mean() > 0.5
+    assert np.median(np.abs(seen / local[inside][:, 2] - 1)) < 2e-3
+
+
+def test_unknown_intrinsics_come_from_the_network(exact):
+    """Not calibrated: the predicted focal length, or the one given, and the published principal point."""
+    raw = encode(exact)
+    back = decode(raw, window(calibrated=False), VggtConfig())
+    np.testing.assert_allclose(back.intrinsics[:, [0, 1], [0, 1]], exact.intrinsics[:, [0, 1], [0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(back.intrinsics[:, :2, 2], np.tile([SIZE[0] / 2, SIZE[1] / 2], (4, 1)))
+    given = decode(raw, window(calibrated=False), VggtConfig(), focal=(300.0, 310.0))
+    np.testing.assert_allclose(given.intrinsics[:, [0, 1], [0, 1]], np.tile([300, 310], (4, 1)))
+
+
+def test_a_wrong_calibration_is_reported(exact):
+    """The network sees a focal length 10 % longer than the CameraInfo says."""
+    other = dataclasses.replace(exact, intrinsics=exact.intrinsics * [[1.1], [1.1], [1]])
+    assert decode(encode(other), window(), VggtConfig()).report["focal_predicted_ratio"] == pytest.approx(1.1, abs=1e-5)
+
+
+def test_what_is_left_out(exact):
+    """Edges, sky and far points go where the settings say so, and nothing goes without."""
+    raw = encode(exact)
+    assert not np.isnan(decode(raw, window(), VggtConfig()).depth).any()
+    far = decode(raw, window(), VggtConfig(far=1.2)).depth
+    assert np.array_equal(np.isnan(far), exact.depth > 1.2 * np.median(exact.depth))
+    sky = decode(raw, window(), VggtConfig(min_raw_confidence=10.0))
+    assert np.array_equal(np.isnan(sky.depth), raw.depth_conf < 10)
+    assert (sky.confidence[np.isnan(sky.depth)] == 0).all()
+    step = np.ones((1, 4, 6), np.float32)
+    step[:, :, 3:] = 2
+    assert np.array_equal(on_edge(step, 0.5)[0], np.tile([False, False, True, True, False, False], (4, 1)))
+    assert not on_edge(step, 0.8).any()
+
+
+def test_nonsense_is_refused(exact):
+    raw = encode(exact)
+    bad = raw.pose_enc.copy()
+    bad[1, 0] = np.nan
+    with pytest.raises(ReconstructionRefused, match="not finite"):
+        decode(dataclasses.replace(raw, pose_enc=bad), window(), VggtConfig())
+    with pytest.raises(ReconstructionRefused, match="no depth"):
+        decode(dataclasses.replace(raw, depth=np.full_like(raw.depth, np.nan)), window(), VggtConfig())
+
+
+def test_ranks_are_uniform():
+    """A tenth of all pixels is below 0.1, whatever the confidences' distribution."""
+    values = np.exp(np.random.default_rng(0).standard_normal((3, 50, 60))).astype(np.float32)
+    ranks = rank(values)
+    assert ranks.min() == 0
+    assert ranks.max() == 1
+    for level in (0.1, 0.5, 0.9):
+        assert np.mean(ranks < level) == pytest.approx(level, abs=0.01)
+
+
+def test_the_pipeline_gets_the_truth_back_from_raw_output():
+    """A lap said in raw output, each window in a unit of its own, comes out right to 1e-3 of the room's size."""
+    sequence = lap()
+    done = run(sequence, Config(), sequence.oracle(kind=VggtOracle))
+    stamps, poses = done.slam.trajectory(0)
+    error, world_map = trajectory_error(stamps, poses, sequence)
+    size = float(np.ptp(sequence.world_camera[:, :3, 3], axis=0).max())
+    assert done.slam.counts.submaps == 1
+    assert len(stamps) >= 15
+    assert error < 1e-3 * size
+    turns = [rotation_angle((inverse(t) @ pose(world_map.rotation, np.zeros(3)) @ p)[:3, :3])
+             for t, p in zip(sequence.truth(stamps), poses, strict=True)]
+    assert max(turns) < 1e-3
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1920, 1080), (752, 480), (480, 640)])
+def test_sizes_are_the_published_ones_and_keep_the_aspect(width, height):
+    """4:3 gives 518x392, 16:9 518x294; K of the images that the rectifier makes maps back to the camera's exactly."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    from vggt_ros.reconstruction.vggt.images import network_size
+
+    camera = Camera.assumed(width, height, 65.0)
+    size = network_size(camera, 518)
+    assert size == {(640, 480): (518, 392), (1920, 1080): (518, 294), (752, 480): (518, 336),
+                    (480, 640): (518, 518)}[width, height]
+    matrix = Rectifier(camera, size).intrinsics
+    assert matrix[0, 0] / matrix[1, 1] == pytest.approx(1, abs=2e-3)
+    cover = max(size[0] / width, size[1] / height)
+    assert matrix[0, 0] == pytest.approx(camera.intrinsics[0, 0] * cover, rel=2e-3)
+    assert network_size(camera, 300)[0] == 294

@@ -1,0 +1,39 @@
+"""The truth as VGGT would say it: in the network's raw output, through the real decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vggt_ros.config import VggtConfig
+from vggt_ros.geometry import pose, so3_exp
+from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.reconstruction.vggt.decoding import decode, encode
+from vggt_ros.synthetic.oracle import SceneReconstructor
+from vggt_ros.windows import Window
+
+
+class VggtOracle(SceneReconstructor):
+    """Rendered geometry with the network's habits: units of its own, a first camera only about at the origin,
+    quaternions of any length.
+
+    Attributes:
+        settings: of the decoding.
+        first_rotation, first_translation: how far the first camera is off, radians and median depths.
+
+    """
+
+    name = "vggt"
+    settings = VggtConfig()
+    first_rotation = 0.01
+    first_translation = 0.01
+
+    def reconstruct(self, window: Window) -> WindowGeometry:
+        """Return what decoding makes of the truth in raw output; raises as `SceneReconstructor.reconstruct`."""
+        self.depth_width = window.keyframes[0].image.shape[1]
+        exact = super().reconstruct(window)
+        rng = np.random.default_rng((self.seed, window.id, 1))
+        median = float(np.nanmedian(exact.depth))
+        first = pose(so3_exp(self.first_rotation * rng.standard_normal(3)),
+                     self.first_translation * median * rng.standard_normal(3))
+        raw = encode(exact, first, lengths=(0.7, 1.3, 1.0))
+        return decode(raw, window, self.settings, report=exact.report)
