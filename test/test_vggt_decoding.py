@@ -10,8 +10,15 @@ from vggt_ros.camera import Camera, Rectifier
 from vggt_ros.config import Config, VggtConfig
 from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt.decoding import (camera_from_world, decode, encode, on_edge, predicted_intrinsics,
-                                                   rank, unproject)
+from vggt_ros.reconstruction.vggt.decoding import (
+    camera_from_world,
+    decode,
+    encode,
+    on_edge,
+    predicted_intrinsics,
+    rank,
+    unproject,
+)
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows import Keyframe, Window

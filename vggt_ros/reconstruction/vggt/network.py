@@ -28,6 +28,7 @@ class Network(nn.Module):
         self.point_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=4)
         self.depth_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=2)
         self.track_head = TrackHead(sizes)
+        self.chunk = 1  # frames that the dense heads take at a time
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, outputs: Collection[str] = OUTPUTS[:2],
@@ -62,10 +63,10 @@ class Network(nn.Module):
         if "cameras" in outputs:
             result["pose_enc"] = self.camera_head(layers[self.sizes.depth - 1][:, 0])
         if "depth" in outputs:
-            raw = self.dense(self.depth_head, taps, grid)
+            raw = self.dense(self.depth_head, taps, grid, self.chunk)
             result["depth"], result["depth_conf"] = raw[:, 0].exp(), 1 + raw[:, 1].exp()
         if "points" in outputs:
-            raw = self.dense(self.point_head, taps, grid)
+            raw = self.dense(self.point_head, taps, grid, self.chunk)
             xyz = raw[:, :3].permute(0, 2, 3, 1)
             result["world_points"], result["world_points_conf"] = xyz.sign() * xyz.abs().expm1(), 1 + raw[:, 3].exp()
         if "tracks" in outputs and queries is not None:
@@ -73,6 +74,7 @@ class Network(nn.Module):
         return result
 
     @staticmethod
-    def dense(head: DptHead, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Return a dense head's raw map in float32, computed a frame at a time, which bounds the memory."""
-        return torch.cat([head([tap[s:s + 1] for tap in taps], grid).float() for s in range(len(taps[0]))])
+    def dense(head: DptHead, taps: Sequence[Tensor], grid: tuple[int, int], chunk: int = 1) -> Tensor:
+        """Return a dense head's raw map in float32, computed `chunk` frames at a time, which bounds the memory."""
+        parts = [[tap[first:first + chunk] for tap in taps] for first in range(0, len(taps[0]), chunk)]
+        return torch.cat([head(part, grid).float() for part in parts])

@@ -35,6 +35,7 @@ class Vggt:
         device: where it runs.
         storage, compute: types of the aggregator's matrices and of what is computed with them.
         extras: points or tracks of the newest window, where `vggt.outputs` asks for them, on the device.
+        parts: seconds of each part of the newest window; measured, which costs synchronization, if it is a dictionary.
 
     """
 
@@ -55,7 +56,9 @@ class Vggt:
         self.storage, self.compute = self._types()
         self.outputs = ("cameras", *settings.outputs.split(","))
         self.extras: dict[str, Tensor] = {}
+        self.parts: dict[str, float] | None = None
         self._network: Network | None = None
+        self._last_mark = 0.0
         self._tokens: dict[int, Tensor] = {}
         self._focals: list[np.ndarray] = []
 
@@ -74,11 +77,15 @@ class Vggt:
             WeightsError: they cannot be had, do not fit, or need more memory than the GPU has.
 
         """
-        path = weights.find(self.settings.weights, download)
-        self._network = self._fitted(path, progress)
+        self.adopt(self._fitted(weights.find(self.settings.weights, download), progress))
+
+    def adopt(self, network: Network) -> None:
+        """Take a network that is on the device already."""
+        self._network = network
+        self._network.chunk = 4 if self.device.type == "cuda" else 1
         if self.settings.compile:
             try:
-                self._network.aggregator.compile(dynamic=False)
+                network.aggregator.compile(dynamic=False)
             except RuntimeError as error:
                 log.warning("vggt.compile: not compiled, since %s", error)
 
@@ -106,9 +113,9 @@ class Vggt:
             raise ReconstructionRefused(f"out of memory on {self.device} with {len(window.keyframes)} images of "
                                         f"{width}x{height}: set windows.size or vggt.width lower ({error})") from error
         seconds = time.perf_counter() - start
-        report = {"seconds": seconds, "reused_tokens": float(reused),
-                  "tflop": self.work(len(window.keyframes), height, width, reused),
-                  "tflop_per_s": self.work(len(window.keyframes), height, width, reused) / seconds}
+        assert self._network is not None
+        tflop = memory.work(self._network.sizes, len(window.keyframes), height, width, reused)
+        report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "tflop_per_s": tflop / seconds}
         if self.device.type == "cuda":
             report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 1e6
         return decode(raw, window, self.settings, self._focal(raw.pose_enc, height, width), report)
@@ -119,6 +126,7 @@ class Vggt:
         network = self._network
         assert network is not None
         size = keyframes[0].image.shape[:2]
+        self._mark("")
         known = {keyframe.id: self._tokens[keyframe.id] for keyframe in keyframes if keyframe.id in self._tokens
                  and self.settings.reuse_tokens}
         new = [keyframe for keyframe in keyframes if keyframe.id not in known]
@@ -130,24 +138,32 @@ class Vggt:
                 encoded = network.aggregator.encode(to_tensor([keyframe.image for keyframe in part], self.device))
                 known.update(zip((keyframe.id for keyframe in part), encoded))
             self._tokens = known
+            self._mark("encoder")
             patches = torch.stack([known[keyframe.id] for keyframe in keyframes])
             layers = network.aggregate(patches, size)
+        self._mark("aggregator")
         with self._autocast(torch.float32):
             result = network.decode(layers, size, ("cameras",))
+        self._mark("cameras")
         dense = [output for output in self.outputs if output != "cameras"]
         with self._autocast(self.compute):
             result |= network.decode(layers, size, dense, self._queries(size))
+        self._mark("dense heads")
         descriptors = F.normalize(patches.float().mean(1), dim=-1)
         self.extras = {name: value for name, value in result.items() if name.startswith(("world_points", "track"))}
         wanted = [result["pose_enc"], result["depth"], result["depth_conf"], descriptors]
         return RawWindow(*(value.float().cpu().numpy() for value in wanted)), len(keyframes) - len(new)
 
-    def work(self, frames: int, height: int, width: int, reused: int = 0) -> float:
-        """Return the TFLOP (two for a multiplication and addition) of a window of the published sizes."""
-        tokens = 5 + height * width / 196
-        encoder = (24 * 24 * 1024**2 * tokens + 24 * 4 * 1024 * tokens**2) * 1e-12
-        aggregator = (1.74e9 * tokens * frames + 1.97e5 * tokens**2 * frames + 9.8e4 * (tokens * frames)**2) * 1e-12
-        return aggregator - reused * encoder + 0.23 * frames * height * width / (518 * 392)
+    def _mark(self, part: str) -> None:
+        """Note the seconds since the last mark as those of `part`, if parts are wanted."""
+        if self.parts is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if part:
+            self.parts[part] = now - self._last_mark
+        self._last_mark = now
 
     def _types(self) -> tuple[torch.dtype, torch.dtype]:
         """Return the types for storage and for computing; a CPU that has no bfloat16 unit computes in float32."""
@@ -171,8 +187,8 @@ class Vggt:
         if self.device.type == "cuda":
             sizes = weights.sizes_beside(path.parent / "config.json")
             side = self.settings.width
-            needed = memory.window_bytes(sizes, self.window_size, side * 3 // 4, side, self.storage.itemsize,
-                                         self.compute.itemsize, self.outputs)
+            needed = memory.window_bytes(sizes, self.window_size, side * 3 // 4, side, self.storage,
+                                         self.compute, self.outputs)
             free = torch.cuda.mem_get_info(self.device)[0]
             if needed > free:
                 raise weights.WeightsError(f"vggt: a window of {self.window_size} images of width {side} needs about "

@@ -30,6 +30,12 @@ def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in Network(sizes).state_dict().items()}
 
 
+def stored(name: str, shape: tuple[int, ...], storage: torch.dtype) -> torch.dtype:
+    """Return the type that a tensor is kept in: `storage` for the aggregator's matrices, else float32."""
+    matrix = name.startswith("aggregator.") and name.endswith(".weight") and len(shape) == 2
+    return storage if matrix else torch.float32
+
+
 def sizes_beside(config: Path) -> Sizes:
     """Return the sizes that a `config.json` gives, the published ones if there is none; raises WeightsError."""
     try:
@@ -168,8 +174,7 @@ def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
         check(tensors, wanted, path)
         for number, name in enumerate(wanted):
             if not name.startswith(unused):
-                matrix = name.startswith("aggregator.") and len(wanted[name]) == 2 and name.endswith("weight")
-                state[name] = read(name).to(device, storage if matrix else torch.float32, copy=True)
+                state[name] = read(name).to(device, stored(name, wanted[name], storage), copy=True)
             if progress is not None and number % 50 == 0:
                 progress(number / len(wanted))
     for output, head in HEADS.items():

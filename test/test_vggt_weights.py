@@ -1,0 +1,206 @@
+"""Weights from real files, and the reconstructor that runs them."""
+
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+from vggt_ros.camera import Camera
+from vggt_ros.config import Config
+from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt.parity import rule_network
+from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.sizes import Sizes
+from vggt_ros.reconstruction.vggt.weights import WeightsError
+from vggt_ros.windows import Keyframe, Window
+
+TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
+             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", name="state")
+def _state():
+    return {name: torch.from_numpy(value) for name, value in rule.weights(TINY, 0)}
+
+
+@pytest.fixture(name="folder")
+def _folder(state, tmp_path):
+    """A folder as the hub has it."""
+    TINY.save(tmp_path / "config.json")
+    safetensors.save_file(state, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def window(ids=(0, 1, 2), height=56, width=70):
+    images = (255 * rule.images(max(ids) + 1, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
+    k = np.array([[60.0, 0, width / 2], [0, 60, height / 2], [0, 0, 1]])
+    return Window(0, tuple(Keyframe(i, i, np.ascontiguousarray(images[i]), k) for i in ids))
+
+
+def config(folder, **changes):
+    return Config().replace({"vggt.weights": str(folder), "vggt.device": "cpu",
+                             **{f"vggt.{name}": value for name, value in changes.items()}})
+
+
+def test_both_formats_load_the_same(folder, state, tmp_path):
+    torch.save(state, tmp_path / "other.pt")
+    images = torch.from_numpy(rule.images(2, 28, 42))
+    with torch.inference_mode():
+        a, b = (weights.load(path, CPU)(images) for path in (weights.find(str(folder)), tmp_path / "other.pt"))
+        c = rule_network(TINY, 0)(images)
+    for name, value in c.items():
+        assert torch.equal(a[name], value)
+        assert torch.equal(b[name], value)
+
+
+def test_a_cache_as_the_hub_leaves_it_is_found_offline(folder, tmp_path, monkeypatch):
+    """No network: what is cached loads, what is not gives a next step."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit, repository = "a" * 40, tmp_path / "cache" / "models--facebook--VGGT-1B"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).rename(repository / "snapshots" / commit / name)
+    path = weights.find("facebook/VGGT-1B", download=False, cache=tmp_path / "cache")
+    assert weights.load(path, CPU).sizes == TINY
+    assert weights.find("facebook/VGGT-1B", download=True, cache=tmp_path / "cache") == path
+    for download in (True, False):
+        with pytest.raises(WeightsError, match=r"connect once, or copy model\.safetensors"):
+            weights.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
+
+
+def test_a_gated_repository_without_a_token_says_where_to_apply(tmp_path, monkeypatch):
+    """The hub's own answer to such a request, without the hub."""
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*_, **__):
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(WeightsError, match=r"gated: apply at https://huggingface\.co/facebook/VGGT-1B-Commercial"):
+        weights.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
+
+
+def test_what_is_no_weights_is_named(folder, tmp_path):
+    for source, message in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "config.json", "neither"),
+                            ("nothing", "does not exist")):
+        with pytest.raises(WeightsError, match=message):
+            weights.find(str(source))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"holds none of model\.safetensors"):
+        weights.find(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_truncated_file_is_named(folder, state, suffix):
+    path = folder / f"model.{suffix}"
+    if suffix == "pt":
+        torch.save(state, path)
+    content = path.read_bytes()
+    for length in (len(content) // 2, 4, 0):
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError, match="may be truncated"):
+            weights.load(path, CPU)
+
+
+def test_a_pickle_that_runs_code_does_not_run(folder, tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"aggregator.camera_token": Bad()}, folder / "bad.pt")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        weights.load(folder / "bad.pt", CPU)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_architecture_names_the_first_tensors(folder, state):
+    wrong = dict(state)
+    del wrong["camera_head.embed_pose.bias"]
+    wrong["aggregator.camera_token"] = torch.zeros(1, 2, 1, 65)
+    wrong["extra.weight"] = torch.zeros(1)
+    torch.save(wrong, folder / "wrong.pt")
+    with pytest.raises(WeightsError) as error:
+        weights.load(folder / "wrong.pt", CPU)
+    for part in ("1 missing, first camera_head.embed_pose.bias", "1 not known, first extra.weight",
+                 "1 of another shape, first aggregator.camera_token ((1, 2, 1, 65) instead of (1, 2, 1, 64))"):
+        assert part in str(error.value)
+    (folder / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"put a config\.json"):
+        weights.load(folder / "model.safetensors", CPU)
+
+
+def test_reused_tokens_change_nothing(folder):
+    """Bit for bit, whichever frames came before."""
+    first, second = window((0, 1, 2, 3)), window((2, 3, 4, 5))
+    reuse, fresh = Vggt(config(folder)), Vggt(config(folder, reuse_tokens=False))
+    reuse.reconstruct(first)
+    ours, theirs = reuse.reconstruct(second), fresh.reconstruct(second)
+    assert (ours.report["reused_tokens"], theirs.report["reused_tokens"]) == (2, 0)
+    assert np.array_equal(ours.depth, theirs.depth)
+    assert np.array_equal(ours.window_camera, theirs.window_camera)
+    assert np.array_equal(ours.descriptors, theirs.descriptors)
+    np.testing.assert_allclose(np.linalg.norm(ours.descriptors, axis=1), 1, rtol=1e-5)
+
+
+def test_the_reconstructor_decodes_what_the_network_says(folder):
+    """Depth and the confidences' order are the network's; the calibrated K is the keyframes'."""
+    geometry = Vggt(config(folder)).reconstruct(window())
+    images = torch.from_numpy(np.stack([k.image for k in window().keyframes])).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        raw = rule_network(TINY, 0)(images)
+    np.testing.assert_allclose(geometry.depth, raw["depth"].numpy(), rtol=1e-5)
+    assert geometry.keyframe_ids == (0, 1, 2)
+    assert np.array_equal(geometry.intrinsics[0], window().keyframes[0].intrinsics)
+    best = np.unravel_index(raw["depth_conf"].numpy().argmax(), geometry.depth.shape)
+    assert geometry.confidence[best] == 1
+
+
+def test_points_and_tracks_where_asked_for(folder):
+    vggt = Vggt(config(folder, outputs="depth,points,tracks"))
+    vggt.reconstruct(window((0, 1), 266, 266))
+    assert vggt.extras["world_points"].shape == (2, 266, 266, 3)
+    assert vggt.extras["track"].shape == (2, 64, 2)
+    assert torch.equal(vggt.extras["track"][0, 0], torch.tensor([16.0, 16.0]))
+    plain = Vggt(config(folder))
+    plain.reconstruct(window())
+    assert plain.extras == {}
+    assert not hasattr(plain._network, "point_head")
+
+
+def test_bfloat16_weights_cost_little_accuracy(folder):
+    exact = Vggt(config(folder)).reconstruct(window())
+    half = Vggt(config(folder, dtype="bfloat16")).reconstruct(window())
+    ratio = half.depth / exact.depth
+    assert 1e-7 < np.abs(np.log(ratio)).mean() < 0.02
+
+
+def test_images_of_another_size_are_refused(folder):
+    vggt = Vggt(config(folder))
+    for bad in (window((0,)), window(height=57)):
+        with pytest.raises(ReconstructionRefused, match="multiples of 14"):
+            vggt.reconstruct(bad)
+    assert vggt.image_size(Camera.assumed(640, 480, 60)) == (518, 392)
+
+
+def test_no_gpu_is_said(folder):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is asked for")):
+        Vggt(config(folder, device="cuda"))
+
+
+def test_the_model_of_the_weights_memory_is_exact(folder):
+    """Bytes of what is loaded, in both types; and the published figure of VGGT-1B."""
+    for dtype in (torch.float32, torch.bfloat16):
+        network = weights.load(folder / "model.safetensors", CPU, dtype)
+        loaded = sum(value.nbytes for value in network.state_dict().values())
+        assert memory.weight_bytes(TINY, dtype, ("cameras", "depth")) == loaded
+    assert memory.weight_bytes(Sizes(), torch.float32, ("cameras", "depth", "points", "tracks")) == 4 * 1_256_537_516

@@ -1,0 +1,70 @@
+"""benchmark vggt: latency, memory and throughput of the network, beside the published way to run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+HEADER = (f"{'mode':<10} {'S':>3} {'shared':>6} {'image':>9} {'type':>9} {'computed':>9} {'first':>8} {'median':>8} "
+          f"{'p95':>8} {'peak':>7} {'':>8}\n{'':<60} {'s':>8} {'s':>8} {'s':>8} {'GB':>7} {'TFLOP/s':>8}")
+
+
+class BenchmarkError(RuntimeError):
+    """A measurement did not come to an end; the text is its last words."""
+
+
+def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), dtype: str = "auto",
+         network: str = "full", rounds: int = 3, repeat: int = 5, compile_: bool = False) -> dict[str, Any]:
+    """Measure our mode and the reference mode in turn, each in a process of its own; print and return the figures.
+
+    Args:
+        frames, overlap: of a window.
+        size: width and height of the images.
+        dtype: as the setting `vggt.dtype`.
+        network: `full` or `small`.
+        rounds: processes of each mode.
+        repeat: timed windows in a process.
+        compile_: as the setting `vggt.compile`.
+
+    Raises:
+        BenchmarkError: a process failed.
+
+    """
+    results: dict[str, list[dict[str, Any]]] = {"reference": [], "ours": []}
+    print(HEADER, flush=True)
+    for _ in range(rounds):
+        for mode, figures in results.items():
+            figures.append(_measure(mode, ["--network", network, "--frames", str(frames), "--overlap", str(overlap),
+                                           "--size", *map(str, size), "--dtype", dtype, "--repeat", str(repeat),
+                                           *(["--compile"] if compile_ and mode == "ours" else [])]))
+            _print(figures[-1])
+    seconds = {mode: float(np.median([f["median_s"] for f in figures])) for mode, figures in results.items()}
+    peak = {mode: max(f["peak_bytes"] for f in figures) for mode, figures in results.items()}
+    ratios = {"time_ratio": seconds["ours"] / seconds["reference"], "memory_ratio": peak["ours"] / peak["reference"]}
+    print(f"{results['ours'][0]['device']}: {ratios['time_ratio']:.2f} of the reference mode's time, "
+          f"{ratios['memory_ratio']:.2f} of its peak memory")
+    parts = results["ours"][-1].get("parts")
+    if parts:
+        print("; ".join(f"{part} {100 * value / sum(parts.values()):.0f} %" for part, value in parts.items()))
+    return {**results, **ratios}
+
+
+def _measure(mode: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of one process; raises BenchmarkError."""
+    done = subprocess.run([sys.executable, "-m", "vggt_ros.reconstruction.vggt.measure", mode, *options],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"{mode}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _print(f: dict[str, Any]) -> None:
+    """Print a line of the table."""
+    print(f"{f['mode']:<10} {f['frames']:>3} {f['overlap']:>6} {f['width']:>5}x{f['height']:<3} {f['dtype']:>9} "
+          f"{f['compute']:>9} {f['first_s']:>8.2f} {f['median_s']:>8.2f} {f['p95_s']:>8.2f} "
+          f"{f['peak_bytes'] / 1e9:>7.2f} {f['tflop_per_s']:>8.3f}", flush=True)
