@@ -201,3 +201,23 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     assert slam.counts.submaps == 1
     assert len(stamps) == slam.counts.keyframes - slam.counts.thinned
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_tracking_bridges_a_slow_reconstructor():
+    """Windows are solved 20 frames late: the tracker goes on by its own points, and the odometry does not jump."""
+    sequence = lap()
+    slam, waiting, tracked = Slam(Config(), sequence.oracle()), [], []
+    for i, frame in enumerate(sequence.frames):
+        tracked.append(slam.track(frame))
+        if tracked[-1].window:
+            waiting.append((i + 20, tracked[-1].window))
+        while waiting and waiting[0][0] <= i:
+            slam.step(waiting.pop(0)[1])
+    first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")
+    assert all(t.state == "TRACKING" for t in tracked[first:])
+    _, world_map = trajectory_error(*slam.trajectory(0), sequence)
+    errors = [np.linalg.norm(world_map.apply(t.map_camera[:3, 3]) - truth[:3, 3])
+              for t, truth in zip(tracked[first:], sequence.world_camera[first:], strict=True)]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    steps = [np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3]) for a, b in pairwise(tracked[first:])]
+    assert max(steps) < 3 * np.median(steps)

@@ -72,7 +72,7 @@ class Slam:
         self._next_keyframe += 1
         self.counts.keyframes += 1
         self._selector.accept(self._features)
-        self._tracker.remember(keyframe.id, self._features, gray)
+        self._tracker.remember(keyframe.id, self._features, gray, frame.intrinsics, tracked.map_camera)
         window = self._buffer.add(keyframe, room)
         self.counts.thinned = self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)

@@ -1,8 +1,9 @@
-"""The pose of every frame against the newest solved keyframes: optical flow and PnP on their depth.
+"""The pose of every frame between windows: optical flow and PnP, on depth where it is solved, else on own points.
 
-Tracks that were seen in a keyframe get a landmark as soon as that keyframe is solved. When too few of them are still
-followed (the reconstructor lags behind, the view changed fast), binary features of the newest solved keyframes are
-matched to the frame, and what they find is followed from there.
+A track that a solved keyframe has seen gets its landmark from that keyframe's depth. The reconstructor lags behind, so
+tracks that began later are triangulated between keyframes that this tracker has placed itself. When the next keyframe
+is solved, those landmarks are moved with it: the odometry drifts only as far as the reconstructor lags. If too few
+tracks are left, the binary features of the newest solved keyframes are matched to the frame.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
-from vggt_ros.geometry import Array, inverse, orthonormalize, robust_sigma, so3_exp
+from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.pnp import consensus, refine_pose
 from vggt_ros.solution import Solution
 
-_MEMORY = 40
+_MEMORY = 60
 """Keyframes that are remembered by their tracks and features."""
 _DEPTH_JUMP = 1.15
 """Ratio of the largest to the smallest depth around a landmark beyond which it is not used."""
+_MIN_ANGLE = np.radians(1.5)
+"""Least angle between the rays of a point that is triangulated."""
 _INLIER = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 
@@ -36,18 +40,30 @@ class Location:
     reference: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Sighting:
-    """What a keyframe saw: track ids (n,) at pixels (n, 2), and binary features (m, 32) at pixels (m, 2)."""
+    """What a keyframe saw.
+
+    Track ids (n,), rising, at pixels (n, 2); binary features (m, 32) at feature_pixels (m, 2); the camera's pose as the
+    tracker knew it, or None; its pinhole matrix; and its image's width.
+    """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
     feature_pixels: NDArray[np.float32]
     features: NDArray[np.uint8]
+    world_camera: Array | None
+    intrinsics: Array
+    width: int
+
+    def rays(self, tracks: NDArray[np.int64]) -> Array:
+        """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,) that it has seen."""
+        pixels = self.pixels[np.searchsorted(self.ids, tracks)].astype(np.float64)
+        return np.asarray(np.linalg.solve(self.intrinsics, np.column_stack([pixels, np.ones(len(pixels))]).T).T)
 
 
 class Tracker:
-    """Finds the camera among landmarks: tracks whose depth is known from a solved keyframe."""
+    """Finds the camera among landmarks, which are tracks whose place is known."""
 
     def __init__(self, config: TrackingConfig) -> None:
         """Track with the settings of `config`."""
@@ -60,18 +76,23 @@ class Tracker:
         """Forget all keyframes, landmarks and the last pose."""
         self._sightings: dict[int, _Sighting] = {}
         self._landmarks: dict[int, Array] = {}
+        self._measured: set[int] = set()  # tracks whose landmark has solved depth
         self._version = -1
         self._last: Array | None = None
         self._reference = -1
 
-    def remember(self, keyframe: int, tracks: FeatureTracks, gray: NDArray[np.uint8]) -> None:
-        """Note what a new keyframe sees, for when it is solved."""
+    def remember(self, keyframe: int, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
+                 world_camera: Array | None) -> None:
+        """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
         points, features = self._orb.detectAndCompute(gray, None)
         pixels = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
-        self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, pixels,
-                                              np.zeros((0, 32), np.uint8) if features is None else features)
+        features = np.zeros((0, 32), np.uint8) if features is None else features
+        self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, pixels, features, world_camera, intrinsics,
+                                              gray.shape[1])
         while len(self._sightings) > _MEMORY:
             del self._sightings[min(self._sightings)]
+        if world_camera is not None:
+            self._triangulate(self._sightings[keyframe])
 
     def locate(self, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
                solution: Solution) -> tuple[Location | None, Array | None]:
@@ -84,24 +105,72 @@ class Tracker:
         if solution.version != self._version:
             old = self._solve(tracks, intrinsics, gray.shape[1])
             before = old.world_camera if old else None
-            self._link(tracks, solution, gray.shape[1])
+            self._adopt(tracks, solution)
         location = self._solve(tracks, intrinsics, gray.shape[1])
         if location is None:
             location = self._match(tracks, gray, intrinsics, solution)
         self._last = location.world_camera if location else None
         return location, before
 
-    def _link(self, tracks: FeatureTracks, solution: Solution, width: int) -> None:
-        """Give every track its landmark by the newest solved keyframe that saw it."""
-        self._version, self._landmarks, self._last = solution.version, {}, None
-        for keyframe in self._solved(solution):
+    def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
+        """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""
+        self._version, self._last = solution.version, None
+        moved, self._landmarks, self._measured = self._landmarks, {}, set()
+        solved = self._solved(solution)
+        for keyframe in solved:
             sighting = self._sightings[keyframe]
-            seen = np.isin(sighting.ids, tracks.ids, assume_unique=True)
-            points = _landmarks(sighting.pixels[seen], width, keyframe, solution)
-            for track, point in zip(sighting.ids[seen].tolist(), points, strict=True):
+            ids = sighting.ids[np.isin(sighting.ids, tracks.ids, assume_unique=True)]
+            points = _landmarks(sighting, sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
+            for track, point in zip(ids.tolist(), points, strict=True):
                 if track not in self._landmarks and np.isfinite(point[2]):
                     self._landmarks[track] = point
-                    self._reference = max(keyframe, self._reference)
+        self._measured = set(self._landmarks)
+        if not solved:
+            return
+        self._reference = solved[0]
+        correction = self._correction(solved[0], moved, solution)
+        for keyframe, sighting in self._sightings.items():
+            row = solution.index(keyframe)
+            if row is not None:
+                sighting.world_camera = solution.map_camera[row]
+            elif sighting.world_camera is not None:
+                sighting.world_camera = correction.apply_pose(sighting.world_camera) if correction else None
+        if correction is not None:
+            for track, point in moved.items():
+                self._landmarks.setdefault(track, correction.apply(point))
+
+    def _correction(self, keyframe: int, landmarks: dict[int, Array], solution: Solution) -> Sim3 | None:
+        """Return how a keyframe has moved from where the tracker took it to be to where it is solved, and its scale.
+
+        None if the tracker did not know the keyframe's place.
+        """
+        sighting, row = self._sightings[keyframe], solution.index(keyframe)
+        if sighting.world_camera is None or row is None:
+            return None
+        ids = np.array([track for track in sighting.ids.tolist() if track in landmarks], np.int64)
+        ratio = 1.0
+        if len(ids):
+            old = (np.array([landmarks[t] for t in ids.tolist()]) - sighting.world_camera[:3, 3]) \
+                @ sighting.world_camera[:3, 2]
+            camera = solution.map_camera[row]
+            new = (_landmarks(sighting, sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
+                   - camera[:3, 3]) @ camera[:3, 2]
+            known = np.isfinite(new) & (old > 0)
+            if known.sum() >= 5:
+                ratio = float(np.median(new[known] / old[known]))
+        return Sim3.from_pose(solution.map_camera[row], ratio) @ Sim3.from_pose(inverse(sighting.world_camera))
+
+    def _triangulate(self, newest: _Sighting) -> None:
+        """Place the tracks without solved depth between the first keyframe that saw them and the newest."""
+        waiting = np.array([t for t in newest.ids.tolist() if t not in self._measured], np.int64)
+        assert newest.world_camera is not None
+        for sighting in self._sightings.values():
+            if sighting is newest or sighting.world_camera is None:
+                continue
+            ids = waiting[np.isin(waiting, sighting.ids, assume_unique=True)]
+            waiting = waiting[~np.isin(waiting, ids, assume_unique=True)]
+            points, good = _midpoints(sighting.world_camera, sighting.rays(ids), newest.world_camera, newest.rays(ids))
+            self._landmarks.update(zip(ids[good].tolist(), points[good], strict=True))
 
     def _match(self, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
                solution: Solution) -> Location | None:
@@ -119,14 +188,14 @@ class Tracker:
                      if best.distance < 0.8 * second.distance]
             here = np.array([pair.queryIdx for pair in pairs], int)
             there = np.array([pair.trainIdx for pair in pairs], int)
-            points = _landmarks(sighting.feature_pixels[there], gray.shape[1], keyframe, solution)
+            points = _landmarks(sighting, sighting.feature_pixels[there], keyframe, solution)
             known = np.isfinite(points[:, 2])
-            consensus = _consensus(points[known], pixels[here[known]], intrinsics, self._limit(gray.shape[1]))
-            if consensus is not None and len(consensus[1]) >= self._config.min_inliers:
-                chosen = consensus[1]
+            found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(gray.shape[1]))
+            if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
+                self._last, chosen = found_pose
                 ids = tracks.append(pixels[here[known][chosen]])
                 self._landmarks = dict(zip(ids.tolist(), points[known][chosen], strict=True))
-                self._last, self._reference = consensus[0], keyframe
+                self._measured, self._reference = set(self._landmarks), keyframe
                 return self._solve(tracks, intrinsics, gray.shape[1])
         return None
 
@@ -142,10 +211,10 @@ class Tracker:
             pose, covariance, inliers = refine_pose(self._last, points, pixels, intrinsics, limit)
             if inliers.sum() >= needed:
                 return Location(pose, covariance, int(inliers.sum()), self._reference)
-        consensus = _consensus(points, pixels, intrinsics, limit)
-        if consensus is None:
+        found_pose = consensus(points, pixels, intrinsics, limit)
+        if found_pose is None:
             return None
-        pose, covariance, inliers = refine_pose(consensus[0], points, pixels, intrinsics, limit)
+        pose, covariance, inliers = refine_pose(found_pose[0], points, pixels, intrinsics, limit)
         if inliers.sum() < needed:
             return None
         return Location(pose, covariance, int(inliers.sum()), self._reference)
@@ -159,7 +228,7 @@ class Tracker:
         return _INLIER * width / REFERENCE_WIDTH
 
 
-def _landmarks(pixels: NDArray[np.float32], width: int, keyframe: int, solution: Solution) -> Array:
+def _landmarks(sighting: _Sighting, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
     """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image.
 
     NaN where depth is unknown or jumps: corners are often on edges, where it is anyone's guess which side they are on.
@@ -167,72 +236,26 @@ def _landmarks(pixels: NDArray[np.float32], width: int, keyframe: int, solution:
     row = solution.index(keyframe)
     assert row is not None
     kept, camera = solution.kept[keyframe], solution.map_camera[row]
-    small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / width) - 0.5
-    height, width_kept = kept.depth.shape
+    height, width = kept.depth.shape
+    small = (pixels.astype(np.float64) + 0.5) * (width / sighting.width) - 0.5
     around = np.rint(small).astype(int)[:, None] + np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
-    columns, rows = np.clip(around[..., 0], 0, width_kept - 1), np.clip(around[..., 1], 0, height - 1)
+    columns, rows = np.clip(around[..., 0], 0, width - 1), np.clip(around[..., 1], 0, height - 1)
     patches = np.sort(kept.depth[rows, columns].astype(np.float64), axis=1)  # (n, 9), NaN last
     depth = np.where(patches[:, 8] < _DEPTH_JUMP * patches[:, 0], patches[:, 4], np.nan) * solution.scale[row]
     rays = np.linalg.solve(kept.intrinsics, np.column_stack([small, np.ones(len(small))]).T).T
     return rays * depth[:, None] @ camera[:3, :3].T + camera[:3, 3]
 
 
-def _consensus(points: Array, pixels: Array, intrinsics: Array, limit: float) -> tuple[Array, NDArray[np.int64]] | None:
-    """Return the pose `world_camera` and the inliers of P3P in RANSAC, or None if none was found."""
-    if len(points) < 6:
-        return None
-    try:
-        found, rotation, translation, inliers = cv2.solvePnPRansac(
-            points, np.ascontiguousarray(pixels, np.float64), intrinsics, None, iterationsCount=200,
-            reprojectionError=limit, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
-    except cv2.error:  # raised by degenerate points, such as points on a line; there is no pose then
-        return None
-    if not found or inliers is None:
-        return None
-    camera_world = np.eye(4)
-    camera_world[:3, :3], camera_world[:3, 3] = cv2.Rodrigues(rotation)[0], translation[:, 0]
-    return inverse(camera_world), inliers[:, 0].astype(np.int64)
-
-
-def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: Array,
-                limit: float) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Minimize the reprojection error of `points` (n, 3) seen at `pixels` (n, 2) by robust Gauss-Newton.
-
-    Returns:
-        The pose `world_camera` 4x4; the covariance (6, 6) of its perturbation on the right, [rotation, translation];
-        and which points reproject within `limit` pixels (n,).
-
-    """
-    pose = world_camera.copy()
-    for _ in range(8):
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
-        depth = np.maximum(local[:, 2], 1e-6)
-        normalized = local[:, :2] / depth[:, None]
-        focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
-        residual = normalized * focal + intrinsics[:2, 2] - pixels
-        square = (residual**2).sum(1)
-        weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / (limit / 2) ** 2) ** 2, 0.0)
-        projection = np.zeros((len(points), 2, 3))
-        projection[:, 0, 0], projection[:, 1, 1] = focal[0] / depth, focal[1] / depth
-        projection[:, :, 2] = -normalized * focal / depth[:, None]
-        # A right perturbation moves a point of the camera's frame by -w x p - v.
-        jacobian = np.concatenate([np.einsum("nij,njk->nik", projection, _skews(local)), -projection], axis=2)
-        information = np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian) + 1e-9 * np.eye(6)
-        step = -np.linalg.solve(information, np.einsum("n,nki,nk->i", weight, jacobian, residual))
-        pose[:3, 3] += pose[:3, :3] @ step[3:]
-        pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
-        if np.abs(step).max() < 1e-7:
-            break
-    pose[:3, :3] = orthonormalize(pose[:3, :3])
-    inliers = (square < limit**2) & (local[:, 2] > 1e-6)
-    sigma = max(robust_sigma(residual[inliers].ravel()), 0.1) if inliers.any() else limit
-    return pose, sigma**2 * np.linalg.inv(information), inliers
-
-
-def _skews(vectors: Array) -> Array:
-    """Return the cross-product matrices (n, 3, 3) of `vectors` (n, 3)."""
-    matrices = np.zeros((len(vectors), 3, 3))
-    x, y, z = vectors.T
-    matrices[:, 0, 1], matrices[:, 0, 2], matrices[:, 1, 2] = -z, y, -x
-    matrices[:, 1, 0], matrices[:, 2, 0], matrices[:, 2, 1] = z, -y, x
-    return matrices
+def _midpoints(first: Array, first_rays: Array, second: Array, second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the points (n, 3) nearest to pairs of rays from two poses 4x4, and which are well determined (n,)."""
+    a, b = first_rays @ first[:3, :3].T, second_rays @ second[:3, :3].T
+    a, b = a / np.linalg.norm(a, axis=1, keepdims=True), b / np.linalg.norm(b, axis=1, keepdims=True)
+    baseline = second[:3, 3] - first[:3, 3]
+    cosine = np.clip((a * b).sum(1), -1, 1)
+    sine_squared = np.maximum(1 - cosine**2, 1e-12)
+    along_a, along_b = a @ baseline, b @ baseline
+    length_a, length_b = (along_a - cosine * along_b) / sine_squared, (cosine * along_a - along_b) / sine_squared
+    gap = np.linalg.norm(a * length_a[:, None] - b * length_b[:, None] - baseline, axis=1)
+    points = first[:3, 3] + baseline / 2 + (a * length_a[:, None] + b * length_b[:, None]) / 2
+    good = (np.arccos(cosine) > _MIN_ANGLE) & (length_a > 0) & (length_b > 0) & (gap < 0.02 * length_b)
+    return points, good

@@ -1,0 +1,73 @@
+"""The camera pose from points whose place is known (perspective-n-point): by consensus, then refined robustly."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array, inverse, orthonormalize, robust_sigma, so3_exp
+
+
+def consensus(points: Array, pixels: Array, intrinsics: Array, limit: float) -> tuple[Array, NDArray[np.int64]] | None:
+    """Return the pose `world_camera` that most points agree on and its inliers, or None if there is none.
+
+    P3P in RANSAC on `points` (n, 3) seen at `pixels` (n, 2), within `limit` pixels.
+    """
+    if len(points) < 6:
+        return None
+    try:
+        found, rotation, translation, inliers = cv2.solvePnPRansac(
+            points, np.ascontiguousarray(pixels, np.float64), intrinsics, None, iterationsCount=200,
+            reprojectionError=limit, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
+    except cv2.error:  # raised by degenerate points, such as points on a line; there is no pose then
+        return None
+    if not found or inliers is None:
+        return None
+    camera_world = np.eye(4)
+    camera_world[:3, :3], camera_world[:3, 3] = cv2.Rodrigues(rotation)[0], translation[:, 0]
+    return inverse(camera_world), inliers[:, 0].astype(np.int64)
+
+
+def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: Array,
+                limit: float) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Minimize the reprojection error of `points` (n, 3) seen at `pixels` (n, 2) by robust Gauss-Newton.
+
+    Returns:
+        The pose `world_camera` 4x4; the covariance (6, 6) of its perturbation on the right, [rotation, translation];
+        and which points reproject within `limit` pixels (n,).
+
+    """
+    pose = world_camera.copy()
+    for _ in range(8):
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        depth = np.maximum(local[:, 2], 1e-6)
+        normalized = local[:, :2] / depth[:, None]
+        focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
+        residual = normalized * focal + intrinsics[:2, 2] - pixels
+        square = (residual**2).sum(1)
+        weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / (limit / 2) ** 2) ** 2, 0.0)
+        projection = np.zeros((len(points), 2, 3))
+        projection[:, 0, 0], projection[:, 1, 1] = focal[0] / depth, focal[1] / depth
+        projection[:, :, 2] = -normalized * focal / depth[:, None]
+        # A right perturbation moves a point of the camera's frame by -w x p - v.
+        jacobian = np.concatenate([np.einsum("nij,njk->nik", projection, _skews(local)), -projection], axis=2)
+        information = np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian) + 1e-9 * np.eye(6)
+        step = -np.linalg.solve(information, np.einsum("n,nki,nk->i", weight, jacobian, residual))
+        pose[:3, 3] += pose[:3, :3] @ step[3:]
+        pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
+        if np.abs(step).max() < 1e-7:
+            break
+    pose[:3, :3] = orthonormalize(pose[:3, :3])
+    inliers = (square < limit**2) & (local[:, 2] > 1e-6)
+    sigma = max(robust_sigma(residual[inliers].ravel()), 0.1) if inliers.any() else limit
+    return pose, sigma**2 * np.linalg.inv(information), inliers
+
+
+def _skews(vectors: Array) -> Array:
+    """Return the cross-product matrices (n, 3, 3) of `vectors` (n, 3)."""
+    matrices = np.zeros((len(vectors), 3, 3))
+    x, y, z = vectors.T
+    matrices[:, 0, 1], matrices[:, 0, 2], matrices[:, 1, 2] = -z, y, -x
+    matrices[:, 1, 0], matrices[:, 2, 0], matrices[:, 2, 1] = z, -y, x
+    return matrices
