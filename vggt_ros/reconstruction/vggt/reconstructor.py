@@ -27,6 +27,17 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 log = logging.getLogger(__name__)
 
 
+def unavailable(config: Config) -> str:
+    """Return why `reconstructor: auto` cannot take VGGT: no GPU, or no weights on disk; empty if it can."""
+    if config.vggt.device == "cpu" or not torch.cuda.is_available():
+        return "there is no GPU for vggt"
+    try:
+        weights.find(config.vggt.weights, download=False)
+    except weights.WeightsError as error:
+        return str(error)
+    return ""
+
+
 class Vggt:
     """Runs the network on windows and keeps the encoder's tokens of keyframes that come again.
 
@@ -132,7 +143,7 @@ class Vggt:
         new = [keyframe for keyframe in keyframes if keyframe.id not in known]
         # One image at a time on a CPU, where a batch gains nothing: the tokens then do not depend on their neighbors.
         batch = len(new) if self.device.type == "cuda" else 1
-        with self._autocast(self.compute):
+        with self._autocast():
             for first in range(0, len(new), max(batch, 1)):
                 part = new[first:first + batch]
                 encoded = network.aggregator.encode(to_tensor([keyframe.image for keyframe in part], self.device))
@@ -140,14 +151,13 @@ class Vggt:
             self._tokens = known
             self._mark("encoder")
             patches = torch.stack([known[keyframe.id] for keyframe in keyframes])
-            layers = network.aggregate(patches, size)
+            layers = {layer: x.float() for layer, x in network.aggregate(patches, size).items()}
         self._mark("aggregator")
-        with self._autocast(torch.float32):
-            result = network.decode(layers, size, ("cameras",))
+        # The heads stay in float32 (TensorFloat-32 in a GPU's convolutions): bfloat16 there would triple depth's error.
+        result = network.decode(layers, size, ("cameras",))
         self._mark("cameras")
         dense = [output for output in self.outputs if output != "cameras"]
-        with self._autocast(self.compute):
-            result |= network.decode(layers, size, dense, self._queries(size))
+        result |= network.decode(layers, size, dense, self._queries(size))
         self._mark("dense heads")
         descriptors = F.normalize(patches.float().mean(1), dim=-1)
         self.extras = {name: value for name, value in result.items() if name.startswith(("world_points", "track"))}
@@ -177,10 +187,11 @@ class Vggt:
             log.warning("this CPU does not multiply %s: it is kept for storage, and computed in float32", wanted)
         return wanted, wanted if native else torch.float32
 
-    def _autocast(self, dtype: torch.dtype) -> AbstractContextManager[None]:
-        """Return a context in which matrices are multiplied in `dtype`."""
-        return torch.autocast(self.device.type, dtype if dtype != torch.float32 else torch.bfloat16,
-                              enabled=dtype != torch.float32, cache_enabled=False)
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which matrices are multiplied in `compute`, the rest in float32."""
+        low = self.compute != torch.float32
+        return torch.autocast(self.device.type, self.compute if low else torch.bfloat16, enabled=low,
+                              cache_enabled=False)
 
     def _fitted(self, path: Path, progress: Callable[[float], None] | None) -> Network:
         """Return the loaded network if a window will fit into the GPU's memory; raises WeightsError."""
