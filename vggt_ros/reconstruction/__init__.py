@@ -27,7 +27,8 @@ def create_reconstructor(config: Config) -> tuple[Reconstructor, str]:
         lacking = missing(config.vggt, at_once=config.reconstructor == "auto")
     if not lacking:
         from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-        return Vggt(config), "vggt, as set" if config.reconstructor == "vggt" else "vggt, with a GPU and weights on disk"
+        why = "as set" if config.reconstructor == "vggt" else "since there are a GPU and weights"
+        return Vggt(config), f"vggt, {why}"
     if config.reconstructor == "vggt":
         raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
     return Multiview(config), f"multiview, since {lacking}"

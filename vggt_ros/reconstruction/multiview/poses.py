@@ -95,7 +95,8 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         return None
     failed: set[int] = set()
     while not placed.all():
-        visible = (used.any(1)[:, None] & seen).sum(0)
+        known = np.flatnonzero(used.any(1))
+        visible = np.count_nonzero(seen[known], axis=0)
         visible[placed] = 0
         visible[list(failed)] = 0
         following = int(np.argmax(visible))

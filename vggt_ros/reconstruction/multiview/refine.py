@@ -97,9 +97,9 @@ def _templates(grays: list[NDArray[np.uint8]], anchor: Array, reference: NDArray
     square = patch.reshape(-1, side, side)
     inner = square[:, 1:-1, 1:-1].reshape(len(patch), -1)
     along, down = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
-    slope = np.stack([along, down], -1).reshape(len(patch), inner.shape[1], 2) / 2
-    inner = inner - inner.mean(1, keepdims=True)
-    spread = np.linalg.norm(inner, axis=1)
+    slope = np.asarray(np.stack([along, down], -1).reshape(len(patch), inner.shape[1], 2) / 2, np.float32)
+    inner = np.asarray(inner - inner.mean(1, keepdims=True), np.float32)
+    spread = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
     usable = spread > 3.0 * np.sqrt(len(offsets))
     return inner, slope, spread, usable
 
