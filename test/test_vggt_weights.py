@@ -16,7 +16,7 @@ from vggt_ros.reconstruction.vggt import memory, rule, weights
 from vggt_ros.reconstruction.vggt.parity import relative_error, rule_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt, unavailable
 from vggt_ros.reconstruction.vggt.reference import reference
-from vggt_ros.reconstruction.vggt.sizes import SMALL, Sizes
+from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.reconstruction.vggt.weights import WeightsError
 from vggt_ros.windows import Keyframe, Window
 
@@ -187,7 +187,7 @@ def test_half_precision_is_as_near_as_the_published_mode():
     """Multiplied in bfloat16 as on a GPU: at most 1.5 times the error of autocast over float32 weights."""
     pixels = (255 * rule.images(2, 56, 70)).astype(np.uint8).transpose(0, 2, 3, 1)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    full, half = rule_network(SMALL, 0), rule_network(SMALL, 0)
+    full, half = rule_network(TINY, 0), rule_network(TINY, 0)
     exact, published = reference(full, images, torch.float32), reference(full, images, torch.bfloat16)
     for name, value in half.named_parameters():
         value.data = value.to(weights.stored(name, tuple(value.shape), torch.bfloat16))
@@ -202,7 +202,7 @@ def test_half_precision_is_as_near_as_the_published_mode():
 
 def test_the_reference_mode_computes_the_same():
     """Kept layers and fresh tables are slower, not different."""
-    network, images = rule_network(SMALL, 0), torch.from_numpy(rule.images(2, 56, 70))
+    network, images = rule_network(TINY, 0), torch.from_numpy(rule.images(2, 56, 70))
     with torch.inference_mode():
         plain = network(images, ("cameras", "depth", "points"))
     slow = reference(network, images, torch.float32)
