@@ -27,17 +27,6 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 log = logging.getLogger(__name__)
 
 
-def unavailable(config: Config) -> str:
-    """Return why `reconstructor: auto` cannot take VGGT: no GPU, or no weights on disk; empty if it can."""
-    if config.vggt.device == "cpu" or not torch.cuda.is_available():
-        return "there is no GPU for vggt"
-    try:
-        weights.find(config.vggt.weights, download=False)
-    except weights.WeightsError as error:
-        return str(error)
-    return ""
-
-
 class Vggt:
     """Runs the network on windows and keeps the encoder's tokens of keyframes that come again.
 
