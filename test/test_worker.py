@@ -113,3 +113,17 @@ def test_commands_return_their_result_or_their_error(scene):
     worker.close()
     with pytest.raises(RuntimeError, match="closed"):
         worker.call(lambda: None).result(10)
+
+
+def test_the_end_waits_for_the_window_being_solved_only(scene):
+    """Ctrl-C must not take as long as all that is queued: launch kills what has not ended after ten seconds."""
+    sequence, slam, oracle, worker, updates, errors = scene
+    first, second = windows(sequence, slam, 2)
+    worker.offer(first)
+    assert oracle.started.wait(10)
+    worker.offer(second)
+    command = worker.call(lambda: "done")
+    threading.Timer(0.2, oracle.gate.set).start()
+    worker.close()
+    assert [u.window for u in updates] == [first.id] and command.result(0) == "done"
+    assert not errors and worker.idle

@@ -83,7 +83,7 @@ class Worker:
         return self.call(self._slam.reset_map)
 
     def close(self) -> None:
-        """End the thread after what is queued, and wait for it."""
+        """End the thread and wait for it; windows that wait are left unsolved, commands that wait are carried out."""
         if not self._closed:
             self._closed = True
             self._mailbox.put(None)
@@ -95,7 +95,9 @@ class Worker:
 
     def _step(self, window: Window) -> None:
         with self._lock:
-            self._waiting, self._busy = self._waiting - 1, True
+            self._waiting, self._busy = self._waiting - 1, not self._closed
+        if self._closed:
+            return
         try:
             self._on_update(self._slam.step(window))
         except Exception as error:

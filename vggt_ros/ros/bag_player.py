@@ -26,6 +26,8 @@ from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from vggt_ros.ros.interrupts import single_interrupt
+
 CLOCK_PERIOD = 0.02
 """Longest time between two ticks of /clock, seconds of wall time."""
 HISTORY = 1000
@@ -173,30 +175,35 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
                         help="wait until these have a subscriber")
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    # rclpy's own handler would shut the context down under a publish; KeyboardInterrupt ends the loop in order.
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    node = None
-    try:
-        with contextlib.closing(open_bag(options.bag)) as reader:
-            node = BagPlayer(reader, options.topics, options.clock)
-            node.wait_for(options.wait_for)
+    with single_interrupt():
+        # rclpy's own handler would shut the context down under a publish; KeyboardInterrupt ends the loop in order.
+        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            return _run(options)
+        except BagError as error:
+            print(f"bag_player: {error}", file=sys.stderr)
+            return 1
+        finally:
+            rclpy.try_shutdown()
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Play what was asked for; raises BagError."""
+    with contextlib.closing(open_bag(options.bag)) as reader:
+        player = BagPlayer(reader, options.topics, options.clock)
+        try:
+            player.wait_for(options.wait_for)
             time.sleep(max(options.delay, 0.0))
             while True:
                 begin = time.monotonic()
-                count = node.play(options.rate)
-                print(f"played {count} messages of {len(set(node.senders.values()))} topics "
+                count = player.play(options.rate)
+                print(f"played {count} messages of {len(set(player.senders.values()))} topics "
                       f"in {time.monotonic() - begin:.1f} s", flush=True)
                 if not options.loop:
                     return 0
-    except BagError as error:
-        print(f"bag_player: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+        finally:
+            player.destroy_node()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import Commands
 from vggt_ros.ros.diagnostics import Monitor
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
+from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.outputs import Outputs, turned
 from vggt_ros.ros.transforms import Frames
@@ -262,23 +263,30 @@ class SlamNode(LifecycleNode):
 
 def main() -> int:
     """Run the node until it is interrupted."""
-    rclpy.init()
+    with single_interrupt():
+        rclpy.init()
+        try:
+            return _run()
+        finally:
+            rclpy.try_shutdown()
+    return 0
+
+
+def _run() -> int:
     try:
         node = SlamNode()
     except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"vggt_slam: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         node.close()
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 
