@@ -10,7 +10,8 @@ safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is no
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 from vggt_ros.camera import Camera
-from vggt_ros.config import Config
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weights
 from vggt_ros.reconstruction.vggt.parity import relative_error, rule_network
@@ -224,6 +225,8 @@ def test_no_gpu_is_said(folder):
         pytest.skip("this machine has a GPU")
     with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is asked for")):
         Vggt(config(folder, device="cuda"))
+    with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is asked for")):
+        create_reconstructor(config(folder, device="cuda").replace({"reconstructor": "vggt"}))
 
 
 def test_the_model_of_the_weights_memory_is_exact(folder):

@@ -27,8 +27,12 @@ def create_reconstructor(config: Config) -> tuple[Reconstructor, str]:
         lacking = missing(config.vggt, at_once=config.reconstructor == "auto")
     if not lacking:
         from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+        from vggt_ros.reconstruction.vggt.weights import WeightsError
         why = "as set" if config.reconstructor == "vggt" else "since there are a GPU and weights"
-        return Vggt(config), f"vggt, {why}"
+        try:
+            return Vggt(config), f"vggt, {why}"
+        except WeightsError as error:
+            raise ConfigError(str(error)) from error
     if config.reconstructor == "vggt":
         raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
     return Multiview(config), f"multiview, since {lacking}"
