@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.cli import benchmark_vggt
 from vggt_ros.cli.replay import report, run
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.files import FileError
@@ -104,32 +105,44 @@ def _resident() -> float:
 
 def main(args: list[str] | None = None) -> int:
     """Run the benchmark named on the command line."""
-    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, the node's cost, or memory.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences")
-    command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
-    command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
-                         help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker")
-    command = commands.add_parser("memory", help="growth of resident memory in a bounded space")
-    command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
-    for command in commands.choices.values():
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    options = parser.parse_args(args)
+    options = _parser().parse_args(args)
     try:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes)
-        else:  # needs ROS, the others do not
+        elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
-    except (ConfigError, FileError, ImportError) as error:
+        else:
+            figures = benchmark_vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
+                                          options.network, options.rounds, options.repeat, options.compile)
+    except (benchmark_vggt.BenchmarkError, ConfigError, FileError, ImportError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, the node's cost, memory, or the "
+                                     "network's speed.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
+                                  "VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
+    command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
+                         help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
+    command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
+    benchmark_vggt.add_arguments(commands.add_parser(
+        "vggt", help="latency, memory and throughput of the network beside the published way to run it; needs torch, "
+        "but no weights"))
+    for command in commands.choices.values():
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    return parser
 
 
 if __name__ == "__main__":

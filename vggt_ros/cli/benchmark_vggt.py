@@ -1,11 +1,16 @@
-"""benchmark vggt: latency, memory and throughput of the network, beside the published way to run it."""
+"""benchmark vggt: latency, memory and throughput of the network, beside the published way to run it.
+
+torch is imported in the processes that measure, not here.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -32,9 +37,14 @@ def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), 
         compile_: as the setting `vggt.compile`.
 
     Raises:
-        BenchmarkError: a process failed.
+        BenchmarkError: torch is missing, sizes do not fit, or a process failed.
 
     """
+    if find_spec("torch") is None:
+        raise BenchmarkError("vggt needs torch, which is not installed: pip install torch")
+    if any(side < 14 or side % 14 for side in size) or not 0 <= overlap < frames:
+        raise BenchmarkError(f"vggt wants images of multiples of 14 pixels, not {size[0]}x{size[1]}, and fewer shared "
+                             f"frames ({overlap}) than frames ({frames})")
     results: dict[str, list[dict[str, Any]]] = {"reference": [], "ours": []}
     print(HEADER, flush=True)
     for _ in range(rounds):
@@ -54,12 +64,28 @@ def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), 
     return {**results, **ratios}
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `vggt` takes."""
+    parser.add_argument("--frames", type=int, default=8, help="of a window (default 8)")
+    parser.add_argument("--overlap", type=int, default=3, help="of them shared with the window before (default 3)")
+    parser.add_argument("--size", type=int, nargs=2, default=(518, 392), metavar=("WIDTH", "HEIGHT"),
+                        help="of the images, multiples of 14 (default 518 392)")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+                        help="as the setting vggt.dtype (default auto)")
+    parser.add_argument("--network", default="full", choices=("full", "small"), help="the published sizes, or a "
+                        "network that a CPU runs quickly (default full)")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each mode (default 3)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed windows in a process (default 5)")
+    parser.add_argument("--compile", action="store_true", help="as the setting vggt.compile")
+
+
 def _measure(mode: str, options: Sequence[str]) -> dict[str, Any]:
     """Return the figures of one process; raises BenchmarkError."""
     done = subprocess.run([sys.executable, "-m", "vggt_ros.reconstruction.vggt.measure", mode, *options],
                           capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchmarkError(f"{mode}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
+        raise BenchmarkError(f"vggt, {mode}: {last[0]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from vggt_ros.reconstruction.vggt.parity import compare, rule_network, track_spread
     except ModuleNotFoundError as missing:
-        print(f"parity: {missing.name} is missing; install the packages of requirements.txt", file=sys.stderr)
+        print(f"parity: {missing.name} is not installed: pip install {missing.name}", file=sys.stderr)
         return 1
     from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
 
