@@ -18,8 +18,8 @@ def test_bad_arguments_are_named(capsys, arguments, named):
 
 def test_the_network_is_measured_beside_the_reference_mode(tmp_path, capsys):
     pytest.importorskip("torch", reason="torch is not installed")
-    arguments = "--network small --rounds 1 --repeat 1 --frames 2 --overlap 1 --size 70 56".split()
-    assert main(["vggt", *arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    arguments = ["--network", "small", "--rounds", "1", "--repeat", "1", "--frames", "2", "--overlap", "1"]
+    assert main(["vggt", *arguments, "--size", "70", "56", "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     for mode in ("ours", "reference"):
         (measured,) = figures[mode]
