@@ -7,7 +7,7 @@ import pytest
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import inverse, rotation_angle
+from vggt_ros.geometry import Sim3, inverse, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.solution import Frame
@@ -145,6 +145,43 @@ def test_odometry_does_not_jump_when_the_map_does():
     assert steps.max() < 3 * np.median(steps)
     for _, t in tracked:
         assert np.allclose(t.map_odom @ t.odom_camera, t.map_camera, atol=1e-9)
+
+
+def test_what_follows_a_correction_keeps_it():
+    """After a loop the next windows hang on the corrected ones, and points, poses and map -> odom follow.
+
+    A peer measures them from a pose of before the loop, and so tells its graph to undo the correction.
+    """
+    sequence = lap()
+    loop, after = Sim3(1.1, so3_exp(np.array([0.0, 0.2, 0.0])), np.array([0.2, 0.0, 0.1])), []
+    for corrected in (False, True):
+        slam = Slam(Config(), sequence.oracle())
+        tracked = []
+        for frame in sequence.frames:
+            tracked.append(slam.track(frame))
+            window = tracked[-1].window
+            if window is not None:
+                slam.step(window)
+                if window.id == 3 and corrected:
+                    graph = slam._atlas._graph
+                    seen = graph.map_window[0].inverse() @ graph.map_window[3]
+                    graph.add_loop(0, 3, seen @ loop, 1e-8 * np.eye(7))
+        after.append((slam, tracked, slam._atlas._graph.map_window))
+    (plain, _, before), (slam, tracked, places) = after
+    assert set(places) == set(before) and max(places) > 4
+    moved = [places[w] @ before[w].inverse() for w in range(4, max(places) + 1)]
+    for other in moved[1:]:  # all that follows went along as one piece, by all of the loop
+        assert rotation_angle(other.rotation.T @ moved[0].rotation) < 0.01
+        assert other.scale == pytest.approx(moved[0].scale, rel=0.01)
+        assert np.linalg.norm(other.translation - moved[0].translation) < 0.02
+    assert np.degrees(rotation_angle(moved[0].rotation)) > 10 and moved[0].scale > 1.08
+    steps = np.array([np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3]) for a, b in pairwise(
+        t for t in tracked if t.state == "TRACKING")])
+    assert steps.max() < 3 * np.median(steps)  # the correction is map -> odom's
+    assert np.degrees(rotation_angle(tracked[-1].map_odom[:3, :3])) > 10
+    newest = int(slam.solution.ids[-1])
+    ours, theirs = (s.keyframe_cloud(newest).points for s in (slam, plain))
+    assert np.median(ours / theirs) == pytest.approx(moved[0].scale, rel=0.01)
 
 
 def test_reset_keeps_old_windows_out_of_the_new_map():
