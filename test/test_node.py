@@ -16,12 +16,15 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, OUTPUTS, Bench, Gate, matrix, stamp
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from scenes import lap, trajectory_error
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
-from vggt_ros.config import TfConfig
+from vggt_ros.camera import Camera
+from vggt_ros.cli import replay
+from vggt_ros.config import Config, TfConfig
 from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.ros import messages
 from vggt_ros.ros.image_source import names_rectified
@@ -122,6 +125,30 @@ def test_the_path_has_every_keyframe_at_its_own_stamp(lapped):
 
 def test_the_last_partial_window_is_solved_after_a_pause(lapped):
     assert lapped.node.slam.counts.keyframes == len(lapped.node.slam.solution)
+
+
+class Lapped:
+    """What the node of `lapped` saw, as a sequence."""
+
+    name, rectified, assumptions, truth = "lap", False, (), None
+
+    def __init__(self):
+        first = lap().frames[0]
+        self.camera = Camera(*first.image.shape[1::-1], first.intrinsics)
+
+    def __len__(self):
+        return LONG
+
+    def __iter__(self):
+        return ((frame.stamp, frame.image) for frame in lap().frames[:LONG])
+
+
+def test_the_node_maps_what_replay_maps(lapped):
+    """What is measured offline is what the node does: the same images give the same map."""
+    offline, online = replay.run(Lapped(), Config(), oracle()).slam.solution, lapped.node.slam.solution
+    np.testing.assert_array_equal(online.ids, offline.ids)
+    np.testing.assert_array_equal(online.stamps, offline.stamps)
+    np.testing.assert_allclose(online.map_camera, offline.map_camera, atol=1e-6)
 
 
 def test_transforms_make_one_tree_at_the_images_stamps(lapped):
@@ -365,6 +392,9 @@ def test_a_camera_on_a_robot(make):
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
     assert not bench.logged("taken as level")
+    parents = {(t.child_frame_id, t.header.frame_id) for topic in ("/tf", "/tf_static") for message in bench.got[topic]
+               for t in message.transforms}
+    assert sorted(parents) == [("base_link", "odom"), (CAMERA, "base_link"), ("odom", "map")]  # one parent each
     stamps, world_camera = bench.node.slam.trajectory(0)
     path = bench.got["path"][-1]
     assert [stamp(item) for item in path.poses] == stamps.tolist()
@@ -391,6 +421,25 @@ def test_a_robot_with_odometry_of_its_own_gets_map_odom_only(make):
     assert stamp(bench.got["pose"][-1]) == lap().frames[SHORT - 1].stamp
     np.testing.assert_allclose(map_odom[-1] @ drift @ moved, last, atol=1e-6)
     assert bench.got["odom"][-1].header.frame_id != "odom"
+
+
+def test_a_bag_with_its_clock_keeps_transforms_on_the_bags_time(make):
+    """The stamps are years old: without use_sim_time the node warns, with it map -> odom goes by /clock."""
+    bench = make(use_sim_time=True)
+    clock = bench.peer.create_publisher(Clock, "/clock", 10)
+    bench.start()
+    bench.info(lap().frames[0])
+    later = 30_000_000
+    for frame in lap().frames[:SHORT]:
+        assert bench.spin(lambda: bench.node.worker.idle)
+        clock.publish(Clock(clock=messages.time_message(frame.stamp + later)))
+        bench.spin(lambda now=frame.stamp + later: bench.node.get_clock().now().nanoseconds == now)
+        bench.image(frame)
+        bench.spin(seconds=0.06)
+    stamps, _ = bench.transforms("map", "odom")
+    ahead = later + round(TfConfig().transform_tolerance * 1e9)
+    assert stamps and set(stamps) <= {frame.stamp + ahead for frame in lap().frames[:SHORT]}
+    assert not bench.logged("away from this node's clock")
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("map_to_base", {("map", "base_link")}), ("none", set())])
