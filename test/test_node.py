@@ -369,7 +369,47 @@ def test_without_camera_info_a_field_of_view_is_assumed_and_said(make):
     bench.spin(seconds=0.6)
     bench.image(lap().frames[1])
     assert bench.node.slam.counts.frames == 1
-    assert bench.spin(lambda: bench.logged("/camera_info", "field of view", "assumed"))
+    assert bench.spin(lambda: bench.logged("/camera_info", "/peer", "field of view", "assumed"))
+
+
+def test_the_calibration_may_come_after_the_first_image(make):
+    """However long the node has waited for a camera: its first image must not begin with an assumed one."""
+    bench = make(camera__info_timeout=0.5).start()
+    bench.spin(seconds=0.6)
+    bench.image(lap().frames[0])
+    bench.info(lap().frames[0])
+    bench.image(lap().frames[1])
+    assert (bench.counts["waiting"], bench.node.slam.counts.frames, bench.node.monitor.resets) == (1, 1, 0)
+    assert not bench.logged("assumed")
+
+
+@pytest.mark.parametrize(("given", "expected", "said"), [("", "base_link_camera", True), ("/camera", "camera", False)])
+def test_a_frame_that_tf_does_not_take_is_mended(make, given, expected, said):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.image(lap().frames[0], header=messages.header(lap().frames[0].stamp, given))
+    assert bench.spin(lambda: ("base_link", expected) in {
+        (t.header.frame_id, t.child_frame_id) for message in bench.got["/tf_static"] for t in message.transforms})
+    assert bench.logged("header.frame_id is empty") is said
+
+
+def test_images_without_stamps_are_named(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    for frame in lap().frames[:2]:
+        bench.image(frame, header=messages.header(0, CAMERA))
+    assert bench.counts["late"] == 1 and bench.logged("/image", "has the stamp of the one before")
+
+
+def test_a_map_that_cannot_be_packed_does_not_end_the_node(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    good, bench.node.slam.map_cloud = bench.node.slam.map_cloud, None
+    bench.play(lap().frames[:SHORT])
+    assert bench.logged("/vggt_slam/map", "cannot be published")
+    bench.node.slam.map_cloud = good
+    bench.play(lap().frames[SHORT:2 * SHORT])
+    assert bench.got["map"][-1].width > 1000
 
 
 @pytest.mark.parametrize(("first", "words"), [(float("nan"), "NaN"), (0.0, "not calibrated")])

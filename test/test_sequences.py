@@ -24,7 +24,8 @@ def write_folder(path, images, suffix=".png"):
         cv2.imwrite(str(path / f"{index:03d}{suffix}"), image[..., ::-1])
 
 
-def write_bag(path, images, info=True, truth=True):
+def write_bag(path, images, info=True, truth=True, others=(), first=50.0, binning=0, unturned=0):
+    """Write images, calibration and truth; `others` have the same images, `unturned` truths no rotation."""
     kinds = {name: TYPES.types[name] for name in (
         "builtin_interfaces/msg/Time", "std_msgs/msg/Header", "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo",
         "sensor_msgs/msg/RegionOfInterest", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/Pose",
@@ -34,7 +35,8 @@ def write_bag(path, images, info=True, truth=True):
     with Writer(path, version=9) as writer:
         topics = {topic: writer.add_connection(topic, kind, typestore=TYPES) for topic, kind in (
             ("/depth/image", "sensor_msgs/msg/Image"), ("/cam/image_raw", "sensor_msgs/msg/Image"),
-            ("/cam/camera_info", "sensor_msgs/msg/CameraInfo"), ("/pose", "geometry_msgs/msg/PoseStamped"))}
+            ("/cam/camera_info", "sensor_msgs/msg/CameraInfo"), ("/pose", "geometry_msgs/msg/PoseStamped"),
+            *((topic, "sensor_msgs/msg/Image") for topic in others))}
         for index, image in enumerate(images):
             stamp = STAMP + index * 10**8
             header = make["Header"](make["Time"](stamp // 10**9, stamp % 10**9), "camera")
@@ -44,15 +46,17 @@ def write_bag(path, images, info=True, truth=True):
 
             padded = np.zeros((height, width * 3 + 5), np.uint8)
             padded[:, :width * 3] = image[..., ::-1].reshape(height, -1)
-            write("/cam/image_raw", make["Image"](header, height, width, "bgr8", 0, width * 3 + 5, padded.reshape(-1)))
+            for topic in ("/cam/image_raw", *others):
+                write(topic, make["Image"](header, height, width, "bgr8", 0, width * 3 + 5, padded.reshape(-1)))
             if info:
                 region = make["RegionOfInterest"](0, 0, 0, 0, False)
                 write("/cam/camera_info", make["CameraInfo"](
                     header, height, width, "plumb_bob", np.array([0.1, 0.01, 0, 0, 0]),
-                    np.array([50, 0, 31.5, 0, 51, 23.5, 0, 0, 1.0]), np.eye(3).reshape(-1), np.zeros(12), 0, 0, region))
+                    np.array([first, 0, 31.5, 0, 51, 23.5, 0, 0, 1.0]), np.eye(3).reshape(-1), np.zeros(12), binning,
+                    binning, region))
             if truth:
-                write("/pose", make["PoseStamped"](header, make["Pose"](make["Point"](index, 0.0, 1.0),
-                                                                        make["Quaternion"](0.0, 0.0, 1.0, 0.0))))
+                turn = make["Quaternion"](0.0, 0.0, float(index >= unturned), 0.0)
+                write("/pose", make["PoseStamped"](header, make["Pose"](make["Point"](index, 0.0, 1.0), turn)))
 
 
 def test_recorded_folder():
@@ -98,6 +102,45 @@ def test_bag_without_calibration_says_so(tmp_path):
     write_bag(tmp_path / "bare", pictures(2), info=False, truth=False)
     sequence = open_sequence(tmp_path / "bare", fov=80)
     assert not sequence.camera.calibrated and "80 degrees" in sequence.assumptions[0] and sequence.truth is None
+
+
+def test_a_choice_among_topics_is_said(tmp_path):
+    write_bag(tmp_path / "two", pictures(2), others=["/cam/b", "/left/image_raw"])
+    sequence = open_sequence(tmp_path / "two")
+    assert sequence.image_topic == "/cam/b"
+    assert "/cam/image_raw, /left/image_raw" in sequence.assumptions[-1]
+    chosen = open_sequence(tmp_path / "two", image_topic="/left/image_raw")
+    assert not any("others" in line for line in chosen.assumptions)
+    assert "calibration of /cam/camera_info" in chosen.assumptions[-1]  # there is none beside the images
+
+
+def test_a_calibration_that_does_not_fit_is_named(tmp_path):
+    write_bag(tmp_path / "nan", pictures(2), first=np.nan)
+    with pytest.raises(SequenceError, match=r"/cam/camera_info.*NaN"):
+        open_sequence(tmp_path / "nan")
+    write_bag(tmp_path / "none", pictures(2), first=0.0)
+    assert "K[0] is 0 in /cam/camera_info" in open_sequence(tmp_path / "none").assumptions[0]
+    write_bag(tmp_path / "binned", pictures(2), binning=2)
+    with pytest.raises(SequenceError, match=r"/cam/image_raw.*64x48 pixels, the calibration is for 32x24"):
+        list(open_sequence(tmp_path / "binned"))
+
+
+def test_truth_without_a_rotation_is_left_out_and_said(tmp_path):
+    write_bag(tmp_path / "zero", pictures(4), unturned=3)
+    sequence = open_sequence(tmp_path / "zero")
+    assert sequence.truth[0].tolist() == [STAMP + 3 * 10**8] and np.isfinite(sequence.truth[1]).all()
+    assert "/pose without 3 poses" in sequence.assumptions[0]
+
+
+def test_a_bag_is_opened_by_any_of_its_paths(tmp_path, monkeypatch):
+    write_bag(tmp_path / "cam", pictures(2))
+    (storage,) = (file for file in (tmp_path / "cam").iterdir() if file.suffix in (".db3", ".mcap"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (storage, tmp_path / "cam" / "metadata.yaml", "~/cam"):
+        assert len(list(open_sequence(path))) == 2
+    (tmp_path / "cam" / "metadata.yaml").unlink()
+    with pytest.raises(SequenceError, match=r"cam: a rosbag2 without metadata\.yaml"):
+        open_sequence(tmp_path / "cam")
 
 
 def test_unreadable_bags_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,11 @@ def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> ND
     scaled = np.diag([x, y, 1.0]) @ intrinsics
     scaled[:2, 2] += (np.array([x, y]) - 1) / 2
     return scaled
+
+
+def names_rectified(topic: str) -> bool:
+    """Return True if a topic's name says that its images are rectified, as image_proc's `image_rect_color` does."""
+    return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None
 
 
 class Rectifier:

@@ -64,8 +64,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     """Open a folder of ours, a rosbag2, a video or a folder of images.
 
     Args:
-        path: a folder with `rgb.txt`, a rosbag2 (folder or file), a folder that holds one in `bag/`, a video file, or
-            a folder of images, taken in the order of their names.
+        path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
+            `bag/`, a video file, or a folder of images, taken in the order of their names. `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: the only or first of its type.
         fov: horizontal field of view in degrees, assumed where there is no calibration.
         rate: images a second, assumed for a folder of images without times.
@@ -74,7 +74,9 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         SequenceError: there is nothing like that at `path`.
 
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.name == "metadata.yaml":
+        path = path.parent
     if not path.exists():
         raise SequenceError(f"{path}: no such file or folder")
     if path.is_dir() and (path / "rgb.txt").exists():
@@ -84,6 +86,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         from vggt_ros.bag_sequence import BagSequence  # rosbags is not needed for anything else
 
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+    if path.is_dir() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
+        raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
     return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)
 
 

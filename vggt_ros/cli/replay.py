@@ -38,6 +38,7 @@ class Run:
         slam: with the map.
         frames: every image's pose as it was tracked.
         updates: what each window did.
+        late: images left out because they are no newer than the one before; the node leaves them out too.
         seconds: wall time.
 
     """
@@ -48,6 +49,7 @@ class Run:
     slam: Slam
     frames: list[TrackedFrame]
     updates: list[Update]
+    late: int
     seconds: float
 
     def accuracy(self) -> Accuracy | None:
@@ -80,10 +82,16 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     slam = Slam(config, reconstructor)
     rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
     rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
-    frames, updates = [], []
+    frames: list[TrackedFrame] = []
+    updates: list[Update] = []
+    late = 0
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for stamp, image in sequence:
+            bar.update()
+            if frames and stamp <= frames[-1].stamp:
+                late += 1
+                continue
             tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
             if tracked.window is not None:
                 updates.append(slam.step(tracked.window))
@@ -91,11 +99,10 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                                 submaps=slam.counts.submaps)
                 tracked = dataclasses.replace(tracked, window=None)  # its images are not needed any more
             frames.append(tracked)
-            bar.update()
         last = slam.flush()
         if last is not None:
             updates.append(slam.step(last))
-    return Run(sequence, config, why, slam, frames, updates, time.perf_counter() - began)
+    return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began)
 
 
 def report(result: Run) -> dict[str, Any]:
@@ -117,7 +124,7 @@ def report(result: Run) -> dict[str, Any]:
         "seconds_a_window_median": float(np.median(steps)) if steps else None,
         "wall_seconds": result.seconds,
         "counts": dataclasses.asdict(slam.counts),
-        "dropped_images": 0,
+        "dropped_images": result.late,
         "refusals": [update.refused for update in result.updates if update.refused],
         "scale": solution.scale_state,
         "reconstructor": result.reconstructor,
@@ -208,10 +215,12 @@ def main(args: list[str] | None = None) -> int:
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
         result = run(sequence, config, progress=True)
-        figures = write(result, options.output, options.depth)
+        figures = write(result, options.output.expanduser(), options.depth)
     except (ConfigError, FileError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
+    if result.late:
+        print(f"left out: {result.late} images that are no newer than the one before", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")

@@ -39,16 +39,19 @@ class BagError(Exception):
 
 
 def open_bag(path: Path) -> Reader:
-    """Return the opened reader of a rosbag2: its folder, or a single .mcap or .db3 file.
+    """Return the opened reader of a rosbag2: its folder, its metadata.yaml, or a single .mcap or .db3 file.
 
     Raises:
         BagError: there is no such file or folder, or it is not a readable rosbag2.
 
     """
+    path = path.expanduser()  # a shell leaves the ~ of `bag:=~/x` alone
+    if path.name == "metadata.yaml":
+        path = path.parent
     if not path.exists():
         raise BagError(f"{path}: no such file or folder")
     if path.is_dir() and not (path / "metadata.yaml").exists():
-        raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it")
+        raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it (`ros2 bag reindex` writes a lost one)")
     try:
         reader = Reader(path)
         reader.open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vggt_ros.camera import Camera, CameraError, Rectifier
+from vggt_ros.camera import Camera, CameraError, Rectifier, names_rectified
 from vggt_ros.config import CameraConfig
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
@@ -69,12 +68,13 @@ class ImageSource:
         self.calibration = "none yet"
         self._info: CameraInfo | None = None
         self._camera: Camera | None = None
-        self._info_error = "no CameraInfo"
+        self._info_error = ""
         self._rectifier: Rectifier | None = None
         self._stamp: int | None = None
         self._sequence: int | None = None
         self._told = 0.0
-        self._began = self.last_arrival = time.monotonic()
+        self._waiting_since: float | None = None
+        self.last_arrival = time.monotonic()
 
     def start(self) -> None:
         """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
@@ -86,8 +86,8 @@ class ImageSource:
                                            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
                                            qos_overriding_options=options)
             for message, topic, callback in wanted]
-        self._sequence = None
-        self._began = self.last_arrival = time.monotonic()
+        self._sequence = self._waiting_since = None
+        self.last_arrival = time.monotonic()
 
     def stop(self) -> None:
         """Give the subscriptions back."""
@@ -173,13 +173,15 @@ class ImageSource:
             return before
         camera = self._camera
         if camera is None:
-            waited = time.monotonic() - self._began
-            if before is None and self._info is None and waited < self._config.info_timeout:
+            now = time.monotonic()
+            if self._waiting_since is None:  # the first image may well come before the first CameraInfo
+                self._waiting_since = now
+            if before is None and self._info is None and now - self._waiting_since < self._config.info_timeout:
                 return None
             camera = Camera.assumed(width, height, self._config.fov)
-            self._node.get_logger().warning(
-                f"{self.info_topic}: {self._info_error}; a horizontal field of view of {self._config.fov:g} degrees is "
-                "assumed (camera.fov)")
+            lacking = self._info_error or f"no CameraInfo ({_publishers(self._node, self.info_topic)})"
+            self._node.get_logger().warning(f"{self.info_topic}: {lacking}; a horizontal field of view of "
+                                            f"{self._config.fov:g} degrees is assumed (camera.fov)")
         elif (camera.width, camera.height) != (width, height):
             raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
                               f"{camera.width}x{camera.height}")
@@ -200,14 +202,10 @@ class ImageSource:
             self._on_break(f"{self.topic}: stamps jumped back by {(before - stamp) / 1e9:.2f} s")
             return True
         self._stamp = before
-        self._node.get_logger().warning(f"{self.topic}: an image is {(before - stamp) / 1e6:.1f} ms older than the one "
-                                        "before; it is left out", throttle_duration_sec=THROTTLE)
+        late = f"is {(before - stamp) / 1e6:.1f} ms older than" if stamp < before else "has the stamp of"
+        self._node.get_logger().warning(f"{self.topic}: an image {late} the one before; it is left out",
+                                        throttle_duration_sec=THROTTLE)
         return False
-
-
-def names_rectified(topic: str) -> bool:
-    """Return True if a topic's name says that its images are rectified, as image_proc's `image_rect_color` does."""
-    return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None
 
 
 def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:

@@ -122,8 +122,11 @@ class Outputs:
             self._map_request = self._in_worker(
                 lambda: messages.point_cloud(turned(self._slam.map_cloud(), turn), head))
         if self._map_request is not None and self._map_request.done():
-            self.map.publish(self._map_request.result())
-            self._map_request = None
+            request, self._map_request = self._map_request, None
+            if error := request.exception():  # out of memory, say; the node stays up
+                self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}")
+            else:
+                self.map.publish(request.result())
 
     def republish(self) -> None:
         """Let everything be published anew, although the map has not changed."""

@@ -23,6 +23,7 @@ from tf2_ros import TransformException
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
+from vggt_ros.ros.transforms import frame_name
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: f
         if not watch.until(lambda: recorder.map is not None, patience):
             say("the node published no map")
         try:
-            stamps, map_camera = recorder.camera_path("base_link", topics.frame)
+            stamps, map_camera = recorder.camera_path("base_link", frame_name(topics.frame, "base_link"))
         except TransformException as error:
             raise NodeError(f"nothing was mapped: {error}; the node's log is {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)

@@ -27,6 +27,11 @@ SAME_CLOCK = 10_000_000_000
 """Stamps farther than this from the node's clock, nanoseconds, come from another clock: a bag played without it."""
 
 
+def frame_name(camera_frame: str, base_frame: str) -> str:
+    """Return the name of the camera's frame: its header's without ROS 1's slash, or one made from the base's."""
+    return camera_frame.lstrip("/") or f"{base_frame}_camera"
+
+
 class Frames:
     """The camera's place on the robot, and the transforms that we publish.
 
@@ -70,8 +75,12 @@ class Frames:
         """Look up `base_camera`; after `tf.base_timeout` the camera is taken as level and the base as its body."""
         if self.base_camera is not None:
             return
-        self.camera_frame = camera_frame or f"{self._config.base_frame}_camera"
-        self._asked = self._asked or time.monotonic()
+        self.camera_frame = frame_name(camera_frame, self._config.base_frame)
+        if self._asked is None:
+            self._asked = time.monotonic()
+            if not camera_frame:
+                self._node.get_logger().warning(
+                    f"the images' header.frame_id is empty; their frame is called {self.camera_frame}")
         try:
             self.base_camera = self._lookup(self._config.base_frame, self.camera_frame, Time())
         except TransformException as error:
