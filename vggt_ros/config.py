@@ -92,7 +92,7 @@ class CameraConfig:
 class KeyframeConfig:
     """Which frames become keyframes: by parallax, because windows need baseline more than frames."""
 
-    min_parallax: float = _setting(24.0, "Median image motion since the last keyframe that makes the next one.",
+    min_parallax: float = _setting(28.0, "Median image motion since the last keyframe that makes the next one.",
                                    unit="px at 640 px width", low=2.0, high=200.0)
     min_survival: float = _setting(0.6, "A keyframe is also made when fewer of the last one's tracks survive.",
                                    unit="fraction", low=0.1, high=0.95)
@@ -119,6 +119,8 @@ class MultiviewConfig:
     corners: int = _setting(600, "Corners taken up in a keyframe.", low=100, high=5000)
     focal_sigma: float = _setting(0.0, "How far a calibrated focal length may be off; 0: it is kept as it is.",
                                   unit="fraction", low=0.0, high=0.1)
+    readout: float = _setting(-1.0, "Time from the first to the last row of a rolling shutter; negative: estimated.",
+                              unit="s", low=-1.0, high=0.1)
     depth_width: int = _setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
 
 
@@ -156,7 +158,7 @@ class AlignmentConfig:
                                    unit="deg", low=0.1, high=45.0)
     max_translation: float = _setting(0.15, "Largest disagreement in position, as a fraction of the median depth.",
                                       unit="fraction", low=0.005, high=1.0)
-    max_scale: float = _setting(0.25, "Largest scatter of the depth ratio (robust sigma of its logarithm).",
+    max_scale: float = _setting(0.18, "Largest scatter of the depth ratio (robust sigma of its logarithm).",
                                 low=0.01, high=1.0)
 
 

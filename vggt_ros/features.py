@@ -19,6 +19,7 @@ class FeatureTracks:
     Attributes:
         ids: int64 (n,), rising, never reused.
         pixels: float32 (n, 2), x and y in the newest image.
+        motion: float32 (n, 2), how far they came since the image before, NaN for new ones.
 
     """
 
@@ -33,6 +34,7 @@ class FeatureTracks:
         """Forget all tracks and the newest image."""
         self.ids = np.zeros(0, np.int64)
         self.pixels = np.zeros((0, 2), np.float32)
+        self.motion = np.zeros((0, 2), np.float32)
         self._gray = None
 
     def advance(self, gray: NDArray[np.uint8]) -> None:
@@ -46,6 +48,7 @@ class FeatureTracks:
             inside = (there > 1).all(1) & (there[:, 0] < width - 2) & (there[:, 1] < height - 2)
             closed = np.linalg.norm(back - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
             good = (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & closed
+            self.motion = there[good] - self.pixels[good]
             self.ids, self.pixels = self.ids[good], there[good]
         self._gray = gray
 
@@ -68,4 +71,15 @@ class FeatureTracks:
         self._next_id += len(pixels)
         self.ids = np.concatenate([self.ids, ids])
         self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
+        self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
         return ids
+
+    def velocities(self, seconds: float) -> NDArray[np.float32] | None:
+        """Return x, y and velocity in pixels a second (k, 4) of the tracks, `seconds` after the image before.
+
+        None if there was none, or no time has passed.
+        """
+        known = ~np.isnan(self.motion[:, 0])
+        if seconds <= 0 or not known.any():
+            return None
+        return np.hstack([self.pixels[known], self.motion[known] / np.float32(seconds)])

@@ -41,6 +41,7 @@ class Slam:
         self.config = config
         self.reconstructor = reconstructor
         self._next_keyframe = 0
+        self._stamp = 0
         self._features = FeatureTracks(config.tracking.features)
         self._selector = KeyframeSelector(config.keyframes)
         self._tracker = Tracker(config.tracking)
@@ -61,14 +62,16 @@ class Slam:
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
         self.counts.frames += 1
+        previous, self._stamp = self._stamp, frame.stamp
         self._features.advance(gray)
         tracked = self._locate(frame, gray)
         if not self._selector.wants(self._features, gray.shape[1]):
             return tracked
+        motion = self._features.velocities((frame.stamp - previous) * 1e-9)
         self._features.replenish()
         if len(self._features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated, motion)
         self._next_keyframe += 1
         self.counts.keyframes += 1
         self._selector.accept(self._features)
@@ -86,6 +89,7 @@ class Slam:
         self.counts = Counts()
         self._first_keyframe = self._next_keyframe
         self._map_odom = np.eye(4)
+        self._stamp = 0
         for part in (self._features, self._selector, self._tracker, self._buffer):
             part.clear()
 

@@ -20,6 +20,8 @@ class Keyframe:
         image: rectified RGB, uint8 (H, W, 3), at the reconstructor's working size.
         intrinsics: pinhole matrix, float64 (3, 3), for this size; integer coordinates are pixel centers.
         calibrated: False if `intrinsics` are only assumed.
+        motion: float32 (k, 4), x, y and velocity in pixels a second of points of the image at its stamp; a rolling
+            shutter shifts every row by its velocity. None if there was no image before.
 
     """
 
@@ -28,6 +30,7 @@ class Keyframe:
     image: NDArray[np.uint8]
     intrinsics: NDArray[np.float64]
     calibrated: bool = True
+    motion: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from vggt_ros.geometry import inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.poses import Solved
+from vggt_ros.reconstruction.multiview.rolling_shutter import Readout, skew
 from vggt_ros.reconstruction.multiview.selection import find
 from vggt_ros.reconstruction.multiview.tracks import detect, track
 from vggt_ros.windows import Window
@@ -28,7 +29,7 @@ UNCALIBRATED_SIGMA = 0.2
 
 
 class Multiview:
-    """Structure from motion on one window at a time; nothing is carried over from one window to the next."""
+    """Structure from motion on one window at a time; all that is carried over is the camera's readout time."""
 
     name = "multiview"
 
@@ -36,7 +37,13 @@ class Multiview:
         """Take the settings of the group `multiview`, and the seed."""
         self._settings = config.multiview
         self._seed = config.seed
+        self._readout = Readout(config.multiview.readout)
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+
+    @property
+    def readout(self) -> float:
+        """Seconds from the first to the last row of the camera's shutter, as given or as estimated so far."""
+        return self._readout.seconds
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the camera's size, reduced to `multiview.width` on the longer side if it is larger."""
@@ -60,8 +67,10 @@ class Multiview:
         focal = np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1)
         calibrated = all(keyframe.calibrated for keyframe in window.keyframes)
         grays = [feature.gray for feature in features]
-        solved, judgment = find(grays, matrices[:, :2, 2], observed, seen, focal,
+        shift = skew(tracks, window.keyframes)
+        solved, judgment = find(grays, matrices[:, :2, 2], observed, seen, self.readout * shift, focal,
                                 self._settings.focal_sigma if calibrated else UNCALIBRATED_SIGMA, self._seed)
+        self._readout.learn(solved, seen, shift)
         clock.append(time.perf_counter())
 
         kept = np.flatnonzero(solved.placed)
@@ -72,6 +81,7 @@ class Multiview:
         clock.append(time.perf_counter())
         seconds = np.diff(clock)
         report = {**asdict(judgment), "known_depth": np.isfinite(depth).mean(), "focal_px": matrices[0, 0, 0],
+                  "readout_s": self.readout,
                   "track_s": seconds[0], "solve_s": seconds[1], "depth_s": seconds[2]}
         return WindowGeometry(tuple(window.ids[s] for s in kept), window_camera, small, depth, dense.rank(sigma),
                               report={name: float(value) for name, value in report.items()})

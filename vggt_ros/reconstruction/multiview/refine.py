@@ -23,7 +23,7 @@ MIN_CORRELATION = 0.85
 MAX_SHIFT = 3.0
 
 
-def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observed: Array,
+def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observed: Array, shift: Array,
            seen: Mask) -> tuple[Array, Mask]:
     """Return refined observations (n, S, 2) and where (n, S) they can be trusted.
 
@@ -32,14 +32,15 @@ def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observe
         scene: poses and points, right to a pixel or two.
         centers: principal points (S, 2).
         observed: (n, S, 2), pixels from the principal point; kept as they are in each point's reference view.
+        shift: (n, S, 2), pixels from an observation to where the image shows it.
         seen: (n, S), observations that agree with the scene; points without any are left alone.
 
     """
     rows = np.flatnonzero(seen.any(1))
     reference = _middle(seen[rows])
-    anchor = observed[rows, reference] + centers[reference]
+    anchor = observed[rows, reference] + centers[reference] + shift[rows, reference]
     warp, guess = _warps(scene, rows, reference, observed[rows, reference])
-    guess += centers
+    guess += centers + shift[rows]
     offsets = _grid()
     template, slope, spread, usable = _templates(grays, anchor, reference, offsets)
 
@@ -50,10 +51,11 @@ def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observe
         area = np.abs(np.linalg.det(matrix))
         inside = (start > RADIUS + 2).all(1) & (start < [width - RADIUS - 3, height - RADIUS - 3]).all(1)
         able = np.flatnonzero(usable & inside & (reference != view) & (area > 0.2) & (area < 5.0))
-        shift, correlation = _align(gray, start[able], matrix[able], template[able], slope[able], spread[able], offsets)
-        good = (correlation > MIN_CORRELATION) & (np.linalg.norm(shift, axis=1) < MAX_SHIFT)
-        refined[rows[able[good]], view] = start[able[good]] + shift[good] - centers[view]
-        trusted[rows[able[good]], view] = True
+        step, correlation = _align(gray, start[able], matrix[able], template[able], slope[able], spread[able], offsets)
+        good = (correlation > MIN_CORRELATION) & (np.linalg.norm(step, axis=1) < MAX_SHIFT)
+        found = rows[able[good]]
+        refined[found, view] = start[able[good]] + step[good] - centers[view] - shift[found, view]
+        trusted[found, view] = True
     trusted[rows, reference] = True
     return refined, trusted
 

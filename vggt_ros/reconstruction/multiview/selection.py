@@ -62,8 +62,8 @@ class Judgment:
     agreeing: int
 
 
-def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: Mask, focal: Array, focal_sigma: float,
-         seed: int) -> tuple[Solved, Judgment]:
+def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: Mask, shift: Array, focal: Array,
+         focal_sigma: float, seed: int) -> tuple[Solved, Judgment]:
     """Return the solution of a window that is believed, and its figures.
 
     Args:
@@ -71,6 +71,7 @@ def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: 
         centers: principal points (S, 2).
         observed: tracks (n, S, 2), pixels from the principal point.
         seen: (n, S).
+        shift: (n, S, 2), pixels by which a rolling shutter has moved the observations.
         focal: (S, 2), pixels.
         focal_sigma: how far, as a fraction, the focal length may be off; 0 keeps it.
         seed: of everything random.
@@ -79,6 +80,7 @@ def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: 
         ReconstructionRefused: too few tracks, no parallax, or no solution that explains the tracks.
 
     """
+    observed = observed - shift
     pairs = rank_pairs(observed, seen, focal)
     if not pairs:
         raise ReconstructionRefused(f"too few tracks: no two of {seen.shape[1]} keyframes share {MIN_COMMON}")
@@ -98,7 +100,7 @@ def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: 
     if best is None:
         raise ReconstructionRefused(f"no relative pose from {min(len(pairs), MAX_BEGINNINGS)} pairs of keyframes")
     others = [solved for _, solved in solutions if solved is not best]
-    refined = _refined(best, grays, centers, observed, seen, focal_sigma)
+    refined = _refined(best, grays, centers, observed, seen, shift, focal_sigma)
     judgment = _judge(refined, seen, parallax, len(others), sum(same(best, other) for other in others))
     return refined, judgment
 
@@ -139,13 +141,13 @@ def _longest(seen: Mask) -> NDArray[np.intp]:
 
 
 def _refined(solved: Solved, grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: Mask,
-             focal_sigma: float) -> Solved:
+             shift: Array, focal_sigma: float) -> Solved:
     """Return the solution on all tracks, every view aligned anew with a reference patch, adjusted again."""
     fixed = int(np.argmax(solved.placed))
     scene, used = refit(solved.scene, observed, seen, solved.placed, fixed, iterations=5)
     if used.any(1).sum() < MIN_COMMON:
         raise ReconstructionRefused(f"too few points: {used.any(1).sum()} of {len(used)} tracks agree with the poses")
-    aligned, trusted = refine(grays, scene, centers, observed, used)
+    aligned, trusted = refine(grays, scene, centers, observed, shift, used)
     scene, used = refit(scene, aligned, trusted, solved.placed, fixed, iterations=20, focal_sigma=focal_sigma)
     return replace(solved, scene=scene, seen=used, observed=aligned)
 

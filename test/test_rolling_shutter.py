@@ -1,0 +1,95 @@
+"""Rolling shutters: images whose rows are rendered at their own times."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from vggt_ros.config import Config
+from vggt_ros.features import FeatureTracks
+from vggt_ros.geometry import umeyama
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.multiview.rolling_shutter import skew
+from vggt_ros.solution import Frame
+from vggt_ros.synthetic import laps, pinhole, room
+from vggt_ros.windows import Keyframe
+
+SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that goes around the room and exposes a strip of rows after the other."""
+
+    readout: float
+
+    def images(self):
+        """Yield images, each with the pose of its middle row."""
+        scene, intrinsics = room(), pinhole(*SIZE)
+        fine = laps(FRAMES * 60 + 60, laps=0.5, radii=(1.2, 0.9))  # a pose every 1/60 of a period
+        rows = SIZE[1] // STRIPS
+        for frame in range(FRAMES):
+            strips = []
+            for strip in range(STRIPS):
+                late = ((strip + 0.5) / STRIPS - 0.5) * self.readout / PERIOD * 60
+                moved = intrinsics.copy()
+                moved[1, 2] -= strip * rows
+                strips.append(scene.render(fine[round(frame * 60 + 30 + late)], moved, (SIZE[0], rows))[0])
+            yield np.concatenate(strips), fine[frame * 60 + 30]
+
+
+def run(readout: float, setting: float):
+    """Return what `multiview` takes the readout to be, and the error in percent of the path."""
+    config = Config().replace({"multiview.readout": setting, "keyframes.min_parallax": 20.0})
+    reconstructor = Multiview(config)
+    slam, truth = Slam(config, reconstructor), {}
+    for i, (image, pose) in enumerate(Camera(readout).images()):
+        stamp = int(1e9 + i * PERIOD * 1e9)
+        truth[stamp] = pose[:3, 3]
+        window = slam.track(Frame(stamp, image, pinhole(*SIZE))).window
+        if window:
+            slam.step(window)
+    stamps, poses = slam.trajectory(0)
+    target = np.array([truth[int(s)] for s in stamps])
+    error = np.linalg.norm(umeyama(poses[:, :3, 3], target).apply(poses[:, :3, 3]) - target, axis=1)
+    path = np.linalg.norm(np.diff(target, axis=0), axis=1).sum()
+    return reconstructor.readout, 100 * float(np.sqrt(np.mean(error**2))) / path
+
+
+def test_readout_is_found_and_helps():
+    """A readout of 60 ms is found to a quarter; with it the trajectory is better than with the images as they are."""
+    found, corrected = run(0.06, -1.0)
+    assert found == pytest.approx(0.06, rel=0.25)
+    assert corrected < 0.7 * run(0.06, 0.0)[1]
+
+
+def test_a_global_shutter_is_left_alone():
+    """Nothing to find, and nothing is corrected."""
+    assert run(0.0, -1.0)[0] == 0.0
+
+
+def test_skew_is_the_velocity_of_the_row():
+    """Above the middle a row is early, below it late; without velocities nothing is shifted."""
+    velocity = np.column_stack([np.linspace(5, 300, 40), np.linspace(5, 230, 40), np.tile([100.0, -50.0], (40, 1))])
+    moving = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, velocity.astype(np.float32))
+    still = Keyframe(1, 1, moving.image, np.eye(3))
+    tracks = np.array([[[10.0, 0.0], [1, 1]], [[10.0, 120.0], [1, 1]], [[10.0, 240.0], [np.nan, np.nan]]])
+    shift = skew(tracks, (moving, still))
+    assert np.allclose(shift[:, 0], [[-50, 25], [0, 0], [50, -25]])
+    assert not shift[:, 1].any()
+
+
+def test_velocities_are_those_of_the_image():
+    """An image that moves by (3, -2) px in 0.1 s; new corners have none, and neither has a repeated stamp."""
+    rng = np.random.default_rng(0)
+    big = np.kron(rng.integers(0, 255, (40, 50)), np.ones((8, 8))).astype(np.uint8)
+    tracks = FeatureTracks(100)
+    tracks.advance(np.ascontiguousarray(big[20:260, 20:340]))
+    tracks.replenish()
+    assert tracks.velocities(0.1) is None
+    tracks.advance(np.ascontiguousarray(big[22:262, 17:337]))
+    tracks.replenish()
+    moved = tracks.velocities(0.1)
+    assert np.allclose(np.median(moved[:, 2:], axis=0), [30, -20], atol=1)
+    assert tracks.velocities(0.0) is None
