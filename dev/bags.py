@@ -58,12 +58,14 @@ def _header(stamp: int, frame: str) -> Any:
 
 
 def _camera_info(camera: Camera, head: Any) -> Any:
-    projection = np.hstack([camera.intrinsics, np.zeros((3, 1))])
+    """Return the calibration; all zeros, which means none (REP-104), where the field of view is only assumed."""
+    intrinsics = camera.intrinsics if camera.calibrated else np.zeros((3, 3))
+    projection = np.hstack([intrinsics, np.zeros((3, 1))])
     distortion = np.array(camera.distortion if camera.distortion else np.zeros(5), float)
     whole = _type("sensor_msgs/msg/RegionOfInterest")(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return _type(KINDS[INFO])(
         header=head, height=camera.height, width=camera.width, distortion_model=camera.model, d=distortion,
-        k=camera.intrinsics.ravel(), r=np.eye(3).ravel(), p=projection.ravel(), binning_x=0, binning_y=0, roi=whole)
+        k=intrinsics.ravel(), r=np.eye(3).ravel(), p=projection.ravel(), binning_x=0, binning_y=0, roi=whole)
 
 
 def _pose(stamp: int, world_camera: Array) -> Any:

@@ -82,6 +82,8 @@ def find_bag(source: Path, scratch: Path) -> BagSequence:
 
     """
     sequence = open_sequence(source)
+    for line in sequence.assumptions:
+        print(f"assumed: {line}", file=sys.stderr)
     if isinstance(sequence, BagSequence):
         return sequence
     encoded = ((stamp, jpeg(image)) for stamp, image in tqdm(sequence, unit="image", disable=None))

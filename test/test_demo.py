@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -87,6 +88,16 @@ def test_demo_leaves_what_it_promises(bag, tmp_path):
     assert len(read_ply(out / "map.ply")) == report["points"] > 10_000
     assert report["keyframes_in_path"] == len(trajectory[0])
     assert report["frames"] + report["lost_on_the_way"] == report["images"] == 45
+
+
+def test_an_assumed_camera_is_no_calibration_in_the_bag(demo, tmp_path, capsys):
+    """A folder without calibration: the node must not take the assumed field of view for a measured one."""
+    (tmp_path / "shots").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "shots" / f"{index}.png"), np.full((48, 64, 3), 90, np.uint8))
+    made = demo.find_bag(tmp_path / "shots", tmp_path / "bag")
+    assert len(made) == 3 and not made.camera.calibrated and "K[0] is 0" in made.assumptions[0]
+    assert "field of view" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("path", "expected"), [("missing", "no such file or folder"), ("", "no images")])
