@@ -264,7 +264,8 @@ def test_a_map_is_saved_nowhere_else(make, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reset_during_a_reconstruction_keeps_the_old_window_out(make):
+def in_flight(make):
+    """A bench whose node is about to solve a window, the gate that holds it up, and the frames that follow."""
     gate = Gate(oracle())
     bench = make(gate).start()
     bench.info(lap().frames[0])
@@ -272,6 +273,11 @@ def test_a_reset_during_a_reconstruction_keeps_the_old_window_out(make):
     frames = iter(lap().frames)
     while not gate.inside.is_set():
         bench.image(next(frames))
+    return bench, gate, frames
+
+
+def test_a_reset_during_a_reconstruction_keeps_the_old_window_out(make):
+    bench, gate, frames = in_flight(make)
     bench.node.reset("for a test")
     later = list(frames)[:40]
     for frame in later[:5]:
@@ -283,13 +289,7 @@ def test_a_reset_during_a_reconstruction_keeps_the_old_window_out(make):
 
 
 def test_deactivate_with_a_window_in_flight_and_activate_again(make):
-    gate = Gate(oracle())
-    bench = make(gate).start()
-    bench.info(lap().frames[0])
-    gate.open.clear()
-    frames = iter(lap().frames)
-    while not gate.inside.is_set():
-        bench.image(next(frames))
+    bench, gate, frames = in_flight(make)
     assert bench.node.trigger_deactivate().name == "SUCCESS"
     gate.open.set()
     assert bench.node.trigger_activate().name == "SUCCESS"

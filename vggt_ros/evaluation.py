@@ -58,6 +58,14 @@ def associate(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tup
     return rows, nearest[rows]
 
 
+def _enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Return the rows of `associate`; raises EvaluationError if they are fewer than an alignment needs."""
+    rows, true_rows = associate(stamps, truth_stamps)
+    if len(rows) < 3:
+        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+    return rows, true_rows
+
+
 def align(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np.int64], world_camera: Array,
           with_scale: bool = True) -> Sim3:
     """Return `world_map` that moves the trajectory onto the truth, best for the positions.
@@ -66,9 +74,7 @@ def align(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np
         EvaluationError: fewer than three poses have a true one.
 
     """
-    rows, true_rows = associate(stamps, truth_stamps)
-    if len(rows) < 3:
-        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+    rows, true_rows = _enough(stamps, truth_stamps)
     return umeyama(map_camera[rows, :3, 3], world_camera[true_rows, :3, 3], with_scale)
 
 
@@ -82,9 +88,7 @@ def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray
     """
     from evo.core import metrics, trajectory  # slow to import
 
-    rows, true_rows = associate(stamps, truth_stamps)
-    if len(rows) < 3:
-        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+    rows, true_rows = _enough(stamps, truth_stamps)
     seconds = (truth_stamps[true_rows] - truth_stamps[0]) / 1e9  # from the beginning, where a float is fine
     truth = trajectory.PoseTrajectory3D(poses_se3=_clean(world_camera[true_rows]), timestamps=seconds)
     ours = trajectory.PoseTrajectory3D(poses_se3=_clean(map_camera[rows]), timestamps=seconds)

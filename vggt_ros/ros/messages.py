@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -20,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vggt_ros.geometry import inverse, quaternion_from_matrix, skew, so3_log
+from vggt_ros.geometry import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
 from vggt_ros.solution import PointCloud, Solution
 
 Array = NDArray[np.float64]
@@ -55,13 +56,19 @@ def pose_message(target_source: Array) -> Pose:
     return message
 
 
+def pose_matrix(position: Any, orientation: Any) -> Array:
+    """Return the 4x4 pose of a message's position and orientation, or translation and rotation."""
+    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
+    return pose(matrix_from_quaternion(quaternion), np.array([position.x, position.y, position.z]))
+
+
 def transform(target_source: Array, stamp: int, target: str, source: str) -> TransformStamped:
     """Return a 4x4 pose as the transform whose parent is `target` and whose child is `source`."""
     message = TransformStamped(header=header(stamp, target), child_frame_id=source)
-    pose = pose_message(target_source)
-    translation = message.transform.translation
-    translation.x, translation.y, translation.z = pose.position.x, pose.position.y, pose.position.z
-    message.transform.rotation = pose.orientation
+    placed = pose_message(target_source)
+    translation, position = message.transform.translation, placed.position
+    translation.x, translation.y, translation.z = position.x, position.y, position.z
+    message.transform.rotation = placed.orientation
     return message
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -18,7 +17,8 @@ from sensor_msgs.msg import PointCloud2
 from sensor_msgs_py import point_cloud2
 from tf2_ros import Buffer, TransformListener
 
-from vggt_ros.geometry import Array, matrix_from_quaternion, pose
+from vggt_ros.geometry import Array
+from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.solution import PointCloud
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -93,14 +93,9 @@ class Recorder(Node):
             return np.zeros(0, np.int64), np.zeros((0, 4, 4))
         stamps = [Time.from_msg(item.header.stamp).nanoseconds for item in self.path.poses]
         mounted = self.buffer.lookup_transform(base_frame, camera_frame, Time()).transform
-        base_camera = _matrix(mounted.translation, mounted.rotation)
-        poses = [_matrix(item.pose.position, item.pose.orientation) @ base_camera for item in self.path.poses]
+        base_camera = pose_matrix(mounted.translation, mounted.rotation)
+        poses = [pose_matrix(item.pose.position, item.pose.orientation) @ base_camera for item in self.path.poses]
         return np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4)
-
-
-def _matrix(position: Any, rotation: Any) -> Array:
-    return pose(matrix_from_quaternion(np.array([rotation.x, rotation.y, rotation.z, rotation.w])),
-                np.array([position.x, position.y, position.z]))
 
 
 def read_cloud(message: PointCloud2) -> PointCloud:

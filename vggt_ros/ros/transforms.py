@@ -16,8 +16,8 @@ from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry import Array, inverse, matrix_from_quaternion, pose
-from vggt_ros.ros.messages import transform
+from vggt_ros.geometry import Array, inverse, pose
+from vggt_ros.ros.messages import pose_matrix, transform
 from vggt_ros.solution import TrackedFrame
 
 BODY_OPTICAL = pose(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
@@ -153,9 +153,7 @@ class Frames:
 
     def _lookup(self, target: str, source: str, when: Time) -> Array:
         found: TransformStamped = self._buffer.lookup_transform(target, source, when)
-        rotation, translation = found.transform.rotation, found.transform.translation
-        return pose(matrix_from_quaternion(np.array([rotation.x, rotation.y, rotation.z, rotation.w])),
-                    np.array([translation.x, translation.y, translation.z]))
+        return pose_matrix(found.transform.translation, found.transform.rotation)
 
     def _send(self, target_source: Array, stamp: int, target: str, source: str) -> None:
         self._broadcaster.sendTransform(transform(target_source, stamp, target, source))

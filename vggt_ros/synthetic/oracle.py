@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.camera import Camera
+from vggt_ros.camera import Camera, resize_intrinsics
 from vggt_ros.geometry import Array, inverse, pose, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.synthetic.scene import Scene
@@ -81,9 +81,7 @@ class SceneReconstructor:
         for keyframe, matrix in zip(window.keyframes, world_camera, strict=True):
             height, width = keyframe.image.shape[:2]
             shrink = self.depth_width / width
-            small = keyframe.intrinsics.copy()
-            small[:2] *= shrink
-            small[:2, 2] += 0.5 * shrink - 0.5  # integer coordinates are pixel centers
+            small = resize_intrinsics(keyframe.intrinsics, shrink, shrink)
             intrinsics.append(small)
             depth.append(self.scene.depth(matrix, small, (self.depth_width, round(height * shrink))))
         maps = np.array(depth)
