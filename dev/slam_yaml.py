@@ -1,4 +1,7 @@
-"""Writes config/slam.yaml from vggt_ros/config.py: `python dev/slam_yaml.py`. A test compares the two."""
+"""Writes config/slam.yaml and the README's table of parameters from vggt_ros/config.py: `python dev/slam_yaml.py`.
+
+Tests compare them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 from vggt_ros.config import Config, Setting, Value
 
 TARGET = Path(__file__).parents[1] / "config" / "slam.yaml"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = "<!-- parameters: made by dev/slam_yaml.py -->\n", "<!-- end of parameters -->"
 HEADER = """\
 # Every parameter of vggt_slam with its default. Made from vggt_ros/config.py by dev/slam_yaml.py: change it there.
 # Copy this file, keep the lines you change, and pass it to the launch file as params_file.
@@ -31,6 +36,19 @@ def slam_yaml(config: Config | None = None) -> str:
     return text
 
 
+def readme_with_parameters(readme: str) -> str:
+    """Return the text of the README with its table of parameters made anew."""
+    rows = ["| parameter | default | meaning |", "|---|---|---|"]
+    rows += [f"| `{setting.name}` | `{_shown(value)}` | {' '.join([setting.doc, _limits(setting)]).strip()} |"
+             for setting, value in Config()]
+    before, rest = readme.split(MARKS[0])
+    return before + MARKS[0] + "\n".join(rows) + "\n" + MARKS[1] + rest.split(MARKS[1])[1]
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _limits(setting: Setting) -> str:
     parts = [", ".join(setting.choices)] if setting.choices else []
     if setting.low is not None and setting.high is not None:
@@ -51,4 +69,5 @@ def _scalar(value: Value) -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(slam_yaml())
-    print(f"wrote {TARGET}")
+    README.write_text(readme_with_parameters(README.read_text()))
+    print(f"wrote {TARGET} and {README}")
