@@ -106,7 +106,7 @@ class WindowConfig:
     overlap: int = _setting(3, "Keyframes shared with the window before (M).", low=1, high=32)
     flush_after: float = _setting(3.0, "A partial window is solved after so long without a new keyframe; 0: never.",
                                   unit="s", low=0.0, high=60.0)
-    max_waiting: int = _setting(1, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
+    max_waiting: int = _setting(2, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
                                 low=1, high=16)
 
 

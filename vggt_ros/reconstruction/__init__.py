@@ -7,19 +7,22 @@ from importlib.util import find_spec
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.process import MultiviewProcess
 
 
-def create_reconstructor(config: Config) -> tuple[Reconstructor, str]:
+def create_reconstructor(config: Config, apart: bool = False) -> tuple[Reconstructor, str]:
     """Return the reconstructor that the setting `reconstructor` names, and why it is this one.
 
-    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights.
+    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights. `apart`
+    gives multiview a process of its own, for those who track at the same time.
 
     Raises:
         ConfigError: `vggt` is asked for and cannot run.
 
     """
+    multiview = MultiviewProcess if apart else Multiview
     if config.reconstructor == "multiview":
-        return Multiview(config), "multiview, as set"
+        return multiview(config), "multiview, as set"
     # torch is gigabytes, and nothing else needs it.
     lacking = "torch is not installed" if find_spec("torch") is None else ""
     if not lacking:
@@ -35,4 +38,4 @@ def create_reconstructor(config: Config) -> tuple[Reconstructor, str]:
             raise ConfigError(str(error)) from error
     if config.reconstructor == "vggt":
         raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
-    return Multiview(config), f"multiview, since {lacking}"
+    return multiview(config), f"multiview, since {lacking}"

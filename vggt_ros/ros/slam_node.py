@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vggt_ros.config import Config, ConfigError
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.process import MultiviewProcess
 from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import Commands
 from vggt_ros.ros.diagnostics import Monitor
@@ -37,14 +39,14 @@ from vggt_ros.storage import StorageError, map_folder, save_map
 from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
+_APART = partial(create_reconstructor, apart=True)
 Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
 class SlamNode(LifecycleNode):
     """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
-    def __init__(self, create: Callable[[Config], tuple[Reconstructor, str]] = create_reconstructor,
-                 **options: Any) -> None:
+    def __init__(self, create: Callable[[Config], tuple[Reconstructor, str]] = _APART, **options: Any) -> None:
         """Declare the parameters.
 
         Args:
@@ -127,6 +129,8 @@ class SlamNode(LifecycleNode):
         self._parts_made = self._active = False
         self.source.stop()
         self.worker.close()
+        if isinstance(self.slam.reconstructor, MultiviewProcess):
+            self.slam.reconstructor.close()
         for timer in self._timers_made:
             self.destroy_timer(timer)
         self.commands.close()
