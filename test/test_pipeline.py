@@ -9,7 +9,7 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config
 from vggt_ros.geometry import Sim3, inverse, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
-from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.solution import Frame
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 
@@ -92,9 +92,24 @@ def test_a_chain_that_breaks_begins_a_new_submap():
     fresh = [u for u in done.updates if u.new_submap]
     assert len(fresh) == 1
     assert fresh[0].refused == "no keyframe of the window is known; then: no matches"
+    assert done.slam.counts.unplaced == 0  # those of the lost windows never came to it
     for submap in range(2):
         stamps, poses = done.slam.trajectory(submap)
         assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_keyframes_that_find_no_place_are_counted():
+    """A reconstructor that leaves out the newest keyframe of every window: what no other window places is counted."""
+
+    class Shy(SceneReconstructor):
+        def reconstruct(self, window):
+            whole = super().reconstruct(window)
+            return WindowGeometry(whole.keyframe_ids[:-1], whole.window_camera[:-1], whole.intrinsics[:-1],
+                                  whole.depth[:-1], whole.confidence[:-1])
+
+    sequence = lap()
+    slam = run(sequence, Config(), sequence.oracle(Shy)).slam
+    assert slam.counts.unplaced == slam.counts.keyframes - len(slam.solution) > 0
 
 
 def test_a_refused_window_is_bridged():

@@ -123,6 +123,7 @@ class Slam:
         if window.ids[0] < self._first_keyframe:
             return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
         self._recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
+        self._offered.update(window.ids)
         placed_before = set(self._atlas.kept)
         refusals, loose, busy, report, fresh = [], None, 0.0, {}, False
         for attempt in self._choices(window):
@@ -151,6 +152,7 @@ class Slam:
         self.solution = self._atlas.solution()
         self._map.update(self.solution)
         self.counts.submaps = self._atlas.submap + 1
+        self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
         return Update(window.id, tuple(sorted(self._atlas.kept.keys() - placed_before)), self._atlas.submap,
                       "; then: ".join(refusals), fresh, time.perf_counter() - began, busy, report)
 
@@ -159,6 +161,7 @@ class Slam:
         self._atlas = Atlas(self.config)
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
+        self._offered: set[int] = set()
         self.solution = Solution(version=-1 if not hasattr(self, "solution") else self.solution.version + 1)
 
     def configure(self, config: Config) -> None:
