@@ -27,7 +27,7 @@ def _scene():
     sequence = lap()
     oracle = sequence.oracle(Gated)
     oracle.started, oracle.gate, oracle.fail = threading.Event(), threading.Event(), False
-    slam = Slam(Config(), oracle)
+    slam = Slam(Config().replace({"windows.max_waiting": 1}), oracle)
     updates, errors = [], []
     worker = Worker(slam, updates.append, errors.append)
     yield sequence, slam, oracle, worker, updates, errors
