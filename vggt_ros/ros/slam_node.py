@@ -267,6 +267,10 @@ class SlamNode(LifecycleNode):
 
 def main() -> int:
     """Run the node until it is interrupted."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
+              "listed in the README.")
+        return 0
     with single_interrupt():
         rclpy.init()
         try:
