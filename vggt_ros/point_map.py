@@ -19,11 +19,12 @@ from vggt_ros.solution import KeptKeyframe, PointCloud, Solution
 
 @dataclass(eq=False)
 class _Points:
-    """The points of one keyframe, and where it was when they were chosen."""
+    """The points of one keyframe, their median depth in the map, and where it was when they were chosen."""
 
     cloud: PointCloud
     map_camera: Array
     scale: float
+    depth: float
 
 
 class PointMap:
@@ -88,18 +89,18 @@ class PointMap:
         self._occupied = np.insert(self._occupied, places[free], keys[free])
         chosen = np.sort(order[first[free]])
         chosen_cloud = PointCloud(cloud.points[chosen], cloud.colors[chosen], cloud.confidence[chosen])
-        self._keyframes[keyframe] = _Points(chosen_cloud, camera, scale)
+        depth = float(np.median(chosen_cloud.points[:, 2])) * scale if len(chosen) else 0.0
+        self._keyframes[keyframe] = _Points(chosen_cloud, camera, scale, depth)
 
     def _moved(self, points: _Points, solution: Solution, row: int) -> bool:
         """Return True if the keyframe's points are no longer where they were chosen, by more than a voxel."""
         if not len(points.cloud):
             return False
-        depth = float(np.median(points.cloud.points[:, 2])) * points.scale
         camera = solution.map_camera[row]
         shift = np.linalg.norm(camera[:3, 3] - points.map_camera[:3, 3])
         turn = np.linalg.norm(camera[:3, :3] - points.map_camera[:3, :3]) / np.sqrt(2)
         stretch = abs(solution.scale[row] / points.scale - 1)
-        return bool(shift + (turn + stretch) * depth > self._voxel)
+        return bool(shift + (turn + stretch) * points.depth > self._voxel)
 
 
 def unproject(kept: KeptKeyframe, config: MapConfig) -> PointCloud:

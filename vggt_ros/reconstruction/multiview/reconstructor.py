@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Camera
+from vggt_ros.camera import Camera, resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.geometry import inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -100,12 +100,8 @@ def _in_first_camera(solved: Solved, kept: NDArray[np.intp]) -> tuple[Array, Arr
 
 
 def _reduce(grays: list[NDArray[np.uint8]], matrices: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
-    """Return images reduced to `width` and their intrinsics; pixel centers lie at integers, hence the halves."""
+    """Return images reduced to `width`, and their intrinsics."""
     height, full = grays[0].shape
     size = (min(width, full), round(height * min(width, full) / full))
-    scale = np.array([size[0] / full, size[1] / height])
     small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
-    reduced = matrices.copy()
-    reduced[:, [0, 1], [0, 1]] *= scale
-    reduced[:, :2, 2] = (matrices[:, :2, 2] + 0.5) * scale - 0.5
-    return small, reduced
+    return small, np.array([resize_intrinsics(matrix, size[0] / full, size[1] / height) for matrix in matrices])
