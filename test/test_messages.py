@@ -12,7 +12,7 @@ pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py or its stand-in")
 from visualization_msgs.msg import Marker
 
-from vggt_ros.geometry import inverse, matrix_from_quaternion, pose, so3_exp, so3_log
+from vggt_ros.geometry import Sim3, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
 from vggt_ros.ros import messages
 from vggt_ros.solution import Edge, PointCloud, Solution
 
@@ -139,9 +139,10 @@ def test_a_path_has_the_stamps_of_its_poses():
 
 def test_the_pose_graph_is_drawn_in_the_turned_frame():
     world_camera = np.array([pose(np.eye(3), np.array([float(i), 0, 0])) for i in range(3)])
+    edges = tuple(Edge(0, second, kind, Sim3.identity(), np.eye(7)) for second, kind in ((1, "overlap"), (2, "loop")))
     solution = Solution(version=1, ids=np.arange(3), stamps=np.arange(3), submaps=np.array([0, 0, 1]),
                         windows=np.arange(3), map_camera=world_camera, scale=np.ones(3), window_ids=np.arange(3),
-                        window_origin=world_camera[:, :3, 3], edges=(Edge(0, 1, "overlap"), Edge(0, 2, "loop")))
+                        window_origin=world_camera[:, :3, 3], edges=edges)
     turn = pose(so3_exp(np.array([0, 0, np.pi / 2])), np.array([0.0, 0, 1]))
     markers = {marker.ns: marker for marker in messages.pose_graph(solution, turn, HEAD).markers
                if marker.action == Marker.ADD}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,7 +10,17 @@ import numpy as np
 from vggt_ros.alignment import View, align
 from vggt_ros.camera import resize_intrinsics
 from vggt_ros.config import Config
+from vggt_ros.features import binary_features, resize_pixels
 from vggt_ros.geometry import Array, Sim3
+from vggt_ros.map_packing import (
+    pack_edges,
+    pack_keyframes,
+    pack_similarities,
+    unpack_edges,
+    unpack_keyframes,
+    unpack_similarities,
+)
+from vggt_ros.map_record import MapRecord
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.scale import UNKNOWN, initial_scale
@@ -114,17 +124,49 @@ class Atlas:
             scale_state=self._scale_state,
         )
 
+    def record(self, next_keyframe: int, next_window: int, map_world: Array) -> MapRecord:
+        """Return all that the map is, for storage; `map_world` 4x4 turns it upright, ids below `next_...` are used.
+
+        Raises:
+            ValueError: nothing is mapped yet.
+
+        """
+        if not self._placed:
+            raise ValueError("nothing is mapped yet")
+        ids = sorted(self._placed)
+        placed, places = [self._placed[k] for k in ids], self._graph.map_window
+        window_pose, window_scale = pack_similarities(list(places.values()))
+        return MapRecord(
+            **pack_keyframes([self.kept[k] for k in ids]), **pack_edges(self._graph.edges),
+            keyframe_submap=np.array([p.submap for p in placed], np.int64),
+            keyframe_window=np.array([p.window for p in placed], np.int64),
+            keyframe_pose=np.array([p.window_camera for p in placed]),
+            window_id=np.array(list(places), np.int64), window_pose=window_pose, window_scale=window_scale,
+            anchor=np.array(self._graph.anchors, np.int64), submap=self.submap, next_keyframe=next_keyframe,
+            next_window=next_window, scale_state=self._scale_state, map_world=map_world)
+
+    def restore(self, record: MapRecord) -> None:
+        """Go on, in an empty atlas, from a record that was checked."""
+        places = unpack_similarities(record.window_pose, record.window_scale)
+        self._graph.restore(dict(zip(record.window_id.tolist(), places, strict=True)), record.anchor.tolist(),
+                            unpack_edges(record))
+        self.kept = {kept.id: kept for kept in unpack_keyframes(record)}
+        self._placed = {keyframe: _Placed(kept.stamp, int(submap), int(window), camera) for (keyframe, kept), submap,
+                        window, camera in zip(self.kept.items(), record.keyframe_submap, record.keyframe_window,
+                                              record.keyframe_pose, strict=True)}
+        self.submap, self._scale_state = record.submap, record.scale_state
+
     def _reference(self, shared: list[int]) -> int:
         """Return the window that placed most of the `shared` keyframes, the newest on ties; -1 if there are none."""
         owners = [self._placed[k].window for k in shared]
         return max(owners, key=lambda owner: (owners.count(owner), owner), default=-1)
 
     def _take(self, window: Window, geometry: WindowGeometry, kept: dict[int, KeptKeyframe]) -> None:
-        stamps = {keyframe.id: keyframe.stamp for keyframe in window.keyframes}
+        images = {keyframe.id: keyframe for keyframe in window.keyframes}
         for keyframe, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True):
             if not self.knows(keyframe):
-                self._placed[keyframe] = _Placed(stamps[keyframe], self.submap, window.id, camera)
-                self.kept[keyframe] = kept[keyframe]
+                self._placed[keyframe] = _Placed(images[keyframe].stamp, self.submap, window.id, camera)
+                self.kept[keyframe] = _with_features(kept[keyframe], images[keyframe])
 
 
 def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, KeptKeyframe]:
@@ -147,3 +189,9 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
             np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
             None if geometry.descriptors is None else geometry.descriptors[row])
     return kept
+
+
+def _with_features(kept: KeptKeyframe, keyframe: Keyframe) -> KeptKeyframe:
+    """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
+    pixels, features = binary_features(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8))
+    return replace(kept, pixels=resize_pixels(pixels, kept.depth.shape[1] / keyframe.image.shape[1]), features=features)

@@ -83,3 +83,19 @@ class FeatureTracks:
         if seconds <= 0 or not known.any():
             return None
         return np.hstack([self.pixels[known], self.motion[known] / np.float32(seconds)])
+
+
+def binary_features(gray: NDArray[np.uint8], count: int = 500) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return pixels (m, 2) and descriptors (m, 32) of at most `count` features of `gray` (H, W).
+
+    Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011.
+    """
+    points, features = cv2.ORB_create(count).detectAndCompute(gray, None)
+    if features is None:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
+    return np.array([point.pt for point in points], np.float32).reshape(-1, 2), np.asarray(features, np.uint8)
+
+
+def resize_pixels(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """Return where `pixels` (n, 2) are in an image resized by `factor`; integers are pixel centers."""
+    return np.asarray((pixels + 0.5) * factor - 0.5, np.float32)

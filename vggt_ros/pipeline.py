@@ -20,6 +20,7 @@ from vggt_ros.config import Config
 from vggt_ros.features import FeatureTracks
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
+from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.solution import Counts, Frame, PointCloud, Solution, TrackedFrame, Update
@@ -169,6 +170,15 @@ class Slam:
         self.config = config
         self._map = PointMap(config.map)
         self._map.update(self.solution)
+
+    def record(self, map_world: Array) -> MapRecord:
+        """Return all that the map is, for storage, with the pose 4x4 that turns it upright; on the worker's thread.
+
+        Raises:
+            ValueError: nothing is mapped yet.
+
+        """
+        return self._atlas.record(self._next_keyframe, self._buffer.next_window, map_world)
 
     def map_cloud(self) -> PointCloud:
         """Return all points of the map, in the map's frame and units."""

@@ -20,6 +20,7 @@ class PoseGraph:
 
     Attributes:
         edges: every relation, in the order in which they came.
+        anchors: the windows that fix the gauge, one a submap.
         map_window: window id to its place.
 
     """
@@ -31,13 +32,19 @@ class PoseGraph:
         parameters.setRelinearizeThreshold(0.01)
         self._solver = gtsam.ISAM2(parameters)
         self.edges: list[Edge] = []
+        self.anchors: list[int] = []
         self.map_window: dict[int, Sim3] = {}
 
     def add_submap(self, window: int, map_window: Sim3) -> None:
         """Begin a submap with a window that lies at `map_window`."""
-        noise = gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)
-        factor = gtsam.PriorFactorSimilarity3(window, _to_gtsam(map_window), noise)
-        self._update([factor], {window: map_window})
+        self.anchors.append(window)
+        self._update([_prior(window, map_window)], {window: map_window})
+
+    def restore(self, map_window: dict[int, Sim3], anchors: list[int], edges: list[Edge]) -> None:
+        """Go on, in an empty graph, from where another one ended."""
+        self.anchors, self.edges = list(anchors), list(edges)
+        self._update([*(_prior(window, map_window[window]) for window in anchors),
+                      *(_between(e.first, e.second, e.first_second, e.covariance) for e in edges)], map_window)
 
     def add_window(self, window: int, reference: int, reference_window: Sim3, covariance: Array) -> None:
         """Attach a window to a `reference` window of the graph.
@@ -45,13 +52,13 @@ class PoseGraph:
         `covariance` (7, 7) is of the perturbation of `reference_window` on the right, [rotation, translation, log
         scale], in the new window's frame and units.
         """
-        self.edges.append(Edge(reference, window, "overlap"))
+        self.edges.append(Edge(reference, window, "overlap", reference_window, covariance))
         self._update([_between(reference, window, reference_window, covariance)],
                      {window: self.map_window[reference] @ reference_window})
 
     def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> None:
         """Relate two windows of the graph that see the same place; `covariance` as for `add_window`."""
-        self.edges.append(Edge(first, second, "loop"))
+        self.edges.append(Edge(first, second, "loop", first_second, covariance))
         self._update([_between(first, second, first_second, covariance)], {})
         # The Similarity3 factors leave out the Jacobian of Log, so one linear step is not the solution after a loop.
         for _ in range(5):
@@ -67,6 +74,11 @@ class PoseGraph:
         self.map_window.update(guesses)
         estimate = self._solver.calculateEstimate()
         self.map_window = {window: _from_gtsam(estimate.atSimilarity3(window)) for window in self.map_window}
+
+
+def _prior(window: int, map_window: Sim3) -> gtsam.NonlinearFactor:
+    noise = gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)
+    return gtsam.PriorFactorSimilarity3(window, _to_gtsam(map_window), noise)
 
 
 def _between(first: int, second: int, first_second: Sim3, covariance: Array) -> gtsam.NonlinearFactor:

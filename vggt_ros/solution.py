@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry import Sim3
 from vggt_ros.windows import Window
 
 Array = NDArray[np.float64]
@@ -74,6 +76,8 @@ class KeptKeyframe:
         confidence: uint8 (h, w), rank times 255.
         color: uint8 (h, w, 3), RGB.
         descriptor: float32 (D,), unit length, or None.
+        pixels: float32 (m, 2), where its binary features are, x and y in the maps' pixels.
+        features: uint8 (m, 32), ORB, found in the full image.
 
     """
 
@@ -84,15 +88,28 @@ class KeptKeyframe:
     confidence: NDArray[np.uint8]
     color: NDArray[np.uint8]
     descriptor: NDArray[np.float32] | None = None
+    pixels: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    features: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+
+    @cached_property
+    def median_depth(self) -> float:
+        """The median of what is known of the depth, units of the window; NaN if nothing is."""
+        known = self.depth[self.depth > 0]
+        return float(np.median(known.astype(np.float32))) if len(known) else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """A measured relation of two windows in the pose graph; `kind` is `overlap` or `loop`."""
+    """A measured relation of two windows in the pose graph; `kind` is `overlap` or `loop`.
+
+    `covariance` (7, 7) is of the perturbation of `first_second` on the right, [rotation, translation, log scale].
+    """
 
     first: int
     second: int
     kind: str
+    first_second: Sim3
+    covariance: Array
 
 
 @dataclass(frozen=True, eq=False)

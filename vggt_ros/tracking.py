@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus, refine_pose
 from vggt_ros.solution import Solution
 
 _MEMORY = 60
 """Keyframes that are remembered by their tracks and features."""
-_DEPTH_JUMP = 1.15
-"""Ratio of the largest to the smallest depth around a landmark beyond which it is not used."""
 _MIN_ANGLE = np.radians(1.5)
 """Least angle between the rays of a point that is triangulated."""
 _INLIER = 3.0
@@ -111,6 +110,20 @@ class Tracker:
             location = self._match(tracks, gray, intrinsics, solution)
         self._last = location.world_camera if location else None
         return location, before
+
+    def take(self, tracks: FeatureTracks, world_camera: Array, points: Array, pixels: NDArray[np.float32],
+             reference: int, fresh: bool) -> None:
+        """Take landmarks `points` (n, 3) seen at `pixels` (n, 2) of the newest image, taken at `world_camera` 4x4.
+
+        They are followed from then on, beside the present ones or, if the camera's place is `fresh`, in their stead.
+        """
+        ids = tracks.append(pixels)
+        self._landmarks = ({} if fresh else self._landmarks) | dict(zip(ids.tolist(), points, strict=True))
+        self._measured = (set() if fresh else self._measured) | set(ids.tolist())
+        self._last, self._reference = world_camera, reference
+        if fresh:
+            for sighting in self._sightings.values():  # what they saw was placed by what did not hold
+                sighting.world_camera = None
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""
@@ -229,21 +242,12 @@ class Tracker:
 
 
 def _landmarks(sighting: _Sighting, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
-    """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image.
-
-    NaN where depth is unknown or jumps: corners are often on edges, where it is anyone's guess which side they are on.
-    """
+    """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image; NaN where there is none."""
     row = solution.index(keyframe)
     assert row is not None
-    kept, camera = solution.kept[keyframe], solution.map_camera[row]
-    height, width = kept.depth.shape
-    small = (pixels.astype(np.float64) + 0.5) * (width / sighting.width) - 0.5
-    around = np.rint(small).astype(int)[:, None] + np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)])
-    columns, rows = np.clip(around[..., 0], 0, width - 1), np.clip(around[..., 1], 0, height - 1)
-    patches = np.sort(kept.depth[rows, columns].astype(np.float64), axis=1)  # (n, 9), NaN last
-    depth = np.where(patches[:, 8] < _DEPTH_JUMP * patches[:, 0], patches[:, 4], np.nan) * solution.scale[row]
-    rays = np.linalg.solve(kept.intrinsics, np.column_stack([small, np.ones(len(small))]).T).T
-    return rays * depth[:, None] @ camera[:3, :3].T + camera[:3, 3]
+    kept = solution.kept[keyframe]
+    small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / sighting.width) - 0.5
+    return landmarks(kept, solution.map_camera[row], float(solution.scale[row]), small)
 
 
 def _midpoints(first: Array, first_rays: Array, second: Array, second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:

@@ -55,13 +55,14 @@ class SlidingBuffer:
 
     Attributes:
         thinned: keyframes removed so far.
+        next_window: id of the next window.
 
     """
 
     def __init__(self, config: WindowConfig) -> None:
         """Form windows as `config` says."""
         self._config = config
-        self._next_window = 0
+        self.next_window = 0
         self.clear()
 
     def clear(self) -> None:
@@ -89,9 +90,9 @@ class SlidingBuffer:
         return self._emit()
 
     def _emit(self) -> Window:
-        window = Window(self._next_window, tuple(self._keyframes),
+        window = Window(self.next_window, tuple(self._keyframes),
                         tuple(keyframe.id for keyframe in self._keyframes[: self._shared]))
-        self._next_window += 1
+        self.next_window += 1
         self._keyframes = self._keyframes[-self._config.overlap:]
         self._gaps = self._gaps[-self._config.overlap:]
         self._shared = len(self._keyframes)

@@ -256,7 +256,8 @@ class SlamNode(LifecycleNode):
         solution, turn = self.slam.solution, self.frames.base_camera
         if turn is None:
             raise StorageError("nothing is mapped yet")
-        save_map(folder, turned(self.slam.map_cloud(), turn), solution.stamps, turn @ solution.map_camera)
+        save_map(folder, self.slam.record(turn), turned(self.slam.map_cloud(), turn), turn @ solution.map_camera,
+                 self.config)
 
     def _in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker's thread and wake the executor when it is done."""

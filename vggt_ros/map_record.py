@@ -1,0 +1,178 @@
+"""Everything that a map is, as plain arrays: what is saved, and what mapping goes on from.
+
+`SCHEMA` says for every array its type and shape; letters are sizes that must agree from array to array. Arrays that
+belong to keyframes of different sizes are laid end to end in the order of keyframes, with the counts beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array
+
+KINDS = ("overlap", "loop", "refused")
+"""Kinds of relations of windows, by their number in `edge_kind`."""
+
+SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
+    "keyframe_id": ("int64", ("k",)),
+    "keyframe_stamp": ("int64", ("k",)),
+    "keyframe_submap": ("int64", ("k",)),
+    "keyframe_window": ("int64", ("k",)),
+    "keyframe_pose": ("float64", ("k", 4, 4)),
+    "keyframe_intrinsics": ("float64", ("k", 3, 3)),
+    "keyframe_size": ("int64", ("k", 2)),
+    "keyframe_features": ("int64", ("k",)),
+    "keyframe_described": ("bool", ("k",)),
+    "depth": ("float16", ("p",)),
+    "confidence": ("uint8", ("p",)),
+    "color": ("uint8", ("p", 3)),
+    "feature_pixel": ("float32", ("f", 2)),
+    "feature": ("uint8", ("f", 32)),
+    "descriptor": ("float32", ("e", "d")),
+    "window_id": ("int64", ("w",)),
+    "window_pose": ("float64", ("w", 4, 4)),
+    "window_scale": ("float64", ("w",)),
+    "anchor": ("int64", ("a",)),
+    "edge_first": ("int64", ("m",)),
+    "edge_second": ("int64", ("m",)),
+    "edge_kind": ("uint8", ("m",)),
+    "edge_pose": ("float64", ("m", 4, 4)),
+    "edge_scale": ("float64", ("m",)),
+    "edge_covariance": ("float64", ("m", 7, 7)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MapRecord:
+    """A map at rest: k keyframes, w windows in the graph, m relations measured between them.
+
+    Attributes:
+        keyframe_id, keyframe_stamp: rising ids; nanoseconds.
+        keyframe_submap, keyframe_window: the submap, and the window that placed it.
+        keyframe_pose: `window_camera`, optical axes, units of the window.
+        keyframe_intrinsics: pinhole matrix for `keyframe_size`, which is height and width of the maps that follow.
+        depth, confidence, color: of all pixels; units of the window, NaN where unknown; rank times 255; RGB.
+        keyframe_features, feature_pixel, feature: how many binary features (ORB), where (x, y of the kept size), what.
+        keyframe_described, descriptor: which keyframes have a place descriptor, and those.
+        window_id, window_pose, window_scale: the similarity `map_window`: p_map = scale R p_window + t.
+        anchor: the windows that fix the gauge, one a component of the graph.
+        edge_first, edge_second, edge_kind: the windows related; index into `KINDS`.
+        edge_pose, edge_scale, edge_covariance: the similarity `first_second` and the covariance of its perturbation on
+            the right, [rotation, translation, log scale].
+        map_world: pose 4x4 of the core's world (the first camera's optical frame) in the z-up frame `map`.
+        submap: the submap that grows.
+        next_keyframe, next_window: ids are never reused, not even in another session.
+        scale_state: what is known of the scale.
+
+    """
+
+    keyframe_id: NDArray[np.int64]
+    keyframe_stamp: NDArray[np.int64]
+    keyframe_submap: NDArray[np.int64]
+    keyframe_window: NDArray[np.int64]
+    keyframe_pose: Array
+    keyframe_intrinsics: Array
+    keyframe_size: NDArray[np.int64]
+    keyframe_features: NDArray[np.int64]
+    keyframe_described: NDArray[np.bool_]
+    depth: NDArray[np.float16]
+    confidence: NDArray[np.uint8]
+    color: NDArray[np.uint8]
+    feature_pixel: NDArray[np.float32]
+    feature: NDArray[np.uint8]
+    descriptor: NDArray[np.float32]
+    window_id: NDArray[np.int64]
+    window_pose: Array
+    window_scale: Array
+    anchor: NDArray[np.int64]
+    edge_first: NDArray[np.int64]
+    edge_second: NDArray[np.int64]
+    edge_kind: NDArray[np.uint8]
+    edge_pose: Array
+    edge_scale: Array
+    edge_covariance: Array
+    submap: int = 0
+    next_keyframe: int = 0
+    next_window: int = 0
+    scale_state: str = "UNKNOWN"
+    map_world: Array = field(default_factory=lambda: np.eye(4))
+
+    def __len__(self) -> int:
+        """Return the number of keyframes."""
+        return len(self.keyframe_id)
+
+    def check(self) -> None:
+        """Check everything that the program relies on.
+
+        Raises:
+            ValueError: the text begins with the name of the array that is wrong.
+
+        """
+        self._check_shapes()
+        pixels = self.keyframe_size.prod(1)
+        shift = np.abs(self.edge_covariance - self.edge_covariance.transpose(0, 2, 1)).max(initial=0)
+        windows, ids = self.window_id, self.keyframe_id
+        for name, good, what in (
+                ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
+                ("window_id", windows.max(initial=-1) < self.next_window, "an id is not below next_window"),
+                ("keyframe_id", _rising(ids) and ids.min(initial=0) >= 0, "ids must rise"),
+                ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
+                ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
+                ("keyframe_submap", self.keyframe_submap.min(initial=0) >= 0
+                 and self.keyframe_submap.max(initial=0) <= self.submap, "no such submap"),
+                ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
+                ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
+                ("keyframe_intrinsics", (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
+                 and (self.keyframe_intrinsics[:, 2] == [0, 0, 1]).all(), "not a pinhole matrix"),
+                ("keyframe_size", ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(), "no image's size"),
+                ("depth", pixels.sum() == len(self.depth), "not as many pixels as keyframe_size says"),
+                ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
+                ("keyframe_features", self.keyframe_features.min(initial=0) >= 0
+                 and self.keyframe_features.sum() == len(self.feature), "not as many as in feature"),
+                ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor), "not as in descriptor"),
+                ("window_pose", _rigid(self.window_pose), "not a pose"),
+                ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
+                ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
+                 "no such window, or one twice"),
+                ("edge_first", np.isin(self.edge_first, windows).all(), "no such window"),
+                ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
+                ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
+                ("edge_pose", _rigid(self.edge_pose), "not a pose"),
+                ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
+                ("edge_covariance", shift < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
+                 "not a covariance"),
+                ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
+            if not good:
+                raise ValueError(f"{name}: {what}")
+
+    def _check_shapes(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, (kind, shape) in SCHEMA.items():
+            values = getattr(self, name)
+            expected = tuple(sizes.setdefault(side, length) if isinstance(side, str) else side
+                             for side, length in zip(shape, values.shape, strict=False))
+            if values.dtype != kind or len(values.shape) != len(shape) or values.shape != expected:
+                raise ValueError(f"{name}: {values.dtype}{list(values.shape)} where {kind}{list(expected)} is expected")
+            if values.dtype.kind == "f" and name != "depth" and not np.isfinite(values).all():
+                raise ValueError(f"{name}: not finite")
+        if not sizes["k"]:
+            raise ValueError("keyframe_id: there are no keyframes")
+
+
+def _rising(values: NDArray[np.int64]) -> bool:
+    return bool((np.diff(values) > 0).all())
+
+
+def _different(values: NDArray[np.int64]) -> bool:
+    return len(np.unique(values)) == len(values)
+
+
+def _rigid(poses: Array) -> bool:
+    """Return True if all of `poses` (n, 4, 4) are finite, with a rotation and the last row of a pose."""
+    rotation = poses[:, :3, :3]
+    square = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0)
+    return bool(np.isfinite(poses).all() and square < 1e-6 and (np.linalg.det(rotation) > 0).all()
+                and (poses[:, 3] == [0, 0, 0, 1]).all())
