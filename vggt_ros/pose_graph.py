@@ -1,50 +1,115 @@
-"""The factor graph: one Similarity3 a window, solved incrementally by iSAM2 (gtsam).
+"""The pose graph: one similarity a window, chained by overlaps, bent by the loops that it believes (gtsam).
+
+Without loops a window lies where its overlap puts it, and nothing else moves. With loops, gtsam solves the windows in
+which loops end, with the overlaps between them composed into one factor each, and the windows between take their share
+of the correction in proportion to the uncertainty that has accumulated up to them. So the solve grows with the loops,
+not with the windows, and is done in short steps, because gtsam holds Python's lock.
 
 A node is `map_window`. gtsam writes a similarity as p' = s (R p + t); ours is p' = s R p + t.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import gtsam
 import numpy as np
 
+from vggt_ros.consensus import GATE, Loop, ends, group, misfit, score, squared, surprise
 from vggt_ros.geometry import Array, Sim3, orthonormalize
+from vggt_ros.overlap_tree import OverlapTree
+from vggt_ros.similarities import inverse, log, to_matrix, to_sim3
 from vggt_ros.solution import Edge
 
 _PRIOR_SIGMA = 1e-4
-"""Sigma of a submap's first window: it fixes the gauge (rotation in radians, position in map units, log scale)."""
+"""Sigma of the first window: it fixes the gauge (rotation in radians, position in map units, log scale)."""
+_UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
+"""Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
+_DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 30.0
+"""By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
+belief is worth, and the most that it may become."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """What becomes of the map with a set of loops: places (w, 4, 4), chi-square of overlaps and of each loop."""
+
+    loops: tuple[Loop, ...]
+    place: Array
+    strain: float
+    misfits: Array
+
+    @property
+    def score(self) -> float:
+        return score(self.loops, self.misfits, self.strain)
 
 
 class PoseGraph:
     """Windows, the relations measured between them, and where they lie by the newest solve.
 
     Attributes:
-        edges: every relation, in the order in which they came.
-        anchors: the windows that fix the gauge, one a submap.
+        anchors: the first window of each submap.
+        loops: every loop, in the order in which they came; each says whether it is believed, and why.
         map_window: window id to its place.
 
     """
 
     def __init__(self) -> None:
         """Begin with an empty graph."""
-        parameters = gtsam.ISAM2Params()
-        parameters.relinearizeSkip = 1
-        parameters.setRelinearizeThreshold(0.01)
-        self._solver = gtsam.ISAM2(parameters)
-        self.edges: list[Edge] = []
         self.anchors: list[int] = []
+        self.loops: list[Loop] = []
         self.map_window: dict[int, Sim3] = {}
+        self._overlaps: list[Edge] = []
+        self._tree = OverlapTree()
+        self._tree.inflation = _DOUBT
+        self._row: dict[int, int] = {}
+        self._submap: list[int] = []
+        self._solved = _Solved((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every relation: kind `overlap`, `loop`, or `refused` for a loop that is not believed."""
+        loops = (Edge(loop.first, loop.second, "loop" if loop.taken else "refused", loop.first_second, loop.covariance)
+                 for loop in self.loops)
+        return (*self._overlaps, *loops)
+
+    def component(self, window: int) -> int:
+        """Return the oldest of the submaps, 0, 1, ..., that overlaps and loops connect with a window's."""
+        return self._components()[self._submap[self._row[window]]]
 
     def add_submap(self, window: int, map_window: Sim3) -> None:
-        """Begin a submap with a window that lies at `map_window`."""
+        """Begin a submap with a window that lies at `map_window`; a loop may put it elsewhere later."""
+        first = not self._row
         self.anchors.append(window)
-        self._update([_prior(window, map_window)], {window: map_window})
+        covariance = np.eye(7) * _PRIOR_SIGMA**2 if first else _UNKNOWN
+        placed = to_matrix(map_window)
+        relative = placed if first else inverse(self._tree.place[:1])[0] @ placed
+        self._add(window, -1 if first else 0, relative, covariance, len(self.anchors) - 1)
+        self.map_window[window] = map_window
 
-    def restore(self, map_window: dict[int, Sim3], anchors: list[int], edges: list[Edge]) -> None:
-        """Go on, in an empty graph, from where another one ended."""
-        self.anchors, self.edges = list(anchors), list(edges)
-        self._update([*(_prior(window, map_window[window]) for window in anchors),
-                      *(_between(e.first, e.second, e.first_second, e.covariance) for e in edges)], map_window)
+    def restore(self, map_window: dict[int, Sim3], anchors: Sequence[int], edges: Sequence[Edge]) -> None:
+        """Go on, in an empty graph, from where another one ended; windows in the order in which they came.
+
+        Raises:
+            ValueError: a window is neither an anchor nor hangs on one before it.
+
+        """
+        overlaps = {edge.second: edge for edge in edges if edge.kind == "overlap"}
+        for window, place in map_window.items():
+            if window in anchors:
+                self.add_submap(window, place)
+            elif window in overlaps and overlaps[window].first in self._row:
+                edge = overlaps[window]
+                self.add_window(window, edge.first, edge.first_second, edge.covariance)
+            else:
+                raise ValueError(f"window {window} of the graph hangs on nothing")
+        for edge in edges:
+            if edge.kind != "overlap":
+                loop = self._loop(edge.first, edge.second, edge.first_second, edge.covariance)
+                loop.taken, loop.reason = edge.kind == "loop", "so in the saved map"
+        self._tree.move(np.array([to_matrix(place) for place in map_window.values()]).reshape(-1, 4, 4))
+        self._decide(self._judged([loop for loop in self.loops if loop.taken], self._tree.place.copy()))
 
     def add_window(self, window: int, reference: int, reference_window: Sim3, covariance: Array) -> None:
         """Attach a window to a `reference` window of the graph.
@@ -52,45 +117,168 @@ class PoseGraph:
         `covariance` (7, 7) is of the perturbation of `reference_window` on the right, [rotation, translation, log
         scale], in the new window's frame and units.
         """
-        self.edges.append(Edge(reference, window, "overlap", reference_window, covariance))
-        self._update([_between(reference, window, reference_window, covariance)],
-                     {window: self.map_window[reference] @ reference_window})
+        self._overlaps.append(Edge(reference, window, "overlap", reference_window, covariance))
+        row = self._row[reference]
+        self._add(window, row, to_matrix(reference_window), covariance, self._submap[row])
+        self.map_window[window] = self.map_window[reference] @ reference_window
 
-    def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> None:
-        """Relate two windows of the graph that see the same place; `covariance` as for `add_window`."""
-        self.edges.append(Edge(first, second, "loop", first_second, covariance))
-        self._update([_between(first, second, first_second, covariance)], {})
-        # The Similarity3 factors leave out the Jacobian of Log, so one linear step is not the solution after a loop.
-        for _ in range(5):
-            self._update([], {})
+    def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
+        """Relate two windows of the graph that see the same place; `covariance` as for `add_window`.
 
-    def _update(self, factors: list[gtsam.NonlinearFactor], guesses: dict[int, Sim3]) -> None:
+        The loop is taken or refused, and may turn out the other way when more loops come; see `loops`. One that
+        connects two submaps moves the younger as a whole into the frame of the older.
+        """
+        loop = self._loop(first, second, first_second, covariance)
+        taken = [other for other in self.loops if other.taken]
+        if self.component(first) != self.component(second):
+            self._join(loop)
+            self._decide(self._solve([*taken, loop]))
+            loop.reason = "joins two submaps"
+            return loop
+        squared_distance = float(surprise(self._tree, [loop], taken)[0])
+        if squared_distance <= GATE:
+            self._decide(self._reconsidered(self._solve([*taken, loop])))
+        else:
+            loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
+            self._outvote(loop, taken)
+        return loop
+
+    def _loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
+        loop = Loop(len(self.loops), first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
+                    self._row[second])
+        self.loops.append(loop)
+        return loop
+
+    # What the graph believes.
+
+    def _outvote(self, loop: Loop, taken: list[Loop]) -> None:
+        """Ask whether refused loops that agree with each other explain the map better than those taken now."""
+        refused = [other for other in self.loops if not other.taken and other is not loop
+                   and self.component(other.first) == self.component(other.second)]
+        agreeing = group(self._tree, loop, refused)
+        if len(agreeing) < 2:
+            return
+        chosen = agreeing + [other for other in group(self._tree, loop, taken) if other is not loop]
+        found = self._without_contradicted(self._solve(chosen))
+        if loop in found.loops and found.score > self._solved.score:
+            found = self._reconsidered(found)
+            if found.score > self._solved.score:
+                self._decide(found)
+
+    def _reconsidered(self, found: _Solved) -> _Solved:
+        """Return a solution without the loops that it contradicts, and with those refused ones that now fit."""
+        found = self._without_contradicted(found)
+        tree_place = self._tree.place.copy()
+        others = [loop for loop in self.loops if loop not in found.loops]
+        near = [loop for loop, off in zip(others, misfit(found.place, others), strict=True) if off <= 10 * GATE]
+        if not near:
+            return found
+        self._tree.move(found.place)
+        fitting = [loop for loop, off in zip(near, surprise(self._tree, near, found.loops), strict=True)
+                   if off <= GATE]
+        if fitting:
+            more = self._without_contradicted(self._solve([*found.loops, *fitting]))
+            found = more if more.score > found.score else found
+        self._tree.move(tree_place)
+        return found
+
+    def _without_contradicted(self, found: _Solved) -> _Solved:
+        """Return a solution without the loops that stay unlikely in it, the worst first."""
+        while len(found.loops) and found.misfits.max() > GATE:
+            worst = np.argsort(-found.misfits)[: max(1, int((found.misfits > GATE).sum()) // 3)]
+            found = self._solve([loop for row, loop in enumerate(found.loops) if row not in worst])
+        return found
+
+    def _decide(self, found: _Solved) -> None:
+        """Make a solution the map."""
+        for loop in self.loops:
+            before, loop.taken = loop.taken, loop in found.loops
+            if loop.taken:
+                loop.reason = "agrees with the map"
+            elif before:
+                loop.reason = "contradicted by later loops"
+        self._solved = found
+        self._tree.move(found.place)
+        # How far the loops had to bend the chain tells whether the overlaps' covariances are honest.
+        bent = found.strain * self._tree.inflation + 7 * _DOUBT * _DOUBTED
+        self._tree.inflation = float(np.clip(bent / (7 * (len(found.loops) + _DOUBTED)), 1.0, _MAX_INFLATION))
+        self.map_window = dict(zip(self._row, to_sim3(found.place), strict=True))
+
+    # Submaps.
+
+    def _components(self) -> list[int]:
+        """Return for each submap the oldest one that taken loops connect it with."""
+        label = list(range(len(self.anchors)))
+        for loop in self.loops:
+            if loop.taken:
+                low, high = sorted((label[self._submap[loop.first_row]], label[self._submap[loop.second_row]]))
+                label = [low if value == high else value for value in label]
+        return label
+
+    def _join(self, loop: Loop) -> None:
+        """Move the younger of two components to where a loop sees it."""
+        label = self._components()
+        place, matrix = self._tree.place, loop.matrix
+        first, second = (label[self._submap[row]] for row in (loop.first_row, loop.second_row))
+        if first < second:
+            moved, row, target = second, loop.second_row, place[loop.first_row] @ matrix
+        else:
+            moved, row, target = first, loop.first_row, place[loop.second_row] @ inverse(matrix[None])[0]
+        rows = np.flatnonzero(np.array(label)[self._submap] == moved)
+        self._tree.shift(rows, target @ inverse(place[row, None])[0])
+
+    # Solving.
+
+    def _add(self, window: int, parent: int, parent_window: Array, covariance: Array, submap: int) -> None:
+        self._row[window] = self._tree.add(parent, parent_window, (covariance + covariance.T) / 2)
+        self._submap.append(submap)
+
+    def _solve(self, loops: Sequence[Loop]) -> _Solved:
+        """Return the least squares solution with a set of loops."""
+        place = self._tree.place
+        segments = self._tree.segments(np.concatenate(ends(loops)))
         graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
-        for factor in factors:
-            graph.add(factor)
-        for window, guess in guesses.items():
-            values.insert(window, _to_gtsam(guess))
-        self._solver.update(graph, values)
-        self.map_window.update(guesses)
-        estimate = self._solver.calculateEstimate()
-        self.map_window = {window: _from_gtsam(estimate.atSimilarity3(window)) for window in self.map_window}
+        graph.add(gtsam.PriorFactorSimilarity3(0, _to_gtsam(place[0]),
+                                               gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)))
+        nodes = np.append(0, segments.below)
+        for row in nodes.tolist():
+            values.insert(row, _to_gtsam(place[row]))
+        for first, second, matrix, covariance in zip(segments.above.tolist(), segments.below.tolist(),
+                                                     segments.measured, segments.covariance, strict=True):
+            graph.add(_between(first, second, matrix, covariance))
+        for loop in loops:
+            graph.add(_between(loop.first_row, loop.second_row, loop.matrix, loop.covariance))
+        solver = gtsam.LevenbergMarquardtOptimizer(graph, values)
+        # The Similarity3 factors leave out the Jacobian of Log, so a few more steps than Gauss-Newton needs.
+        error = solver.error()
+        for _ in range(12):
+            solver.iterate()
+            before, error = error, solver.error()
+            if before - error <= 1e-4 * error + 1e-9:
+                break
+        estimate = solver.values()
+        solved = np.array([_from_gtsam(estimate.atSimilarity3(row)) for row in nodes.tolist()])
+        return self._judged(loops, self._tree.spread(nodes, solved))
+
+    def _judged(self, loops: Sequence[Loop], place: Array) -> _Solved:
+        """Return places (w, 4, 4) with what overlaps and a set of loops say of them."""
+        segments = self._tree.segments(np.concatenate(ends(loops)))
+        error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
+        strain = squared(error, segments.covariance).sum()
+        return _Solved(tuple(loops), place, float(strain), misfit(place, loops))
 
 
-def _prior(window: int, map_window: Sim3) -> gtsam.NonlinearFactor:
-    noise = gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)
-    return gtsam.PriorFactorSimilarity3(window, _to_gtsam(map_window), noise)
-
-
-def _between(first: int, second: int, first_second: Sim3, covariance: Array) -> gtsam.NonlinearFactor:
+def _between(first: int, second: int, matrix: Array, covariance: Array) -> gtsam.NonlinearFactor:
     noise = gtsam.noiseModel.Gaussian.Covariance((covariance + covariance.T) / 2)
-    return gtsam.BetweenFactorSimilarity3(first, second, _to_gtsam(first_second), noise)
+    return gtsam.BetweenFactorSimilarity3(first, second, _to_gtsam(matrix), noise)
 
 
-def _to_gtsam(similarity: Sim3) -> gtsam.Similarity3:
-    rotation = gtsam.Rot3(orthonormalize(similarity.rotation))  # Rot3 takes any matrix, and keeps its faults
-    return gtsam.Similarity3(rotation, similarity.translation / similarity.scale, similarity.scale)
+def _to_gtsam(matrix: Array) -> gtsam.Similarity3:
+    scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
+    rotation = gtsam.Rot3(orthonormalize(matrix[:3, :3]))  # Rot3 takes any matrix, and keeps its faults
+    return gtsam.Similarity3(rotation, matrix[:3, 3] / scale, scale)
 
 
-def _from_gtsam(similarity: gtsam.Similarity3) -> Sim3:
+def _from_gtsam(similarity: gtsam.Similarity3) -> Array:
     scale = float(similarity.scale())
-    return Sim3(scale, similarity.rotation().matrix(), scale * np.asarray(similarity.translation()))
+    return to_matrix(Sim3(scale, similarity.rotation().matrix(), scale * np.asarray(similarity.translation())))

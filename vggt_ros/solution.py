@@ -100,8 +100,9 @@ class KeptKeyframe:
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """A measured relation of two windows in the pose graph; `kind` is `overlap` or `loop`.
+    """A measured relation of two windows in the pose graph.
 
+    `kind` is `overlap`, `loop`, or `refused` for a loop that is not believed.
     `covariance` (7, 7) is of the perturbation of `first_second` on the right, [rotation, translation, log scale].
     """
 

@@ -1,0 +1,159 @@
+"""Which loops the graph believes: drives with true loops, false ones, and families of false ones that agree."""
+
+import numpy as np
+import pytest
+from test_pose_graph import COVARIANCE, noisy
+
+from vggt_ros.geometry import Sim3, so3_exp
+from vggt_ros.pose_graph import PoseGraph
+
+LAP = 40
+DRIFT = np.diag([0.004**2] * 3 + [0.02**2] * 3 + [0.006**2])
+LOOP = np.diag([0.006**2] * 3 + [0.03**2] * 3 + [0.01**2])
+
+
+def laps(count, rng):
+    """Places of windows that go around a block again and again, each in a unit of its own."""
+    angle = 2 * np.pi * np.arange(count) / LAP
+    position = np.stack([15 * np.cos(angle), 0.3 * np.sin(2 * angle), 10 * np.sin(angle)], 1)
+    position += 0.3 * rng.standard_normal((count, 3))
+    return [Sim3(float(np.exp(0.3 * rng.standard_normal())), so3_exp(np.array([0, -a, 0])), p)
+            for a, p in zip(angle, position, strict=True)]
+
+
+def measured(true, covariance, unit, rng, factor=1.0):
+    """A measurement with noise of a covariance, in map units, times a factor; and the covariance in the unit given."""
+    scaled = np.diag([1] * 3 + [1 / unit] * 3 + [1.0])
+    covariance = scaled @ covariance @ scaled
+    x = factor * np.linalg.cholesky(covariance) @ rng.standard_normal(7)
+    return true @ Sim3(float(np.exp(x[6])), so3_exp(x[:3]), x[3:6]), covariance
+
+
+def drive(seed, count=140, false=False, overconfident=1.0):
+    """Graph, truth, true loops and false loops; as many false as true, half of them in families of four."""
+    rng, wrong = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
+    truth, graph = laps(count, rng), PoseGraph()
+    graph.add_submap(0, truth[0])
+    good, bad, family = [], [], []
+    for i in range(1, count):
+        step, covariance = measured(truth[i - 1].inverse() @ truth[i], DRIFT, truth[i].scale, rng, overconfident)
+        graph.add_window(i, i - 1, step, covariance)
+        if i >= LAP and i % 4 == 0:
+            j = i - LAP * int(rng.integers(1, i // LAP + 1))
+            good.append(graph.add_loop(j, i, *measured(truth[j].inverse() @ truth[i], LOOP, truth[i].scale, rng)))
+        if not false or i < LAP // 2:
+            continue
+        alike = Sim3(float(np.exp(0.1 * wrong.standard_normal())), so3_exp(0.3 * wrong.standard_normal(3)),
+                     wrong.standard_normal(3))
+        if i % 8 == 3:  # a place that looks like this one
+            j = int(wrong.integers(0, i - 10))
+            alike = Sim3(alike.scale * truth[i].scale / truth[j].scale, alike.rotation,
+                         alike.translation / truth[j].scale)
+            bad.append(graph.add_loop(j, i, *measured(alike, LOOP, truth[i].scale, wrong)))
+        if i % 32 == 5:  # a corridor that looks like this one: the next windows see the same elsewhere
+            j = int(wrong.integers(0, i - 10))
+            here = Sim3(truth[i].scale, truth[i].rotation, truth[i].translation)
+            elsewhere = Sim3(alike.scale * truth[i].scale, truth[j].rotation @ alike.rotation,
+                             truth[j].translation + alike.translation)
+            family = [(j, elsewhere @ here.inverse())] * 4
+        if family:
+            j, shift = family.pop()
+            seen = truth[j].inverse() @ shift @ truth[i]
+            bad.append(graph.add_loop(j, i, *measured(seen, LOOP, truth[i].scale, wrong)))
+    return graph, truth, good, bad
+
+
+def error(graph, truth):
+    """RMSE of the windows' positions; the first one is fixed at the truth."""
+    gaps = [graph.map_window[i].translation - t.translation for i, t in enumerate(truth)]
+    return float(np.sqrt(np.mean(np.square(gaps).sum(1))))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("overconfident", [1.0, 2.0])
+def test_false_loops_and_families_change_nothing(seed, overconfident):
+    """As many false as true, with overlaps as good as they say and twice as bad; every seed."""
+    clean, truth, good, _ = drive(seed, overconfident=overconfident)
+    graph, truth, good_among_bad, bad = drive(seed, false=True, overconfident=overconfident)
+    assert len(bad) >= len(good)
+    assert sum(loop.taken for loop in bad) == 0
+    assert sum(loop.taken for loop in good_among_bad) >= 0.8 * len(good)
+    assert error(graph, truth) <= 1.1 * error(clean, truth)
+
+
+def test_reasons_and_edges_tell_what_became_of_loops():
+    graph, _, _, _ = drive(0, false=True)
+    kinds = [edge.kind for edge in graph.edges]
+    assert kinds.count("loop") == sum(loop.taken for loop in graph.loops) > 0
+    assert kinds.count("refused") == sum(not loop.taken for loop in graph.loops) > 0
+    assert all("chi-square" in loop.reason or "contradicted" in loop.reason for loop in graph.loops if not loop.taken)
+
+
+def test_a_loop_that_later_ones_contradict_is_taken_out():
+    """After a blind stretch a false loop fits as well as any; two true ones overrule it."""
+    rng = np.random.default_rng(0)
+    truth, graph = laps(60, rng), PoseGraph()
+    graph.add_submap(0, truth[0])
+    for i in range(1, 60):
+        covariance = COVARIANCE if i != 30 else np.diag([1.0] * 3 + [100.0] * 3 + [1.0])
+        graph.add_window(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.003), covariance)
+    wrong = graph.add_loop(2, 40, truth[12].inverse() @ truth[40], LOOP)
+    assert wrong.taken
+    right = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (3, 10, 17)]
+    assert all(loop.taken for loop in right)
+    assert not wrong.taken and "contradicted" in wrong.reason
+
+
+def test_a_loop_joins_two_submaps_and_nothing_is_torn():
+    """The younger submap moves as a whole; a third that nothing connects stays where it is."""
+    rng = np.random.default_rng(0)
+    truth, graph = laps(50, rng), PoseGraph()
+    astray = Sim3(0.4, so3_exp(np.array([0.5, 2.0, 0.3])), np.array([30.0, 5, 1]))
+    for i in range(50):
+        if i in (0, 20, 40):
+            graph.add_submap(i, astray @ truth[i] if i else truth[0])
+        else:
+            graph.add_window(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+    assert [graph.component(i) for i in (0, 25, 45)] == [0, 1, 2]
+    loop = graph.add_loop(4, 44, truth[4].inverse() @ truth[44], LOOP)
+    assert loop.taken and [graph.component(i) for i in (0, 25, 45)] == [0, 1, 0]
+    for i in (*range(20), *range(40, 50)):
+        assert np.allclose(graph.map_window[i].translation, truth[i].translation, atol=1e-6)
+        assert graph.map_window[i].scale == pytest.approx(truth[i].scale)
+    assert np.allclose(graph.map_window[25].translation, astray.apply(truth[25].translation))
+    graph.add_loop(44, 30, truth[44].inverse() @ truth[30], LOOP)
+    assert graph.component(25) == 0
+    assert error(graph, truth) < 1e-6
+
+
+def test_a_false_joint_is_undone():
+    """The submap that a false loop has joined goes where several true ones put it."""
+    rng = np.random.default_rng(1)
+    truth, graph = laps(70, rng), PoseGraph()
+    for i in range(70):
+        if i in (0, 40):
+            graph.add_submap(i, truth[0])
+        else:
+            graph.add_window(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+    wrong = graph.add_loop(30, 42, truth[12].inverse() @ truth[42], LOOP)
+    assert wrong.taken
+    right = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (45, 52, 60, 67)]
+    assert all(loop.taken for loop in right) and not wrong.taken
+    assert error(graph, truth) < 0.01  # a third of the loops' own sigma
+
+
+def test_a_graph_goes_on_from_another_ones_places_and_edges():
+    """Places to the last digit, verdicts, and what comes after."""
+    rng = np.random.default_rng(5)
+    graph, truth, _, _ = drive(3, false=True)
+    again = PoseGraph()
+    again.restore(dict(graph.map_window), graph.anchors, graph.edges)
+    assert [edge.kind for edge in again.edges] == [edge.kind for edge in graph.edges]
+    for window, place in graph.map_window.items():
+        assert np.allclose(again.map_window[window].translation, place.translation, atol=1e-9)
+    step, covariance = measured(truth[-40].inverse() @ truth[-1], LOOP, truth[-1].scale, rng)
+    for one in (graph, again):
+        one.add_loop(len(truth) - 40, len(truth) - 1, step, covariance)
+    assert error(again, truth) == pytest.approx(error(graph, truth), rel=0.1)
+    with pytest.raises(ValueError, match="window 1 of the graph hangs on nothing"):
+        PoseGraph().restore({0: truth[0], 1: truth[1]}, [0], [])

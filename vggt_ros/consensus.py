@@ -1,0 +1,189 @@
+"""Which loops to believe.
+
+A loop is an observation of the drift between two windows, and the overlaps say how much drift to expect: a loop is
+taken if what it asks for is likely under the drift that overlaps and loops taken so far leave open (joint
+compatibility: Neira, Tardos, TRA 2001). Refused loops are kept. When some agree with each other pairwise (Mangelson et
+al., Pairwise Consistent Measurement Set Maximization, ICRA 2018), the map that they would make is compared with the
+present one by a truncated least squares score, in which loops between the same two stretches of the way count as one
+piece of evidence (as clusters do in Latif, Cadena, Neira, Robust Loop Closing over Time, IJRR 2013): look-alike
+corridors agree with themselves, but with nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.geometry import Array, Sim3
+from vggt_ros.overlap_tree import Index, OverlapTree
+from vggt_ros.similarities import inverse, log, to_matrix, transported
+
+GATE = 24.3
+"""The 99.9 % quantile of chi-square with the 7 degrees of freedom of a similarity."""
+_STRAIN = 9.0
+"""The covariances of overlaps may be too small by this factor before drift speaks against a group of loops."""
+_NEIGHBORS = 8
+"""Loops whose ends are within so many windows of each other are one piece of evidence."""
+_CONDITIONS = 60
+"""Most loops taken that a new one is tested against: those with the nearest ends."""
+
+
+@dataclass(eq=False)
+class Loop:
+    """A relation between two windows that see the same place.
+
+    Attributes:
+        id: number of the loop, never reused.
+        first, second: ids of the windows; first_second: the similarity between them.
+        covariance: (7, 7) of its perturbation on the right.
+        taken: whether the graph believes it now.
+        reason: why, or why not.
+        first_row, second_row: of the windows in the tree.
+
+    """
+
+    id: int
+    first: int
+    second: int
+    first_second: Sim3
+    covariance: Array
+    first_row: int
+    second_row: int
+    taken: bool = False
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep the similarity as a matrix, too."""
+        self.matrix = to_matrix(self.first_second)
+
+
+def ends(loops: Sequence[Loop]) -> tuple[Index, Index]:
+    """Return the rows (n,) of both ends of loops."""
+    return (np.array([loop.first_row for loop in loops], np.int64),
+            np.array([loop.second_row for loop in loops], np.int64))
+
+
+def misfit(place: Array, loops: Sequence[Loop]) -> Array:
+    """Return the chi-square (n,) of loops against windows that lie at `place` (w, 4, 4)."""
+    if not loops:
+        return np.zeros(0)
+    first, second = ends(loops)
+    error = log(inverse(np.array([loop.matrix for loop in loops])) @ inverse(place[first]) @ place[second])
+    return squared(error, np.array([loop.covariance for loop in loops]))
+
+
+def squared(errors: Array, covariances: Array) -> Array:
+    """Return the squared Mahalanobis lengths (n,) of errors (n, 7) under covariances (n, 7, 7)."""
+    return np.einsum("ni,ni->n", errors, np.linalg.solve(covariances, errors[..., None])[..., 0])
+
+
+def surprise(tree: OverlapTree, loops: Sequence[Loop], given: Sequence[Loop]) -> Array:
+    """Return the chi-square (n,) of each of the loops under the drift that overlaps and the loops `given` leave open.
+
+    The places in `tree` are taken to be the solution with the loops given.
+    """
+    if not loops:
+        return np.zeros(0)
+    place = tree.place
+    first, second = ends(loops)
+    matrices = np.array([loop.matrix for loop in loops])
+    innovation = log(place[first] @ matrices @ inverse(place[second]))
+    noise = transported(np.array([loop.covariance for loop in loops]), place[second])
+    covariance = _shared_drift(tree, first, second, first, second) + noise
+    if given:
+        given = _nearest(given, first, second)
+        first_given, second_given = ends(given)
+        cross = _shared_drift(tree, first[:, None], second[:, None], first_given, second_given)
+        joint = _shared_drift(tree, first_given[:, None], second_given[:, None], first_given, second_given)
+        index = np.arange(len(given))
+        joint[index, index] += transported(np.array([loop.covariance for loop in given]), place[second_given])
+        size = 7 * len(given)
+        flat = joint.swapaxes(1, 2).reshape(size, size)
+        unit = 1 / np.sqrt(np.diag(flat))  # rotations and positions far from the origin are orders of magnitude apart
+        factor = np.linalg.cholesky(flat * unit[:, None] * unit + 1e-12 * np.eye(size))
+        sides = cross.transpose(1, 3, 0, 2).reshape(size, -1) * unit[:, None]
+        half = np.linalg.solve(factor, sides).reshape(size, len(loops), 7)
+        covariance = covariance - np.einsum("snd,sne->nde", half, half)
+    # The subtraction leaves rounding errors of the far larger drift; a loop's own noise bounds it from below.
+    values, vectors = np.linalg.eigh((covariance + covariance.swapaxes(1, 2)) / 2)
+    floor = np.linalg.eigvalsh(noise)[:, :1]
+    projected = np.einsum("nji,nj->ni", vectors, innovation)
+    return np.asarray((projected**2 / np.maximum(values, floor)).sum(1))
+
+
+def companions(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
+    """Return those of `others` that agree with a loop: around both and the overlaps between them it is one place."""
+    if not others:
+        return []
+    chained = tree.chained
+    first, second = ends(others)
+    matrices = np.array([other.matrix for other in others])
+    # first -> other first -> other second -> second, against the loop itself, as seen from its second window.
+    there = inverse(chained[loop.first_row, None]) @ chained[first]
+    back = inverse(chained[second]) @ chained[loop.second_row, None]
+    around = inverse(loop.matrix[None]) @ there @ matrices @ back
+    to_second = inverse(chained[loop.second_row, None])
+    drift = _between(tree, np.full_like(first, loop.first_row), first) + _between(
+        tree, second, np.full_like(second, loop.second_row))
+    # The tree's covariances are of its places; overlaps of one segment move together, so turn them back with it.
+    local = transported(drift, inverse(tree.place[loop.second_row, None]))
+    noise = transported(np.array([other.covariance for other in others]), to_second @ chained[second])
+    agree = squared(log(around), local + noise + loop.covariance) <= GATE
+    return [other for other, fits in zip(others, agree, strict=True) if fits]
+
+
+def group(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
+    """Return a loop and those of the others that agree with it and with each other, taken greedily."""
+    chosen, left = [loop], companions(tree, loop, others)
+    while left:
+        supporters = {other.id: companions(tree, other, left) for other in left} if len(left) < 12 else {}
+        best = max(left, key=lambda other: len(supporters.get(other.id, ())))
+        chosen.append(best)
+        left = [other for other in supporters.get(best.id) or companions(tree, best, left) if other is not best]
+    return chosen
+
+
+def score(loops: Sequence[Loop], misfits: Array, strain: float) -> float:
+    """Return how well a set of loops explains what was seen: higher is better.
+
+    Args:
+        loops: those believed.
+        misfits: their chi-square (n,).
+        strain: chi-square of the overlaps.
+
+    """
+    gain, counted = 0.0, np.zeros(len(loops), bool)
+    first, second = ends(loops)
+    for row in range(len(loops)):
+        if not counted[row]:
+            near = (abs(first - first[row]) <= _NEIGHBORS) & (abs(second - second[row]) <= _NEIGHBORS) & ~counted
+            counted |= near
+            gain += GATE * (1 + float(np.log2(near.sum())))
+    return gain - float(misfits.sum()) - strain / _STRAIN
+
+
+def _between(tree: OverlapTree, first: Index, second: Index) -> Array:
+    """Return the covariance (n, 7, 7) of the drift between rows."""
+    return _shared_drift(tree, first, second, first, second)
+
+
+def _shared_drift(tree: OverlapTree, first: Index, second: Index, first_other: Index, second_other: Index) -> Array:
+    """Return the covariance (..., 7, 7) of the drift from `first` to `second` with that of the others."""
+    def both(row: Index, other: Index) -> Array:
+        return tree.covariance(tree.ancestor(row, other))
+
+    return np.asarray(both(second, second_other) - both(second, first_other) - both(first, second_other)
+                      + both(first, first_other))
+
+
+def _nearest(given: Sequence[Loop], first: Index, second: Index) -> Sequence[Loop]:
+    """Return the loops of `given` whose ends are nearest to those of any of the rows."""
+    if len(given) <= _CONDITIONS:
+        return given
+    a, b = ends(given)
+    distance = np.zeros(len(given))
+    for end in (first, second):
+        distance += np.minimum(abs(a[:, None] - end).min(1), abs(b[:, None] - end).min(1))
+    return [given[row] for row in np.argsort(distance, kind="stable")[:_CONDITIONS]]

@@ -1,0 +1,181 @@
+"""The windows as their overlaps chain them: where each lies, and how uncertain that is.
+
+Every window hangs on one window before it, so overlaps form a tree, nearly always a chain. Errors are taken as
+perturbations on the left, in the map's frame: there the error of a window is the sum of the errors of the overlaps
+between it and the root, and the covariance of two windows is that of their last common ancestor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array
+from vggt_ros.similarities import exp, inverse, log, transported
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Stretches of overlaps, each composed into one.
+
+    Attributes:
+        above, below: (n,), the rows at the ends, each `below` ascending and once.
+        measured: (n, 4, 4), what the overlaps say of `below` in `above`.
+        covariance: (n, 7, 7), of its perturbation on the right.
+
+    """
+
+    above: Index
+    below: Index
+    measured: Array
+    covariance: Array
+
+
+class OverlapTree:
+    """Windows in rows 0, 1, ..., each after the row that it hangs on.
+
+    Attributes:
+        chained: (n, 4, 4), where overlaps alone put the windows.
+        place: (n, 4, 4), where they lie by the newest solve.
+        inflation: by what the covariances of overlaps are multiplied, as the loops tell.
+
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._count = 0
+        self._chained, self._place = np.zeros((16, 4, 4)), np.zeros((16, 4, 4))
+        self._edge, self._covariance = np.zeros((16, 7, 7)), np.zeros((16, 7, 7))
+        self._branch = np.zeros(16, np.int64)
+        self.inflation = 1.0
+        self._tips: list[int] = []
+        self._stems: list[int] = []
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return self._count
+
+    @property
+    def chained(self) -> Array:
+        """Where overlaps alone put the windows."""
+        return self._chained[: self._count]
+
+    @property
+    def place(self) -> Array:
+        """Where the windows lie by the newest solve."""
+        return self._place[: self._count]
+
+    @property
+    def branch(self) -> Index:
+        """The branch of each row: within one, every row hangs on the row of that branch before it."""
+        return self._branch[: self._count]
+
+    @property
+    def stems(self) -> Index:
+        """The row that each branch hangs on; -1 for the first."""
+        return np.array(self._stems, np.int64)
+
+    def covariance(self, rows: Index) -> Array:
+        """Return the covariance (..., 7, 7) of rows' places by the overlaps, of perturbations on the left."""
+        return self.inflation * self._covariance[rows]
+
+    def add(self, parent: int, parent_window: Array, covariance: Array) -> int:
+        """Hang a window on a row, -1 for the first; return its row.
+
+        `covariance` (7, 7) is of the perturbation of `parent_window` (4, 4) on the right.
+        """
+        row = self._count
+        if row == len(self._branch):
+            self._grow()
+        self._count += 1
+        self._chained[row] = self._chained[parent] @ parent_window if row else parent_window
+        self._place[row] = self._place[parent] @ parent_window if row else parent_window
+        self._edge[row] = covariance
+        self._covariance[row] = transported(covariance[None], self._place[row, None])[0]
+        if row:
+            self._covariance[row] += self._covariance[parent]
+        branch = int(self._branch[parent]) if row else -1
+        if branch < 0 or self._tips[branch] != parent:
+            branch = len(self._tips)
+            self._tips.append(row)
+            self._stems.append(parent)
+        self._tips[branch], self._branch[row] = row, branch
+        return row
+
+    def move(self, place: Array) -> None:
+        """Take new places (n, 4, 4), and turn the covariances with them."""
+        self._place[: self._count] = place
+        edges = transported(self._edge[: self._count], place)
+        for branch, stem in enumerate(self._stems):
+            rows = np.flatnonzero(self.branch == branch)
+            self._covariance[rows] = np.cumsum(edges[rows], axis=0) + (self._covariance[stem] if stem >= 0 else 0.0)
+
+    def shift(self, rows: Index, transform: Array) -> None:
+        """Move whole submaps, all their `rows`, rigidly by a similarity (4, 4) of the map."""
+        self._chained[rows] = transform @ self._chained[rows]
+        place = self.place.copy()
+        place[rows] = transform @ place[rows]
+        self.move(place)
+
+    def ancestor(self, first: Index, second: Index) -> Index:
+        """Return the last common ancestors of rows (n,) and rows (n,)."""
+        first, second = np.broadcast_arrays(first, second)
+        first, second, stems = first.copy(), second.copy(), self.stems
+        while (apart := self._branch[first] != self._branch[second]).any():
+            later = self._branch[first] > self._branch[second]
+            for ends, move in ((first, apart & later), (second, apart & ~later)):
+                ends[move] = stems[self._branch[ends[move]]]
+        return np.asarray(np.minimum(first, second))
+
+    def segments(self, rows: Index) -> Segments:
+        """Return the overlaps composed between the given rows, the root, and where branches that they need begin."""
+        stems, chosen = self.stems, {0, *rows.tolist()}
+        waiting = list(chosen)
+        while waiting:
+            stem = int(stems[self.branch[waiting.pop()]])
+            if stem >= 0 and stem not in chosen:
+                chosen.add(stem)
+                waiting.append(stem)
+        below, above, last = np.array(sorted(chosen)), [], {}
+        for row in below.tolist():
+            branch = int(self.branch[row])
+            above.append(last.get(branch, int(stems[branch])))
+            last[branch] = row
+        upper, below = np.array(above[1:], np.int64), below[1:]
+        covariance = transported(self.covariance(below) - self.covariance(upper), inverse(self.place[below]))
+        return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
+
+    def spread(self, nodes: Index, solved: Array) -> Array:
+        """Return places (w, 4, 4) of all windows, given those (n, 4, 4) of the `nodes` (n,), ends of segments.
+
+        What a window takes of the correction between two nodes is the conditional mean of its drift, given the sum.
+        """
+        place = self.place.copy()
+        place[nodes] = solved
+        for branch, stem in enumerate(self._stems):
+            inside = nodes[self.branch[nodes] == branch]
+            rows = np.setdiff1d(np.flatnonzero(self.branch == branch), inside)
+            after = np.searchsorted(inside, rows)
+            above = np.where(after > 0, inside[after - 1] if len(inside) else stem, stem)
+            place[rows] = place[above] @ inverse(self.chained[above]) @ self.chained[rows]
+            between = after < len(inside)
+            if not between.any():
+                continue
+            rows, above, below = rows[between], above[between], inside[after[between]]
+            ends, index = np.unique(below, return_index=True)
+            start = above[index]
+            unbent = place[start] @ inverse(self.chained[start]) @ self.chained[ends]
+            share = np.linalg.solve(self.covariance(ends) - self.covariance(start),
+                                    log(place[ends] @ inverse(unbent))[..., None])[..., 0]
+            bend = (self.covariance(rows) - self.covariance(above)) @ share[np.searchsorted(ends, below)][..., None]
+            place[rows] = exp(bend[..., 0]) @ place[rows]
+        return place
+
+    def _grow(self) -> None:
+        for name in ("_chained", "_place", "_edge", "_covariance", "_branch"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
