@@ -140,7 +140,8 @@ class OverlapTree:
             if stem >= 0 and stem not in chosen:
                 chosen.add(stem)
                 waiting.append(stem)
-        below, above, last = np.array(sorted(chosen)), [], {}
+        below, above = np.array(sorted(chosen)), []
+        last: dict[int, int] = {}
         for row in below.tolist():
             branch = int(self.branch[row])
             above.append(last.get(branch, int(stems[branch])))
