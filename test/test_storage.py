@@ -57,7 +57,7 @@ def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     for name in ("map_camera", "scale", "window_origin"):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-6)
-    assert after.scale_state == before.scale_state
+    assert after.metric == before.metric
     assert [(e.first, e.second, e.kind) for e in after.edges] == [(e.first, e.second, e.kind) for e in before.edges]
     for keyframe, kept in before.kept.items():
         other = after.kept[keyframe]

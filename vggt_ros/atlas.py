@@ -23,8 +23,8 @@ from vggt_ros.map_packing import (
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.scale import UNKNOWN, initial_scale
-from vggt_ros.solution import KeptKeyframe, Solution
+from vggt_ros.scale import initial_scale, taken_over
+from vggt_ros.solution import KeptKeyframe, MetricScale, Solution
 from vggt_ros.windows import Keyframe, Window
 
 
@@ -44,6 +44,7 @@ class Atlas:
     Attributes:
         submap: the submap that grows; -1 before the first.
         kept: keyframe id to what is kept of it.
+        metric: what is known of the unit of the submap that grows.
 
     """
 
@@ -53,7 +54,7 @@ class Atlas:
         self._graph = PoseGraph()
         self._placed: dict[int, _Placed] = {}
         self._version = 0
-        self._scale_state = UNKNOWN
+        self.metric = MetricScale()
         self.kept: dict[int, KeptKeyframe] = {}
         self.submap = -1
 
@@ -91,17 +92,24 @@ class Atlas:
         the newest keyframe of the submap before was, and takes over its median depth.
         """
         if self.submap < 0:
-            scale, self._scale_state = initial_scale(geometry, self._config.scale)
+            scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
             newest = max(self._placed)
             placed, before = self._placed[newest], self._graph.map_window[self._placed[newest].window]
-            depth = float(np.nanmedian(self.kept[newest].depth.astype(np.float32))) * before.scale
+            depth = self.kept[newest].median_depth * before.scale
             scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
             map_window = Sim3.from_pose(before.apply_pose(placed.window_camera), scale)
+            if not geometry.metric:
+                self.metric = taken_over(self.metric)
         self.submap += 1
         self._graph.add_submap(window.id, map_window)
         self._take(window, geometry, keep(window, geometry, self._config.map.kept_width))
+
+    def rescale(self, factor: float, metric: MetricScale) -> None:
+        """Make the submap that grows, and what loops connect it with, larger by `factor`; see PoseGraph.rescale."""
+        self._graph.rescale(self._placed[max(self._placed)].window, factor)
+        self.metric = metric
 
     def solution(self) -> Solution:
         """Return the state of the map as the graph holds it now."""
@@ -121,7 +129,7 @@ class Atlas:
             window_ids=np.array(list(places), np.int64),
             window_origin=np.array([place.translation for place in places.values()]).reshape(-1, 3),
             edges=tuple(self._graph.edges),
-            scale_state=self._scale_state,
+            metric=self.metric,
         )
 
     def record(self, next_keyframe: int, next_window: int, map_world: Array) -> MapRecord:
@@ -143,7 +151,8 @@ class Atlas:
             keyframe_pose=np.array([p.window_camera for p in placed]),
             window_id=np.array(list(places), np.int64), window_pose=window_pose, window_scale=window_scale,
             anchor=np.array(self._graph.anchors, np.int64), submap=self.submap, next_keyframe=next_keyframe,
-            next_window=next_window, scale_state=self._scale_state, map_world=map_world)
+            next_window=next_window, scale_state=self.metric.state, scale_sigma=self.metric.sigma,
+            scale_source=self.metric.source, map_world=map_world)
 
     def restore(self, record: MapRecord) -> None:
         """Go on, in an empty atlas, from a record that was checked."""
@@ -154,7 +163,8 @@ class Atlas:
         self._placed = {keyframe: _Placed(kept.stamp, int(submap), int(window), camera) for (keyframe, kept), submap,
                         window, camera in zip(self.kept.items(), record.keyframe_submap, record.keyframe_window,
                                               record.keyframe_pose, strict=True)}
-        self.submap, self._scale_state = record.submap, record.scale_state
+        self.submap = record.submap
+        self.metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
 
     def _reference(self, shared: list[int]) -> int:
         """Return the window that placed most of the `shared` keyframes, the newest on ties; -1 if there are none."""

@@ -168,6 +168,10 @@ class ScaleConfig:
 
     assumed_depth: float = _setting(2.0, "While scale is unknown the first window's median depth counts as this.",
                                     unit="m", low=0.01, high=1000.0)
+    factor: float = _setting(0.0, "True length over the map's as it would begin; 0: not known.",
+                             low=0.0, high=1000.0, live=True)
+    max_sigma: float = _setting(0.015, "Scale is taken for observed when its sigma is at most this.",
+                                unit="fraction", low=0.001, high=0.2)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import Array
+from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
 
 KINDS = ("overlap", "loop", "refused")
 """Kinds of relations of windows, by their number in `edge_kind`."""
@@ -65,7 +66,7 @@ class MapRecord:
         map_world: pose 4x4 of the core's world (the first camera's optical frame) in the z-up frame `map`.
         submap: the submap that grows.
         next_keyframe, next_window: ids are never reused, not even in another session.
-        scale_state: what is known of the scale.
+        scale_state, scale_sigma, scale_source: what is known of the unit of the submap that grows.
 
     """
 
@@ -98,6 +99,8 @@ class MapRecord:
     next_keyframe: int = 0
     next_window: int = 0
     scale_state: str = "UNKNOWN"
+    scale_sigma: float = 1.0
+    scale_source: str = ""
     map_world: Array = field(default_factory=lambda: np.eye(4))
 
     def __len__(self) -> int:
@@ -144,6 +147,8 @@ class MapRecord:
                 ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
                 ("edge_covariance", shift < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
                  "not a covariance"),
+                ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
+                ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
                 ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
             if not good:
                 raise ValueError(f"{name}: {what}")

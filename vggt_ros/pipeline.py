@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,9 +24,13 @@ from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
-from vggt_ros.solution import Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.scale import ScaleObserver, given, refactored
+from vggt_ros.scale_odometry import OdometrySource
+from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 from vggt_ros.tracking import Tracker
 from vggt_ros.windows import Keyframe, SlidingBuffer, Window
+
+_LOG = logging.getLogger(__name__)
 
 
 class Slam:
@@ -34,6 +39,8 @@ class Slam:
     Attributes:
         solution: the newest state of the map; any thread may read it.
         counts: what came in and what became of it.
+        odometry: takes the poses of another odometry, for metric scale; from any thread.
+        scale: what the sources of metric scale say.
 
     """
 
@@ -47,6 +54,8 @@ class Slam:
         self._selector = KeyframeSelector(config.keyframes)
         self._tracker = Tracker(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
+        self.odometry = OdometrySource()
+        self.scale = ScaleObserver(config.scale, [self.odometry])
         self.reset()
 
     def reset(self) -> None:
@@ -90,6 +99,7 @@ class Slam:
         self.counts = Counts()
         self._first_keyframe = self._next_keyframe
         self._map_odom = np.eye(4)
+        self._seen = Solution()
         self._stamp = 0
         for part in (self._features, self._selector, self._tracker, self._buffer):
             part.clear()
@@ -102,7 +112,10 @@ class Slam:
             self.counts.lost += bool(len(solution))
             return TrackedFrame(frame.stamp, "LOST" if len(solution) else "INITIALIZING", map_odom=self._map_odom)
         self.counts.tracked += 1
-        if before is not None:  # the map has moved, not the camera: odom -> camera stays
+        if before is None and solution is not self._seen:
+            before = _moved_back(location.world_camera, solution, self._seen)
+        self._seen = solution
+        if before is not None:  # the map has moved or grown, not the camera: odom -> camera stays
             self._map_odom = location.world_camera @ inverse(before) @ self._map_odom
         row = solution.index(location.reference)
         assert row is not None
@@ -150,15 +163,27 @@ class Slam:
         self.counts.retried += bool(refusals)
         self.counts.windows += 1
         self._forget_images()
-        self.solution = self._atlas.solution()
+        solution, rescaled = self._with_scale(self._atlas.solution())
+        self.solution = solution
         self._map.update(self.solution)
         self.counts.submaps = self._atlas.submap + 1
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
         return Update(window.id, tuple(sorted(self._atlas.kept.keys() - placed_before)), self._atlas.submap,
-                      "; then: ".join(refusals), fresh, time.perf_counter() - began, busy, report)
+                      "; then: ".join(refusals), fresh, rescaled, time.perf_counter() - began, busy, report)
+
+    def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
+        """Return a solution after what the sources of scale ask for, and by how much it was made larger."""
+        rescaling = self.scale.observe(solution)
+        if rescaling is None:
+            return solution, 1.0
+        _LOG.info("the map is rescaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
+                  rescaling.metric.source, 100 * rescaling.metric.sigma)
+        self._atlas.rescale(rescaling.factor, rescaling.metric)
+        return self._atlas.solution(), rescaling.factor
 
     def reset_map(self) -> None:
         """Forget the map."""
+        self.scale.clear()
         self._atlas = Atlas(self.config)
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
@@ -167,7 +192,11 @@ class Slam:
 
     def configure(self, config: Config) -> None:
         """Take settings that may change while it runs, and choose the map's points anew; on the worker's thread."""
+        factor = refactored(self.config.scale.factor, config.scale.factor)
         self.config = config
+        if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
+            self._atlas.rescale(factor, given(config.scale))
+            self.solution = self._atlas.solution()
         self._map = PointMap(config.map)
         self._map.update(self.solution)
 
@@ -231,3 +260,12 @@ class Slam:
         if row is None or tracked.reference_camera is None:
             return None
         return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)
+
+
+def _moved_back(map_camera: Array, solution: Solution, before: Solution) -> Array | None:
+    """Return where a camera 4x4 of `solution` would be in the one `before`, by the newest keyframe of both."""
+    row = solution.index(int(before.ids[-1])) if len(before) else None
+    if row is None:
+        return None
+    new, old = (Sim3.from_pose(s.map_camera[r], float(s.scale[r])) for s, r in ((solution, row), (before, -1)))
+    return (old @ new.inverse()).apply_pose(map_camera)

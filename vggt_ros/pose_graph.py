@@ -143,6 +143,18 @@ class PoseGraph:
             self._outvote(loop, taken)
         return loop
 
+    def rescale(self, window: int, factor: float) -> None:
+        """Make all that is connected with a window larger by `factor`, about the origin of the oldest submap in it.
+
+        What is measured between windows is in their own units and stays; only their places change.
+        """
+        component, label = self.component(window), self._components()
+        rows = np.flatnonzero(np.array(label)[self._submap] == component)
+        stretch = np.diag([factor, factor, factor, 1.0])
+        stretch[:3, 3] = (1 - factor) * self._tree.place[self._row[self.anchors[component]], :3, 3]
+        self._tree.shift(rows, stretch)
+        self._decide(self._judged(self._solved.loops, self._tree.place.copy()))
+
     def _loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
         loop = Loop(len(self.loops), first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
                     self._row[second])

@@ -14,6 +14,24 @@ from vggt_ros.windows import Window
 
 Array = NDArray[np.float64]
 
+UNKNOWN, PRIOR, OBSERVED = "UNKNOWN", "PRIOR", "OBSERVED"
+
+
+@dataclass(frozen=True)
+class MetricScale:
+    """How well the map's unit is known to be the meter.
+
+    Attributes:
+        state: UNKNOWN (`scale.assumed_depth` stands in), PRIOR (given or taken over) or OBSERVED.
+        sigma: standard deviation of the logarithm of the meters in a unit.
+        source: who says so.
+
+    """
+
+    state: str = UNKNOWN
+    sigma: float = 1.0
+    source: str = "scale.assumed_depth"
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -125,7 +143,7 @@ class Solution:
         kept: keyframe id to what is kept of it.
         window_ids: int64 (w,), the windows of the graph; `window_origin` float64 (w, 3), where each begins.
         edges: relations of the windows.
-        scale_state: `UNKNOWN` while `scale.assumed_depth` stands in for a measured scale.
+        metric: what is known of the unit of the submap that grows.
 
     """
 
@@ -140,7 +158,7 @@ class Solution:
     window_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     window_origin: Array = field(default_factory=lambda: np.zeros((0, 3)))
     edges: tuple[Edge, ...] = ()
-    scale_state: str = "UNKNOWN"
+    metric: MetricScale = MetricScale()
 
     def __len__(self) -> int:
         """Return the number of solved keyframes."""
@@ -150,6 +168,11 @@ class Solution:
         """Return the row of a keyframe id, or None if it is not solved."""
         row = int(np.searchsorted(self.ids, keyframe))
         return row if row < len(self.ids) and self.ids[row] == keyframe else None
+
+    @property
+    def scale_state(self) -> str:
+        """UNKNOWN, PRIOR or OBSERVED; see `MetricScale`."""
+        return self.metric.state
 
     @property
     def largest_submap(self) -> int:
@@ -167,6 +190,7 @@ class Update:
         submap: the submap that they went to.
         refused: why the reconstructor or the alignment refused, empty if neither did.
         new_submap: True if a submap began here although there was one before.
+        rescaled: by how much the submap that grows was made larger, since its scale became known, or better known.
         seconds: of the whole step; `reconstruct_seconds` of the reconstructor alone.
         report: the reconstructor's figures.
 
@@ -177,6 +201,7 @@ class Update:
     submap: int
     refused: str = ""
     new_submap: bool = False
+    rescaled: float = 1.0
     seconds: float = 0.0
     reconstruct_seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)

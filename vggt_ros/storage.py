@@ -101,7 +101,8 @@ def load_map(folder: Path) -> MapRecord:
     values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA}
     try:
         values |= {name: int(description[name]) for name in ("submap", "next_keyframe", "next_window")}
-        values |= {"scale_state": str(description["scale_state"]),
+        values |= {"scale_state": str(description["scale_state"]), "scale_sigma": float(description["scale_sigma"]),
+                   "scale_source": str(description["scale_source"]),
                    "map_world": np.array(description["map_world"], np.float64)}
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{folder / 'map.json'}: {error!r}") from error

@@ -57,7 +57,10 @@ class Monitor:
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
             "state": self.tracked.state if self.tracked else "NO_IMAGE",
-            "scale": solution.scale_state,
+            "scale": solution.metric.state,
+            "scale sigma": solution.metric.sigma,
+            "scale by": solution.metric.source,
+            **{f"scale by {name}": text for name, text in slam.scale.report.items()},
             "reconstructor": self.reconstructor,
             "calibration": source.calibration,
             "image topic": source.topic,

@@ -25,9 +25,6 @@ from vggt_ros.solution import PointCloud, Solution, TrackedFrame
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For what a late subscriber wants to have: reliable, transient local, the newest only."""
 
-SCALE_SIGMA = 1.0
-"""Relative standard deviation of the map's unit while its scale is unknown."""
-
 
 class Outputs:
     """The publishers. Heavy messages are made only while somebody subscribes."""
@@ -146,9 +143,8 @@ class Outputs:
             return messages.UNKNOWN_VARIANCE * np.eye(6)
         move = messages.adjoint(self._frames.base_camera)
         covariance = messages.ros_covariance(move @ tracked.covariance @ move.T, target_base[:3, :3])
-        if self._slam.solution.scale_state == "UNKNOWN":
-            position = target_base[:3, 3]
-            covariance[:3, :3] += SCALE_SIGMA**2 * np.outer(position, position)
+        position = target_base[:3, 3]
+        covariance[:3, :3] += self._slam.solution.metric.sigma**2 * np.outer(position, position)
         return covariance
 
 

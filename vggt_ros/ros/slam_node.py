@@ -187,6 +187,10 @@ class SlamNode(LifecycleNode):
         if update.new_submap:
             self.get_logger().warning(f"the map is broken here: submap {update.submap} begins; where it lies in the "
                                       "map is not known")
+        if update.rescaled != 1.0:
+            metric = self.slam.solution.metric
+            self.get_logger().info(f"the map is rescaled by {update.rescaled:.4g}: its unit is the meter by "
+                                   f"{metric.source}, sigma {100 * metric.sigma:.2g} %")
         if self._active:
             self.outputs.publish_keyframes(update.keyframes)
             self._report()
