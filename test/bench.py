@@ -51,12 +51,13 @@ class Gate:
 class Bench:
     """A node, a peer that feeds and records, and one executor that this class spins."""
 
-    def __init__(self, domain, reconstructor, outputs=OUTPUTS, **parameters):
+    def __init__(self, domain, reconstructor, /, outputs=OUTPUTS, **parameters):
+        """`reconstructor` is one, or a function that makes one as `SlamNode` wants it."""
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
-        self.node = SlamNode(create=lambda config: (reconstructor, "the oracle, for a test"), context=self.context,
-                             parameter_overrides=overrides)
+        create = reconstructor if callable(reconstructor) else lambda *_: (reconstructor, "the oracle, for a test")
+        self.node = SlamNode(create=create, context=self.context, parameter_overrides=overrides)
         self.peer = Node("peer", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -84,6 +85,7 @@ class Bench:
 
     def start(self):
         assert self.node.trigger_configure().name == "SUCCESS"
+        assert self.spin(lambda: self.node.reconstructor.state == "READY")
         assert self.node.trigger_activate().name == "SUCCESS"
         assert self.spin(lambda: self.images.get_subscription_count() and self.infos.get_subscription_count())
         self.spin(seconds=0.2)

@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.camera import Camera, Rectifier
@@ -14,11 +17,10 @@ from vggt_ros.reconstruction.vggt.decoding import (
     camera_from_world,
     decode,
     encode,
-    on_edge,
     predicted_intrinsics,
-    rank,
     unproject,
 )
+from vggt_ros.reconstruction.vggt.filtering import filter_points, on_edge, rank
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows import Keyframe, Window
@@ -38,7 +40,7 @@ def _exact():
 def test_decoding_undoes_encoding(exact):
     """Whatever the first camera's pose and the quaternions' lengths, the geometry comes back."""
     first = pose(so3_exp(np.array([0.02, -0.01, 0.03])), np.array([0.1, -0.2, 0.05]))
-    back = decode(encode(exact, first, (0.5, 2.0)), window(), VggtConfig())
+    back = decode(encode(exact, first, (0.5, 2.0)).filtered(VggtConfig()), window())
     assert np.array_equal(back.window_camera[0], np.eye(4))
     np.testing.assert_allclose(back.window_camera, exact.window_camera, atol=2e-6)
     np.testing.assert_array_equal(back.depth, exact.depth)
@@ -71,33 +73,60 @@ def test_unprojection_lands_on_the_same_surfaces(exact):
 
 def test_unknown_intrinsics_come_from_the_network(exact):
     """Not calibrated: the predicted focal length, or the one given, and the published principal point."""
-    raw = encode(exact)
-    back = decode(raw, window(calibrated=False), VggtConfig())
+    raw = encode(exact).filtered(VggtConfig())
+    back = decode(raw, window(calibrated=False))
     np.testing.assert_allclose(back.intrinsics[:, [0, 1], [0, 1]], exact.intrinsics[:, [0, 1], [0, 1]], rtol=1e-6)
     np.testing.assert_allclose(back.intrinsics[:, :2, 2], np.tile([SIZE[0] / 2, SIZE[1] / 2], (4, 1)))
-    given = decode(raw, window(calibrated=False), VggtConfig(), focal=(300.0, 310.0))
+    given = decode(raw, window(calibrated=False), focal=(300.0, 310.0))
     np.testing.assert_allclose(given.intrinsics[:, [0, 1], [0, 1]], np.tile([300, 310], (4, 1)))
 
 
 def test_a_wrong_calibration_is_reported(exact):
     """The network sees a focal length 10 % longer than the CameraInfo says."""
     other = dataclasses.replace(exact, intrinsics=exact.intrinsics * [[1.1], [1.1], [1]])
-    assert decode(encode(other), window(), VggtConfig()).report["focal_predicted_ratio"] == pytest.approx(1.1, abs=1e-5)
+    report = decode(encode(other).filtered(VggtConfig()), window()).report
+    assert report["focal_predicted_ratio"] == pytest.approx(1.1, abs=1e-5)
 
 
 def test_what_is_left_out(exact):
     """Edges, sky and far points go where the settings say so, and nothing goes without."""
     raw = encode(exact)
-    assert not np.isnan(decode(raw, window(), VggtConfig()).depth).any()
-    far = decode(raw, window(), VggtConfig(far=1.2)).depth
-    assert np.array_equal(np.isnan(far), exact.depth > 1.2 * np.median(exact.depth))
-    sky = decode(raw, window(), VggtConfig(min_raw_confidence=10.0))
+
+    def left(**settings):
+        return decode(raw.filtered(VggtConfig(**settings)), window())
+
+    assert not np.isnan(left().depth).any()
+    assert np.array_equal(np.isnan(left(far=1.2).depth), exact.depth > 1.2 * np.median(exact.depth))
+    sky = left(min_raw_confidence=10.0)
     assert np.array_equal(np.isnan(sky.depth), raw.depth_conf < 10)
     assert (sky.confidence[np.isnan(sky.depth)] == 0).all()
-    step = np.ones((1, 4, 6), np.float32)
+    step = torch.ones(1, 4, 6)
     step[:, :, 3:] = 2
-    assert np.array_equal(on_edge(step, 0.5)[0], np.tile([False, False, True, True, False, False], (4, 1)))
+    assert np.array_equal(on_edge(step, 0.5)[0].numpy(), np.tile([False, False, True, True, False, False], (4, 1)))
     assert not on_edge(step, 0.8).any()
+
+
+def test_the_filter_is_numpys(exact):
+    """A second implementation; pixels that are not finite are left out one by one."""
+    rng = np.random.default_rng(0)
+    depth = np.exp(rng.standard_normal((2, 30, 40))).astype(np.float32)
+    conf = 1 + np.exp(rng.standard_normal(depth.shape)).astype(np.float32)
+    depth[0, :3], depth[1, 5], conf[0, 7, :9] = np.nan, -1.0, np.inf
+    settings = VggtConfig(edge_jump=2.0, far=3.0, min_raw_confidence=1.3)
+    found, ranks = (value.numpy() for value in filter_points(torch.from_numpy(depth), torch.from_numpy(conf), settings))
+    with np.errstate(invalid="ignore"):
+        log = np.log(depth)
+        edge = np.zeros(depth.shape, bool)
+        for axis in (1, 2):
+            steep = np.abs(np.diff(log, axis=axis)) > 2.0
+            edge |= np.insert(steep, 0, False, axis) | np.insert(steep, steep.shape[axis], False, axis)
+        left = np.isfinite(depth) & (depth > 0) & np.isfinite(conf) & (conf >= np.float32(1.3)) & ~edge
+        left &= depth <= 3.0 * np.sort(depth[left])[(left.sum() - 1) // 2]
+    assert 0.3 < left.mean() < 0.9
+    assert np.array_equal(found, np.where(left, depth, np.nan), equal_nan=True)
+    assert (ranks[~left] == 0).all()
+    expected = conf[left].argsort().argsort() / left.sum()
+    assert np.corrcoef(expected, ranks[left])[0, 1] > 0.999
 
 
 def test_nonsense_is_refused(exact):
@@ -105,15 +134,15 @@ def test_nonsense_is_refused(exact):
     bad = raw.pose_enc.copy()
     bad[1, 0] = np.nan
     with pytest.raises(ReconstructionRefused, match="not finite"):
-        decode(dataclasses.replace(raw, pose_enc=bad), window(), VggtConfig())
+        decode(dataclasses.replace(raw, pose_enc=bad).filtered(VggtConfig()), window())
     with pytest.raises(ReconstructionRefused, match="no depth"):
-        decode(dataclasses.replace(raw, depth=np.full_like(raw.depth, np.nan)), window(), VggtConfig())
+        decode(dataclasses.replace(raw, depth=np.full_like(raw.depth, np.nan)).filtered(VggtConfig()), window())
 
 
 def test_ranks_are_uniform():
     """A tenth of all pixels is below 0.1, whatever the confidences' distribution."""
     values = np.exp(np.random.default_rng(0).standard_normal((3, 50, 60))).astype(np.float32)
-    ranks = rank(values)
+    ranks = rank(torch.from_numpy(values)).numpy() / 255
     assert ranks.min() == 0
     assert ranks.max() == 1
     for level in (0.1, 0.5, 0.9):
@@ -138,7 +167,6 @@ def test_the_pipeline_gets_the_truth_back_from_raw_output():
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1920, 1080), (752, 480), (480, 640)])
 def test_sizes_are_the_published_ones_and_keep_the_aspect(width, height):
     """4:3 gives 518x392, 16:9 518x294; K of the images that the rectifier makes maps back to the camera's exactly."""
-    pytest.importorskip("torch", reason="torch is not installed")
     from vggt_ros.reconstruction.vggt.images import network_size
 
     camera = Camera.assumed(width, height, 65.0)

@@ -14,6 +14,7 @@ from vggt_ros.config import Config, ConfigError
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import relative_error, rule_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.reference import reference
@@ -48,6 +49,12 @@ def window(ids=(0, 1, 2), height=56, width=70):
 def config(folder, **changes):
     return Config().replace({"vggt.weights": str(folder), "vggt.device": "cpu",
                              **{f"vggt.{name}": value for name, value in changes.items()}})
+
+
+def loaded(folder, **changes):
+    vggt = Vggt(config(folder, **changes))
+    vggt.load()
+    return vggt
 
 
 def test_both_formats_load_the_same(folder, state, tmp_path):
@@ -142,7 +149,7 @@ def test_another_architecture_names_the_first_tensors(folder, state):
 def test_reused_tokens_change_nothing(folder):
     """Bit for bit, whichever frames came before."""
     first, second = window((0, 1, 2, 3)), window((2, 3, 4, 5))
-    reuse, fresh = Vggt(config(folder)), Vggt(config(folder, reuse_tokens=False))
+    reuse, fresh = loaded(folder), loaded(folder, reuse_tokens=False)
     reuse.reconstruct(first)
     ours, theirs = reuse.reconstruct(second), fresh.reconstruct(second)
     assert (ours.report["reused_tokens"], theirs.report["reused_tokens"]) == (2, 0)
@@ -154,7 +161,7 @@ def test_reused_tokens_change_nothing(folder):
 
 def test_the_reconstructor_decodes_what_the_network_says(folder):
     """Depth and the confidences' order are the network's; the calibrated K is the keyframes'."""
-    geometry = Vggt(config(folder)).reconstruct(window())
+    geometry = loaded(folder).reconstruct(window())
     images = torch.from_numpy(np.stack([k.image for k in window().keyframes])).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         raw = rule_network(TINY, 0)(images)
@@ -166,20 +173,20 @@ def test_the_reconstructor_decodes_what_the_network_says(folder):
 
 
 def test_points_and_tracks_where_asked_for(folder):
-    vggt = Vggt(config(folder, outputs="depth,points,tracks"))
+    vggt = loaded(folder, outputs="depth,points,tracks")
     vggt.reconstruct(window((0, 1), 266, 266))
-    assert vggt.extras["world_points"].shape == (2, 266, 266, 3)
-    assert vggt.extras["track"].shape == (2, 64, 2)
-    assert torch.equal(vggt.extras["track"][0, 0], torch.tensor([16.0, 16.0]))
-    plain = Vggt(config(folder))
+    assert vggt.inference.extras["world_points"].shape == (2, 266, 266, 3)
+    assert vggt.inference.extras["track"].shape == (2, 64, 2)
+    assert torch.equal(vggt.inference.extras["track"][0, 0], torch.tensor([16.0, 16.0]))
+    plain = loaded(folder)
     plain.reconstruct(window())
-    assert plain.extras == {}
-    assert not hasattr(plain._network, "point_head")
+    assert plain.inference.extras == {}
+    assert not hasattr(plain.inference.network, "point_head")
 
 
 def test_bfloat16_weights_cost_little_accuracy(folder):
-    exact = Vggt(config(folder)).reconstruct(window())
-    half = Vggt(config(folder, dtype="bfloat16")).reconstruct(window())
+    exact = loaded(folder).reconstruct(window())
+    half = loaded(folder, dtype="bfloat16").reconstruct(window())
     ratio = half.depth / exact.depth
     assert 1e-7 < np.abs(np.log(ratio)).mean() < 0.02
 
@@ -192,11 +199,11 @@ def test_half_precision_is_as_near_as_the_published_mode():
     exact, published = reference(full, images, torch.float32), reference(full, images, torch.bfloat16)
     for name, value in half.named_parameters():
         value.data = value.to(weights.stored(name, tuple(value.shape), torch.bfloat16))
-    vggt = Vggt(Config().replace({"vggt.device": "cpu", "vggt.dtype": "bfloat16"}))
-    vggt.compute = torch.bfloat16
-    vggt.adopt(half)
-    raw, _ = vggt.infer(tuple(Keyframe(i, i, np.ascontiguousarray(pixels[i]), np.eye(3)) for i in range(2)))
-    for name in ("pose_enc", "depth", "depth_conf"):
+    run = Inference(Config().replace({"vggt.dtype": "bfloat16"}).vggt, CPU)
+    run.compute = torch.bfloat16
+    run.adopt(half)
+    raw, _ = run.run(tuple(Keyframe(i, i, np.ascontiguousarray(pixels[i]), np.eye(3)) for i in range(2)))
+    for name in ("pose_enc", "depth"):
         ours = relative_error(getattr(raw, name), exact[name].numpy())
         assert 0 < ours < 1.5 * relative_error(published[name], exact[name].numpy())
 
@@ -213,7 +220,7 @@ def test_the_reference_mode_computes_the_same():
 
 
 def test_images_of_another_size_are_refused(folder):
-    vggt = Vggt(config(folder))
+    vggt = loaded(folder)
     for bad in (window((0,)), window(height=57)):
         with pytest.raises(ReconstructionRefused, match="multiples of 14"):
             vggt.reconstruct(bad)

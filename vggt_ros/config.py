@@ -139,7 +139,10 @@ class VggtConfig:
     outputs: str = _setting("depth", "What is computed besides the cameras' poses.",
                             choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
     reuse_tokens: bool = _setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
-    compile: bool = _setting(False, "Compile the aggregator (torch.compile); the first window takes minutes longer.")
+    compile: bool = _setting(False, "Compile the aggregator (torch.compile) for full windows; loading takes minutes "
+                             "longer, and where it fails it runs uncompiled and says why.")
+    memory: float = _setting(0.0, "Most memory that it may take; 0: all there is. Windows that need more are split.",
+                             unit="GB", low=0.0, high=1000.0)
     edge_jump: float = _setting(0.0, "Depth is dropped where its logarithm steps by more from pixel to pixel; 0: kept.",
                                 low=0.0, high=10.0)
     min_raw_confidence: float = _setting(1.0, "Depth of less raw confidence is dropped, as in the sky; 1: all kept.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from vggt_ros.config import Config, ConfigError
@@ -10,14 +11,19 @@ from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.process import MultiviewProcess
 
 
-def create_reconstructor(config: Config, apart: bool = False) -> tuple[Reconstructor, str]:
-    """Return the reconstructor that the setting `reconstructor` names, and why it is this one.
+def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
+                         apart: bool = False) -> tuple[Reconstructor, str]:
+    """Return the reconstructor that the setting `reconstructor` names, ready to run, and why it is this one.
 
-    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights. `apart`
-    gives multiview a process of its own, for those who track at the same time.
+    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights.
+
+    Args:
+        config: all settings.
+        progress: told how far the loading is; what it raises ends it.
+        apart: give multiview a process of its own, for those who track at the same time.
 
     Raises:
-        ConfigError: `vggt` is asked for and cannot run.
+        ConfigError: `vggt` is asked for and cannot run, or its weights do not load.
 
     """
     multiview = MultiviewProcess if apart else Multiview
@@ -33,7 +39,9 @@ def create_reconstructor(config: Config, apart: bool = False) -> tuple[Reconstru
         from vggt_ros.reconstruction.vggt.weights import WeightsError
         why = "as set" if config.reconstructor == "vggt" else "since there are a GPU and weights"
         try:
-            return Vggt(config), f"vggt, {why}"
+            vggt = Vggt(config)
+            vggt.load(progress, download=config.reconstructor == "vggt")
+            return vggt, f"vggt, {why}"
         except WeightsError as error:
             raise ConfigError(str(error)) from error
     if config.reconstructor == "vggt":

@@ -76,7 +76,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0)]
-    node = SlamNode(create=lambda config: (_Idle(), "none, for a benchmark"), context=context,
+    node = SlamNode(create=lambda config, progress: (_Idle(), "none, for a benchmark"), context=context,
                     parameter_overrides=overrides)
     peer = Node("benchmark_peer", context=context)
     executor = SingleThreadedExecutor(context=context)
@@ -88,6 +88,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     node.trigger_configure()
     node.slam.track = _constant  # type: ignore[method-assign]
     node.trigger_activate()
+    node.worker.call(lambda: None).result()  # loaded
     try:
         deadline = time.monotonic() + 20
         while not (publisher.get_subscription_count() and infos.get_subscription_count()):

@@ -9,6 +9,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.messages import diagnostic_status
 from vggt_ros.solution import TrackedFrame, Update
@@ -19,7 +20,6 @@ class Monitor:
     """Watches the parts and tells what it sees.
 
     Attributes:
-        reconstructor: name of the reconstructor and why it is this one.
         tracked: the newest tracked frame.
         update: the newest update.
         error: the last error of the worker, empty if there was none.
@@ -28,10 +28,10 @@ class Monitor:
 
     """
 
-    def __init__(self, slam: Slam, worker: Worker, source: ImageSource, reconstructor: str) -> None:
+    def __init__(self, slam: Slam, worker: Worker, source: ImageSource,
+                 reconstructor: Deferred) -> None:
         """Watch these."""
-        self._slam, self._worker, self._source = slam, worker, source
-        self.reconstructor = reconstructor
+        self._slam, self._worker, self._source, self._reconstructor = slam, worker, source, reconstructor
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.resets = self.failed = 0
@@ -53,15 +53,17 @@ class Monitor:
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the status as it is now; ERROR where nothing works, WARN where something degrades."""
         level, text = self._judge(active)
-        slam, source = self._slam, self._source
+        slam, source, reconstructor = self._slam, self._source, self._reconstructor
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
-            "state": self.tracked.state if self.tracked else "NO_IMAGE",
+            "state": reconstructor.state if reconstructor.state in (LOADING, FAILED) else
+            self.tracked.state if self.tracked else "NO_IMAGE",
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
-            "reconstructor": self.reconstructor,
+            "reconstructor": reconstructor.why,
+            **reconstructor.facts,
             "calibration": source.calibration,
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
@@ -83,6 +85,10 @@ class Monitor:
 
     def _judge(self, active: bool) -> tuple[bytes, str]:
         source, tracked, update = self._source, self.tracked, self.update
+        if self._reconstructor.state == FAILED:
+            return DiagnosticStatus.ERROR, self._reconstructor.why
+        if self._reconstructor.state == LOADING:
+            return DiagnosticStatus.WARN, f"loading: {self._reconstructor.why}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
         if self.error:

@@ -31,8 +31,9 @@ class ImageSource:
     """Subscribes images and their calibration, and hands over frames.
 
     Attributes:
-        counts: images `received`, and of these `waiting` (no calibration yet), `refused` (cannot be decoded or do not
-            fit their calibration) and `late` (older than the one before, or the same); all others became frames.
+        counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
+            yet), `refused` (cannot be decoded or do not fit their calibration) and `late` (older than the one before,
+            or the same); all others became frames.
             `missed` were published and did not arrive, or were pushed out of the queue while the node was busy.
         seconds: of decoding and rectification, of the last frames.
         calibration: where the intrinsics come from, for the status.
@@ -41,7 +42,7 @@ class ImageSource:
 
     def __init__(self, node: LifecycleNode, config: CameraConfig,
                  image_size: Callable[[Camera], tuple[int, int]], on_frame: Callable[[Frame, str], None],
-                 on_break: Callable[[str], object]) -> None:
+                 on_break: Callable[[str], object], ready: Callable[[], bool] = lambda: True) -> None:
         """Prepare; `start` subscribes.
 
         Args:
@@ -50,6 +51,7 @@ class ImageSource:
             image_size: the working size for a camera.
             on_frame: takes each frame, and the frame_id of its header.
             on_break: told why what follows does not continue what was before.
+            ready: whether images can be used; until then they are only counted.
 
         """
         self._node = node
@@ -57,13 +59,14 @@ class ImageSource:
         self._image_size = image_size
         self._on_frame = on_frame
         self._on_break = on_break
+        self._ready = ready
         self._subscriptions: list[Any] = []
         compressed = config.transport == "compressed"
         self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
         self.info_topic = node.resolve_topic_name("camera_info")
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and names_rectified(self.topic))
         self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
-        self.counts = {"received": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
+        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
         self._info: CameraInfo | None = None
@@ -123,6 +126,9 @@ class ImageSource:
         self.counts["received"] += 1
         self._count_missed(details.get("publication_sequence_number"))
         self.last_arrival = time.monotonic()
+        if not self._ready():
+            self.counts["early"] += 1
+            return
         try:
             image = self._decode(message)
             rectifier = self._rectifier_for(image)

@@ -51,8 +51,9 @@ class Outputs:
         self.depth = create(Image, "~/depth/image", 10)
         self.depth_info = create(CameraInfo, "~/depth/camera_info", 10)
         self.markers = create(MarkerArray, "~/markers", LATCHED)
-        self.status = create(DiagnosticStatus, "~/status", LATCHED)
-        self.diagnostics = create(DiagnosticArray, "/diagnostics", 10)
+        # Also while the node is inactive: loading, and its failure, are seen there.
+        self.status = node.create_publisher(DiagnosticStatus, "~/status", LATCHED)
+        self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._published: dict[object, int] = {}
         self._map_request: Future[Any] | None = None
         self.clear()

@@ -106,6 +106,9 @@ def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: f
         watch = _Watch(executor, slam, log)
         for name in ("CONFIGURE", "ACTIVATE"):
             _change_state(recorder, watch, name)
+        watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # images before that are not used
+        if recorder.status["state"] == "FAILED":
+            raise NodeError(f"{recorder.status['reconstructor']}; {watch.log_tail()}")
         say("the node is active; playing")
         with _process(player) as playing:
             watch.until(lambda: playing.poll() is not None)

@@ -21,16 +21,17 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
+from vggt_ros.camera import Camera
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.reconstruction.process import MultiviewProcess
+from vggt_ros.reconstruction.deferred import READY, Create, Deferred
 from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import Commands
 from vggt_ros.ros.diagnostics import Monitor
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.interrupts import single_interrupt
+from vggt_ros.ros.log import NodeLog
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.outputs import Outputs, turned
 from vggt_ros.ros.transforms import Frames
@@ -40,17 +41,17 @@ from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
 _APART = partial(create_reconstructor, apart=True)
-Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+Success = TransitionCallbackReturn.SUCCESS
 
 
 class SlamNode(LifecycleNode):
     """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
-    def __init__(self, create: Callable[[Config], tuple[Reconstructor, str]] = _APART, **options: Any) -> None:
+    def __init__(self, create: Create = _APART, **options: Any) -> None:
         """Declare the parameters.
 
         Args:
-            create: makes the reconstructor, and says why it is this one.
+            create: makes the reconstructor, on the worker's thread, and says why it is this one.
             options: as for rclpy's Node.
 
         """
@@ -65,21 +66,19 @@ class SlamNode(LifecycleNode):
     # Lifecycle.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Make the parts."""
-        try:
-            reconstructor, why = self._create(self.config)
-        except (ConfigError, ImportError, OSError, RuntimeError) as error:
-            self.get_logger().error(f"no reconstructor: {error}")
-            return Failure
-        self.get_logger().info(f"reconstructor: {why}")
-        self.slam = Slam(self.config, reconstructor)
+        """Make the parts; the reconstructor is loaded by the worker, while the state is LOADING."""
+        self._log = NodeLog(self.get_logger())
+        self.reconstructor = Deferred(self._create, self.config)
+        self.slam = Slam(self.config, self.reconstructor)
         self._updates: deque[Update | Exception] = deque()
         self._wake = self.create_guard_condition(self._take_updates)
         self.worker = Worker(self.slam, self._hand_over, self._hand_over)
+        self.worker.call(self.reconstructor.load)
         self.frames = Frames(self, self.config.tf, self._buffer)
         self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
-        self.source = ImageSource(self, self.config.camera, reconstructor.image_size, self._track, self.reset)
-        self.monitor = Monitor(self.slam, self.worker, self.source, why)
+        self.source = ImageSource(self, self.config.camera, self._image_size, self._track, self.reset,
+                                  lambda: self.reconstructor.state == READY)
+        self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
         self.commands = Commands(self, {"reset": self._reset_command, "save_map": self._save_command})
@@ -128,17 +127,24 @@ class SlamNode(LifecycleNode):
             return
         self._parts_made = self._active = False
         self.source.stop()
+        self.reconstructor.stop()
         self.worker.close()
-        if isinstance(self.slam.reconstructor, MultiviewProcess):
-            self.slam.reconstructor.close()
+        self.reconstructor.close()
         for timer in self._timers_made:
             self.destroy_timer(timer)
         self.commands.close()
         self.destroy_guard_condition(self._wake)
         self.outputs.close()
         self.frames.close()
+        self._log.close()
 
     # Every image.
+
+    def _image_size(self, camera: Camera) -> tuple[int, int]:
+        """Return the working size for a camera, for which the reconstructor prepares before the first window."""
+        size = self.reconstructor.image_size(camera)
+        self.worker.call(lambda: self.reconstructor.prepare(*size))
+        return size
 
     def _track(self, frame: Frame, camera_frame: str) -> None:
         self.frames.locate_camera(camera_frame)
@@ -212,11 +218,10 @@ class SlamNode(LifecycleNode):
             self.outputs.refresh()
 
     def _report(self) -> None:
-        if self._active:
-            status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
-            self.outputs.status.publish(status)
-            now = self.get_clock().now().nanoseconds
-            self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
+        status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
+        self.outputs.status.publish(status)
+        now = self.get_clock().now().nanoseconds
+        self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 
     def _change(self, config: Config) -> None:
         """Take settings that changed while the node runs."""

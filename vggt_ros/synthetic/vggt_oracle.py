@@ -36,4 +36,4 @@ class VggtOracle(SceneReconstructor):
         first = pose(so3_exp(self.first_rotation * rng.standard_normal(3)),
                      self.first_translation * median * rng.standard_normal(3))
         raw = encode(exact, first, lengths=(0.7, 1.3, 1.0))
-        return decode(raw, window, self.settings, report=exact.report)
+        return decode(raw.filtered(self.settings), window, report=exact.report)

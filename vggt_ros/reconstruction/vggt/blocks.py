@@ -30,9 +30,9 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., dim), scaled."""
-        return x * self.gamma
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x (..., dim) with the scaled branch (..., dim) added."""
+        return torch.addcmul(x, branch, self.gamma)
 
 
 class Mlp(nn.Module):
@@ -87,8 +87,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Return (B, N, dim) of x (B, N, dim); `rotation` as in `rope`, for all N tokens."""
-        x = x + self.ls1(self.attn(self.norm1(x), rotation))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = self.ls1(x, self.attn(self.norm1(x), rotation))
+        return self.ls2(x, self.mlp(self.norm2(x)))
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -96,7 +96,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cosines, sines = rotation
     halves = x.unflatten(-1, (2, 2, -1))  # (axis, first or second of a pair, frequency)
     quarter_turn = torch.stack((-halves[..., 1, :], halves[..., 0, :]), dim=-2).flatten(-3)
-    return x * cosines + quarter_turn * sines
+    return torch.addcmul(x * cosines, quarter_turn, sines)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""From the network's raw output to a window's geometry, and back for tests (numpy only)."""
+"""From the network's output to a window's geometry, and back for tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vggt_ros.config import VggtConfig
 from vggt_ros.geometry import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
+from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
 from vggt_ros.windows import Window
 
 Float = NDArray[np.float32]
@@ -24,13 +26,34 @@ class RawWindow:
         pose_enc: (S, 9), camera-from-world translation 3, quaternion x y z w (not normalized), fov_h, fov_w in radians.
         depth: (S, H, W), along the optical axis, units of the window.
         depth_conf: (S, H, W), at least 1.
-        descriptors: (S, D), unit length, or None.
 
     """
 
     pose_enc: Float
     depth: Float
     depth_conf: Float
+
+    def filtered(self, settings: VggtConfig) -> FilteredWindow:
+        """Return what is left of it by `settings`."""
+        depth, ranks = filter_points(torch.from_numpy(self.depth), torch.from_numpy(self.depth_conf), settings)
+        return FilteredWindow(self.pose_enc, depth.numpy(), ranks.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredWindow:
+    """What is copied from the device.
+
+    Attributes:
+        pose_enc: as in `RawWindow`.
+        depth: (S, H, W), NaN where unknown or left out.
+        ranks: of the confidence, uint8 (S, H, W), from 0 to `RANKS` - 1.
+        descriptors: (S, D), unit length, or None.
+
+    """
+
+    pose_enc: Float
+    depth: Float
+    ranks: NDArray[np.uint8]
     descriptors: Float | None = None
 
 
@@ -60,34 +83,13 @@ def unproject(depth: NDArray[np.floating], world_camera: NDArray[np.floating],
     return np.einsum("sij,shwj->shwi", world_camera[:, :3, :3], points) + world_camera[:, None, None, :3, 3]
 
 
-def rank(values: Float) -> Float:
-    """Return the ranks of `values` in [0, 1], the best 1, to a 256th: VGGT's confidences mean no more than an order."""
-    steps = np.quantile(values.ravel()[::max(1, values.size // 100_000)], np.linspace(0, 1, 257))
-    steps[0], steps[-1] = values.min(), values.max()
-    return np.interp(values, steps, np.linspace(0, 1, 257)).astype(np.float32)
-
-
-def on_edge(depth: Float, jump: float) -> NDArray[np.bool_]:
-    """Return where depth (S, H, W) changes by more than the fraction `jump` to a neighbor: points float there."""
-    log = np.log(depth)
-    edge = np.zeros(depth.shape, bool)
-    for axis in (1, 2):
-        steep = np.abs(np.diff(log, axis=axis)) > jump
-        first, second = [slice(None)] * 3, [slice(None)] * 3
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(first)] |= steep
-        edge[tuple(second)] |= steep
-    return edge
-
-
-def decode(raw: RawWindow, window: Window, settings: VggtConfig, focal: tuple[float, float] | None = None,
+def decode(output: FilteredWindow, window: Window, focal: tuple[float, float] | None = None,
            report: dict[str, float] | None = None) -> WindowGeometry:
     """Return the geometry of a window, its first camera exactly at the origin.
 
     Args:
-        raw: what the network says of the window's images.
+        output: what the network says of the window's images.
         window: whose intrinsics are used where they are calibrated.
-        settings: which points are left out.
         focal: fx and fy for cameras that are not calibrated, pixels; None: those that the network predicts.
         report: figures to be handed on.
 
@@ -95,30 +97,23 @@ def decode(raw: RawWindow, window: Window, settings: VggtConfig, focal: tuple[fl
         ReconstructionRefused: the network's output is not finite, or no pixel has depth.
 
     """
-    if not all(np.isfinite(values).all() for values in (raw.pose_enc, raw.depth_conf)):
+    if not np.isfinite(output.pose_enc).all():
         raise ReconstructionRefused("the network's output is not finite")
-    camera_window = camera_from_world(raw.pose_enc)
+    if np.isnan(output.depth).all():
+        raise ReconstructionRefused("the network knows no depth in this window")
+    camera_window = camera_from_world(output.pose_enc)
     # The network puts its world only about the first camera; ours is exactly there.
     window_camera = camera_window[0] @ np.linalg.inv(camera_window)
     window_camera[0] = np.eye(4)
-    predicted = predicted_intrinsics(raw.pose_enc, *raw.depth.shape[1:])
+    predicted = predicted_intrinsics(output.pose_enc, *output.depth.shape[1:])
     if focal is not None:
         predicted[:, 0, 0], predicted[:, 1, 1] = focal
     intrinsics = np.array([keyframe.intrinsics if keyframe.calibrated else guess
                            for keyframe, guess in zip(window.keyframes, predicted)])
-    depth = raw.depth.astype(np.float32)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unknown = ~np.isfinite(depth) | (depth <= 0) | (raw.depth_conf < settings.min_raw_confidence)
-        if settings.edge_jump > 0:
-            unknown |= on_edge(depth, settings.edge_jump)
-    if unknown.all():
-        raise ReconstructionRefused("the network knows no depth in this window")
-    if settings.far > 0:
-        unknown |= depth > settings.far * np.median(depth[~unknown])
-    confidence = np.where(unknown, np.float32(0), rank(raw.depth_conf))
     ratio = float(np.median(predicted[:, 0, 0] / intrinsics[:, 0, 0]))
-    return WindowGeometry(window.ids, window_camera, intrinsics, np.where(unknown, np.float32(np.nan), depth),
-                          confidence, raw.descriptors, report={**(report or {}), "focal_predicted_ratio": ratio})
+    return WindowGeometry(window.ids, window_camera, intrinsics, output.depth,
+                          np.divide(output.ranks, RANKS - 1, dtype=np.float32), output.descriptors,
+                          report={**(report or {}), "focal_predicted_ratio": ratio})
 
 
 def encode(geometry: WindowGeometry, raw_first: Array | None = None, lengths: Sequence[float] = (1.0,)) -> RawWindow:

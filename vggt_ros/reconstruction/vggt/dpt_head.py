@@ -25,9 +25,9 @@ class ResidualConvUnit(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (S, features, h, w) of the same."""
-        x = x.relu()
-        return self.conv2(self.conv1(x).relu_()) + x
+        """Return (S, features, h, w) of the same, which is overwritten."""
+        x = x.relu_()
+        return self.conv2(self.conv1(x).relu_()).add_(x)
 
 
 class FeatureFusion(nn.Module):
@@ -42,9 +42,10 @@ class FeatureFusion(nn.Module):
         self.resConfUnit2 = ResidualConvUnit(features)
 
     def forward(self, size: Sequence[int], level: Tensor, coarser: Tensor | None = None) -> Tensor:
-        """Return (S, features, *size)."""
-        x = level if coarser is None else coarser + self.resConfUnit1(level)
-        return self.out_conv(enlarge(self.resConfUnit2(x), size))
+        """Return (S, features, *size); `level` is overwritten."""
+        x = level if coarser is None else self.resConfUnit1(level).add_(coarser)
+        # The published code enlarges first. A 1x1 convolution commutes with that, and here has a quarter of the pixels.
+        return enlarge(self.out_conv(self.resConfUnit2(x)), size)
 
 
 class Scratch(nn.Module):
@@ -107,10 +108,10 @@ class DptHead(nn.Module):
         return x if self.outputs is None else self.scratch.output_conv2(self.add_positions(x, columns / rows))
 
     def add_positions(self, x: Tensor, aspect: float) -> Tensor:
-        """Return x (S, C, h, w) with a tenth of the plane's position embedding added, if this head has one."""
+        """Return x (S, C, h, w), changed: with a tenth of the plane's position embedding, if this head has one."""
         if self.outputs is None:
             return x
-        return x + plane_positions(x.shape[1], x.shape[2], x.shape[3], aspect, x.device, x.dtype)
+        return x.add_(plane_positions(x.shape[1], x.shape[2], x.shape[3], aspect, x.device, x.dtype))
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,16 @@ def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]
     columns = max(width // patch, 1)
     rows = round(columns * camera.height / camera.width)
     return patch * columns, patch * min(max(rows, 1), columns)
+
+
+def to_host(*values: Tensor) -> list[NDArray[Any]]:
+    """Return tensors of one device as arrays; the copies run beside each other, with one wait for all."""
+    if not values[0].is_cuda:
+        return [value.numpy() for value in values]
+    copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+              for value in values]
+    torch.cuda.current_stream(values[0].device).synchronize()
+    return [copy.numpy() for copy in copies]
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:

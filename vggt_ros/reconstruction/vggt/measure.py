@@ -14,9 +14,9 @@ import torch
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.images import to_tensor
+from vggt_ros.reconstruction.vggt.inference import TYPES, Inference
 from vggt_ros.reconstruction.vggt.memory import work
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.reconstructor import TYPES, Vggt
 from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.reconstruction.vggt.weights import HEADS, shapes, stored
@@ -60,15 +60,14 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
 
     """
     width, height = size
-    config = Config().replace({"vggt.dtype": dtype, "vggt.compile": compile_, "windows.size": max(frames, 3),
-                               "windows.overlap": 1})
-    vggt = Vggt(config)
+    config = Config().replace({"vggt.dtype": dtype, "vggt.compile": compile_})
+    inference = Inference(config.vggt, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pixels = (255 * rule.images(frames, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
     ours = mode == "ours"
-    network = quick_network(sizes, vggt.device, vggt.storage if ours else torch.float32,
-                            vggt.outputs if ours else ("cameras", "depth", "points"))
+    network = quick_network(sizes, inference.device, inference.storage if ours else torch.float32,
+                            inference.outputs if ours else ("cameras", "depth", "points"))
     if ours:
-        vggt.adopt(network)
+        inference.adopt(network)
     seconds = []
     for run in range(repeat + 1):
         # A keyframe keeps its image while the window moves on by frames - overlap.
@@ -76,25 +75,25 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
         keyframes = tuple(Keyframe(i, i, np.ascontiguousarray(pixels[i % frames]), np.eye(3)) for i in ids)
         start = time.perf_counter()
         if ours:
-            vggt.infer(keyframes)
+            inference.run(keyframes)
         else:
-            wanted = TYPES[dtype] if dtype != "auto" else vggt.compute
-            result = reference(network, to_tensor([keyframe.image for keyframe in keyframes], vggt.device), wanted)
+            wanted = TYPES[dtype] if dtype != "auto" else inference.compute
+            result = reference(network, to_tensor([keyframe.image for keyframe in keyframes], inference.device), wanted)
             result = {name: value.cpu() for name, value in result.items()}
         seconds.append(time.perf_counter() - start)
-    cuda = vggt.device.type == "cuda"
+    cuda = inference.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures: dict[str, object] = {
         "mode": mode, "frames": frames, "overlap": overlap, "width": width, "height": height, "dtype": dtype,
-        "compute": str(vggt.compute if ours else wanted).removeprefix("torch."),
+        "compute": str(inference.compute if ours else wanted).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
         "first_s": seconds[0], "median_s": float(np.median(seconds[1:])),
         "p95_s": float(np.quantile(seconds[1:], 0.95)), "peak_bytes": peak,
         "tflop_per_s": work(sizes, frames, height, width, overlap if ours else 0) / float(np.median(seconds[1:]))}
     if ours and repeat > 1:
-        vggt.parts = {}
-        vggt.infer(tuple(Keyframe(10**6 + i, i, pixels[i], np.eye(3)) for i in range(frames)))
-        figures["parts"] = vggt.parts
+        inference.parts = {}
+        inference.run(tuple(Keyframe(10**6 + i, i, pixels[i], np.eye(3)) for i in range(frames)))
+        figures["parts"] = inference.parts
     return figures
 
 

@@ -18,25 +18,53 @@ def weight_bytes(sizes: Sizes, storage: torch.dtype, outputs: Collection[str]) -
                for name, shape in shapes(sizes).items() if not name.startswith(unused))
 
 
-def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, compute_bytes: int) -> int:
+def free(device: torch.device, limit: float) -> float:
+    """Return the bytes that weights and windows may take: at most `limit` GB unless that is 0, and what a GPU has."""
+    allowed = 1e9 * limit if limit > 0 else math.inf
+    return min(allowed, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else allowed
+
+
+def unused(device: torch.device) -> float:
+    """Return the bytes of a GPU that a window may take now; a CPU's are not known beforehand."""
+    if device.type != "cuda":
+        return math.inf
+    held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held_back
+
+
+def is_short(error: BaseException) -> bool:
+    """Return True if an error of torch says that memory ran out, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, compute_bytes: int,
+                     outputs: Collection[str] = ("cameras", "depth"), chunk: int = 1) -> int:
     """Return the most bytes that live beside the weights while a window is computed.
 
-    In the aggregator: two copies of the tokens and what the widest of a block's steps makes of them; always the layers
-    kept for the heads. In a dense head, of one frame at a time: three maps of the image's size, in float32.
+    Throughout: the encoder's tokens, and those of the window before. Then either the aggregator's last block, with the
+    layers kept for the heads, or a dense head's widest step, for `chunk` frames at a time, with what heads before it
+    have computed. Tables count too, although they are made only once.
     """
-    tokens = frames * (1 + sizes.registers + height * width // sizes.patch**2)
-    kept = len({*sizes.taps, sizes.depth - 1}) * tokens * 2 * sizes.embed_dim * 4
-    mlp = tokens * sizes.embed_dim * (3 * 4 + 2 * 4 * compute_bytes)
-    attention = tokens * sizes.embed_dim * (3 * 4 + 3 * compute_bytes + 4 * 4)
-    dense = 3 * (sizes.features // 2) * height * width * 4
-    return kept + max(mlp, attention, dense) + frames * height * width * (3 + 2) * 4
+    dim, patches = sizes.embed_dim, height * width // sizes.patch**2
+    tokens, taps = frames * (1 + sizes.registers + patches), len({*sizes.taps, sizes.depth - 1})
+    encoded, layer = 4 * frames * patches * dim, 4 * tokens * 2 * dim
+    attention = tokens * dim * (3 * 4 + 3 * compute_bytes + 5 * 4)
+    mlp = tokens * dim * (3 * 4 + 8 * compute_bytes)
+    pixels, cells = min(chunk, frames) * height * width, min(chunk, frames) * 64 * patches
+    pyramid = 4 * sizes.features * (2 * cells + cells // 4)
+    image = 4 * (sizes.features // 2) * pixels + 4 * 2 * 32 * pixels
+    heads = len(set(outputs) & {"depth", "points"})
+    maps = 4 * frames * height * width * (4 + 5 * ("points" in outputs))
+    tables = 4 * (sizes.features // 2) * height * width * (heads > 0) + 8 * tokens * dim // sizes.heads
+    return 2 * encoded + tables + max((taps - 1) * layer + max(attention, mlp) + layer,
+                                      taps * layer + maps + max(pyramid, image) * (heads > 0))
 
 
 def window_bytes(sizes: Sizes, frames: int, height: int, width: int, storage: torch.dtype, compute: torch.dtype,
-                 outputs: Collection[str] = ("cameras", "depth")) -> int:
+                 outputs: Collection[str] = ("cameras", "depth"), chunk: int = 1) -> int:
     """Return the bytes that a window of `frames` images needs, weights included."""
     return weight_bytes(sizes, storage, outputs) \
-        + activation_bytes(sizes, frames, height, width, compute.itemsize)
+        + activation_bytes(sizes, frames, height, width, compute.itemsize, outputs, chunk)
 
 
 def work(sizes: Sizes, frames: int, height: int, width: int, reused: int = 0) -> float:

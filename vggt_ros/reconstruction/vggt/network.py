@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,23 @@ class Network(nn.Module):
         return self.decode(self.aggregate(self.aggregator.encode(images), images.shape[2:]), images.shape[2:],
                            outputs, queries)
 
-    def aggregate(self, patches: Tensor, size: tuple[int, int] | torch.Size) -> dict[int, Tensor]:
-        """Return the layers that the heads read (S, P, 2 dim), of the encoder's tokens for images of `size` (H, W)."""
-        grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
-        return self.aggregator(patches, grid, {*self.sizes.taps, self.sizes.depth - 1})
+    def aggregate(self, patches: Tensor, size: Sequence[int], run: Callable[..., Any] | None = None,
+                  keep: Collection[int] | None = None) -> dict[int, Tensor]:
+        """Return layers (S, P, 2 dim) of the aggregator.
 
-    def decode(self, layers: dict[int, Tensor], size: tuple[int, int] | torch.Size, outputs: Collection[str],
+        Args:
+            patches: the encoder's tokens.
+            size: H and W of the images.
+            run: the aggregator, or what it was compiled to.
+            keep: numbers of the layers; None: those that the heads read.
+
+        """
+        grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
+        rotations = self.aggregator.rotations(grid, len(patches), patches.device)
+        kept = tuple(sorted({*self.sizes.taps, self.sizes.depth - 1})) if keep is None else keep
+        return (run or self.aggregator)(patches, rotations, kept)
+
+    def decode(self, layers: dict[int, Tensor], size: Sequence[int], outputs: Collection[str],
                queries: Tensor | None = None) -> dict[str, Tensor]:
         """Return the heads' outputs, in float32.
 

@@ -4,204 +4,182 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
 
 from vggt_ros.camera import Camera
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
+from vggt_ros.reconstruction.joining import join, smaller, split
 from vggt_ros.reconstruction.vggt import memory, weights
-from vggt_ros.reconstruction.vggt.decoding import RawWindow, decode, predicted_intrinsics
-from vggt_ros.reconstruction.vggt.images import network_size, to_tensor
+from vggt_ros.reconstruction.vggt.decoding import decode, predicted_intrinsics
+from vggt_ros.reconstruction.vggt.images import network_size
+from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows import Window
 
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 log = logging.getLogger(__name__)
 
 
 class Vggt:
-    """Runs the network on windows and keeps the encoder's tokens of keyframes that come again.
+    """Runs the network on windows; a window that does not fit into memory is solved in parts.
 
     Attributes:
         name: "vggt".
-        device: where it runs.
-        storage, compute: types of the aggregator's matrices and of what is computed with them.
-        extras: points or tracks of the newest window, where `vggt.outputs` asks for them, on the device.
-        parts: seconds of each part of the newest window; measured, which costs synchronization, if it is a dictionary.
+        inference: the network on its device.
+        most: keyframes that are solved at once; fewer than a window holds once memory has run out.
 
     """
 
     name = "vggt"
 
     def __init__(self, config: Config) -> None:
-        """Choose device and types; the weights are loaded by `load`, or by the first window.
+        """Choose the device; `load` loads the weights.
 
         Raises:
             WeightsError: `vggt.device` is `cuda` and there is none.
 
         """
         settings = self.settings = config.vggt
-        self.window_size = config.windows.size
+        self._config = config
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise weights.WeightsError("vggt.device: cuda is asked for, but torch finds no GPU; set auto or cpu")
-        self.device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-        self.storage, self.compute = self._types()
-        self.outputs = ("cameras", *settings.outputs.split(","))
-        self.extras: dict[str, Tensor] = {}
-        self.parts: dict[str, float] | None = None
-        self._network: Network | None = None
-        self._last_mark = 0.0
-        self._tokens: dict[int, Tensor] = {}
+        device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.inference = Inference(settings, device)
+        self.most = 10**6
+        self._room = math.inf
         self._focals: list[np.ndarray] = []
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What runs where, for the status."""
+        run = self.inference
+        name = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else \
+            f"CPU, {torch.get_num_threads()} threads"
+        types = [str(kind).removeprefix("torch.") for kind in (run.compute, run.storage)]
+        return {"model": self.settings.weights, "device": name,
+                "type": types[0] if types[0] == types[1] else f"{types[0]}, weights kept in {types[1]}",
+                "compiled": run.compiled}
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return (width, height), multiples of 14, of the images that it wants from this camera."""
         return network_size(camera, self.settings.width)
 
-    def load(self, progress: Callable[[float], None] | None = None, download: bool = True) -> None:
-        """Load the weights, from the network if need be.
+    def load(self, progress: Callable[[str], None] = lambda text: None, download: bool = True) -> None:
+        """Load the weights, over the network if need be, and warm up.
 
         Args:
-            progress: told the fraction done.
+            progress: told how far it is.
             download: False: only weights that are on disk.
 
         Raises:
-            WeightsError: they cannot be had, do not fit, or need more memory than the GPU has.
+            WeightsError: they cannot be had, do not fit, or need more memory than there is.
 
         """
-        self.adopt(self._fitted(weights.find(self.settings.weights, download), progress))
+        progress("looking for the weights")
+        path = weights.find(self.settings.weights, download, progress=progress)
+        run, count = self.inference, self._config.windows.size
+        camera = Camera.assumed(640, 480, 60.0)  # the real one is not known yet
+        width, height = self.image_size(camera)
+        sizes = weights.sizes_beside(path.parent / "config.json")
+        free = memory.free(run.device, self.settings.memory)
+        needed = {frames: memory.window_bytes(sizes, frames, height, width, run.storage, run.compute, run.outputs,
+                                              run.chunk) for frames in (2, count)}
+        if needed[2] > free:
+            raise weights.WeightsError(
+                f"vggt: two images of {width}x{height} need about {needed[2] / 1e9:.1f} GB on {run.device}, a window "
+                f"of {count} about {needed[count] / 1e9:.1f} GB; {free / 1e9:.1f} GB are free: set vggt.width lower")
+        self.adopt(weights.load(path, run.device, run.storage, run.outputs,
+                                lambda done: progress(f"loading the weights, {100 * done:.0f} %")))
+        progress("warming up")
+        self.prepare(width, height)
 
     def adopt(self, network: Network) -> None:
         """Take a network that is on the device already."""
-        self._network = network
-        self._network.chunk = 4 if self.device.type == "cuda" else 1
-        if self.settings.compile:
-            try:
-                network.aggregator.compile(dynamic=False)
-            except RuntimeError as error:
-                log.warning("vggt.compile: not compiled, since %s", error)
+        self.inference.adopt(network)
+        if self.settings.memory > 0:
+            self._room = self.settings.memory * 1e9 - sum(p.nbytes for p in network.parameters())
+
+    def prepare(self, width: int, height: int) -> None:
+        """Warm up for windows of images of this size."""
+        windows = self._config.windows
+        self._heed_forecast(windows.size, height, width)
+        try:
+            self.inference.warm_up(width, height, min(windows.size, self.most), min(windows.overlap, self.most - 1))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not memory.is_short(error):
+                raise
+            log.warning("vggt: no memory to warm up with %d images of %dx%d", windows.size, width, height)
+        self.inference.forget()
 
     def reconstruct(self, window: Window) -> WindowGeometry:
-        """Solve a window.
+        """Solve a window, in parts if memory asks for it.
 
         Raises:
-            ReconstructionRefused: too few images, images of a wrong size, not enough memory, or nonsense came out.
-            WeightsError: the weights cannot be loaded.
+            ReconstructionRefused: too few images, images of a wrong size, not enough memory for two of them, or
+                nonsense came out.
 
         """
-        if self._network is None:
-            self.load()
         shapes = {keyframe.image.shape for keyframe in window.keyframes}
         height, width = window.keyframes[0].image.shape[:2]
         if len(window.keyframes) < 2 or len(shapes) > 1 or height % 14 or width % 14:
             raise ReconstructionRefused(f"vggt wants two or more images of one size in multiples of 14, not "
                                         f"{len(window.keyframes)} of {sorted(shapes)}")
+        self._heed_forecast(len(window.keyframes), height, width)
+        while True:
+            parts = split(window, self._config.windows.overlap, self.most)
+            try:
+                solved = [self._solve(part) for part in parts]
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not memory.is_short(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Not above: what raises holds on to its tensors until the exception is gone.
+            self.inference.forget()
+            self._split_smaller(len(parts[0].keyframes), f"memory ran out on {self.inference.device} ({reason})")
+        whole = join(solved, self._config.alignment)
+        total = {name: sum(part.report[name] for part in solved) for name in ("seconds", "reused_tokens", "tflop")}
+        return replace(whole, report={
+            **whole.report, **total, "tflop_per_s": total["tflop"] / total["seconds"],
+            "peak_memory_mb": max(part.report["peak_memory_mb"] for part in solved), "parts": float(len(parts))})
+
+    def _solve(self, window: Window) -> WindowGeometry:
+        """Solve a window, or a part of one, at once; raises as torch does when memory runs out."""
+        run, (height, width) = self.inference, window.keyframes[0].image.shape[:2]
+        if run.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(run.device)
         start = time.perf_counter()
-        try:
-            raw, reused = self.infer(window.keyframes)
-        except torch.OutOfMemoryError as error:
-            self._tokens.clear()
-            torch.cuda.empty_cache()
-            raise ReconstructionRefused(f"out of memory on {self.device} with {len(window.keyframes)} images of "
-                                        f"{width}x{height}: set windows.size or vggt.width lower ({error})") from error
+        output, reused = run.run(window.keyframes)
         seconds = time.perf_counter() - start
-        assert self._network is not None
-        tflop = memory.work(self._network.sizes, len(window.keyframes), height, width, reused)
-        report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "tflop_per_s": tflop / seconds}
-        if self.device.type == "cuda":
-            report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 1e6
-        return decode(raw, window, self.settings, self._focal(raw.pose_enc, height, width), report)
+        tflop = memory.work(run.network.sizes, len(window.keyframes), height, width, reused)
+        peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else \
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
+        return decode(output, window, self._focal(output.pose_enc, height, width), report)
 
-    @torch.inference_mode()
-    def infer(self, keyframes: tuple[Keyframe, ...]) -> tuple[RawWindow, int]:
-        """Return the network's raw output for keyframes of one size, and of how many the tokens were at hand."""
-        network = self._network
-        assert network is not None
-        size = keyframes[0].image.shape[:2]
-        self._mark("")
-        known = {keyframe.id: self._tokens[keyframe.id] for keyframe in keyframes if keyframe.id in self._tokens
-                 and self.settings.reuse_tokens}
-        new = [keyframe for keyframe in keyframes if keyframe.id not in known]
-        # One image at a time on a CPU, where a batch gains nothing: the tokens then do not depend on their neighbors.
-        batch = len(new) if self.device.type == "cuda" else 1
-        with self._autocast():
-            for first in range(0, len(new), max(batch, 1)):
-                part = new[first:first + batch]
-                encoded = network.aggregator.encode(to_tensor([keyframe.image for keyframe in part], self.device))
-                known.update(zip((keyframe.id for keyframe in part), encoded))
-            self._tokens = known
-            self._mark("encoder")
-            patches = torch.stack([known[keyframe.id] for keyframe in keyframes])
-            layers = {layer: x.float() for layer, x in network.aggregate(patches, size).items()}
-        self._mark("aggregator")
-        # The heads stay in float32 (TensorFloat-32 in a GPU's convolutions): bfloat16 there would triple depth's error.
-        result = network.decode(layers, size, ("cameras",))
-        self._mark("cameras")
-        dense = [output for output in self.outputs if output != "cameras"]
-        result |= network.decode(layers, size, dense, self._queries(size))
-        self._mark("dense heads")
-        descriptors = F.normalize(patches.float().mean(1), dim=-1)
-        self.extras = {name: value for name, value in result.items() if name.startswith(("world_points", "track"))}
-        wanted = [result["pose_enc"], result["depth"], result["depth_conf"], descriptors]
-        return RawWindow(*(value.float().cpu().numpy() for value in wanted)), len(keyframes) - len(new)
+    def _heed_forecast(self, count: int, height: int, width: int) -> None:
+        """Lower `most` to what fits into memory by the memory model; raises ReconstructionRefused below 2."""
+        run = self.inference
+        room = min(self._room, memory.unused(run.device))
+        count = min(count, self.most)
+        while count > 1 and (needed := memory.activation_bytes(run.network.sizes, count, height, width,
+                                                               run.compute.itemsize, run.outputs, run.chunk)) > room:
+            self._split_smaller(count, f"{count} images of {width}x{height} need about {needed / 1e9:.2f} GB beside "
+                                f"the weights, there are {room / 1e9:.2f}")
+            count = self.most
 
-    def _mark(self, part: str) -> None:
-        """Note the seconds since the last mark as those of `part`, if parts are wanted."""
-        if self.parts is None:
-            return
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if part:
-            self.parts[part] = now - self._last_mark
-        self._last_mark = now
-
-    def _types(self) -> tuple[torch.dtype, torch.dtype]:
-        """Return the types for storage and for computing; a CPU that has no bfloat16 unit computes in float32."""
-        if self.device.type == "cuda":
-            auto = torch.bfloat16 if torch.cuda.get_device_capability(self.device)[0] >= 8 else torch.float16
-            wanted = TYPES.get(self.settings.dtype, auto)
-            return wanted, wanted
-        wanted = TYPES.get(self.settings.dtype, torch.float32)
-        native = wanted == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if wanted != torch.float32 and not native:
-            log.warning("this CPU does not multiply %s: it is kept for storage, and computed in float32", wanted)
-        return wanted, wanted if native else torch.float32
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        """Return a context in which matrices are multiplied in `compute`, the rest in float32."""
-        low = self.compute != torch.float32
-        return torch.autocast(self.device.type, self.compute if low else torch.bfloat16, enabled=low,
-                              cache_enabled=False)
-
-    def _fitted(self, path: Path, progress: Callable[[float], None] | None) -> Network:
-        """Return the loaded network if a window will fit into the GPU's memory; raises WeightsError."""
-        if self.device.type == "cuda":
-            sizes = weights.sizes_beside(path.parent / "config.json")
-            side = self.settings.width
-            needed = memory.window_bytes(sizes, self.window_size, side * 3 // 4, side, self.storage,
-                                         self.compute, self.outputs)
-            free = torch.cuda.mem_get_info(self.device)[0]
-            if needed > free:
-                raise weights.WeightsError(f"vggt: a window of {self.window_size} images of width {side} needs about "
-                                           f"{needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free; set "
-                                           "windows.size or vggt.width lower")
-        return weights.load(path, self.device, self.storage, self.outputs, progress)
-
-    def _queries(self, size: tuple[int, ...]) -> Tensor | None:
-        """Return a grid of points (n, 2) of the first image to be tracked, if tracks are wanted."""
-        if "tracks" not in self.outputs:
-            return None
-        y, x = torch.meshgrid(torch.arange(16.0, size[0], 32), torch.arange(16.0, size[1], 32), indexing="ij")
-        return torch.stack((x.flatten(), y.flatten()), dim=-1).to(self.device)
+    def _split_smaller(self, count: int, reason: str) -> None:
+        """Lower `most` below `count`, and say why; raises ReconstructionRefused if there is no smaller window."""
+        if count <= 2:
+            raise ReconstructionRefused(f"{reason}, with two images; set vggt.width lower")
+        self.most = smaller(count, self._config.windows.overlap)
+        log.warning("vggt: %s; windows of more than %d images are split", reason, self.most)
 
     def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
         """Return the median focal lengths (fx, fy) over all windows so far: a camera has one, not one a window."""

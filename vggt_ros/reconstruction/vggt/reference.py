@@ -21,10 +21,9 @@ def reference(network: Network, images: Tensor, compute: torch.dtype) -> dict[st
     plane_positions.cache_clear()
     network.aggregator.patch_embed.tables.clear()
     network.chunk = 8
-    grid = (images.shape[2] // network.sizes.patch, images.shape[3] // network.sizes.patch)
     with torch.autocast(images.device.type, compute if compute != torch.float32 else torch.bfloat16,
                         enabled=compute != torch.float32):
         patches = network.aggregator.encode(images)
-        layers = network.aggregator(patches, grid, range(network.sizes.depth))
+        layers = network.aggregate(patches, images.shape[2:], keep=range(network.sizes.depth))
     return network.decode({layer: value.float() for layer, value in layers.items()}, images.shape[2:],
                           ("cameras", "depth", "points"))

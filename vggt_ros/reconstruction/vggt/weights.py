@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, Sizes
@@ -18,6 +20,7 @@ LICENSE = ("The weights of VGGT-1B are for non-commercial use only; those of VGG
            "application and exclude military use. Both licenses are Meta's: read them on the model's page.")
 HEADS = {"points": "point_head", "tracks": "track_head", "depth": "depth_head", "cameras": "camera_head"}
 log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
 class WeightsError(RuntimeError):
@@ -44,13 +47,15 @@ def sizes_beside(config: Path) -> Sizes:
         raise WeightsError(f"vggt.weights: {config} does not hold a network's sizes: {error}") from error
 
 
-def find(source: str, download: bool = True, cache: Path | None = None) -> Path:
+def find(source: str, download: bool = True, cache: Path | None = None,
+         progress: Callable[[str], None] | None = None) -> Path:
     """Return the weights' file.
 
     Args:
         source: a `.safetensors` or `.pt` file, a folder that holds one, or a Hugging Face repository.
         download: False: only what is on disk already.
         cache: folder of Hugging Face's cache; None: its usual place.
+        progress: told how far a download is; what it raises ends it.
 
     Raises:
         WeightsError: there is nothing to load.
@@ -68,10 +73,11 @@ def find(source: str, download: bool = True, cache: Path | None = None) -> Path:
         raise WeightsError(f"vggt.weights: the folder {path} holds none of {', '.join(FILES)}")
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise WeightsError(f"vggt.weights: {source} does not exist, and is no Hugging Face repository (owner/name)")
-    return _find_in_hub(source, download, cache)
+    return _find_in_hub(source, download, cache, progress)
 
 
-def _find_in_hub(repository: str, download: bool, cache: Path | None) -> Path:
+def _find_in_hub(repository: str, download: bool, cache: Path | None,
+                 progress: Callable[[str], None] | None) -> Path:
     """Return the file from Hugging Face's cache, downloaded if need be; raises WeightsError."""
     try:
         from huggingface_hub import errors as hub
@@ -80,9 +86,10 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None) -> Path:
         raise WeightsError(f"vggt.weights: {repository} needs the package huggingface_hub; "
                            "pip install huggingface_hub safetensors, or set vggt.weights to a folder") from error
     page = f"https://huggingface.co/{repository}"
+    bar: dict[str, Any] = {"tqdm_class": _bar(progress)} if progress is not None and download else {}
     for name in FILES:
         try:
-            found = Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not download))
+            found = Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not download, **bar))
         except hub.GatedRepoError as error:
             raise WeightsError(f"vggt.weights: {repository} is gated: apply at {page}, then run `hf auth login` or "
                                "set HF_TOKEN") from error
@@ -103,6 +110,17 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None) -> Path:
     raise WeightsError(f"vggt.weights: {repository} is not in the cache and could not be downloaded (no network, or "
                        f"offline): connect once, or copy {FILES[0]} from {page} into a folder and set vggt.weights "
                        "to it")
+
+
+def _bar(progress: Callable[[str], None]) -> type[tqdm]:
+    """Return a progress bar that also tells `progress`."""
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            progress(f"downloading the weights, {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
+            return shown
+
+    return Bar
 
 
 @contextmanager
@@ -161,7 +179,9 @@ def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
         WeightsError: the file is damaged or does not fit the sizes.
 
     """
-    log.warning(LICENSE)
+    if not _said:  # once, at the first load
+        _said.add(LICENSE)
+        log.warning(LICENSE)
     with torch.device("meta"):
         network = Network(sizes_beside(path.parent / "config.json"))
     unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)

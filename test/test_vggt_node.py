@@ -1,0 +1,167 @@
+"""VGGT in the node, over DDS: loading, messages, diagnostics, memory, and the truth through the real decoding."""
+
+import os
+import resource
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+pytest.importorskip("rclpy", reason="needs rclpy")
+pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+
+from bench import OUTPUTS, Bench, stamp
+from scenes import lap, trajectory_error
+
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.reconstruction import create_reconstructor
+from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt.sizes import SMALL
+from vggt_ros.synthetic.vggt_oracle import VggtOracle
+
+WIDTH, HEIGHT = 140, 112
+"""What the images of 320x240 become with `vggt.width` 140."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment(tmp_path_factory):
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory):
+    """The small network with rule-made weights, as a folder for `vggt.weights`."""
+    folder = tmp_path_factory.mktemp("weights")
+    SMALL.save(folder / "config.json")
+    state = {name: torch.from_numpy(value) for name, value in rule.weights(SMALL, 0)}
+    safetensors.save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(name="make")
+def _make(capfd):
+    benches = []
+
+    def make_bench(reconstructor, /, **parameters):
+        benches.append(Bench(88, reconstructor, OUTPUTS, tf__base_timeout=0.0, **parameters))
+        benches[-1].read_log = lambda: capfd.readouterr().err
+        return benches[-1]
+
+    yield make_bench
+    for bench in benches:
+        bench.close()
+
+
+def vggt(folder, **changes):
+    return {"reconstructor": "vggt", "vggt__weights": str(folder), "vggt__device": "cpu", "vggt__width": WIDTH,
+            "windows__size": 4, "windows__overlap": 2, **changes}
+
+
+def state(bench):
+    return bench.status()["state"] if bench.got["status"] else "none"
+
+
+def test_the_network_in_the_node(make, folder, monkeypatch):
+    """From LOADING to messages: images that come early are counted, figures are in /diagnostics, memory is bounded.
+
+    Rule-made weights know nothing of the room, so that windows fit each other by chance only; the first one is mapped.
+    """
+    monkeypatch.setattr(weights, "_said", set())
+    gate = threading.Event()
+
+    def slowly(config, progress):
+        progress("waiting for the test")
+        assert gate.wait(30)
+        return create_reconstructor(config, progress)
+
+    bench = make(slowly, **vggt(folder))
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert bench.spin(lambda: state(bench) == "LOADING" and "waiting" in bench.status()["reconstructor"])
+    assert bench.node.trigger_activate().name == "SUCCESS"
+    assert bench.spin(lambda: bench.images.get_subscription_count() and bench.infos.get_subscription_count())
+    bench.spin(seconds=0.2)
+    bench.info(lap().frames[0])
+    for frame in lap().frames[:3]:
+        bench.image(frame)
+    assert bench.counts["early"] == 3 and bench.node.slam.counts.frames == 0
+    gate.set()
+    assert bench.spin(lambda: state(bench) == "NO_IMAGE")
+    assert bench.logged("vggt, as set") and bench.logged("non-commercial")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bench.play(lap().frames[3:28])
+    status = bench.status()
+    assert (status["model"], status["type"]) == (str(folder), "float32") and status["device"].startswith("CPU")
+    assert float(status["window seconds"]) > 0 and float(status["window tflop_per_s"]) > 0
+    assert float(status["window peak_memory_mb"]) > 50
+    assert status["images early"] == "3" and int(status["images received"]) == 28
+    assert {value.key for message in bench.got["/diagnostics"] for one in message.status for value in one.values} >= {
+        "model", "device", "type", "window seconds", "window peak_memory_mb", "window tflop_per_s"}
+    assert [stamp(message) for message in bench.got["odom"]] == [frame.stamp for frame in lap().frames[3:28]]
+    assert bench.got["depth/image"] and bench.got["cloud"][-1].width > 1000
+    assert {(image.width, image.height) for image in bench.got["depth/image"]} == {(WIDTH, HEIGHT)}
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, 4) + 200e6
+
+
+def test_a_failure_to_load_is_named_and_can_be_mended(make, folder, tmp_path):
+    """The node stays up; after cleanup it can be configured again."""
+    bench = make(create_reconstructor, **vggt(tmp_path))
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert bench.spin(lambda: state(bench) == "FAILED")
+    assert "holds none of model.safetensors" in bench.status()["reconstructor"]
+    assert bench.got["status"][-1].level == b"\x02" and bench.logged("no reconstructor", "model.safetensors")
+    assert bench.node.trigger_activate().name == "SUCCESS"
+    assert bench.spin(lambda: bench.images.get_subscription_count())
+    bench.spin(seconds=0.2)
+    bench.image(lap().frames[0])
+    assert bench.counts["early"] == 1
+    assert bench.node.trigger_deactivate().name == bench.node.trigger_cleanup().name == "SUCCESS"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert bench.spin(lambda: state(bench) == "NO_IMAGE")
+
+
+def test_the_node_ends_while_it_loads(make, folder):
+    """Cleanup waits for the next sign of progress, not for the weights."""
+    begun = threading.Event()
+
+    def endless(config, progress):
+        begun.set()
+        while True:
+            progress("on and on")
+            threading.Event().wait(0.01)
+
+    bench = make(endless)
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert begun.wait(10)
+    assert bench.node.trigger_cleanup().name == "SUCCESS"
+    assert not bench.logged("no reconstructor")
+
+
+def test_the_oracle_in_the_networks_place(make):
+    """The truth in raw output, in units of its own each window: the trajectory is right to 1e-3 of the scene's size."""
+    bench = make(lap().oracle(kind=VggtOracle)).start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:70])
+    bench.settle(4.0)
+    path = bench.got["path"][-1]
+    stamps, poses = bench.node.slam.trajectory(0)
+    assert [stamp(item) for item in path.poses] == stamps.tolist() and len(stamps) >= 8
+    size = float(np.ptp(lap().world_camera[:, :3, 3], axis=0).max())
+    assert trajectory_error(stamps, poses, lap())[0] < 1e-3 * size
+    assert bench.node.slam.counts.submaps == 1
+
+
+def test_auto_says_which_and_why():
+    """Without a GPU it is multiview; with `vggt` asked for, what is lacking is an error."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    reconstructor, why = create_reconstructor(Config())
+    assert (reconstructor.name, why) == ("multiview", "multiview, since torch finds no GPU")
+    with pytest.raises(ConfigError, match="does not exist"):
+        create_reconstructor(Config().replace({"reconstructor": "vggt", "vggt.weights": "/nowhere"}))
