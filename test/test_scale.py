@@ -1,50 +1,17 @@
 """Metric scale as a state: when it is believed, how the map and the odometry take it, and who says so."""
 
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from scenes import SIZE, lap, trajectory_error
+from drives import SMALL, STAMPS, meters, odometry, oracle, solve, window
+from scenes import lap, trajectory_error
 
-from vggt_ros.config import Config
-from vggt_ros.geometry import Sim3, inverse, pose, rotation_angle, so3_exp, umeyama
+from vggt_ros.geometry import Sim3, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
-from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
-from vggt_ros.synthetic.sequence import START
-from vggt_ros.windows import Keyframe, Window
-
-SMALL = Config().replace({"windows.size": 5, "windows.overlap": 2})
-
-
-POSES = laps(200, laps=1.2)
-STAMPS = START + 10**8 * np.arange(len(POSES))
-VIEW, BLANK = pinhole(*SIZE), np.zeros((*SIZE[::-1], 3), np.uint8)
-"""Ten meters in twenty seconds; what only goes to the oracle needs no image."""
-
-
-@cache
-def oracle(kind=SceneReconstructor):
-    return kind(room(), STAMPS.tolist(), POSES)
-
-
-def window(number, indices, shared=0):
-    made = [Keyframe(i, int(STAMPS[i]), BLANK, VIEW) for i in indices]
-    return Window(number, tuple(made), tuple(k.id for k in made[:shared]))
-
-
-def solve(feed, config=SMALL, every=3):
-    """Solve windows of every third image, without tracking; `feed(slam, index, stamp)` tells the sources of each."""
-    slam = Slam(config, oracle())
-    updates = []
-    for index, stamp in enumerate(STAMPS.tolist()):
-        feed(slam, index, stamp)
-        last = index // every
-        if index % every == 0 and last >= 4 and last % 3 == 1:
-            updates.append(slam.step(window(len(updates), [every * k for k in range(last - 4, last + 1)], 2)))
-    return slam, updates
+from vggt_ros.synthetic import SceneReconstructor
 
 
 def drive(feed, config=SMALL):
@@ -59,24 +26,9 @@ def drive(feed, config=SMALL):
     return slam, tracked, updates
 
 
-def odometry(lie=lambda index, step: step, world_camera=POSES):
-    """Feed the true motion as an odometry in a frame of its own; `lie` changes single steps."""
-    odom = [pose(so3_exp(np.array([0.3, -0.2, 2.0])), np.array([3.0, -8.0, 1.0]))]
-    for index in range(1, len(world_camera)):
-        odom.append(odom[-1] @ lie(index, inverse(world_camera[index - 1]) @ world_camera[index]))
-    return lambda slam, index, stamp: slam.odometry.add(stamp, odom[index])
-
-
 def slips(index, step):
     """For three seconds of the twenty the odometry says that it moves at twice the speed."""
     return pose(step[:3, :3], (2.0 if 85 <= index < 115 else 1.0) * step[:3, 3])
-
-
-def meters(slam, submap=0):
-    """Meters in a unit of a submap, which is 1 if it is metric."""
-    stamps, poses = slam.trajectory(submap)
-    truth = POSES[np.searchsorted(STAMPS, stamps)]
-    return umeyama(poses[:, :3, 3], truth[:, :3, 3]).scale
 
 
 @pytest.fixture(scope="module", name="observed")
@@ -233,13 +185,13 @@ def test_a_graph_of_two_submaps_rescales_the_one_that_is_meant():
     graph.add_window(4, 3, step, covariance)
     before = dict(graph.map_window)
     graph.rescale(3, 1.7)
-    for window in (0, 1):
-        np.testing.assert_allclose(graph.map_window[window].translation, before[window].translation, atol=1e-9)
+    for number in (0, 1):
+        np.testing.assert_allclose(graph.map_window[number].translation, before[number].translation, atol=1e-9)
     center = before[2].translation
-    for window in (2, 3, 4):
-        place = graph.map_window[window]
-        np.testing.assert_allclose(place.translation, center + 1.7 * (before[window].translation - center), atol=1e-6)
-        assert place.scale == pytest.approx(1.7 * before[window].scale, rel=1e-6)
+    for number in (2, 3, 4):
+        place = graph.map_window[number]
+        np.testing.assert_allclose(place.translation, center + 1.7 * (before[number].translation - center), atol=1e-6)
+        assert place.scale == pytest.approx(1.7 * before[number].scale, rel=1e-6)
     graph.add_window(5, 4, step, covariance)  # what comes after fits
     expected = graph.map_window[4] @ step
     np.testing.assert_allclose(graph.map_window[5].translation, expected.translation, atol=1e-6)

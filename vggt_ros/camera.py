@@ -102,6 +102,30 @@ def names_rectified(topic: str) -> bool:
     return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None
 
 
+def sample_sensor(sensor: NDArray[np.float32], camera: Camera, intrinsics: NDArray[np.float64],
+                  shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return sensor depth as a rectified view with `intrinsics` (3, 3) and `shape` (h, w) sees it.
+
+    The sensor's pixels are those of the distorted image, at any resolution of the same aspect: each of the view's
+    pixels is distorted and takes the nearest one, since depth must not be blended across edges.
+    """
+    matrix = resize_intrinsics(camera.intrinsics, sensor.shape[1] / camera.width, sensor.shape[0] / camera.height)
+    height, width = shape
+    rays = np.stack(np.meshgrid((np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0],
+                                (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]), axis=2).reshape(-1, 1, 2)
+    still, distortion = np.zeros(3), np.array(camera.distortion)
+    if camera.model == "equidistant" and camera.distortion:
+        pixels = cv2.fisheye.distortPoints(rays, matrix, distortion)
+    else:
+        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
+        pixels = cv2.projectPoints(points, still, still, matrix, distortion)[0]
+    columns, rows = np.rint(np.asarray(pixels).reshape(height, width, 2)).astype(int).transpose(2, 0, 1)
+    inside = (rows >= 0) & (rows < sensor.shape[0]) & (columns >= 0) & (columns < sensor.shape[1])
+    sampled = np.full((height, width), np.nan, np.float32)
+    sampled[inside] = sensor[rows[inside], columns[inside]]
+    return sampled
+
+
 class Rectifier:
     """Makes images of one camera into pinhole images of one size, keeping the aspect ratio.
 

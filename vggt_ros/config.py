@@ -186,6 +186,11 @@ class ScaleConfig:
                                     unit="m", low=0.01, high=1000.0)
     factor: float = _setting(0.0, "True length over the map's as it would begin; 0: not known.",
                              low=0.0, high=1000.0, live=True)
+    odometry: str = _setting("none", "Another odometry that knows meters: on the topic `odometry`, or in TF.",
+                             choices=("none", "topic", "tf"))
+    depth: bool = _setting(False, "Take scale from a depth image on the topic `depth`, registered to the camera.")
+    camera_height: float = _setting(0.0, "Height of the camera over level ground that it sees; 0: not known.",
+                                    unit="m", low=0.0, high=100.0)
     max_sigma: float = _setting(0.015, "Scale is taken for observed when its sigma is at most this.",
                                 unit="fraction", low=0.001, high=0.2)
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Camera
+from vggt_ros.camera import Camera, sample_sensor
 from vggt_ros.files import FileError, format_stamp
 from vggt_ros.geometry import Array, Sim3, orthonormalize, umeyama
 
@@ -178,29 +177,6 @@ def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]
     errors = np.abs(scale / ratio - 1)
     return DepthAccuracy(len(known), float(np.median(errors[np.concatenate(confident)])), float(np.median(errors)),
                          float(np.mean(known)), scale)
-
-
-def sample_sensor(sensor: NDArray[np.float32], camera: Camera, intrinsics: Array,
-                  shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return sensor depth as a rectified view with `intrinsics` (3, 3) and `shape` (h, w) sees it.
-
-    The sensor's pixels are those of the distorted image: each of the view's pixels is distorted and takes the nearest
-    one, since depth must not be blended across edges.
-    """
-    height, width = shape
-    rays = np.stack(np.meshgrid((np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0],
-                                (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]), axis=2).reshape(-1, 1, 2)
-    still, distortion = np.zeros(3), np.array(camera.distortion)
-    if camera.model == "equidistant" and camera.distortion:
-        pixels = cv2.fisheye.distortPoints(rays, camera.intrinsics, distortion)
-    else:
-        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
-        pixels = cv2.projectPoints(points, still, still, camera.intrinsics, distortion)[0]
-    columns, rows = np.rint(np.asarray(pixels).reshape(height, width, 2)).astype(int).transpose(2, 0, 1)
-    inside = (rows >= 0) & (rows < sensor.shape[0]) & (columns >= 0) & (columns < sensor.shape[1])
-    sampled = np.full((height, width), np.nan, np.float32)
-    sampled[inside] = sensor[rows[inside], columns[inside]]
-    return sampled
 
 
 def _length(centers: Array) -> float:

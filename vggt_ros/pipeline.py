@@ -25,6 +25,8 @@ from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.scale import ScaleObserver, given, refactored
+from vggt_ros.scale_depth import DepthSource
+from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
 from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 from vggt_ros.tracking import Tracker
@@ -39,7 +41,7 @@ class Slam:
     Attributes:
         solution: the newest state of the map; any thread may read it.
         counts: what came in and what became of it.
-        odometry: takes the poses of another odometry, for metric scale; from any thread.
+        odometry, depth, height: sources of metric scale, which take what they know from any thread.
         scale: what the sources of metric scale say.
 
     """
@@ -55,7 +57,8 @@ class Slam:
         self._tracker = Tracker(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
-        self.scale = ScaleObserver(config.scale, [self.odometry])
+        self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
+        self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height])
         self.reset()
 
     def reset(self) -> None:

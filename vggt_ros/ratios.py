@@ -24,18 +24,24 @@ _BLOCK = 1_000_000_000
 """Evidence of so many nanoseconds has one error in common."""
 _TRUST = 6.0
 """So many blocks of evidence count as much for the level of the errors as what their sigmas say beforehand."""
-_FLOOR = 0.002
-"""What calibration and clocks leave, as a sigma of the logarithm, however much evidence there is."""
 _SMALLEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Ratios:
-    """Meters in a map unit, seen n times: logarithm (n,), its sigma (n,), and when, int64 nanoseconds (n,)."""
+    """Meters in a map unit, seen n times.
+
+    Attributes:
+        log, sigma: their logarithms (n,), and the sigmas of those.
+        stamps: when, int64 nanoseconds (n,).
+        common: sigma of the error that all share, of calibration and clocks, which no number of them takes away.
+
+    """
 
     log: Array
     sigma: Array
     stamps: NDArray[np.int64]
+    common: float = 0.002
 
     @staticmethod
     def of_lengths(meters: Array, sigma_meters: Array, units: Array, sigma_units: Array,
@@ -51,12 +57,13 @@ class Ratios:
         """Return all ratios of several sources."""
         return Ratios(np.concatenate([np.zeros(0), *(part.log for part in parts)]),
                       np.concatenate([np.zeros(0), *(part.sigma for part in parts)]),
-                      np.concatenate([np.zeros(0, np.int64), *(part.stamps for part in parts)]))
+                      np.concatenate([np.zeros(0, np.int64), *(part.stamps for part in parts)]),
+                      min((part.common for part in parts if len(part)), default=0.0))
 
     def rows(self, chosen: Sequence[int]) -> Ratios:
         """Return those in the rows `chosen`."""
         index = np.array(chosen, np.int64)
-        return Ratios(self.log[index], self.sigma[index], self.stamps[index])
+        return Ratios(self.log[index], self.sigma[index], self.stamps[index], self.common)
 
     def __len__(self) -> int:
         """Return the number of ratios."""
@@ -109,7 +116,7 @@ def agree(ratios: Ratios) -> RatioEstimate | None:
     per_block = np.bincount(index, weights)
     offsets = np.bincount(index, weights * (ratios.log[agreeing] - log)) / per_block
     surprise = (_TRUST + float(per_block @ offsets**2)) / (_TRUST + len(blocks) - 1)
-    variance = surprise / weights.sum() + _FLOOR**2
+    variance = surprise / weights.sum() + ratios.common**2
     everything = len(np.unique(ratios.stamps // _BLOCK))
     return RatioEstimate(log, float(np.sqrt(variance)), len(blocks) / everything, len(blocks),
                          int(agreeing.sum()))

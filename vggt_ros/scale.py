@@ -93,7 +93,7 @@ class ScaleObserver:
         seen = {source.name: source.ratios(solution, rows) for source in self.sources}
         found = {name: agree(ratios) for name, ratios in seen.items()}
         estimate = agree(Ratios.join(list(seen.values())))
-        self.report = {name: _in_words(one, estimate) for name, one in found.items()}
+        self.report = {name: _in_words(one, estimate) for name, one in found.items() if one is not None}
         if estimate is None or not self._is_believed(estimate):
             return None
         known = solution.metric.state == OBSERVED
@@ -135,10 +135,8 @@ def _is_consistent(one: RatioEstimate, estimate: RatioEstimate) -> bool:
     return abs(one.log - estimate.log) < max(3 * math.hypot(one.sigma, estimate.sigma), 0.02)
 
 
-def _in_words(one: RatioEstimate | None, estimate: RatioEstimate | None) -> str:
+def _in_words(one: RatioEstimate, estimate: RatioEstimate | None) -> str:
     """Return what a source says, and whether it contradicts the estimate of all."""
-    if one is None:
-        return "nothing yet"
     text = (f"{math.exp(one.log):.4g} m a unit, sigma {100 * one.sigma:.2g} %, {one.seconds} s, "
             f"{100 * one.share:.0f} % of it agree")
     contradicts = estimate is not None and not _is_consistent(one, estimate)

@@ -22,6 +22,8 @@ _SIGMA_MAP = 0.005
 """Sigma of a keyframe's place in the map against one nearby, as a fraction of its median depth."""
 _SIGMA_ODOMETRY = 0.008, 0.01
 """Sigma of an odometry's motion: meters, for clocks and extrinsics, and a fraction of its length."""
+_COMMON = 0.003
+"""Sigma of what all its motions have in common: the wheels' size, the clock."""
 _WORST = 0.3
 """A ratio of a larger sigma says nothing."""
 _NEWEST = 1000
@@ -121,4 +123,5 @@ def _motions(start: int, end: int, stamps: NDArray[np.int64], map_center: Array,
     found = Ratios.of_lengths(meters, sigma_meters, units, sigma_map[rows], stamps[rows])
     # Where only one of the two moves, it is a lie to be outvoted, not a motion to be left out.
     one_moves = np.minimum(sigma_meters / np.maximum(meters, 1e-9), sigma_map[rows] / np.maximum(units, 1e-9)) < 0.1
-    return Ratios(found.log, np.where(one_moves, np.minimum(found.sigma, _WORST), found.sigma), found.stamps)
+    return Ratios(found.log, np.where(one_moves, np.minimum(found.sigma, _WORST), found.sigma), found.stamps,
+                  _COMMON)

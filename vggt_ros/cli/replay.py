@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from vggt_ros.camera import Rectifier
+from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
-from vggt_ros.files import FileError, format_stamp, write_ply, write_trajectory
+from vggt_ros.files import FileError, format_stamp, read_trajectory, write_ply, write_trajectory
 from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.sequences import Sequence, open_sequence
-from vggt_ros.solution import Frame, TrackedFrame, Update
+from vggt_ros.sequences import Sequence, Truth, open_sequence
+from vggt_ros.solution import UNKNOWN, Frame, TrackedFrame, Update
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +54,23 @@ class Run:
     late: int
     seconds: float
 
-    def accuracy(self) -> Accuracy | None:
-        """Return how near the largest submap's keyframes are to the truth; None if that cannot be said."""
+    def accuracy(self, with_scale: bool = True) -> Accuracy | None:
+        """Return how near the largest submap's keyframes are to the truth; None if that cannot be said.
+
+        Aligned by a similarity, or not `with_scale`: by a rigid motion, so that an error of scale counts.
+        """
         if self.sequence.truth is None:
             return None
         try:
-            return accuracy(*self.slam.trajectory(self.slam.solution.largest_submap), *self.sequence.truth)
+            return accuracy(*self.slam.trajectory(self.slam.solution.largest_submap), *self.sequence.truth,
+                            with_scale=with_scale)
         except EvaluationError:
             return None
 
 
-def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False) -> Run:
+def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
+        odometry: Truth | None = None, sensor_depth: bool = False,
+        watch: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
     """Run a sequence through the pipeline.
 
     Args:
@@ -70,6 +78,9 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         config: all settings.
         reconstructor: instead of the one that the settings name.
         progress: show a bar.
+        odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
+        sensor_depth: take metric scale from the sequence's depth images.
+        watch: told of each window that was solved.
 
     Raises:
         SequenceError: an image is broken.
@@ -85,6 +96,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     late = 0
+    sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for stamp, image in sequence:
@@ -92,9 +104,11 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             if frames and stamp <= frames[-1].stamp:
                 late += 1
                 continue
+            sources.feed(stamp)
             tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
             if tracked.window is not None:
                 updates.append(slam.step(tracked.window))
+                watch(slam, updates[-1])
                 bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
                                 submaps=slam.counts.submaps)
                 tracked = dataclasses.replace(tracked, window=None)  # its images are not needed any more
@@ -102,17 +116,20 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         last = slam.flush()
         if last is not None:
             updates.append(slam.step(last))
+            watch(slam, updates[-1])
     return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began)
 
 
 def report(result: Run) -> dict[str, Any]:
     """Return the figures of a run for report.json; lengths are in meters where the name says so."""
     slam, solution, figures = result.slam, result.slam.solution, result.accuracy()
+    unscaled = result.accuracy(with_scale=False) if solution.metric.state != UNKNOWN else None
     steps = [update.seconds for update in result.updates]
     return {
         "sequence": result.sequence.name,
         "images": len(result.frames),
         "ate_rmse_m": figures and figures.ate_rmse,
+        "ate_rmse_unscaled_m": unscaled and unscaled.ate_rmse,
         "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
         "path_m": figures and figures.path,
         "coverage": figures and figures.coverage,
@@ -199,6 +216,9 @@ def summary(figures: dict[str, Any]) -> str:
     if figures["ate_rmse_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
+    if figures["ate_rmse_unscaled_m"] is not None:
+        lines.append(f"ATE RMSE {figures['ate_rmse_unscaled_m']:.4f} m after SE(3), scale {figures['scale']} by "
+                     f"{figures['scale_by']}, sigma {100 * figures['scale_sigma']:.2g} %")
     return "\n".join(lines)
 
 
@@ -208,6 +228,10 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
     parser.add_argument("--seed", type=int, help="seed of everything random; the same as --set seed=N")
+    parser.add_argument("--odometry", type=Path, metavar="FILE",
+                        help="another odometry for metric scale: the camera's poses in meters, in TUM's format")
+    parser.add_argument("--depth-source", action="store_true",
+                        help="take metric scale from the sequence's depth images")
     parser.add_argument("--depth", action="store_true", help="write the keyframes' depth maps too")
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
@@ -217,7 +241,8 @@ def main(args: list[str] | None = None) -> int:
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
-        result = run(sequence, config, progress=True)
+        result = run(sequence, config, progress=True, sensor_depth=options.depth_source,
+                     odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None)
         figures = write(result, options.output.expanduser(), options.depth)
     except (ConfigError, FileError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)

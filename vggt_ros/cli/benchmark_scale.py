@@ -1,0 +1,87 @@
+"""benchmark scale: how near the map's unit comes to the meter, from each source, and how soon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequence_
+from typing import Any
+
+import numpy as np
+
+from vggt_ros.cli.replay import report, run
+from vggt_ros.config import Config
+from vggt_ros.evaluation import EvaluationError, align
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences import Sequence
+from vggt_ros.solution import OBSERVED, Update
+from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
+
+SOURCES = ("odometry", "depth", "height")
+
+
+def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reconstructor | None = None,
+            seed: int = 0) -> dict[str, Any]:
+    """Replay a sequence whose truth is known with one source of scale; return the figures.
+
+    The odometry is the truth with noise, an offset of its clock and three seconds of slip; the depth is the sequence's.
+    `error` is that of the unit, as a fraction, by the best similarity onto the truth: when scale is first observed,
+    after 10 m or 20 s of images, whichever is first, and at the end.
+    """
+    assert sequence.truth is not None, "needs a true trajectory"
+    stamps, world_camera = sequence.truth
+    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(world_camera[:, :3, 3], axis=0), axis=1))])
+    errors: list[tuple[float, float, float]] = []
+
+    def watch(slam: Slam, _: Update) -> None:
+        solution = slam.solution
+        if solution.metric.state != OBSERVED:
+            return
+        now = int(np.searchsorted(stamps, solution.stamps[-1]))
+        try:
+            scale = align(*slam.trajectory(int(solution.submaps[-1])), *sequence.truth).scale  # type: ignore[misc]
+        except EvaluationError:
+            return
+        errors.append(((stamps[min(now, len(stamps) - 1)] - stamps[0]) / 1e9, length[min(now, len(length) - 1)],
+                       1 / scale - 1))
+
+    odometry = drifting_odometry(stamps, world_camera, OdometryNoise(), seed) if source == "odometry" else None
+    done = run(sequence, config, reconstructor, watch=watch, sensor_depth=source == "depth", odometry=odometry)
+    figures = report(done)
+    later = [entry for entry in errors if entry[0] >= 20.0 or entry[1] >= 10.0]
+    return {
+        "source": source,
+        "observed_s": errors[0][0] if errors else None,
+        "observed_m": errors[0][1] if errors else None,
+        "error_first": errors[0][2] if errors else None,
+        "error_10m_20s": later[0][2] if later else None,
+        "error_end": errors[-1][2] if errors else None, "sigma_end": done.slam.solution.metric.sigma,
+        "ate_sim3_m": figures["ate_rmse_m"], "ate_se3_m": figures["ate_rmse_unscaled_m"],
+        "rescaled": sum(update.rescaled != 1.0 for update in done.updates), "submaps": figures["submaps"],
+        "sources": figures["scale_sources"],
+    }
+
+
+def scale(sequences: Sequence_[tuple[Sequence, Reconstructor | None]], sources: Sequence_[str],
+          config: Config) -> dict[str, Any]:
+    """Measure sequences, each with its reconstructor or None for that of the settings, and print a table."""
+    results: dict[str, Any] = {}
+    print(f"{'sequence':<20} {'source':<9} {'observed after':>15} {'error of the unit, %':>28} {'sigma':>6} "
+          f"{'ATE SE(3)':>10} {'Sim(3)':>8} {'ratio':>6}\n{'':<20} {'':<9} {'s':>7} {'m':>7} {'first':>9} "
+          f"{'10 m, 20 s':>10} {'end':>7} {'%':>6} {'m':>10} {'m':>8}", flush=True)
+    for sequence, reconstructor in sequences:
+        for source in sources:
+            one = measure(sequence, source, config, reconstructor)
+            results[f"{sequence.name} {source}"] = one
+            ratio = one["ate_se3_m"] / one["ate_sim3_m"] if one["ate_se3_m"] and one["ate_sim3_m"] else None
+            cells = [(one["observed_s"], 7, 1), (one["observed_m"], 7, 1), (_percent(one["error_first"]), 9, 2),
+                     (_percent(one["error_10m_20s"]), 10, 2), (_percent(one["error_end"]), 7, 2),
+                     (_percent(one["sigma_end"]), 6, 2), (one["ate_se3_m"], 10, 4), (one["ate_sim3_m"], 8, 4),
+                     (ratio, 6, 2)]
+            print(f"{sequence.name:<20} {source:<9} "
+                  + " ".join(f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+                             for value, width, digits in cells), flush=True)
+    return results
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
