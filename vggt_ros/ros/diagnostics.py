@@ -105,6 +105,9 @@ class Monitor:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
         if tracked.state == "INITIALIZING":
             return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
+        parts = 1 if update is None else update.report.get("parts", 1)
+        if parts > 1:
+            return DiagnosticStatus.WARN, f"tracking; memory is short: windows are solved in {parts:.0f} parts"
         if source.calibration.endswith("degrees"):
             return DiagnosticStatus.WARN, f"tracking with a calibration {source.calibration}"
         return DiagnosticStatus.OK, "tracking"

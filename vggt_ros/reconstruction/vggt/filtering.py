@@ -31,7 +31,7 @@ def rank(values: Tensor) -> Tensor:
     flat = values.flatten()
     sample = flat[:: max(1, flat.numel() // _SAMPLE)].nan_to_num().sort().values
     steps = torch.arange(1, RANKS, device=values.device) * (len(sample) - 1) // RANKS
-    return torch.bucketize(values, sample[steps], right=True).clamp(max=RANKS - 1).to(torch.uint8)
+    return torch.bucketize(values, sample[steps], right=True, out_int32=True).to(torch.uint8)
 
 
 def on_edge(depth: Tensor, jump: float) -> Tensor:

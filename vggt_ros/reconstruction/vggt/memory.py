@@ -54,7 +54,7 @@ def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, compute
     pyramid = 4 * sizes.features * (2 * cells + cells // 4)
     image = 4 * (sizes.features // 2) * pixels + 4 * 2 * 32 * pixels
     heads = len(set(outputs) & {"depth", "points"})
-    maps = 4 * frames * height * width * (4 + 5 * ("points" in outputs))
+    maps = 4 * frames * height * width * (6 + 5 * ("points" in outputs))
     tables = 4 * (sizes.features // 2) * height * width * (heads > 0) + 8 * tokens * dim // sizes.heads
     return 2 * encoded + tables + max((taps - 1) * layer + max(attention, mlp) + layer,
                                       taps * layer + maps + max(pyramid, image) * (heads > 0))

@@ -52,7 +52,7 @@ class Network(nn.Module):
         grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
         rotations = self.aggregator.rotations(grid, len(patches), patches.device)
         kept = tuple(sorted({*self.sizes.taps, self.sizes.depth - 1})) if keep is None else keep
-        return (run or self.aggregator)(patches, rotations, kept)
+        return (self.aggregator if run is None else run)(patches, rotations, kept)
 
     def decode(self, layers: dict[int, Tensor], size: Sequence[int], outputs: Collection[str],
                queries: Tensor | None = None) -> dict[str, Tensor]:

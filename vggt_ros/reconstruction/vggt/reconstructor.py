@@ -53,6 +53,7 @@ class Vggt:
         self.inference = Inference(settings, device)
         self.most = 10**6
         self._room = math.inf
+        self._split = ""
         self._focals: list[np.ndarray] = []
 
     @property
@@ -64,7 +65,7 @@ class Vggt:
         types = [str(kind).removeprefix("torch.") for kind in (run.compute, run.storage)]
         return {"model": self.settings.weights, "device": name,
                 "type": types[0] if types[0] == types[1] else f"{types[0]}, weights kept in {types[1]}",
-                "compiled": run.compiled}
+                "compiled": run.compiled, **({"split": self._split} if self._split else {})}
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return (width, height), multiples of 14, of the images that it wants from this camera."""
@@ -179,6 +180,7 @@ class Vggt:
         if count <= 2:
             raise ReconstructionRefused(f"{reason}, with two images; set vggt.width lower")
         self.most = smaller(count, self._config.windows.overlap)
+        self._split = f"windows of more than {self.most} images: {reason}"
         log.warning("vggt: %s; windows of more than %d images are split", reason, self.most)
 
     def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
