@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.windows import Corners
+
 REFERENCE_WIDTH = 640.0
 """Image width for which thresholds in pixels are given; they grow with the image."""
 
@@ -74,15 +76,10 @@ class FeatureTracks:
         self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
         return ids
 
-    def velocities(self, seconds: float) -> NDArray[np.float32] | None:
-        """Return x, y and velocity in pixels a second (k, 4) of the tracks, `seconds` after the image before.
-
-        None if there was none, or no time has passed.
-        """
-        known = ~np.isnan(self.motion[:, 0])
-        if seconds <= 0 or not known.any():
-            return None
-        return np.hstack([self.pixels[known], self.motion[known] / np.float32(seconds)])
+    def corners(self, seconds: float) -> Corners:
+        """Return the tracks as they stand, `seconds` after the image before; without time there is no velocity."""
+        velocity = self.motion / np.float32(seconds) if seconds > 0 else np.full_like(self.motion, np.nan)
+        return Corners(self.ids, self.pixels, velocity)
 
 
 def binary_features(gray: NDArray[np.uint8], count: int = 500) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -80,11 +80,11 @@ class Slam:
         tracked = self._locate(frame, gray)
         if not self._selector.wants(self._features, gray.shape[1]):
             return tracked
-        motion = self._features.velocities((frame.stamp - previous) * 1e-9)
         self._features.replenish()
         if len(self._features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated, motion)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
+                            self._features.corners((frame.stamp - previous) * 1e-9))
         self._next_keyframe += 1
         self.counts.keyframes += 1
         self._selector.accept(self._features)

@@ -11,6 +11,22 @@ from vggt_ros.config import WindowConfig
 
 
 @dataclass(frozen=True, eq=False)
+class Corners:
+    """What is followed from image to image, where it stands in one of them.
+
+    Attributes:
+        ids: int64 (k,), rising; the same corner has the same id in every image.
+        pixels: float32 (k, 2), x and y.
+        velocity: float32 (k, 2), pixels a second; NaN for corners that are new.
+
+    """
+
+    ids: NDArray[np.int64]
+    pixels: NDArray[np.float32]
+    velocity: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Keyframe:
     """A frame that the reconstructor will see.
 
@@ -20,8 +36,8 @@ class Keyframe:
         image: rectified RGB, uint8 (H, W, 3), at the reconstructor's working size.
         intrinsics: pinhole matrix, float64 (3, 3), for this size; integer coordinates are pixel centers.
         calibrated: False if `intrinsics` are only assumed.
-        motion: float32 (k, 4), x, y and velocity in pixels a second of points of the image at its stamp; a rolling
-            shutter shifts every row by its velocity. None if there was no image before.
+        corners: those that tracking follows: they lead from one keyframe to the next however far apart they are, and
+            a rolling shutter shifts every row by its velocity. None if nothing was tracked.
 
     """
 
@@ -30,7 +46,7 @@ class Keyframe:
     image: NDArray[np.uint8]
     intrinsics: NDArray[np.float64]
     calibrated: bool = True
-    motion: NDArray[np.float32] | None = None
+    corners: Corners | None = None
 
 
 @dataclass(frozen=True, eq=False)

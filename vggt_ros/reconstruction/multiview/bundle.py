@@ -1,7 +1,8 @@
 """Bundle adjustment of one window: few cameras, many points, dense normal equations in numpy.
 
 Levenberg-Marquardt with the Schur complement over the points and a Cauchy loss (Triggs et al., Bundle Adjustment, a
-Modern Synthesis, 2000). Eight cameras and a thousand points take a few milliseconds an iteration.
+Modern Synthesis, 2000). Eight cameras and a thousand points take about two milliseconds an iteration: the points are
+the last, contiguous axis of every array inside, so that numpy's loops are long.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Scene:
 
     def in_cameras(self) -> Array:
         """Return the points in every camera's frame (n, S, 3)."""
-        return np.einsum("sij,nj->nsi", self.rotation, self.points) + self.translation
+        local = self.points @ self.rotation.reshape(-1, 3).T
+        return local.reshape(len(self.points), -1, 3) + self.translation
 
     def residuals(self, observed: Array) -> Array:
         """Return projection minus observation (n, S, 2) in pixels; observations count from the principal point."""
@@ -70,17 +72,15 @@ def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: f
         tolerance: stop when the cost falls by less than this fraction.
 
     """
-    observed = np.where(seen[..., None], observed, 0.0)
+    problem = _Problem(np.where(seen[..., None], observed, 0.0).transpose(1, 2, 0).copy(), seen.T.copy(), loss_scale,
+                       fixed, focal_sigma, float(scene.focal[0, 0]))
     damping = 1e-4
-    cost = _cost(scene, observed, seen, loss_scale)
-    begun = float(scene.focal[0, 0])
+    cost = problem.cost(scene)
     for _ in range(iterations):
-        system = _linearize(scene, observed, seen, loss_scale, fixed, begun if focal_sigma else None, focal_sigma)
+        system = problem.linearize(scene)
         while True:
-            candidate = _step(scene, system, damping, fixed, focal_sigma > 0)
-            new_cost = _cost(candidate, observed, seen, loss_scale)
-            if focal_sigma:
-                new_cost += (PIXEL_SIGMA / focal_sigma * np.log(candidate.focal[0, 0] / begun)) ** 2
+            candidate = problem.step(scene, system, damping)
+            new_cost = problem.cost(candidate)
             if new_cost <= cost or damping > 1e6:
                 break
             damping *= 8
@@ -93,81 +93,129 @@ def adjust(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: f
     return scene
 
 
-def _cost(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float) -> float:
-    square = (scene.residuals(observed) ** 2).sum(-1)
-    return float(cauchy(square, loss_scale)[seen].sum())
+@dataclass(frozen=True, eq=False)
+class _System:
+    """Weighted normal equations of c camera parameters and n points.
+
+    Attributes:
+        cameras: (c, c), with the gradient (c,).
+        points: (3, 3, n), with the gradient (3, n).
+        coupling: (c, 3, n).
+
+    """
+
+    cameras: Array
+    cameras_gradient: Array
+    points: Array
+    points_gradient: Array
+    coupling: Array
 
 
-def _linearize(scene: Scene, observed: Array, seen: NDArray[np.bool_], loss_scale: float, fixed: int,
-               focal_prior: float | None, focal_sigma: float) -> tuple[Array, ...]:
-    """Return the weighted normal equations: cameras (c, c), (c,), points (n, 3, 3), (n, 3), coupling (n, c, 3)."""
-    count, cameras = seen.shape
-    local = scene.in_cameras()
-    depth = local[..., 2]
-    valid = seen & (depth > 1e-9)
-    inverse = 1.0 / np.where(valid, depth, 1.0)
-    ratio = local[..., :2] * inverse[..., None]
-    residual = ratio * scene.focal - observed
-    weight = np.where(valid, 1.0 / (1.0 + (residual**2).sum(-1) / loss_scale**2), 0.0)
-    root = np.sqrt(weight)
-    residual = residual * root[..., None]
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What is given: observations (S, 2, n) and which of them count (S, n); the rest as in `adjust`."""
 
-    projection = np.zeros((count, cameras, 2, 3))
-    gain = scene.focal * (inverse * root)[..., None]
-    projection[..., 0, 0], projection[..., 1, 1] = gain[..., 0], gain[..., 1]
-    projection[..., 2] = -gain * ratio
-    by_point = projection @ scene.rotation
-    by_rotation = np.cross(local[..., None, :], projection)
-    by_camera = np.concatenate([by_rotation, projection], -1)
-    by_camera[:, fixed] = 0.0
+    observed: Array
+    seen: NDArray[np.bool_]
+    loss_scale: float
+    fixed: int
+    focal_sigma: float
+    focal: float
 
-    refine_focal = focal_prior is not None
-    size = 6 * cameras + refine_focal
-    hessian, gradient = np.zeros((size, size)), np.zeros(size)
-    coupling = np.zeros((count, size, 3))
-    blocks = np.einsum("nsai,nsaj->sij", by_camera, by_camera)
-    for s in range(cameras):
-        hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
-    gradient[:6 * cameras] = np.einsum("nsai,nsa->si", by_camera, residual).ravel()
-    transposed = by_camera.swapaxes(-1, -2)
-    coupling[:, :6 * cameras] = (transposed @ by_point).reshape(count, 6 * cameras, 3)
-    if focal_prior is not None:
-        by_focal = ratio * scene.focal * root[..., None]
-        prior = (PIXEL_SIGMA / focal_sigma) ** 2
-        hessian[-1, -1] = (by_focal**2).sum() + prior
-        hessian[-1, :-1] = hessian[:-1, -1] = np.einsum("nsai,nsa->si", by_camera, by_focal).ravel()
-        gradient[-1] = (by_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / focal_prior)
-        coupling[:, -1] = np.einsum("nsai,nsa->ni", by_point, by_focal)
-    flat = by_point.reshape(count, 2 * cameras, 3)
-    points = flat.swapaxes(-1, -2) @ flat
-    points_gradient = np.einsum("nai,na->ni", flat, residual.reshape(count, -1))
-    return hessian, gradient, points, points_gradient, coupling
+    def _project(self, scene: Scene) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Return the points in the cameras (S, 3, n), 1 / depth and which observations are seen and in front (S, n)."""
+        local = scene.rotation @ scene.points.T + scene.translation[..., None]
+        valid = self.seen & (local[:, 2] > 1e-9)
+        return local, 1.0 / np.where(valid, local[:, 2], 1.0), valid
+
+    def cost(self, scene: Scene) -> float:
+        """Return the robust cost, that of the focal length's prior included."""
+        local, inverse, valid = self._project(scene)
+        residual = local[:, :2] * inverse[:, None] * scene.focal[..., None] - self.observed
+        square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
+        prior = PIXEL_SIGMA / self.focal_sigma * np.log(scene.focal[0, 0] / self.focal) if self.focal_sigma else 0.0
+        return float(cauchy(square, self.loss_scale)[self.seen].sum() + prior**2)
+
+    def linearize(self, scene: Scene) -> _System:
+        """Return the normal equations; a camera's parameters are [rotation, translation], the focal length is last."""
+        local, inverse, valid = self._project(scene)
+        cameras, count = self.seen.shape
+        ratio = local[:, :2] * inverse[:, None]
+        residual = ratio * scene.focal[..., None] - self.observed
+        square = (residual[:, 0] ** 2 + residual[:, 1] ** 2) / self.loss_scale**2
+        root = np.sqrt(np.where(valid, 1.0 / (1.0 + square), 0.0))
+        residual *= root[:, None]
+
+        # Jacobians of the two rows of a residual, by the translation, by the point and by the rotation.
+        gain = scene.focal[..., None] * (inverse * root)[:, None]
+        by_camera = np.zeros((cameras, 6, 2, count))
+        by_camera[:, 3, 0], by_camera[:, 4, 1], by_camera[:, 5] = gain[:, 0], gain[:, 1], -gain * ratio
+        by_point = np.einsum("siak,sij->sjak", by_camera[:, 3:], scene.rotation, optimize=True)
+        x, y, z = local[:, 0], local[:, 1], local[:, 2]
+        forward = by_camera[:, 5]
+        by_camera[:, 0, 0], by_camera[:, 0, 1] = y * forward[:, 0], y * forward[:, 1] - z * gain[:, 1]
+        by_camera[:, 1, 0], by_camera[:, 1, 1] = z * gain[:, 0] - x * forward[:, 0], -x * forward[:, 1]
+        by_camera[:, 2, 0], by_camera[:, 2, 1] = -y * gain[:, 0], x * gain[:, 1]
+        by_camera[self.fixed] = 0.0
+
+        size = 6 * cameras + (self.focal_sigma > 0)
+        hessian, gradient, coupling = np.zeros((size, size)), np.zeros(size), np.zeros((size, 3, count))
+        flat = by_camera.reshape(cameras, 6, -1)
+        blocks = flat @ flat.swapaxes(1, 2)
+        for s in range(cameras):
+            hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
+        gradient[:6 * cameras] = (flat @ residual.reshape(cameras, -1, 1)).ravel()
+        coupling[:6 * cameras] = _paired(by_camera[:, :, None], by_point[:, None]).reshape(6 * cameras, 3, count)
+        if self.focal_sigma:
+            by_focal = ratio * scene.focal[..., None] * root[:, None]
+            prior = (PIXEL_SIGMA / self.focal_sigma) ** 2
+            hessian[-1, -1] = (by_focal**2).sum() + prior
+            hessian[-1, :-1] = hessian[:-1, -1] = (flat @ by_focal.reshape(cameras, -1, 1)).ravel()
+            gradient[-1] = (by_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / self.focal)
+            coupling[-1] = _paired(by_point, by_focal[:, None]).sum(0)
+        points = _paired(by_point[:, :, None], by_point[:, None]).sum(0)
+        return _System(hessian, gradient, points, _paired(by_point, residual[:, None]).sum(0), coupling)
+
+    def step(self, scene: Scene, system: _System, damping: float) -> Scene:
+        """Return the scene after one damped Gauss-Newton step."""
+        inverse = _inverse(system.points + np.eye(3)[..., None] * (damping * system.points + 1e-9))
+        gained = _times(system.coupling, inverse)
+        size = len(system.cameras)
+        reduced = system.cameras - gained.reshape(size, -1) @ system.coupling.reshape(size, -1).T
+        reduced[np.diag_indices(size)] += damping * np.diag(system.cameras) + 1e-9
+        right = system.cameras_gradient - gained.reshape(size, -1) @ system.points_gradient.ravel()
+        free = np.ones(size, bool)
+        free[6 * self.fixed:6 * self.fixed + 6] = False
+        move = np.zeros(size)
+        move[free] = -np.linalg.solve(reduced[np.ix_(free, free)], right[free])
+        pull = system.points_gradient + np.tensordot(move, system.coupling, 1)
+        move_points = -_times(pull[None], inverse)[0]
+
+        rotation, translation = scene.rotation.copy(), scene.translation.copy()
+        for s in range(len(rotation)):
+            turn = so3_exp(move[6 * s:6 * s + 3])
+            rotation[s] = turn @ rotation[s]
+            translation[s] = turn @ translation[s] + move[6 * s + 3:6 * s + 6]
+        focal = scene.focal * np.exp(np.clip(move[-1], -0.2, 0.2)) if self.focal_sigma else scene.focal
+        return Scene(rotation, translation, scene.points + move_points.T, focal)
 
 
-def _step(scene: Scene, system: tuple[Array, ...], damping: float, fixed: int, refine_focal: bool) -> Scene:
-    """Return the scene after one damped Gauss-Newton step."""
-    hessian, gradient, points, points_gradient, coupling = system
-    cameras = len(scene.rotation)
-    diagonal = np.einsum("nii->ni", points)
-    damped = points.copy()
-    np.einsum("nii->ni", damped)[:] += damping * diagonal + 1e-9
-    inverse = np.linalg.inv(damped)
-    gained = coupling @ inverse
-    size = len(hessian)
-    flat = coupling.transpose(1, 0, 2).reshape(size, -1)
-    reduced = hessian - gained.transpose(1, 0, 2).reshape(size, -1) @ flat.T
-    reduced_gradient = gradient - np.einsum("nci,ni->c", gained, points_gradient)
-    reduced[np.diag_indices(size)] += damping * np.diag(hessian) + 1e-9
-    free = np.ones(size, bool)
-    free[6 * fixed:6 * fixed + 6] = False
-    move = np.zeros(size)
-    move[free] = -np.linalg.solve(reduced[np.ix_(free, free)], reduced_gradient[free])
-    move_points = -np.einsum("nij,nj->ni", inverse, points_gradient + np.einsum("nci,c->ni", coupling, move))
+def _paired(first: Array, second: Array) -> Array:
+    """Return the products (..., n) of two Jacobians (..., 2, n), summed over the two rows of a residual."""
+    return first[..., 0, :] * second[..., 0, :] + first[..., 1, :] * second[..., 1, :]
 
-    rotation, translation = scene.rotation.copy(), scene.translation.copy()
-    for s in range(cameras):
-        turn = so3_exp(move[6 * s:6 * s + 3])
-        rotation[s] = turn @ rotation[s]
-        translation[s] = turn @ translation[s] + move[6 * s + 3:6 * s + 6]
-    focal = scene.focal * np.exp(np.clip(move[-1], -0.2, 0.2)) if refine_focal else scene.focal
-    return Scene(rotation, translation, scene.points + move_points, focal)
+
+def _times(rows: Array, matrices: Array) -> Array:
+    """Return row vectors (c, 3, n) times one matrix a point (3, 3, n)."""
+    return rows[:, 0, None] * matrices[0] + rows[:, 1, None] * matrices[1] + rows[:, 2, None] * matrices[2]
+
+
+def _inverse(matrices: Array) -> Array:
+    """Return the inverses of symmetric matrices (3, 3, n), by cofactors."""
+    (a, b, c), (_, d, e), (_, _, f) = matrices
+    result = np.empty_like(matrices)
+    result[0, 0], result[1, 1], result[2, 2] = d * f - e * e, a * f - c * c, a * d - b * b
+    result[0, 1] = result[1, 0] = c * e - b * f
+    result[0, 2] = result[2, 0] = b * e - c * d
+    result[1, 2] = result[2, 1] = b * c - a * e
+    return result / (a * result[0, 0] + b * result[0, 1] + c * result[0, 2])

@@ -52,7 +52,7 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         neighbors: how many each keyframe is compared with.
 
     """
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # medium: twice the time, errors 3 % smaller
     depth, sigma = np.full(grays.shape, np.nan, np.float32), np.full(grays.shape, np.nan, np.float32)
     for index in range(len(grays)):
         camera_window = inverse(window_camera[index])

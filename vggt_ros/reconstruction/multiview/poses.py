@@ -110,7 +110,7 @@ def solve(observed: Array, seen: Mask, focal: Array, pair: tuple[int, int], seed
         placed[following] = True
         failed.clear()
         scene, used = refit(scene, observed, seen, placed, pair[0], iterations=4)
-    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=30)
+    scene, used = refit(scene, observed, seen, placed, pair[0], iterations=15)
     return Solved(scene, placed, used, observed, pair)
 
 

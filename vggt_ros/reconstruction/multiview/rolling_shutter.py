@@ -7,6 +7,8 @@ given it is the one with which bundle adjustment leaves the smallest residuals.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,13 +18,15 @@ from vggt_ros.windows import Keyframe
 Array = NDArray[np.float64]
 
 NEAREST = 5
-"""Points of known velocity around a track whose median is taken as its own."""
+"""Corners of known velocity around a track whose median is taken as its own."""
 SLOWEST = 10.0
 """Pixels that a second of readout must shift the observations (root mean square) to say anything about it."""
 WINDOWS = 10
 """After so many windows the readout time is known well enough."""
 DEADBAND = 0.005
 """Shorter readouts are taken as a global shutter: forward motion lets a pitch look like one."""
+TRACKS = 300
+"""The longest tracks, on which the readout time is judged."""
 LONGEST = 0.1
 """Longer ones are nonsense."""
 
@@ -34,13 +38,16 @@ def skew(tracks: Array, keyframes: tuple[Keyframe, ...]) -> Array:
     """
     shift = np.zeros_like(tracks)
     for view, keyframe in enumerate(keyframes):
-        if keyframe.motion is None or len(keyframe.motion) < NEAREST:
+        if keyframe.corners is None:
+            continue
+        moving = np.isfinite(keyframe.corners.velocity[:, 0])
+        if moving.sum() < NEAREST:
             continue
         seen = np.flatnonzero(~np.isnan(tracks[:, view, 0]))
         at = tracks[seen, view]
-        distance = ((at[:, None] - keyframe.motion[None, :, :2]) ** 2).sum(-1)
+        distance = ((at[:, None] - keyframe.corners.pixels[None, moving]) ** 2).sum(-1)
         nearest = np.argpartition(distance, NEAREST - 1, axis=1)[:, :NEAREST]
-        velocity = np.median(keyframe.motion[nearest, 2:], axis=1)
+        velocity = np.median(keyframe.corners.velocity[moving][nearest], axis=1)
         shift[seen, view] = velocity * (at[:, 1:] / keyframe.image.shape[0] - 0.5)
     return shift
 
@@ -71,10 +78,12 @@ class Readout:
         self._left -= 1
         step = 1.0 / spread  # seconds that shift by a pixel
         fixed = int(np.argmax(solved.placed))
+        rows = np.argsort(-(tracked & solved.placed).sum(1), kind="stable")[:TRACKS]
+        tracked, shift, begun = tracked[rows], shift[rows], replace(solved.scene, points=solved.scene.points[rows])
         costs = []
         for change in (-step, 0.0, step):
-            observed = solved.observed - change * shift
-            scene, _ = refit(solved.scene, observed, tracked, solved.placed, fixed, iterations=25)
+            observed = solved.observed[rows] - change * shift
+            scene, _ = refit(begun, observed, tracked, solved.placed, fixed, iterations=25)
             square = (scene.residuals(observed) ** 2).sum(-1)[tracked & solved.placed]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])

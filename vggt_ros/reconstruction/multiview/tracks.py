@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from vggt_ros.windows import Corners
 
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
@@ -55,11 +58,12 @@ def detect(image: NDArray[np.uint8], count: int) -> Features:
     return Features(gray, coarse, corners)
 
 
-def track(features: list[Features], max_drift: float = 0.5) -> Array:
+def track(features: list[Features], corners: Sequence[Corners | None], max_drift: float = 0.5) -> Array:
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not seen.
 
-    New corners are taken up in every keyframe where no track passes; a step is kept if tracking it back ends within
-    `max_drift` pixels of where it began.
+    New points are taken up in every keyframe where no track passes; a step is kept if tracking it back ends within
+    `max_drift` pixels of where it began. Where too few arrive, because the keyframes are too far apart, the `corners`
+    that were followed through the images in between lead across.
     """
     spacing = 0.5 * np.sqrt(features[0].gray.size / max(len(features[0].corners), 1))
     tracks = np.full((0, len(features), 2), np.nan)
@@ -72,7 +76,23 @@ def track(features: list[Features], max_drift: float = 0.5) -> Array:
         seen = np.flatnonzero(~np.isnan(tracks[:, index, 0]))
         moved, good = step(current, features[index + 1], tracks[seen, index].astype(np.float32), max_drift)
         tracks[seen[good], index + 1] = moved[good]
+        if good.sum() < MIN_SURVIVAL * len(good):
+            tracks = np.concatenate([tracks, _followed(corners, index)])
     return tracks[(~np.isnan(tracks[:, :, 0])).sum(1) >= 2]
+
+
+def _followed(corners: Sequence[Corners | None], index: int) -> Array:
+    """Return the tracks (n, S, 2) up to keyframe `index` + 1 of the corners that were followed from `index` to it."""
+    before, after = corners[index], corners[index + 1]
+    if before is None or after is None:
+        return np.zeros((0, len(corners), 2))
+    ids = np.intersect1d(before.ids, after.ids, assume_unique=True)
+    tracks = np.full((len(ids), len(corners), 2), np.nan)
+    for view, keyframe in enumerate(corners[:index + 2]):
+        if keyframe is not None:
+            _, rows, columns = np.intersect1d(ids, keyframe.ids, assume_unique=True, return_indices=True)
+            tracks[rows, view] = keyframe.pixels[columns]
+    return tracks
 
 
 def step(source: Features, target: Features, points: NDArray[np.float32],
