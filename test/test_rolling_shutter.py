@@ -13,7 +13,7 @@ from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import skew
 from vggt_ros.solution import Frame
 from vggt_ros.synthetic import laps, pinhole, room
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows import Corners, Keyframe
 
 SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
 
@@ -71,8 +71,11 @@ def test_a_global_shutter_is_left_alone():
 
 def test_skew_is_the_velocity_of_the_row():
     """Above the middle a row is early, below it late; without velocities nothing is shifted."""
-    velocity = np.column_stack([np.linspace(5, 300, 40), np.linspace(5, 230, 40), np.tile([100.0, -50.0], (40, 1))])
-    moving = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, velocity.astype(np.float32))
+    pixels = np.column_stack([np.linspace(5, 300, 40), np.linspace(5, 230, 40)]).astype(np.float32)
+    velocity = np.tile(np.array([100, -50], np.float32), (40, 1))
+    velocity[::4] = np.nan  # corners that are new
+    corners = Corners(np.arange(40), pixels, velocity)
+    moving = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, corners)
     still = Keyframe(1, 1, moving.image, np.eye(3))
     tracks = np.array([[[10.0, 0.0], [1, 1]], [[10.0, 120.0], [1, 1]], [[10.0, 240.0], [np.nan, np.nan]]])
     shift = skew(tracks, (moving, still))
@@ -87,9 +90,8 @@ def test_velocities_are_those_of_the_image():
     tracks = FeatureTracks(100)
     tracks.advance(np.ascontiguousarray(big[20:260, 20:340]))
     tracks.replenish()
-    assert tracks.velocities(0.1) is None
+    assert np.isnan(tracks.corners(0.1).velocity).all()
     tracks.advance(np.ascontiguousarray(big[22:262, 17:337]))
     tracks.replenish()
-    moved = tracks.velocities(0.1)
-    assert np.allclose(np.median(moved[:, 2:], axis=0), [30, -20], atol=1)
-    assert tracks.velocities(0.0) is None
+    assert np.allclose(np.nanmedian(tracks.corners(0.1).velocity, axis=0), [30, -20], atol=1)
+    assert np.isnan(tracks.corners(0.0).velocity).all()

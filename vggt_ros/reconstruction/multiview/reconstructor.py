@@ -59,7 +59,7 @@ class Multiview:
         """
         clock = [time.perf_counter()]
         features = [detect(keyframe.image, self._settings.corners) for keyframe in window.keyframes]
-        tracks = track(features, [keyframe.corners for keyframe in window.keyframes])
+        tracks = track(features, window.keyframes)
         clock.append(time.perf_counter())
         matrices = np.array([keyframe.intrinsics for keyframe in window.keyframes])
         seen = ~np.isnan(tracks[..., 0])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.windows import Corners
+from vggt_ros.windows import Corners, Keyframe
 
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
@@ -58,12 +58,12 @@ def detect(image: NDArray[np.uint8], count: int) -> Features:
     return Features(gray, coarse, corners)
 
 
-def track(features: list[Features], corners: Sequence[Corners | None], max_drift: float = 0.5) -> Array:
+def track(features: list[Features], keyframes: Sequence[Keyframe], max_drift: float = 0.5) -> Array:
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not seen.
 
     New points are taken up in every keyframe where no track passes; a step is kept if tracking it back ends within
-    `max_drift` pixels of where it began. Where too few arrive, because the keyframes are too far apart, the `corners`
-    that were followed through the images in between lead across.
+    `max_drift` pixels of where it began. Where too few arrive because keyframes in between were thinned, the corners
+    that were followed through all images lead across.
     """
     spacing = 0.5 * np.sqrt(features[0].gray.size / max(len(features[0].corners), 1))
     tracks = np.full((0, len(features), 2), np.nan)
@@ -76,8 +76,9 @@ def track(features: list[Features], corners: Sequence[Corners | None], max_drift
         seen = np.flatnonzero(~np.isnan(tracks[:, index, 0]))
         moved, good = step(current, features[index + 1], tracks[seen, index].astype(np.float32), max_drift)
         tracks[seen[good], index + 1] = moved[good]
-        if good.sum() < MIN_SURVIVAL * len(good):
-            tracks = np.concatenate([tracks, _followed(corners, index)])
+        thinned = keyframes[index + 1].id - keyframes[index].id > 1
+        if thinned and good.sum() < MIN_SURVIVAL * len(good):
+            tracks = np.concatenate([tracks, _followed([keyframe.corners for keyframe in keyframes], index)])
     return tracks[(~np.isnan(tracks[:, :, 0])).sum(1) >= 2]
 
 
