@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.windows import Corners, Keyframe
+from vggt_ros.windows import Keyframe
 
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
@@ -19,7 +19,7 @@ LEVELS = 3
 TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 COARSE_WIDTH = 160
 MIN_SURVIVAL = 0.35
-"""Fraction of the points that must be tracked before another first guess is tried."""
+"""Fraction of the points that must arrive in the next keyframe, or another first guess is tried."""
 MIN_MATCHES = 12
 
 
@@ -62,50 +62,49 @@ def track(features: list[Features], keyframes: Sequence[Keyframe], max_drift: fl
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not seen.
 
     New points are taken up in every keyframe where no track passes; a step is kept if tracking it back ends within
-    `max_drift` pixels of where it began. Where too few arrive because keyframes in between were thinned, the corners
-    that were followed through all images lead across.
+    `max_drift` pixels of where it began. Where keyframes were thinned, those that are left may be too far apart for
+    that: there the corners that were followed through the images in between lead across.
     """
     spacing = 0.5 * np.sqrt(features[0].gray.size / max(len(features[0].corners), 1))
-    tracks = np.full((0, len(features), 2), np.nan)
+    thinned = keyframes[-1].id - keyframes[0].id >= len(keyframes)
+    tracks = _followed(keyframes) if thinned else np.full((0, len(features), 2), np.nan)
     for index, current in enumerate(features[:-1]):
         alive = tracks[:, index][~np.isnan(tracks[:, index, 0])]
         fresh = _uncovered(current.corners, alive, current.gray.shape, spacing)
         begun = np.full((len(fresh), len(features), 2), np.nan)
         begun[:, index] = fresh
         tracks = np.concatenate([tracks, begun])
-        seen = np.flatnonzero(~np.isnan(tracks[:, index, 0]))
-        moved, good = step(current, features[index + 1], tracks[seen, index].astype(np.float32), max_drift)
-        tracks[seen[good], index + 1] = moved[good]
-        thinned = keyframes[index + 1].id - keyframes[index].id > 1
-        if thinned and good.sum() < MIN_SURVIVAL * len(good):
-            tracks = np.concatenate([tracks, _followed([keyframe.corners for keyframe in keyframes], index)])
+        ended = np.flatnonzero(~np.isnan(tracks[:, index, 0]) & np.isnan(tracks[:, index + 1, 0]))
+        present = len(alive) + len(fresh)
+        wanted = len(ended) - (1 - MIN_SURVIVAL) * present
+        moved, good = step(current, features[index + 1], tracks[ended, index].astype(np.float32), max_drift, wanted)
+        tracks[ended[good], index + 1] = moved[good]
     return tracks[(~np.isnan(tracks[:, :, 0])).sum(1) >= 2]
 
 
-def _followed(corners: Sequence[Corners | None], index: int) -> Array:
-    """Return the tracks (n, S, 2) up to keyframe `index` + 1 of the corners that were followed from `index` to it."""
-    before, after = corners[index], corners[index + 1]
-    if before is None or after is None:
-        return np.zeros((0, len(corners), 2))
-    ids = np.intersect1d(before.ids, after.ids, assume_unique=True)
-    tracks = np.full((len(ids), len(corners), 2), np.nan)
-    for view, keyframe in enumerate(corners[:index + 2]):
-        if keyframe is not None:
-            _, rows, columns = np.intersect1d(ids, keyframe.ids, assume_unique=True, return_indices=True)
-            tracks[rows, view] = keyframe.pixels[columns]
+def _followed(keyframes: Sequence[Keyframe]) -> Array:
+    """Return the tracks (n, S, 2) of the keyframes' corners, NaN where one is not seen."""
+    corners = [keyframe.corners for keyframe in keyframes]
+    known = [corner.ids for corner in corners if corner is not None]
+    ids = np.unique(np.concatenate(known)) if known else np.zeros(0, np.int64)
+    tracks = np.full((len(ids), len(keyframes), 2), np.nan)
+    for index, corner in enumerate(corners):
+        if corner is not None:
+            tracks[np.searchsorted(ids, corner.ids), index] = corner.pixels
     return tracks
 
 
-def step(source: Features, target: Features, points: NDArray[np.float32],
-         max_drift: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def step(source: Features, target: Features, points: NDArray[np.float32], max_drift: float,
+         wanted: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the points (n, 2) of `source` in `target`, and which of them tracked back to within `max_drift` pixels.
 
-    Dense flow at low resolution gives the first guess; where it fails for most (a fast turn), a homography by SIFT.
+    Dense flow at low resolution gives the first guess; where fewer than `wanted` arrive (a fast turn), a homography by
+    SIFT.
     """
     if not len(points):
         return points, np.zeros(0, bool)
     moved, good = _lucas_kanade(source, target, points, points + _coarse_flow(source, target, points), max_drift)
-    if good.mean() < MIN_SURVIVAL:
+    if good.sum() < wanted:
         homography = _coarse_homography(source, target)
         if homography is not None:
             guess = cv2.perspectiveTransform(points[None], homography)[0].astype(np.float32)
