@@ -116,6 +116,9 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from test_storage import load_map, save
 folder, rng, cut = Path(sys.argv[1]), random.Random(0), 0
+began = time.perf_counter()
+save(folder, load_map(folder))
+duration = time.perf_counter() - began
 for _ in range(50):
     before = load_map(folder)
     read, write = os.pipe()
@@ -126,7 +129,7 @@ for _ in range(50):
             record = replace(record, submap=record.submap + 1, keyframe_stamp=record.keyframe_stamp + 1)
             os.write(write, b".")
             save(folder, record)
-    time.sleep(rng.uniform(0.005, 0.06))
+    time.sleep(rng.uniform(0.0, 3 * duration))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(write)
@@ -159,8 +162,8 @@ def test_a_save_that_is_killed_harms_no_map(tmp_path):
                           timeout=120)
     assert done.returncode == 0, done.stderr
     cut_short, saves = (int(word) for word in done.stdout.split())
-    assert cut_short > 25, f"only {cut_short} of 50 kills left a save half done"
-    assert saves > 10
+    assert cut_short > 10, f"only {cut_short} of 50 kills left a save half done"
+    assert saves > 5
 
 
 def test_a_kill_between_the_two_renames_is_undone(tmp_path):
@@ -212,7 +215,8 @@ def test_pickles_are_refused(tmp_path):
     ("keyframe_size", lambda v: v + 1, "keyframe_size"), ("depth", lambda v: -np.abs(v), "positive"),
     ("keyframe_features", lambda v: v + 1, "feature"), ("window_scale", lambda v: 0 * v, "positive"),
     ("window_id", lambda v: 0 * v, "differ"), ("anchor", lambda v: v + 1000, "window"),
-    ("edge_first", lambda v: v + 1000, "window"), ("edge_kind", lambda v: v + 9, "kind"),
+    ("edge_first", lambda v: v + 1000, "window"), ("edge_second", lambda v: v[::-1] * 0 + v[-1], "hangs on none"),
+    ("edge_kind", lambda v: v + 9, "kind"),
     ("edge_covariance", lambda v: -v, "covariance"), ("edge_pose", lambda v: v[:, ::-1].copy(), "pose"),
 ])
 def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from vggt_ros.alignment import View, align
+from vggt_ros.alignment import AlignmentRefused, View, align
 from vggt_ros.camera import resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.features import binary_features, resize_pixels
@@ -23,9 +24,13 @@ from vggt_ros.map_packing import (
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.relocalization import depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
 from vggt_ros.solution import KeptKeyframe, MetricScale, Solution
 from vggt_ros.windows import Keyframe, Window
+
+_NEIGHBORS = 4
+"""Keyframes of the map whose depth stands for what the map knows of an image found in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,12 @@ class Atlas:
 
     """
 
-    def __init__(self, config: Config) -> None:
-        """Begin empty."""
+    def __init__(self, config: Config, version: int = 0) -> None:
+        """Begin empty; the solutions' versions go on from `version`."""
         self._config = config
         self._graph = PoseGraph()
         self._placed: dict[int, _Placed] = {}
-        self._version = 0
+        self._version = version
         self.metric = MetricScale()
         self.kept: dict[int, KeptKeyframe] = {}
         self.submap = -1
@@ -85,6 +90,37 @@ class Atlas:
         self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
         self._take(window, geometry, kept)
 
+    def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Array], solution: Solution) -> None:
+        """Align a window that shares no keyframe with the map by where its images were found in it.
+
+        The map knows an image by the depth that its own keyframes have of what the image sees, the window by its own;
+        so found images stand for shared keyframes. `places` is keyframe id to `map_camera` 4x4 in `solution`.
+
+        Raises:
+            AlignmentRefused: no image was found, or they contradict each other.
+
+        """
+        kept = keep(window, geometry, self._config.map.kept_width)
+        found = {k: place for k, place in places.items() if k in kept}
+        if not found:
+            raise AlignmentRefused("no keyframe of the window is known, nor was one found in the map")
+        around = {k: neighbors(solution, place, _NEIGHBORS) for k, place in found.items()}
+        nearest = solution.ids[np.concatenate([rows[:1] for rows in around.values()])].tolist()
+        reference = self._reference(nearest)
+        reference_map = self._graph.map_window[reference].inverse()
+        known = {}
+        for keyframe, place in found.items():
+            own = kept[keyframe]
+            depth = depth_seen(solution, around[keyframe], place, own.intrinsics, own.depth.shape)
+            seen = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
+            known[keyframe] = View(reference_map.apply_pose(place), seen, reference_map.scale)
+        views = {k: View(camera, kept[k])
+                 for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
+        alignment = align(known, views, self._config.alignment)
+        self.submap = max(self._placed[k].submap for k in nearest if self._placed[k].window == reference)
+        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
+        self._take(window, geometry, kept)
+
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
 
@@ -102,7 +138,7 @@ class Atlas:
             map_window = Sim3.from_pose(before.apply_pose(placed.window_camera), scale)
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
-        self.submap += 1
+        self.submap = 1 + max((placed.submap for placed in self._placed.values()), default=-1)
         self._graph.add_submap(window.id, map_window)
         self._take(window, geometry, keep(window, geometry, self._config.map.kept_width))
 

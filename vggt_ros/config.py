@@ -219,6 +219,7 @@ class MapConfig:
                                unit="px", low=40, high=1024)
     folder: str = _setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = _setting("map", "Name of the saved map inside the folder.", live=True)
+    load: bool = _setting(False, "Load the map `map.name` at the start; mode localization always does.")
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,8 @@ class Config:
 
     reconstructor: str = _setting("auto", "Who reconstructs a window; `auto` takes vggt with a GPU and weights on "
                                   "disk, else multiview.", choices=("auto", "vggt", "multiview"))
+    mode: str = _setting("mapping", "`localization`: only find the camera in the loaded map, which then never grows.",
+                         choices=("mapping", "localization"))
     seed: int = _setting(0, "Seed of everything random.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)

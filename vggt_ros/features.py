@@ -68,12 +68,17 @@ class FeatureTracks:
             self.append(corners.reshape(-1, 2))
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Follow `pixels` (k, 2) of the newest image from now on, and return their ids (k,)."""
+        """Follow `pixels` (k, 2) of the newest image from now on, and return their ids (k,).
+
+        Beyond twice the number that is followed the oldest are let go.
+        """
         ids = np.arange(self._next_id, self._next_id + len(pixels), dtype=np.int64)
         self._next_id += len(pixels)
         self.ids = np.concatenate([self.ids, ids])
         self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
         self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
+        newest = slice(-2 * self._count, None)
+        self.ids, self.pixels, self.motion = self.ids[newest], self.pixels[newest], self.motion[newest]
         return ids
 
     def corners(self, seconds: float) -> Corners:

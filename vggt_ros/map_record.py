@@ -124,8 +124,8 @@ class MapRecord:
                 ("keyframe_id", _rising(ids) and ids.min(initial=0) >= 0, "ids must rise"),
                 ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
                 ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
-                ("keyframe_submap", self.keyframe_submap.min(initial=0) >= 0
-                 and self.keyframe_submap.max(initial=0) <= self.submap, "no such submap"),
+                ("keyframe_submap", self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap,
+                 "no such submap"),
                 ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
                 ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
                 ("keyframe_intrinsics", (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
@@ -149,9 +149,19 @@ class MapRecord:
                  "not a covariance"),
                 ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
                 ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
+                ("edge_second", self._is_chained(), "a window is no anchor, and hangs on none before it"),
                 ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
             if not good:
                 raise ValueError(f"{name}: {what}")
+
+    def _is_chained(self) -> bool:
+        """Return True if every window is an anchor, or overlaps with one that comes before it."""
+        overlaps = self.edge_kind == KINDS.index("overlap")
+        first = dict(zip(self.edge_second[overlaps].tolist(), self.edge_first[overlaps].tolist(), strict=True))
+        order = {window: row for row, window in enumerate(self.window_id.tolist())}
+        anchors = set(self.anchor.tolist())
+        return all(window in anchors or order.get(first.get(window, window), row) < row
+                   for window, row in order.items())
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}

@@ -24,6 +24,7 @@ from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
+from vggt_ros.relocalization import Expectation, Relocalizer
 from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
@@ -55,10 +56,12 @@ class Slam:
         self._features = FeatureTracks(config.tracking.features)
         self._selector = KeyframeSelector(config.keyframes)
         self._tracker = Tracker(config.tracking)
+        self._relocalizer, self._finder = Relocalizer(config.tracking), Relocalizer(config.tracking)  # one a thread
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
         self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height])
+        self.solution = Solution(version=-2)
         self.reset()
 
     def reset(self) -> None:
@@ -84,11 +87,13 @@ class Slam:
         if len(self._features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            self._features.corners((frame.stamp - previous) * 1e-9))
+                            self._features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera)
         self._next_keyframe += 1
-        self.counts.keyframes += 1
         self._selector.accept(self._features)
         self._tracker.remember(keyframe.id, self._features, gray, frame.intrinsics, tracked.map_camera)
+        if self.config.mode == "localization":
+            return tracked
+        self.counts.keyframes += 1
         window = self._buffer.add(keyframe, room)
         self.counts.thinned = self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
@@ -97,20 +102,51 @@ class Slam:
         """Return the partial window that waits, or None: for the end of a stream, or a pause in it."""
         return self._buffer.flush()
 
-    def reset_tracking(self) -> None:
-        """Forget what `track` knows; windows formed so far will not be solved."""
+    def reset_tracking(self, record: MapRecord | None = None) -> None:
+        """Forget what `track` knows; windows formed so far will not be solved.
+
+        With the `record` of a map that `restore_map` will take, ids go on from its own, and the odometry from where it
+        is, without a jump.
+        """
         self.counts = Counts()
+        if record is None:
+            self._odom_camera = np.eye(4)
+        else:
+            self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
+            self._buffer.next_window = max(self._buffer.next_window, record.next_window)
         self._first_keyframe = self._next_keyframe
         self._map_odom = np.eye(4)
         self._seen = Solution()
         self._stamp = 0
-        for part in (self._features, self._selector, self._tracker, self._buffer):
+        for part in (self._features, self._selector, self._tracker, self._buffer, self._relocalizer):
             part.clear()
+
+    def expect(self, map_camera: Array, radius: float, angle: float) -> None:
+        """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
+        self._tracker.clear()
+        self._features.clear()
+        self._relocalizer.expected = Expectation(map_camera, radius, angle)
+
+    def _is_visitor(self, solution: Solution) -> bool:
+        """Return True if the map is all of another session's, or is not to grow: its landmarks come by features."""
+        return len(solution) > 0 and (self.config.mode == "localization" or solution.ids[-1] < self._first_keyframe)
 
     def _locate(self, frame: Frame, gray: NDArray[np.uint8]) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and the odometry that does not jump when that changes."""
         solution = self.solution
         location, before = self._tracker.locate(self._features, gray, frame.intrinsics, solution)
+        if location is None and len(solution):
+            found = self._relocalizer.search(gray, frame.intrinsics, solution)
+            if found is not None:  # the odometry goes on from where it was, map -> odom takes the rest
+                location = self._tracker.take(self._features, found, fresh=True)
+                self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
+                self.counts.relocalized += 1
+        elif location is not None and self._is_visitor(solution) \
+                and self._selector.wants(self._features, gray.shape[1]):
+            found = self._relocalizer.near(gray, frame.intrinsics, solution, location.world_camera)
+            if found is not None:
+                before = location.world_camera if before is None else before
+                location = self._tracker.take(self._features, found, fresh=False)
         if location is None:
             self.counts.lost += bool(len(solution))
             return TrackedFrame(frame.stamp, "LOST" if len(solution) else "INITIALIZING", map_odom=self._map_odom)
@@ -124,9 +160,9 @@ class Slam:
         assert row is not None
         reference_camera = inverse(solution.map_camera[row]) @ location.world_camera
         reference_camera[:3, 3] /= solution.scale[row]
-        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, inverse(self._map_odom)
-                            @ location.world_camera, self._map_odom, location.covariance, location.reference,
-                            reference_camera, location.inliers)
+        self._odom_camera = inverse(self._map_odom) @ location.world_camera
+        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, self._odom_camera, self._map_odom,
+                            location.covariance, location.reference, reference_camera, location.inliers)
 
     # Every window, on the worker's thread.
 
@@ -150,7 +186,10 @@ class Slam:
                 report = geometry.report
                 if self._atlas.submap >= 0:
                     loose = loose or (attempt, geometry)
-                    self._atlas.attach(attempt, geometry)
+                    if any(self._atlas.knows(k) for k in geometry.keyframe_ids):
+                        self._atlas.attach(attempt, geometry)
+                    else:
+                        self._atlas.join(attempt, geometry, self._find(attempt), self.solution)
                 else:
                     self._atlas.begin_submap(attempt, geometry)
                 break
@@ -169,7 +208,7 @@ class Slam:
         solution, rescaled = self._with_scale(self._atlas.solution())
         self.solution = solution
         self._map.update(self.solution)
-        self.counts.submaps = self._atlas.submap + 1
+        self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
         return Update(window.id, tuple(sorted(self._atlas.kept.keys() - placed_before)), self._atlas.submap,
                       "; then: ".join(refusals), fresh, rescaled, time.perf_counter() - began, busy, report)
@@ -187,11 +226,19 @@ class Slam:
     def reset_map(self) -> None:
         """Forget the map."""
         self.scale.clear()
-        self._atlas = Atlas(self.config)
+        self.solution = Solution(version=self.solution.version + 1)
+        self._atlas = Atlas(self.config, self.solution.version)
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
         self._offered: set[int] = set()
-        self.solution = Solution(version=-1 if not hasattr(self, "solution") else self.solution.version + 1)
+
+    def restore_map(self, record: MapRecord) -> None:
+        """Go on from a saved map; on the worker's thread, after `reset_tracking` with the same record."""
+        self.reset_map()
+        self._atlas.restore(record)
+        self.solution = self._atlas.solution()
+        self._map.update(self.solution)
+        self.counts.submaps = len(np.unique(self.solution.submaps))
 
     def configure(self, config: Config) -> None:
         """Take settings that may change while it runs, and choose the map's points anew; on the worker's thread."""
@@ -234,6 +281,17 @@ class Slam:
         chosen = tuple(self._recent[k] for k in sorted(kept))
         if kept != set(window.ids):
             yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
+
+    def _find(self, window: Window) -> dict[int, Array]:
+        """Return where the window's images are in the map, of those near which the tracker took them to be."""
+        places = {}
+        for keyframe in window.keyframes:
+            if keyframe.map_camera is not None:
+                gray = np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8)
+                found = self._finder.near(gray, keyframe.intrinsics, self.solution, keyframe.map_camera)
+                if found is not None:
+                    places[keyframe.id] = found.map_camera
+        return places
 
     def _forget_images(self) -> None:
         """Let go of the images of all but the newest keyframes."""

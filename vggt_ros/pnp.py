@@ -47,11 +47,7 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         residual = normalized * focal + intrinsics[:2, 2] - pixels
         square = (residual**2).sum(1)
         weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / (limit / 2) ** 2) ** 2, 0.0)
-        projection = np.zeros((len(points), 2, 3))
-        projection[:, 0, 0], projection[:, 1, 1] = focal[0] / depth, focal[1] / depth
-        projection[:, :, 2] = -normalized * focal / depth[:, None]
-        # A right perturbation moves a point of the camera's frame by -w x p - v.
-        jacobian = np.concatenate([np.einsum("nij,njk->nik", projection, _skews(local)), -projection], axis=2)
+        jacobian = projection_jacobian(local, intrinsics)
         information = np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian) + 1e-9 * np.eye(6)
         step = -np.linalg.solve(information, np.einsum("n,nki,nk->i", weight, jacobian, residual))
         pose[:3, 3] += pose[:3, :3] @ step[3:]
@@ -62,6 +58,18 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
     inliers = (square < limit**2) & (local[:, 2] > 1e-6)
     sigma = max(robust_sigma(residual[inliers].ravel()), 0.1) if inliers.any() else limit
     return pose, sigma**2 * np.linalg.inv(information), inliers
+
+
+def projection_jacobian(local: Array, intrinsics: Array) -> Array:
+    """Return how pixels (n, 2, 6) move with a right perturbation [rotation, translation] of the camera.
+
+    `local` (n, 3) are points in the camera's frame; the perturbation moves them by -w x p - v.
+    """
+    depth = np.maximum(local[:, 2], 1e-6)
+    projection = np.zeros((len(local), 2, 3))
+    projection[:, 0, 0], projection[:, 1, 1] = intrinsics[0, 0] / depth, intrinsics[1, 1] / depth
+    projection[:, :, 2] = -local[:, :2] / depth[:, None] * intrinsics[[0, 1], [0, 1]] / depth[:, None]
+    return np.concatenate([np.einsum("nij,njk->nik", projection, _skews(local)), -projection], axis=2)
 
 
 def _skews(vectors: Array) -> Array:

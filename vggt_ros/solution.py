@@ -227,6 +227,7 @@ class Counts:
     frames: int = 0
     tracked: int = 0
     lost: int = 0
+    relocalized: int = 0
     keyframes: int = 0
     thinned: int = 0
     unplaced: int = 0

@@ -19,6 +19,7 @@ from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus, refine_pose
+from vggt_ros.relocalization import Found
 from vggt_ros.solution import Solution
 
 _MEMORY = 60
@@ -111,19 +112,19 @@ class Tracker:
         self._last = location.world_camera if location else None
         return location, before
 
-    def take(self, tracks: FeatureTracks, world_camera: Array, points: Array, pixels: NDArray[np.float32],
-             reference: int, fresh: bool) -> None:
-        """Take landmarks `points` (n, 3) seen at `pixels` (n, 2) of the newest image, taken at `world_camera` 4x4.
+    def take(self, tracks: FeatureTracks, found: Found, fresh: bool) -> Location:
+        """Take landmarks found in the newest image by other means than tracks, and return where it was taken.
 
-        They are followed from then on, beside the present ones or, if the camera's place is `fresh`, in their stead.
+        They are followed from then on, in the stead of all others; in a `fresh` place nothing that was before counts.
         """
-        ids = tracks.append(pixels)
-        self._landmarks = ({} if fresh else self._landmarks) | dict(zip(ids.tolist(), points, strict=True))
-        self._measured = (set() if fresh else self._measured) | set(ids.tolist())
-        self._last, self._reference = world_camera, reference
+        ids = tracks.append(found.pixels)
+        self._landmarks = dict(zip(ids.tolist(), found.points, strict=True))
+        self._measured = set(self._landmarks)
+        self._last, self._reference = found.map_camera, found.keyframe
         if fresh:
             for sighting in self._sightings.values():  # what they saw was placed by what did not hold
                 sighting.world_camera = None
+        return Location(found.map_camera, found.covariance, len(found.points), found.keyframe)
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""

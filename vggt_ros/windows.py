@@ -38,6 +38,7 @@ class Keyframe:
         calibrated: False if `intrinsics` are only assumed.
         corners: those that tracking follows: they lead from one keyframe to the next however far apart they are, and
             a rolling shutter shifts every row by its velocity. None if nothing was tracked.
+        map_camera: 4x4, where the tracker took it to be in the map; None if it did not know.
 
     """
 
@@ -47,6 +48,7 @@ class Keyframe:
     intrinsics: NDArray[np.float64]
     calibrated: bool = True
     corners: Corners | None = None
+    map_camera: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.solution import Update
 from vggt_ros.windows import Window
@@ -81,6 +82,11 @@ class Worker:
         """Begin a new map; call it on the thread of `Slam.track`. Windows of the old map end without effect."""
         self._slam.reset_tracking()
         return self.call(self._slam.reset_map)
+
+    def load(self, record: MapRecord) -> Future[Any]:
+        """Go on from a saved map; call it on the thread of `Slam.track`. Windows of the old map end without effect."""
+        self._slam.reset_tracking(record)
+        return self.call(lambda: self._slam.restore_map(record))
 
     def close(self) -> None:
         """End the thread and wait for it; windows that wait are left unsolved, commands that wait are carried out."""

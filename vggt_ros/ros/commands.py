@@ -10,14 +10,14 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
-Command = Callable[[], "tuple[Future[Any], str]"]
-"""Starts a command; returns its future, which wakes the executor when it is done, and what to answer then."""
+Steps = Generator["Future[Any]", Any, str]
+"""A command: yields each future that it waits for, gets its result back, and returns what to answer."""
 
 
 class Commands:
     """Services of std_srvs/Trigger that answer when their command is done, or say why it failed."""
 
-    def __init__(self, node: LifecycleNode, commands: dict[str, Command]) -> None:
+    def __init__(self, node: LifecycleNode, commands: dict[str, Callable[[], Steps]]) -> None:
         """Create a service `~/name` for every command; `close` gives them back."""
         self._node = node
         group = MutuallyExclusiveCallbackGroup()  # while one waits, the default group's callbacks go on
@@ -29,18 +29,31 @@ class Commands:
         for service in self._services:
             self._node.destroy_service(service)
 
-    def _answer(self, name: str, command: Command) -> Callable[..., Any]:
+    def _answer(self, name: str, command: Callable[[], Steps]) -> Callable[..., Any]:
         async def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
-                future, text = command()
-                await _Awaited(future)
-                response.success, response.message = True, text
+                response.success, response.message = True, await _carry_out(command())
             except Exception as error:  # whatever it is, the node stays up
                 response.success, response.message = False, f"{name} failed: {error}"
                 self._node.get_logger().error(response.message)
             return response
 
         return answer
+
+
+async def _carry_out(steps: Steps) -> str:
+    """Go from step to step, all on the executor's thread; an error of a future is raised where it was yielded."""
+    result: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            future = steps.send(result) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return str(end.value)
+        try:
+            result, error = await _Awaited(future), None
+        except Exception as raised:
+            error = raised
 
 
 class _Awaited:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -24,6 +24,7 @@ class Monitor:
         update: the newest update.
         error: the last error of the worker, empty if there was none.
         track_seconds, publish_seconds: of the last images.
+        trouble: returns what is wrong with the map on the disk, empty if nothing is.
         resets, failed: how often the map began anew, and images on which tracking broke down.
 
     """
@@ -35,6 +36,7 @@ class Monitor:
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.resets = self.failed = 0
+        self.trouble: Callable[[], str] = lambda: ""
         self.clear()
 
     def clear(self) -> None:
@@ -58,6 +60,7 @@ class Monitor:
         values: dict[str, object] = {
             "state": reconstructor.state if reconstructor.state in (LOADING, FAILED) else
             self.tracked.state if self.tracked else "NO_IMAGE",
+            "mode": slam.config.mode,
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
@@ -91,6 +94,8 @@ class Monitor:
             return DiagnosticStatus.WARN, f"loading: {self._reconstructor.why}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
+        if trouble := self.trouble():
+            return DiagnosticStatus.ERROR, trouble
         if self.error:
             return DiagnosticStatus.ERROR, f"a window was lost: {self.error}"
         silent = time.monotonic() - source.last_arrival

@@ -105,11 +105,12 @@ class Outputs:
 
     def refresh(self) -> None:
         """Publish path, markers and map, each if it has changed and somebody subscribes."""
-        solution, turn = self._slam.solution, self._frames.base_camera
+        solution, turn = self._slam.solution, self._frames.map_world
         if turn is None or (len(solution) == 0 and not self._published):
             return
-        if self._is_new(self.path, solution):
-            poses = turn @ solution.map_camera @ inverse(turn)
+        base_camera = self._frames.base_camera
+        if base_camera is not None and self._is_new(self.path, solution):
+            poses = turn @ solution.map_camera @ inverse(base_camera)
             self.path.publish(messages.path(solution.stamps, poses, self._config.map_frame))
         now = self._node.get_clock().now().nanoseconds
         head = messages.header(int(solution.stamps[-1]) if len(solution) else now, self._config.map_frame)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -23,20 +22,21 @@ from tf2_ros import Buffer
 
 from vggt_ros.camera import Camera
 from vggt_ros.config import Config, ConfigError
+from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import READY, Create, Deferred
 from vggt_ros.ros import parameters
-from vggt_ros.ros.commands import Commands
+from vggt_ros.ros.commands import Commands, Steps
 from vggt_ros.ros.diagnostics import Monitor
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.log import NodeLog
+from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
-from vggt_ros.ros.outputs import Outputs, turned
+from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.solution import Frame, Update
-from vggt_ros.storage import StorageError, map_folder, save_map
 from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
@@ -81,11 +81,15 @@ class SlamNode(LifecycleNode):
         self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
-        self.commands = Commands(self, {"reset": self._reset_command, "save_map": self._save_command})
+        self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self._begin_anew)
+        self.monitor.trouble = lambda: self.maps.trouble
+        self.commands = Commands(self, {"reset": self._reset_command, "save_map": self.maps.save,
+                                        "load_map": self.maps.load})
         wall = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_made = [self.create_timer(period, callback, clock=wall) for period, callback in
                              ((0.05, self._tick), (0.5, self._look_after), (1.0, self._report))]
         self._parts_made = True
+        self.maps.load_at_start()
         return Success
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -133,6 +137,7 @@ class SlamNode(LifecycleNode):
         for timer in self._timers_made:
             self.destroy_timer(timer)
         self.commands.close()
+        self.maps.close()
         self.destroy_guard_condition(self._wake)
         self.outputs.close()
         self.frames.close()
@@ -208,6 +213,7 @@ class SlamNode(LifecycleNode):
             self.frames.tick()
 
     def _look_after(self) -> None:
+        self.maps.look_after()
         if not self._active:
             return
         self.source.warn_if_silent()
@@ -234,11 +240,16 @@ class SlamNode(LifecycleNode):
 
     def reset(self, why: str) -> Future[Any]:
         """Begin a new map, at once; windows of the old one end without effect."""
+        return self._begin_anew(why)
+
+    def _begin_anew(self, why: str, record: MapRecord | None = None) -> Future[Any]:
+        """Begin with an empty map, or with a saved one."""
         self.get_logger().warning(f"the map begins anew: {why}")
-        done = self.worker.reset()
+        done = self.worker.reset() if record is None else self.worker.load(record)
         done.add_done_callback(self._forget_updates)
         self._resetting = done
         self.frames.clear()
+        self.frames.loaded_world = None if record is None else record.map_world
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
@@ -253,20 +264,9 @@ class SlamNode(LifecycleNode):
         """Return True while the worker still holds the map of before a reset."""
         return self._resetting is not None and not self._resetting.done()
 
-    def _reset_command(self) -> tuple[Future[Any], str]:
-        return self.reset("~/reset was called"), "the map is empty"
-
-    def _save_command(self) -> tuple[Future[Any], str]:
-        folder = map_folder(self.config.map.folder, self.config.map.name)
-        return self._in_worker(lambda: self._save(folder)), str(folder)
-
-    def _save(self, folder: Path) -> None:
-        """Write the map in the z-up frame `map`, as it is published."""
-        solution, turn = self.slam.solution, self.frames.base_camera
-        if turn is None:
-            raise StorageError("nothing is mapped yet")
-        save_map(folder, self.slam.record(turn), turned(self.slam.map_cloud(), turn), turn @ solution.map_camera,
-                 self.config)
+    def _reset_command(self) -> Steps:
+        yield self.reset("~/reset was called")
+        return "the map is empty"
 
     def _in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker's thread and wake the executor when it is done."""

@@ -37,6 +37,7 @@ class Frames:
 
     Attributes:
         base_camera: 4x4, None until it is known.
+        loaded_world: 4x4, the core's world in `map` of a map that was loaded; None if the map began here.
 
     """
 
@@ -59,8 +60,14 @@ class Frames:
         name = self._config.odom_frame
         return f"{name}_visual" if self._config.mode == "map_to_odom" else name
 
+    @property
+    def map_world(self) -> Array | None:
+        """The core's world in `map`, 4x4; None until it is known."""
+        return self.base_camera if self.loaded_world is None else self.loaded_world
+
     def clear(self) -> None:
-        """Forget the poses, not the camera's place on the robot."""
+        """Forget the poses and the map, not the camera's place on the robot."""
+        self.loaded_world: Array | None = None
         self._map_odom: Array | None = None
         self._stamp = self._sent = 0
         self._pending: deque[tuple[int, Array]] = deque(maxlen=300)
@@ -93,7 +100,8 @@ class Frames:
     def map_base(self, world_camera: Array) -> Array:
         """Return the pose 4x4 of the base in `map` (or `odom`) for a pose of the camera in the core's world."""
         assert self.base_camera is not None
-        return self.base_camera @ world_camera @ inverse(self.base_camera)
+        assert self.map_world is not None
+        return self.map_world @ world_camera @ inverse(self.base_camera)
 
     def broadcast(self, tracked: TrackedFrame) -> None:
         """Broadcast what goes with an image, at its stamp, and keep what the timer needs."""

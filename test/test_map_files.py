@@ -1,0 +1,125 @@
+"""Save, load and localize through the node's services, on real DDS."""
+
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+from bench import Bench, matrix, stamp
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from scenes import lap
+
+from vggt_ros.ros import messages
+
+QUICK = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2}
+SHORT = 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment(tmp_path_factory):
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with the map of a part of the room, and the poses of the base in it by stamp."""
+    folder = tmp_path_factory.mktemp("maps")
+    bench = Bench(87, lap().oracle(), map__folder=str(folder), **QUICK).start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    answer = bench.call("save_map")
+    assert answer.success, answer.message
+    poses = {stamp(item): matrix(item.pose) for item in bench.got["path"][-1].poses}
+    bench.close()
+    return folder, poses
+
+
+def started(saved, domain, **parameters):
+    bench = Bench(domain, lap().oracle(), map__folder=str(saved[0]), **{**QUICK, **parameters}).start()
+    bench.info(lap().frames[0])
+    return bench
+
+
+def off(bench, poses):
+    """How far each pose of the base in `map` is from the saved one of the same image, meters."""
+    found = {stamp(message): matrix(message.pose.pose) for message in bench.got["pose"]}
+    return [float(np.linalg.norm(found[when][:3, 3] - pose[:3, 3])) for when, pose in poses.items() if when in found]
+
+
+def test_a_restarted_node_localizes_in_the_saved_map(saved):
+    """Mode localization loads at the start; the same images get the same poses, and the map never grows."""
+    bench = started(saved, 88, mode="localization")
+    try:
+        assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
+        before = len(bench.node.slam.solution)
+        bench.play(lap().frames[10:SHORT])
+        errors = off(bench, {when: pose for when, pose in saved[1].items() if when >= lap().frames[12].stamp})
+        assert len(errors) > 5
+        assert np.median(errors) < 0.03
+        assert len(bench.node.slam.solution) == before
+        assert bench.status()["mode"] == "localization"
+        assert bench.got["map"][-1].width > 1000, "the loaded map is published"
+    finally:
+        bench.close()
+
+
+def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
+    bench = started(saved, 89)
+    try:
+        bench.play(lap().frames[60:70])
+        answer = bench.call("load_map")
+        assert answer.success, answer.message
+        assert "keyframes" in answer.message
+        before = len(bench.node.slam.solution)
+        assert before == len(saved[1])
+        bench.play(lap().frames[20:60])
+        assert len(bench.node.slam.solution) > before
+        assert len(np.unique(bench.node.slam.solution.submaps)) == 1
+    finally:
+        bench.close()
+
+
+def test_a_map_that_is_missing_or_broken_leaves_the_present_one(saved):
+    bench = started(saved, 90, map__name="nowhere")
+    try:
+        bench.play(lap().frames[:30])
+        before = bench.node.slam.solution
+        answer = bench.call("load_map")
+        assert not answer.success
+        assert "no map is saved there" in answer.message
+        assert len(bench.node.slam.solution) == len(before) > 0
+    finally:
+        bench.close()
+
+
+def test_initialpose_gates_where_the_camera_is_looked_for(saved):
+    """Said to be far away, it is not found; said to be where it is, it is found at once."""
+    bench = started(saved, 91, mode="localization")
+    try:
+        assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
+        publisher = bench.peer.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+        assert bench.spin(lambda: publisher.get_subscription_count())
+        when, pose = list(saved[1].items())[8]
+        row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
+        bench.image(lap().frames[row - 3])  # the node learns where the camera sits
+        for shift, expected in ((30.0, "LOST"), (0.2, "TRACKING")):
+            there = pose.copy()
+            there[:3, 3] += shift
+            publisher.publish(messages.pose_with_covariance(there, 0.01 * np.eye(6), messages.header(when, "map")))
+            bench.spin(seconds=0.3)
+            for frame in lap().frames[row - 2:row] if shift > 1 else lap().frames[row:row + 3]:
+                bench.image(frame)
+            assert bench.node.monitor.tracked.state == expected
+    finally:
+        bench.close()
+
+
+def test_localization_without_a_map_is_an_error_that_names_the_folder(saved):
+    bench = started(saved, 92, mode="localization", map__name="nowhere")
+    try:
+        assert bench.spin(lambda: bench.got["status"] and "no map is saved there" in bench.got["status"][-1].message)
+    finally:
+        bench.close()

@@ -1,0 +1,133 @@
+"""A camera in a saved map: found from nothing, followed as well as while mapping, and never found where it is not."""
+
+from functools import cache
+
+import cv2
+import numpy as np
+import pytest
+from scenes import SIZE, lap, run, trajectory_error
+
+from vggt_ros.config import Config, TrackingConfig
+from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.pipeline import Slam
+from vggt_ros.relocalization import Expectation, Relocalizer
+from vggt_ros.solution import Frame
+from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
+
+NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
+FIRST = 30
+"""Where another day's way begins."""
+
+
+@cache
+def mapped():
+    """The room, mapped with the errors of a real reconstructor; its record; and where the map lies in the world."""
+    done = run(lap(), Config(), lap().oracle(noise=NOISE))
+    return done, done.slam.record(np.eye(4)), trajectory_error(*done.slam.trajectory(0), lap())[1]
+
+
+@cache
+def another_day():
+    """Frames of another way through the room, up to a decimeter off the first in every direction."""
+    poses, t = lap().world_camera.copy(), np.arange(len(lap().world_camera))
+    poses[:, :3, 3] += 0.1 * np.stack([np.sin(t / 9), 0.3 * np.cos(t / 7), np.cos(t / 11)], axis=1)
+    scene, intrinsics = room(), lap().frames[0].intrinsics
+    return poses[FIRST:], [Frame(2 * 10**18 + 10**8 * i, scene.render(p, intrinsics, SIZE)[0], intrinsics)
+                           for i, p in enumerate(poses[FIRST:])]
+
+
+def loaded(mode, reconstructor=None):
+    slam = Slam(Config().replace({"mode": mode}), reconstructor or lap().oracle(noise=NOISE))
+    slam.reset_tracking(mapped()[1])
+    slam.restore_map(mapped()[1])
+    return slam
+
+
+def error(tracked, truth):
+    """RMSE in meters of the frames with a pose."""
+    world_map = mapped()[2]
+    return float(np.sqrt(np.mean([np.sum((world_map.apply(t.map_camera[:3, 3]) - p[:3, 3])**2)
+                                  for t, p in zip(tracked, truth, strict=True) if t.map_camera is not None])))
+
+
+def test_localization_is_as_good_as_mapping_and_the_map_never_grows():
+    """At most 1.5 times the error of mapping, on another way through the room; every image from the first one found."""
+    slam, (poses, frames) = loaded("localization"), another_day()
+    before = slam.solution
+    tracked = [slam.track(frame) for frame in frames]
+    assert all(t.keyframe is None and t.window is None for t in tracked)
+    assert slam.flush() is None
+    assert slam.solution is before
+    first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")
+    assert first <= 10
+    assert all(t.state == "TRACKING" for t in tracked[first:])
+    mapping = mapped()[0].tracked
+    assert error(tracked, poses) < 1.5 * error(mapping, lap().world_camera)
+    steps = [np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3])
+             for a, b in zip(tracked[first:], tracked[first + 1:], strict=False)]
+    assert max(steps) < 3 * np.median(steps), "the odometry jumps"
+
+
+def test_mapping_goes_on_in_a_loaded_map():
+    """Windows of another day join the map by where their images were found in it: no new submap."""
+    poses, frames = another_day()
+    slam = loaded("mapping", SceneReconstructor(room(), [f.stamp for f in frames], poses, NOISE))
+    old = len(slam.solution)
+    for frame in frames:
+        tracked = slam.track(frame)
+        if tracked.window is not None:
+            update = slam.step(tracked.window)
+            assert not update.refused and not update.new_submap and update.submap == 0
+    solution = slam.solution
+    assert len(solution) > old + 10
+    assert set(solution.submaps.tolist()) == {0}
+    new = solution.stamps >= 2 * 10**18
+    truth = {f.stamp: p for f, p in zip(frames, poses, strict=True)}
+    world_map = mapped()[2]
+    joined = np.flatnonzero(new)[:5]  # later ones have the drift of a chain of windows, as while mapping
+    off = [np.linalg.norm(world_map.apply(solution.map_camera[row, :3, 3]) - truth[int(solution.stamps[row])][:3, 3])
+           for row in joined]
+    assert np.median(off) < 0.04
+
+
+def kidnapped(seed):
+    rng = np.random.default_rng(seed)
+    camera = lap().world_camera[int(rng.integers(5, 100))] @ pose(so3_exp(rng.uniform(-0.1, 0.1, 3)),
+                                                                 rng.uniform(-0.15, 0.15, 3))
+    intrinsics = lap().frames[0].intrinsics
+    return camera, cv2.cvtColor(room().render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY), intrinsics
+
+
+def test_a_camera_somewhere_else_is_never_found():
+    """50 images of a corridor and of another room with the same materials: none is taken for a place in the map."""
+    solution, intrinsics = mapped()[0].slam.solution, pinhole(*SIZE)
+    relocalizer, rng = Relocalizer(TrackingConfig()), np.random.default_rng(0)
+    scenes = [(corridor(), (1, -0.5, 1), (25, 0.5, 1.5)), (room(seed=1), (-1.0, -0.8, 1), (1.0, 0.8, 1.5))]
+    for trial in range(50):
+        scene, low, high = scenes[trial % 2]
+        eye, heading = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
+        camera = look_at(eye, eye + np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.3, 0.1)]))
+        gray = cv2.cvtColor(scene.render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY)
+        assert all(relocalizer.search(gray, intrinsics, solution) is None for _ in range(5)), trial
+
+
+def test_what_is_expected_gates_the_search():
+    """Near the right place the first images find it; a camera said to be elsewhere is not found where it is."""
+    solution, world_map = mapped()[0].slam.solution, mapped()[2]
+    camera, gray, intrinsics = kidnapped(3)
+    true = world_map.inverse().apply_pose(camera)
+    relocalizer = Relocalizer(TrackingConfig())
+    relocalizer.expected = Expectation(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
+    assert any(relocalizer.search(gray, intrinsics, solution) for _ in range(3))
+    assert relocalizer.expected is None, "once found, the search is free again"
+    elsewhere = true.copy()
+    elsewhere[:3, 3] += 3.0
+    relocalizer.expected = Expectation(elsewhere, 1.0, 0.8)
+    assert not any(relocalizer.search(gray, intrinsics, solution) for _ in range(10))
+
+
+@pytest.mark.parametrize("blank", [np.zeros((240, 320), np.uint8), np.full((240, 320), 128, np.uint8)])
+def test_an_empty_image_is_found_nowhere(blank):
+    relocalizer, solution = Relocalizer(TrackingConfig()), mapped()[0].slam.solution
+    assert relocalizer.search(blank, lap().frames[0].intrinsics, solution) is None
+    assert relocalizer.near(blank, lap().frames[0].intrinsics, solution, solution.map_camera[0]) is None

@@ -1,0 +1,212 @@
+"""Where in the map an image was taken, by what is kept of the keyframes: from nothing, or near where it is expected.
+
+Binary features of the image are matched to those of a keyframe, whose depth makes them points of the map. A pose on
+which enough of them agree is held against the neighbors of that keyframe, whose matches must agree with it too, and at
+last the keyframe's colors, moved into the image by its depth, must look like the image: places that look alike in
+corners rarely do so in every pixel under one pose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import TrackingConfig
+from vggt_ros.features import REFERENCE_WIDTH, binary_features
+from vggt_ros.geometry import Array, rotation_angle
+from vggt_ros.landmarks import landmarks
+from vggt_ros.photometric import Photometric, textured_points
+from vggt_ros.pnp import consensus, refine_pose
+from vggt_ros.solution import Solution
+
+_BUDGET = 8
+"""Keyframes that are tried for one image: the search goes round the map from image to image and never blocks one."""
+_NEIGHBORS = 4
+_RATIO = 0.8
+"""Lowe's ratio of the best to the second match."""
+_INLIER = 3.0
+"""Largest reprojection error of an inlier, px at 640 px width."""
+_FIRST_INLIERS, _INLIERS = 12, 30
+"""Matches that must agree with one keyframe, and with it and its neighbors."""
+_MIN_SPREAD = 0.1
+"""Least standard deviation of the inliers in the image, x and y, as a fraction of its width."""
+_MIN_LIKENESS = 0.35
+"""Least correlation of the keyframe's detail, moved into the image, with the image's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A place found: `map_camera` 4x4, covariance (6, 6), the points (n, 3) behind it at `pixels` (n, 2) of the image,
+    the keyframe it was found by, and how like that one the image is.
+    """
+
+    map_camera: Array
+    covariance: Array
+    points: Array
+    pixels: NDArray[np.float32]
+    keyframe: int
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Where the camera is said to be: `map_camera` 4x4, within `radius` map units and `angle` radians."""
+
+    map_camera: Array
+    radius: float
+    angle: float
+
+
+class Relocalizer:
+    """Finds images in a map."""
+
+    def __init__(self, config: TrackingConfig) -> None:
+        """Search with the settings of `config`."""
+        self._config = config
+        self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what is expected, and begin the search anew."""
+        self._turn = 0
+        self.expected: Expectation | None = None
+
+    def search(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution) -> Found | None:
+        """Return where `gray` (H, W) was taken, or None; each call tries other keyframes, the most alike first.
+
+        With an expectation only keyframes near it are tried, and a place outside of it is not believed.
+        """
+        rows = self._candidates(solution)
+        if not len(rows):
+            return None
+        chosen = np.roll(rows, -self._turn)[:_BUDGET]
+        self._turn = (self._turn + len(chosen)) % len(rows)
+        found = self._try(gray, intrinsics, solution, chosen.tolist())
+        if found is None or (self.expected is not None and not _within(found.map_camera, self.expected)):
+            return None
+        self.clear()
+        return found
+
+    def near(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution, map_camera: Array) -> Found | None:
+        """Return where `gray` (H, W) was taken, given about where; None if nothing there is like it."""
+        return self._try(gray, intrinsics, solution, neighbors(solution, map_camera, _NEIGHBORS), map_camera)
+
+    def _candidates(self, solution: Solution) -> NDArray[np.int64]:
+        rows = np.arange(len(solution))
+        if self.expected is None:
+            return rows
+        return rows[[_within(camera, self.expected, 2.0) for camera in solution.map_camera]]
+
+    def _try(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution, rows: list[int],
+             guess: Array | None = None) -> Found | None:
+        """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
+        pixels, features = binary_features(gray, self._config.features)
+        if len(features) < _INLIERS:
+            return None
+        limit = _INLIER * gray.shape[1] / REFERENCE_WIDTH
+        map_camera, most = guess, _FIRST_INLIERS
+        for row in rows:
+            agreed = consensus(*self._matches(pixels, features, solution, [row]), intrinsics, limit)
+            if agreed is not None and len(agreed[1]) >= most:
+                map_camera, most = agreed[0], len(agreed[1])
+        if map_camera is None:
+            return None
+        around = neighbors(solution, map_camera, _NEIGHBORS)
+        points, seen = self._matches(pixels, features, solution, around)
+        if len(points) < _INLIERS:
+            return None
+        map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
+        spread = seen[inliers].std(0).min() / gray.shape[1] if inliers.any() else 0.0
+        if inliers.sum() < _INLIERS or spread < _MIN_SPREAD:
+            return None
+        look = Photometric.of(gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
+        textures = [textured_points(solution, row) for row in around]
+        map_camera = look.refine(np.concatenate([points for points, _ in textures]),
+                                 np.concatenate([values for _, values in textures]), map_camera)
+        likenesses = [look.likeness(*texture, map_camera) for texture in textures]
+        chosen = int(np.argmax(likenesses))
+        if likenesses[chosen] < _MIN_LIKENESS:
+            return None
+        points, pixels = _seen(points[inliers], intrinsics, map_camera, gray.shape)
+        return Found(map_camera, covariance, points, pixels, int(solution.ids[around[chosen]]), likenesses[chosen])
+
+    def _matches(self, pixels: NDArray[np.float32], features: NDArray[np.uint8], solution: Solution,
+                 rows: Iterable[int]) -> tuple[Array, Array]:
+        """Return points of the map (n, 3) and the pixels (n, 2) where the image sees them, each pixel once."""
+        points: dict[int, Array] = {}
+        for row in rows:
+            kept = solution.kept[int(solution.ids[row])]
+            if len(kept.features) < 2:
+                continue
+            pairs = [pair[0] for pair in self._matcher.knnMatch(features, kept.features, k=2)
+                     if pair[0].distance < _RATIO * pair[1].distance]
+            there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
+            for pair, point in zip(pairs, landmarks(kept, solution.map_camera[row], float(solution.scale[row]), there),
+                                   strict=True):
+                if np.isfinite(point[2]):
+                    points.setdefault(pair.queryIdx, point)
+        return np.array(list(points.values())).reshape(-1, 3), pixels[list(points)].astype(np.float64).reshape(-1, 2)
+
+
+def neighbors(solution: Solution, map_camera: Array, count: int) -> list[int]:
+    """Return the rows of the `count` keyframes that see most of what a camera at `map_camera` 4x4 sees.
+
+    A keyframe's view is taken as the point at its median depth ahead of it: nearest to the other's wins.
+    """
+    if not len(solution):
+        return []
+    depth = np.nan_to_num([solution.kept[k].median_depth for k in solution.ids.tolist()], nan=1.0) * solution.scale
+    ahead = solution.map_camera[:, :3, 3] + depth[:, None] * solution.map_camera[:, :3, 2]
+    here = map_camera[:3, 3] + depth[:, None] * map_camera[:3, 2]
+    apart = (np.linalg.norm(ahead - here, axis=1)
+             + np.linalg.norm(solution.map_camera[:, :3, 3] - map_camera[:3, 3], axis=1)) / depth
+    return [int(row) for row in np.argsort(apart, kind="stable")[:count]]
+
+
+def depth_seen(solution: Solution, rows: Iterable[int], map_camera: Array, intrinsics: Array,
+               size: tuple[int, int]) -> NDArray[np.float16]:
+    """Return the depth (h, w) that keyframes know of what a camera at `map_camera` 4x4 sees; map units, NaN elsewhere.
+
+    `intrinsics` (3, 3) are for `size`, (h, w).
+    """
+    pixels, depths = [np.zeros((0, 2), int)], [np.zeros(0)]
+    for row in rows:
+        local = _points(solution, row) @ map_camera[:3, :3] - map_camera[:3, 3] @ map_camera[:3, :3]
+        local = local[local[:, 2] > 1e-3]
+        pixel = np.rint(local[:, :2] / local[:, 2:] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2])
+        inside = (pixel >= 0).all(1) & (pixel < size[::-1]).all(1)
+        pixels.append(pixel[inside].astype(int))
+        depths.append(local[inside, 2])
+    pixel, depth = np.concatenate(pixels), np.concatenate(depths)
+    seen = np.full(size, np.nan, np.float16)
+    order = np.argsort(-depth)  # of those on one pixel the nearest is written last
+    seen[pixel[order, 1], pixel[order, 0]] = depth[order]
+    return seen
+
+
+def _points(solution: Solution, row: int) -> Array:
+    """Return all points (n, 3) of a keyframe in the map."""
+    kept, map_camera = solution.kept[int(solution.ids[row])], solution.map_camera[row]
+    rows, columns = np.nonzero(kept.depth > 0)
+    rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    local = rays * (kept.depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
+    return np.asarray(local @ map_camera[:3, :3].T + map_camera[:3, 3], np.float64)
+
+
+def _seen(points: Array, intrinsics: Array, map_camera: Array,
+          size: tuple[int, ...]) -> tuple[Array, NDArray[np.float32]]:
+    """Return those of `points` (n, 3) that a camera sees, and at which pixels (n, 2) of its image of `size`."""
+    local = (points - map_camera[:3, 3]) @ map_camera[:3, :3]
+    pixels = local[:, :2] / np.maximum(local[:, 2:], 1e-6) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+    inside = (local[:, 2] > 1e-3) & (pixels >= 0).all(1) & (pixels <= np.array(size[1::-1]) - 1).all(1)
+    return points[inside], pixels[inside].astype(np.float32)
+
+
+def _within(map_camera: Array, expected: Expectation, factor: float = 1.0) -> bool:
+    apart = np.linalg.norm(map_camera[:3, 3] - expected.map_camera[:3, 3])
+    turn = rotation_angle(expected.map_camera[:3, :3].T @ map_camera[:3, :3])
+    return bool(apart < factor * expected.radius and turn < factor * expected.angle)
