@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 from vggt_ros.alignment import AlignmentRefused, View, align
 from vggt_ros.camera import resize_intrinsics
 from vggt_ros.config import Config
+from vggt_ros.consensus import Loop
 from vggt_ros.features import binary_features, resize_pixels
 from vggt_ros.geometry import Array, Sim3
 from vggt_ros.map_packing import (
@@ -62,10 +63,42 @@ class Atlas:
         self.metric = MetricScale()
         self.kept: dict[int, KeptKeyframe] = {}
         self.submap = -1
+        self._labels: list[int] = []  # of each submap, the oldest one that loops connect it with
+        self._metrics: dict[int, MetricScale] = {}  # of submaps, as they were when the next one began
 
     def knows(self, keyframe: int) -> bool:
-        """Return True if a keyframe is solved in the submap that grows."""
-        return keyframe in self._placed and self._placed[keyframe].submap == self.submap
+        """Return True if a keyframe is solved in the submap that grows, or in one that loops connect it with."""
+        return keyframe in self._placed and self._labels[self._placed[keyframe].submap] == self._labels[self.submap]
+
+    def window_of(self, keyframe: int) -> int:
+        """Return the window that placed a solved keyframe."""
+        return self._placed[keyframe].window
+
+    def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
+        """Return what is known of solved keyframes, in the frame and units of a window of their submap."""
+        reference_map = self._graph.map_window[reference].inverse()
+        known = {}
+        for keyframe in keyframes:
+            placed = self._placed[keyframe]
+            reference_owner = reference_map @ self._graph.map_window[placed.window]
+            known[keyframe] = View(reference_owner.apply_pose(placed.window_camera), self.kept[keyframe],
+                                   reference_owner.scale)
+        return known
+
+    def chain(self, keyframe: int, count: int) -> list[int]:
+        """Return the solved keyframes of one's submap that came at most `count` before or after it."""
+        submap = self._placed[keyframe].submap
+        return [k for k in range(keyframe - count, keyframe + count + 1)
+                if k in self._placed and self._placed[k].submap == submap]
+
+    def close_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
+        """Relate two windows that see the same place; the graph says whether it believes it, see PoseGraph.add_loop."""
+        loop = self._graph.add_loop(first, second, first_second, covariance)
+        before, self._labels = self._labels, [self._graph.component(anchor) for anchor in self._graph.anchors]
+        joined = self._labels[self.submap]
+        if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
+            self.metric = self._metrics.get(joined, self.metric)
+        return loop
 
     def attach(self, window: Window, geometry: WindowGeometry) -> None:
         """Align a window to the submap that grows by the keyframes that both know, and add it to the graph.
@@ -77,13 +110,7 @@ class Atlas:
         kept = keep(window, geometry, self._config.map.kept_width)
         shared = [k for k in geometry.keyframe_ids if self.knows(k)]
         reference = self._reference(shared)
-        reference_map = self._graph.map_window[reference].inverse() if shared else Sim3.identity()
-        known = {}
-        for keyframe in shared:
-            placed = self._placed[keyframe]
-            reference_owner = reference_map @ self._graph.map_window[placed.window]
-            known[keyframe] = View(reference_owner.apply_pose(placed.window_camera), self.kept[keyframe],
-                                   reference_owner.scale)
+        known = self.views(shared, reference) if shared else {}
         views = {k: View(camera, kept[k])
                  for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
         alignment = align(known, views, self._config.alignment)
@@ -136,9 +163,11 @@ class Atlas:
             depth = self.kept[newest].median_depth * before.scale
             scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
             map_window = Sim3.from_pose(before.apply_pose(placed.window_camera), scale)
+            self._metrics[self.submap] = self.metric
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
-        self.submap = 1 + max((placed.submap for placed in self._placed.values()), default=-1)
+        self.submap = len(self._labels)
+        self._labels.append(self.submap)
         self._graph.add_submap(window.id, map_window)
         self._take(window, geometry, keep(window, geometry, self._config.map.kept_width))
 
@@ -157,7 +186,7 @@ class Atlas:
             version=self._version,
             ids=np.array(ids, np.int64),
             stamps=np.array([p.stamp for p in placed], np.int64),
-            submaps=np.array([p.submap for p in placed], np.int64),
+            submaps=np.array([self._labels[p.submap] for p in placed], np.int64),
             windows=np.array([p.window for p in placed], np.int64),
             map_camera=np.array([places[p.window].apply_pose(p.window_camera) for p in placed]).reshape(-1, 4, 4),
             scale=np.array([places[p.window].scale for p in placed]),
@@ -201,6 +230,7 @@ class Atlas:
                                               record.keyframe_pose, strict=True)}
         self.submap = record.submap
         self.metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
+        self._labels = [self._graph.component(anchor) for anchor in self._graph.anchors]
 
     def _reference(self, shared: list[int]) -> int:
         """Return the window that placed most of the `shared` keyframes, the newest on ties; -1 if there are none."""

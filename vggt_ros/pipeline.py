@@ -21,6 +21,7 @@ from vggt_ros.config import Config
 from vggt_ros.features import FeatureTracks
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
+from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
@@ -166,11 +167,12 @@ class Slam:
 
     # Every window, on the worker's thread.
 
-    def step(self, window: Window) -> Update:
+    def step(self, window: Window, verify: bool = True) -> Update:
         """Reconstruct a window, align it to the map by the keyframes that they share, and solve the graph.
 
         A refusal is met with another choice of keyframes; after a second one the window begins a new submap, or, if
         it could not be reconstructed at all, is given up, and the next one bridges the gap or begins a submap.
+        Then places seen before are looked for; `verify` says whether there is time to verify one of them now.
         """
         began = time.perf_counter()
         if window.ids[0] < self._first_keyframe:
@@ -204,14 +206,22 @@ class Slam:
                 self._atlas.begin_submap(*loose)
         self.counts.retried += bool(refusals)
         self.counts.windows += 1
-        self._forget_images()
         solution, rescaled = self._with_scale(self._atlas.solution())
-        self.solution = solution
+        placed = tuple(sorted(self._atlas.kept.keys() - placed_before))
+        loop = self._close_loop(window.id, placed, solution, verify) if self.config.loops.enabled else ""
+        self.solution = self._atlas.solution() if loop else solution
+        self._forget_images()
         self._map.update(self.solution)
         self.counts.submaps = len(np.unique(self.solution.submaps))
+        self.counts.loops = sum(edge.kind == "loop" for edge in self.solution.edges)
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
-        return Update(window.id, tuple(sorted(self._atlas.kept.keys() - placed_before)), self._atlas.submap,
-                      "; then: ".join(refusals), fresh, rescaled, time.perf_counter() - began, busy, report)
+        return Update(window.id, placed, self._atlas.submap, "; then: ".join(refusals), fresh, rescaled,
+                      time.perf_counter() - began, busy, report, loop)
+
+    def _close_loop(self, window: int, placed: tuple[int, ...], solution: Solution, verify: bool) -> str:
+        """Look whether the keyframes just placed show a place seen before; return what became of a candidate."""
+        self._loops.look([self._recent[keyframe] for keyframe in placed], self._atlas, solution, self.counts)
+        return self._loops.close(window, self._atlas, self.counts) if verify else ""
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return a solution after what the sources of scale ask for, and by how much it was made larger."""
@@ -228,6 +238,7 @@ class Slam:
         self.scale.clear()
         self.solution = Solution(version=self.solution.version + 1)
         self._atlas = Atlas(self.config, self.solution.version)
+        self._loops = LoopCloser(self.config, self.reconstructor)
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
         self._offered: set[int] = set()

@@ -193,6 +193,7 @@ class Update:
         rescaled: by how much the submap that grows was made larger, since its scale became known, or better known.
         seconds: of the whole step; `reconstruct_seconds` of the reconstructor alone.
         report: the reconstructor's figures.
+        loop: what became of a place that seemed to be seen again, empty if none was looked at.
 
     """
 
@@ -205,6 +206,7 @@ class Update:
     seconds: float = 0.0
     reconstruct_seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
+    loop: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,3 +237,6 @@ class Counts:
     refused: int = 0
     retried: int = 0
     submaps: int = 0
+    loop_candidates: int = 0
+    loops: int = 0
+    loops_refused: int = 0

@@ -105,7 +105,7 @@ class Worker:
         if self._closed:
             return
         try:
-            self._on_update(self._slam.step(window))
+            self._on_update(self._slam.step(window, verify=self._waiting == 0))
         except Exception as error:
             self._on_error(error)
         finally:
