@@ -139,14 +139,17 @@ def test_a_path_has_the_stamps_of_its_poses():
 
 def test_the_pose_graph_is_drawn_in_the_turned_frame():
     world_camera = np.array([pose(np.eye(3), np.array([float(i), 0, 0])) for i in range(3)])
-    edges = tuple(Edge(0, second, kind, Sim3.identity(), np.eye(7)) for second, kind in ((1, "overlap"), (2, "loop")))
+    edges = tuple(Edge(0, second, kind, Sim3.identity(), np.eye(7)) for second, kind in ((1, "overlap"), (2, "loop"),
+                                                                                         (1, "refused")))
     solution = Solution(version=1, ids=np.arange(3), stamps=np.arange(3), submaps=np.array([0, 0, 1]),
                         windows=np.arange(3), map_camera=world_camera, scale=np.ones(3), window_ids=np.arange(3),
-                        window_origin=world_camera[:, :3, 3], edges=edges)
+                        window_origin=world_camera[:, :3, 3], edges=edges,
+                        refused_loops=((1, 2), (0, 99)))  # 99 is gone
     turn = pose(so3_exp(np.array([0, 0, np.pi / 2])), np.array([0.0, 0, 1]))
     markers = {marker.ns: marker for marker in messages.pose_graph(solution, turn, HEAD).markers
                if marker.action == Marker.ADD}
-    assert {name: len(marker.points) for name, marker in markers.items()} == {"keyframes": 3, "overlap": 2, "loop": 2}
+    assert {name: len(marker.points) for name, marker in markers.items()} == \
+        {"keyframes": 3, "windows": 3, "overlap": 2, "loop": 2, "refused": 4}
     end = markers["loop"].points[1]
     np.testing.assert_allclose((end.x, end.y, end.z), (0, 2, 1), atol=1e-12)
     assert markers["keyframes"].colors[0] == markers["keyframes"].colors[1] != markers["keyframes"].colors[2]

@@ -45,12 +45,12 @@ def test_a_query_among_10000_keyframes_takes_at_most_2_ms(many):
     vectors, places = many
     queries = [seen_again(vectors[seed], seed) for seed in range(40)]
     rounds = []
-    for _ in range(5):  # other work on the machine only ever adds
+    for _ in range(5):  # of processor time: other work on the machine only ever adds
         seconds = []
         for query in queries:
-            began = time.perf_counter()
+            began = time.process_time()
             places.similar(query, 20, before=10_000)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.process_time() - began)
         rounds.append(np.median(seconds))
     assert min(rounds) < 2e-3
 

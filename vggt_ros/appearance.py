@@ -97,9 +97,9 @@ def match(first: Features, second: Features) -> tuple[NDArray[np.intp], NDArray[
     if min(len(first), len(second)) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     a, b = first.components.astype(np.float32), second.components.astype(np.float32)
-    squares = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
-    best = squares.argmin(1)
-    two = np.partition(squares, 1, axis=1)[:, :2]
-    rows = np.arange(len(a))
-    good = (two[:, 0] < _RATIO**2 * two[:, 1]) & (squares.argmin(0)[best] == rows)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    rows, best, back = np.arange(len(a)), squares.argmin(1), squares.argmin(0)
+    nearest = squares[rows, best].copy()
+    squares[rows, best] = np.inf
+    good = (nearest < _RATIO**2 * squares.min(1)) & (back[best] == rows)
     return rows[good], best[good]

@@ -171,7 +171,7 @@ class LoopConfig:
 
     enabled: bool = _setting(True, "Close loops, and join submaps, where a place is seen again.")
     min_gap: int = _setting(20, "Keyframes that lie at least between the two visits of a place.", low=5, high=10000)
-    candidates: int = _setting(20, "Most similar keyframes that are looked at, for each new one.", low=1, high=64)
+    candidates: int = _setting(12, "Most similar keyframes that are looked at, for each new one.", low=1, high=64)
     drift: float = _setting(0.1, "How far off the map may be, as a fraction of the path between two keyframes; places "
                             "farther apart are not compared.", unit="fraction", low=0.005, high=10.0)
     min_matches: int = _setting(20, "Features that must agree on how two keyframes lie before they are reconstructed "

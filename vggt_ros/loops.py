@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,7 @@ class LoopCloser:
         places: the keyframes' descriptors.
         album: their images.
         waiting: candidates that wait to be verified.
+        refused: pairs of windows of candidates that were not verified, the newest ones.
 
     """
 
@@ -52,6 +53,7 @@ class LoopCloser:
         self._config, self._reconstructor = config, reconstructor
         self.places, self.album = Places(), Album()
         self.waiting: list[Candidate] = []
+        self.refused: deque[tuple[int, int]] = deque(maxlen=_WAITING)
         self._tries: Counter[tuple[int, int]] = Counter()
         self._closed: list[tuple[int, int]] = []
 
@@ -81,6 +83,7 @@ class LoopCloser:
             relation = self._verify(window, candidate, atlas)
         except LoopRefused as refusal:
             counts.loops_refused += 1
+            self.refused.append((first, second))
             if candidate.tries + 1 < _TRIES:
                 self.waiting.append(replace(candidate, tries=candidate.tries + 1))
             _LOG.info("%s refused: %s", what, refusal)

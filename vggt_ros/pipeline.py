@@ -43,6 +43,7 @@ class Slam:
     Attributes:
         solution: the newest state of the map; any thread may read it.
         counts: what came in and what became of it.
+        last_loop: what became of the newest place that seemed to be seen again.
         odometry, depth, height: sources of metric scale, which take what they know from any thread.
         scale: what the sources of metric scale say.
 
@@ -53,6 +54,7 @@ class Slam:
         self.config = config
         self.reconstructor = reconstructor
         self._next_keyframe = 0
+        self.last_loop = ""
         self._stamp = 0
         self._features = FeatureTracks(config.tracking.features)
         self._selector = KeyframeSelector(config.keyframes)
@@ -209,7 +211,9 @@ class Slam:
         solution, rescaled = self._with_scale(self._atlas.solution())
         placed = tuple(sorted(self._atlas.kept.keys() - placed_before))
         loop = self._close_loop(window.id, placed, solution, verify) if self.config.loops.enabled else ""
-        self.solution = self._atlas.solution() if loop else solution
+        self.last_loop = loop if loop else self.last_loop
+        self.solution = replace(self._atlas.solution() if loop else solution,
+                                refused_loops=tuple(self._loops.refused))
         self._forget_images()
         self._map.update(self.solution)
         self.counts.submaps = len(np.unique(self.solution.submaps))
@@ -239,6 +243,7 @@ class Slam:
         self.solution = Solution(version=self.solution.version + 1)
         self._atlas = Atlas(self.config, self.solution.version)
         self._loops = LoopCloser(self.config, self.reconstructor)
+        self.last_loop = ""
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
         self._offered: set[int] = set()

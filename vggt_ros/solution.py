@@ -143,6 +143,7 @@ class Solution:
         kept: keyframe id to what is kept of it.
         window_ids: int64 (w,), the windows of the graph; `window_origin` float64 (w, 3), where each begins.
         edges: relations of the windows.
+        refused_loops: pairs of windows that seemed to see the same place until that was verified, the newest ones.
         metric: what is known of the unit of the submap that grows.
 
     """
@@ -158,6 +159,7 @@ class Solution:
     window_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     window_origin: Array = field(default_factory=lambda: np.zeros((0, 3)))
     edges: tuple[Edge, ...] = ()
+    refused_loops: tuple[tuple[int, int], ...] = ()
     metric: MetricScale = MetricScale()
 
     def __len__(self) -> int:

@@ -143,6 +143,7 @@ def report(result: Run) -> dict[str, Any]:
         "counts": dataclasses.asdict(slam.counts),
         "dropped_images": result.late,
         "refusals": [update.refused for update in result.updates if update.refused],
+        "loops": [update.loop for update in result.updates if update.loop],
         "scale": solution.metric.state,
         "scale_sigma": solution.metric.sigma,
         "scale_by": solution.metric.source,

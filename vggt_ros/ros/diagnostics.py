@@ -73,6 +73,7 @@ class Monitor:
             "images failed": self.failed,
             **vars(counts),
             "keyframes placed": len(solution),
+            "last loop": slam.last_loop or "none",
             "windows waiting": self._worker.waiting,
             "worker": "idle" if self._worker.idle else "busy",
             "resets": self.resets,

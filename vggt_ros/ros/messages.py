@@ -181,7 +181,8 @@ def camera_info(intrinsics: Array, size: tuple[int, int], head: Header) -> Camer
 
 
 def pose_graph(solution: Solution, turn: Array, head: Header) -> MarkerArray:
-    """Return the pose graph as markers: keyframes as spheres, a hue a submap; overlaps gray, loops red.
+    """Return the pose graph as markers: keyframes as spheres, a hue a submap; windows as cubes; overlaps gray, loops
+    taken green, loops refused, by their verification or by the graph, red.
 
     Args:
         solution: the snapshot to draw.
@@ -195,12 +196,17 @@ def pose_graph(solution: Solution, turn: Array, head: Header) -> MarkerArray:
     keyframes = _marker(head, "keyframes", Marker.SPHERE_LIST, 0.03)
     keyframes.points = [_point(center) for center in centers]
     keyframes.colors = [_hue(int(submap)) for submap in solution.submaps]
-    markers = [keyframes]
-    for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(r=1.0, a=1.0))):
+    windows = _marker(head, "windows", Marker.CUBE_LIST, 0.05)
+    windows.points, windows.color = [_point(origin) for origin in origins], ColorRGBA(r=0.9, g=0.9, b=0.9, a=0.6)
+    markers = [keyframes, windows]
+    related = [(edge.kind, edge.first, edge.second) for edge in solution.edges]
+    related += [("refused", first, second) for first, second in solution.refused_loops]
+    for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(g=0.9, a=1.0)),
+                        ("refused", ColorRGBA(r=1.0, a=0.5))):
         lines = _marker(head, kind, Marker.LINE_LIST, 0.01)
         lines.color = color
-        lines.points = [_point(origins[rows[end]]) for edge in solution.edges if edge.kind == kind
-                        and edge.first in rows and edge.second in rows for end in (edge.first, edge.second)]
+        lines.points = [_point(origins[rows[window]]) for name, *ends in related if name == kind
+                        and rows.keys() >= set(ends) for window in ends]
         markers.append(lines)
     return MarkerArray(markers=[Marker(header=head, action=Marker.DELETEALL), *markers])
 
