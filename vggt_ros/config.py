@@ -186,8 +186,8 @@ class ScaleConfig:
                                     unit="m", low=0.01, high=1000.0)
     factor: float = _setting(0.0, "True length over the map's as it would begin; 0: not known.",
                              low=0.0, high=1000.0, live=True)
-    odometry: str = _setting("none", "Another odometry that knows meters: on the topic `odometry`, or in TF.",
-                             choices=("none", "topic", "tf"))
+    odometry: str = _setting("auto", "Another odometry that knows meters: on the topic `odometry`, or in TF; `auto`: "
+                             "in TF with `tf.mode: map_to_odom`.", choices=("auto", "none", "topic", "tf"))
     depth: bool = _setting(False, "Take scale from a depth image on the topic `depth`, registered to the camera.")
     camera_height: float = _setting(0.0, "Height of the camera over level ground that it sees; 0: not known.",
                                     unit="m", low=0.0, high=100.0)
@@ -264,6 +264,15 @@ class Config:
         if self.windows.overlap >= self.windows.size:
             raise ConfigError(f"windows.overlap: {self.windows.overlap} must be less than windows.size, "
                               f"{self.windows.size}")
+        if self.odometry_source == "tf" and self.tf.mode not in ("map_to_odom", "none"):
+            raise ConfigError(f"scale.odometry: tf, but with tf.mode {self.tf.mode} what is in TF is our own odometry; "
+                              "set tf.mode to map_to_odom or none")
+
+    @property
+    def odometry_source(self) -> str:
+        """Where another odometry comes from: none, topic or tf."""
+        automatic = "tf" if self.tf.mode == "map_to_odom" else "none"
+        return automatic if self.scale.odometry == "auto" else self.scale.odometry
 
     def __iter__(self) -> Iterator[tuple[Setting, Value]]:
         """Yield every setting with its value, in the order of definition."""

@@ -91,6 +91,31 @@ def decode_compressed(kind: str, data: Any) -> Image:
     return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
 
 
+def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian: bool,
+                 data: Any) -> NDArray[np.float32]:
+    """Return a depth image in meters, float32 (H, W), NaN where unknown (REP-118).
+
+    32FC1 is in meters, 16UC1 and mono16 in millimeters, where 0 is unknown.
+
+    Args:
+        encoding, height, width, step, is_bigendian: the message's.
+        data: its bytes, anything with the buffer protocol.
+
+    Raises:
+        UnknownEncoding: the encoding is none of a depth image.
+        ImageError: the image is empty, or its step or data are too short for its size.
+
+    """
+    if encoding not in ("32FC1", "16UC1", "mono16"):
+        raise UnknownEncoding(f"encoding {encoding!r} is not one of a depth image: 32FC1 or 16UC1")
+    if width == 0 or height == 0 or len(data) == 0:
+        raise ImageError(f"the image is empty ({width}x{height}, {len(data)} bytes)")
+    kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(">" if is_bigendian else "<")
+    values = np.ascontiguousarray(_rows(data, height, width * kind.itemsize, step)).view(kind)
+    depth = values.astype(np.float32) / np.float32(1.0 if encoding == "32FC1" else 1000.0)
+    return np.where((depth > 0) & np.isfinite(depth), depth, np.float32(np.nan))
+
+
 def _convert(pixels: Image, code: int) -> Image:
     try:
         return np.asarray(cv2.cvtColor(pixels, code), np.uint8)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli import benchmark_vggt
+from vggt_ros.cli import benchmark_scale, benchmark_vggt
 from vggt_ros.cli.replay import report, run
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.files import FileError
@@ -111,6 +111,10 @@ def main(args: list[str] | None = None) -> int:
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes)
+        elif options.command == "scale":
+            runs = [benchmark_scale.rendered_drive() if name == "rendered_drive" else (load(name), None)
+                    for name in options.sequences]
+            figures = benchmark_scale.scale(runs, options.sources, Config().parse(options.set))
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
         else:
@@ -133,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("scale", help="how near the map's unit comes to the meter, from each source; needs "
+                                  "VGGT_ROS_DATA, except for rendered_drive")
+    command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
+                         help="rendered_drive, which has a camera height too, or of VGGT_ROS_DATA")
+    command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=benchmark_scale.SOURCES)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")

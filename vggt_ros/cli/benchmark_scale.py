@@ -14,9 +14,25 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence
 from vggt_ros.solution import OBSERVED, Update
+from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
+from vggt_ros.synthetic.sequence import RenderedSequence
 
 SOURCES = ("odometry", "depth", "height")
+HEIGHT = 1.2
+"""Of the camera over the floor of the rendered drive, meters."""
+
+
+def rendered_drive(count: int = 300) -> tuple[Sequence, Reconstructor]:
+    """Return 20 m down a corridor, swaying sideways, at 15 images a second, and a reconstructor that nearly knows it.
+
+    Windows come in units of their own, with errors of a millirad, 0.3 % of the depth and 5 % a pixel.
+    """
+    scene, poses = corridor(), drive(count, length=20.0, height=HEIGHT)
+    poses[:, 1, 3] += 0.3 * np.sin(poses[:, 0, 3] / 2)
+    sequence = RenderedSequence("rendered_drive", scene, poses, (320, 240))
+    noise = OracleNoise(rotation=0.001, translation=0.003, depth=0.05)
+    return sequence, SceneReconstructor(scene, sequence.truth[0].tolist(), poses, noise)
 
 
 def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reconstructor | None = None,
@@ -27,6 +43,8 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
     `error` is that of the unit, as a fraction, by the best similarity onto the truth: when scale is first observed,
     after 10 m or 20 s of images, whichever is first, and at the end.
     """
+    if source == "height":
+        config = config.replace({"scale.camera_height": HEIGHT})
     assert sequence.truth is not None, "needs a true trajectory"
     stamps, world_camera = sequence.truth
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(world_camera[:, :3, 3], axis=0), axis=1))])

@@ -12,6 +12,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.messages import diagnostic_status
+from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.solution import TrackedFrame, Update
 from vggt_ros.worker import Worker
 
@@ -30,9 +31,10 @@ class Monitor:
     """
 
     def __init__(self, slam: Slam, worker: Worker, source: ImageSource,
-                 reconstructor: Deferred) -> None:
+                 reconstructor: Deferred, metric: MetricInput) -> None:
         """Watch these."""
         self._slam, self._worker, self._source, self._reconstructor = slam, worker, source, reconstructor
+        self._metric = metric
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.resets = self.failed = 0
@@ -64,6 +66,7 @@ class Monitor:
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
+            **self._metric.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
             "reconstructor": reconstructor.why,
             **reconstructor.facts,

@@ -79,6 +79,11 @@ class ImageSource:
         self._waiting_since: float | None = None
         self.last_arrival = time.monotonic()
 
+    @property
+    def rectifier(self) -> Rectifier | None:
+        """What rectifies the images; None before the first."""
+        return self._rectifier
+
     def start(self) -> None:
         """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
         image = (CompressedImage, "image/compressed") if self._config.transport == "compressed" else (Image, "image")

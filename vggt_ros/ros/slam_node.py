@@ -34,6 +34,7 @@ from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.log import NodeLog
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
+from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.solution import Frame, Update
@@ -74,11 +75,12 @@ class SlamNode(LifecycleNode):
         self._wake = self.create_guard_condition(self._take_updates)
         self.worker = Worker(self.slam, self._hand_over, self._hand_over)
         self.worker.call(self.reconstructor.load)
-        self.frames = Frames(self, self.config.tf, self._buffer)
+        self.frames = Frames(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
         self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
         self.source = ImageSource(self, self.config.camera, self._image_size, self._track, self.reset,
                                   lambda: self.reconstructor.state == READY)
-        self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor)
+        self.metric = MetricInput(self, self.config, self.slam, self.frames, self.source, self.worker.call)
+        self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self._begin_anew)
@@ -99,12 +101,14 @@ class SlamNode(LifecycleNode):
         self.outputs.republish()
         self._last_keyframe = time.monotonic()
         self.source.start()
+        self.metric.start()
         self.get_logger().info(f"images from {self.source.topic}, calibration from {self.source.info_topic}")
         return Success
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and solve what waits; the map stays."""
         self.source.stop()
+        self.metric.stop()
         self._offer(self.slam.flush())
         self._report()
         self._active = False
@@ -131,6 +135,7 @@ class SlamNode(LifecycleNode):
             return
         self._parts_made = self._active = False
         self.source.stop()
+        self.metric.stop()
         self.reconstructor.stop()
         self.worker.close()
         self.reconstructor.close()
@@ -163,6 +168,7 @@ class SlamNode(LifecycleNode):
         done = time.perf_counter()
         if tracked.keyframe is not None:
             self._last_keyframe = time.monotonic()
+        self.metric.note(tracked)
         self._offer(tracked.window)
         if not self._is_resetting():
             self.frames.broadcast(tracked)
@@ -198,10 +204,6 @@ class SlamNode(LifecycleNode):
         if update.new_submap:
             self.get_logger().warning(f"the map is broken here: submap {update.submap} begins; where it lies in the "
                                       "map is not known")
-        if update.rescaled != 1.0:
-            metric = self.slam.solution.metric
-            self.get_logger().info(f"the map is rescaled by {update.rescaled:.4g}: its unit is the meter by "
-                                   f"{metric.source}, sigma {100 * metric.sigma:.2g} %")
         if self._active:
             self.outputs.publish_keyframes(update.keyframes)
             self._report()
@@ -211,6 +213,7 @@ class SlamNode(LifecycleNode):
     def _tick(self) -> None:
         if self._active and not self._is_resetting():
             self.frames.tick()
+            self.metric.tick()
 
     def _look_after(self) -> None:
         self.maps.look_after()
@@ -250,6 +253,7 @@ class SlamNode(LifecycleNode):
         self._resetting = done
         self.frames.clear()
         self.frames.loaded_world = None if record is None else record.map_world
+        self.metric.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1

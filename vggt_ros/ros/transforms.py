@@ -41,15 +41,20 @@ class Frames:
 
     """
 
-    def __init__(self, node: Node, config: TfConfig, buffer: Buffer) -> None:
-        """Listen to TF and create the broadcasters; `close` gives them back. The buffer is the node's for good."""
+    def __init__(self, node: Node, config: TfConfig, buffer: Buffer, follow: bool = False) -> None:
+        """Listen to TF and create the broadcasters; `close` gives them back. The buffer is the node's for good.
+
+        `follow`: listen to the robot's odometry for good, and not only for where the camera sits.
+        """
         self._node = node
         self._config = config
         self._buffer = buffer
+        self._follow = follow or config.mode == "map_to_odom"
         self._listener: TransformListener | None = TransformListener(buffer, node)
         self._broadcaster = TransformBroadcaster(node)
         self._static = StaticTransformBroadcaster(node)
         self._asked: float | None = None
+        self._fixed: dict[str, Array] = {}
         self.base_camera: Array | None = None
         self.camera_frame = ""
         self.clear()
@@ -94,7 +99,7 @@ class Frames:
             if time.monotonic() - self._asked < self._config.base_timeout:
                 return
             self._assume_level(error)
-        if self._config.mode != "map_to_odom":
+        if not self._follow:
             self._stop_listening()  # every transform of the robot would pass through Python for nothing
 
     def map_base(self, world_camera: Array) -> Array:
@@ -102,6 +107,28 @@ class Frames:
         assert self.base_camera is not None
         assert self.map_world is not None
         return self.map_world @ world_camera @ inverse(self.base_camera)
+
+    def odom_base(self, stamp: int) -> Array:
+        """Return the pose 4x4 of the base in `tf.odom_frame` at `stamp`, ns, by the robot's own odometry.
+
+        Raises:
+            TransformException: TF does not know it.
+
+        """
+        return self._lookup(self._config.odom_frame, self._config.base_frame, Time(nanoseconds=stamp))
+
+    def camera_on(self, frame: str) -> Array | None:
+        """Return the pose 4x4 of the camera in a frame that is fixed on the robot; None before the base's is known.
+
+        Raises:
+            TransformException: TF does not know it.
+
+        """
+        if self.base_camera is None or frame == self._config.base_frame:
+            return self.base_camera
+        if frame not in self._fixed:
+            self._fixed[frame] = self._lookup(frame, self.camera_frame, Time())
+        return self._fixed[frame]
 
     def broadcast(self, tracked: TrackedFrame) -> None:
         """Broadcast what goes with an image, at its stamp, and keep what the timer needs."""
@@ -139,7 +166,7 @@ class Frames:
         for index in range(len(self._pending) - 1, -1, -1):
             stamp, map_base = self._pending[index]
             try:
-                odom_base = self._lookup(self._config.odom_frame, self._config.base_frame, Time(nanoseconds=stamp))
+                odom_base = self.odom_base(stamp)
             except TransformException as error:
                 if index == 0:
                     self._node.get_logger().warning(f"no odometry at the images' stamps: {error}",

@@ -1,0 +1,164 @@
+"""Metric scale from topics and TF, over real DDS: the node's map is in meters, and bad messages do no harm."""
+
+import array
+import os
+from functools import cache
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+from bench import CAMERA, Bench, matrix
+from nav_msgs.msg import Odometry
+from scenes import SIZE, lap, trajectory_error
+from sensor_msgs.msg import Image
+from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
+
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.encodings import ImageError, decode_depth
+from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.ros import messages
+from vggt_ros.ros.transforms import BODY_OPTICAL
+from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+
+SETTINGS = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200, "scale__max_sigma": 0.04}
+COUNT = 80
+BASE_CAMERA = pose(so3_exp(np.array([0.0, 0.2, 0.0])), np.array([0.3, 0.0, 0.4])) @ BODY_OPTICAL
+"""A camera ahead of the base and over it, looking down: its way is not the base's."""
+
+
+@cache
+def oracle():
+    sequence = lap()
+    return SceneReconstructor(room(), [f.stamp for f in sequence.frames], sequence.world_camera, OracleNoise(scale=0.3))
+
+
+@pytest.fixture
+def make(tmp_path, capfd):
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path)}
+    benches = []
+
+    def make_bench(**settings):
+        benches.append(Bench(91, oracle(), {"status": None, "odom": None}.keys(), **SETTINGS, **settings))
+        benches[-1].read_log = lambda: capfd.readouterr().err
+        return benches[-1].start()
+
+    yield make_bench
+    for bench in benches:
+        bench.close()
+
+
+def mounted(bench):
+    """Say in TF where the camera sits."""
+    caster = StaticTransformBroadcaster(bench.peer)
+    caster.sendTransform(messages.transform(BASE_CAMERA, 0, "base_link", CAMERA))
+    bench.spin(seconds=0.3)
+    return caster
+
+
+def odom_base(index):
+    return pose(so3_exp(np.array([0, 0, 0.7])), np.array([5.0, -3.0, 0.0])) @ lap().world_camera[index] \
+        @ inverse(BASE_CAMERA)
+
+
+def play(bench, tell):
+    bench.info(lap().frames[0])
+    for index, frame in enumerate(lap().frames[:COUNT]):
+        assert bench.spin(lambda: bench.node.worker.idle)
+        tell(index, frame)
+        bench.image(frame)
+    bench.settle()
+
+
+def check_metric(bench, source):
+    status = bench.status()
+    assert status["scale"] == "OBSERVED" and status["scale by"] == source
+    assert float(status["scale sigma"]) < 0.04
+    solution = bench.node.slam.solution
+    assert trajectory_error(solution.stamps, solution.map_camera, lap())[1].scale == pytest.approx(1.0, abs=0.02)
+
+
+def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
+    """The base turns about a point off the camera; poses that are nonsense come between."""
+    bench = make(scale__odometry="topic")
+    caster = mounted(bench)
+    publisher = bench.peer.create_publisher(Odometry, "odometry", 50)
+    assert bench.spin(publisher.get_subscription_count)
+
+    def tell(index, frame):
+        for placed, child in ((odom_base(index), "base_link"), (np.full((4, 4), np.nan), "base_link"),
+                              (np.eye(4), "elsewhere")):
+            message = Odometry(header=messages.header(frame.stamp, "odom"), child_frame_id=child)
+            if np.isfinite(placed).all():
+                message.pose.pose = messages.pose_message(placed)
+            else:
+                message.pose.pose.position.x = float("nan")
+            publisher.publish(message)
+
+    play(bench, tell)
+    check_metric(bench, "odometry")
+    assert int(bench.status()["odometry refused"]) > COUNT
+    assert bench.logged("odometry", "elsewhere")
+    assert caster is not None
+
+
+@pytest.mark.parametrize(("encoding", "unit"), [("32FC1", 1.0), ("16UC1", 1000.0)])
+def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
+    bench = make(scale__depth=True, tf__base_timeout=0.0)
+    publisher = bench.peer.create_publisher(Image, "depth", 5)
+    assert bench.spin(publisher.get_subscription_count)
+
+    def tell(index, frame):
+        depth = unit * room_depth(index)
+        pixels = np.nan_to_num(depth).astype("<f4" if encoding == "32FC1" else "<u2")
+        message = Image(header=messages.header(frame.stamp + 5_000_000, CAMERA), height=SIZE[1], width=SIZE[0],
+                        encoding=encoding, step=SIZE[0] * pixels.itemsize, data=array.array("B", pixels.tobytes()))
+        publisher.publish(message)
+        if index == 10:
+            publisher.publish(Image(header=message.header, height=10, width=10, encoding="rgb8", step=30))
+
+    play(bench, tell)
+    check_metric(bench, "depth")
+
+
+@cache
+def room_depth(index):
+    return oracle().scene.depth(lap().world_camera[index], lap().frames[0].intrinsics, SIZE)
+
+
+def test_the_robots_own_odometry_in_tf_gives_scale_and_map_odom(make):
+    """tf.mode map_to_odom: TF is read at the images' stamps; map -> odom is the truth in meters then."""
+    bench = make(tf__mode="map_to_odom")
+    caster, moving = mounted(bench), TransformBroadcaster(bench.peer)
+    play(bench, lambda index, frame: moving.sendTransform(
+        messages.transform(odom_base(index), frame.stamp, "odom", "base_link")))
+    check_metric(bench, "odometry")
+    _, found = bench.transforms("map", "odom")
+    map_base = found[-1] @ odom_base(COUNT - 1)
+    true = BASE_CAMERA @ inverse(lap().world_camera[0]) @ lap().world_camera[COUNT - 1] @ inverse(BASE_CAMERA)
+    assert np.linalg.norm(map_base[:3, 3] - true[:3, 3]) < 0.15
+    odom = [m for m in bench.got["odom"] if m.pose.covariance[0] < 1e5]
+    assert {m.header.frame_id for m in odom} == {"odom_visual"}
+    assert np.isfinite(matrix(odom[-1].pose.pose)).all()
+    assert caster is not None
+
+
+def test_our_own_odometry_is_no_source_of_scale():
+    with pytest.raises(ConfigError, match="our own odometry"):
+        Config().replace({"scale.odometry": "tf"})
+    assert Config().replace({"tf.mode": "map_to_odom"}).odometry_source == "tf"
+    assert Config().odometry_source == "none"
+
+
+def test_depth_images_are_decoded_with_step_and_byte_order():
+    values = np.array([[0.5, 0.0, 2.0], [np.inf, -1.0, 3.0]], ">f4")
+    padded = np.zeros((2, 20), np.uint8)
+    padded[:, :12] = values.view(np.uint8)
+    found = decode_depth("32FC1", 2, 3, 20, True, padded.tobytes())
+    np.testing.assert_array_equal(found, np.array([[0.5, np.nan, 2.0], [np.nan, np.nan, 3.0]], np.float32))
+    millimeters = decode_depth("16UC1", 1, 2, 4, False, np.array([0, 1500], "<u2").tobytes())
+    np.testing.assert_array_equal(millimeters, np.array([[np.nan, 1.5]], np.float32))
+    for encoding, height, data in (("rgb8", 1, b"123"), ("32FC1", 0, b""), ("16UC1", 5, b"123")):
+        with pytest.raises(ImageError):
+            decode_depth(encoding, height, 1, 4, False, data)
