@@ -119,7 +119,8 @@ def main(args: list[str] | None = None) -> int:
             figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
         else:
             figures = benchmark_vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
-                                          options.network, options.rounds, options.repeat, options.compile)
+                                          options.network, options.rounds, options.repeat, options.compile,
+                                          options.same_kernels)
     except (benchmark_vggt.BenchmarkError, ConfigError, FileError, ImportError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1

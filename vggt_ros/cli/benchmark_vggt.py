@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 HEADER = (f"{'mode':<10} {'S':>3} {'shared':>6} {'image':>9} {'type':>9} {'computed':>9} {'first':>8} {'median':>8} "
-          f"{'p95':>8} {'peak':>7} {'':>8}\n{'':<60} {'s':>8} {'s':>8} {'s':>8} {'GB':>7} {'TFLOP/s':>8}")
+          f"{'p95':>8} {'peak':>7} {'model':>7} {'':>8}\n{'':<60} {'s':>8} {'s':>8} {'s':>8} {'GB':>7} {'GB':>7} "
+          f"{'TFLOP/s':>8}")
 
 
 class BenchmarkError(RuntimeError):
@@ -24,7 +25,8 @@ class BenchmarkError(RuntimeError):
 
 
 def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), dtype: str = "auto",
-         network: str = "full", rounds: int = 3, repeat: int = 5, compile_: bool = False) -> dict[str, Any]:
+         network: str = "full", rounds: int = 3, repeat: int = 5, compile_: bool = False,
+         same_kernels: bool = False) -> dict[str, Any]:
     """Measure our mode and the reference mode in turn, each in a process of its own; print and return the figures.
 
     Args:
@@ -33,8 +35,9 @@ def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), 
         dtype: as the setting `vggt.dtype`.
         network: `full` or `small`.
         rounds: processes of each mode.
-        repeat: timed windows in a process.
+        repeat: timed windows in a process after the first; with 0 it is the first that counts.
         compile_: as the setting `vggt.compile`.
+        same_kernels: let ours multiply in `dtype` even where this machine is faster without.
 
     Raises:
         BenchmarkError: torch is missing, sizes do not fit, or a process failed.
@@ -51,7 +54,8 @@ def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), 
         for mode, figures in results.items():
             figures.append(_measure(mode, ["--network", network, "--frames", str(frames), "--overlap", str(overlap),
                                            "--size", *map(str, size), "--dtype", dtype, "--repeat", str(repeat),
-                                           *(["--compile"] if compile_ and mode == "ours" else [])]))
+                                           *(["--compile"] if compile_ and mode == "ours" else []),
+                                           *(["--same-kernels"] if same_kernels else [])]))
             _print(figures[-1])
     seconds = {mode: float(np.median([f["median_s"] for f in figures])) for mode, figures in results.items()}
     peak = {mode: max(f["peak_bytes"] for f in figures) for mode, figures in results.items()}
@@ -75,8 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="full", choices=("full", "small"), help="the published sizes, or a "
                         "network that a CPU runs quickly (default full)")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each mode (default 3)")
-    parser.add_argument("--repeat", type=int, default=5, help="timed windows in a process (default 5)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed windows in a process after the first; 0: that "
+                        "one (default 5)")
     parser.add_argument("--compile", action="store_true", help="as the setting vggt.compile")
+    parser.add_argument("--same-kernels", action="store_true", help="multiply in --dtype even where this machine is "
+                        "faster without: a CPU that has no bfloat16 unit computes in float32 otherwise")
 
 
 def _measure(mode: str, options: Sequence[str]) -> dict[str, Any]:
@@ -93,4 +100,5 @@ def _print(f: dict[str, Any]) -> None:
     """Print a line of the table."""
     print(f"{f['mode']:<10} {f['frames']:>3} {f['overlap']:>6} {f['width']:>5}x{f['height']:<3} {f['dtype']:>9} "
           f"{f['compute']:>9} {f['first_s']:>8.2f} {f['median_s']:>8.2f} {f['p95_s']:>8.2f} "
-          f"{f['peak_bytes'] / 1e9:>7.2f} {f['tflop_per_s']:>8.3f}", flush=True)
+          f"{f['peak_bytes'] / 1e9:>7.2f} {f.get('model_bytes', np.nan) / 1e9:>7.2f} {f['tflop_per_s']:>8.3f}",
+          flush=True)

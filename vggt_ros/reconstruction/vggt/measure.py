@@ -15,7 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.images import to_tensor
 from vggt_ros.reconstruction.vggt.inference import TYPES, Inference
-from vggt_ros.reconstruction.vggt.memory import work
+from vggt_ros.reconstruction.vggt.memory import window_bytes, work
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
@@ -46,7 +46,7 @@ def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outp
 
 
 def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int, int], dtype: str, repeat: int,
-            compile_: bool = False) -> dict[str, object]:
+            compile_: bool = False, same_kernels: bool = False) -> dict[str, object]:
     """Return latencies (seconds, the first window apart), peak memory and the share of each part.
 
     Args:
@@ -55,8 +55,9 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
         frames, overlap: of a window.
         size: width and height of the images.
         dtype: as `vggt.dtype`.
-        repeat: windows that are timed after the first.
+        repeat: windows that are timed after the first; with 0 it is the first that counts.
         compile_: as `vggt.compile`.
+        same_kernels: multiply in `dtype` even where this machine is faster without, as the reference mode does.
 
     """
     width, height = size
@@ -67,7 +68,9 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
     network = quick_network(sizes, inference.device, inference.storage if ours else torch.float32,
                             inference.outputs if ours else ("cameras", "depth", "points"))
     if ours:
+        inference.compute = inference.storage if same_kernels else inference.compute
         inference.adopt(network)
+        inference.warm_up(width, height, frames, overlap)
     seconds = []
     for run in range(repeat + 1):
         # A keyframe keeps its image while the window moves on by frames - overlap.
@@ -81,15 +84,18 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
             result = reference(network, to_tensor([keyframe.image for keyframe in keyframes], inference.device), wanted)
             result = {name: value.cpu() for name, value in result.items()}
         seconds.append(time.perf_counter() - start)
-    cuda = inference.device.type == "cuda"
+    timed = seconds[1:] or seconds
+    median, cuda = float(np.median(timed)), inference.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures: dict[str, object] = {
         "mode": mode, "frames": frames, "overlap": overlap, "width": width, "height": height, "dtype": dtype,
         "compute": str(inference.compute if ours else wanted).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
-        "first_s": seconds[0], "median_s": float(np.median(seconds[1:])),
-        "p95_s": float(np.quantile(seconds[1:], 0.95)), "peak_bytes": peak,
-        "tflop_per_s": work(sizes, frames, height, width, overlap if ours else 0) / float(np.median(seconds[1:]))}
+        "first_s": seconds[0], "median_s": median, "p95_s": float(np.quantile(timed, 0.95)), "peak_bytes": peak,
+        "tflop_per_s": work(sizes, frames, height, width, overlap if ours else 0) / median}
+    if ours:
+        figures["model_bytes"] = window_bytes(sizes, frames, height, width, inference.storage, inference.compute,
+                                              inference.outputs, inference.chunk)
     if ours and repeat > 1:
         inference.parts = {}
         inference.run(tuple(Keyframe(10**6 + i, i, pixels[i], np.eye(3)) for i in range(frames)))
@@ -108,10 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--same-kernels", action="store_true")
     options = parser.parse_args(arguments)
     sizes = {"small": SMALL, "full": PUBLISHED}[options.network]
     print(json.dumps(measure(options.mode, sizes, options.frames, options.overlap, tuple(options.size), options.dtype,
-                             options.repeat, options.compile)))
+                             options.repeat, options.compile, options.same_kernels)))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,27 +86,36 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None,
         raise WeightsError(f"vggt.weights: {repository} needs the package huggingface_hub; "
                            "pip install huggingface_hub safetensors, or set vggt.weights to a folder") from error
     page = f"https://huggingface.co/{repository}"
-    bar: dict[str, Any] = {"tqdm_class": _bar(progress)} if progress is not None and download else {}
-    for name in FILES:
+
+    def fetch(name: str, online: bool, **bar: Any) -> Path | None:
+        """Return a file of the repository, None if there is none; raises WeightsError and LocalEntryNotFoundError."""
         try:
-            found = Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not download, **bar))
+            return Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not online, **bar))
         except hub.GatedRepoError as error:
             raise WeightsError(f"vggt.weights: {repository} is gated: apply at {page}, then run `hf auth login` or "
                                "set HF_TOKEN") from error
         except hub.RepositoryNotFoundError as error:
             raise WeightsError(f"vggt.weights: there is no {page}, or it is private: check the name, or run "
                                "`hf auth login`") from error
-        except hub.LocalEntryNotFoundError:
-            continue  # not cached, and either offline or not to be downloaded: another name may be cached
+        except hub.LocalEntryNotFoundError:  # not cached, and either not to be downloaded or no network
+            if online:
+                raise
+            return None
         except hub.EntryNotFoundError:
-            continue
+            return None
         except (hub.HfHubHTTPError, OSError) as error:
             raise WeightsError(f"vggt.weights: {repository} could not be downloaded: {error}") from error
-        try:  # sizes other than the published ones
-            hf_hub_download(repository, "config.json", cache_dir=cache, local_files_only=not download)
-        except (hub.HfHubHTTPError, hub.EntryNotFoundError, OSError):
-            log.debug("%s has no config.json: the sizes are the published ones", repository)
-        return found
+
+    for name in FILES:  # what is cached needs no network, which may be slow to fail
+        if path := fetch(name, online=False):
+            return path
+    if download:
+        bar: dict[str, Any] = {"tqdm_class": _bar(progress)} if progress is not None else {}
+        with suppress(hub.LocalEntryNotFoundError):
+            fetch("config.json", online=True)  # sizes other than the published ones
+            for name in FILES:
+                if path := fetch(name, online=True, **bar):
+                    return path
     raise WeightsError(f"vggt.weights: {repository} is not in the cache and could not be downloaded (no network, or "
                        f"offline): connect once, or copy {FILES[0]} from {page} into a folder and set vggt.weights "
                        "to it")
