@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,10 @@ from vggt_ros.windows import Corners
 REFERENCE_WIDTH = 640.0
 """Image width for which thresholds in pixels are given; they grow with the image."""
 
-_PYRAMID = {"winSize": (15, 15), "maxLevel": 3,
-            "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
+_FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
+                            "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
+# Back from where it came to, a corner needs no search: a wrong match is pulled away from its origin all the same.
+_BACKWARD = {**_FORWARD, "maxLevel": 1, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
 
 class FeatureTracks:
@@ -44,8 +48,8 @@ class FeatureTracks:
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
         if self._gray is not None and len(self.ids):
-            there, found, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, self.pixels, None, **_PYRAMID)
-            back, found_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, there, None, **_PYRAMID)
+            there, found, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, self.pixels, None, **_FORWARD)
+            back, found_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, there, self.pixels.copy(), **_BACKWARD)
             height, width = gray.shape
             inside = (there > 1).all(1) & (there[:, 0] < width - 2) & (there[:, 1] < height - 2)
             closed = np.linalg.norm(back - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH

@@ -47,9 +47,10 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         residual = normalized * focal + intrinsics[:2, 2] - pixels
         square = (residual**2).sum(1)
         weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / (limit / 2) ** 2) ** 2, 0.0)
-        jacobian = projection_jacobian(local, intrinsics)
-        information = np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian) + 1e-9 * np.eye(6)
-        step = -np.linalg.solve(information, np.einsum("n,nki,nk->i", weight, jacobian, residual))
+        jacobian = projection_jacobian(local, intrinsics).reshape(-1, 6)
+        weighted = jacobian * np.repeat(weight, 2)[:, None]
+        information = weighted.T @ jacobian + 1e-9 * np.eye(6)
+        step = -np.linalg.solve(information, weighted.T @ residual.ravel())
         pose[:3, 3] += pose[:3, :3] @ step[3:]
         pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
         if np.abs(step).max() < 1e-7:
@@ -66,16 +67,7 @@ def projection_jacobian(local: Array, intrinsics: Array) -> Array:
     `local` (n, 3) are points in the camera's frame; the perturbation moves them by -w x p - v.
     """
     depth = np.maximum(local[:, 2], 1e-6)
-    projection = np.zeros((len(local), 2, 3))
-    projection[:, 0, 0], projection[:, 1, 1] = intrinsics[0, 0] / depth, intrinsics[1, 1] / depth
-    projection[:, :, 2] = -local[:, :2] / depth[:, None] * intrinsics[[0, 1], [0, 1]] / depth[:, None]
-    return np.concatenate([np.einsum("nij,njk->nik", projection, _skews(local)), -projection], axis=2)
-
-
-def _skews(vectors: Array) -> Array:
-    """Return the cross-product matrices (n, 3, 3) of `vectors` (n, 3)."""
-    matrices = np.zeros((len(vectors), 3, 3))
-    x, y, z = vectors.T
-    matrices[:, 0, 1], matrices[:, 0, 2], matrices[:, 1, 2] = -z, y, -x
-    matrices[:, 1, 0], matrices[:, 2, 0], matrices[:, 2, 1] = z, -y, x
-    return matrices
+    (u, v), none = local[:, :2].T / depth, np.zeros(len(local))
+    x = np.stack([u * v, -1 - u * u, v, -1 / depth, none, u / depth], 1) * intrinsics[0, 0]
+    y = np.stack([1 + v * v, -u * v, -u, none, -1 / depth, v / depth], 1) * intrinsics[1, 1]
+    return np.stack([x, y], 1)

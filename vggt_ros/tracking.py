@@ -142,7 +142,9 @@ class Tracker:
         if not solved:
             return
         self._reference = solved[0]
-        correction = self._correction(solved[0], moved, solution)
+        # The newest may have been a keyframe while nothing was known yet, or while lost.
+        located = next((k for k in solved if self._sightings[k].world_camera is not None), solved[0])
+        correction = self._correction(located, moved, solution)
         for keyframe, sighting in self._sightings.items():
             row = solution.index(keyframe)
             if row is not None:
@@ -176,14 +178,22 @@ class Tracker:
 
     def _triangulate(self, newest: _Sighting) -> None:
         """Place the tracks without solved depth between the first keyframe that saw them and the newest."""
-        waiting = np.array([t for t in newest.ids.tolist() if t not in self._measured], np.int64)
         assert newest.world_camera is not None
+        waiting = np.array([t for t in newest.ids.tolist() if t not in self._measured], np.int64)
+        found, poses, rays = [], [], []
         for sighting in self._sightings.values():
-            if sighting is newest or sighting.world_camera is None:
-                continue
-            ids = waiting[np.isin(waiting, sighting.ids, assume_unique=True)]
-            waiting = waiting[~np.isin(waiting, ids, assume_unique=True)]
-            points, good = _midpoints(sighting.world_camera, sighting.rays(ids), newest.world_camera, newest.rays(ids))
+            if not len(waiting) or sighting is newest:
+                break
+            seen = np.isin(waiting, sighting.ids, assume_unique=True)
+            if sighting.world_camera is not None and seen.any():
+                found.append(waiting[seen])
+                poses.append(np.broadcast_to(sighting.world_camera, (len(found[-1]), 4, 4)))
+                rays.append(sighting.rays(found[-1]))
+                waiting = waiting[~seen]
+        if found:
+            ids = np.concatenate(found)
+            points, good = _midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
+                                      newest.rays(ids))
             self._landmarks.update(zip(ids[good].tolist(), points[good], strict=True))
 
     def _match(self, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
@@ -252,15 +262,18 @@ def _landmarks(sighting: _Sighting, pixels: NDArray[np.float32], keyframe: int, 
 
 
 def _midpoints(first: Array, first_rays: Array, second: Array, second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the points (n, 3) nearest to pairs of rays from two poses 4x4, and which are well determined (n,)."""
-    a, b = first_rays @ first[:3, :3].T, second_rays @ second[:3, :3].T
+    """Return the points (n, 3) nearest to pairs of rays, and which are well determined (n,).
+
+    The rays of a pair are from `first` (n, 4, 4) and from `second` (4, 4).
+    """
+    a, b = (first[:, :3, :3] @ first_rays[..., None])[..., 0], second_rays @ second[:3, :3].T
     a, b = a / np.linalg.norm(a, axis=1, keepdims=True), b / np.linalg.norm(b, axis=1, keepdims=True)
-    baseline = second[:3, 3] - first[:3, 3]
+    baseline = second[:3, 3] - first[:, :3, 3]
     cosine = np.clip((a * b).sum(1), -1, 1)
     sine_squared = np.maximum(1 - cosine**2, 1e-12)
-    along_a, along_b = a @ baseline, b @ baseline
+    along_a, along_b = (a * baseline).sum(1), (b * baseline).sum(1)
     length_a, length_b = (along_a - cosine * along_b) / sine_squared, (cosine * along_a - along_b) / sine_squared
     gap = np.linalg.norm(a * length_a[:, None] - b * length_b[:, None] - baseline, axis=1)
-    points = first[:3, 3] + baseline / 2 + (a * length_a[:, None] + b * length_b[:, None]) / 2
+    points = first[:, :3, 3] + baseline / 2 + (a * length_a[:, None] + b * length_b[:, None]) / 2
     good = (np.arccos(cosine) > _MIN_ANGLE) & (length_a > 0) & (length_b > 0) & (gap < 0.02 * length_b)
     return points, good
