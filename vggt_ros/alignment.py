@@ -26,6 +26,7 @@ from vggt_ros.geometry import (
     so3_exp,
     so3_log,
 )
+from vggt_ros.similarities import rotation_vectors, skews, to_matrix, transported
 from vggt_ros.solution import KeptKeyframe
 
 _SAMPLES = 300
@@ -35,6 +36,9 @@ _INDEPENDENT = 30
 _SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
 """Prior errors of a shared pose (radians; fraction of the depth) and of a point (fraction of its depth): the relative
 weights of the three kinds of evidence; the covariance is scaled by what is actually seen."""
+_BEND_ROTATION, _BEND_TRANSLATION, _BEND_SCALE = 0.005, 0.01, 0.01
+"""How much a window is taken to bend over its own length, where the overlap does not show it (radians, fraction of the
+depth, logarithm): what adds up along a chain of windows, and what loops tell the pose graph better."""
 
 
 class AlignmentRefused(Exception):
@@ -64,12 +68,20 @@ class Alignment:
         covariance: float64 (7, 7) of its perturbation on the right, [rotation, translation, log scale], in the
             window's frame and units (radians, window units, natural logarithm).
         shared: ids of the keyframes behind it.
+        depth: median depth of their points, window units.
 
     """
 
     reference_window: Sim3
     covariance: Array
     shared: tuple[int, ...]
+    depth: float
+
+    @property
+    def drift(self) -> Array:
+        """The covariance (7, 7) with what the window may have bent between this overlap and the next."""
+        shift = _BEND_TRANSLATION * self.depth
+        return self.covariance + np.diag([_BEND_ROTATION] * 3 + [shift] * 3 + [_BEND_SCALE]) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +120,8 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     variance_scale = (scatter**2 / _INDEPENDENT + float(np.mean((medians - log_scale) ** 2)) + 1e-6) / len(overlaps)
     found = _solve(list(overlaps.values()), float(np.exp(log_scale)))
     _check_agreement(overlaps, found, config)
-    return Alignment(found, _covariance(list(overlaps.values()), found, variance_scale), tuple(overlaps))
+    return Alignment(found, _covariance(list(overlaps.values()), found, variance_scale), tuple(overlaps),
+                     float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
 
 
 def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap | None:
@@ -136,38 +149,39 @@ def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
     The residuals, each over its prior sigma, are those of the shared rotations, centers and points. The perturbation
     is on the right: [rotation, translation] in the window's frame and units.
     """
-    rotation = mean_rotation(np.array([o.reference_camera[:3, :3] @ o.window_camera[:3, :3].T for o in overlaps]))
-    translation = np.mean([o.reference_camera[:3, 3] - scale * rotation @ o.window_camera[:3, 3] for o in overlaps], 0)
+    cameras = np.array([o.window_camera for o in overlaps])
+    known = np.array([o.reference_camera for o in overlaps])
+    depths = np.array([np.median(o.reference_points[:, 2]) for o in overlaps])
+    # Centers and points: both are points of the window that should meet their twins.
+    source = np.concatenate([cameras[:, :3, 3], *(o.window_points @ o.window_camera[:3, :3].T + o.window_camera[:3, 3]
+                                                  for o in overlaps)])
+    target = np.concatenate([known[:, :3, 3], *(o.reference_points @ o.reference_camera[:3, :3].T
+                                                + o.reference_camera[:3, 3] for o in overlaps)])
+    sigma = np.concatenate([_SIGMA_CENTER * depths, *(_SIGMA_POINT * o.reference_points[:, 2] for o in overlaps)])
+    share = np.concatenate([np.ones(len(overlaps)), *(o.weights * (_INDEPENDENT / o.weights.sum()) for o in overlaps)])
+    levers = skews(source)
+    turned = np.swapaxes(cameras[:, :3, :3], 1, 2) / _SIGMA_ROTATION
+    jacobian = np.empty((len(source), 3, 6))
+    rotation = mean_rotation(known[:, :3, :3] @ np.swapaxes(cameras[:, :3, :3], 1, 2))
+    translation = np.mean(known[:, :3, 3] - scale * cameras[:, :3, 3] @ rotation.T, axis=0)
     for _ in range(10):
+        # Rotation: Log(R_reference' R R_window).
+        turns = rotation_vectors(np.swapaxes(known[:, :3, :3], 1, 2) @ rotation @ cameras[:, :3, :3]) / _SIGMA_ROTATION
+        weight = 1 / (1 + (turns**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
         information, gradient = np.zeros((6, 6)), np.zeros(6)
-        for o in overlaps:
-            depth = float(np.median(o.reference_points[:, 2]))
-            # Rotation: Log(R_reference' R R_window).
-            residual = so3_log(o.reference_camera[:3, :3].T @ rotation @ o.window_camera[:3, :3]) / _SIGMA_ROTATION
-            jacobian = np.zeros((3, 6))
-            jacobian[:, :3] = o.window_camera[:3, :3].T / _SIGMA_ROTATION
-            terms = [(jacobian[None], residual[None], np.ones(1))]
-            # Centers and points: both are points of the window that should meet their twins.
-            center = o.window_camera[None, :3, 3]
-            points = o.window_points @ o.window_camera[:3, :3].T + center
-            twins = o.reference_points @ o.reference_camera[:3, :3].T + o.reference_camera[:3, 3]
-            sigma_points = _SIGMA_POINT * o.reference_points[:, 2]
-            for source, target, sigma, share in (
-                    (center, o.reference_camera[None, :3, 3], np.full(1, _SIGMA_CENTER * depth), np.ones(1)),
-                    (points, twins, sigma_points, o.weights * (_INDEPENDENT / o.weights.sum()))):
-                residual = (scale * source @ rotation.T + translation - target) / sigma[:, None]
-                jacobian = np.empty((len(source), 3, 6))
-                jacobian[:, :, :3] = -scale * rotation @ np.array([skew(p) for p in source]) / sigma[:, None, None]
-                jacobian[:, :, 3:] = scale * rotation / sigma[:, None, None]
-                terms.append((jacobian, residual, share))
-            for jacobian, residual, share in terms:
-                weight = share / (1 + (residual**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
-                information += np.einsum("n,nki,nkj->ij", weight, jacobian, jacobian)
-                gradient += np.einsum("n,nki,nk->i", weight, jacobian, residual)
+        information[:3, :3] = np.einsum("n,nki,nkj->ij", weight, turned, turned)
+        gradient[:3] = np.einsum("n,nki,nk->i", weight, turned, turns)
+        shifts = (scale * source @ rotation.T + translation - target) / sigma[:, None]
+        weight = share / (1 + (shifts**2).sum(1) / 9.0) ** 2
+        jacobian[:, :, :3] = -(scale / sigma)[:, None, None] * (rotation @ levers)
+        jacobian[:, :, 3:] = (scale / sigma)[:, None, None] * rotation
+        weighted = (weight[:, None, None] * jacobian).reshape(-1, 6).T
+        information += weighted @ jacobian.reshape(-1, 6)
+        gradient += weighted @ shifts.ravel()
         step = np.asarray(-np.linalg.solve(information, gradient), np.float64)
         translation = translation + scale * rotation @ step[3:]
         rotation = orthonormalize(rotation @ so3_exp(step[:3]))
-        if np.abs(step).max() < 1e-9:
+        if np.abs(step).max() < 1e-7:
             break
     return Sim3(scale, rotation, translation)
 
@@ -212,3 +226,13 @@ def _check_agreement(overlaps: Mapping[int, _Overlap], found: Sim3, config: Alig
         if shift > config.max_translation:
             raise AlignmentRefused(f"keyframe {keyframe} is off by {100 * shift:.0f} % of its depth against the map, "
                                    f"more than {100 * config.max_translation:.0f} %")
+
+
+def through(first_joint: Alignment, second_joint: Alignment) -> tuple[Sim3, Array]:
+    """Return `first_second` and its covariance (7, 7), for two windows to which a third, the joint one, was aligned.
+
+    The covariance is of the perturbation on the right, in the second window's frame and units.
+    """
+    second = to_matrix(second_joint.reference_window)[None]
+    covariance = transported((first_joint.drift + second_joint.covariance)[None], second)[0]
+    return first_joint.reference_window @ second_joint.reference_window.inverse(), covariance

@@ -114,7 +114,7 @@ class Atlas:
         views = {k: View(camera, kept[k])
                  for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
         alignment = align(known, views, self._config.alignment)
-        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
+        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.drift)
         self._take(window, geometry, kept)
 
     def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Array], solution: Solution) -> None:

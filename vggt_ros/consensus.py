@@ -23,8 +23,9 @@ from vggt_ros.similarities import inverse, log, to_matrix, transported
 GATE = 24.3
 """The 99.9 % quantile of chi-square with the 7 degrees of freedom of a similarity."""
 _STRAIN = 9.0
-"""The covariances of overlaps may be too small by this factor before drift speaks against a group of loops."""
-_NEIGHBORS = 8
+"""The covariances of overlaps may be too small by this factor before drift speaks against a group of loops; beyond it
+the logarithm counts, because how much too small they are is what only loops can tell."""
+_NEIGHBORS = 4
 """Loops whose ends are within so many windows of each other are one piece of evidence."""
 _CONDITIONS = 60
 """Most loops taken that a new one is tested against: those with the nearest ends."""
@@ -161,7 +162,8 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float) -> float:
             near = (abs(first - first[row]) <= _NEIGHBORS) & (abs(second - second[row]) <= _NEIGHBORS) & ~counted
             counted |= near
             gain += GATE * (1 + float(np.log2(near.sum())))
-    return gain - float(misfits.sum()) - strain / _STRAIN
+    freedom = 7.0 * max(len(loops), 1)
+    return gain - float(misfits.sum()) - freedom * float(np.log1p(strain / (freedom * _STRAIN)))
 
 
 def _between(tree: OverlapTree, first: Index, second: Index) -> Array:

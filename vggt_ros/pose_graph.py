@@ -26,9 +26,11 @@ _PRIOR_SIGMA = 1e-4
 """Sigma of the first window: it fixes the gauge (rotation in radians, position in map units, log scale)."""
 _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
-_DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 30.0
+_DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
 belief is worth, and the most that it may become."""
+_MEDIAN, _MAX_MISFIT = 6.35, 9.0
+"""The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +173,8 @@ class PoseGraph:
         if len(agreeing) < 2:
             return
         chosen = agreeing + [other for other in group(self._tree, loop, taken) if other is not loop]
+        if score(chosen, np.zeros(0), 0.0) <= self._solved.score:  # as good as it could get
+            return
         found = self._without_contradicted(self._solve(chosen))
         if loop in found.loops and found.score > self._solved.score:
             found = self._reconsidered(found)
@@ -196,8 +200,13 @@ class PoseGraph:
 
     def _without_contradicted(self, found: _Solved) -> _Solved:
         """Return a solution without the loops that stay unlikely in it, the worst first."""
-        while len(found.loops) and found.misfits.max() > GATE:
-            worst = np.argsort(-found.misfits)[: max(1, int((found.misfits > GATE).sum()) // 3)]
+        while len(found.loops):
+            # Most loops are true: where even the median is off, loops are not as good as they say.
+            limit = GATE * float(np.clip(np.median(found.misfits) / _MEDIAN, 1.0, _MAX_MISFIT))
+            over = int((found.misfits > limit).sum())
+            if not over:
+                break
+            worst = np.argsort(-found.misfits)[: max(1, over // 3)]
             found = self._solve([loop for row, loop in enumerate(found.loops) if row not in worst])
         return found
 

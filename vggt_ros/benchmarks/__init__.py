@@ -1,0 +1,1 @@
+"""Comparisons with published schemes; nothing that runs on a robot."""

@@ -1,0 +1,206 @@
+"""Published ways to fuse windows, written afresh from papers and configurations, to compare with.
+
+(a) Camera centers: each window is moved onto the one before by Umeyama's alignment of the shared cameras' positions.
+
+(b) Dense points: VGGT-Long (Deng et al., arXiv:2507.16443) and DA3-Streaming, which shares its back end: shared points
+with more than a tenth of the median confidence, Sim(3) by iteratively reweighted least squares, Huber weights times
+confidence, delta 0.1, 5 iterations, tolerance 1e-9; loops through a joint window of both places; then a batch
+Levenberg-Marquardt over the windows' similarities, all constraints alike, no robust loss, 30 iterations, lambda 1e-6.
+
+(c) SL(4): VGGT-SLAM 2.0 (Maggio, Carlone, arXiv:2601.19887): one node a frame; consecutive frames of a window are
+related by their relative pose, a shared frame of two windows by the homography K_before^-1 K_after times a scale, the
+median ratio of the distances of its points, and likewise a loop's joint window; sigma 0.05 in all 15 directions;
+Levenberg-Marquardt without robust loss. Camera poses are read off the homographies by RQ decomposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import gtsam
+import numpy as np
+
+from vggt_ros.alignment import View
+from vggt_ros.benchmarks.fabricate import FakeLoop, FakeWindow
+from vggt_ros.geometry import Array, Sim3, inverse, orthonormalize, pose, umeyama
+
+Poses = dict[int, Array]
+"""Keyframe id to its pose (4, 4) in the map."""
+
+
+def camera_centers(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+    """Fuse windows by scheme (a); loops are not used. Returns poses and, for each loop, whether it was taken."""
+    def relation(before: FakeWindow, after: FakeWindow) -> Sim3:
+        shared = sorted(before.views.keys() & after.views.keys())
+        centers = [np.array([side.views[k].camera[:3, 3] for k in shared]) for side in (after, before)]
+        return umeyama(centers[0], centers[1])
+
+    return _placed(windows, _chain(windows, relation)), [False] * len(loops)
+
+
+def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+    """Fuse windows by scheme (b), with every loop; returns as `camera_centers` does."""
+    places = _chain(windows, reweighted)
+    index = {window.id: row for row, window in enumerate(windows)}
+    if loops:
+        graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+        alike = gtsam.noiseModel.Unit.Create(7)
+        graph.add(gtsam.PriorFactorSimilarity3(0, _similarity(places[0]), gtsam.noiseModel.Isotropic.Sigma(7, 1e-6)))
+        for row, place in enumerate(places):
+            values.insert(row, _similarity(place))
+            if row:
+                step = places[row - 1].inverse() @ place
+                graph.add(gtsam.BetweenFactorSimilarity3(row - 1, row, _similarity(step), alike))
+        for loop in loops:
+            first, second = index[loop.first], index[loop.second]
+            relation = reweighted(windows[first], loop.joint) @ reweighted(windows[second], loop.joint).inverse()
+            graph.add(gtsam.BetweenFactorSimilarity3(first, second, _similarity(relation), alike))
+        parameters = gtsam.LevenbergMarquardtParams()
+        parameters.setMaxIterations(30)
+        parameters.setlambdaInitial(1e-6)
+        solved = gtsam.LevenbergMarquardtOptimizer(graph, values, parameters).optimize()
+        places = []
+        for row in range(len(windows)):
+            s = solved.atSimilarity3(row)
+            places.append(Sim3(s.scale(), s.rotation().matrix(), s.scale() * np.asarray(s.translation())))
+    return _placed(windows, places), [True] * len(loops)
+
+
+def reweighted(before: FakeWindow, after: FakeWindow) -> Sim3:
+    """Return `before_after` by Huber's iteratively reweighted least squares on all shared points."""
+    shared = sorted(before.views.keys() & after.views.keys())
+    source, target = (np.concatenate([_points(side.views[k]) for k in shared]) for side in (after, before))
+    sides = [np.concatenate([side.views[k].kept.confidence.ravel() for k in shared]).astype(float)
+             for side in (after, before)]
+    known = np.isfinite(source).all(1) & np.isfinite(target).all(1)
+    known &= (sides[0] > 0.1 * np.median(sides[0])) & (sides[1] > 0.1 * np.median(sides[1]))
+    source, target = source[known], target[known]
+    confidence = np.sqrt(sides[0] * sides[1])[known]
+    weights, before_residual = confidence, np.inf
+    found = Sim3.identity()
+    for _ in range(6):
+        found = _weighted(source, target, weights)
+        residual = np.linalg.norm(found.apply(source) - target, axis=1)
+        if abs(before_residual - residual.mean()) < 1e-9:
+            break
+        before_residual = float(residual.mean())
+        weights = confidence * np.where(residual <= 0.1, 1.0, 0.1 / np.maximum(residual, 1e-12))
+    return found
+
+
+def special_linear(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+    """Fuse windows by scheme (c), with every loop; returns as `camera_centers` does."""
+    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+    nodes: dict[tuple[int, int], int] = {}
+    noise = gtsam.noiseModel.Isotropic.Sigma(15, 0.05)
+
+    def insert(window: FakeWindow, keyframe: int, homography: Array) -> int:
+        node = len(nodes)
+        nodes[window.id, keyframe] = node
+        values.insert(node, gtsam.SL4(_unit(homography)))
+        return node
+
+    def relate(first: int, second: int, homography: Array) -> None:
+        graph.add(gtsam.BetweenFactorSL4(first, second, gtsam.SL4(_unit(homography)), noise))
+
+    def join(window: FakeWindow, before: FakeWindow, keyframe: int) -> Array:
+        """Return the homography of a keyframe in one window to the same one in another."""
+        here, there = before.views[keyframe], window.views[keyframe]
+        homography = np.eye(4)
+        homography[:3, :3] = np.linalg.solve(here.kept.intrinsics, there.kept.intrinsics)
+        homography[:3, :3] *= np.nanmedian(_distances(here) / _distances(there, homography[:3, :3]))
+        return homography
+
+    for number, window in enumerate(windows):
+        keyframes = sorted(window.views)
+        if number == 0:
+            insert(window, keyframes[0], np.eye(4))
+            graph.add(gtsam.PriorFactorSL4(0, gtsam.SL4(np.eye(4)), gtsam.noiseModel.Isotropic.Sigma(15, 1e-6)))
+        else:
+            before = windows[number - 1]
+            shared = min(window.views.keys() & before.views.keys())
+            start, relation = nodes[before.id, shared], join(window, before, shared)
+            first = insert(window, shared, values.atSL4(start).matrix() @ relation)
+            relate(start, first, relation)
+            keyframes = keyframes[keyframes.index(shared):]
+        for previous, keyframe in pairwise(keyframes):
+            step = inverse(window.views[previous].camera) @ window.views[keyframe].camera
+            start = nodes[window.id, previous]
+            relate(start, insert(window, keyframe, values.atSL4(start).matrix() @ step), step)
+    by_id = {window.id: window for window in windows}
+    for loop in loops:
+        first, second = (next(k for k in loop.joint.views if (w, k) in nodes) for w in (loop.first, loop.second))
+        across = inverse(loop.joint.views[first].camera) @ loop.joint.views[second].camera
+        relation = join(loop.joint, by_id[loop.first], first) @ across @ np.linalg.inv(
+            join(loop.joint, by_id[loop.second], second))
+        relate(nodes[loop.first, first], nodes[loop.second, second], relation)
+    if loops:
+        values = gtsam.LevenbergMarquardtOptimizer(graph, values, gtsam.LevenbergMarquardtParams()).optimize()
+    poses: Poses = {}
+    for (_, keyframe), node in nodes.items():
+        poses.setdefault(keyframe, _decomposed(values.atSL4(node).matrix()))
+    return poses, [True] * len(loops)
+
+
+def _chain(windows: Sequence[FakeWindow], relation: Callable[[FakeWindow, FakeWindow], Sim3]) -> list[Sim3]:
+    places = [Sim3.identity()]
+    for before, after in pairwise(windows):
+        places.append(places[-1] @ relation(before, after))
+    return places
+
+
+def _placed(windows: Sequence[FakeWindow], places: Sequence[Sim3]) -> Poses:
+    """Return the poses of keyframes, each by the first window that has it."""
+    poses: Poses = {}
+    for window, place in zip(windows, places, strict=True):
+        for keyframe, view in window.views.items():
+            if keyframe not in poses:
+                poses[keyframe] = place.apply_pose(view.camera)
+    return poses
+
+
+def _points(view: View) -> Array:
+    """Return the points (h w, 3) of a view in its window."""
+    depth = view.depth().astype(np.float64)
+    rows, columns = np.indices(depth.shape)
+    rays = np.linalg.solve(view.kept.intrinsics, np.stack([columns.ravel(), rows.ravel(), np.ones(depth.size)])).T
+    return np.asarray(rays * depth.ravel()[:, None] @ view.camera[:3, :3].T + view.camera[:3, 3])
+
+
+def _weighted(source: Array, target: Array, weights: Array) -> Sim3:
+    """Return Umeyama's similarity with weights (n,)."""
+    share = (weights / weights.sum())[:, None]
+    middle, aim = (share * source).sum(0), (share * target).sum(0)
+    u, singular, vt = np.linalg.svd((share * (target - aim)).T @ (source - middle))
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = u @ np.diag(signs) @ vt
+    scale = float((singular * signs).sum() / (share * (source - middle) ** 2).sum())
+    return Sim3(scale, rotation, aim - scale * rotation @ middle)
+
+
+def _distances(view: View, linear: Array | None = None) -> Array:
+    """Return the distances (h w,) of a view's points from its camera, after a linear map (3, 3) of camera space."""
+    points = (_points(view) - view.camera[:3, 3]) @ view.camera[:3, :3]
+    return np.linalg.norm(points if linear is None else points @ linear.T, axis=1)
+
+
+def _unit(homography: Array) -> Array:
+    """Return a homography (4, 4) with determinant 1."""
+    return np.asarray(homography / np.linalg.det(homography) ** 0.25)
+
+
+def _decomposed(homography: Array) -> Array:
+    """Return the camera's pose (4, 4) in the map from the homography of its frame."""
+    camera = homography / homography[3, 3]
+    projection = np.linalg.inv(camera[:3, :3])
+    # RQ decomposition: projection = K R.
+    q, r = np.linalg.qr(projection[::-1].T)
+    rotation, lens = q.T[::-1], r.T[::-1, ::-1]
+    rotation = np.diag(np.sign(np.diag(lens))) @ rotation
+    return pose(orthonormalize(rotation.T), camera[:3, 3])
+
+
+def _similarity(similarity: Sim3) -> gtsam.Similarity3:
+    return gtsam.Similarity3(gtsam.Rot3(orthonormalize(similarity.rotation)),
+                             similarity.translation / similarity.scale, similarity.scale)
