@@ -9,7 +9,8 @@ from vggt_ros.cli.benchmark import main
 
 @pytest.mark.parametrize(("arguments", "named"), [
     (["vggt", "--size", "71", "56"], "71x56"), (["vggt", "--frames", "2", "--overlap", "2"], "shared frames (2)"),
-    (["accuracy", "--sequences", "nowhere"], "nowhere"), (["accuracy", "--set", "seed=x"], "seed")])
+    (["accuracy", "--sequences", "nowhere"], "nowhere"), (["accuracy", "--set", "seed=x"], "seed"),
+    (["fusion", "--scenes", "nowhere"], "nowhere")])
 def test_bad_arguments_are_named(capsys, arguments, named):
     pytest.importorskip("torch", reason="torch is not installed")
     assert main(arguments) == 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.benchmarks import fusion
 from vggt_ros.cli import benchmark_scale, benchmark_vggt
 from vggt_ros.cli.replay import report, run
 from vggt_ros.config import Config, ConfigError
@@ -97,6 +98,31 @@ def memory(keyframes: int = 1000, lap: int = 200) -> dict[str, float]:
     return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
 
 
+def fuse(scenes: Sequence_[str] = (), seeds: int = 10, windows: int = 40, false: Sequence_[float] = (0.0, 1.0, 2.0),
+         picture: Path | None = None) -> dict[str, Any]:
+    """Compare ways to fuse windows, print tables and return all figures; without `scenes`, on all that are there.
+
+    Raises:
+        ConfigError: a scene is not known.
+
+    """
+    folder = data_folder()
+    known = fusion.scenes(folder)
+    if unknown := [name for name in scenes if name not in known]:
+        raise ConfigError(f"no scene {unknown[0]!r}; there are {', '.join(known)} (recorded ones in {folder})")
+    checks = fusion.exact(windows)
+    print(f"windows without errors\n{fusion.table(checks)}\n", flush=True)
+    results = fusion.fusion(list(scenes or known), seeds, windows, false, folder)
+    figures = fusion.summary(results)
+    print(fusion.table(results))
+    for name, value in figures.items():
+        if name != "runs" and value is not None:
+            print(f"{name}: {value:.3f}")
+    if picture:
+        fusion.draw(picture, results)
+    return figures
+
+
 def _resident() -> float:
     """Return this process's resident memory in MB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -115,6 +141,8 @@ def main(args: list[str] | None = None) -> int:
             runs = [benchmark_scale.rendered_drive() if name == "rendered_drive" else (load(name), None)
                     for name in options.sequences]
             figures = benchmark_scale.scale(runs, options.sources, Config().parse(options.set))
+        elif options.command == "fusion":
+            figures = fuse(options.scenes, options.seeds, options.windows, options.false, options.picture)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
         else:
@@ -130,8 +158,8 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, the node's cost, memory, or the "
-                                     "network's speed.")
+    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, fusion, the node's cost, memory "
+                                     "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
                                   "VGGT_ROS_DATA, except for demo_room")
@@ -148,6 +176,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
+    command = commands.add_parser("fusion", help="ways to fuse windows, on windows made from ground truth; recorded "
+                                  "ways need VGGT_ROS_DATA")
+    command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
+    command.add_argument("--seeds", type=int, default=10, help="runs of each scene (default 10)")
+    command.add_argument("--windows", type=int, default=40, help="of a run (default 40; up to 1000)")
+    command.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
+                         help="false loops for a true one (default 0 1 2)")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of all errors there")
     benchmark_vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network beside the published way to run it; needs torch, "
         "but no weights"))

@@ -1,0 +1,71 @@
+"""Fusion of made windows: a slice of `benchmark fusion`, and the scenes on which peers come apart."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vggt_ros.benchmarks import fusion, worlds
+from vggt_ros.benchmarks.fabricate import Errors, Network
+from vggt_ros.benchmarks.ours import Fusion
+from vggt_ros.cli.benchmark import main
+
+
+def test_without_errors_every_scheme_is_at_the_truth():
+    """To 1e-3 of the way, except for centers where they are degenerate: neither scene is."""
+    for score in fusion.exact(windows=20):
+        assert score.ate < 0.1, score  # percent
+        assert score.rotation < 0.1 and score.covered == 1
+        assert score.scheme in ("centers",) or score.taken == score.offered > 0
+
+
+def test_false_loops_change_nothing_of_ours_and_ruin_the_others(tmp_path, capsys):
+    """A slice of the table, through the command line."""
+    arguments = ["fusion", "--scenes", "drive", "--seeds", "2", "--windows", "36", "--false", "0", "1"]
+    assert main([*arguments, "--json", str(tmp_path / "f.json"), "--picture", str(tmp_path / "f.png")]) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert "ours, unverified" in capsys.readouterr().out
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+    runs = {(r["seed"], r["false"], r["scheme"]): r for r in figures["runs"]}
+    assert figures["ate_with_false_over_without_worst"] <= 1.1
+    assert figures["true_loops_rejected"] <= 0.2
+    for seed in (0, 1):
+        false = runs[seed, 1.0, "ours"]
+        assert false["taken_false"] == 0 < false["offered_false"]
+        for rival in ("dense", "sl4"):
+            assert runs[seed, 1.0, rival]["ate"] > 2 * false["ate"]
+            assert runs[seed, 0.0, "ours"]["ate"] < runs[seed, 0.0, rival]["ate"]
+
+
+@pytest.mark.parametrize("name", ["straight", "turn", "planar", "dropped"])
+def test_degenerate_ways_do_not_turn_the_map(name):
+    """Rotation of a window against the truth below one degree, or a refusal: a new submap, never silent.
+
+    The windows have errors only of the kinds that alignment must deal with; what a window bends is another matter.
+    """
+    make, _ = fusion.SCENES[name]
+    errors = Errors(bend_rotation=0.0, bend_scale=0.0, focal=0.0, rotation=2e-4, translation=5e-4,
+                    dropped=0.2 if name == "dropped" else 0.0)
+    for seed in range(3):
+        world = make(9, seed)
+        windows = Network(world, errors, np.random.default_rng(seed)).windows()
+        assert name != "dropped" or seed or len(windows) < 9 or len(windows[-1].views) != 8
+        fused = Fusion()
+        poses, _ = fused.run(windows)
+        if fused.refused:
+            continue
+        rows = sorted(poses)
+        first = world.world_camera[rows[0]][:3, :3]
+        for row in rows:
+            turn = poses[row][:3, :3].T @ first.T @ world.world_camera[row][:3, :3]
+            assert np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) < 1.0
+    assert np.median([len(w.views) for w in windows]) >= 7
+
+
+def test_the_last_partial_window_is_placed_by_its_true_overlap():
+    world = worlds.drive(6, 0)
+    short = worlds.World("short", world.world_camera[:-3], world.depth[:-3])
+    windows = Network(short, Errors.none(), np.random.default_rng(0)).windows()
+    assert len(windows[-1].views) < 8
+    score = fusion.measure(short, "short", 0, 0.0, "ours", fusion.schemes()["ours"], windows, [])
+    assert score.ate < 0.1 and score.covered == 1
