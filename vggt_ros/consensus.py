@@ -25,7 +25,9 @@ GATE = 24.3
 _STRAIN = 9.0
 """The covariances of overlaps may be too small by this factor before drift speaks against a group of loops; beyond it
 the logarithm counts, because how much too small they are is what only loops can tell."""
-_NEIGHBORS = 4
+_LONE = 4.0
+"""The same for a single piece of evidence, without the logarithm."""
+_NEIGHBORS = 6
 """Loops whose ends are within so many windows of each other are one piece of evidence."""
 _CONDITIONS = 60
 """Most loops taken that a new one is tested against: those with the nearest ends."""
@@ -155,14 +157,17 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float) -> float:
         strain: chi-square of the overlaps.
 
     """
-    gain, counted = 0.0, np.zeros(len(loops), bool)
+    gain, pieces, counted = 0.0, 0, np.zeros(len(loops), bool)
     first, second = ends(loops)
     for row in range(len(loops)):
         if not counted[row]:
             near = (abs(first - first[row]) <= _NEIGHBORS) & (abs(second - second[row]) <= _NEIGHBORS) & ~counted
             counted |= near
+            pieces += 1
             gain += GATE * (1 + float(np.log2(near.sum())))
-    freedom = 7.0 * max(len(loops), 1)
+    if pieces < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
+        return gain - float(misfits.sum()) - strain / _LONE
+    freedom = 7.0 * len(loops)
     return gain - float(misfits.sum()) - freedom * float(np.log1p(strain / (freedom * _STRAIN)))
 
 

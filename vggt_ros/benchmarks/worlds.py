@@ -39,8 +39,8 @@ class World:
         return len(self.world_camera)
 
 
-def drive(windows: int, seed: int, fresh: int = 5, lap: int = 150) -> World:
-    """Return a drive around a hilly block, again and again, `lap` keyframes a meter apart each time."""
+def drive(windows: int, seed: int, fresh: int = 5, lap: int = 80) -> World:
+    """Return a drive around a hilly block, again and again, `lap` keyframes about a meter apart each time."""
     rng = np.random.default_rng((seed, 1))
     count = windows * fresh + 3
     angle = 2 * np.pi * np.arange(count + 1) / lap
