@@ -12,12 +12,12 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, Bench, matrix
 from nav_msgs.msg import Odometry
 from scenes import SIZE, lap, trajectory_error
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, Imu
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.encodings import ImageError, decode_depth
-from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.ros import messages
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
@@ -142,6 +142,39 @@ def test_the_robots_own_odometry_in_tf_gives_scale_and_map_odom(make):
     assert {m.header.frame_id for m in odom} == {"odom_visual"}
     assert np.isfinite(matrix(odom[-1].pose.pose)).all()
     assert caster is not None
+
+
+def test_gravity_levels_the_map_of_a_robot_that_stands_on_a_slope(make):
+    """The base is rolled by 10 degrees, the IMU is mounted askew: the base begins rolled in a map that is level."""
+    bench = make(scale__imu=True)
+    caster = mounted(bench)
+    askew, rolled = pose(so3_exp(np.array([0.4, -0.8, 1.5])), np.array([0.1, 0.0, 0.2])), np.radians(10.0)
+    caster.sendTransform(messages.transform(askew, 0, "base_link", "imu_link"))
+    publisher = bench.peer.create_publisher(Imu, "imu", 200)
+    assert bench.spin(publisher.get_subscription_count)
+    gravity = askew[:3, :3].T @ so3_exp(np.array([-rolled, 0, 0])) @ np.array([0, 0, 9.81])
+    rng = np.random.default_rng(0)
+
+    def tell(index, frame):
+        if index == 1:
+            for k in range(-140, 10):
+                message = Imu(header=messages.header(lap().frames[0].stamp + k * 5_000_000, "imu_link"))
+                felt = message.linear_acceleration
+                felt.x, felt.y, felt.z = (gravity + 0.05 * rng.standard_normal(3)).tolist()
+                publisher.publish(message)
+                bench.spin(seconds=0.002)
+
+    bench.info(lap().frames[0])
+    for index, frame in enumerate(lap().frames[:25]):
+        assert bench.spin(lambda: bench.node.worker.idle)
+        tell(index, frame)
+        bench.image(frame)
+    bench.settle()
+    assert len(bench.node.slam.solution) > 0
+    map_base = bench.node.frames.map_base(np.eye(4))
+    np.testing.assert_allclose(map_base[:3, 3], 0, atol=1e-9)
+    assert np.degrees(rotation_angle(map_base[:3, :3].T @ so3_exp(np.array([rolled, 0, 0])))) < 1.0
+    assert bench.logged("leveled by gravity")
 
 
 def test_our_own_odometry_is_no_source_of_scale():

@@ -191,6 +191,8 @@ class ScaleConfig:
     depth: bool = _setting(False, "Take scale from a depth image on the topic `depth`, registered to the camera.")
     camera_height: float = _setting(0.0, "Height of the camera over level ground that it sees; 0: not known.",
                                     unit="m", low=0.0, high=100.0)
+    imu: bool = _setting(False, "Take gravity and scale from sensor_msgs/Imu on the topic `imu`; tried on rendered "
+                         "motion only.")
     max_sigma: float = _setting(0.015, "Scale is taken for observed when its sigma is at most this.",
                                 unit="fraction", low=0.001, high=0.2)
 

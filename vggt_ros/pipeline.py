@@ -20,6 +20,7 @@ from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features import FeatureTracks
 from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
@@ -44,7 +45,7 @@ class Slam:
         solution: the newest state of the map; any thread may read it.
         counts: what came in and what became of it.
         last_loop: what became of the newest place that seemed to be seen again.
-        odometry, depth, height: sources of metric scale, which take what they know from any thread.
+        odometry, depth, height, imu: sources of metric scale, which take what they know from any thread.
         scale: what the sources of metric scale say.
 
     """
@@ -63,7 +64,8 @@ class Slam:
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
         self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
-        self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height])
+        self.imu = ImuSource()
+        self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.solution = Solution(version=-2)
         self.reset()
 

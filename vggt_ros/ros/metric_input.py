@@ -1,4 +1,4 @@
-"""Sources of metric scale on the robot: another odometry, on a topic or in TF, and a depth image."""
+"""Sources of metric scale on the robot: another odometry, on a topic or in TF, a depth image, and an IMU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, Imu
 from tf2_ros import TransformException
 
 from vggt_ros.config import Config
 from vggt_ros.encodings import ImageError, decode_depth
+from vggt_ros.geometry import inverse
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
@@ -43,7 +44,7 @@ class MetricInput:
         """Prepare; `start` subscribes.
 
         Args:
-            node: whose topics `odometry` and `depth` are.
+            node: whose topics `odometry`, `depth` and `imu` are.
             config: which sources there are.
             slam: takes what they know.
             frames: where the camera sits, and TF.
@@ -54,6 +55,7 @@ class MetricInput:
         self._node, self._slam, self._frames, self._images = node, slam, frames, images
         self._in_worker = in_worker
         self._odometry, self._with_depth = config.odometry_source, config.scale.depth
+        self._with_imu = config.scale.imu
         self._base_frame = config.tf.base_frame
         self._subscriptions: list[Any] = []
         self.clear()
@@ -65,6 +67,8 @@ class MetricInput:
         self._stamps: deque[int] = deque(maxlen=100)
         self._keyframes: deque[int] = deque(maxlen=_WAITING)
         self._depths: dict[int, Image] = {}
+        self._begin: int | None = None
+        self._is_leveled = not self._with_imu
 
     def start(self) -> None:
         """Subscribe to the sources that there are, best effort unless QoS override parameters say otherwise."""
@@ -73,6 +77,8 @@ class MetricInput:
             wanted.append((Odometry, "odometry", self.take_odometry, 50))
         if self._with_depth:
             wanted.append((Image, "depth", self.take_depth, 5))
+        if self._with_imu:
+            wanted.append((Imu, "imu", self.take_imu, 200))
         self._subscriptions = [self._node.create_subscription(
             message, topic, callback, QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
@@ -88,6 +94,8 @@ class MetricInput:
         """Note an image: odometry is looked up at its stamp, depth is wanted if it is a keyframe."""
         if (map_world := self._frames.map_world) is not None:
             self._slam.height.up = map_world[:3, :3].T @ np.array([0.0, 0.0, 1.0])
+        if self._begin is None and tracked.keyframe is not None:
+            self._begin = tracked.stamp
         if self._odometry == "tf":
             self._stamps.append(tracked.stamp)
         if self._with_depth and tracked.keyframe is not None:
@@ -96,7 +104,8 @@ class MetricInput:
                 self._match(message)
 
     def tick(self) -> None:
-        """Look up the robot's odometry in TF at the stamps of the images, as soon as it is there."""
+        """Look up the robot's odometry in TF at the stamps of the images, as soon as it is there; level the map."""
+        self._level()
         while self._stamps and self._frames.base_camera is not None:
             stamp = self._stamps[0]
             try:
@@ -134,6 +143,36 @@ class MetricInput:
         while len(self._depths) > _WAITING:
             del self._depths[next(iter(self._depths))]
         self._match(message)
+
+    def take_imu(self, message: Imu) -> None:
+        """Take a sample; one that is not finite, or of a frame that TF does not place on the robot, is refused."""
+        turn, felt = message.angular_velocity, message.linear_acceleration
+        values = np.array([turn.x, turn.y, turn.z, felt.x, felt.y, felt.z])
+        if not np.isfinite(values).all() or message.linear_acceleration_covariance[0] == -1:
+            self._refuse("imu", "a sample is not finite, or has no acceleration")
+            return
+        try:
+            imu_camera = self._frames.camera_on(message.header.frame_id.lstrip("/") or self._base_frame)
+        except TransformException:
+            self._refuse("imu", f"it is of {message.header.frame_id}, which TF does not place on the robot")
+            return
+        if imu_camera is not None:
+            self._slam.imu.camera_imu = inverse(imu_camera)
+        self._take("imu")
+        self._slam.imu.add(nanoseconds(message.header.stamp), values[:3], values[3:])
+
+    def _level(self) -> None:
+        """Turn the map by gravity at its first keyframe, once, before anything of it is published."""
+        if self._is_leveled or self._begin is None or self._frames.base_camera is None:
+            return
+        up = self._slam.imu.up(self._begin)
+        if up is not None:
+            self._frames.level(up)
+            self._node.get_logger().info("the map is leveled by gravity")
+        elif len(self._slam.solution):
+            self._node.get_logger().warning("imu: the robot moved before the first keyframe, or no samples came; the "
+                                            "base is taken as level")
+        self._is_leveled = up is not None or len(self._slam.solution) > 0
 
     def _match(self, message: Image) -> None:
         """Hand a depth image over if it belongs to a keyframe; decoded here, rectified on the worker's thread."""

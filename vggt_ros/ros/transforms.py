@@ -1,7 +1,8 @@
 """Frames after REP-103 and REP-105: where the camera sits on the robot, and who broadcasts which transform.
 
 The core's world is the first camera's optical frame. `map` is that world seen from the base at the start,
-`map_world = base_camera`: `base_link` begins at its origin and, the base being level, z is up.
+`map_world = base_camera`: `base_link` begins at its origin and, the base being level, z is up. With an IMU, gravity
+says what is level.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry import Array, inverse, pose
+from vggt_ros.geometry import Array, inverse, pose, so3_exp
 from vggt_ros.ros.messages import pose_matrix, transform
 from vggt_ros.solution import TrackedFrame
 
@@ -55,6 +56,7 @@ class Frames:
         self._static = StaticTransformBroadcaster(node)
         self._asked: float | None = None
         self._fixed: dict[str, Array] = {}
+        self._leveled: Array | None = None
         self.base_camera: Array | None = None
         self.camera_frame = ""
         self.clear()
@@ -68,11 +70,22 @@ class Frames:
     @property
     def map_world(self) -> Array | None:
         """The core's world in `map`, 4x4; None until it is known."""
-        return self.base_camera if self.loaded_world is None else self.loaded_world
+        begun = self.base_camera if self._leveled is None else self._leveled
+        return begun if self.loaded_world is None else self.loaded_world
+
+    def level(self, up: Array) -> None:
+        """Let `map` begin level: `up` is the unit vector (3,) against gravity in the first camera's frame."""
+        assert self.base_camera is not None
+        tilted, vertical = self.base_camera[:3, :3] @ up, np.array([0.0, 0.0, 1.0])
+        axis = np.cross(tilted, vertical)
+        sine = float(np.linalg.norm(axis))
+        angle = float(np.arctan2(sine, tilted @ vertical))
+        self._leveled = pose(so3_exp(angle * axis / max(sine, 1e-12)), np.zeros(3)) @ self.base_camera
 
     def clear(self) -> None:
         """Forget the poses and the map, not the camera's place on the robot."""
         self.loaded_world: Array | None = None
+        self._leveled = None
         self._map_odom: Array | None = None
         self._stamp = self._sent = 0
         self._pending: deque[tuple[int, Array]] = deque(maxlen=300)
