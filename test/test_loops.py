@@ -209,6 +209,22 @@ def test_submaps_are_joined_where_a_loop_connects_them():
     assert alone.counts.submaps == 2 and drive.error(alone) > 0.5
 
 
+def test_keyframes_are_bounded_where_the_space_is_covered():
+    """Three times around: the redundant keyframes are let go, the newest stay, the map stays as whole and as right."""
+    poses, pictures = images(63, 1.3)
+    once = range(48)  # one lap
+    rows = [*once, *once, *once]
+    drive = Drive(poses[rows], tuple(pictures[k] for k in rows))
+    slam, _ = drive.run(drive.oracle(), OFF.replace({"map.max_keyframes": 100, "map.voxel": 0.05}))
+    free, _ = drive.run(drive.oracle(), OFF.replace({"map.voxel": 0.05}))
+    ids = slam.solution.ids
+    assert len(free.solution) == slam.counts.released + len(ids) and slam.counts.unplaced == 0
+    assert len(ids) <= 105 and set(range(144 - 64, int(ids[-1]))) <= set(ids.tolist())
+    assert set(slam.solution.kept) == set(ids.tolist())
+    assert len(slam.map_cloud()) > 0.97 * len(free.map_cloud())
+    assert drive.error(slam) < 2e-3
+
+
 # The parts.
 
 def keyframe(matrix: Array, image: np.ndarray, unit: float, name: int) -> KeptKeyframe:

@@ -91,6 +91,12 @@ class Atlas:
         return [k for k in range(keyframe - count, keyframe + count + 1)
                 if k in self._placed and self._placed[k].submap == submap]
 
+    def release(self, keyframes: Iterable[int]) -> None:
+        """Let go of solved keyframes; solutions that were handed out before keep them."""
+        gone = set(keyframes)
+        self.kept = {k: kept for k, kept in self.kept.items() if k not in gone}
+        self._placed = {k: placed for k, placed in self._placed.items() if k not in gone}
+
     def close_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
         """Relate two windows that see the same place; the graph says whether it believes it, see PoseGraph.add_loop."""
         loop = self._graph.add_loop(first, second, first_second, covariance)

@@ -217,6 +217,8 @@ class MapConfig:
                                      unit="rank", low=0.0, high=1.0, live=True)
     max_depth: float = _setting(8.0, "Points farther away than this, in median depths of their keyframe, stay out.",
                                 unit="median depths", low=1.0, high=1000.0, live=True)
+    max_keyframes: int = _setting(2000, "Most keyframes kept, about 0.3 MB each; beyond it those are let go that hold "
+                                  "the fewest points of the map.", low=100, high=1_000_000)
     kept_width: int = _setting(208, "Width at which the depth and color of a keyframe are kept for good.",
                                unit="px", low=40, high=1024)
     folder: str = _setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")

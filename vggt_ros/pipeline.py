@@ -36,6 +36,8 @@ from vggt_ros.tracking import Tracker
 from vggt_ros.windows import Keyframe, SlidingBuffer, Window
 
 _LOG = logging.getLogger(__name__)
+_NEWEST = 64
+"""Keyframes that are never let go of: those that tracking and the next windows build on."""
 
 
 class Slam:
@@ -183,6 +185,7 @@ class Slam:
             return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
         self._recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
         self._offered.update(window.ids)
+        self._let_go()
         placed_before = set(self._atlas.kept)
         refusals, loose, busy, report, fresh = [], None, 0.0, {}, False
         for attempt in self._choices(window):
@@ -310,6 +313,18 @@ class Slam:
                 if found is not None:
                     places[keyframe.id] = found.map_camera
         return places
+
+    def _let_go(self) -> None:
+        """Let go of the keyframes that hold the fewest points of the map, if there are too many."""
+        excess = len(self._atlas.kept) - self.config.map.max_keyframes
+        if excess <= 0:
+            return
+        gone = self._map.redundant(excess, before=max(self._atlas.kept) - _NEWEST)
+        self._atlas.release(gone)
+        self._offered -= set(gone)
+        self.counts.released += len(gone)
+        for keyframe in gone:
+            self._loops.forget(keyframe)
 
     def _forget_images(self) -> None:
         """Let go of the images of all but the newest keyframes."""

@@ -48,6 +48,8 @@ class PointMap:
     def update(self, solution: Solution) -> None:
         """Take in the keyframes that are new in `solution`, and choose anew if the known ones have moved."""
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
+        for keyframe in self._keyframes.keys() - rows.keys():
+            self._remove(keyframe)
         if any(self._moved(points, solution, rows[k]) for k, points in self._keyframes.items()):
             self._rebuild(solution)
         for keyframe in solution.ids.tolist():
@@ -59,16 +61,25 @@ class PointMap:
 
     def cloud(self, solution: Solution) -> PointCloud:
         """Return all points in the map's frame."""
-        if not self._keyframes:
+        if not any(solution.index(keyframe) is not None for keyframe in self._keyframes):
             return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-        parts = []
-        for keyframe, kept in self._keyframes.items():
-            row = solution.index(keyframe)
-            if row is not None:
-                parts.append(_place(kept.cloud.points, solution.map_camera[row], float(solution.scale[row])))
-        clouds = [kept.cloud for keyframe, kept in self._keyframes.items() if solution.index(keyframe) is not None]
-        return PointCloud(np.concatenate(parts), np.concatenate([cloud.colors for cloud in clouds]),
-                          np.concatenate([cloud.confidence for cloud in clouds]))
+        rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
+        present = [(rows[k], points.cloud) for k, points in self._keyframes.items() if k in rows]
+        return PointCloud(
+            np.concatenate([_place(c.points, solution.map_camera[r], float(solution.scale[r])) for r, c in present]),
+            np.concatenate([cloud.colors for _, cloud in present]),
+            np.concatenate([cloud.confidence for _, cloud in present]))
+
+    def redundant(self, count: int, before: int) -> list[int]:
+        """Return the `count` keyframes with ids below `before` that hold the fewest points of the map."""
+        older = [keyframe for keyframe in self._keyframes if keyframe < before]
+        return sorted(older, key=lambda keyframe: (len(self._keyframes[keyframe].cloud), keyframe))[: max(0, count)]
+
+    def _remove(self, keyframe: int) -> None:
+        """Drop a keyframe's points and free their voxels."""
+        points = self._keyframes.pop(keyframe)
+        keys = _voxel_keys(_place(points.cloud.points, points.map_camera, points.scale), self._voxel)
+        self._occupied = np.setdiff1d(self._occupied, keys, assume_unique=True)
 
     def _rebuild(self, solution: Solution) -> None:
         self._keyframes, self._occupied = {}, np.zeros(0, np.int64)

@@ -242,3 +242,4 @@ class Counts:
     loop_candidates: int = 0
     loops: int = 0
     loops_refused: int = 0
+    released: int = 0

@@ -64,13 +64,13 @@ def accuracy(names: Sequence_[str] = SEQUENCES, seeds: int = 5, config: Config |
     return results
 
 
-def memory(keyframes: int = 1000, lap: int = 200) -> dict[str, float]:
+def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) -> dict[str, float]:
     """Map a room over and over again from exact geometry and return what that costs; prints it too.
 
     Windows go straight to `Slam.step`, laps of `lap` keyframes each, so that the space is bounded and only what is
-    kept of keyframes, windows and map grows.
+    kept of keyframes, windows and map grows; beyond `map.max_keyframes` no more keyframes are kept.
     """
-    config = Config()
+    config = config or Config()
     scene = room()
     poses = laps(lap, laps=1.0)
     stamps = np.arange(keyframes) * 10**8
@@ -94,7 +94,8 @@ def memory(keyframes: int = 1000, lap: int = 200) -> dict[str, float]:
                   flush=True)
     half = keyframes // 2
     growth = (resident[2 * half] - resident[half]) / half
-    print(f"{growth:.3f} MB a keyframe")
+    print(f"{growth:.3f} MB a keyframe, {100 * (resident[2 * half] / resident[half] - 1):.1f} % in the second half; "
+          f"{len(slam.solution)} keyframes kept, {slam.counts.released} let go, {slam.counts.loops} loops")
     return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
 
 
@@ -136,7 +137,7 @@ def main(args: list[str] | None = None) -> int:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "memory":
-            figures = memory(options.keyframes)
+            figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
             runs = [benchmark_scale.rendered_drive() if name == "rendered_drive" else (load(name), None)
                     for name in options.sequences]
@@ -176,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("fusion", help="ways to fuse windows, on windows made from ground truth; recorded "
                                   "ways need VGGT_ROS_DATA")
     command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
