@@ -30,6 +30,7 @@ setup(
             "bag_player = vggt_ros.ros.bag_player:main",
             "replay = vggt_ros.cli.replay:main",
             "evaluate = vggt_ros.cli.evaluate:main",
+            "export = vggt_ros.cli.export:main",
             "benchmark = vggt_ros.cli.benchmark:main",
             "parity = vggt_ros.cli.parity:main",
         ],

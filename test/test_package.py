@@ -126,7 +126,7 @@ def entry_points() -> dict[str, tuple[str, str]]:
     return {name: (module, function) for name, module, function in found}
 
 
-@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "benchmark"])
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark"])
 def test_entry_points_lead_somewhere(name):
     module, function = entry_points()[name]
     path = ROOT / Path(*module.split(".")).with_suffix(".py")

@@ -227,6 +227,23 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """The occupancy grid."""
+
+    resolution: float = _setting(0.05, "Edge of a cell.", unit="m", low=0.005, high=10.0)
+    min_height: float = _setting(0.15, "Lowest z in `map` of what is an obstacle; what is lower is floor.",
+                                 unit="m", low=-100.0, high=100.0)
+    max_height: float = _setting(1.0, "Highest z in `map` of what is an obstacle: the robot passes under the rest.",
+                                 unit="m", low=-100.0, high=100.0)
+    max_range: float = _setting(8.0, "Rays end here, and nothing beyond it is an obstacle.",
+                                unit="m", low=0.1, high=1000.0)
+    min_confidence: float = _setting(0.3, "Depth of lower confidence rank takes no part.",
+                                     unit="rank", low=0.0, high=1.0)
+    max_cells: int = _setting(1500, "Most cells along a side; a larger map is cut off around its middle.",
+                              low=10, high=10000)
+
+
+@dataclass(frozen=True)
 class TfConfig:
     """Frames after REP-103 and REP-105."""
 
@@ -259,6 +276,7 @@ class Config:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     map: MapConfig = field(default_factory=MapConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
     tf: TfConfig = field(default_factory=TfConfig)
 
     def __post_init__(self) -> None:
@@ -268,6 +286,9 @@ class Config:
         if self.windows.overlap >= self.windows.size:
             raise ConfigError(f"windows.overlap: {self.windows.overlap} must be less than windows.size, "
                               f"{self.windows.size}")
+        if self.grid.min_height >= self.grid.max_height:
+            raise ConfigError(f"grid.min_height: {self.grid.min_height} must be less than grid.max_height, "
+                              f"{self.grid.max_height}")
         if self.odometry_source == "tf" and self.tf.mode not in ("map_to_odom", "none"):
             raise ConfigError(f"scale.odometry: tf, but with tf.mode {self.tf.mode} what is in TF is our own odometry; "
                               "set tf.mode to map_to_odom or none")

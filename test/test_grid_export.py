@@ -1,0 +1,185 @@
+"""The grid against the exact room, and exports as other programs read them."""
+
+from dataclasses import replace
+from functools import cache
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from scenes import lap, run, trajectory_error
+
+from vggt_ros.cli import export as export_command
+from vggt_ros.config import Config, ConfigError, GridConfig
+from vggt_ros.export import Export, write_nav2
+from vggt_ros.files import read_ply, read_trajectory
+from vggt_ros.geometry import inverse
+from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
+from vggt_ros.solution import PointCloud, Solution
+from vggt_ros.storage import save_map
+from vggt_ros.synthetic import room
+
+SETTINGS = GridConfig(min_height=0.15, max_height=1.2)
+
+
+@cache
+def mapped():
+    return run(lap(), Config(), lap().oracle()).slam
+
+
+@cache
+def in_the_room():
+    """The solution in meters and in the room's own axes, z up."""
+    solution = mapped().solution
+    world_map = trajectory_error(*mapped().trajectory(0), lap())[1]
+    return replace(solution, map_camera=np.array([world_map.apply_pose(p) for p in solution.map_camera]),
+                   scale=solution.scale * world_map.scale)
+
+
+@cache
+def grid():
+    return occupancy_grid(in_the_room(), np.eye(4), SETTINGS)
+
+
+def surfaces(scene):
+    """Points (n, 2), dense, of all surfaces of a scene within the band of heights."""
+    found = []
+    for face in scene.faces:
+        steps = [np.linspace(0, 1, 2 + int(np.linalg.norm(edge) / 0.01)) for edge in (face.right, face.down)]
+        points = face.corner + steps[0][:, None, None] * face.right + steps[1][None, :, None] * face.down
+        points = points.reshape(-1, 3)
+        found.append(points[(points[:, 2] > SETTINGS.min_height) & (points[:, 2] < SETTINGS.max_height)][:, :2])
+    return np.concatenate(found)
+
+
+def distance_to_surfaces(cells):
+    """Distance in meters of the centers of `cells` (n, 2), column and row, from the nearest surface in the band."""
+    result = grid()
+    truth = np.full((result.cells.shape[0] + 80, result.cells.shape[1] + 80), 255, np.uint8)
+    where = np.floor((surfaces(room()) - result.origin) / result.resolution).astype(int) + 40
+    inside = (where >= 0).all(1) & (where[:, 0] < truth.shape[1]) & (where[:, 1] < truth.shape[0])
+    truth[where[inside, 1], where[inside, 0]] = 0
+    away = cv2.distanceTransform(truth, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * result.resolution
+    return away[cells[:, 1] + 40, cells[:, 0] + 40]
+
+
+def cells_of(value):
+    rows, columns = np.nonzero(grid().cells == value)
+    return np.column_stack([columns, rows])
+
+
+def test_obstacles_are_where_surfaces_are():
+    away = distance_to_surfaces(cells_of(OCCUPIED))
+    assert len(away) > 50
+    assert np.mean(away <= 1.5 * SETTINGS.resolution) > 0.97
+
+
+def test_free_cells_are_free_and_in_the_room():
+    """No free cell beyond a wall, and hardly one on a surface."""
+    cells = cells_of(FREE)
+    places = grid().origin + (cells + 0.5) * grid().resolution
+    assert len(cells) > 500
+    assert (np.abs(places) < (2.5 + 0.06, 2.0 + 0.06)).all()
+    assert np.mean(distance_to_surfaces(cells) < 0.5 * SETTINGS.resolution) < 0.03
+
+
+def test_where_the_camera_was_is_free():
+    """The cameras' own places, except where the path leads over furniture lower than the camera."""
+    cells = np.floor((in_the_room().map_camera[:, :2, 3] - grid().origin) / grid().resolution).astype(int)
+    cells = cells[distance_to_surfaces(cells) > 0.2]
+    assert len(cells) > 5
+    assert np.mean(grid().cells[cells[:, 1], cells[:, 0]] == FREE) > 0.9
+
+
+def test_what_nobody_has_seen_is_unknown():
+    """Beyond the walls everything is; with a single keyframe, also what is behind the camera."""
+    places = grid().origin + (cells_of(UNKNOWN) + 0.5) * grid().resolution
+    assert (np.abs(places) > (2.5, 2.0)).any()
+    whole = in_the_room()
+    one = Solution(version=1, ids=whole.ids[:1], stamps=whole.stamps[:1], submaps=whole.submaps[:1],
+                   windows=whole.windows[:1], map_camera=whole.map_camera[:1], scale=whole.scale[:1], kept=whole.kept)
+    small = occupancy_grid(one, np.eye(4), SETTINGS)
+    rows, columns = np.nonzero(small.cells != UNKNOWN)
+    places = small.origin + (np.column_stack([columns, rows]) + 0.5) * small.resolution
+    ahead = (places - one.map_camera[0, :2, 3]) @ one.map_camera[0, :2, 2]
+    assert ahead.min() > -2 * small.resolution
+
+
+def test_the_size_is_bounded():
+    small = occupancy_grid(in_the_room(), np.eye(4), replace(SETTINGS, max_cells=30))
+    assert max(small.cells.shape) == 30
+
+
+def test_an_empty_map_has_an_empty_grid():
+    assert occupancy_grid(Solution(), np.eye(4), SETTINGS).cells.size == 0
+
+
+def test_a_band_has_a_bottom_below_its_top():
+    with pytest.raises(ConfigError, match=r"grid\.min_height"):
+        Config().replace({"grid.min_height": 2.0})
+
+
+def test_nav2_reads_rows_from_the_top(tmp_path):
+    """map_server: the first row of the image is the largest y; 0 occupied, 254 free, 205 unknown."""
+    cells = np.array([[FREE, OCCUPIED], [UNKNOWN, FREE]], np.int8)
+    write_nav2(tmp_path / "map.yaml", Grid(cells, np.array([-1.0, 2.0]), 0.05))
+    image = cv2.imread(str(tmp_path / "map.pgm"), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(image, [[205, 254], [254, 0]])
+    text = yaml.safe_load((tmp_path / "map.yaml").read_text())
+    assert text["image"] == "map.pgm" and text["origin"] == [-1, 2, 0] and text["resolution"] == 0.05
+    occupied = (255 - image.astype(float)) / 255  # as map_server interprets it
+    assert ((occupied > text["occupied_thresh"]) == (cells[::-1] == OCCUPIED)).all()
+    assert ((occupied < text["free_thresh"]) == (cells[::-1] == FREE)).all()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The demo room's map, saved, and exported by the command; and the export's own view of it."""
+    folder = tmp_path_factory.mktemp("export")
+    upright = lap().world_camera[0]
+    record = mapped().record(upright)
+    nothing = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+    save_map(folder / "map", record, nothing, np.tile(np.eye(4), (len(record), 1, 1)), Config())
+    assert export_command.main([str(folder / "map"), "--output", str(folder / "out")]) == 0
+    return folder / "out", Export(record, Config())
+
+
+def test_the_trajectory_and_the_points_are_the_maps(exported):
+    folder, export = exported
+    stamps, poses = read_trajectory(folder / "trajectory.txt")
+    np.testing.assert_array_equal(stamps, export.solution.stamps)
+    np.testing.assert_allclose(poses, export.map_camera, atol=1e-6)
+    assert len(read_ply(folder / "map.ply")) == len(mapped().map_cloud())
+
+
+def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(exported):
+    """pycolmap's own reader; every image's colors at the projected points are the points' colors."""
+    pycolmap = pytest.importorskip("pycolmap")
+    folder, export = exported
+    model = pycolmap.Reconstruction(str(folder / "colmap" / "sparse" / "0"))
+    assert len(model.images) == len(export.solution) and len(model.points3D) == len(export.cloud)
+    points = np.array([point.xyz for point in model.points3D.values()])
+    colors = np.array([point.color for point in model.points3D.values()], float)
+    close = []
+    for row, image in enumerate(sorted(model.images.values(), key=lambda i: i.name)):
+        pose = np.eye(4)
+        pose[:3] = image.cam_from_world().matrix()
+        np.testing.assert_allclose(inverse(pose), export.map_camera[row], atol=1e-6)
+        if row % 8:
+            continue
+        picture = cv2.cvtColor(cv2.imread(str(folder / "colmap" / "images" / image.name)), cv2.COLOR_BGR2RGB)
+        local = points @ pose[:3, :3].T + pose[:3, 3]
+        kept = export.solution.kept[int(export.solution.ids[row])]
+        k = model.cameras[image.camera_id].calibration_matrix()
+        pixels = np.floor(local @ k.T / local[:, 2:])[:, :2].astype(int)  # COLMAP: pixel 0 covers 0 to 1
+        height, width = picture.shape[:2]
+        seen = (local[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels < (width, height)).all(1)
+        there = kept.depth[pixels[seen, 1], pixels[seen, 0]].astype(float) * export.solution.scale[row]
+        front = np.abs(there / local[seen, 2] - 1) < 0.02
+        close.append(np.abs(picture[pixels[seen, 1], pixels[seen, 0]] - colors[seen])[front].mean(1))
+    assert np.median(np.concatenate(close)) < 12
+
+
+def test_export_names_what_is_wrong(tmp_path, capsys):
+    assert export_command.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
+    assert "no map is saved there" in capsys.readouterr().err

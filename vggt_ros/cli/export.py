@@ -1,0 +1,38 @@
+"""export: a saved map in the formats of other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vggt_ros.config import Config, ConfigError
+from vggt_ros.export import FORMATS, Export
+from vggt_ros.storage import StorageError, load_map
+
+
+def main(args: list[str] | None = None) -> int:
+    """Export the map named on the command line."""
+    parser = argparse.ArgumentParser(prog="export", description="Writes a saved map in the formats of other programs.")
+    parser.add_argument("map", type=Path, help="folder of a saved map")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--format", action="append", choices=FORMATS, default=[],
+                        help="may be given more than once; all if it is not given")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="change a setting, such as map.voxel or grid.max_height")
+    options = parser.parse_args(args)
+    try:
+        config = Config().parse(options.set)
+        export = Export(load_map(options.map.expanduser()), config)
+        folder = options.output.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in options.format or FORMATS:
+            print(f"{name}: " + ", ".join(str(path) for path in getattr(export, name)(folder)))
+    except (ConfigError, StorageError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

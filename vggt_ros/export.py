@@ -1,0 +1,102 @@
+"""A saved map in the formats of others: PLY, TUM trajectory, COLMAP text, and the map of Nav2's map_server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.atlas import Atlas
+from vggt_ros.config import Config
+from vggt_ros.files import format_stamp, write_ply, write_trajectory
+from vggt_ros.geometry import Array, inverse, quaternion_from_matrix
+from vggt_ros.grid import FREE, OCCUPIED, Grid, occupancy_grid
+from vggt_ros.map_record import MapRecord
+from vggt_ros.point_map import PointMap
+from vggt_ros.solution import PointCloud, Solution
+
+
+class Export:
+    """What a saved map is, in the z-up frame `map`."""
+
+    def __init__(self, record: MapRecord, config: Config) -> None:
+        """Rebuild the map; points and grid are chosen with the settings of `config`."""
+        atlas = Atlas(config)
+        atlas.restore(record)
+        self.solution: Solution = atlas.solution()
+        points = PointMap(config.map)
+        points.update(self.solution)
+        cloud = points.cloud(self.solution)
+        turn = record.map_world
+        self._turn, self._config = turn, config
+        self.map_camera: Array = turn @ self.solution.map_camera
+        self.cloud = PointCloud((cloud.points @ turn[:3, :3].T + turn[:3, 3]).astype(np.float32), cloud.colors,
+                                cloud.confidence)
+
+    def ply(self, folder: Path) -> list[Path]:
+        """Write `map.ply`."""
+        write_ply(folder / "map.ply", self.cloud)
+        return [folder / "map.ply"]
+
+    def tum(self, folder: Path) -> list[Path]:
+        """Write `trajectory.txt`: the keyframes' cameras in `map`, optical axes."""
+        write_trajectory(folder / "trajectory.txt", self.solution.stamps, self.map_camera)
+        return [folder / "trajectory.txt"]
+
+    def colmap(self, folder: Path) -> list[Path]:
+        """Write `colmap/sparse/0/{cameras,images,points3D}.txt` and the kept images, for Gaussian splatting.
+
+        The images are as small as they are kept (`map.kept_width`); the points have no tracks. COLMAP's pixel centers
+        are at halves, ours at integers; its poses are `camera_world`.
+        """
+        sparse, images = folder / "colmap" / "sparse" / "0", folder / "colmap" / "images"
+        sparse.mkdir(parents=True, exist_ok=True)
+        images.mkdir(parents=True, exist_ok=True)
+        cameras: dict[tuple[float, ...], int] = {}
+        lines = []
+        for row, keyframe in enumerate(self.solution.ids.tolist()):
+            kept = self.solution.kept[keyframe]
+            (height, width), k = kept.depth.shape, kept.intrinsics
+            key = (width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5)
+            camera = cameras.setdefault(key, len(cameras) + 1)
+            camera_map = inverse(self.map_camera[row])
+            x, y, z, w = quaternion_from_matrix(camera_map[:3, :3])
+            name = f"{format_stamp(kept.stamp)}.png"
+            cv2.imwrite(str(images / name), cv2.cvtColor(kept.color, cv2.COLOR_RGB2BGR))
+            values = " ".join(f"{value:.12g}" for value in (w, x, y, z, *camera_map[:3, 3]))
+            lines.append(f"{row + 1} {values} {camera} {name}\n\n")
+        (sparse / "cameras.txt").write_text("".join(
+            f"{number} PINHOLE {width:.0f} {height:.0f} " + " ".join(f"{value:.12g}" for value in rest) + "\n"
+            for (width, height, *rest), number in cameras.items()))
+        (sparse / "images.txt").write_text("".join(lines))
+        (sparse / "points3D.txt").write_text("".join(
+            f"{number} {x:.6g} {y:.6g} {z:.6g} {r} {g} {b} 0\n"
+            for number, ((x, y, z), (r, g, b)) in enumerate(zip(self.cloud.points, self.cloud.colors, strict=True), 1)))
+        return [sparse, images]
+
+    def nav2(self, folder: Path) -> list[Path]:
+        """Write `nav2.pgm` and `nav2.yaml` for map_server, in its trinary mode."""
+        grid = occupancy_grid(self.solution, self._turn, self._config.grid)
+        write_nav2(folder / "nav2.yaml", grid)
+        return [folder / "nav2.yaml", folder / "nav2.pgm"]
+
+
+FORMATS = ("ply", "tum", "colmap", "nav2")
+"""Names of the methods that write a format."""
+
+
+def write_nav2(path: Path, grid: Grid) -> None:
+    """Write a grid as map_server reads it: `path` (yaml) and a pgm beside it, whose first row is the largest y.
+
+    https://docs.nav2.org/configuration/packages/configuring-map-server.html: free 254, occupied 0, unknown 205.
+    """
+    pixels: NDArray[np.uint8] = np.full(grid.cells.shape, 205, np.uint8)
+    pixels[grid.cells == FREE], pixels[grid.cells == OCCUPIED] = 254, 0
+    height, width = pixels.shape
+    image = path.with_suffix(".pgm")
+    image.write_bytes(f"P5\n{width} {height}\n255\n".encode() + pixels[::-1].tobytes())
+    x, y = (float(value) for value in grid.origin)
+    path.write_text(f"image: {image.name}\nmode: trinary\nresolution: {grid.resolution:.6g}\n"
+                    f"origin: [{x:.6g}, {y:.6g}, 0]\nnegate: 0\noccupied_thresh: 0.65\nfree_thresh: 0.196\n")
