@@ -91,7 +91,8 @@ def test_a_chain_that_breaks_begins_a_new_submap():
     assert done.slam.counts.submaps == 2
     fresh = [u for u in done.updates if u.new_submap]
     assert len(fresh) == 1
-    assert fresh[0].refused == "no keyframe of the window is known; then: no matches"
+    assert fresh[0].refused == \
+        "no keyframe of the window is known, nor was one found in the map; then: no matches"
     assert done.slam.counts.unplaced == 0  # those of the lost windows never came to it
     for submap in range(2):
         stamps, poses = done.slam.trajectory(submap)
