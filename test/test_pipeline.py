@@ -258,14 +258,15 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
 
 
-def test_tracking_bridges_a_slow_reconstructor():
-    """Windows are solved 20 frames late: the tracker goes on by its own points, and the odometry does not jump."""
+@pytest.mark.parametrize("late", [20, 32])
+def test_tracking_bridges_a_slow_reconstructor(late):
+    """Windows are solved so many frames late: the tracker goes on by its own points, the odometry does not jump."""
     sequence = lap()
     slam, waiting, tracked = Slam(Config(), sequence.oracle()), [], []
     for i, frame in enumerate(sequence.frames):
         tracked.append(slam.track(frame))
         if tracked[-1].window:
-            waiting.append((i + 20, tracked[-1].window))
+            waiting.append((i + late, tracked[-1].window))
         while waiting and waiting[0][0] <= i:
             slam.step(waiting.pop(0)[1])
     first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")

@@ -24,6 +24,8 @@ from vggt_ros.solution import Solution
 
 _MEMORY = 60
 """Keyframes that are remembered by their tracks and features."""
+_ENOUGH = 4
+"""With so many times `tracking.min_inliers` landmarks of solved depth, none are kept whose drift is not known."""
 _MIN_ANGLE = np.radians(1.5)
 """Least angle between the rays of a point that is triangulated."""
 _INLIER = 3.0
@@ -142,9 +144,11 @@ class Tracker:
         if not solved:
             return
         self._reference = solved[0]
-        # The newest may have been a keyframe while nothing was known yet, or while lost.
-        located = next((k for k in solved if self._sightings[k].world_camera is not None), solved[0])
-        correction = self._correction(located, moved, solution)
+        correction = self._correction(solved[0], moved, solution)
+        if correction is None and len(self._landmarks) < _ENOUGH * self._config.min_inliers:
+            # The newest was made while nothing was known yet, or while lost: an older one tells less of the drift.
+            located = next((k for k in solved if self._sightings[k].world_camera is not None), solved[0])
+            correction = self._correction(located, moved, solution)
         for keyframe, sighting in self._sightings.items():
             row = solution.index(keyframe)
             if row is not None:
