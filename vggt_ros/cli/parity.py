@@ -17,12 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--allow-spread", action="store_true", help="let tracks differ by 4 times what float32's "
                         "rounding moves them by, which is measured and printed")
+    parser.add_argument("--bfloat16", action="store_true", help="also print what bfloat16 in the aggregator costs, "
+                        "beside the published way of it; more than 1.5 times that fails")
     options = parser.parse_args(arguments)
     if not options.file.is_file():
         print(f"parity: {options.file} does not exist", file=sys.stderr)
         return 1
     try:
-        from vggt_ros.reconstruction.vggt.parity import compare, rule_network, track_spread
+        from vggt_ros.reconstruction.vggt.parity import bfloat16_errors, compare, rule_network, track_spread
     except ModuleNotFoundError as missing:
         print(f"parity: {missing.name} is not installed: pip install {missing.name}", file=sys.stderr)
         return 1
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         network = rule_network({"small": SMALL, "full": PUBLISHED}[options.network], options.seed)
         errors = compare(options.file, network)
         spread = track_spread(options.file, network) if options.allow_spread and "track_track" in errors else {}
+        halves = bfloat16_errors(options.file, network) if options.bfloat16 else {}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         print(f"parity: {options.file} is not a file of reference outputs: {problem}", file=sys.stderr)
         return 1
@@ -43,6 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(name)
             note += "  FAILED"
         print(f"{name:<22} {error:.2e}{note}")
+    for name, (ours, published) in halves.items():
+        if not ours <= 1.5 * published:
+            failed.append(f"{name} in bfloat16")
+        print(f"{name:<22} bfloat16: {ours:.2e}, published mode {published:.2e}, ratio {ours / published:.2f}")
     print(f"FAILED: {', '.join(failed)}" if failed else "passed", f"(tolerance {options.tolerance:.0e})")
     return 1 if failed else 0
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.decoding import camera_from_world, predicted_intrinsics, unproject
 from vggt_ros.reconstruction.vggt.network import OUTPUTS, Network
+from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
+from vggt_ros.reconstruction.vggt.weights import stored
 
 
 def rule_network(sizes: Sizes, seed: int) -> Network:
@@ -78,6 +80,26 @@ def compare(file: Path, network: Network) -> dict[str, float]:
     ours = dict(outputs(network, frames, height, width, stride, "track_track" in reference))
     return {name: relative_error(ours[name], value) if name in ours else float("inf")
             for name, value in reference.items()}
+
+
+def bfloat16_errors(file: Path, network: Network) -> dict[str, tuple[float, float]]:
+    """Return the relative error of cameras, depth and points with bfloat16 in the aggregator, against float32.
+
+    Of each array, first that of ours, the matrices kept in bfloat16 (`network` is changed so), then that of the
+    reference mode, autocast over float32 weights.
+    """
+    with np.load(file) as data:
+        frames, height, width, _ = (int(value) for value in data["meta"])
+    images = torch.from_numpy(rule.images(frames, height, width))
+    exact, published = (reference(network, images, kind) for kind in (torch.float32, torch.bfloat16))
+    for name, value in network.named_parameters():
+        value.data = value.to(stored(name, tuple(value.shape), torch.bfloat16))
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            layers = network.aggregate(network.aggregator.encode(images), (height, width))
+        ours = network.decode({layer: x.float() for layer, x in layers.items()}, (height, width), OUTPUTS)
+    return {name: (relative_error(ours[name], value.numpy()), relative_error(published[name], value.numpy()))
+            for name, value in exact.items()}
 
 
 def track_spread(file: Path, network: Network, runs: int = 4, noise: float = 1e-7) -> dict[str, float]:
