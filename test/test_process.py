@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -36,3 +38,13 @@ def test_same_answers_same_refusals_and_a_death_survived():
         assert elsewhere.reconstruct(window(5)).keyframe_ids == there.keyframe_ids
     finally:
         elsewhere.close()
+
+
+def test_without_pycolmap_the_package_loads_and_names_it():
+    """There is no wheel of it for Linux on ARM, where VGGT must run without it."""
+    code = ("import sys; sys.modules['pycolmap'] = None\n"
+            "from vggt_ros.reconstruction import create_reconstructor\n"
+            "from vggt_ros.config import Config\n"
+            "create_reconstructor(Config(reconstructor='multiview'))")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ConfigError: multiview needs pycolmap" in answer.stderr

@@ -7,8 +7,6 @@ from importlib.util import find_spec
 
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.reconstruction.multiview import Multiview
-from vggt_ros.reconstruction.process import MultiviewProcess
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
@@ -23,12 +21,11 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         apart: give multiview a process of its own, for those who track at the same time.
 
     Raises:
-        ConfigError: `vggt` is asked for and cannot run, or its weights do not load.
+        ConfigError: `vggt` is asked for and cannot run, its weights do not load, or pycolmap is missing for multiview.
 
     """
-    multiview = MultiviewProcess if apart else Multiview
     if config.reconstructor == "multiview":
-        return multiview(config), "multiview, as set"
+        return _multiview(config, apart), "multiview, as set"
     # torch is gigabytes, and nothing else needs it.
     lacking = "torch is not installed" if find_spec("torch") is None else ""
     if not lacking:
@@ -46,4 +43,13 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
             raise ConfigError(str(error)) from error
     if config.reconstructor == "vggt":
         raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
-    return multiview(config), f"multiview, since {lacking}"
+    return _multiview(config, apart), f"multiview, since {lacking}"
+
+
+def _multiview(config: Config, apart: bool) -> Reconstructor:
+    # pycolmap has no wheel for Linux on ARM; there VGGT must run without it.
+    if find_spec("pycolmap") is None:
+        raise ConfigError("multiview needs pycolmap, which is not installed (docs/install.md)")
+    from vggt_ros.reconstruction.multiview import Multiview
+    from vggt_ros.reconstruction.process import MultiviewProcess
+    return MultiviewProcess(config) if apart else Multiview(config)
