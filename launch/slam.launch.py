@@ -16,7 +16,7 @@ from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 NODE = "vggt_slam"
-SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image")
+SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid")
 """Topics of the node that config/slam.rviz shows."""
 
 

@@ -7,14 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from floor_plan import cells_of, distance_to, surfaces
 from scenes import lap, run, trajectory_error
 
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, ConfigError, GridConfig
 from vggt_ros.export import Export, write_nav2
 from vggt_ros.files import read_ply, read_trajectory
-from vggt_ros.geometry import inverse
-from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
+from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.solution import PointCloud, Solution
 from vggt_ros.storage import save_map
 from vggt_ros.synthetic import room
@@ -41,42 +42,24 @@ def grid():
     return occupancy_grid(in_the_room(), np.eye(4), SETTINGS)
 
 
-def surfaces(scene):
-    """Points (n, 2), dense, of all surfaces of a scene within the band of heights."""
-    found = []
-    for face in scene.faces:
-        steps = [np.linspace(0, 1, 2 + int(np.linalg.norm(edge) / 0.01)) for edge in (face.right, face.down)]
-        points = face.corner + steps[0][:, None, None] * face.right + steps[1][None, :, None] * face.down
-        points = points.reshape(-1, 3)
-        found.append(points[(points[:, 2] > SETTINGS.min_height) & (points[:, 2] < SETTINGS.max_height)][:, :2])
-    return np.concatenate(found)
+@cache
+def plan():
+    return surfaces(room(), SETTINGS.min_height, SETTINGS.max_height)
 
 
 def distance_to_surfaces(cells):
-    """Distance in meters of the centers of `cells` (n, 2), column and row, from the nearest surface in the band."""
-    result = grid()
-    truth = np.full((result.cells.shape[0] + 80, result.cells.shape[1] + 80), 255, np.uint8)
-    where = np.floor((surfaces(room()) - result.origin) / result.resolution).astype(int) + 40
-    inside = (where >= 0).all(1) & (where[:, 0] < truth.shape[1]) & (where[:, 1] < truth.shape[0])
-    truth[where[inside, 1], where[inside, 0]] = 0
-    away = cv2.distanceTransform(truth, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * result.resolution
-    return away[cells[:, 1] + 40, cells[:, 0] + 40]
-
-
-def cells_of(value):
-    rows, columns = np.nonzero(grid().cells == value)
-    return np.column_stack([columns, rows])
+    return distance_to(plan(), grid(), cells)
 
 
 def test_obstacles_are_where_surfaces_are():
-    away = distance_to_surfaces(cells_of(OCCUPIED))
+    away = distance_to_surfaces(cells_of(grid(), OCCUPIED))
     assert len(away) > 50
     assert np.mean(away <= 1.5 * SETTINGS.resolution) > 0.97
 
 
 def test_free_cells_are_free_and_in_the_room():
     """No free cell beyond a wall, and hardly one on a surface."""
-    cells = cells_of(FREE)
+    cells = cells_of(grid(), FREE)
     places = grid().origin + (cells + 0.5) * grid().resolution
     assert len(cells) > 500
     assert (np.abs(places) < (2.5 + 0.06, 2.0 + 0.06)).all()
@@ -93,7 +76,7 @@ def test_where_the_camera_was_is_free():
 
 def test_what_nobody_has_seen_is_unknown():
     """Beyond the walls everything is; with a single keyframe, also what is behind the camera."""
-    places = grid().origin + (cells_of(UNKNOWN) + 0.5) * grid().resolution
+    places = grid().origin + (cells_of(grid(), UNKNOWN) + 0.5) * grid().resolution
     assert (np.abs(places) > (2.5, 2.0)).any()
     whole = in_the_room()
     one = Solution(version=1, ids=whole.ids[:1], stamps=whole.stamps[:1], submaps=whole.submaps[:1],
@@ -108,6 +91,65 @@ def test_what_nobody_has_seen_is_unknown():
 def test_the_size_is_bounded():
     small = occupancy_grid(in_the_room(), np.eye(4), replace(SETTINGS, max_cells=30))
     assert max(small.cells.shape) == 30
+
+
+def first(solution, count):
+    """The solution as it was when it had so many keyframes."""
+    return replace(solution, ids=solution.ids[:count], stamps=solution.stamps[:count],
+                   submaps=solution.submaps[:count], windows=solution.windows[:count],
+                   map_camera=solution.map_camera[:count], scale=solution.scale[:count])
+
+
+def assert_same(found, expected):
+    assert (found.cells.shape, found.resolution) == (expected.cells.shape, expected.resolution)
+    np.testing.assert_array_equal(found.origin, expected.origin)
+    np.testing.assert_array_equal(found.cells, expected.cells)
+
+
+@pytest.mark.parametrize("cells", [1500, 60])
+def test_a_grid_that_grows_and_shrinks_is_the_one_made_at_once(cells):
+    """Also where the map is cut off, around a middle that moves; what is known is not cast again."""
+    settings, whole = replace(SETTINGS, max_cells=cells), first(in_the_room(), 12)
+    occupancy = Occupancy(settings)
+    for count, casts in ((3, 3), (9, 9), (12, 12), (5, 12)):
+        assert occupancy.update(first(whole, count), np.eye(4)) == 0
+        assert_same(occupancy.grid(), occupancy_grid(first(whole, count), np.eye(4), settings))
+        assert occupancy.casts == casts
+
+
+def test_only_what_moved_is_cast_again():
+    whole = first(in_the_room(), 10)
+    occupancy = Occupancy(SETTINGS)
+    occupancy.update(whole, np.eye(4))
+    poses, scale = whole.map_camera.copy(), whole.scale.copy()
+    poses[4, :3, 3] += 0.3
+    poses[5, :3, :3] = so3_exp(np.array([0.0, 0.0, 0.2])) @ poses[5, :3, :3]
+    scale[6] *= 1.1
+    poses[7, :3, 3] += 0.001  # a fraction of a cell
+    moved = replace(whole, map_camera=poses, scale=scale)
+    occupancy.update(moved, np.eye(4))
+    assert occupancy.casts == 10 + 3
+    poses[7] = whole.map_camera[7]
+    assert_same(occupancy.grid(), occupancy_grid(moved, np.eye(4), SETTINGS))
+
+
+def test_small_moves_add_up():
+    """A keyframe that creeps is held against where it was cast, not against where it was last."""
+    one, shift = first(in_the_room(), 1), np.eye(4)
+    occupancy = Occupancy(SETTINGS)
+    for _ in range(30):
+        shift[0, 3] += 0.01
+        occupancy.update(one, shift)
+    assert 30 * 0.01 / (0.5 * SETTINGS.resolution + 0.01) - 1 <= occupancy.casts < 30
+
+
+def test_a_turn_of_the_map_takes_as_many_updates_as_the_limit_says_and_new_keyframes_go_first():
+    whole, turn = first(in_the_room(), 10), pose(so3_exp(np.array([0.0, 0.0, 0.5])), np.zeros(3))
+    occupancy = Occupancy(SETTINGS)
+    occupancy.update(first(whole, 8), np.eye(4))
+    assert [occupancy.update(whole, turn, limit=4) for _ in range(4)] == [6, 2, 0, 0]
+    assert occupancy.casts == 8 + 10
+    assert_same(occupancy.grid(), occupancy_grid(whole, turn, SETTINGS))
 
 
 def test_an_empty_map_has_an_empty_grid():
@@ -162,13 +204,13 @@ def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(e
     colors = np.array([point.color for point in model.points3D.values()], float)
     close = []
     for row, image in enumerate(sorted(model.images.values(), key=lambda i: i.name)):
-        pose = np.eye(4)
-        pose[:3] = image.cam_from_world().matrix()
-        np.testing.assert_allclose(inverse(pose), export.map_camera[row], atol=1e-6)
+        camera_map = np.eye(4)
+        camera_map[:3] = image.cam_from_world().matrix()
+        np.testing.assert_allclose(inverse(camera_map), export.map_camera[row], atol=1e-6)
         if row % 8:
             continue
         picture = cv2.cvtColor(cv2.imread(str(folder / "colmap" / "images" / image.name)), cv2.COLOR_BGR2RGB)
-        local = points @ pose[:3, :3].T + pose[:3, 3]
+        local = points @ camera_map[:3, :3].T + camera_map[:3, 3]
         kept = export.solution.kept[int(export.solution.ids[row])]
         k = model.cameras[image.camera_id].calibration_matrix()
         pixels = np.floor(local @ k.T / local[:, 2:])[:, :2].astype(int)  # COLMAP: pixel 0 covers 0 to 1

@@ -171,7 +171,8 @@ def rviz_topics() -> dict[str, tuple[str, str]]:
 
 DISPLAYS = {"PointCloud2": "sensor_msgs/msg/PointCloud2", "Path": "nav_msgs/msg/Path",
             "MarkerArray": "visualization_msgs/msg/MarkerArray", "Odometry": "nav_msgs/msg/Odometry",
-            "PoseWithCovariance": "geometry_msgs/msg/PoseWithCovarianceStamped", "Image": "sensor_msgs/msg/Image"}
+            "PoseWithCovariance": "geometry_msgs/msg/PoseWithCovarianceStamped", "Image": "sensor_msgs/msg/Image",
+            "Map": "nav_msgs/msg/OccupancyGrid"}
 """Display of RViz to the type that it shows."""
 
 
@@ -205,10 +206,10 @@ def node_topics(tmp_path_factory):
 
 
 def test_node_publishes_what_was_promised(node_topics):
-    promised = {"odom", "pose", "path", "cloud", "map", "depth/image", "depth/camera_info", "markers", "status"}
+    promised = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
     assert set(node_topics) == {f"/vggt_slam/{name}" for name in promised} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
-        {"path", "map", "markers", "status"}
+        {"path", "map", "grid", "markers", "status"}
 
 
 def test_rviz_shows_what_the_node_publishes(node_topics):

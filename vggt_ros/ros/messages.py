@@ -15,13 +15,14 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseStamped, PoseWithCovarianceStamped, TransformStamped
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry, Path
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
+from vggt_ros.grid import Grid
 from vggt_ros.solution import PointCloud, Solution
 
 Array = NDArray[np.float64]
@@ -162,6 +163,15 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
     for channel in range(3):
         raw[:, 14 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
     return message
+
+
+def occupancy_grid(grid: Grid, head: Header) -> OccupancyGrid:
+    """Return a grid of the frame of `head`: row-major from its origin, -1 unknown, 0 free, 100 occupied."""
+    height, width = grid.cells.shape
+    corner = pose(np.eye(3), np.array([*grid.origin, 0.0]))
+    info = MapMetaData(map_load_time=head.stamp, resolution=grid.resolution, width=width,
+                       height=height, origin=pose_message(corner))
+    return OccupancyGrid(header=head, info=info, data=array.array("b", grid.cells.tobytes()))
 
 
 def depth_image(depth: NDArray[np.floating], head: Header) -> Image:

@@ -19,6 +19,7 @@ from vggt_ros.config import TfConfig
 from vggt_ros.geometry import Array, inverse
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
+from vggt_ros.ros.grid_output import GridOutput
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.solution import PointCloud, Solution, TrackedFrame
 
@@ -48,6 +49,7 @@ class Outputs:
         self.path = create(Path, "~/path", LATCHED)
         self.cloud = create(PointCloud2, "~/cloud", 2)
         self.map = create(PointCloud2, "~/map", LATCHED)
+        self.grid = GridOutput(node, slam, in_worker, LATCHED)
         self.depth = create(Image, "~/depth/image", 10)
         self.depth_info = create(CameraInfo, "~/depth/camera_info", 10)
         self.markers = create(MarkerArray, "~/markers", LATCHED)
@@ -61,6 +63,7 @@ class Outputs:
     def clear(self) -> None:
         """Forget what belongs to the map before a reset; that it is empty now is published like any change."""
         self._map_request = None
+        self.grid.clear()
         self._odometry: tuple[int, Array] | None = None
         self._last_odom_base = np.eye(4)
 
@@ -69,6 +72,7 @@ class Outputs:
         for publisher in (self.odom, self.pose, self.path, self.cloud, self.map, self.depth, self.depth_info,
                           self.markers, self.status, self.diagnostics):
             self._node.destroy_publisher(publisher)
+        self.grid.close()
 
     def publish_tracked(self, tracked: TrackedFrame) -> None:
         """Publish odometry and pose of an image; without a pose, the last odometry with an unbounded covariance."""
@@ -104,9 +108,9 @@ class Outputs:
             self.cloud.publish(messages.point_cloud(self._slam.keyframe_cloud(known[-1]), head))
 
     def refresh(self) -> None:
-        """Publish path, markers and map, each if it has changed and somebody subscribes."""
+        """Publish path, markers, map and grid, each if it has changed and somebody subscribes."""
         solution, turn = self._slam.solution, self._frames.map_world
-        if turn is None or (len(solution) == 0 and not self._published):
+        if turn is None or (len(solution) == 0 and not self._published and not self.grid.published):
             return
         base_camera = self._frames.base_camera
         if base_camera is not None and self._is_new(self.path, solution):
@@ -126,10 +130,12 @@ class Outputs:
                 self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}")
             else:
                 self.map.publish(request.result())
+        self.grid.refresh(turn, head)
 
     def republish(self) -> None:
         """Let everything be published anew, although the map has not changed."""
         self._published.clear()
+        self.grid.republish()
 
     def _is_new(self, publisher: Any, solution: Solution) -> bool:
         """Return True if somebody subscribes who has not had this solution, and note that it is published now."""

@@ -1,0 +1,89 @@
+"""The grid as the node publishes it, on real DDS, against the exact room."""
+
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+from bench import CAMERA, LATCHED, Bench, stamp
+from floor_plan import cells_of, distance_to, surfaces
+from nav_msgs.msg import OccupancyGrid
+from rclpy.parameter import Parameter
+from scenes import lap, trajectory_error
+from tf2_ros import StaticTransformBroadcaster
+
+from vggt_ros.config import GridConfig
+from vggt_ros.geometry import inverse, pose
+from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid
+from vggt_ros.ros import messages
+from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+
+IMAGES = 60
+BASE = pose(np.eye(3), np.array([*lap().world_camera[0][:2, 3], 0.0]))
+"""Where the robot begins in the room: on the floor, below the first camera. `map` is the room, moved by it."""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A robot that knows where its camera sits, after most of a way around the room; nobody wants a grid yet."""
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
+    oracle = SceneReconstructor(room(), [f.stamp for f in lap().frames], lap().world_camera, OracleNoise(scale=0.3))
+    made = Bench(94, oracle, [], tf__base_timeout=5.0)
+    try:
+        base_camera = inverse(BASE) @ lap().world_camera[0]
+        StaticTransformBroadcaster(made.peer).sendTransform(messages.transform(base_camera, 0, "base_link", CAMERA))
+        made.start()
+        made.info(lap().frames[0])
+        made.play(lap().frames[:IMAGES])
+        made.settle(4.0)  # the last, partial window is solved after `windows.flush_after`
+        yield made
+    finally:
+        made.close()
+
+
+def received(bench):
+    message = bench.got["grid"][-1]
+    origin = message.info.origin
+    assert (origin.orientation.w, origin.position.z) == (1.0, 0.0)
+    cells = np.array(message.data, np.int8).reshape(message.info.height, message.info.width)
+    return Grid(cells, np.array([origin.position.x, origin.position.y]) + BASE[:2, 3], message.info.resolution)
+
+
+def test_the_grid_is_the_floor_plan_of_the_room(bench):
+    """Made for a late subscriber only, and made anew once the map has become metric."""
+    output, solution = bench.node.outputs.grid, bench.node.slam.solution
+    assert len(solution) > 16 and not output._occupancy.casts  # heavy, and nobody subscribed
+    bench.record("/vggt_slam/grid", OccupancyGrid, LATCHED)
+    assert bench.spin(lambda: bench.got["grid"], seconds=5)
+    poses = np.array([bench.node.frames.map_world @ camera for camera in solution.map_camera])
+    _, room_map = trajectory_error(solution.stamps, poses, lap())
+    bench.node.set_parameters([Parameter("scale.factor", value=room_map.scale)])
+    assert bench.spin(lambda: bench.node.slam.solution.version > solution.version)
+    bench.got["grid"].clear()
+    assert bench.spin(lambda: bench.got["grid"], seconds=10)
+    bench.spin(seconds=5.0)  # until all keyframes are in it
+    message, grid, config = bench.got["grid"][-1], received(bench), GridConfig()
+    assert (message.header.frame_id, stamp(message)) == ("map", solution.stamps[-1])
+    assert grid.resolution == pytest.approx(config.resolution)
+    assert set(np.unique(grid.cells)) == {UNKNOWN, FREE, OCCUPIED}
+    plan = surfaces(room(), config.min_height, config.max_height)
+    occupied, free = cells_of(grid, OCCUPIED), cells_of(grid, FREE)
+    assert len(occupied) > 50 and len(free) > 500
+    assert np.mean(distance_to(plan, grid, occupied) <= 1.5 * grid.resolution) > 0.95
+    assert np.mean(distance_to(plan, grid, free) < 0.5 * grid.resolution) < 0.03
+    places = grid.origin + (free + 0.5) * grid.resolution
+    assert (np.abs(places) < (2.5 + 0.06, 2.0 + 0.06)).all()
+
+
+def test_a_map_that_does_not_change_is_not_published_again(bench):
+    assert bench.got["grid"]
+    count, casts = len(bench.got["grid"]), bench.node.outputs.grid._occupancy.casts
+    bench.spin(seconds=3.0)
+    assert (len(bench.got["grid"]), bench.node.outputs.grid._occupancy.casts) == (count, casts)
+
+
+def test_after_a_reset_the_grid_is_empty(bench):
+    assert bench.call("reset").success
+    assert bench.spin(lambda: not len(bench.got["grid"][-1].data), seconds=5)
