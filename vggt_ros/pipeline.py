@@ -237,8 +237,11 @@ class Slam:
         rescaling = self.scale.observe(solution)
         if rescaling is None:
             return solution, 1.0
-        _LOG.info("the map is rescaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
-                  rescaling.metric.source, 100 * rescaling.metric.sigma)
+        if rescaling.metric.state == OBSERVED:
+            _LOG.info("the map is rescaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
+                      rescaling.metric.source, 100 * rescaling.metric.sigma)
+        else:
+            _LOG.warning("scale is in doubt: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
         self._atlas.rescale(rescaling.factor, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 

@@ -5,6 +5,7 @@ A single camera does not see scale. Until a source of metric scale is there, the
 reconstructor, `scale.factor`, or a submap that takes over what the one before knew make it PRIOR. When the sources
 agree well enough and for long enough, the map is rescaled, once, and the state is OBSERVED. After that it is rescaled
 again only when it pays: when the sources have come to say, beyond doubt, something else by more than half a percent.
+When most of their evidence no longer agrees on one unit, the state goes back to PRIOR with the sigma that this shows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SHARE = 0.6
 """Least share of the evidence that agrees before it is believed."""
 _SECONDS = 5
 """Least seconds of agreeing evidence: longer than a source usually lies."""
+_CONTRADICTED = "sources that no longer agree"
+"""When a map loses its scale on the way, no one unit of it is right any more: it is not called observed then."""
 _PAYS = 0.005
 """Least change of an observed scale that is worth moving the map for."""
 
@@ -94,9 +97,13 @@ class ScaleObserver:
         found = {name: agree(ratios) for name, ratios in seen.items()}
         estimate = agree(Ratios.join(list(seen.values())))
         self.report = {name: _in_words(one, estimate) for name, one in found.items() if one is not None}
+        known = solution.metric.state == OBSERVED
+        if known and estimate is not None and estimate.share < _SHARE:
+            evidence = Ratios.join(list(seen.values()))
+            spread = 1.4826 * float(np.median(np.abs(evidence.log)))
+            return Rescaling(1.0, MetricScale(PRIOR, max(spread, solution.metric.sigma), _CONTRADICTED))
         if estimate is None or not self._is_believed(estimate):
             return None
-        known = solution.metric.state == OBSERVED
         if known and abs(estimate.log) < max(_PAYS, 2 * estimate.sigma):
             return None
         behind = ", ".join(name for name, one in found.items() if one is not None and _is_consistent(one, estimate))
