@@ -97,4 +97,3 @@ def within_reach(keyframe: int, candidates: NDArray[np.int64], solution: Solutio
     near = np.linalg.norm(centers[rows] - centers[row], axis=1) <= \
         _REACH * depth + config.drift * np.abs(path[row] - path[rows])
     return candidates[near | (solution.submaps[rows] != solution.submaps[row])]
-
