@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CODE = [str(ROOT / name) for name in ("vggt_ros", "launch")]
 PEP257_IGNORED = ["D105", "D107", "D205", "D401", "D402", "D413", "D415", "D417"]
 """As in pyproject.toml; and D402, which takes a call in the text for a signature, and
- D415, which wants summaries of one line."""
+D415, which wants summaries of one line."""
 
 
 def linter(name: str):

@@ -556,6 +556,45 @@ def test_silence_is_explained_with_qos(make):
     assert bench.spin(lambda: bench.logged("no image", "/image", "/peer", "best_effort", "/camera_info"), seconds=5)
 
 
+def says(bench, text):
+    """Whether the message of ~/status has a text, within a few seconds."""
+    return bench.spin(lambda: bool(bench.got["status"]) and text in bench.got["status"][-1].message, seconds=5)
+
+
+def test_a_qos_mismatch_is_named_with_its_cure(make):
+    bench = make(**{"qos_overrides./image.subscription.reliability": "reliable"})
+    bench.peer.destroy_publisher(bench.images)
+    bench.peer.create_publisher(Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert bench.spin(lambda: bench.node.reconstructor.state == "READY")
+    assert bench.node.trigger_activate().name == "SUCCESS"
+    bench.spin(seconds=0.5)
+    bench.node.source.last_arrival -= 6.0
+    assert says(bench, "QoS mismatch: /peer offers best_effort")
+    assert bench.logged("QoS mismatch", "qos_overrides./image.subscription")
+
+
+def test_a_camera_that_does_not_move_is_told_to(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    still = lap().frames[0]
+    for index in range(3):
+        bench.image(Frame(still.stamp + index * 50_000_000, still.image, still.intrinsics))
+    bench.node.monitor._keyframe -= 11.0
+    bench.image(Frame(still.stamp + 200_000_000, still.image, still.intrinsics))
+    assert says(bench, "move the camera sideways")
+    assert bench.logged("no keyframe for", "lack parallax")
+
+
+def test_what_is_assumed_of_frames_and_clocks_stays_in_the_status(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    assert bench.node.frames.assumed and "static_transform_publisher" in bench.node.frames.assumed
+    assert "use_sim_time" in bench.node.frames.apart  # the room's stamps are years old
+    assert says(bench, "use_sim_time")
+
+
 def test_images_that_the_queue_dropped_are_counted(make):
     bench = make().start()
     bench.info(lap().frames[0])

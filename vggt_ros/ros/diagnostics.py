@@ -16,6 +16,9 @@ from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.solution import TrackedFrame, Update
 from vggt_ros.worker import Worker
 
+STILL = 10.0
+"""Seconds after the last keyframe, while images come, after which the camera is said to lack parallax."""
+
 
 class Monitor:
     """Watches the parts and tells what it sees.
@@ -26,6 +29,7 @@ class Monitor:
         error: the last error of the worker, empty if there was none.
         track_seconds, publish_seconds: of the last images.
         trouble: returns what is wrong with the map on the disk, empty if nothing is.
+        doubt: returns what is assumed of frames or clocks and may be wrong, empty if nothing is.
         resets, failed: how often the map began anew, and images on which tracking broke down.
 
     """
@@ -39,6 +43,7 @@ class Monitor:
         self.publish_seconds: list[float] = []
         self.resets = self.failed = 0
         self.trouble: Callable[[], str] = lambda: ""
+        self.doubt: Callable[[], str] = lambda: ""
         self.clear()
 
     def clear(self) -> None:
@@ -46,13 +51,25 @@ class Monitor:
         self.tracked: TrackedFrame | None = None
         self.update: Update | None = None
         self.error = ""
+        self._keyframe = time.monotonic()
 
     def note(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
         """Note what one image took."""
+        if self.tracked is None or tracked.keyframe is not None:
+            self._keyframe = time.monotonic()
         self.tracked = tracked
         for seconds, value in ((self.track_seconds, track_seconds), (self.publish_seconds, publish_seconds)):
             seconds.append(value)
             del seconds[:-100]
+
+    def stuck(self) -> str:
+        """Return what to do when no map begins since the images lack parallax; empty if one begins."""
+        still = time.monotonic() - self._keyframe
+        silent = time.monotonic() - self._source.last_arrival
+        if self.tracked is None or self.tracked.state != "INITIALIZING" or still < STILL or silent > 3.0:
+            return ""
+        return (f"no keyframe for {still:.0f} s although images come: they lack parallax; move the camera sideways, do "
+                "not only turn it, before a scene with texture, or lower keyframes.min_parallax")
 
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the status as it is now; ERROR where nothing works, WARN where something degrades."""
@@ -102,23 +119,26 @@ class Monitor:
             return DiagnosticStatus.ERROR, trouble
         if self.error:
             return DiagnosticStatus.ERROR, f"a window was lost: {self.error}"
-        silent = time.monotonic() - source.last_arrival
-        if silent > 5.0:
-            return (DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR,
-                    f"no image on {source.topic} for {silent:.0f} s")
+        if silence := source.silence():
+            return DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR, silence
         if tracked is None:
-            return DiagnosticStatus.WARN, "no usable image yet"
+            return DiagnosticStatus.WARN, f"no usable image yet{source.unusable}"
         if tracked.state == "LOST":
             return DiagnosticStatus.WARN, "tracking is lost"
         if update is not None and update.refused:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
+        if stuck := self.stuck():
+            return DiagnosticStatus.WARN, stuck
         if tracked.state == "INITIALIZING":
             return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
         parts = 1 if update is None else update.report.get("parts", 1)
         if parts > 1:
             return DiagnosticStatus.WARN, f"tracking; memory is short: windows are solved in {parts:.0f} parts"
         if source.calibration.endswith("degrees"):
-            return DiagnosticStatus.WARN, f"tracking with a calibration {source.calibration}"
+            return DiagnosticStatus.WARN, (f"tracking with a calibration {source.calibration}: no usable "
+                                           f"CameraInfo on {source.info_topic}; publish it, or set camera.fov")
+        if doubt := self.doubt():
+            return DiagnosticStatus.WARN, f"tracking; {doubt}"
         return DiagnosticStatus.OK, "tracking"
 
 

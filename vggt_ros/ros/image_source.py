@@ -18,6 +18,7 @@ from vggt_ros.camera import Camera, CameraError, Rectifier, names_rectified
 from vggt_ros.config import CameraConfig
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
+from vggt_ros.ros.silence import described, why_silent
 from vggt_ros.solution import Frame
 
 THROTTLE = 5.0
@@ -155,15 +156,34 @@ class ImageSource:
         self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
                        message.header.frame_id)
 
-    def warn_if_silent(self, after: float = 5.0) -> None:
-        """Say it when no image came for `after` seconds, with who publishes what; once in 30 s."""
+    @property
+    def unusable(self) -> str:
+        """What becomes of images while none is usable, as the end of a sentence; empty if nothing is known."""
+        if self.counts["refused"]:
+            return f": {self.counts['refused']} were refused, the log says why"
+        return f": they wait for CameraInfo on {self.info_topic}" if self.counts["waiting"] else ""
+
+    def silence(self, after: float = 5.0) -> str:
+        """Return why no image has come for `after` seconds, with the cure, in one line; empty if one has."""
+        silent = time.monotonic() - self.last_arrival
+        if not self._subscriptions or silent < after:
+            return ""
+        kind = "CompressedImage" if self._config.transport == "compressed" else "Image"
+        why = why_silent(self.topic, f"sensor_msgs/msg/{kind}", self._subscriptions[-1].qos_profile,
+                         self._node.get_publishers_info_by_topic(self.topic))
+        return f"no image for {silent:.0f} s: {why}"
+
+    def warn_if_silent(self) -> None:
+        """Say it when no image comes, with who publishes what; once in 30 s."""
         now = time.monotonic()
-        told = self._told > self.last_arrival and now - self._told < 30.0
-        if not self._subscriptions or now - self.last_arrival < after or told:
+        if self._told > self.last_arrival and now - self._told < 30.0:
+            return
+        why = self.silence()
+        if not why:
             return
         self._told = now
         publishers = [f"{topic}: {_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
-        self._node.get_logger().warning(f"no image for {now - self.last_arrival:.0f} s. " + "; ".join(publishers))
+        self._node.get_logger().warning(f"{why} [{'; '.join(publishers)}]")
 
     def _count_missed(self, sequence: int | None) -> None:
         """Count the gap in the publisher's sequence numbers; of several publishers there is none to be counted."""
@@ -228,8 +248,4 @@ def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:
 
 
 def _publishers(node: LifecycleNode, topic: str) -> str:
-    """Return who publishes a topic, with type and QoS, in words."""
-    found = [f"{info.node_namespace.rstrip('/')}/{info.node_name} ({info.topic_type}, "
-             f"{info.qos_profile.reliability.name.lower()}, {info.qos_profile.durability.name.lower()})"
-             for info in node.get_publishers_info_by_topic(topic)]
-    return ", ".join(found) or "nobody publishes it"
+    return described(node.get_publishers_info_by_topic(topic))

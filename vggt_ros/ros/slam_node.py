@@ -85,6 +85,7 @@ class SlamNode(LifecycleNode):
         self._last_keyframe = time.monotonic()
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self._begin_anew)
         self.monitor.trouble = lambda: self.maps.trouble
+        self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
         self.commands = Commands(self, {"reset": self._reset_command, "save_map": self.maps.save,
                                         "load_map": self.maps.load})
         wall = Clock(clock_type=ClockType.STEADY_TIME)
@@ -229,6 +230,8 @@ class SlamNode(LifecycleNode):
     def _report(self) -> None:
         status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
         self.outputs.status.publish(status)
+        if self._active and (stuck := self.monitor.stuck()):
+            self.get_logger().warning(stuck, throttle_duration_sec=30.0)
         now = self.get_clock().now().nanoseconds
         self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 

@@ -39,6 +39,8 @@ class Frames:
     Attributes:
         base_camera: 4x4, None until it is known.
         loaded_world: 4x4, the core's world in `map` of a map that was loaded; None if the map began here.
+        assumed: what is taken for granted of where the camera sits, with the cure; empty if TF knows.
+        apart: how far the images' stamps are from the node's clock, with the cure; empty if they are near.
 
     """
 
@@ -58,7 +60,7 @@ class Frames:
         self._fixed: dict[str, Array] = {}
         self._leveled: Array | None = None
         self.base_camera: Array | None = None
-        self.camera_frame = ""
+        self.camera_frame = self.assumed = self.apart = ""
         self.clear()
 
     @property
@@ -166,10 +168,11 @@ class Frames:
         when = now if abs(now - self._stamp) < SAME_CLOCK else self._stamp
         if when == self._sent:
             return
-        if when != now and not self._sent:
-            self._node.get_logger().warning(
-                f"the images' stamps are {abs(now - self._stamp) / 1e9:.0f} s away from this node's clock: for a bag, "
-                "play it with --clock and set use_sim_time; map -> odom goes by the images' stamps for now")
+        self.apart = "" if when == now else (
+            f"the images' stamps are {abs(now - self._stamp) / 1e9:.0f} s away from this node's clock: for a bag, "
+            "play it with --clock and set use_sim_time; between machines, synchronize the clocks")
+        if self.apart and not self._sent:
+            self._node.get_logger().warning(f"{self.apart}; map -> odom goes by the images' stamps for now")
         self._sent = when
         self._send(self._map_odom, when + round(self._config.transform_tolerance * 1e9), self._config.map_frame,
                    self._config.odom_frame)
@@ -193,9 +196,10 @@ class Frames:
     def _assume_level(self, error: Exception) -> None:
         base = self._config.base_frame
         self.base_camera = BODY_OPTICAL
-        self._node.get_logger().warning(
-            f"no transform {base} <- {self.camera_frame} within {self._config.base_timeout:g} s: the camera is taken "
-            f"as level and {base} as its body frame ({error})")
+        self.assumed = (f"no transform {base} <- {self.camera_frame} within {self._config.base_timeout:g} s: the "
+                        f"camera is taken as level and {base} as its body frame; publish it (a URDF, or "
+                        "static_transform_publisher) before the node starts, or set tf.base_frame")
+        self._node.get_logger().warning(f"{self.assumed} ({error})")
         if self._config.mode != "none" and self.camera_frame != base:
             self._static.sendTransform(transform(BODY_OPTICAL, 0, base, self.camera_frame))
 
