@@ -111,6 +111,20 @@ def test_a_camera_somewhere_else_is_never_found():
         assert all(relocalizer.search(gray, intrinsics, solution) is None for _ in range(5)), trial
 
 
+def test_the_state_tells_whether_the_camera_is_looked_for():
+    """Elsewhere it is looked for in vain, covered it cannot be, and expected where the map has nothing it is not."""
+    slam, intrinsics = loaded("localization"), pinhole(*SIZE)
+    eye = np.array([5.0, 0.0, 1.2])
+    elsewhere = corridor().render(look_at(eye, eye + np.array([1.0, 0.3, 0.0])), intrinsics, SIZE)[0]
+    tracked = [slam.track(Frame(3 * 10**18 + i, image, intrinsics)) for i, image in
+               enumerate((elsewhere, elsewhere, np.zeros_like(elsewhere), elsewhere))]
+    assert [t.state for t in tracked] == ["RELOCALIZING", "RELOCALIZING", "LOST", "RELOCALIZING"]
+    assert all(t.map_camera is None and t.odom_camera is None and t.covariance is None for t in tracked)
+    assert slam.counts.lost == 4
+    slam.expect(pose(np.eye(3), np.full(3, 1e3)), 1.0, 0.5)
+    assert slam.track(Frame(4 * 10**18, elsewhere, intrinsics)).state == "LOST"
+
+
 def test_what_is_expected_gates_the_search():
     """Near the right place the first images find it; a camera said to be elsewhere is not found where it is."""
     solution, world_map = mapped()[0].slam.solution, mapped()[2]

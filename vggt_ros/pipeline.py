@@ -156,7 +156,8 @@ class Slam:
                 location = self._tracker.take(self._features, found, fresh=False)
         if location is None:
             self.counts.lost += bool(len(solution))
-            return TrackedFrame(frame.stamp, "LOST" if len(solution) else "INITIALIZING", map_odom=self._map_odom)
+            lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
+            return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)
         self.counts.tracked += 1
         if before is None and solution is not self._seen:
             before = _moved_back(location.world_camera, solution, self._seen)

@@ -62,7 +62,13 @@ class Expectation:
 
 
 class Relocalizer:
-    """Finds images in a map."""
+    """Finds images in a map.
+
+    Attributes:
+        expected: where the camera is said to be, until it is found; None if nobody said.
+        searched: True if the newest image had features and the map keyframes to try them with, found or not.
+
+    """
 
     def __init__(self, config: TrackingConfig) -> None:
         """Search with the settings of `config`."""
@@ -74,6 +80,7 @@ class Relocalizer:
         """Forget what is expected, and begin the search anew."""
         self._turn = 0
         self.expected: Expectation | None = None
+        self.searched = False
 
     def search(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution) -> Found | None:
         """Return where `gray` (H, W) was taken, or None; each call tries other keyframes, the most alike first.
@@ -81,6 +88,7 @@ class Relocalizer:
         With an expectation only keyframes near it are tried, and a place outside of it is not believed.
         """
         rows = self._candidates(solution)
+        self.searched = False
         if not len(rows):
             return None
         chosen = np.roll(rows, -self._turn)[:_BUDGET]
@@ -105,7 +113,8 @@ class Relocalizer:
              guess: Array | None = None) -> Found | None:
         """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
         pixels, features = binary_features(gray, self._config.features)
-        if len(features) < _INLIERS:
+        self.searched = len(features) >= _INLIERS
+        if not self.searched:
             return None
         limit = _INLIER * gray.shape[1] / REFERENCE_WIDTH
         map_camera, most = guess, _FIRST_INLIERS

@@ -57,7 +57,9 @@ class TrackedFrame:
 
     Attributes:
         stamp: the frame's, nanoseconds.
-        state: `INITIALIZING` (nothing solved yet), `TRACKING` or `LOST`; the poses are None unless `TRACKING`.
+        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `RELOCALIZING` (the frame was looked for in the map and
+            not found yet) or `LOST` (it shows too little for that, or the map has nothing near where it is expected);
+            the poses are None unless `TRACKING`.
         map_camera: 4x4 pose of the camera in the map, corrected.
         odom_camera: 4x4 pose in the odometry frame, continuous through corrections of the map.
         map_odom: 4x4 pose that takes what the map was corrected by.

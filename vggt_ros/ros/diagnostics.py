@@ -124,7 +124,9 @@ class Monitor:
         if tracked is None:
             return DiagnosticStatus.WARN, f"no usable image yet{source.unusable}"
         if tracked.state == "LOST":
-            return DiagnosticStatus.WARN, "tracking is lost"
+            return DiagnosticStatus.WARN, "lost: the image shows too little, or the map has nothing where it should be"
+        if tracked.state == "RELOCALIZING":
+            return DiagnosticStatus.WARN, "relocalizing: the camera is looked for in the map; show it a known place"
         if update is not None and update.refused:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
         if stuck := self.stuck():

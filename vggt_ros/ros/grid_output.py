@@ -82,6 +82,10 @@ class GridOutput:
         message, left = request.result()
         self.publisher.publish(message)
         self.published = True
+        config = self._slam.config.grid
+        if config.max_cells in (message.info.width, message.info.height):
+            self._node.get_logger().warning(f"{self.publisher.topic_name}: cut off at grid.max_cells, "
+                                            f"{config.max_cells} cells a side", throttle_duration_sec=60.0)
         if left:
             self._node.get_logger().info(f"{self.publisher.topic_name}: {left} keyframes are still to be cast anew",
                                          throttle_duration_sec=5.0)
