@@ -18,7 +18,7 @@ from vggt_ros.solution import KeptKeyframe, Update
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.verification import depth_agreement, sight
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows import Corners, Keyframe, Window
 
 SIZE = (320, 240)
 VIEW = pinhole(*SIZE)
@@ -261,11 +261,12 @@ def test_depth_agrees_at_the_true_pose_and_scale_only():
 
 def test_the_album_gives_back_what_it_was_given():
     _, pictures = images(63, 1.3)
-    album, given = Album(), Keyframe(7, 123, pictures[0], VIEW, False, np.ones((3, 4), np.float32))
+    album, given = Album(), Keyframe(7, 123, pictures[0], VIEW, False,
+                                    Corners(np.arange(3), np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)))
     album.add(given, describe(pictures[0])[0])
     back = album.keyframe(7)
     assert 7 in album and (back.id, back.stamp, back.calibrated) == (7, 123, False)
-    assert back.image.shape == given.image.shape and back.motion is given.motion
+    assert back.image.shape == given.image.shape and back.corners is given.corners
     off = np.abs(back.image.astype(int) - given.image)
     assert np.mean(off) < 6 and album._photos[7].jpeg.nbytes < given.image.nbytes / 3
     album.remove(7)

@@ -27,7 +27,7 @@ def _environment(tmp_path_factory):
 def saved(tmp_path_factory):
     """A folder with the map of a part of the room, and the poses of the base in it by stamp."""
     folder = tmp_path_factory.mktemp("maps")
-    bench = Bench(87, lap().oracle(), map__folder=str(folder), **QUICK).start()
+    bench = Bench(89, lap().oracle(), map__folder=str(folder), **QUICK).start()
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
     answer = bench.call("save_map")

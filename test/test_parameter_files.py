@@ -33,7 +33,7 @@ def test_the_node_takes_every_value(name, tmp_path):
     known = {setting.name for setting, _ in Config()}
     assert written.keys() <= known, "a name that the node would only warn of"
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=94)
+    rclpy.init(context=context, domain_id=95)
     node = Node("vggt_slam", context=context, cli_args=["--ros-args", "--params-file", str(path)])
     try:
         taken = {setting.name: value for setting, value in parameters.declare(node)}
