@@ -117,6 +117,7 @@ sys.path[:0] = [{tests!r}]
 from test_storage import load_map, save
 folder, rng, cut = Path(sys.argv[1]), random.Random(0), 0
 began = time.perf_counter()
+first = load_map(folder).next_window
 save(folder, load_map(folder))
 duration = time.perf_counter() - began
 for _ in range(50):
@@ -126,7 +127,7 @@ for _ in range(50):
     if child == 0:
         record = before
         while True:  # every keyframe's stamp tells which save it was: a mixture of two maps would show
-            record = replace(record, submap=record.submap + 1, keyframe_stamp=record.keyframe_stamp + 1)
+            record = replace(record, next_window=record.next_window + 1, keyframe_stamp=record.keyframe_stamp + 1)
             os.write(write, b".")
             save(folder, record)
     time.sleep(rng.uniform(0.0, 3 * duration))
@@ -137,9 +138,9 @@ for _ in range(50):
     os.close(read)
     cut += any(path.name.startswith(".map") for path in folder.parent.iterdir())
     after = load_map(folder)
-    assert set(after.keyframe_stamp) == {{after.submap}}, "a mixture of two saves"
-    assert after.submap - before.submap in (begun, begun - 1), "a save that had ended is gone"
-print(cut, after.submap)
+    assert set(after.keyframe_stamp) == {{after.next_window - first}}, "a mixture of two saves"
+    assert after.next_window - before.next_window in (begun, begun - 1), "a save that had ended is gone"
+print(cut, after.next_window - first)
 """
 
 

@@ -1,6 +1,7 @@
 """Memory of the network: the model against what is allocated, and windows that do not fit."""
 
 import logging
+import os
 import subprocess
 import sys
 from functools import cache
@@ -135,9 +136,11 @@ for window in (whole, later):
 def test_memory_that_really_runs_out_splits_windows_and_the_process_goes_on():
     """The system refuses the allocations; what was learned holds for the next window."""
     here = Path(__file__).parent
+    # The limit is on addresses: an arena for each thread would reserve more of them than the windows need.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", LIMITED, str(here.parent), str(here)], capture_output=True, text=True,
-                          timeout=300)
+                          timeout=300, env=environment)
     solved = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SOLVED")]
     assert len(solved) == 2, done.stdout + done.stderr
-    assert all(whole == "True" and int(parts) >= 2 and int(most) < 8 for whole, parts, most in solved)
-    assert done.stdout.count("memory ran out on cpu") == {6: 1, 5: 2, 4: 3}.get(int(solved[0][2]), 1)
+    assert all(whole == "True" and int(parts) >= 2 and int(most) < 8 for whole, parts, most in solved), done.stdout
+    assert 0 < done.stdout.rindex("memory ran out on cpu") < done.stdout.index("SOLVED"), "it was not learned"
