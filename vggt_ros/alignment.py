@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry import (
     Array,
@@ -138,7 +139,7 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
     log_ratio = np.log(depth_reference[known].astype(np.float64) / depth_window[known])
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     rows, columns = rows[chosen], columns[chosen]
-    rays = np.linalg.solve(window.kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    rays = pixel_rays(window.kept.intrinsics, columns, rows)
     return _Overlap(reference.camera, window.camera, rays * depth_reference[rows, columns, None],
                     rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
 

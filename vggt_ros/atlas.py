@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from vggt_ros.alignment import AlignmentRefused, View, align
-from vggt_ros.camera import resize_intrinsics
+from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
 from vggt_ros.features import binary_features, resize_pixels
@@ -117,9 +117,7 @@ class Atlas:
         shared = [k for k in geometry.keyframe_ids if self.knows(k)]
         reference = self._reference(shared)
         known = self.views(shared, reference) if shared else {}
-        views = {k: View(camera, kept[k])
-                 for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
-        alignment = align(known, views, self._config.alignment)
+        alignment = align(known, own_views(geometry, kept), self._config.alignment)
         self._graph.add_window(window.id, reference, alignment.reference_window, alignment.drift)
         self._take(window, geometry, kept)
 
@@ -147,9 +145,7 @@ class Atlas:
             depth = depth_seen(solution, around[keyframe], place, own.intrinsics, own.depth.shape)
             seen = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
             known[keyframe] = View(reference_map.apply_pose(place), seen, reference_map.scale)
-        views = {k: View(camera, kept[k])
-                 for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
-        alignment = align(known, views, self._config.alignment)
+        alignment = align(known, own_views(geometry, kept), self._config.alignment)
         self.submap = max(self._placed[k].submap for k in nearest if self._placed[k].window == reference)
         self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
         self._take(window, geometry, kept)
@@ -256,8 +252,7 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
     height_full, width_full = geometry.depth.shape[1:]
     factor = min(1.0, width / width_full)
     size = (max(1, round(width_full * factor)), max(1, round(height_full * factor)))
-    columns = ((np.arange(size[0]) + 0.5) * width_full / size[0]).astype(int)
-    rows = ((np.arange(size[1]) + 0.5) * height_full / size[1]).astype(int)
+    columns, rows = nearest_pixels(width_full, size[0]), nearest_pixels(height_full, size[1])
     images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
     kept = {}
     for row, keyframe in enumerate(geometry.keyframe_ids):
@@ -271,6 +266,11 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
             np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
             None if geometry.descriptors is None else geometry.descriptors[row])
     return kept
+
+
+def own_views(geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe]) -> dict[int, View]:
+    """Return keyframe id to what a solved window says of it, in its own frame and units."""
+    return {k: View(camera, kept[k]) for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
 
 
 def _with_features(kept: KeptKeyframe, keyframe: Keyframe) -> KeptKeyframe:

@@ -97,6 +97,16 @@ def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> ND
     return scaled
 
 
+def pixel_rays(intrinsics: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the rays (n, 3) at depth 1, in the camera's frame, of pixels at `x` (n,) and `y` (n,)."""
+    return np.asarray(np.linalg.solve(intrinsics, np.stack([x, y, np.ones(len(x))])).T, np.float64)
+
+
+def nearest_pixels(full: int, count: int) -> NDArray[np.int64]:
+    """Return the rows or columns (count,) of a side of `full` pixels that stand for it when it is made `count` long."""
+    return ((np.arange(count) + 0.5) * full / count).astype(np.int64)
+
+
 def names_rectified(topic: str) -> bool:
     """Return True if a topic's name says that its images are rectified, as image_proc's `image_rect_color` does."""
     return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None

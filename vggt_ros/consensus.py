@@ -94,7 +94,7 @@ def surprise(tree: OverlapTree, loops: Sequence[Loop], given: Sequence[Loop]) ->
     matrices = np.array([loop.matrix for loop in loops])
     innovation = log(place[first] @ matrices @ inverse(place[second]))
     noise = transported(np.array([loop.covariance for loop in loops]), place[second])
-    covariance = _shared_drift(tree, first, second, first, second) + noise
+    covariance = _between(tree, first, second) + noise
     if given:
         given = _nearest(given, first, second)
         first_given, second_given = ends(given)

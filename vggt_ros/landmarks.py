@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.geometry import Array
 from vggt_ros.solution import KeptKeyframe
 
@@ -21,5 +22,5 @@ def landmarks(kept: KeptKeyframe, map_camera: Array, scale: float, pixels: Array
     columns, rows = np.clip(around[..., 0], 0, width - 1), np.clip(around[..., 1], 0, height - 1)
     patches = np.sort(kept.depth[rows, columns].astype(np.float64), axis=1)  # (n, 9), NaN last
     depth = np.where(patches[:, 8] < _DEPTH_JUMP * patches[:, 0], patches[:, 4], np.nan) * scale
-    rays = np.linalg.solve(kept.intrinsics, np.column_stack([pixels, np.ones(len(pixels))]).T).T
+    rays = pixel_rays(kept.intrinsics, *pixels.T)
     return rays * depth[:, None] @ map_camera[:3, :3].T + map_camera[:3, 3]

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vggt_ros.album import Album
-from vggt_ros.alignment import View
 from vggt_ros.appearance import describe
-from vggt_ros.atlas import Atlas, keep
+from vggt_ros.atlas import Atlas, keep, own_views
 from vggt_ros.config import Config
 from vggt_ros.places import Places, within_reach
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
@@ -137,9 +136,7 @@ class LoopCloser:
             geometry = self._reconstructor.reconstruct(joint)
         except ReconstructionRefused as refusal:
             raise LoopRefused(f"not reconstructed together: {refusal}") from refusal
-        kept = keep(joint, geometry, self._config.map.kept_width)
-        views = {k: View(camera, kept[k])
-                 for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
+        views = own_views(geometry, keep(joint, geometry, self._config.map.kept_width))
         older, newer = (atlas.views(side, atlas.window_of(side[0])) for side in sides)
         return relate(older, newer, views, candidate.seen, (candidate.older, candidate.newer), self._config.alignment)
 

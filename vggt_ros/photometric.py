@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import resize_intrinsics
+from vggt_ros.camera import pixel_rays, resize_intrinsics
 from vggt_ros.geometry import Array, orthonormalize, so3_exp
 from vggt_ros.pnp import projection_jacobian
 from vggt_ros.solution import Solution
@@ -100,7 +100,7 @@ def textured_points(solution: Solution, row: int) -> tuple[Array, NDArray[np.flo
     if len(candidates) > _PIXELS:
         candidates = candidates[np.argpartition(-slope.ravel()[candidates], _PIXELS)[:_PIXELS]]
     rows, columns = np.unravel_index(candidates, depth.shape)
-    rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    rays = pixel_rays(kept.intrinsics, columns, rows)
     local = rays * (depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
     return local @ map_camera[:3, :3].T + map_camera[:3, 3], look[rows, columns]
 

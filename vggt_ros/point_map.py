@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry import Array
 from vggt_ros.solution import KeptKeyframe, PointCloud, Solution
@@ -122,7 +123,7 @@ def unproject(kept: KeptKeyframe, config: MapConfig) -> PointCloud:
         known &= depth < config.max_depth * np.median(depth[known])
     known &= kept.confidence >= 255 * config.min_confidence
     rows, columns = np.nonzero(known)
-    rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    rays = pixel_rays(kept.intrinsics, columns, rows)
     return PointCloud((rays * depth[known][:, None]).astype(np.float32), kept.color[known],
                       kept.confidence[known].astype(np.float32) / np.float32(255))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry import Array
 from vggt_ros.solution import KeptKeyframe
@@ -77,7 +78,7 @@ def _ends(kept: KeptKeyframe, map_camera: Array, scale: float, config: GridConfi
     depth = kept.depth[::_RAYS, ::_RAYS].astype(np.float64) * scale
     known = (depth > 0) & (kept.confidence[::_RAYS, ::_RAYS] >= 255 * config.min_confidence)
     rows, columns = np.nonzero(known)
-    rays = np.linalg.solve(kept.intrinsics, np.stack([_RAYS * columns, _RAYS * rows, np.ones(len(rows))])).T
+    rays = pixel_rays(kept.intrinsics, _RAYS * columns, _RAYS * rows)
     points: Array = rays * depth[rows, columns, None] @ map_camera[:3, :3].T + map_camera[:3, 3]
     return points[np.linalg.norm(points[:, :2] - map_camera[:2, 3], axis=1) < config.max_range]
 

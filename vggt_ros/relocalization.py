@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import REFERENCE_WIDTH, binary_features
 from vggt_ros.geometry import Array, rotation_angle
@@ -201,7 +202,7 @@ def _points(solution: Solution, row: int) -> Array:
     """Return all points (n, 3) of a keyframe in the map."""
     kept, map_camera = solution.kept[int(solution.ids[row])], solution.map_camera[row]
     rows, columns = np.nonzero(kept.depth > 0)
-    rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    rays = pixel_rays(kept.intrinsics, columns, rows)
     local = rays * (kept.depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
     return np.asarray(local @ map_camera[:3, :3].T + map_camera[:3, 3], np.float64)
 

@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Rectifier, resize_intrinsics, sample_sensor
+from vggt_ros.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
 from vggt_ros.geometry import robust_sigma
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import KeptKeyframe, Solution
@@ -80,8 +80,7 @@ def compare(sensor: NDArray[np.float32], kept: KeptKeyframe) -> tuple[float, flo
     None if too few pixels are known to both. The less confident half of ours is left out.
     """
     height, width = kept.depth.shape
-    rows = ((np.arange(height) + 0.5) * sensor.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * sensor.shape[1] / width).astype(int)
+    rows, columns = nearest_pixels(sensor.shape[0], height), nearest_pixels(sensor.shape[1], width)
     true, ours = sensor[np.ix_(rows, columns)], kept.depth.astype(np.float32)
     both = (true > 0) & np.isfinite(true) & (ours > 0)
     if both.sum() < _LEAST:

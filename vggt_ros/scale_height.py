@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.geometry import Array
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import KeptKeyframe, Solution
@@ -74,7 +75,7 @@ def ground(kept: KeptKeyframe, up: Array) -> tuple[float, float] | None:
     `up` (3,) is a unit vector in the camera's frame. None if no ground is seen.
     """
     rows, columns = np.nonzero((kept.depth > 0) & (kept.confidence > 0))
-    rays = np.linalg.solve(kept.intrinsics, np.stack([columns, rows, np.ones(len(rows))])).T
+    rays = pixel_rays(kept.intrinsics, columns, rows)
     looks_down = rays @ up < -0.1 * np.linalg.norm(rays, axis=1)
     points = rays[looks_down] * kept.depth[rows, columns][looks_down].astype(np.float64)[:, None]
     if len(points) < _LEAST:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, binary_features
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus, refine_pose
@@ -61,7 +62,7 @@ class _Sighting:
     def rays(self, tracks: NDArray[np.int64]) -> Array:
         """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,) that it has seen."""
         pixels = self.pixels[np.searchsorted(self.ids, tracks)].astype(np.float64)
-        return np.asarray(np.linalg.solve(self.intrinsics, np.column_stack([pixels, np.ones(len(pixels))]).T).T)
+        return pixel_rays(self.intrinsics, *pixels.T)
 
 
 class Tracker:
@@ -70,7 +71,6 @@ class Tracker:
     def __init__(self, config: TrackingConfig) -> None:
         """Track with the settings of `config`."""
         self._config = config
-        self._orb = cv2.ORB_create(config.features)
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
         self.clear()
 
@@ -86,9 +86,7 @@ class Tracker:
     def remember(self, keyframe: int, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
                  world_camera: Array | None) -> None:
         """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
-        points, features = self._orb.detectAndCompute(gray, None)
-        pixels = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
-        features = np.zeros((0, 32), np.uint8) if features is None else features
+        pixels, features = binary_features(gray, self._config.features)
         self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, pixels, features, world_camera, intrinsics,
                                               gray.shape[1])
         while len(self._sightings) > _MEMORY:
@@ -204,10 +202,11 @@ class Tracker:
                solution: Solution) -> Location | None:
         """Locate by the binary features of the newest solved keyframes; what agrees is followed from then on."""
         solved = self._solved(solution)[:3]
-        found, features = self._orb.detectAndCompute(gray, None) if solved else ((), None)
-        if features is None or len(features) < self._config.min_inliers:
+        if not solved:
             return None
-        pixels = np.array([point.pt for point in found], np.float32)
+        pixels, features = binary_features(gray, self._config.features)
+        if len(features) < self._config.min_inliers:
+            return None
         for keyframe in solved:
             sighting = self._sightings[keyframe]
             if len(sighting.features) < self._config.min_inliers:

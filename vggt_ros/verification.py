@@ -15,6 +15,7 @@ import numpy as np
 
 from vggt_ros.alignment import AlignmentRefused, View, align
 from vggt_ros.appearance import Features, match
+from vggt_ros.camera import pixel_rays
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.features import REFERENCE_WIDTH
 from vggt_ros.geometry import Array, Sim3, inverse, rotation_angle
@@ -137,7 +138,7 @@ def depth_agreement(older: KeptKeyframe, newer: KeptKeyframe, older_newer: Array
     """
     depth = older.depth.astype(np.float64)[::2, ::2]
     rows, columns = np.nonzero(depth > 0)
-    rays = np.linalg.solve(older.intrinsics, np.stack([2 * columns, 2 * rows, np.ones(len(rows))])).T
+    rays = pixel_rays(older.intrinsics, 2 * columns, 2 * rows)
     camera = inverse(older_newer)
     points = (rays * depth[rows, columns, None]) @ camera[:3, :3].T + camera[:3, 3]
     points = points[points[:, 2] > 1e-6]

@@ -23,6 +23,7 @@ import numpy as np
 
 from vggt_ros.alignment import View
 from vggt_ros.benchmarks.fabricate import FakeLoop, FakeWindow
+from vggt_ros.camera import pixel_rays
 from vggt_ros.geometry import Array, Sim3, inverse, orthonormalize, pose, umeyama
 
 Poses = dict[int, Array]
@@ -164,7 +165,7 @@ def _points(view: View) -> Array:
     """Return the points (h w, 3) of a view in its window."""
     depth = view.depth().astype(np.float64)
     rows, columns = np.indices(depth.shape)
-    rays = np.linalg.solve(view.kept.intrinsics, np.stack([columns.ravel(), rows.ravel(), np.ones(depth.size)])).T
+    rays = pixel_rays(view.kept.intrinsics, columns.ravel(), rows.ravel())
     return np.asarray(rays * depth.ravel()[:, None] @ view.camera[:3, :3].T + view.camera[:3, 3])
 
 

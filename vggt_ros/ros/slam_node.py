@@ -83,7 +83,7 @@ class SlamNode(LifecycleNode):
         self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
-        self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self._begin_anew)
+        self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self.reset)
         self.monitor.trouble = lambda: self.maps.trouble
         self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
         self.commands = Commands(self, {"reset": self._reset_command, "save_map": self.maps.save,
@@ -244,12 +244,8 @@ class SlamNode(LifecycleNode):
 
     # Commands.
 
-    def reset(self, why: str) -> Future[Any]:
-        """Begin a new map, at once; windows of the old one end without effect."""
-        return self._begin_anew(why)
-
-    def _begin_anew(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Begin with an empty map, or with a saved one."""
+    def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
+        """Begin an empty map, or with a saved one, at once; windows of the old one end without effect."""
         self.get_logger().warning(f"the map begins anew: {why}")
         done = self.worker.reset() if record is None else self.worker.load(record)
         done.add_done_callback(self._forget_updates)
