@@ -128,7 +128,14 @@ class Bench:
         return self.node.source.counts
 
     def status(self):
+        """The newest status, which may be a second old."""
         return {item.key: item.value for item in self.got["status"][-1].values}
+
+    def status_now(self):
+        """The next status: how things stand now."""
+        before = len(self.got["status"])
+        assert self.spin(lambda: len(self.got["status"]) > before)
+        return self.status()
 
     def logged(self, *words):
         """Whether a line of the log has all these words; nodes of one name in a process share /rosout, so not there."""

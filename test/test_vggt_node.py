@@ -93,7 +93,7 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.logged("vggt, as set") and bench.logged("non-commercial")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bench.play(lap().frames[3:28])
-    status = bench.status()
+    status = bench.status_now()
     assert (status["model"], status["type"]) == (str(folder), "float32") and status["device"].startswith("CPU")
     assert float(status["window seconds"]) > 0 and float(status["window tflop_per_s"]) > 0
     assert float(status["window peak_memory_mb"]) > 50
