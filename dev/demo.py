@@ -104,7 +104,9 @@ def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
                                             "refused", "retried", "submaps")},
             "keyframes_in_path": len(recording.stamps), "odometry_messages": len(recording.odometry),
             "seconds_a_window": round(median(recording.window_seconds.values()), 2) if recording.window_seconds
-            else None, "points": 0 if recording.cloud is None else len(recording.cloud),
+            else None, "most_windows_waiting": recording.most_waiting,
+            "seconds_after_the_bag": round(recording.seconds_after, 1),
+            "points": 0 if recording.cloud is None else len(recording.cloud),
             "scale_state": status.get("scale"), "reconstructor": status.get("reconstructor")}
 
 

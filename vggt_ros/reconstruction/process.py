@@ -15,6 +15,7 @@ from vggt_ros.camera import Camera
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.threads import one_thread_for_linear_algebra
 from vggt_ros.windows import Window
 
 _here: Multiview | None = None  # in the other process
@@ -63,6 +64,7 @@ class MultiviewProcess:
 def _begin(config: Config) -> None:
     global _here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends it
+    one_thread_for_linear_algebra()
     _here = Multiview(config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,8 @@ class Recording:
         cloud: the map at the end, None if the node has none.
         status: keys and values of the last status.
         window_seconds: id of each window seen in a status to the seconds that it took.
+        most_waiting: most windows that any status said were waiting for the reconstructor.
+        seconds_after: from the bag's end to the status that told of the last window; 0 if that came before.
 
     """
 
@@ -45,6 +48,8 @@ class Recording:
     cloud: PointCloud | None
     status: dict[str, str]
     window_seconds: dict[int, float] = field(default_factory=dict)
+    most_waiting: int = 0
+    seconds_after: float = 0.0
 
 
 class Recorder(Node):
@@ -58,6 +63,8 @@ class Recorder(Node):
         self.status: dict[str, str] = {}
         self.reports = 0
         self.window_seconds: dict[int, float] = {}
+        self.most_waiting = 0
+        self.last_window = 0.0
         self.map: PointCloud2 | None = None
         self.buffer = Buffer(node=self)
         self._listener = TransformListener(self.buffer, self)
@@ -71,7 +78,10 @@ class Recorder(Node):
     def _take_status(self, message: DiagnosticStatus) -> None:
         self.status = {item.key: item.value for item in message.values}
         self.reports += 1
+        self.most_waiting = max(self.most_waiting, int(self.status.get("windows waiting", 0)))
         if "last window s" in self.status:
+            if int(self.status["last window"]) not in self.window_seconds:
+                self.last_window = time.monotonic()
             self.window_seconds[int(self.status["last window"])] = float(self.status["last window s"])
 
     def ask_for_map(self) -> None:

@@ -114,6 +114,7 @@ def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: f
             watch.until(lambda: playing.poll() is not None)
         if playing.returncode:
             raise NodeError(f"bag_player ended with {playing.returncode}")
+        over = time.monotonic()
         say("the bag is over; waiting for the last windows")
         # A partial window is solved only after windows.flush_after without a keyframe, 3 s by default.
         quiet = time.monotonic() + 5.0
@@ -132,7 +133,8 @@ def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: f
         except TransformException as error:
             raise NodeError(f"nothing was mapped: {error}; the node's log is {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
-        return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds)
+        return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds,
+                         recorder.most_waiting, max(0.0, recorder.last_window - over))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.solution import Frame, Update
+from vggt_ros.threads import one_thread_for_linear_algebra
 from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
@@ -284,6 +285,7 @@ def main() -> int:
         print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
               "listed in the README.")
         return 0
+    one_thread_for_linear_algebra()
     with single_interrupt():
         rclpy.init()
         try:
