@@ -107,6 +107,7 @@ def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
             else None, "most_windows_waiting": recording.most_waiting,
             "seconds_after_the_bag": round(recording.seconds_after, 1),
             "points": 0 if recording.cloud is None else len(recording.cloud),
+            **{key.replace(" ", "_"): float(value) for key, value in status.items() if key.startswith("latency ")},
             "scale_state": status.get("scale"), "reconstructor": status.get("reconstructor")}
 
 

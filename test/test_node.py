@@ -609,6 +609,20 @@ def test_images_that_the_queue_dropped_are_counted(make):
     assert counts["missed"] > 0
 
 
+def test_latency_counts_from_the_arrival_and_not_from_the_callback(make):
+    """An image that waits in the queue is late, however quickly its callback runs."""
+    bench = make().start()
+    bench.info(lap().frames[0])
+    for frame in lap().frames[:5]:
+        bench.image(frame)
+    prompt = bench.status_now()
+    assert 0 < float(prompt["latency idle median ms"]) <= float(prompt["latency idle p99 ms"]) < 250
+    bench.image(lap().frames[5], wait=False)
+    time.sleep(0.4)
+    bench.settle()
+    assert 400 < float(bench.status_now()["latency idle p99 ms"]) < 2000
+
+
 def test_the_executable_ends_cleanly_and_names_a_wrong_parameter():
     command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args"]
     environment = {**os.environ, "ROS_DOMAIN_ID": "87"}

@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
 from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.solution import TrackedFrame, Update
@@ -28,6 +29,7 @@ class Monitor:
         update: the newest update.
         error: the last error of the worker, empty if there was none.
         track_seconds, publish_seconds: of the last images.
+        latency: from an image's arrival to its odometry.
         trouble: returns what is wrong with the map on the disk, empty if nothing is.
         doubt: returns what is assumed of frames or clocks and may be wrong, empty if nothing is.
         resets, failed: how often the map began anew, and images on which tracking broke down.
@@ -41,6 +43,7 @@ class Monitor:
         self._metric = metric
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
+        self.latency = Latency()
         self.resets = self.failed = 0
         self.trouble: Callable[[], str] = lambda: ""
         self.doubt: Callable[[], str] = lambda: ""
@@ -100,6 +103,7 @@ class Monitor:
             "decode ms": _milliseconds(source.seconds),
             "track ms": _milliseconds(self.track_seconds),
             "publish ms": _milliseconds(self.publish_seconds),
+            **self.latency.report(),
         }
         if update is not None:
             values |= {"last window": update.window, "last window s": update.seconds,

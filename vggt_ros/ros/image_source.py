@@ -37,6 +37,7 @@ class ImageSource:
             or the same); all others became frames.
             `missed` were published and did not arrive, or were pushed out of the queue while the node was busy.
         seconds: of decoding and rectification, of the last frames.
+        received_at: when DDS received the newest image, nanoseconds of the system's clock; 0: it does not tell.
         calibration: where the intrinsics come from, for the status.
 
     """
@@ -79,6 +80,7 @@ class ImageSource:
         self._told = 0.0
         self._waiting_since: float | None = None
         self.last_arrival = time.monotonic()
+        self.received_at = 0
 
     @property
     def rectifier(self) -> Rectifier | None:
@@ -132,6 +134,7 @@ class ImageSource:
         self.counts["received"] += 1
         self._count_missed(details.get("publication_sequence_number"))
         self.last_arrival = time.monotonic()
+        self.received_at = int(details.get("received_timestamp") or 0)
         if not self._ready():
             self.counts["early"] += 1
             return

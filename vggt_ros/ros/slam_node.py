@@ -175,6 +175,7 @@ class SlamNode(LifecycleNode):
         if not self._is_resetting():
             self.frames.broadcast(tracked)
             self.outputs.publish_tracked(tracked)
+        self.monitor.latency.note(self.source.received_at, busy=not self.worker.idle)
         self.monitor.note(tracked, done - began, time.perf_counter() - done)
 
     # Every window.
