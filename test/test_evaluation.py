@@ -33,6 +33,23 @@ def test_ate_is_the_rmse_of_the_positions():
     assert accuracy(STAMPS, ours, STAMPS, TRUTH).rpe_translation == pytest.approx(0.1, rel=0.02)
 
 
+def test_the_motion_over_a_second_is_compared_with_the_true_one():
+    """Poses at other times than a second apart take the next best; a drifting heading and a step are seen."""
+    turning = TRUTH.copy()
+    for index, matrix in enumerate(turning):
+        matrix[:3, :3] = so3_exp(np.array([0.0, 0.0, np.radians(0.05 * index)])) @ matrix[:3, :3]
+    figures = accuracy(STAMPS, turning, STAMPS, TRUTH)
+    assert figures.rpe_second_rotation == pytest.approx(0.5, rel=0.01)
+    moved = TRUTH.copy()
+    moved[100:, 2, 3] += 0.05  # ten of the 190 motions of a second go over the step
+    rows = np.arange(200) % 7 < 6
+    for chosen in (np.ones(200, bool), rows):
+        found = accuracy(STAMPS[chosen], moved[chosen], STAMPS, TRUTH, with_scale=False)
+        assert found.rpe_second_translation == pytest.approx(0.05 * np.sqrt(10 / 190), rel=0.1)
+    apart = accuracy(STAMPS[::12], TRUTH[::12], STAMPS, TRUTH)
+    assert apart.rpe_second_translation is None and apart.rpe_second_rotation is None
+
+
 def test_only_near_stamps_belong_together():
     rows, true_rows = associate(STAMPS[:4] + np.array([0, 19_000_000, -19_000_000, 21_000_000]), STAMPS)
     assert rows.tolist() == [0, 1, 2] and true_rows.tolist() == [0, 1, 2]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import cv2
@@ -33,6 +34,18 @@ def test_exact_windows_give_an_exact_trajectory(result):
     assert figures["coverage"] > 0.95 and figures["submaps"] == 1
     assert figures["images"] == 110 and figures["images_per_keyframe"] < 6
     assert figures["settings"]["windows.size"] == 8
+
+
+def test_every_image_after_the_first_window_is_located_and_compared(result):
+    figures = report(result)
+    assert figures["frames_located"] == 1.0
+    assert figures["frames_ate_rmse_m"] < 5e-3 and figures["frames_rpe_1s_m"] < 0.01
+    assert 0 < figures["frames_rpe_1s_deg"] < 0.5
+    assert figures["frames_ate_to_keyframes"] == pytest.approx(figures["frames_ate_rmse_m"] / figures["ate_rmse_m"])
+    blind = dataclasses.replace(result, frames=[
+        tracked if index % 2 else dataclasses.replace(tracked, reference=None)
+        for index, tracked in enumerate(result.frames)])
+    assert 0.4 < report(blind)["frames_located"] < 0.6
 
 
 def test_all_is_written_with_exact_stamps(result, sequence, tmp_path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.camera import Camera, sample_sensor
 from vggt_ros.files import FileError, format_stamp
-from vggt_ros.geometry import Array, Sim3, orthonormalize, umeyama
+from vggt_ros.geometry import Array, Sim3, orthonormalize, rotation_angle, umeyama
 
 MAX_DIFFERENCE = 0.02
 """Poses and truth belong together when their stamps are at most this far apart, seconds."""
@@ -28,6 +28,8 @@ class Accuracy:
     Attributes:
         ate_rmse, ate_median, ate_max: absolute trajectory error after alignment, meters.
         rpe_translation, rpe_rotation: RMSE of the motion from one pose to the next, meters and degrees.
+        rpe_second_translation, rpe_second_rotation: RMSE of the motion over one second, meters and degrees; None if no
+            two poses are a second apart.
         scale: meters in a unit of the trajectory; 1 if it is not free.
         path: length of the true path, meters.
         coverage: share of the true path that is spanned; see `coverage`.
@@ -40,6 +42,8 @@ class Accuracy:
     ate_max: float
     rpe_translation: float
     rpe_rotation: float
+    rpe_second_translation: float | None
+    rpe_second_rotation: float | None
     scale: float
     path: float
     coverage: float
@@ -48,13 +52,18 @@ class Accuracy:
 
 def associate(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Return rows of both (n,) that belong together: for each stamp the nearest true one, if near enough."""
-    after = np.clip(np.searchsorted(truth_stamps, stamps), 1, max(len(truth_stamps) - 1, 1))
-    before = after - 1
-    if len(truth_stamps) == 1:
-        after = before = np.zeros(len(stamps), np.int64)
-    nearest = np.where(stamps - truth_stamps[before] <= truth_stamps[after] - stamps, before, after)
+    nearest = _nearest(stamps, truth_stamps)
     rows = np.flatnonzero(np.abs(truth_stamps[nearest] - stamps) <= MAX_DIFFERENCE * 1e9)
     return rows, nearest[rows]
+
+
+def _nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each of `stamps` (n,) the row of the nearest of the rising `others` (m,)."""
+    after = np.clip(np.searchsorted(others, stamps), 1, max(len(others) - 1, 1))
+    before = after - 1
+    if len(others) == 1:
+        after = before = np.zeros(len(stamps), np.int64)
+    return np.where(stamps - others[before] <= others[after] - stamps, before, after)
 
 
 def _enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -99,11 +108,30 @@ def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray
         rpe = metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames)
         rpe.process_data((truth, ours))
         steps.append(rpe.get_statistic(metrics.StatisticsType.rmse))
+    second = _motion_error(stamps[rows], np.array(ours.poses_se3), np.array(truth.poses_se3), 1.0)
     statistics = ate.get_all_statistics()
     centers = world_camera[:, :3, 3]
     return Accuracy(statistics["rmse"], statistics["median"], statistics["max"], steps[0], steps[1],
-                    float(scale) if with_scale else 1.0, _length(centers), coverage(stamps, truth_stamps, centers),
-                    len(rows))
+                    *second, float(scale) if with_scale else 1.0, _length(centers),
+                    coverage(stamps, truth_stamps, centers), len(rows))
+
+
+def _motion_error(stamps: NDArray[np.int64], ours: Array, truth: Array,
+                  seconds: float) -> tuple[float | None, float | None]:
+    """Return the RMSE of the motion from each pose to the one `seconds` later, meters and degrees, or None twice.
+
+    `ours` and `truth` (n, 4, 4) are at the same rising `stamps` (n,). The later one may be off by a tenth of the time.
+    """
+    wanted = stamps + round(seconds * 1e9)
+    later = _nearest(wanted, stamps)
+    rows = np.flatnonzero(np.abs(stamps[later] - wanted) <= seconds * 1e8)
+    if not len(rows):
+        return None, None
+    moved, really = (np.linalg.inv(poses[rows]) @ poses[later[rows]] for poses in (ours, truth))
+    error = np.linalg.inv(really) @ moved
+    turned = [rotation_angle(one[:3, :3]) for one in error]
+    return (float(np.sqrt(np.mean(np.sum(error[:, :3, 3]**2, axis=1)))),
+            float(np.degrees(np.sqrt(np.mean(np.square(turned))))))
 
 
 def coverage(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64], centers: Array) -> float:

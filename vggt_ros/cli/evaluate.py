@@ -32,6 +32,8 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
     print(f"ATE  RMSE {figures.ate_rmse:.4f} m ({100 * figures.ate_rmse / max(figures.path, 1e-9):.2f} % of the path), "
           f"median {figures.ate_median:.4f} m, max {figures.ate_max:.4f} m")
     print(f"RPE  RMSE {figures.rpe_translation:.4f} m, {figures.rpe_rotation:.3f} deg from one pose to the next")
+    if figures.rpe_second_translation is not None:
+        print(f"RPE  RMSE {figures.rpe_second_translation:.4f} m, {figures.rpe_second_rotation:.3f} deg over 1 s")
     print(f"path {figures.path:.2f} m, {100 * figures.coverage:.1f} % covered")
     if plot is not None:
         draw_trajectory(plot, *ours, true, figures, trajectory.stem, with_scale=with_scale)

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggt_ros.camera import Rectifier
@@ -21,6 +22,7 @@ from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.files import FileError, format_stamp, read_trajectory, write_ply, write_trajectory
+from vggt_ros.geometry import Array
 from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
@@ -59,11 +61,39 @@ class Run:
 
         Aligned by a similarity, or not `with_scale`: by a rigid motion, so that an error of scale counts.
         """
+        return self._against_truth(*self.slam.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
+
+    def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
+        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap, moved with its keyframes since."""
+        solution = self.slam.solution
+        located = []
+        for tracked in self.frames:
+            row = None if tracked.reference is None else solution.index(tracked.reference)
+            matrix = self.slam.frame_pose(tracked)
+            if matrix is not None and row is not None and solution.submaps[row] == submap:
+                located.append((tracked.stamp, matrix))
+        return (np.array([stamp for stamp, _ in located], np.int64),
+                np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
+
+    def frame_figures(self) -> dict[str, float | None]:
+        """Return what share of the images since the first pose is located in the largest submap, and how well."""
+        stamps, poses = self.frame_trajectory(self.slam.solution.largest_submap)
+        begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
+        offered = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
+        frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
+        return {
+            "frames_located": len(stamps) / offered if offered else None,
+            "frames_ate_rmse_m": frames.ate_rmse if frames else None,
+            "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
+            "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
+            "frames_rpe_1s_deg": frames.rpe_second_rotation if frames else None,
+        }
+
+    def _against_truth(self, stamps: NDArray[np.int64], poses: Array, with_scale: bool = True) -> Accuracy | None:
         if self.sequence.truth is None:
             return None
         try:
-            return accuracy(*self.slam.trajectory(self.slam.solution.largest_submap), *self.sequence.truth,
-                            with_scale=with_scale)
+            return accuracy(stamps, poses, *self.sequence.truth, with_scale=with_scale)
         except EvaluationError:
             return None
 
@@ -133,6 +163,7 @@ def report(result: Run) -> dict[str, Any]:
         "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
         "path_m": figures and figures.path,
         "coverage": figures and figures.coverage,
+        **result.frame_figures(),
         "images_per_keyframe": len(result.frames) / max(len(solution), 1),
         "keyframes": len(solution),
         "largest_submap_keyframes": int((solution.submaps == solution.largest_submap).sum()),
@@ -168,14 +199,7 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
     for submap in sorted({largest, *np.unique(solution.submaps).tolist()}):
         suffix = "" if submap == largest else f"_{submap}"
         write_trajectory(folder / f"trajectory{suffix}.txt", *slam.trajectory(submap))
-        located = []
-        for tracked in result.frames:
-            row = None if tracked.reference is None else solution.index(tracked.reference)
-            matrix = slam.frame_pose(tracked)
-            if matrix is not None and row is not None and solution.submaps[row] == submap:
-                located.append((tracked.stamp, matrix))
-        write_trajectory(folder / f"frames{suffix}.txt", np.array([stamp for stamp, _ in located], np.int64),
-                         np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
+        write_trajectory(folder / f"frames{suffix}.txt", *result.frame_trajectory(submap))
     cloud = slam.map_cloud()
     write_ply(folder / "map.ply", cloud)
     figures = report(result)
@@ -217,6 +241,10 @@ def summary(figures: dict[str, Any]) -> str:
     if figures["ate_rmse_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
+    if figures["frames_rpe_1s_m"] is not None:
+        lines.append(f"images {100 * figures['frames_located']:.1f} % located from the first pose on, ATE RMSE "
+                     f"{figures['frames_ate_rmse_m']:.4f} m, RPE over 1 s {figures['frames_rpe_1s_m']:.4f} m, "
+                     f"{figures['frames_rpe_1s_deg']:.2f} deg")
     if figures["ate_rmse_unscaled_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_unscaled_m']:.4f} m after SE(3), scale {figures['scale']} by "
                      f"{figures['scale_by']}, sigma {100 * figures['scale_sigma']:.2g} %")
