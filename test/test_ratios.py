@@ -13,13 +13,14 @@ def evidence(rng, seconds=20.0, count=40, sigma=0.05, common=0.02, log=0.4):
     times = np.sort(rng.uniform(0, seconds, count))
     wander = np.interp(times, np.arange(seconds + 2), common * rng.standard_normal(int(seconds) + 2))
     values = log + sigma * rng.standard_normal(count) + wander
-    return Ratios(values, np.full(count, sigma), (times * 1e9).astype(np.int64))
+    return Ratios(values, np.full(count, sigma), (times * 1e9).astype(np.int64), np.zeros(count, np.int64))
 
 
 def spoiled(ratios, begin, end, log):
     """The same, but between two times, in seconds, they say something else."""
     times = ratios.stamps / 1e9
-    return Ratios(np.where((times >= begin) & (times < end), log, ratios.log), ratios.sigma, ratios.stamps)
+    return Ratios(np.where((times >= begin) & (times < end), log, ratios.log), ratios.sigma, ratios.stamps,
+                  ratios.windows)
 
 
 def test_nothing_says_nothing():
@@ -27,7 +28,8 @@ def test_nothing_says_nothing():
 
 
 def test_exact_ratios_are_exact():
-    found = agree(Ratios(np.full(30, np.log(3.0)), np.full(30, 0.05), np.arange(30) * 10**9))
+    found = agree(Ratios(np.full(30, np.log(3.0)), np.full(30, 0.05), np.arange(30) * 10**9,
+                         np.zeros(30, np.int64)))
     assert found.log == pytest.approx(np.log(3.0), abs=1e-12)
     assert found.share == 1 and found.seconds == 30 and found.count == 30
 
@@ -55,7 +57,7 @@ def test_what_lies_most_of_the_time_is_taken_for_the_truth_and_the_share_says_so
 @given(st.integers(0, 10**6), st.floats(-3, 3))
 def test_a_change_of_unit_changes_nothing_else(seed, shift):
     ratios = spoiled(evidence(np.random.default_rng(seed)), 4, 7, 2.0)
-    moved = Ratios(ratios.log + shift, ratios.sigma, ratios.stamps)
+    moved = Ratios(ratios.log + shift, ratios.sigma, ratios.stamps, ratios.windows)
     one, other = agree(ratios), agree(moved)
     assert other.log - one.log == pytest.approx(shift, abs=1e-6)
     assert other.sigma == pytest.approx(one.sigma, rel=1e-3)
@@ -63,6 +65,6 @@ def test_a_change_of_unit_changes_nothing_else(seed, shift):
 
 def test_lengths_that_are_nothing_are_finite():
     ratios = Ratios.of_lengths(np.array([0.0, 2.0]), np.full(2, 0.01), np.ones(2), np.full(2, 0.01),
-                               np.arange(2) * 10**9)
+                               np.arange(2) * 10**9, np.zeros(2, np.int64))
     assert np.isfinite(ratios.log).all() and np.isfinite(ratios.sigma).all()
     assert ratios.sigma[0] > 1 - 1e-9

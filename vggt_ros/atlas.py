@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
@@ -64,6 +64,7 @@ class Atlas:
         self.kept: dict[int, KeptKeyframe] = {}
         self.submap = -1
         self._labels: list[int] = []  # of each submap, the oldest one that loops connect it with
+        self._pivot: dict[int, Array] = {}  # of a window, where its newest camera that the map knew is in it
         self._metrics: dict[int, MetricScale] = {}  # of submaps, as they were when the next one began
 
     def knows(self, keyframe: int) -> bool:
@@ -119,6 +120,7 @@ class Atlas:
         known = self.views(shared, reference) if shared else {}
         alignment = align(known, own_views(geometry, kept), self._config.alignment)
         self._graph.add_window(window.id, reference, alignment.reference_window, alignment.drift)
+        self._hang(window, geometry, alignment)
         self._take(window, geometry, kept)
 
     def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Array], solution: Solution) -> None:
@@ -148,6 +150,7 @@ class Atlas:
         alignment = align(known, own_views(geometry, kept), self._config.alignment)
         self.submap = max(self._placed[k].submap for k in nearest if self._placed[k].window == reference)
         self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
+        self._hang(window, geometry, alignment)
         self._take(window, geometry, kept)
 
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
@@ -178,6 +181,12 @@ class Atlas:
         self._graph.rescale(self._placed[max(self._placed)].window, factor)
         self.metric = metric
 
+    def observe_scale(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
+        """Take in the scale of all windows connected with the submap that grows; see PoseGraph.observe_scale."""
+        if log_scale:
+            self._graph.observe_scale(log_scale, self._pivot)
+        self.metric = metric
+
     def solution(self) -> Solution:
         """Return the state of the map as the graph holds it now."""
         self._version += 1
@@ -195,6 +204,7 @@ class Atlas:
             kept=self.kept,
             window_ids=np.array(list(places), np.int64),
             window_origin=np.array([place.translation for place in places.values()]).reshape(-1, 3),
+            window_scale=np.array([place.scale for place in places.values()]),
             edges=tuple(self._graph.edges),
             metric=self.metric,
         )
@@ -238,6 +248,11 @@ class Atlas:
         """Return the window that placed most of the `shared` keyframes, the newest on ties; -1 if there are none."""
         owners = [self._placed[k].window for k in shared]
         return max(owners, key=lambda owner: (owners.count(owner), owner), default=-1)
+
+    def _hang(self, window: Window, geometry: WindowGeometry, alignment: Alignment) -> None:
+        """Note the camera about which a window turns out larger or smaller: there the path goes on from the map's."""
+        newest = geometry.keyframe_ids.index(max(alignment.shared))
+        self._pivot[window.id] = geometry.window_camera[newest, :3, 3]
 
     def _take(self, window: Window, geometry: WindowGeometry, kept: dict[int, KeptKeyframe]) -> None:
         images = {keyframe.id: keyframe for keyframe in window.keyframes}

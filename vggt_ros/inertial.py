@@ -56,7 +56,7 @@ class ImuSource:
         """Forget everything."""
         with self._lock:
             self._samples.clear()
-        self._chunks: dict[tuple[int, int], tuple[float, float]] = {}
+        self._chunks: dict[tuple[int, int], tuple[Array, float]] = {}  # log of the meters in windows' units, and sigma
 
     def add(self, stamp: int, turn_rate: Array, acceleration: Array) -> None:
         """Take a sample: rad/s and m/s^2, both (3,), in the IMU's frame, at `stamp` (ns); from any thread."""
@@ -82,24 +82,27 @@ class ImuSource:
         length = float(np.linalg.norm(mean))
         return mean / length if abs(length - GRAVITY) < 0.05 * GRAVITY else None
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64]) -> Ratios:
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
         """Return the ratio of each chunk of keyframes, once a second, with the sigma that this makes."""
         if not self._samples:
             return Ratios.join([])
-        ids, stamps, parts, start = solution.ids[rows], solution.stamps[rows], [], 0
+        ids, stamps, windows = solution.ids[rows], solution.stamps[rows], solution.windows[rows]
+        parts, start = [], 0
         while start < len(rows):
             end = int(np.searchsorted(stamps, stamps[start] + _CHUNK, side="right"))
             if end == len(rows):  # more will come
                 break
-            key, unit = (int(ids[start]), int(ids[end - 1])), float(np.log(solution.scale[rows[start]]))
+            key, units = (int(ids[start]), int(ids[end - 1])), np.log(solution.scale[rows[start:end]])
             if key not in self._chunks:
                 log, sigma = self._solve(solution, rows[start:end]) or (float("nan"), float("inf"))
-                self._chunks[key] = log + unit, sigma
-            log, sigma = self._chunks[key]
+                self._chunks[key] = log + units, sigma
+            logs, sigma = self._chunks[key]
             if sigma < _WORST:
                 seconds = np.arange(int(stamps[start]), int(stamps[end - 1]), 10**9)
                 spread = sigma * float(np.sqrt(len(seconds)))
-                parts.append(Ratios(np.full(len(seconds), log - unit), np.full(len(seconds), spread), seconds, _COMMON))
+                at = np.searchsorted(stamps[start:end], seconds, side="right") - 1
+                parts.append(Ratios((logs - units)[at], np.full(len(seconds), spread), seconds,
+                                    windows[start:end][at], _COMMON))
             start = max(end - 1, start + 1)
         return Ratios.join(parts)
 

@@ -114,6 +114,11 @@ class OverlapTree:
             rows = np.flatnonzero(self.branch == branch)
             self._covariance[rows] = np.cumsum(edges[rows], axis=0) + (self._covariance[stem] if stem >= 0 else 0.0)
 
+    def rechain(self, chained: Array, place: Array) -> None:
+        """Take what the overlaps say anew: where they put the windows (n, 4, 4), and where those are to lie."""
+        self._chained[: self._count] = chained
+        self.move(place)
+
     def shift(self, rows: Index, transform: Array) -> None:
         """Move whole submaps, all their `rows`, rigidly by a similarity (4, 4) of the map."""
         self._chained[rows] = transform @ self._chained[rows]

@@ -243,7 +243,7 @@ class Slam:
                       rescaling.metric.source, 100 * rescaling.metric.sigma)
         else:
             _LOG.warning("scale is in doubt: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
-        self._atlas.rescale(rescaling.factor, rescaling.metric)
+        self._atlas.observe_scale(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 
     def reset_map(self) -> None:

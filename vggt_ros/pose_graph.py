@@ -10,8 +10,8 @@ A node is `map_window`. gtsam writes a similarity as p' = s (R p + t); ours is p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import gtsam
 import numpy as np
@@ -19,13 +19,15 @@ import numpy as np
 from vggt_ros.consensus import GATE, Loop, ends, group, misfit, score, squared, surprise
 from vggt_ros.geometry import Array, Sim3, orthonormalize
 from vggt_ros.overlap_tree import OverlapTree
-from vggt_ros.similarities import inverse, log, to_matrix, to_sim3
+from vggt_ros.similarities import inverse, log, scales, to_matrix, to_sim3
 from vggt_ros.solution import Edge
 
 _PRIOR_SIGMA = 1e-4
 """Sigma of the first window: it fixes the gauge (rotation in radians, position in map units, log scale)."""
 _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
+_ANYWHERE, _SIGMA_SCALE = 1e4, 0.02
+"""Sigma of the place and of the logarithm of the scale of a window whose scale sources of meters tell."""
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
 belief is worth, and the most that it may become."""
@@ -67,6 +69,7 @@ class PoseGraph:
         self._tree.inflation = _DOUBT
         self._row: dict[int, int] = {}
         self._submap: list[int] = []
+        self._scale: dict[int, float] = {}  # row to the logarithm of its scale, where sources of meters have told
         self._solved = _Solved((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
 
     @property
@@ -154,8 +157,29 @@ class PoseGraph:
         rows = np.flatnonzero(np.array(label)[self._submap] == component)
         stretch = np.diag([factor, factor, factor, 1.0])
         stretch[:3, 3] = (1 - factor) * self._tree.place[self._row[self.anchors[component]], :3, 3]
+        self._scale |= {row: self._scale[row] + float(np.log(factor)) for row in rows.tolist() if row in self._scale}
         self._tree.shift(rows, stretch)
         self._decide(self._judged(self._solved.loops, self._tree.place.copy()))
+
+    def observe_scale(self, log_scale: Mapping[int, float], pivot: Mapping[int, Array]) -> None:
+        """Take it that a unit of each window is the exponential of what is given for it in map units.
+
+        Given are all windows that are connected with each other. What the overlaps say of scale is corrected for good.
+        The `pivot` (3,) of a window, in its own frame, stays where the one that it hangs on sees it; the oldest begins
+        where it began. With loops, the scale is a prior of the windows in which they end.
+        """
+        self._scale |= {self._row[window]: log for window, log in log_scale.items()}
+        scale = {self._row[window]: float(np.exp(log)) for window, log in log_scale.items()}
+        parent = {self._row[edge.second]: self._row[edge.first] for edge in self._overlaps}
+        fixed = {self._row[window]: point for window, point in pivot.items() if window in log_scale}
+        self._tree.rechain(*(_rescaled(places, parent, scale, fixed)
+                             for places in (self._tree.chained, self._tree.place)))
+        for index, edge in enumerate(self._overlaps):
+            if edge.second in log_scale:
+                chained = self._tree.chained[[self._row[edge.first], self._row[edge.second]]]
+                self._overlaps[index] = replace(edge, first_second=to_sim3(inverse(chained[:1]) @ chained[1:])[0])
+        taken = self._solved.loops
+        self._decide(self._reconsidered(self._solve(taken)) if taken else self._judged((), self._tree.place.copy()))
 
     def _loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
         loop = Loop(len(self.loops), first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
@@ -264,6 +288,8 @@ class PoseGraph:
         nodes = np.append(0, segments.below)
         for row in nodes.tolist():
             values.insert(row, _to_gtsam(place[row]))
+            if row in self._scale:
+                graph.add(_scale_prior(row, place[row], self._scale[row]))
         for first, second, matrix, covariance in zip(segments.above.tolist(), segments.below.tolist(),
                                                      segments.measured, segments.covariance, strict=True):
             graph.add(_between(first, second, matrix, covariance))
@@ -287,6 +313,31 @@ class PoseGraph:
         error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
         strain = squared(error, segments.covariance).sum()
         return _Solved(tuple(loops), place, float(strain), misfit(place, loops))
+
+
+def _rescaled(places: Array, parent: Mapping[int, int], scale: Mapping[int, float],
+              pivot: Mapping[int, Array]) -> Array:
+    """Return places (w, 4, 4) whose scale is that given for rows, each hung on its parent or on the first of them."""
+    rescaled, first, size = places.copy(), min(scale), scales(places)
+    rescaled[first, :3, :3] *= scale[first] / size[first]
+    for row in sorted(scale.keys() - {first}):
+        above = parent.get(row, first)
+        relative = np.linalg.inv(places[above]) @ places[row]
+        larger = scale[row] / scale[above] * (size[above] / size[row])
+        relative[:3, 3] += (1 - larger) * relative[:3, :3] @ pivot.get(row, np.zeros(3))
+        relative[:3, :3] *= larger
+        rescaled[row] = rescaled[above] @ relative
+        # Done again after every few windows, rounding errors would add up to shears.
+        rescaled[row, :3, :3] = scale[row] * orthonormalize(rescaled[row, :3, :3])
+    return rescaled
+
+
+def _scale_prior(row: int, place: Array, log_scale: float) -> gtsam.NonlinearFactor:
+    """Return a factor that says what the scale of a window is, and next to nothing of where it lies."""
+    known = place.copy()
+    known[:3, :3] *= np.exp(log_scale) / scales(place[None])[0]
+    noise = gtsam.noiseModel.Diagonal.Sigmas(np.array([*[_ANYWHERE] * 6, _SIGMA_SCALE]))
+    return gtsam.PriorFactorSimilarity3(row, _to_gtsam(known), noise)
 
 
 def _between(first: int, second: int, matrix: Array, covariance: Array) -> gtsam.NonlinearFactor:

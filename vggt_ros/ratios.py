@@ -34,6 +34,7 @@ class Ratios:
     Attributes:
         log, sigma: their logarithms (n,), and the sigmas of those.
         stamps: when, int64 nanoseconds (n,).
+        windows: ids (n,) of the windows whose unit it is in the map.
         common: sigma of the error that all share, of calibration and clocks, which no number of them takes away.
 
     """
@@ -41,16 +42,17 @@ class Ratios:
     log: Array
     sigma: Array
     stamps: NDArray[np.int64]
+    windows: NDArray[np.int64]
     common: float = 0.002
 
     @staticmethod
-    def of_lengths(meters: Array, sigma_meters: Array, units: Array, sigma_units: Array,
-                   stamps: NDArray[np.int64]) -> Ratios:
+    def of_lengths(meters: Array, sigma_meters: Array, units: Array, sigma_units: Array, stamps: NDArray[np.int64],
+                   windows: NDArray[np.int64]) -> Ratios:
         """Return the ratios of lengths (n,) in meters and in map units, each with its sigma (n,)."""
         variance = sum((sigma / np.maximum(length, sigma))**2 for length, sigma in
                        ((meters, sigma_meters), (units, sigma_units)))
         log = np.log(np.maximum(meters, _SMALLEST) / np.maximum(units, _SMALLEST))
-        return Ratios(log, np.sqrt(variance), stamps)
+        return Ratios(log, np.sqrt(variance), stamps, windows)
 
     @staticmethod
     def join(parts: Sequence[Ratios]) -> Ratios:
@@ -58,12 +60,13 @@ class Ratios:
         return Ratios(np.concatenate([np.zeros(0), *(part.log for part in parts)]),
                       np.concatenate([np.zeros(0), *(part.sigma for part in parts)]),
                       np.concatenate([np.zeros(0, np.int64), *(part.stamps for part in parts)]),
+                      np.concatenate([np.zeros(0, np.int64), *(part.windows for part in parts)]),
                       min((part.common for part in parts if len(part)), default=0.0))
 
     def rows(self, chosen: Sequence[int]) -> Ratios:
         """Return those in the rows `chosen`."""
         index = np.array(chosen, np.int64)
-        return Ratios(self.log[index], self.sigma[index], self.stamps[index], self.common)
+        return Ratios(self.log[index], self.sigma[index], self.stamps[index], self.windows[index], self.common)
 
     def __len__(self) -> int:
         """Return the number of ratios."""
@@ -77,6 +80,7 @@ class RatioEstimate:
     Attributes:
         log: natural logarithm of the meters in a map unit.
         sigma: its standard deviation.
+        scatter: the part of it that more evidence takes away.
         share: fraction of the seconds with evidence that agree.
         seconds: how many those are.
         count: ratios that agree.
@@ -85,6 +89,7 @@ class RatioEstimate:
 
     log: float
     sigma: float
+    scatter: float
     share: float
     seconds: int
     count: int
@@ -116,7 +121,7 @@ def agree(ratios: Ratios) -> RatioEstimate | None:
     per_block = np.bincount(index, weights)
     offsets = np.bincount(index, weights * (ratios.log[agreeing] - log)) / per_block
     surprise = (_TRUST + float(per_block @ offsets**2)) / (_TRUST + len(blocks) - 1)
-    variance = surprise / weights.sum() + ratios.common**2
+    scatter = float(np.sqrt(surprise / weights.sum()))
     everything = len(np.unique(ratios.stamps // _BLOCK))
-    return RatioEstimate(log, float(np.sqrt(variance)), len(blocks) / everything, len(blocks),
+    return RatioEstimate(log, float(np.hypot(scatter, ratios.common)), scatter, len(blocks) / everything, len(blocks),
                          int(agreeing.sum()))

@@ -11,7 +11,7 @@ When most of their evidence no longer agrees on one unit, the state goes back to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import ScaleConfig
 from vggt_ros.ratios import RatioEstimate, Ratios, agree
 from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.scale_windows import ScaleMemory
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
 
 _METRIC = 0.1
@@ -50,8 +51,12 @@ class ScaleSource(Protocol):
 
     name: str
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64]) -> Ratios:
-        """Return what it knows about the map's unit, from the keyframes in `rows` (k,) of a solution."""
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
+        """Return what it knows about the map's unit, from the keyframes in `rows` (k,) of a solution.
+
+        With `inside`, only what single windows tell, wherever the others lie: scale from window to window is taken
+        from that, because it moves them.
+        """
         ...
 
     def clear(self) -> None:
@@ -61,9 +66,17 @@ class ScaleSource(Protocol):
 
 @dataclass(frozen=True)
 class Rescaling:
-    """By how much the submap that grows has to become larger, and how well its unit is known then."""
+    """What the map has to become, and how well its unit is known then.
+
+    Attributes:
+        factor: by how much the newest window becomes larger.
+        log_scale: logarithm of the meters in a unit of each window of the submap that grows; empty if none changes.
+        metric: what is known of the map's unit then.
+
+    """
 
     factor: float
+    log_scale: Mapping[int, float]
     metric: MetricScale
 
 
@@ -81,33 +94,43 @@ class ScaleObserver:
         self._config = config
         self.sources = tuple(sources)
         self.report: dict[str, str] = {}
+        self._memory = ScaleMemory()
 
     def clear(self) -> None:
         """Forget all evidence, for a new map."""
         for source in self.sources:
             source.clear()
         self.report = {}
+        self._memory = ScaleMemory()
 
     def observe(self, solution: Solution) -> Rescaling | None:
         """Return the rescaling that the evidence asks for, if it is worth it, for the submap that grows."""
         if not self.sources or not len(solution):
             return None
         rows = np.flatnonzero(solution.submaps == solution.submaps[-1])
+        inside = [source.ratios(solution, rows, inside=True) for source in self.sources]
+        scales = self._memory.compare(solution, rows, inside)
         seen = {source.name: source.ratios(solution, rows) for source in self.sources}
+        seen = {name: scales.straightened(ratios) for name, ratios in seen.items()}
         found = {name: agree(ratios) for name, ratios in seen.items()}
-        estimate = agree(Ratios.join(list(seen.values())))
-        self.report = {name: _in_words(one, estimate) for name, one in found.items() if one is not None}
+        evidence = Ratios.join(list(seen.values()))
+        estimate = agree(evidence)
+        larger = float((scales.better - scales.scale)[-1])
+        self.report = {name: _in_words(one, estimate, larger) for name, one in found.items() if one is not None}
         known = solution.metric.state == OBSERVED
         if known and estimate is not None and estimate.share < _SHARE:
-            evidence = Ratios.join(list(seen.values()))
             spread = 1.4826 * float(np.median(np.abs(evidence.log)))
-            return Rescaling(1.0, MetricScale(PRIOR, max(spread, solution.metric.sigma), _CONTRADICTED))
+            return Rescaling(1.0, {}, MetricScale(PRIOR, max(spread, solution.metric.sigma), _CONTRADICTED))
         if estimate is None or not self._is_believed(estimate):
             return None
-        if known and abs(estimate.log) < max(_PAYS, 2 * estimate.sigma):
+        better = scales.better + estimate.log
+        change = better - scales.told
+        if known and np.abs(change).max() < max(_PAYS, 2 * estimate.scatter):
             return None
+        log_scale = dict(zip(scales.windows, better.tolist(), strict=True))
+        self._memory.tell(log_scale)
         behind = ", ".join(name for name, one in found.items() if one is not None and _is_consistent(one, estimate))
-        return Rescaling(math.exp(estimate.log), MetricScale(OBSERVED, estimate.sigma, behind))
+        return Rescaling(math.exp(change[-1]), log_scale, MetricScale(OBSERVED, estimate.sigma, behind))
 
     def _is_believed(self, estimate: RatioEstimate) -> bool:
         return estimate.sigma <= self._config.max_sigma and estimate.share >= _SHARE and estimate.seconds >= _SECONDS
@@ -142,9 +165,9 @@ def _is_consistent(one: RatioEstimate, estimate: RatioEstimate) -> bool:
     return abs(one.log - estimate.log) < max(3 * math.hypot(one.sigma, estimate.sigma), 0.02)
 
 
-def _in_words(one: RatioEstimate, estimate: RatioEstimate | None) -> str:
-    """Return what a source says, and whether it contradicts the estimate of all."""
-    text = (f"{math.exp(one.log):.4g} m a unit, sigma {100 * one.sigma:.2g} %, {one.seconds} s, "
+def _in_words(one: RatioEstimate, estimate: RatioEstimate | None, larger: float) -> str:
+    """Return what a source says of the newest window, and whether it contradicts the estimate of all."""
+    text = (f"{math.exp(one.log + larger):.4g} m a unit, sigma {100 * one.sigma:.2g} %, {one.seconds} s, "
             f"{100 * one.share:.0f} % of it agree")
     contradicts = estimate is not None and not _is_consistent(one, estimate)
     return text + ("; contradicts the other sources" if contradicts else "")

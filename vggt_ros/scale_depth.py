@@ -54,12 +54,12 @@ class DepthSource:
         with self._lock:
             self._waiting.append((stamp, depth))
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64]) -> Ratios:
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
         """Return a ratio for each keyframe that has depth of the sensor."""
         with self._lock:
             waiting = list(self._waiting)
         stamps = np.array([stamp for stamp, _ in waiting], np.int64)
-        log, sigma, when = [], [], []
+        log, sigma, when, windows = [], [], [], []
         for row in rows.tolist():
             keyframe, stamp = int(solution.ids[row]), int(solution.stamps[row])
             if keyframe not in self._compared and len(stamps):
@@ -71,7 +71,8 @@ class DepthSource:
                 log.append(compared[0] - float(np.log(solution.scale[row])))
                 sigma.append(compared[1])
                 when.append(stamp)
-        return Ratios(np.array(log), np.array(sigma), np.array(when, np.int64), _COMMON)
+                windows.append(int(solution.windows[row]))
+        return Ratios(np.array(log), np.array(sigma), np.array(when, np.int64), np.array(windows, np.int64), _COMMON)
 
 
 def compare(sensor: NDArray[np.float32], kept: KeptKeyframe) -> tuple[float, float] | None:

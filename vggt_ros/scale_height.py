@@ -51,11 +51,11 @@ class HeightSource:
         """Forget all planes."""
         self._planes: dict[int, tuple[float, float]] = {}
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64]) -> Ratios:
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
         """Return a ratio for each keyframe that sees the ground."""
         if self.height <= 0:
             return Ratios.join([])
-        log, sigma, stamps = [], [], []
+        log, sigma, stamps, windows = [], [], [], []
         for row in rows.tolist():
             keyframe = int(solution.ids[row])
             if keyframe not in self._planes:
@@ -66,7 +66,8 @@ class HeightSource:
                 log.append(float(np.log(self.height / (distance * solution.scale[row]))))
                 sigma.append(float(np.hypot(_SIGMA, spread)))
                 stamps.append(int(solution.stamps[row]))
-        return Ratios(np.array(log), np.array(sigma), np.array(stamps, np.int64), _COMMON)
+                windows.append(int(solution.windows[row]))
+        return Ratios(np.array(log), np.array(sigma), np.array(stamps, np.int64), np.array(windows, np.int64), _COMMON)
 
 
 def ground(kept: KeptKeyframe, up: Array) -> tuple[float, float] | None:

@@ -63,18 +63,24 @@ class OdometrySource:
                 self._waiting.clear()
             self._waiting.append((stamp, odom_camera))
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64]) -> Ratios:
-        """Return the ratios of motions that follow each other, each as short as it may be."""
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
+        """Return the ratios of motions that follow each other, each as short as it may be.
+
+        Those `inside` a window are one for each, the best, and say nothing of how windows lie against each other.
+        """
         self._note(solution, rows)
         rows = np.array([row for row in rows.tolist() if int(solution.ids[row]) in self._centers], np.int64)[-_NEWEST:]
         ids, stamps, map_center = solution.ids[rows].tolist(), solution.stamps[rows], solution.map_camera[rows, :3, 3]
         odom_center = np.array([self._centers[k] for k in ids]).reshape(-1, 3)
+        windows = solution.windows[rows]
         sigma_map = np.sqrt(2) * _SIGMA_MAP * solution.scale[rows] * np.array(
             [np.nan_to_num(solution.kept[k].median_depth) for k in ids])
+        if inside:
+            return _best_inside(stamps, windows, map_center, odom_center, sigma_map)
         parts, start = [], 0
         while start < len(rows) - 1:
             end = int(np.searchsorted(stamps, stamps[start] + _SPAN, side="right"))
-            motions = _motions(start, end, stamps, map_center, odom_center, sigma_map)
+            motions = _motions(start, end, stamps, windows, map_center, odom_center, sigma_map)
             if not len(motions):  # nothing within the span
                 start += 1
                 continue
@@ -113,15 +119,33 @@ def interpolate(stamps: NDArray[np.int64], poses: list[Array], when: int) -> Arr
     return pose(first[:3, :3] @ so3_exp(part * turn), (1 - part) * first[:3, 3] + part * second[:3, 3])
 
 
-def _motions(start: int, end: int, stamps: NDArray[np.int64], map_center: Array, odom_center: Array,
-             sigma_map: Array) -> Ratios:
-    """Return the ratios of the motions from the keyframe in row `start` to those after it, before `end`."""
+def _best_inside(stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array, odom_center: Array,
+                 sigma_map: Array) -> Ratios:
+    """Return the ratio of the motion in each window that tells most."""
+    parts = []
+    for window in np.unique(windows).tolist():
+        rows = np.flatnonzero(windows == window)
+        motions = Ratios.join([_motions(start, int(rows[-1]) + 1, stamps, windows, map_center, odom_center, sigma_map)
+                               for start in rows[:-1].tolist()])
+        motions = motions.rows(np.flatnonzero(motions.windows == window).tolist())
+        if len(motions) and motions.sigma.min() <= _WORST:
+            parts.append(motions.rows([int(np.argmin(motions.sigma))]))
+    return Ratios.join(parts)
+
+
+def _motions(start: int, end: int, stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array,
+             odom_center: Array, sigma_map: Array) -> Ratios:
+    """Return the ratios of the motions from the keyframe in row `start` to those after it, before `end`.
+
+    They count for the window of the keyframe in their middle.
+    """
     rows = np.arange(start + 1, end)
     units = np.linalg.norm(map_center[rows] - map_center[start], axis=1)
     meters = np.linalg.norm(odom_center[rows] - odom_center[start], axis=1)
     sigma_meters = np.hypot(_SIGMA_ODOMETRY[0], _SIGMA_ODOMETRY[1] * meters)
-    found = Ratios.of_lengths(meters, sigma_meters, units, sigma_map[rows], stamps[rows])
+    found = Ratios.of_lengths(meters, sigma_meters, units, sigma_map[rows], stamps[rows],
+                              windows[(start + rows + 1) // 2])
     # Where only one of the two moves, it is a lie to be outvoted, not a motion to be left out.
     one_moves = np.minimum(sigma_meters / np.maximum(meters, 1e-9), sigma_map[rows] / np.maximum(units, 1e-9)) < 0.1
     return Ratios(found.log, np.where(one_moves, np.minimum(found.sigma, _WORST), found.sigma), found.stamps,
-                  _COMMON)
+                  found.windows, _COMMON)

@@ -143,7 +143,8 @@ class Solution:
         map_camera: float64 (n, 4, 4), camera poses, optical axes; the world is the first camera's optical frame.
         scale: float64 (n,), map units in a unit of the keyframe's window.
         kept: keyframe id to what is kept of it.
-        window_ids: int64 (w,), the windows of the graph; `window_origin` float64 (w, 3), where each begins.
+        window_ids: int64 (w,), the windows of the graph, each after the one that it hangs on.
+        window_origin: float64 (w, 3), where each begins; `window_scale` (w,), map units in a unit of it.
         edges: relations of the windows.
         refused_loops: pairs of windows that seemed to see the same place until that was verified, the newest ones.
         metric: what is known of the unit of the submap that grows.
@@ -160,6 +161,7 @@ class Solution:
     kept: Mapping[int, KeptKeyframe] = field(default_factory=dict)
     window_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     window_origin: Array = field(default_factory=lambda: np.zeros((0, 3)))
+    window_scale: Array = field(default_factory=lambda: np.zeros(0))
     edges: tuple[Edge, ...] = ()
     refused_loops: tuple[tuple[int, int], ...] = ()
     metric: MetricScale = MetricScale()

@@ -1,0 +1,129 @@
+"""Scale that is lost from window to window, in a real chain of windows with exact geometry but for their overlaps."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from drives import POSES, SMALL, STAMPS, VIEW, odometry, oracle, solve, window
+from scenes import SIZE
+
+from vggt_ros.camera import resize_intrinsics
+from vggt_ros.geometry import Sim3, pose, so3_exp, umeyama
+from vggt_ros.pipeline import Slam
+from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.solution import OBSERVED, UNKNOWN
+
+
+class Losing:
+    """Sees the keyframes that it shares with the window before at a wrong depth: the overlap misleads on scale."""
+
+    name, each, step, at = "losing", 0.04, 0.0, 0
+
+    def __init__(self, exact=None):
+        self.exact = exact or oracle()
+
+    def reconstruct(self, window):
+        geometry = self.exact.reconstruct(window)
+        if not window.shared:
+            return geometry
+        lost = self.each * np.random.default_rng((7, window.id)).standard_normal() + self.step * (window.id == self.at)
+        depth = geometry.depth.copy()
+        depth[: len(window.shared)] *= np.exp(lost)
+        return replace(geometry, depth=depth)
+
+
+class Breaking(Losing):
+    each, step, at = 0.0, 0.4, 7
+
+
+def errors(slam):
+    """RMSE of the keyframes after a rigid motion and after a similarity, meters, and the spread of local scale."""
+    stamps, poses = slam.trajectory(0)
+    centers, truth = poses[:, :3, 3], POSES[np.searchsorted(STAMPS, stamps)][:, :3, 3]
+    found = [umeyama(centers, truth, free) for free in (False, True)]
+    rmse = [float(np.sqrt(np.mean(np.sum((f.apply(centers) - truth) ** 2, axis=1)))) for f in found]
+    steps = [np.linalg.norm(p[6:] - p[:-6], axis=1) for p in (centers, truth)]
+    return *rmse, float(np.std(np.log(steps[1] / steps[0])))
+
+
+def slips(index, step):
+    return pose(step[:3, :3], (2.0 if 60 <= index < 90 else 1.0) * step[:3, 3])
+
+
+@cache
+def depth(index):
+    view = resize_intrinsics(VIEW, 104 / SIZE[0], 78 / SIZE[1])
+    return oracle().scene.depth(POSES[index], view, (104, 78)).astype(np.float32)
+
+
+def test_without_a_source_nothing_changes():
+    """Not a bit of it: with the observer's sources silent, and with none."""
+    slam, _ = solve(lambda *_: None, reconstructor=Losing())
+    bare = Slam(SMALL, Losing())
+    bare.scale.sources = ()
+    for number, last in enumerate(range(4, 67, 3)):
+        bare.step(window(number, [3 * k for k in range(last - 4, last + 1)], 2))
+    assert slam.solution.metric.state == UNKNOWN
+    for name in ("map_camera", "scale", "window_origin"):
+        np.testing.assert_array_equal(getattr(slam.solution, name), getattr(bare.solution, name))
+
+
+@pytest.mark.parametrize("kind", [Losing, Breaking])
+def test_windows_that_lose_scale_are_mended_by_an_odometry_that_lies_for_three_seconds(kind):
+    before = errors(solve(lambda *_: None, reconstructor=kind())[0])
+    slam, _ = solve(odometry(slips), reconstructor=kind())
+    rigid, similar, spread = errors(slam)
+    print(kind.__name__, before, (rigid, similar, spread))
+    assert slam.solution.metric.state == OBSERVED
+    assert rigid < 1.3 * similar or rigid < 0.03
+    assert similar < 0.65 * before[1] and spread < 0.7 * before[2]
+
+
+def test_windows_that_lose_scale_are_mended_by_depth_that_begins_late():
+    """From the third second on, every other image has depth."""
+    def feed(slam, index, stamp):
+        if index >= 24 and index % 2 == 0:
+            slam.depth.add(stamp, depth(index))
+    before = errors(solve(lambda *_: None, reconstructor=Breaking())[0])
+    slam, updates = solve(feed, reconstructor=Breaking())
+    rigid, similar, spread = errors(slam)
+    print(before, (rigid, similar, spread))
+    assert {update.rescaled for update in updates[:4]} == {1.0}
+    assert slam.solution.metric.state == OBSERVED
+    assert rigid < 1.3 * similar or rigid < 0.03
+    assert similar < 0.3 * before[1] and spread < 0.3 * before[2]
+
+
+def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored():
+    """Overlaps that lose 5 % each, a loop, and an answer that is given again and again: nothing winds up."""
+    rng, graph, true = np.random.default_rng(0), PoseGraph(), []
+    covariance = np.diag([0.005**2] * 3 + [0.02**2] * 3 + [0.012**2])
+    for k in range(26):
+        angle = 2 * np.pi * k / 20
+        true.append(Sim3(float(np.exp(0.3 * rng.standard_normal())), so3_exp(np.array([0, -angle, 0])),
+                         3 * np.array([np.sin(angle), 0, 1 - np.cos(angle)])))
+    graph.add_submap(0, true[0])
+    for k in range(1, 26):
+        exact = true[k - 1].inverse() @ true[k]
+        graph.add_window(k, k - 1, replace(exact, scale=exact.scale * np.exp(0.05 * rng.standard_normal())), covariance)
+    lost = max(abs(np.log(graph.map_window[k].scale / true[k].scale)) for k in range(26))
+    assert lost > 0.1
+    told = {k: float(np.log(place.scale)) for k, place in enumerate(true)}
+    for _ in range(40):
+        graph.observe_scale(told, {k: np.array([0.1, 0.0, 0.2]) for k in range(1, 26)})
+    assert graph.add_loop(2, 22, true[2].inverse() @ true[22], covariance / 9).taken
+    for _ in range(40):
+        graph.observe_scale(told, {})
+    for k, place in enumerate(true):
+        assert graph.map_window[k].scale == pytest.approx(place.scale, rel=0.01)
+        np.testing.assert_allclose(graph.map_window[k].rotation, place.rotation, atol=0.01)
+        assert np.linalg.norm(graph.map_window[k].translation - place.translation) < 0.15
+    again = PoseGraph()
+    again.restore(graph.map_window, graph.anchors, graph.edges)
+    for k in range(26):
+        np.testing.assert_allclose(again.map_window[k].translation, graph.map_window[k].translation, atol=1e-9)
+    more = graph.map_window[24].inverse() @ graph.map_window[25]
+    for one in (graph, again):
+        one.add_window(26, 25, more, covariance)
+    np.testing.assert_allclose(again.map_window[26].translation, graph.map_window[26].translation, atol=1e-9)
