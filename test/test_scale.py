@@ -97,14 +97,14 @@ def test_an_odometry_that_slips_for_three_seconds_does_not_matter():
     assert meters(slam) == pytest.approx(1.0, abs=0.015)
 
 
-def test_a_map_that_loses_its_scale_does_not_stay_observed():
-    """From the middle on, map and odometry drift apart: no one unit is right, and the sigma says so."""
+def test_a_map_whose_sources_contradict_themselves_does_not_stay_observed():
+    """From the middle on the odometry says something else every second: no unit is right, and the sigma says so."""
     def drifts(index, step):
-        return pose(step[:3, :3], step[:3, 3] * (1.0 if index < 80 else 0.4 + 0.1 * (index // 10 % 4)))
+        return pose(step[:3, :3], step[:3, 3] * (1.0 if index < 80 else (0.4, 1.8)[index // 10 % 2]))
     slam, updates = solve(odometry(drifts))
     assert any(update.rescaled != 1.0 for update in updates), "it was believed at first"
     assert slam.solution.metric.state == PRIOR and slam.solution.metric.source == "sources that no longer agree"
-    assert slam.solution.metric.sigma > 0.05
+    assert slam.solution.metric.sigma > 0.03
 
 
 @pytest.mark.parametrize("lie", [lambda _, step: np.eye(4), lambda i, step: pose(step[:3, :3], step[:3, 3] + 5.0)])
