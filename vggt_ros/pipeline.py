@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from vggt_ros.alignment import AlignmentRefused
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
-from vggt_ros.features import FeatureTracks
-from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.geometry import Array, Sim3
 from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
+from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
@@ -32,7 +32,6 @@ from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
 from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
-from vggt_ros.tracking import Tracker
 from vggt_ros.windows import Keyframe, SlidingBuffer, Window
 
 _LOG = logging.getLogger(__name__)
@@ -59,10 +58,8 @@ class Slam:
         self._next_keyframe = 0
         self.last_loop = ""
         self._stamp = 0
-        self._features = FeatureTracks(config.tracking.features)
         self._selector = KeyframeSelector(config.keyframes)
-        self._tracker = Tracker(config.tracking)
-        self._relocalizer, self._finder = Relocalizer(config.tracking), Relocalizer(config.tracking)  # one a thread
+        self._localizer, self._finder = Localizer(config.tracking), Relocalizer(config.tracking)  # one a thread
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
         self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
@@ -86,18 +83,19 @@ class Slam:
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
         self.counts.frames += 1
         previous, self._stamp = self._stamp, frame.stamp
-        self._features.advance(gray)
+        features = self._localizer.features
+        features.advance(gray)
         tracked = self._locate(frame, gray)
-        if not self._selector.wants(self._features, gray.shape[1]):
+        if not self._selector.wants(features, gray.shape[1]):
             return tracked
-        self._features.replenish()
-        if len(self._features.ids) < MIN_CORNERS:
+        features.replenish()
+        if len(features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            self._features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera)
+                            features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera)
         self._next_keyframe += 1
-        self._selector.accept(self._features)
-        self._tracker.remember(keyframe.id, self._features, gray, frame.intrinsics, tracked.map_camera)
+        self._selector.accept(features)
+        self._localizer.remember(keyframe, gray)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
@@ -116,61 +114,31 @@ class Slam:
         is, without a jump.
         """
         self.counts = Counts()
-        if record is None:
-            self._odom_camera = np.eye(4)
-        else:
+        if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
         self._first_keyframe = self._next_keyframe
-        self._map_odom = np.eye(4)
-        self._seen = Solution()
         self._stamp = 0
-        for part in (self._features, self._selector, self._tracker, self._buffer, self._relocalizer):
-            part.clear()
+        self._localizer.clear(keep_odometry=record is not None)
+        self._selector.clear()
+        self._buffer.clear()
 
     def expect(self, map_camera: Array, radius: float, angle: float) -> None:
         """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._tracker.clear()
-        self._features.clear()
-        self._relocalizer.expected = Expectation(map_camera, radius, angle)
-
-    def _is_visitor(self, solution: Solution) -> bool:
-        """Return True if the map is all of another session's, or is not to grow: its landmarks come by features."""
-        return len(solution) > 0 and (self.config.mode == "localization" or solution.ids[-1] < self._first_keyframe)
+        self._localizer.expect(Expectation(map_camera, radius, angle))
 
     def _locate(self, frame: Frame, gray: NDArray[np.uint8]) -> TrackedFrame:
-        """Return the frame's pose by the newest solution, and the odometry that does not jump when that changes."""
+        """Return the frame's pose by the newest solution, and count what became of it."""
         solution = self.solution
-        location, before = self._tracker.locate(self._features, gray, frame.intrinsics, solution)
-        if location is None and len(solution):
-            found = self._relocalizer.search(gray, frame.intrinsics, solution)
-            if found is not None:  # the odometry goes on from where it was, map -> odom takes the rest
-                location = self._tracker.take(self._features, found, fresh=True)
-                self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
-                self.counts.relocalized += 1
-        elif location is not None and self._is_visitor(solution) \
-                and self._selector.wants(self._features, gray.shape[1]):
-            found = self._relocalizer.near(gray, frame.intrinsics, solution, location.world_camera)
-            if found is not None:
-                before = location.world_camera if before is None else before
-                location = self._tracker.take(self._features, found, fresh=False)
-        if location is None:
-            self.counts.lost += bool(len(solution))
-            lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
-            return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)
-        self.counts.tracked += 1
-        if before is None and solution is not self._seen:
-            before = _moved_back(location.world_camera, solution, self._seen)
-        self._seen = solution
-        if before is not None:  # the map has moved or grown, not the camera: odom -> camera stays
-            self._map_odom = location.world_camera @ inverse(before) @ self._map_odom
-        row = solution.index(location.reference)
-        assert row is not None
-        reference_camera = inverse(solution.map_camera[row]) @ location.world_camera
-        reference_camera[:3, 3] /= solution.scale[row]
-        self._odom_camera = inverse(self._map_odom) @ location.world_camera
-        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, self._odom_camera, self._map_odom,
-                            location.covariance, location.reference, reference_camera, location.inliers)
+        # A map that is all of another session's, or is not to grow, has no tracks: its landmarks come by features.
+        visitor = len(solution) > 0 and (self.config.mode == "localization" or
+                                         solution.ids[-1] < self._first_keyframe)
+        anew = visitor and self._selector.wants(self._localizer.features, gray.shape[1])
+        tracked = self._localizer.locate(frame, gray, solution, anew)
+        self.counts.tracked += tracked.map_camera is not None
+        self.counts.lost += tracked.map_camera is None and len(solution) > 0
+        self.counts.relocalized = self._localizer.relocalized
+        return tracked
 
     # Every window, on the worker's thread.
 
@@ -358,12 +326,3 @@ class Slam:
         if row is None or tracked.reference_camera is None:
             return None
         return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)
-
-
-def _moved_back(map_camera: Array, solution: Solution, before: Solution) -> Array | None:
-    """Return where a camera 4x4 of `solution` would be in the one `before`, by the newest keyframe of both."""
-    row = solution.index(int(before.ids[-1])) if len(before) else None
-    if row is None:
-        return None
-    new, old = (Sim3.from_pose(s.map_camera[r], float(s.scale[r])) for s, r in ((solution, row), (before, -1)))
-    return (old @ new.inverse()).apply_pose(map_camera)

@@ -1,0 +1,99 @@
+"""Where each image was taken: tracked from image to image, looked for in the map when that fails, and as an odometry.
+
+The map is corrected while the camera moves. What is published as odometry does not jump when that happens, nor when
+the camera is found again: `map_odom` takes the difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import TrackingConfig
+from vggt_ros.features import FeatureTracks
+from vggt_ros.geometry import Array, Sim3, inverse
+from vggt_ros.relocalization import Expectation, Relocalizer
+from vggt_ros.solution import Frame, Solution, TrackedFrame
+from vggt_ros.tracking import Tracker
+from vggt_ros.windows import Keyframe
+
+
+class Localizer:
+    """The camera's pose in the newest solution, and the odometry.
+
+    Attributes:
+        features: the corners that are followed from image to image.
+        relocalized: how often the camera was found again.
+
+    """
+
+    def __init__(self, config: TrackingConfig) -> None:
+        """Localize with the settings of `config`."""
+        self.features = FeatureTracks(config.features)
+        self._tracker = Tracker(config)
+        self._relocalizer = Relocalizer(config)
+        self._odom_camera = np.eye(4)
+        self.clear()
+
+    def clear(self, keep_odometry: bool = False) -> None:
+        """Forget everything, but with `keep_odometry` not where the odometry is."""
+        if not keep_odometry:
+            self._odom_camera = np.eye(4)
+        self._map_odom = np.eye(4)
+        self._seen = Solution()
+        self.relocalized = 0
+        for part in (self.features, self._tracker, self._relocalizer):
+            part.clear()
+
+    def expect(self, expected: Expectation) -> None:
+        """Look for the camera where it is `expected`, from the next image on."""
+        self._tracker.clear()
+        self.features.clear()
+        self._relocalizer.expected = expected
+
+    def remember(self, keyframe: Keyframe, gray: NDArray[np.uint8]) -> None:
+        """Take the newest image as a keyframe: what it sees now becomes landmarks when it is solved."""
+        self._tracker.remember(keyframe.id, self.features, gray, keyframe.intrinsics, keyframe.map_camera)
+
+    def locate(self, frame: Frame, gray: NDArray[np.uint8], solution: Solution, anew: bool = False) -> TrackedFrame:
+        """Return where `frame` was taken, whose gray image (H, W) the tracks stand in.
+
+        With `anew` its landmarks are taken anew from the keyframes around, by features: there are no tracks that lead
+        to them.
+        """
+        location, before = self._tracker.locate(self.features, gray, frame.intrinsics, solution)
+        if location is None and len(solution):
+            found = self._relocalizer.search(gray, frame.intrinsics, solution)
+            if found is not None:  # the odometry goes on from where it was, map -> odom takes the rest
+                location = self._tracker.take(self.features, found, fresh=True)
+                self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
+                self.relocalized += 1
+        elif location is not None and anew:
+            found = self._relocalizer.near(gray, frame.intrinsics, solution, location.world_camera)
+            if found is not None:
+                before = location.world_camera if before is None else before
+                location = self._tracker.take(self.features, found, fresh=False)
+        if location is None:
+            lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
+            return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)
+        if before is None and solution is not self._seen:
+            before = _moved_back(location.world_camera, solution, self._seen)
+        self._seen = solution
+        if before is not None:  # the map has moved or grown, not the camera: odom -> camera stays
+            self._map_odom = location.world_camera @ inverse(before) @ self._map_odom
+        row = solution.index(location.reference)
+        assert row is not None
+        reference_camera = inverse(solution.map_camera[row]) @ location.world_camera
+        reference_camera[:3, 3] /= solution.scale[row]
+        self._odom_camera = inverse(self._map_odom) @ location.world_camera
+        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, self._odom_camera, self._map_odom,
+                            location.covariance, location.reference, reference_camera, location.inliers)
+
+
+def _moved_back(map_camera: Array, solution: Solution, before: Solution) -> Array | None:
+    """Return where a camera 4x4 of `solution` would be in the one `before`, by the newest keyframe of both."""
+    row = solution.index(int(before.ids[-1])) if len(before) else None
+    if row is None:
+        return None
+    new, old = (Sim3.from_pose(s.map_camera[r], float(s.scale[r])) for s, r in ((solution, row), (before, -1)))
+    return (old @ new.inverse()).apply_pose(map_camera)
