@@ -8,6 +8,7 @@ import pytest
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config, TrackingConfig
+from vggt_ros.features import ImageFeatures
 from vggt_ros.geometry import inverse, pose, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.relocalization import Expectation, Relocalizer
@@ -108,7 +109,7 @@ def test_a_camera_somewhere_else_is_never_found():
         eye, heading = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
         camera = look_at(eye, eye + np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.3, 0.1)]))
         gray = cv2.cvtColor(scene.render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY)
-        assert all(relocalizer.search(gray, intrinsics, solution) is None for _ in range(5)), trial
+        assert all(relocalizer.search(ImageFeatures(gray), intrinsics, solution) is None for _ in range(5)), trial
 
 
 def test_the_state_tells_whether_the_camera_is_looked_for():
@@ -132,16 +133,16 @@ def test_what_is_expected_gates_the_search():
     true = world_map.inverse().apply_pose(camera)
     relocalizer = Relocalizer(TrackingConfig())
     relocalizer.expected = Expectation(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
-    assert any(relocalizer.search(gray, intrinsics, solution) for _ in range(3))
+    assert any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(3))
     assert relocalizer.expected is None, "once found, the search is free again"
     elsewhere = true.copy()
     elsewhere[:3, 3] += 3.0
     relocalizer.expected = Expectation(elsewhere, 1.0, 0.8)
-    assert not any(relocalizer.search(gray, intrinsics, solution) for _ in range(10))
+    assert not any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(10))
 
 
 @pytest.mark.parametrize("blank", [np.zeros((240, 320), np.uint8), np.full((240, 320), 128, np.uint8)])
 def test_an_empty_image_is_found_nowhere(blank):
     relocalizer, solution = Relocalizer(TrackingConfig()), mapped()[0].slam.solution
-    assert relocalizer.search(blank, lap().frames[0].intrinsics, solution) is None
-    assert relocalizer.near(blank, lap().frames[0].intrinsics, solution, solution.map_camera[0]) is None
+    assert relocalizer.search(ImageFeatures(blank), lap().frames[0].intrinsics, solution) is None
+    assert relocalizer.near(ImageFeatures(blank), lap().frames[0].intrinsics, solution, solution.map_camera[0]) is None

@@ -63,6 +63,7 @@ def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
         other = after.kept[keyframe]
         for name in ("intrinsics", "depth", "confidence", "color", "pixels", "features"):
             np.testing.assert_array_equal(getattr(other, name), getattr(kept, name))
+        assert other.appearance @ kept.appearance > 0.999
         assert len(kept.features) > 100
     assert atlas.record(record().next_keyframe, record().next_window, UPRIGHT).submap == record().submap
 
@@ -77,6 +78,18 @@ def test_descriptors_of_some_keyframes_come_back(tmp_path):
     found = [kept.descriptor for kept in atlas.kept.values()]
     assert [vector is not None for vector in found] == described.tolist()
     np.testing.assert_array_equal([vector for vector in found if vector is not None], vectors)
+
+
+def test_a_map_of_version_1_is_read(tmp_path):
+    """It has no descriptors of places by appearance; nothing else is missing."""
+    save(tmp_path / "map")
+    (tmp_path / "map" / "appearance.npy").unlink()
+    description = json.loads((tmp_path / "map" / "map.json").read_text())
+    (tmp_path / "map" / "map.json").write_text(json.dumps(description | {"version": 1}))
+    atlas = Atlas(Config())
+    atlas.restore(load_map(tmp_path / "map"))
+    assert len(atlas.kept) == len(record())
+    assert all(kept.appearance is None for kept in atlas.kept.values())
 
 
 def test_memory_of_a_keyframe():
@@ -152,7 +165,8 @@ def small():
     return replace(whole, keyframe_size=np.full((count, 2), (3, 4)), depth=whole.depth[:count * pixels],
                    confidence=whole.confidence[:count * pixels], color=whole.color[:count * pixels],
                    keyframe_features=np.zeros(count, np.int64), feature=whole.feature[:0],
-                   feature_pixel=whole.feature_pixel[:0], keyframe_stamp=np.zeros(count, np.int64), submap=0)
+                   feature_pixel=whole.feature_pixel[:0], keyframe_stamp=np.zeros(count, np.int64), submap=0,
+                   appearance=whole.appearance[:, :0])
 
 
 def test_a_save_that_is_killed_harms_no_map(tmp_path):
@@ -229,7 +243,8 @@ def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
 
 
 @pytest.mark.parametrize(("change", "word"), [
-    ({"version": 2}, "version 2"), ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
+    ({"version": 3}, "version 3"), ({"version": "1"}, "version '1'"),
+    ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
     ({"map_world": [[1, 2], [3, 4]]}, "map_world"), ({"submap": -1}, "submap")])
 def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):
     save(tmp_path / "map", small())

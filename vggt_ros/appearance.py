@@ -23,6 +23,8 @@ WIDTH = 320
 COUNT = 300
 """Most features of an image."""
 COMPONENTS, WORDS = 32, 64
+SIZE = COMPONENTS * WORDS
+"""Numbers of a place's descriptor."""
 _STEP = np.float32(0.5 / 127)
 """A step of the stored components; they lie within 0.5, RootSIFT having unit length."""
 _RATIO = 0.85
@@ -60,8 +62,8 @@ def vocabulary() -> tuple[Float, Float, Float]:
 
 
 def root_sift(image: NDArray[np.uint8]) -> tuple[Float, Float]:
-    """Return where features are (n, 2), as fractions of the size, and their RootSIFT (n, 128), of an RGB image."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    """Return where features are (n, 2), as fractions of the size, and their RootSIFT (n, 128); RGB or gray image."""
+    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = gray.shape
     size = (min(WIDTH, width), max(1, round(height * min(WIDTH, width) / width)))
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
@@ -74,7 +76,7 @@ def root_sift(image: NDArray[np.uint8]) -> tuple[Float, Float]:
 
 
 def describe(image: NDArray[np.uint8]) -> tuple[Features, Float]:
-    """Return the features of an RGB image (H, W, 3) and its descriptor (2048,), of unit length or zero."""
+    """Return the features of an image, RGB or gray, and its descriptor (2048,), of unit length or zero."""
     mean, axes, _ = vocabulary()
     at, descriptors = root_sift(image)
     components = np.asarray((descriptors - mean) @ axes.T, np.float32)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
+from vggt_ros.appearance import Features, describe
 from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
-from vggt_ros.features import binary_features, resize_pixels
+from vggt_ros.features import ImageFeatures, resize_pixels
 from vggt_ros.geometry import Array, Sim3
 from vggt_ros.map_packing import (
     pack_edges,
@@ -25,7 +27,7 @@ from vggt_ros.map_packing import (
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.relocalization import depth_seen, neighbors
+from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
 from vggt_ros.solution import KeptKeyframe, MetricScale, Solution
 from vggt_ros.windows import Keyframe, Window
@@ -92,6 +94,15 @@ class Atlas:
         return [k for k in range(keyframe - count, keyframe + count + 1)
                 if k in self._placed and self._placed[k].submap == submap]
 
+    def describe(self, keyframes: Sequence[Keyframe]) -> list[Features]:
+        """Note what the places of solved keyframes look like, and return the local features of each."""
+        found = []
+        for keyframe in keyframes:
+            features, appearance = describe(keyframe.image)
+            self.kept[keyframe.id] = replace(self.kept[keyframe.id], appearance=appearance)
+            found.append(features)
+        return found
+
     def release(self, keyframes: Iterable[int]) -> None:
         """Let go of solved keyframes; solutions that were handed out before keep them."""
         gone = set(keyframes)
@@ -123,35 +134,57 @@ class Atlas:
         self._hang(window, geometry, alignment)
         self._take(window, geometry, kept)
 
-    def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Array], solution: Solution) -> None:
+    def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Found], solution: Solution) -> None:
         """Align a window that shares no keyframe with the map by where its images were found in it.
 
         The map knows an image by the depth that its own keyframes have of what the image sees, the window by its own;
-        so found images stand for shared keyframes. `places` is keyframe id to `map_camera` 4x4 in `solution`.
+        so found images stand for shared keyframes. `places` is keyframe id to where it was found in `solution`.
 
         Raises:
             AlignmentRefused: no image was found, or they contradict each other.
 
         """
         kept = keep(window, geometry, self._config.map.kept_width)
+        reference, alignment = self._seen_from_map(geometry, kept, places, solution)
+        self.submap = next(p.submap for p in self._placed.values() if p.window == reference)
+        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
+        self._hang(window, geometry, alignment)
+        self._take(window, geometry, kept)
+
+    def rejoin(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Found],
+               solution: Solution) -> Loop:
+        """Relate a solved window's submap to another one by where its images were found there; see `join`.
+
+        Raises:
+            AlignmentRefused: the places found contradict each other.
+
+        """
+        kept = keep(window, geometry, self._config.map.kept_width)
+        reference, alignment = self._seen_from_map(geometry, kept, places, solution)
+        return self.close_loop(reference, window.id, alignment.reference_window, alignment.covariance)
+
+    def elsewhere(self, solution: Solution) -> NDArray[np.int64]:
+        """Return the rows of the solution whose submaps nothing connects with the one that grows."""
+        return np.flatnonzero(solution.submaps != self._labels[self.submap]) if self._labels else np.zeros(0, np.int64)
+
+    def _seen_from_map(self, geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe], places: Mapping[int, Found],
+                       solution: Solution) -> tuple[int, Alignment]:
+        """Return where a solved window lies in a window of the map; raises AlignmentRefused."""
         found = {k: place for k, place in places.items() if k in kept}
+        if len({place.submap for place in found.values()}) > 1:  # the oldest knows the most
+            found = {k: place for k, place in found.items() if place.submap == min(p.submap for p in found.values())}
         if not found:
             raise AlignmentRefused("no keyframe of the window is known, nor was one found in the map")
-        around = {k: neighbors(solution, place, _NEIGHBORS) for k, place in found.items()}
-        nearest = solution.ids[np.concatenate([rows[:1] for rows in around.values()])].tolist()
-        reference = self._reference(nearest)
+        around = {k: neighbors(solution, place.map_camera, place.submap, _NEIGHBORS) for k, place in found.items()}
+        reference = self._reference(solution.ids[np.concatenate([rows[:1] for rows in around.values()])].tolist())
         reference_map = self._graph.map_window[reference].inverse()
         known = {}
         for keyframe, place in found.items():
             own = kept[keyframe]
-            depth = depth_seen(solution, around[keyframe], place, own.intrinsics, own.depth.shape)
+            depth = depth_seen(solution, around[keyframe], place.map_camera, own.intrinsics, own.depth.shape)
             seen = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
-            known[keyframe] = View(reference_map.apply_pose(place), seen, reference_map.scale)
-        alignment = align(known, own_views(geometry, kept), self._config.alignment)
-        self.submap = max(self._placed[k].submap for k in nearest if self._placed[k].window == reference)
-        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
-        self._hang(window, geometry, alignment)
-        self._take(window, geometry, kept)
+            known[keyframe] = View(reference_map.apply_pose(place.map_camera), seen, reference_map.scale)
+        return reference, align(known, own_views(geometry, kept), self._config.alignment)
 
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
@@ -290,5 +323,6 @@ def own_views(geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe]) -> dic
 
 def _with_features(kept: KeptKeyframe, keyframe: Keyframe) -> KeptKeyframe:
     """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
-    pixels, features = binary_features(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8))
-    return replace(kept, pixels=resize_pixels(pixels, kept.depth.shape[1] / keyframe.image.shape[1]), features=features)
+    binary = ImageFeatures.of(keyframe).binary
+    small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])
+    return replace(kept, pixels=small, features=binary.looks)

@@ -1,14 +1,16 @@
-"""Corners that are followed from frame to frame by pyramidal Lucas-Kanade."""
+"""Corners that are followed from frame to frame by pyramidal Lucas-Kanade, and features that images are found by."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.windows import Corners
+from vggt_ros.appearance import describe
+from vggt_ros.windows import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0
 """Image width for which thresholds in pixels are given; they grow with the image."""
@@ -91,15 +93,40 @@ class FeatureTracks:
         return Corners(self.ids, self.pixels, velocity)
 
 
-def binary_features(gray: NDArray[np.uint8], count: int = 500) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return pixels (m, 2) and descriptors (m, 32) of at most `count` features of `gray` (H, W).
+class ImageFeatures:
+    """An image and its features, each kind looked for once, when it is first asked for.
 
-    Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011.
+    Attributes:
+        gray: uint8 (H, W).
+
     """
-    points, features = cv2.ORB_create(count).detectAndCompute(gray, None)
-    if features is None:
-        return np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
-    return np.array([point.pt for point in points], np.float32).reshape(-1, 2), np.asarray(features, np.uint8)
+
+    def __init__(self, gray: NDArray[np.uint8], count: int = 500) -> None:
+        """Look for at most `count` binary features in `gray`."""
+        self.gray = gray
+        self._count = count
+
+    @staticmethod
+    def of(keyframe: Keyframe, count: int = 500) -> ImageFeatures:
+        """Return the features of a keyframe, with those that were found when it came."""
+        features = ImageFeatures(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), count)
+        if keyframe.binary is not None:
+            features.binary = keyframe.binary
+        return features
+
+    @cached_property
+    def binary(self) -> BinaryFeatures:
+        """ORB features (Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011)."""
+        points, looks = cv2.ORB_create(self._count).detectAndCompute(self.gray, None)
+        if looks is None:
+            return BinaryFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
+        return BinaryFeatures(np.array([point.pt for point in points], np.float32).reshape(-1, 2),
+                              np.asarray(looks, np.uint8))
+
+    @cached_property
+    def appearance(self) -> NDArray[np.float32]:
+        """What the place looks like (2048,), see `vggt_ros/appearance.py`."""
+        return describe(self.gray)[1]
 
 
 def resize_pixels(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

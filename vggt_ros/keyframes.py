@@ -35,6 +35,10 @@ class KeyframeSelector:
         motion = np.linalg.norm(tracks.pixels[now] - self._pixels[before], axis=1)
         return bool(np.median(motion) > self._config.min_parallax * width / REFERENCE_WIDTH)
 
+    def is_cut_off(self, tracks: FeatureTracks) -> bool:
+        """Return True if the frame where `tracks` stand has no corner in common with the newest keyframe."""
+        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any()
+
     def accept(self, tracks: FeatureTracks) -> None:
         """Take the frame where `tracks` stand as the newest keyframe; call it after new corners were added."""
         self._ids, self._pixels = tracks.ids, tracks.pixels

@@ -7,10 +7,9 @@ the camera is found again: `map_odom` takes the difference.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import FeatureTracks
+from vggt_ros.features import FeatureTracks, ImageFeatures
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.relocalization import Expectation, Relocalizer
 from vggt_ros.solution import Frame, Solution, TrackedFrame
@@ -51,28 +50,34 @@ class Localizer:
         self.features.clear()
         self._relocalizer.expected = expected
 
-    def remember(self, keyframe: Keyframe, gray: NDArray[np.uint8]) -> None:
-        """Take the newest image as a keyframe: what it sees now becomes landmarks when it is solved."""
-        self._tracker.remember(keyframe.id, self.features, gray, keyframe.intrinsics, keyframe.map_camera)
+    @property
+    def is_away(self) -> bool:
+        """True if the camera has not been located for so long that it may be anywhere."""
+        return self._tracker.is_away
 
-    def locate(self, frame: Frame, gray: NDArray[np.uint8], solution: Solution, anew: bool = False) -> TrackedFrame:
-        """Return where `frame` was taken, whose gray image (H, W) the tracks stand in.
+    def remember(self, keyframe: Keyframe, image: ImageFeatures) -> None:
+        """Take the newest image as a keyframe: what it sees now becomes landmarks when it is solved."""
+        self._tracker.remember(keyframe.id, self.features, image, keyframe.intrinsics, keyframe.map_camera)
+
+    def locate(self, frame: Frame, image: ImageFeatures, solution: Solution, anew: bool = False) -> TrackedFrame:
+        """Return where `frame` was taken, whose `image` the tracks stand in.
 
         With `anew` its landmarks are taken anew from the keyframes around, by features: there are no tracks that lead
         to them.
         """
-        location, before = self._tracker.locate(self.features, gray, frame.intrinsics, solution)
+        location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution)
         if location is None and len(solution):
-            found = self._relocalizer.search(gray, frame.intrinsics, solution)
+            found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:  # the odometry goes on from where it was, map -> odom takes the rest
-                location = self._tracker.take(self.features, found, fresh=True)
+                location = self._tracker.take(self.features, found, fresh=True, solution=solution)
                 self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
                 self.relocalized += 1
         elif location is not None and anew:
-            found = self._relocalizer.near(gray, frame.intrinsics, solution, location.world_camera)
+            submap = int(solution.submaps[solution.index(location.reference)])
+            found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap)
             if found is not None:
                 before = location.world_camera if before is None else before
-                location = self._tracker.take(self.features, found, fresh=False)
+                location = self._tracker.take(self.features, found, fresh=False, solution=solution)
         if location is None:
             lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
             return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)

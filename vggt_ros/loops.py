@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vggt_ros.album import Album
-from vggt_ros.appearance import describe
+from vggt_ros.appearance import Features
 from vggt_ros.atlas import Atlas, keep, own_views
 from vggt_ros.config import Config
 from vggt_ros.places import Places, within_reach
@@ -56,17 +56,15 @@ class LoopCloser:
         self._tries: Counter[tuple[int, int]] = Counter()
         self._closed: list[tuple[int, int]] = []
 
-    def look(self, keyframes: Sequence[Keyframe], atlas: Atlas, solution: Solution, counts: Counts) -> None:
-        """Note how newly solved keyframes look, and which places seen before they may show."""
-        for keyframe in keyframes:
-            features, descriptor = describe(keyframe.image)
-            kept = atlas.kept[keyframe.id]
-            if kept.descriptor is None:
-                atlas.kept[keyframe.id] = kept = replace(kept, descriptor=descriptor)
-            assert kept.descriptor is not None
-            self.album.add(keyframe, features)
+    def look(self, keyframes: Sequence[Keyframe], features: Sequence[Features], atlas: Atlas, solution: Solution,
+             counts: Counts) -> None:
+        """Note newly solved keyframes with their local features, and which places seen before they may show."""
+        for keyframe, local in zip(keyframes, features, strict=True):
+            self.album.add(keyframe, local)
             self._seek(keyframe.id, atlas, solution, counts)
-            self.places.add(keyframe.id, kept.descriptor)
+            look = atlas.kept[keyframe.id].look
+            assert look is not None
+            self.places.add(keyframe.id, look)
 
     def close(self, window: int, atlas: Atlas, counts: Counts) -> str:
         """Verify the best candidate that waits; return what became of it, empty if there is none."""
@@ -101,9 +99,9 @@ class LoopCloser:
     def _seek(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
         """Add the best candidate for a new keyframe, if there is one, to those that wait."""
         kept, row, settings = atlas.kept[newer], solution.index(newer), self._config.loops
-        if row is None or kept.descriptor is None:
+        if row is None or kept.look is None:
             return
-        similar = self.places.similar(kept.descriptor, settings.candidates, before=newer - settings.min_gap)
+        similar = self.places.similar(kept.look, settings.candidates, before=newer - settings.min_gap)
         depth = kept.median_depth * float(solution.scale[row])
         best: Candidate | None = None
         for older in within_reach(newer, similar, solution, depth, settings).tolist():

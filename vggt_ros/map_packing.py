@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.appearance import SIZE
 from vggt_ros.geometry import Array, Sim3, pose
 from vggt_ros.map_record import KINDS, MapRecord
 from vggt_ros.solution import Edge, KeptKeyframe
@@ -15,6 +16,7 @@ from vggt_ros.solution import Edge, KeptKeyframe
 def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:
     """Return the arrays of a MapRecord that hold what is kept of `keyframes`; at least one."""
     described = [k.descriptor for k in keyframes if k.descriptor is not None]
+    looks = [np.zeros(SIZE) if k.appearance is None else k.appearance for k in keyframes]
     return {
         "keyframe_id": np.array([k.id for k in keyframes], np.int64),
         "keyframe_stamp": np.array([k.stamp for k in keyframes], np.int64),
@@ -22,6 +24,7 @@ def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:
         "keyframe_size": np.array([k.depth.shape for k in keyframes], np.int64),
         "keyframe_features": np.array([len(k.features) for k in keyframes], np.int64),
         "keyframe_described": np.array([k.descriptor is not None for k in keyframes], np.bool_),
+        "appearance": np.array(looks, np.float16),
         "depth": np.concatenate([k.depth.ravel() for k in keyframes]),
         "confidence": np.concatenate([k.confidence.ravel() for k in keyframes]),
         "color": np.concatenate([k.color.reshape(-1, 3) for k in keyframes]),
@@ -44,7 +47,8 @@ def unpack_keyframes(record: MapRecord) -> list[KeptKeyframe]:
             record.depth[pixels].reshape(height, width), record.confidence[pixels].reshape(height, width),
             record.color[pixels].reshape(height, width, 3),
             next(descriptors) if record.keyframe_described[row] else None,
-            record.feature_pixel[features], record.feature[features]))
+            record.feature_pixel[features], record.feature[features],
+            record.appearance[row].astype(np.float32) if record.appearance[row].any() else None))
     return keyframes
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.appearance import SIZE
 from vggt_ros.geometry import Array
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
 
@@ -27,6 +28,7 @@ SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "keyframe_size": ("int64", ("k", 2)),
     "keyframe_features": ("int64", ("k",)),
     "keyframe_described": ("bool", ("k",)),
+    "appearance": ("float16", ("k", "v")),
     "depth": ("float16", ("p",)),
     "confidence": ("uint8", ("p",)),
     "color": ("uint8", ("p", 3)),
@@ -57,7 +59,8 @@ class MapRecord:
         keyframe_intrinsics: pinhole matrix for `keyframe_size`, which is height and width of the maps that follow.
         depth, confidence, color: of all pixels; units of the window, NaN where unknown; rank times 255; RGB.
         keyframe_features, feature_pixel, feature: how many binary features (ORB), where (x, y of the kept size), what.
-        keyframe_described, descriptor: which keyframes have a place descriptor, and those.
+        keyframe_described, descriptor: which keyframes have a place descriptor by the reconstructor, and those.
+        appearance: what each place looks like by `vggt_ros/appearance.py`; a row of zeros where that is not known.
         window_id, window_pose, window_scale: the similarity `map_window`: p_map = scale R p_window + t.
         anchor: the windows that fix the gauge, one a component of the graph.
         edge_first, edge_second, edge_kind: the windows related; index into `KINDS`.
@@ -79,6 +82,7 @@ class MapRecord:
     keyframe_size: NDArray[np.int64]
     keyframe_features: NDArray[np.int64]
     keyframe_described: NDArray[np.bool_]
+    appearance: NDArray[np.float16]
     depth: NDArray[np.float16]
     confidence: NDArray[np.uint8]
     color: NDArray[np.uint8]
@@ -136,6 +140,7 @@ class MapRecord:
                 ("keyframe_features", self.keyframe_features.min(initial=0) >= 0
                  and self.keyframe_features.sum() == len(self.feature), "not as many as in feature"),
                 ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor), "not as in descriptor"),
+                ("appearance", self.appearance.shape[1] in (0, SIZE), f"not {SIZE} numbers a keyframe"),
                 ("window_pose", _rigid(self.window_pose), "not a pose"),
                 ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
                 ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vggt_ros.alignment import AlignmentRefused
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
+from vggt_ros.features import ImageFeatures
 from vggt_ros.geometry import Array, Sim3
 from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
@@ -25,8 +26,8 @@ from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
-from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
-from vggt_ros.relocalization import Expectation, Relocalizer
+from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
+from vggt_ros.relocalization import Expectation, Found, Relocalizer
 from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
@@ -81,25 +82,27 @@ class Slam:
         `room` says whether there is room for another window; without it, waiting keyframes are thinned.
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
+        image = ImageFeatures(gray, self.config.tracking.features)
         self.counts.frames += 1
         previous, self._stamp = self._stamp, frame.stamp
-        features = self._localizer.features
+        features, away = self._localizer.features, self._localizer.is_away
         features.advance(gray)
-        tracked = self._locate(frame, gray)
+        tracked = self._locate(frame, image)
         if not self._selector.wants(features, gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera)
+                            features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera, image.binary)
         self._next_keyframe += 1
+        before = self._buffer.cut() if away and self._selector.is_cut_off(features) else None
         self._selector.accept(features)
-        self._localizer.remember(keyframe, gray)
+        self._localizer.remember(keyframe, image)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, room)
+        window = self._buffer.add(keyframe, room) or before  # after a cut one keyframe completes no window
         self.counts.thinned = self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
@@ -127,14 +130,14 @@ class Slam:
         """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
         self._localizer.expect(Expectation(map_camera, radius, angle))
 
-    def _locate(self, frame: Frame, gray: NDArray[np.uint8]) -> TrackedFrame:
+    def _locate(self, frame: Frame, image: ImageFeatures) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and count what became of it."""
         solution = self.solution
         # A map that is all of another session's, or is not to grow, has no tracks: its landmarks come by features.
         visitor = len(solution) > 0 and (self.config.mode == "localization" or
                                          solution.ids[-1] < self._first_keyframe)
-        anew = visitor and self._selector.wants(self._localizer.features, gray.shape[1])
-        tracked = self._localizer.locate(frame, gray, solution, anew)
+        anew = visitor and self._selector.wants(self._localizer.features, image.gray.shape[1])
+        tracked = self._localizer.locate(frame, image, solution, anew)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
         self.counts.relocalized = self._localizer.relocalized
@@ -156,7 +159,7 @@ class Slam:
         self._offered.update(window.ids)
         self._let_go()
         placed_before = set(self._atlas.kept)
-        refusals, loose, busy, report, fresh = [], None, 0.0, {}, False
+        refusals, loose, busy, report, fresh, rejoined = [], None, 0.0, {}, False, ""
         for attempt in self._choices(window):
             started = time.perf_counter()
             try:
@@ -166,6 +169,7 @@ class Slam:
                     loose = loose or (attempt, geometry)
                     if any(self._atlas.knows(k) for k in geometry.keyframe_ids):
                         self._atlas.attach(attempt, geometry)
+                        rejoined = self._rejoin(attempt, geometry)
                     else:
                         self._atlas.join(attempt, geometry, self._find(attempt), self.solution)
                 else:
@@ -184,7 +188,12 @@ class Slam:
         self.counts.windows += 1
         solution, rescaled = self._with_scale(self._atlas.solution())
         placed = tuple(sorted(self._atlas.kept.keys() - placed_before))
-        loop = self._close_loop(window.id, placed, solution, verify) if self.config.loops.enabled else ""
+        keyframes = [self._recent[keyframe] for keyframe in placed]
+        looks = self._atlas.describe(keyframes)
+        loop = rejoined
+        if self.config.loops.enabled:
+            self._loops.look(keyframes, looks, self._atlas, solution, self.counts)
+            loop = (self._loops.close(window.id, self._atlas, self.counts) if verify else "") or rejoined
         self.last_loop = loop if loop else self.last_loop
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loops.refused))
@@ -195,11 +204,6 @@ class Slam:
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
         return Update(window.id, placed, self._atlas.submap, "; then: ".join(refusals), fresh, rescaled,
                       time.perf_counter() - began, busy, report, loop)
-
-    def _close_loop(self, window: int, placed: tuple[int, ...], solution: Solution, verify: bool) -> str:
-        """Look whether the keyframes just placed show a place seen before; return what became of a candidate."""
-        self._loops.look([self._recent[keyframe] for keyframe in placed], self._atlas, solution, self.counts)
-        return self._loops.close(window, self._atlas, self.counts) if verify else ""
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return a solution after what the sources of scale ask for, and by how much it was made larger."""
@@ -221,6 +225,7 @@ class Slam:
         self._atlas = Atlas(self.config, self.solution.version)
         self._loops = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
+        self._finder.clear()
         self._map = PointMap(self.config.map)
         self._recent: dict[int, Keyframe] = {}
         self._offered: set[int] = set()
@@ -275,16 +280,41 @@ class Slam:
         if kept != set(window.ids):
             yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
 
-    def _find(self, window: Window) -> dict[int, Array]:
-        """Return where the window's images are in the map, of those near which the tracker took them to be."""
-        places = {}
+    def _find(self, window: Window, rows: NDArray[np.int64] | None = None) -> dict[int, Found]:
+        """Return where the window's images are in the map: near where the tracker took them to be, or anywhere.
+
+        With `rows` (n,) only those keyframes of the solution are asked. What was found anywhere is believed if more
+        than one image says so.
+        """
+        places, solution, sure = {}, self.solution, 0
         for keyframe in window.keyframes:
-            if keyframe.map_camera is not None:
-                gray = np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8)
-                found = self._finder.near(gray, keyframe.intrinsics, self.solution, keyframe.map_camera)
-                if found is not None:
-                    places[keyframe.id] = found.map_camera
-        return places
+            image, found = ImageFeatures.of(keyframe), None
+            if keyframe.map_camera is not None and rows is None:
+                tries = (self._finder.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
+                         for submap in np.unique(solution.submaps).tolist())
+                found = next((place for place in tries if place is not None), None)
+                sure += found is not None
+            if found is None:
+                found = self._finder.search(image, keyframe.intrinsics, solution, rows)
+            if found is not None:
+                places[keyframe.id] = found
+        return places if sure or len(places) > 1 else {}
+
+    def _rejoin(self, window: Window, geometry: WindowGeometry) -> str:
+        """Join the submap that grows to the rest of the map, if nothing else does and images of it are found there."""
+        rows = self._atlas.elsewhere(self.solution)
+        places = self._find(window, rows) if len(rows) else {}
+        if not places:
+            return ""
+        apart = self._atlas.submap
+        what = f"submap {apart}, {len(places)} images of which are found in the map,"
+        try:
+            loop = self._atlas.rejoin(window, geometry, places, self.solution)
+            said = f"{what} {'joins it' if loop.taken else f'is refused: {loop.reason}'}"
+        except AlignmentRefused as refusal:
+            said = f"{what} is refused: {refusal}"
+        _LOG.info(said)
+        return said
 
     def _let_go(self) -> None:
         """Let go of the keyframes that hold the fewest points of the map, if there are too many."""

@@ -1,7 +1,8 @@
-"""Which known keyframes may show the same place as a new one: the most similar that can lie there."""
+"""Which known keyframes may show the same place as an image: the most similar, and which of them can lie there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import faiss
@@ -39,25 +40,36 @@ class Places:
         """Return the number of keyframes."""
         return len(self._descriptors)
 
+    def __contains__(self, keyframe: int) -> bool:
+        """Return True if a keyframe is known."""
+        return keyframe in self._descriptors
+
     def add(self, keyframe: int, descriptor: NDArray[np.float32]) -> None:
-        """Take a keyframe's descriptor (D,) of unit length.
+        """Take a keyframe's descriptor (D,) of unit length; raises as `add_all` does."""
+        self.add_all({keyframe: descriptor})
+
+    def add_all(self, descriptors: Mapping[int, NDArray[np.float32]]) -> None:
+        """Take the descriptors (D,) of keyframes, each of unit length.
 
         Raises:
-            ValueError: it has another size than those before, or is not finite.
+            ValueError: one has another size than those before, or is not finite.
 
         """
-        if descriptor.ndim != 1 or not np.isfinite(descriptor).all():
-            raise ValueError(f"descriptor of keyframe {keyframe}: shape {descriptor.shape}, or not finite")
-        if self._index is None:
-            random = np.random.default_rng(0).standard_normal((_SEARCHED, len(descriptor)), np.float32)
-            self._projection = random / np.float32(np.sqrt(_SEARCHED))
-            self._index = faiss.index_factory(_SEARCHED, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT)
-        if len(descriptor) != self._projection.shape[1]:
-            raise ValueError(f"descriptor of keyframe {keyframe} has {len(descriptor)} numbers, others have "
-                             f"{self._projection.shape[1]}")
-        self.remove(keyframe)
-        self._descriptors[keyframe] = descriptor
-        self._index.add_with_ids((self._projection @ descriptor)[None], np.array([keyframe], np.int64))
+        for keyframe, descriptor in descriptors.items():
+            if descriptor.ndim != 1 or not np.isfinite(descriptor).all():
+                raise ValueError(f"descriptor of keyframe {keyframe}: shape {descriptor.shape}, or not finite")
+            if self._index is None:
+                random = np.random.default_rng(0).standard_normal((_SEARCHED, len(descriptor)), np.float32)
+                self._projection = random / np.float32(np.sqrt(_SEARCHED))
+                self._index = faiss.index_factory(_SEARCHED, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT)
+            if len(descriptor) != self._projection.shape[1]:
+                raise ValueError(f"descriptor of keyframe {keyframe} has {len(descriptor)} numbers, others have "
+                                 f"{self._projection.shape[1]}")
+            self.remove(keyframe)
+        if descriptors:
+            self._descriptors |= descriptors
+            short = np.array(list(descriptors.values())) @ self._projection.T
+            self._index.add_with_ids(short, np.array(list(descriptors), np.int64))
 
     def remove(self, keyframe: int) -> None:
         """Forget a keyframe; harmless if it is not known."""

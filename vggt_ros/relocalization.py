@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.camera import pixel_rays
+from vggt_ros.candidates import Candidates
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import REFERENCE_WIDTH, binary_features
+from vggt_ros.features import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry import Array, rotation_angle
 from vggt_ros.landmarks import landmarks
 from vggt_ros.photometric import Photometric, textured_points
 from vggt_ros.pnp import consensus, refine_pose
 from vggt_ros.solution import Solution
+from vggt_ros.windows import BinaryFeatures
 
-_BUDGET = 8
-"""Keyframes that are tried for one image: the search goes round the map from image to image and never blocks one."""
 _NEIGHBORS = 4
 _RATIO = 0.8
 """Lowe's ratio of the best to the second match."""
@@ -42,7 +42,7 @@ _MIN_LIKENESS = 0.35
 @dataclass(frozen=True, eq=False)
 class Found:
     """A place found: `map_camera` 4x4, covariance (6, 6), the points (n, 3) behind it at `pixels` (n, 2) of the image,
-    the keyframe it was found by, and how like that one the image is.
+    the keyframe it was found by and its submap, and how like that one the image is.
     """
 
     map_camera: Array
@@ -50,6 +50,7 @@ class Found:
     points: Array
     pixels: NDArray[np.float32]
     keyframe: int
+    submap: int
     likeness: float
 
 
@@ -75,65 +76,67 @@ class Relocalizer:
         """Search with the settings of `config`."""
         self._config = config
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
+        self._candidates = Candidates()
         self.clear()
 
     def clear(self) -> None:
-        """Forget what is expected, and begin the search anew."""
-        self._turn = 0
+        """Forget the map and what is expected."""
+        self._candidates.clear()
         self.expected: Expectation | None = None
         self.searched = False
 
-    def search(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution) -> Found | None:
-        """Return where `gray` (H, W) was taken, or None; each call tries other keyframes, the most alike first.
+    def search(self, image: ImageFeatures, intrinsics: Array, solution: Solution,
+               rows: NDArray[np.int64] | None = None) -> Found | None:
+        """Return where `image` was taken, or None; the keyframes tried are those that look most like it.
 
-        With an expectation only keyframes near it are tried, and a place outside of it is not believed.
+        With `rows` (n,) only those keyframes of the solution are tried; with an expectation only those near it, and a
+        place outside of it is not believed.
         """
-        rows = self._candidates(solution)
-        self.searched = False
-        if not len(rows):
+        rows = self._allowed(solution) if rows is None else rows
+        self.searched = len(rows) > 0 and len(image.binary) >= _INLIERS
+        if not self.searched:
             return None
-        chosen = np.roll(rows, -self._turn)[:_BUDGET]
-        self._turn = (self._turn + len(chosen)) % len(rows)
-        found = self._try(gray, intrinsics, solution, chosen.tolist())
+        found = self._try(image, intrinsics, solution, self._candidates.choose(image, rows, solution))
         if found is None or (self.expected is not None and not _within(found.map_camera, self.expected)):
             return None
-        self.clear()
+        self.expected = None
         return found
 
-    def near(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution, map_camera: Array) -> Found | None:
-        """Return where `gray` (H, W) was taken, given about where; None if nothing there is like it."""
-        return self._try(gray, intrinsics, solution, neighbors(solution, map_camera, _NEIGHBORS), map_camera)
+    def near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array,
+             submap: int) -> Found | None:
+        """Return where `image` was taken, given about where in a submap; None if nothing there is like it."""
+        rows = neighbors(solution, map_camera, submap, _NEIGHBORS)
+        return self._try(image, intrinsics, solution, rows, map_camera)
 
-    def _candidates(self, solution: Solution) -> NDArray[np.int64]:
+    def _allowed(self, solution: Solution) -> NDArray[np.int64]:
         rows = np.arange(len(solution))
         if self.expected is None:
             return rows
         return rows[[_within(camera, self.expected, 2.0) for camera in solution.map_camera]]
 
-    def _try(self, gray: NDArray[np.uint8], intrinsics: Array, solution: Solution, rows: list[int],
+    def _try(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
              guess: Array | None = None) -> Found | None:
         """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
-        pixels, features = binary_features(gray, self._config.features)
-        self.searched = len(features) >= _INLIERS
-        if not self.searched:
+        binary, (height, width) = image.binary, image.gray.shape
+        if len(binary) < _INLIERS:
             return None
-        limit = _INLIER * gray.shape[1] / REFERENCE_WIDTH
-        map_camera, most = guess, _FIRST_INLIERS
+        limit = _INLIER * width / REFERENCE_WIDTH
+        map_camera, most, submap = guess, _FIRST_INLIERS, int(solution.submaps[rows[0]]) if rows else -1
         for row in rows:
-            agreed = consensus(*self._matches(pixels, features, solution, [row]), intrinsics, limit)
+            agreed = consensus(*self._matches(binary, solution, [row]), intrinsics, limit)
             if agreed is not None and len(agreed[1]) >= most:
-                map_camera, most = agreed[0], len(agreed[1])
+                map_camera, most, submap = agreed[0], len(agreed[1]), int(solution.submaps[row])
         if map_camera is None:
             return None
-        around = neighbors(solution, map_camera, _NEIGHBORS)
-        points, seen = self._matches(pixels, features, solution, around)
+        around = neighbors(solution, map_camera, submap, _NEIGHBORS)
+        points, seen = self._matches(binary, solution, around)
         if len(points) < _INLIERS:
             return None
         map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
-        spread = seen[inliers].std(0).min() / gray.shape[1] if inliers.any() else 0.0
+        spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
         if inliers.sum() < _INLIERS or spread < _MIN_SPREAD:
             return None
-        look = Photometric.of(gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
+        look = Photometric.of(image.gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
         textures = [textured_points(solution, row) for row in around]
         map_camera = look.refine(np.concatenate([points for points, _ in textures]),
                                  np.concatenate([values for _, values in textures]), map_camera)
@@ -141,40 +144,40 @@ class Relocalizer:
         chosen = int(np.argmax(likenesses))
         if likenesses[chosen] < _MIN_LIKENESS:
             return None
-        points, pixels = _seen(points[inliers], intrinsics, map_camera, gray.shape)
-        return Found(map_camera, covariance, points, pixels, int(solution.ids[around[chosen]]), likenesses[chosen])
+        points, pixels = _seen(points[inliers], intrinsics, map_camera, (height, width))
+        return Found(map_camera, covariance, points, pixels, int(solution.ids[around[chosen]]), submap,
+                     likenesses[chosen])
 
-    def _matches(self, pixels: NDArray[np.float32], features: NDArray[np.uint8], solution: Solution,
-                 rows: Iterable[int]) -> tuple[Array, Array]:
+    def _matches(self, binary: BinaryFeatures, solution: Solution, rows: Iterable[int]) -> tuple[Array, Array]:
         """Return points of the map (n, 3) and the pixels (n, 2) where the image sees them, each pixel once."""
         points: dict[int, Array] = {}
         for row in rows:
             kept = solution.kept[int(solution.ids[row])]
             if len(kept.features) < 2:
                 continue
-            pairs = [pair[0] for pair in self._matcher.knnMatch(features, kept.features, k=2)
+            pairs = [pair[0] for pair in self._matcher.knnMatch(binary.looks, kept.features, k=2)
                      if pair[0].distance < _RATIO * pair[1].distance]
             there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
             for pair, point in zip(pairs, landmarks(kept, solution.map_camera[row], float(solution.scale[row]), there),
                                    strict=True):
                 if np.isfinite(point[2]):
                     points.setdefault(pair.queryIdx, point)
-        return np.array(list(points.values())).reshape(-1, 3), pixels[list(points)].astype(np.float64).reshape(-1, 2)
+        seen = binary.pixels[list(points)].astype(np.float64).reshape(-1, 2)
+        return np.array(list(points.values())).reshape(-1, 3), seen
 
 
-def neighbors(solution: Solution, map_camera: Array, count: int) -> list[int]:
-    """Return the rows of the `count` keyframes that see most of what a camera at `map_camera` 4x4 sees.
+def neighbors(solution: Solution, map_camera: Array, submap: int, count: int) -> list[int]:
+    """Return the rows of the `count` keyframes of a submap that see most of what a camera at `map_camera` 4x4 sees.
 
     A keyframe's view is taken as the point at its median depth ahead of it: nearest to the other's wins.
     """
-    if not len(solution):
-        return []
-    depth = np.nan_to_num([solution.kept[k].median_depth for k in solution.ids.tolist()], nan=1.0) * solution.scale
-    ahead = solution.map_camera[:, :3, 3] + depth[:, None] * solution.map_camera[:, :3, 2]
+    rows = np.flatnonzero(solution.submaps == submap)
+    median = np.array([solution.kept[k].median_depth for k in solution.ids[rows].tolist()])
+    depth, cameras = np.nan_to_num(median, nan=1.0) * solution.scale[rows], solution.map_camera[rows]
+    ahead = cameras[:, :3, 3] + depth[:, None] * cameras[:, :3, 2]
     here = map_camera[:3, 3] + depth[:, None] * map_camera[:3, 2]
-    apart = (np.linalg.norm(ahead - here, axis=1)
-             + np.linalg.norm(solution.map_camera[:, :3, 3] - map_camera[:3, 3], axis=1)) / depth
-    return [int(row) for row in np.argsort(apart, kind="stable")[:count]]
+    apart = np.linalg.norm(ahead - here, axis=1) + np.linalg.norm(cameras[:, :3, 3] - map_camera[:3, 3], axis=1)
+    return [int(row) for row in rows[np.argsort(apart / depth, kind="stable")[:count]]]
 
 
 def depth_seen(solution: Solution, rows: Iterable[int], map_camera: Array, intrinsics: Array,
@@ -208,7 +211,7 @@ def _points(solution: Solution, row: int) -> Array:
 
 
 def _seen(points: Array, intrinsics: Array, map_camera: Array,
-          size: tuple[int, ...]) -> tuple[Array, NDArray[np.float32]]:
+          size: tuple[int, int]) -> tuple[Array, NDArray[np.float32]]:
     """Return those of `points` (n, 3) that a camera sees, and at which pixels (n, 2) of its image of `size`."""
     local = (points - map_camera[:3, 3]) @ map_camera[:3, :3]
     pixels = local[:, :2] / np.maximum(local[:, 2:], 1e-6) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]

@@ -95,9 +95,11 @@ class KeptKeyframe:
         depth: float16 (h, w), units of the window, NaN where unknown.
         confidence: uint8 (h, w), rank times 255.
         color: uint8 (h, w, 3), RGB.
-        descriptor: float32 (D,), unit length, or None.
+        descriptor: float32 (D,), unit length, of the place by the reconstructor, or None.
         pixels: float32 (m, 2), where its binary features are, x and y in the maps' pixels.
         features: uint8 (m, 32), ORB, found in the full image.
+        appearance: float32 (2048,), unit length, of the place by `vggt_ros/appearance.py`, whoever reconstructs; None
+            only in a map saved without.
 
     """
 
@@ -110,6 +112,12 @@ class KeptKeyframe:
     descriptor: NDArray[np.float32] | None = None
     pixels: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     features: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
+    appearance: NDArray[np.float32] | None = None
+
+    @property
+    def look(self) -> NDArray[np.float32] | None:
+        """What its place is compared with others by: the reconstructor's descriptor if there is one."""
+        return self.appearance if self.descriptor is None else self.descriptor
 
     @cached_property
     def median_depth(self) -> float:

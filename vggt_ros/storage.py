@@ -20,8 +20,10 @@ from vggt_ros.files import write_ply, write_trajectory
 from vggt_ros.map_record import SCHEMA, MapRecord
 from vggt_ros.solution import PointCloud
 
-FORMAT, VERSION = "vggt_ros map", 1
-"""Version of the format; it rises when a reader of today could not read what is written."""
+FORMAT, VERSION = "vggt_ros map", 2
+"""Version of the format; it rises when a reader could not tell what is missing. Older ones are read."""
+_SINCE = {"appearance": 2}
+"""Arrays that older versions lack."""
 _PLAIN = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
 _OURS = frozenset({"map.json", "map.ply", "trajectory.txt"})
 
@@ -95,10 +97,12 @@ def load_map(folder: Path) -> MapRecord:
         raise StorageError(f"{folder / 'map.json'}: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{folder / 'map.json'}: not a map of this package")
-    if description.get("version") != VERSION:
-        raise StorageError(f"{folder / 'map.json'}: version {description.get('version')!r} of the format, this "
-                           f"program reads version {VERSION}")
-    values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA}
+    version = description.get("version")
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise StorageError(f"{folder / 'map.json'}: version {version!r} of the format, this program reads versions 1 "
+                           f"to {VERSION}")
+    values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA if _SINCE.get(name, 1) <= version}
+    values.setdefault("appearance", np.zeros((len(values["keyframe_id"]), 0), np.float16))
     try:
         values |= {name: int(description[name]) for name in ("submap", "next_keyframe", "next_window")}
         values |= {"scale_state": str(description["scale_state"]), "scale_sigma": float(description["scale_sigma"]),

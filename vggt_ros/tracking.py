@@ -3,7 +3,8 @@
 A track that a solved keyframe has seen gets its landmark from that keyframe's depth. The reconstructor lags behind, so
 tracks that began later are triangulated between keyframes that this tracker has placed itself. When the next keyframe
 is solved, those landmarks are moved with it: the odometry drifts only as far as the reconstructor lags. If too few
-tracks are left, the binary features of the newest solved keyframes are matched to the frame.
+tracks are left, the binary features of the newest solved keyframes are matched to the frame, but only for a while: a
+camera that saw nothing for longer may be elsewhere, and a few matches agree on a pose that is wrong.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from numpy.typing import NDArray
 
 from vggt_ros.camera import pixel_rays
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, binary_features
+from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus, refine_pose
 from vggt_ros.relocalization import Found
 from vggt_ros.solution import Solution
+from vggt_ros.windows import BinaryFeatures
 
 _MEMORY = 60
 """Keyframes that are remembered by their tracks and features."""
 _ENOUGH = 4
 """With so many times `tracking.min_inliers` landmarks of solved depth, none are kept whose drift is not known."""
+_SHORT = 10
+"""Images without a pose after which the newest keyframes are not expected in view any more."""
+_MIN_SPREAD = 0.1
+"""Least standard deviation of matches in the image, x and y, as a fraction of its width: else they fix no pose."""
 _MIN_ANGLE = np.radians(1.5)
 """Least angle between the rays of a point that is triangulated."""
 _INLIER = 3.0
@@ -47,14 +53,13 @@ class Location:
 class _Sighting:
     """What a keyframe saw.
 
-    Track ids (n,), rising, at pixels (n, 2); binary features (m, 32) at feature_pixels (m, 2); the camera's pose as the
-    tracker knew it, or None; its pinhole matrix; and its image's width.
+    Track ids (n,), rising, at pixels (n, 2); binary features; the camera's pose as the tracker knew it, or None; its
+    pinhole matrix; and its image's width.
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
-    feature_pixels: NDArray[np.float32]
-    features: NDArray[np.uint8]
+    binary: BinaryFeatures
     world_camera: Array | None
     intrinsics: Array
     width: int
@@ -82,37 +87,44 @@ class Tracker:
         self._version = -1
         self._last: Array | None = None
         self._reference = -1
+        self._anchor: Sim3 | None = None  # the reference keyframe as it was when the landmarks were taken
+        self._lost = 0  # images without a pose
 
-    def remember(self, keyframe: int, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
+    def remember(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                  world_camera: Array | None) -> None:
         """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
-        pixels, features = binary_features(gray, self._config.features)
-        self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, pixels, features, world_camera, intrinsics,
-                                              gray.shape[1])
+        self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, image.binary, world_camera, intrinsics,
+                                              image.gray.shape[1])
         while len(self._sightings) > _MEMORY:
             del self._sightings[min(self._sightings)]
         if world_camera is not None:
             self._triangulate(self._sightings[keyframe])
 
-    def locate(self, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
+    @property
+    def is_away(self) -> bool:
+        """True if the camera has not been located for so long that it may be anywhere."""
+        return self._lost >= _SHORT
+
+    def locate(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                solution: Solution) -> tuple[Location | None, Array | None]:
-        """Return where the frame `gray` (H, W) with these `tracks` was taken.
+        """Return where the frame `image` with these `tracks` was taken.
 
         The second value, given only when the solution has changed since the last frame, is the pose 4x4 by the
         landmarks of before, for an odometry that must not jump.
         """
         before = None
         if solution.version != self._version:
-            old = self._solve(tracks, intrinsics, gray.shape[1])
+            old = self._solve(tracks, intrinsics, image.gray.shape[1])
             before = old.world_camera if old else None
             self._adopt(tracks, solution)
-        location = self._solve(tracks, intrinsics, gray.shape[1])
-        if location is None:
-            location = self._match(tracks, gray, intrinsics, solution)
+        location = self._solve(tracks, intrinsics, image.gray.shape[1])
+        if location is None and not self.is_away:
+            location = self._match(tracks, image, intrinsics, solution)
+        self._lost = 0 if location else self._lost + bool(len(solution))
         self._last = location.world_camera if location else None
         return location, before
 
-    def take(self, tracks: FeatureTracks, found: Found, fresh: bool) -> Location:
+    def take(self, tracks: FeatureTracks, found: Found, fresh: bool, solution: Solution) -> Location:
         """Take landmarks found in the newest image by other means than tracks, and return where it was taken.
 
         They are followed from then on, in the stead of all others; in a `fresh` place nothing that was before counts.
@@ -120,7 +132,8 @@ class Tracker:
         ids = tracks.append(found.pixels)
         self._landmarks = dict(zip(ids.tolist(), found.points, strict=True))
         self._measured = set(self._landmarks)
-        self._last, self._reference = found.map_camera, found.keyframe
+        self._last, self._reference, self._lost = found.map_camera, found.keyframe, 0
+        self._anchor = _place(found.keyframe, solution)
         if fresh:
             for sighting in self._sightings.values():  # what they saw was placed by what did not hold
                 sighting.world_camera = None
@@ -139,14 +152,18 @@ class Tracker:
                 if track not in self._landmarks and np.isfinite(point[2]):
                     self._landmarks[track] = point
         self._measured = set(self._landmarks)
-        if not solved:
-            return
-        self._reference = solved[0]
-        correction = self._correction(solved[0], moved, solution)
+        correction = self._correction(solved[0], moved, solution) if solved else None
         if correction is None and len(self._landmarks) < _ENOUGH * self._config.min_inliers:
             # The newest was made while nothing was known yet, or while lost: an older one tells less of the drift.
-            located = next((k for k in solved if self._sightings[k].world_camera is not None), solved[0])
-            correction = self._correction(located, moved, solution)
+            located = next((k for k in solved if self._sightings[k].world_camera is not None), None)
+            correction = None if located is None else self._correction(located, moved, solution)
+        if correction is None and self._anchor is not None and len(self._landmarks) < self._config.min_inliers:
+            # Nor was one of them made since the camera was found: what it was found by is all that is known.
+            now = _place(self._reference, solution)
+            correction = None if now is None else now @ self._anchor.inverse()
+        elif solved:
+            self._reference = solved[0]
+        self._anchor = _place(self._reference, solution)
         for keyframe, sighting in self._sightings.items():
             row = solution.index(keyframe)
             if row is not None:
@@ -198,32 +215,33 @@ class Tracker:
                                       newest.rays(ids))
             self._landmarks.update(zip(ids[good].tolist(), points[good], strict=True))
 
-    def _match(self, tracks: FeatureTracks, gray: NDArray[np.uint8], intrinsics: Array,
+    def _match(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                solution: Solution) -> Location | None:
         """Locate by the binary features of the newest solved keyframes; what agrees is followed from then on."""
-        solved = self._solved(solution)[:3]
-        if not solved:
+        solved, width = self._solved(solution)[:3], image.gray.shape[1]
+        if not solved or len(image.binary) < self._config.min_inliers:
             return None
-        pixels, features = binary_features(gray, self._config.features)
-        if len(features) < self._config.min_inliers:
-            return None
+        pixels = image.binary.pixels
         for keyframe in solved:
             sighting = self._sightings[keyframe]
-            if len(sighting.features) < self._config.min_inliers:
+            if len(sighting.binary) < self._config.min_inliers:
                 continue
-            pairs = [best for best, second in self._matcher.knnMatch(features, sighting.features, k=2)
+            pairs = [best for best, second in self._matcher.knnMatch(image.binary.looks, sighting.binary.looks, k=2)
                      if best.distance < 0.8 * second.distance]
             here = np.array([pair.queryIdx for pair in pairs], int)
             there = np.array([pair.trainIdx for pair in pairs], int)
-            points = _landmarks(sighting, sighting.feature_pixels[there], keyframe, solution)
+            points = _landmarks(sighting, sighting.binary.pixels[there], keyframe, solution)
             known = np.isfinite(points[:, 2])
-            found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(gray.shape[1]))
+            found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(width))
             if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
                 self._last, chosen = found_pose
+                if pixels[here[known][chosen]].std(0).min() < _MIN_SPREAD * width:
+                    continue
                 ids = tracks.append(pixels[here[known][chosen]])
                 self._landmarks = dict(zip(ids.tolist(), points[known][chosen], strict=True))
                 self._measured, self._reference = set(self._landmarks), keyframe
-                return self._solve(tracks, intrinsics, gray.shape[1])
+                self._anchor = _place(keyframe, solution)
+                return self._solve(tracks, intrinsics, width)
         return None
 
     def _solve(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> Location | None:
@@ -253,6 +271,12 @@ class Tracker:
     @staticmethod
     def _limit(width: int) -> float:
         return _INLIER * width / REFERENCE_WIDTH
+
+
+def _place(keyframe: int, solution: Solution) -> Sim3 | None:
+    """Return where a keyframe lies in the map and how large its window's unit is, or None if it is not solved."""
+    row = solution.index(keyframe)
+    return None if row is None else Sim3.from_pose(solution.map_camera[row], float(solution.scale[row]))
 
 
 def _landmarks(sighting: _Sighting, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:

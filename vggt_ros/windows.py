@@ -27,6 +27,18 @@ class Corners:
 
 
 @dataclass(frozen=True, eq=False)
+class BinaryFeatures:
+    """ORB features of an image: pixels (m, 2), x and y, and what they look like, uint8 (m, 32)."""
+
+    pixels: NDArray[np.float32]
+    looks: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
 class Keyframe:
     """A frame that the reconstructor will see.
 
@@ -39,6 +51,7 @@ class Keyframe:
         corners: those that tracking follows: they lead from one keyframe to the next however far apart they are, and
             a rolling shutter shifts every row by its velocity. None if nothing was tracked.
         map_camera: 4x4, where the tracker took it to be in the map; None if it did not know.
+        binary: its binary features; None if they were not looked for yet.
 
     """
 
@@ -49,6 +62,7 @@ class Keyframe:
     calibrated: bool = True
     corners: Corners | None = None
     map_camera: NDArray[np.float64] | None = None
+    binary: BinaryFeatures | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +120,17 @@ class SlidingBuffer:
         if len(self._keyframes) == self._shared or len(self._keyframes) < 2:
             return None
         return self._emit()
+
+    def cut(self) -> Window | None:
+        """Return what `flush` does, and share nothing of it: what follows has nothing in common with what was.
+
+        A single keyframe that is left over is counted with those thinned.
+        """
+        window = self.flush()
+        if window is None:
+            self.thinned += len(self._keyframes) - self._shared
+        self._keyframes, self._gaps, self._shared = [], [], 0
+        return window
 
     def _emit(self) -> Window:
         window = Window(self.next_window, tuple(self._keyframes),
