@@ -13,7 +13,7 @@ from vggt_ros.features import FeatureTracks, ImageFeatures
 from vggt_ros.geometry import Array, Sim3, inverse
 from vggt_ros.relocalization import Expectation, Relocalizer
 from vggt_ros.solution import Frame, Solution, TrackedFrame
-from vggt_ros.tracking import Tracker
+from vggt_ros.tracking import FEW, Location, Tracker
 from vggt_ros.windows import Keyframe
 
 
@@ -28,6 +28,7 @@ class Localizer:
 
     def __init__(self, config: TrackingConfig) -> None:
         """Localize with the settings of `config`."""
+        self._config = config
         self.features = FeatureTracks(config.features)
         self._tracker = Tracker(config)
         self._relocalizer = Relocalizer(config)
@@ -59,11 +60,12 @@ class Localizer:
         """Take the newest image as a keyframe: what it sees now becomes landmarks when it is solved."""
         self._tracker.remember(keyframe.id, self.features, image, keyframe.intrinsics, keyframe.map_camera)
 
-    def locate(self, frame: Frame, image: ImageFeatures, solution: Solution, anew: bool = False) -> TrackedFrame:
+    def locate(self, frame: Frame, image: ImageFeatures, solution: Solution, visitor: bool = False,
+               wanted: bool = False) -> TrackedFrame:
         """Return where `frame` was taken, whose `image` the tracks stand in.
 
-        With `anew` its landmarks are taken anew from the keyframes around, by features: there are no tracks that lead
-        to them.
+        If it is `wanted` as a keyframe, and no tracks lead to the landmarks of the keyframes around, they are taken by
+        features: in a map that is all of another session's, where the camera is a `visitor`, or when it turned away.
         """
         location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution)
         if location is None and len(solution):
@@ -72,7 +74,7 @@ class Localizer:
                 location = self._tracker.take(self.features, found, fresh=True, solution=solution)
                 self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
                 self.relocalized += 1
-        elif location is not None and anew:
+        elif location is not None and (visitor or location.turned) and wanted:
             submap = int(solution.submaps[solution.index(location.reference)])
             found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap)
             if found is not None:
@@ -91,8 +93,20 @@ class Localizer:
         reference_camera = inverse(solution.map_camera[row]) @ location.world_camera
         reference_camera[:3, 3] /= solution.scale[row]
         self._odom_camera = inverse(self._map_odom) @ location.world_camera
-        return TrackedFrame(frame.stamp, "TRACKING", location.world_camera, self._odom_camera, self._map_odom,
-                            location.covariance, location.reference, reference_camera, location.inliers)
+        reason = self._weakness(location)
+        return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", location.world_camera,
+                            self._odom_camera, self._map_odom, location.covariance, location.reference,
+                            reference_camera, location.inliers, reason=reason)
+
+    def _weakness(self, location: Location) -> str:
+        """Return what a pose lacks, in words; empty if nothing."""
+        if location.turned:
+            return "without parallax only the camera's turn is known: move it sideways"
+        if location.inliers < FEW * self._config.min_inliers:
+            return f"only {location.inliers} landmarks agree on the pose: show it more texture, move slower"
+        if location.measured < self._config.min_inliers:
+            return "nothing in view is reconstructed yet: the pose rests on tracking alone, and drifts"
+        return ""
 
 
 def _moved_back(map_camera: Array, solution: Solution, before: Solution) -> Array | None:

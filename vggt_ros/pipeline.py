@@ -133,11 +133,10 @@ class Slam:
     def _locate(self, frame: Frame, image: ImageFeatures) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and count what became of it."""
         solution = self.solution
-        # A map that is all of another session's, or is not to grow, has no tracks: its landmarks come by features.
         visitor = len(solution) > 0 and (self.config.mode == "localization" or
                                          solution.ids[-1] < self._first_keyframe)
-        anew = visitor and self._selector.wants(self._localizer.features, image.gray.shape[1])
-        tracked = self._localizer.locate(frame, image, solution, anew)
+        wanted = self._selector.wants(self._localizer.features, image.gray.shape[1])
+        tracked = self._localizer.locate(frame, image, solution, visitor, wanted)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
         self.counts.relocalized = self._localizer.relocalized

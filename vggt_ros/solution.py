@@ -57,9 +57,10 @@ class TrackedFrame:
 
     Attributes:
         stamp: the frame's, nanoseconds.
-        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `RELOCALIZING` (the frame was looked for in the map and
+        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `DEGRADED` (tracked, with less to go by: `reason` says
+            what is missing, the covariance what it costs), `RELOCALIZING` (the frame was looked for in the map and
             not found yet) or `LOST` (it shows too little for that, or the map has nothing near where it is expected);
-            the poses are None unless `TRACKING`.
+            in these and the first the poses are None.
         map_camera: 4x4 pose of the camera in the map, corrected.
         odom_camera: 4x4 pose in the odometry frame, continuous through corrections of the map.
         map_odom: 4x4 pose that takes what the map was corrected by.
@@ -69,6 +70,7 @@ class TrackedFrame:
         inliers: points behind the pose.
         keyframe: id, if the frame became a keyframe.
         window: the window that the keyframe completed, for `Slam.step`.
+        reason: why the state is `DEGRADED`, in words.
 
     """
 
@@ -83,6 +85,7 @@ class TrackedFrame:
     inliers: int = 0
     keyframe: int | None = None
     window: Window | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)

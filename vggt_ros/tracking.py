@@ -4,7 +4,8 @@ A track that a solved keyframe has seen gets its landmark from that keyframe's d
 tracks that began later are triangulated between keyframes that this tracker has placed itself. When the next keyframe
 is solved, those landmarks are moved with it: the odometry drifts only as far as the reconstructor lags. If too few
 tracks are left, the binary features of the newest solved keyframes are matched to the frame, but only for a while: a
-camera that saw nothing for longer may be elsewhere, and a few matches agree on a pose that is wrong.
+camera that saw nothing for longer may be elsewhere, and a few matches agree on a pose that is wrong. A camera that
+turned on the spot sees what nothing is known of: its tracks still tell how it turned.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from vggt_ros.camera import pixel_rays
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
 from vggt_ros.geometry import Array, Sim3, inverse
-from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus, refine_pose
 from vggt_ros.relocalization import Found
+from vggt_ros.sightings import Sighting
 from vggt_ros.solution import Solution
-from vggt_ros.windows import BinaryFeatures
+from vggt_ros.triangulation import midpoints
+from vggt_ros.turning import Turning
 
+FEW = 2
+"""Poses on which fewer landmarks agree than this times `tracking.min_inliers` are said to be degraded."""
 _MEMORY = 60
 """Keyframes that are remembered by their tracks and features."""
 _ENOUGH = 4
@@ -33,41 +35,24 @@ _SHORT = 10
 """Images without a pose after which the newest keyframes are not expected in view any more."""
 _MIN_SPREAD = 0.1
 """Least standard deviation of matches in the image, x and y, as a fraction of its width: else they fix no pose."""
-_MIN_ANGLE = np.radians(1.5)
-"""Least angle between the rays of a point that is triangulated."""
 _INLIER = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """A pose found: `world_camera` 4x4, covariance (6, 6) of its right perturbation, inliers, reference keyframe."""
+    """A pose found.
+
+    `world_camera` 4x4, covariance (6, 6) of its right perturbation, inliers, reference keyframe, how many inliers have
+    solved depth, and whether only the rotation is measured.
+    """
 
     world_camera: Array
     covariance: Array
     inliers: int
     reference: int
-
-
-@dataclass(eq=False)
-class _Sighting:
-    """What a keyframe saw.
-
-    Track ids (n,), rising, at pixels (n, 2); binary features; the camera's pose as the tracker knew it, or None; its
-    pinhole matrix; and its image's width.
-    """
-
-    ids: NDArray[np.int64]
-    pixels: NDArray[np.float32]
-    binary: BinaryFeatures
-    world_camera: Array | None
-    intrinsics: Array
-    width: int
-
-    def rays(self, tracks: NDArray[np.int64]) -> Array:
-        """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,) that it has seen."""
-        pixels = self.pixels[np.searchsorted(self.ids, tracks)].astype(np.float64)
-        return pixel_rays(self.intrinsics, *pixels.T)
+    measured: int
+    turned: bool = False
 
 
 class Tracker:
@@ -81,7 +66,7 @@ class Tracker:
 
     def clear(self) -> None:
         """Forget all keyframes, landmarks and the last pose."""
-        self._sightings: dict[int, _Sighting] = {}
+        self._sightings: dict[int, Sighting] = {}
         self._landmarks: dict[int, Array] = {}
         self._measured: set[int] = set()  # tracks whose landmark has solved depth
         self._version = -1
@@ -89,14 +74,16 @@ class Tracker:
         self._reference = -1
         self._anchor: Sim3 | None = None  # the reference keyframe as it was when the landmarks were taken
         self._lost = 0  # images without a pose
+        self._turning = Turning()
 
     def remember(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                  world_camera: Array | None) -> None:
         """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
-        self._sightings[keyframe] = _Sighting(tracks.ids, tracks.pixels, image.binary, world_camera, intrinsics,
+        self._sightings[keyframe] = Sighting(tracks.ids, tracks.pixels, image.binary, world_camera, intrinsics,
                                               image.gray.shape[1])
         while len(self._sightings) > _MEMORY:
             del self._sightings[min(self._sightings)]
+        self._turning.hop()
         if world_camera is not None:
             self._triangulate(self._sightings[keyframe])
 
@@ -120,6 +107,8 @@ class Tracker:
         location = self._solve(tracks, intrinsics, image.gray.shape[1])
         if location is None and not self.is_away:
             location = self._match(tracks, image, intrinsics, solution)
+        if location is None:
+            location = self._turn(tracks, intrinsics, image.gray.shape[1], solution)
         self._lost = 0 if location else self._lost + bool(len(solution))
         self._last = location.world_camera if location else None
         return location, before
@@ -137,7 +126,8 @@ class Tracker:
         if fresh:
             for sighting in self._sightings.values():  # what they saw was placed by what did not hold
                 sighting.world_camera = None
-        return Location(found.map_camera, found.covariance, len(found.points), found.keyframe)
+        self._turning.settle(found.map_camera, found.covariance, found.points)
+        return Location(found.map_camera, found.covariance, len(found.points), found.keyframe, len(found.points))
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""
@@ -147,7 +137,7 @@ class Tracker:
         for keyframe in solved:
             sighting = self._sightings[keyframe]
             ids = sighting.ids[np.isin(sighting.ids, tracks.ids, assume_unique=True)]
-            points = _landmarks(sighting, sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
+            points = sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
             for track, point in zip(ids.tolist(), points, strict=True):
                 if track not in self._landmarks and np.isfinite(point[2]):
                     self._landmarks[track] = point
@@ -188,14 +178,14 @@ class Tracker:
             old = (np.array([landmarks[t] for t in ids.tolist()]) - sighting.world_camera[:3, 3]) \
                 @ sighting.world_camera[:3, 2]
             camera = solution.map_camera[row]
-            new = (_landmarks(sighting, sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
+            new = (sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
                    - camera[:3, 3]) @ camera[:3, 2]
             known = np.isfinite(new) & (old > 0)
             if known.sum() >= 5:
                 ratio = float(np.median(new[known] / old[known]))
         return Sim3.from_pose(solution.map_camera[row], ratio) @ Sim3.from_pose(inverse(sighting.world_camera))
 
-    def _triangulate(self, newest: _Sighting) -> None:
+    def _triangulate(self, newest: Sighting) -> None:
         """Place the tracks without solved depth between the first keyframe that saw them and the newest."""
         assert newest.world_camera is not None
         waiting = np.array([t for t in newest.ids.tolist() if t not in self._measured], np.int64)
@@ -211,7 +201,7 @@ class Tracker:
                 waiting = waiting[~seen]
         if found:
             ids = np.concatenate(found)
-            points, good = _midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
+            points, good = midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
                                       newest.rays(ids))
             self._landmarks.update(zip(ids[good].tolist(), points[good], strict=True))
 
@@ -230,7 +220,7 @@ class Tracker:
                      if best.distance < 0.8 * second.distance]
             here = np.array([pair.queryIdx for pair in pairs], int)
             there = np.array([pair.trainIdx for pair in pairs], int)
-            points = _landmarks(sighting, sighting.binary.pixels[there], keyframe, solution)
+            points = sighting.landmarks(sighting.binary.pixels[there], keyframe, solution)
             known = np.isfinite(points[:, 2])
             found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(width))
             if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
@@ -252,17 +242,26 @@ class Tracker:
         points = np.array([self._landmarks[track] for track in tracks.ids[known].tolist()])
         pixels, limit = tracks.pixels[known].astype(np.float64), self._limit(width)
         needed = max(self._config.min_inliers, 0.4 * len(points))
-        if self._last is not None:
-            pose, covariance, inliers = refine_pose(self._last, points, pixels, intrinsics, limit)
-            if inliers.sum() >= needed:
-                return Location(pose, covariance, int(inliers.sum()), self._reference)
-        found_pose = consensus(points, pixels, intrinsics, limit)
-        if found_pose is None:
-            return None
-        pose, covariance, inliers = refine_pose(found_pose[0], points, pixels, intrinsics, limit)
+        refined = None if self._last is None else refine_pose(self._last, points, pixels, intrinsics, limit)
+        if refined is None or refined[2].sum() < needed:
+            found_pose = consensus(points, pixels, intrinsics, limit)
+            if found_pose is None:
+                return None
+            refined = refine_pose(found_pose[0], points, pixels, intrinsics, limit)
+        pose, covariance, inliers = refined
         if inliers.sum() < needed:
             return None
-        return Location(pose, covariance, int(inliers.sum()), self._reference)
+        self._turning.settle(pose, covariance, points[inliers])
+        measured = sum(track in self._measured for track in tracks.ids[known][inliers].tolist())
+        return Location(pose, covariance, int(inliers.sum()), self._reference, measured)
+
+    def _turn(self, tracks: FeatureTracks, intrinsics: Array, width: int, solution: Solution) -> Location | None:
+        """Locate by rotation alone, if it explains how the tracks have moved since the newest keyframe with a place."""
+        sighting = next((s for s in list(self._sightings.values())[:-4:-1] if s.world_camera is not None), None)
+        if sighting is None or solution.index(self._reference) is None:
+            return None
+        found = self._turning.locate(sighting, tracks, intrinsics, REFERENCE_WIDTH / width, self._config.min_inliers)
+        return None if found is None else Location(*found, self._reference, 0, turned=True)
 
     def _solved(self, solution: Solution) -> list[int]:
         """Return the remembered keyframes that are solved, newest first."""
@@ -277,30 +276,3 @@ def _place(keyframe: int, solution: Solution) -> Sim3 | None:
     """Return where a keyframe lies in the map and how large its window's unit is, or None if it is not solved."""
     row = solution.index(keyframe)
     return None if row is None else Sim3.from_pose(solution.map_camera[row], float(solution.scale[row]))
-
-
-def _landmarks(sighting: _Sighting, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
-    """Return the world points (n, 3) at `pixels` (n, 2) of a solved keyframe's image; NaN where there is none."""
-    row = solution.index(keyframe)
-    assert row is not None
-    kept = solution.kept[keyframe]
-    small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / sighting.width) - 0.5
-    return landmarks(kept, solution.map_camera[row], float(solution.scale[row]), small)
-
-
-def _midpoints(first: Array, first_rays: Array, second: Array, second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the points (n, 3) nearest to pairs of rays, and which are well determined (n,).
-
-    The rays of a pair are from `first` (n, 4, 4) and from `second` (4, 4).
-    """
-    a, b = (first[:, :3, :3] @ first_rays[..., None])[..., 0], second_rays @ second[:3, :3].T
-    a, b = a / np.linalg.norm(a, axis=1, keepdims=True), b / np.linalg.norm(b, axis=1, keepdims=True)
-    baseline = second[:3, 3] - first[:, :3, 3]
-    cosine = np.clip((a * b).sum(1), -1, 1)
-    sine_squared = np.maximum(1 - cosine**2, 1e-12)
-    along_a, along_b = (a * baseline).sum(1), (b * baseline).sum(1)
-    length_a, length_b = (along_a - cosine * along_b) / sine_squared, (cosine * along_a - along_b) / sine_squared
-    gap = np.linalg.norm(a * length_a[:, None] - b * length_b[:, None] - baseline, axis=1)
-    points = first[:, :3, 3] + baseline / 2 + (a * length_a[:, None] + b * length_b[:, None]) / 2
-    good = (np.arccos(cosine) > _MIN_ANGLE) & (length_a > 0) & (length_b > 0) & (gap < 0.02 * length_b)
-    return points, good

@@ -82,6 +82,7 @@ class Monitor:
         values: dict[str, object] = {
             "state": reconstructor.state if reconstructor.state in (LOADING, FAILED) else
             self.tracked.state if self.tracked else "NO_IMAGE",
+            "degraded by": self.tracked.reason if self.tracked and self.tracked.reason else "nothing",
             "mode": slam.config.mode,
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
@@ -131,6 +132,8 @@ class Monitor:
             return DiagnosticStatus.WARN, "lost: the image shows too little, or the map has nothing where it should be"
         if tracked.state == "RELOCALIZING":
             return DiagnosticStatus.WARN, "relocalizing: the camera is looked for in the map; show it a known place"
+        if tracked.state == "DEGRADED":
+            return DiagnosticStatus.WARN, f"degraded: {tracked.reason}"
         if update is not None and update.refused:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
         if stuck := self.stuck():
