@@ -67,13 +67,12 @@ class Localizer:
         If it is `wanted` as a keyframe, and no tracks lead to the landmarks of the keyframes around, they are taken by
         features: in a map that is all of another session's, where the camera is a `visitor`, or when it turned away.
         """
+        away = self._tracker.is_away
         location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution)
         if location is None and len(solution):
             found = self._relocalizer.search(image, frame.intrinsics, solution)
-            if found is not None:  # the odometry goes on from where it was, map -> odom takes the rest
-                location = self._tracker.take(self.features, found, fresh=True, solution=solution)
-                self._map_odom, self._seen = location.world_camera @ inverse(self._odom_camera), solution
-                self.relocalized += 1
+            if found is not None:
+                location, away = self._tracker.take(self.features, found, fresh=True, solution=solution), True
         elif location is not None and (visitor or location.turned) and wanted:
             submap = int(solution.submaps[solution.index(location.reference)])
             found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap)
@@ -83,6 +82,9 @@ class Localizer:
         if location is None:
             lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
             return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)
+        if away:  # found again, or what it sees now is solved: the odometry goes on, map -> odom takes the rest
+            self._map_odom, self._seen, before = location.world_camera @ inverse(self._odom_camera), solution, None
+            self.relocalized += 1
         if before is None and solution is not self._seen:
             before = _moved_back(location.world_camera, solution, self._seen)
         self._seen = solution

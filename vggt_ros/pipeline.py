@@ -27,12 +27,13 @@ from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
-from vggt_ros.relocalization import Expectation, Found, Relocalizer
+from vggt_ros.relocalization import Expectation
 from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
 from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.window_finder import WindowFinder
 from vggt_ros.windows import Keyframe, SlidingBuffer, Window
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Slam:
         self.last_loop = ""
         self._stamp = 0
         self._selector = KeyframeSelector(config.keyframes)
-        self._localizer, self._finder = Localizer(config.tracking), Relocalizer(config.tracking)  # one a thread
+        self._localizer, self._finder = Localizer(config.tracking), WindowFinder(config.tracking)  # one a thread
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
         self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
@@ -170,7 +171,7 @@ class Slam:
                         self._atlas.attach(attempt, geometry)
                         rejoined = self._rejoin(attempt, geometry)
                     else:
-                        self._atlas.join(attempt, geometry, self._find(attempt), self.solution)
+                        self._atlas.join(attempt, geometry, self._finder.find(attempt, self.solution), self.solution)
                 else:
                     self._atlas.begin_submap(attempt, geometry)
                 break
@@ -279,30 +280,10 @@ class Slam:
         if kept != set(window.ids):
             yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
 
-    def _find(self, window: Window, rows: NDArray[np.int64] | None = None) -> dict[int, Found]:
-        """Return where the window's images are in the map: near where the tracker took them to be, or anywhere.
-
-        With `rows` (n,) only those keyframes of the solution are asked. What was found anywhere is believed if more
-        than one image says so.
-        """
-        places, solution, sure = {}, self.solution, 0
-        for keyframe in window.keyframes:
-            image, found = ImageFeatures.of(keyframe), None
-            if keyframe.map_camera is not None and rows is None:
-                tries = (self._finder.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
-                         for submap in np.unique(solution.submaps).tolist())
-                found = next((place for place in tries if place is not None), None)
-                sure += found is not None
-            if found is None:
-                found = self._finder.search(image, keyframe.intrinsics, solution, rows)
-            if found is not None:
-                places[keyframe.id] = found
-        return places if sure or len(places) > 1 else {}
-
     def _rejoin(self, window: Window, geometry: WindowGeometry) -> str:
         """Join the submap that grows to the rest of the map, if nothing else does and images of it are found there."""
         rows = self._atlas.elsewhere(self.solution)
-        places = self._find(window, rows) if len(rows) else {}
+        places = self._finder.find(window, self.solution, rows) if len(rows) else {}
         if not places:
             return ""
         apart = self._atlas.submap
