@@ -144,5 +144,6 @@ def test_what_is_expected_gates_the_search():
 @pytest.mark.parametrize("blank", [np.zeros((240, 320), np.uint8), np.full((240, 320), 128, np.uint8)])
 def test_an_empty_image_is_found_nowhere(blank):
     relocalizer, solution = Relocalizer(TrackingConfig()), mapped()[0].slam.solution
-    assert relocalizer.search(ImageFeatures(blank), lap().frames[0].intrinsics, solution) is None
-    assert relocalizer.near(ImageFeatures(blank), lap().frames[0].intrinsics, solution, solution.map_camera[0]) is None
+    image, intrinsics = ImageFeatures(blank), lap().frames[0].intrinsics
+    assert relocalizer.search(image, intrinsics, solution) is None
+    assert relocalizer.near(image, intrinsics, solution, solution.map_camera[0], 0) is None

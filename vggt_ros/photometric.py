@@ -7,6 +7,7 @@ once the pose is good to a few pixels. Colors are compared by their detail, whic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from vggt_ros.camera import pixel_rays, resize_intrinsics
 from vggt_ros.geometry import Array, orthonormalize, so3_exp
 from vggt_ros.pnp import projection_jacobian
-from vggt_ros.solution import Solution
+from vggt_ros.solution import KeptKeyframe, Solution
 
 _PIXELS = 1500
 """Textured pixels of a keyframe that take part."""
 _ITERATIONS = 10
+_SETTLED = 1e-5
+"""Step (radians, map units) below which nothing is gained any more."""
 _ENOUGH = 200
 """Pixels below which there is nothing to refine a pose by."""
 _DEPTH_JUMP = 1.1
@@ -82,7 +85,7 @@ class Photometric:
             step = -np.linalg.solve(information, jacobian.T @ (weight * residual))
             pose[:3, 3] += pose[:3, :3] @ step[3:]
             pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
-            if np.abs(step).max() < 1e-6:
+            if np.abs(step).max() < _SETTLED:
                 break
         pose[:3, :3] = orthonormalize(pose[:3, :3])
         return pose
@@ -90,7 +93,14 @@ class Photometric:
 
 def textured_points(solution: Solution, row: int) -> tuple[Array, NDArray[np.float32]]:
     """Return the map points (n, 3) of a keyframe's most textured pixels with known depth, and their detail (n,)."""
-    kept, map_camera = solution.kept[int(solution.ids[row])], solution.map_camera[row]
+    map_camera = solution.map_camera[row]
+    local, values = _textured(solution.kept[int(solution.ids[row])])
+    return solution.scale[row] * local @ map_camera[:3, :3].T + map_camera[:3, 3], values
+
+
+@lru_cache(maxsize=64)
+def _textured(kept: KeptKeyframe) -> tuple[Array, NDArray[np.float32]]:
+    """Return the points in the camera's frame and the window's units; images in succession ask for the same ones."""
     look = detail(np.asarray(cv2.cvtColor(kept.color, cv2.COLOR_RGB2GRAY), np.uint8))
     depth = np.nan_to_num(kept.depth.astype(np.float32), nan=0.0)
     around = np.ones((3, 3), np.uint8)
@@ -101,8 +111,7 @@ def textured_points(solution: Solution, row: int) -> tuple[Array, NDArray[np.flo
         candidates = candidates[np.argpartition(-slope.ravel()[candidates], _PIXELS)[:_PIXELS]]
     rows, columns = np.unravel_index(candidates, depth.shape)
     rays = pixel_rays(kept.intrinsics, columns, rows)
-    local = rays * (depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
-    return local @ map_camera[:3, :3].T + map_camera[:3, 3], look[rows, columns]
+    return rays * depth[rows, columns].astype(np.float64)[:, None], look[rows, columns]
 
 
 def detail(gray: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -35,6 +35,8 @@ _FIRST_INLIERS, _INLIERS = 12, 30
 """Matches that must agree with one keyframe, and with it and its neighbors."""
 _MIN_SPREAD = 0.1
 """Least standard deviation of the inliers in the image, x and y, as a fraction of its width."""
+_THINNED = 3
+"""Of the keyframes' textured pixels every so many-th refines the pose; all of them judge it."""
 _MIN_LIKENESS = 0.35
 """Least correlation of the keyframe's detail, moved into the image, with the image's."""
 
@@ -118,18 +120,25 @@ class Relocalizer:
              guess: Array | None = None) -> Found | None:
         """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
         binary, (height, width) = image.binary, image.gray.shape
-        if len(binary) < _INLIERS:
+        if len(binary) < _INLIERS or not rows:
             return None
-        limit = _INLIER * width / REFERENCE_WIDTH
-        map_camera, most, submap = guess, _FIRST_INLIERS, int(solution.submaps[rows[0]]) if rows else -1
+        pixels, limit = binary.pixels.astype(np.float64), _INLIER * width / REFERENCE_WIDTH
+        map_camera, most, submap = guess, _FIRST_INLIERS, int(solution.submaps[rows[0]])
+        matches: dict[int, tuple[NDArray[np.int64], Array]] = {}
         for row in rows:
-            agreed = consensus(*self._matches(binary, solution, [row]), intrinsics, limit)
+            matches[row] = self._match(binary, solution, row)
+            agreed = consensus(matches[row][1], pixels[matches[row][0]], intrinsics, limit)
             if agreed is not None and len(agreed[1]) >= most:
                 map_camera, most, submap = agreed[0], len(agreed[1]), int(solution.submaps[row])
         if map_camera is None:
             return None
         around = neighbors(solution, map_camera, submap, _NEIGHBORS)
-        points, seen = self._matches(binary, solution, around)
+        for row in around:
+            if row not in matches:
+                matches[row] = self._match(binary, solution, row)
+        which, once = np.unique(np.concatenate([matches[row][0] for row in around]), return_index=True)
+        points = np.concatenate([matches[row][1] for row in around])[once]
+        seen = pixels[which]
         if len(points) < _INLIERS:
             return None
         map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
@@ -138,32 +147,28 @@ class Relocalizer:
             return None
         look = Photometric.of(image.gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
         textures = [textured_points(solution, row) for row in around]
-        map_camera = look.refine(np.concatenate([points for points, _ in textures]),
-                                 np.concatenate([values for _, values in textures]), map_camera)
+        map_camera = look.refine(np.concatenate([points[::_THINNED] for points, _ in textures]),
+                                 np.concatenate([values[::_THINNED] for _, values in textures]), map_camera)
         likenesses = [look.likeness(*texture, map_camera) for texture in textures]
         chosen = int(np.argmax(likenesses))
         if likenesses[chosen] < _MIN_LIKENESS:
             return None
-        points, pixels = _seen(points[inliers], intrinsics, map_camera, (height, width))
-        return Found(map_camera, covariance, points, pixels, int(solution.ids[around[chosen]]), submap,
+        points, where = _seen(points[inliers], intrinsics, map_camera, (height, width))
+        return Found(map_camera, covariance, points, where, int(solution.ids[around[chosen]]), submap,
                      likenesses[chosen])
 
-    def _matches(self, binary: BinaryFeatures, solution: Solution, rows: Iterable[int]) -> tuple[Array, Array]:
-        """Return points of the map (n, 3) and the pixels (n, 2) where the image sees them, each pixel once."""
-        points: dict[int, Array] = {}
-        for row in rows:
-            kept = solution.kept[int(solution.ids[row])]
-            if len(kept.features) < 2:
-                continue
-            pairs = [pair[0] for pair in self._matcher.knnMatch(binary.looks, kept.features, k=2)
-                     if pair[0].distance < _RATIO * pair[1].distance]
-            there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
-            for pair, point in zip(pairs, landmarks(kept, solution.map_camera[row], float(solution.scale[row]), there),
-                                   strict=True):
-                if np.isfinite(point[2]):
-                    points.setdefault(pair.queryIdx, point)
-        seen = binary.pixels[list(points)].astype(np.float64).reshape(-1, 2)
-        return np.array(list(points.values())).reshape(-1, 3), seen
+    def _match(self, binary: BinaryFeatures, solution: Solution, row: int) -> tuple[NDArray[np.int64], Array]:
+        """Return which features (n,) of an image a keyframe has too, and where they are in the map (n, 3)."""
+        kept = solution.kept[int(solution.ids[row])]
+        if len(kept.features) < 2:
+            return np.zeros(0, np.int64), np.zeros((0, 3))
+        pairs = [best for best, second in self._matcher.knnMatch(binary.looks, kept.features, k=2)
+                 if best.distance < _RATIO * second.distance]
+        here = np.array([pair.queryIdx for pair in pairs], np.int64)
+        there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
+        points = landmarks(kept, solution.map_camera[row], float(solution.scale[row]), there)
+        known = np.isfinite(points[:, 2])
+        return here[known], points[known]
 
 
 def neighbors(solution: Solution, map_camera: Array, submap: int, count: int) -> list[int]:

@@ -132,7 +132,7 @@ class Tracker:
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""
         self._version, self._last = solution.version, None
-        moved, self._landmarks, self._measured = self._landmarks, {}, set()
+        moved, self._landmarks, measured = self._landmarks, {}, self._measured
         solved = self._solved(solution)
         for keyframe in solved:
             sighting = self._sightings[keyframe]
@@ -163,6 +163,7 @@ class Tracker:
         if correction is not None:
             for track, point in moved.items():
                 self._landmarks.setdefault(track, correction.apply(point))
+            self._measured |= measured & self._landmarks.keys()  # such as those that the camera was found by
 
     def _correction(self, keyframe: int, landmarks: dict[int, Array], solution: Solution) -> Sim3 | None:
         """Return how a keyframe has moved from where the tracker took it to be to where it is solved, and its scale.
