@@ -270,7 +270,7 @@ def test_tracking_bridges_a_slow_reconstructor(late):
         while waiting and waiting[0][0] <= i:
             slam.step(waiting.pop(0)[1])
     first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")
-    assert all(t.state == "TRACKING" for t in tracked[first:])
+    assert all(t.state in ("TRACKING", "DEGRADED") for t in tracked[first:])
     _, world_map = trajectory_error(*slam.trajectory(0), sequence)
     errors = [np.linalg.norm(world_map.apply(t.map_camera[:3, 3]) - truth[:3, 3])
               for t, truth in zip(tracked[first:], sequence.world_camera[first:], strict=True)]

@@ -50,7 +50,7 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
     assert slam.counts.thinned > 20
     assert slam.counts.submaps == 1 and slam.counts.unplaced == 0
     located = states[states.index("TRACKING"):]
-    assert located.count("TRACKING") > 0.95 * len(located)
+    assert located.count("TRACKING") + located.count("DEGRADED") > 0.95 * len(located)
     stamps, poses = slam.trajectory(0)
     true_stamps, truth = sequence.truth
     at = np.abs(true_stamps[:, None] - stamps).argmin(0)

@@ -35,6 +35,8 @@ _SHORT = 10
 """Images without a pose after which the newest keyframes are not expected in view any more."""
 _MIN_SPREAD = 0.1
 """Least standard deviation of matches in the image, x and y, as a fraction of its width: else they fix no pose."""
+_DRIFT = 0.05
+"""How far the tracker's own landmarks drift, as a fraction of the way from the newest solved keyframe."""
 _INLIER = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 
@@ -126,7 +128,8 @@ class Tracker:
         if fresh:
             for sighting in self._sightings.values():  # what they saw was placed by what did not hold
                 sighting.world_camera = None
-        self._turning.settle(found.map_camera, found.covariance, found.points)
+        depth = float(np.median((found.points - found.map_camera[:3, 3]) @ found.map_camera[:3, 2]))
+        self._turning.settle(found.covariance, depth)
         return Location(found.map_camera, found.covariance, len(found.points), found.keyframe, len(found.points))
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
@@ -252,8 +255,13 @@ class Tracker:
         pose, covariance, inliers = refined
         if inliers.sum() < needed:
             return None
-        self._turning.settle(pose, covariance, points[inliers])
         measured = sum(track in self._measured for track in tracks.ids[known][inliers].tolist())
+        depth = float(np.median((points[inliers] - pose[:3, 3]) @ pose[:3, 2]))
+        if self._anchor is not None:  # what tracking placed itself drifts, all of it alike
+            own = 1 - measured / inliers.sum()
+            drift = own * _DRIFT * float(np.linalg.norm(pose[:3, 3] - self._anchor.translation))
+            covariance = covariance + np.diag([drift / depth] * 3 + [drift] * 3) ** 2
+        self._turning.settle(covariance, depth)
         return Location(pose, covariance, int(inliers.sum()), self._reference, measured)
 
     def _turn(self, tracks: FeatureTracks, intrinsics: Array, width: int, solution: Solution) -> Location | None:

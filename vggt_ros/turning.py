@@ -27,10 +27,9 @@ class Turning:
         self._covariance, self._depth = np.eye(6), 1.0
         self._now = False
 
-    def settle(self, world_camera: Array, covariance: Array, points: Array) -> None:
-        """Note a full pose 4x4 with its covariance (6, 6), by landmarks at `points` (n, 3) of the world."""
-        self._hops, self._now, self._covariance = 0, False, covariance
-        self._depth = float(np.median((points - world_camera[:3, 3]) @ world_camera[:3, 2]))
+    def settle(self, covariance: Array, depth: float) -> None:
+        """Note that there is a full pose, with its covariance (6, 6) and the median depth of its landmarks."""
+        self._hops, self._now, self._covariance, self._depth = 0, False, covariance, depth
 
     def hop(self) -> None:
         """Note that the newest image became a keyframe."""
