@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, OUTPUTS, Bench, Gate, matrix, stamp
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from scenes import lap, trajectory_error
+from scenes import SIZE, lap, trajectory_error
 from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
@@ -222,6 +224,25 @@ def test_status_counts_every_image(lapped):
     assert all(int(status[f"images {name}"]) == 0 for name in ("waiting", "refused", "late", "missed"))
     assert "oracle" in status["reconstructor"]
     assert any(lapped.got["/diagnostics"])
+
+
+def test_a_degraded_pose_says_why_and_how_uncertain_it_is(make):
+    """The lens is covered from one side, bit by bit."""
+    bench = make(outputs=["odom"]).start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:2 * SHORT])
+    certain = bench.got["odom"][-1].pose.covariance[0]
+    for step, width in enumerate(range(SIZE[0], 40, -8)):
+        image = lap().frames[2 * SHORT].image.copy()
+        image[:, width:] = 0
+        bench.image(replace(lap().frames[2 * SHORT], image=image, stamp=lap().frames[2 * SHORT].stamp + step))
+        if bench.node.monitor.tracked.state == "DEGRADED":
+            break
+    status = bench.node.monitor.status("vggt_slam", True)
+    assert status.level == DiagnosticStatus.WARN and status.message.startswith("degraded: only")
+    assert {item.key: item.value for item in status.values}["degraded by"] in status.message
+    bench.settle()
+    assert bench.got["odom"][-1].pose.covariance[0] > 2 * certain
 
 
 def test_a_late_subscriber_has_the_map_within_two_seconds_without_images(make):
