@@ -150,10 +150,10 @@ class Tracker:
             # The newest was made while nothing was known yet, or while lost: an older one tells less of the drift.
             located = next((k for k in solved if self._sightings[k].world_camera is not None), None)
             correction = None if located is None else self._correction(located, moved, solution)
-        if correction is None and self._anchor is not None and len(self._landmarks) < self._config.min_inliers:
-            # Nor was one of them made since the camera was found: what it was found by is all that is known.
-            now = _place(self._reference, solution)
-            correction = None if now is None else now @ self._anchor.inverse()
+        now = _place(self._reference, solution)
+        shift = None if now is None or self._anchor is None else now @ self._anchor.inverse()
+        if correction is None and len(self._landmarks) < self._config.min_inliers:
+            correction = shift  # nor was one of them made since the camera was found
         elif solved:
             self._reference = solved[0]
         self._anchor = _place(self._reference, solution)
@@ -163,10 +163,12 @@ class Tracker:
                 sighting.world_camera = solution.map_camera[row]
             elif sighting.world_camera is not None:
                 sighting.world_camera = correction.apply_pose(sighting.world_camera) if correction else None
-        if correction is not None:
-            for track, point in moved.items():
-                self._landmarks.setdefault(track, correction.apply(point))
-            self._measured |= measured & self._landmarks.keys()  # such as those that the camera was found by
+        for track, point in moved.items():
+            # What was measured in the map, such as what the camera was found by, moves with it and has not drifted.
+            motion = shift if track in measured else correction
+            if motion is not None and track not in self._landmarks:
+                self._landmarks[track] = motion.apply(point)
+        self._measured |= measured & self._landmarks.keys()
 
     def _correction(self, keyframe: int, landmarks: dict[int, Array], solution: Solution) -> Sim3 | None:
         """Return how a keyframe has moved from where the tracker took it to be to where it is solved, and its scale.
