@@ -108,8 +108,8 @@ def test_a_camera_somewhere_else_is_never_found():
         scene, low, high = scenes[trial % 2]
         eye, heading = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
         camera = look_at(eye, eye + np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.3, 0.1)]))
-        gray = cv2.cvtColor(scene.render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY)
-        assert all(relocalizer.search(ImageFeatures(gray), intrinsics, solution) is None for _ in range(5)), trial
+        image = ImageFeatures(cv2.cvtColor(scene.render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY))
+        assert all(relocalizer.search(image, intrinsics, solution) is None for _ in range(5)), trial
 
 
 def test_the_state_tells_whether_the_camera_is_looked_for():
