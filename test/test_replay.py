@@ -40,7 +40,7 @@ def test_every_image_after_the_first_window_is_located_and_compared(result):
     figures = report(result)
     assert figures["frames_located"] == 1.0
     assert figures["frames_ate_rmse_m"] < 5e-3 and figures["frames_rpe_1s_m"] < 0.01
-    assert 0 < figures["frames_rpe_1s_deg"] < 0.5
+    assert 0 < figures["frames_rpe_1s_deg"] < 0.5 and figures["odometry_rpe_1s_m"] < 0.05
     assert figures["frames_ate_to_keyframes"] == pytest.approx(figures["frames_ate_rmse_m"] / figures["ate_rmse_m"])
     blind = dataclasses.replace(result, frames=[
         tracked if index % 2 else dataclasses.replace(tracked, reference=None)

@@ -22,6 +22,7 @@ from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config, ConfigError
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.files import FileError, format_stamp, read_trajectory, write_ply, write_trajectory
+from vggt_ros.frame_path import frame_path
 from vggt_ros.geometry import Array
 from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.pipeline import Slam
@@ -64,16 +65,8 @@ class Run:
         return self._against_truth(*self.slam.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
-        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap, moved with its keyframes since."""
-        solution = self.slam.solution
-        located = []
-        for tracked in self.frames:
-            row = None if tracked.reference is None else solution.index(tracked.reference)
-            matrix = self.slam.frame_pose(tracked)
-            if matrix is not None and row is not None and solution.submaps[row] == submap:
-                located.append((tracked.stamp, matrix))
-        return (np.array([stamp for stamp, _ in located], np.int64),
-                np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
+        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_path`."""
+        return frame_path(self.frames, self.slam.solution, submap, self.slam.frame_pose)
 
     def frame_figures(self) -> dict[str, float | None]:
         """Return what share of the images since the first pose is located in the largest submap, and how well."""
@@ -81,12 +74,17 @@ class Run:
         begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
         offered = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
         frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
+        live = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
+        odometry = self._against_truth(np.array([stamp for stamp, _ in live], np.int64),
+                                       np.array([matrix for _, matrix in live]).reshape(-1, 4, 4))
         return {
             "frames_located": len(stamps) / offered if offered else None,
             "frames_ate_rmse_m": frames.ate_rmse if frames else None,
             "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
             "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
             "frames_rpe_1s_deg": frames.rpe_second_rotation if frames else None,
+            "odometry_rpe_1s_m": odometry.rpe_second_translation if odometry else None,
+            "odometry_rpe_1s_deg": odometry.rpe_second_rotation if odometry else None,
         }
 
     def _against_truth(self, stamps: NDArray[np.int64], poses: Array, with_scale: bool = True) -> Accuracy | None:

@@ -1,0 +1,61 @@
+"""Images between solved keyframes: hung from both sides, and not across a gap in the tracking."""
+
+import numpy as np
+
+from vggt_ros.frame_path import frame_path
+from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.solution import Solution, TrackedFrame
+from vggt_ros.synthetic import laps
+
+TRUTH = laps(41)
+STAMPS = 10**18 + 10**8 * np.arange(41)
+KEYS = np.arange(0, 41, 8)
+MAP = Solution(ids=KEYS, stamps=STAMPS[KEYS], submaps=np.zeros(6, np.int64), windows=np.zeros(6, np.int64),
+               map_camera=TRUTH[KEYS], scale=np.ones(6))
+
+
+def tracked(drift, lost=()):
+    """An odometry in a frame of its own whose every step turns and is too long by `drift`, located against 0 alone."""
+    frames, odom = [], pose(so3_exp(np.array([0.1, 2.0, 0.3])), np.array([5.0, 1.0, 2.0]))
+    for index, stamp in enumerate(STAMPS.tolist()):
+        if index:
+            step = inverse(TRUTH[index - 1]) @ TRUTH[index]
+            odom = odom @ pose(step[:3, :3] @ so3_exp(np.array([0, 0.1 * drift, 0])), (1 + drift) * step[:3, 3])
+        key = index if index in KEYS else None
+        frames.append(TrackedFrame(stamp, "LOST", keyframe=key) if index in lost else
+                      TrackedFrame(stamp, "TRACKING", TRUTH[index], odom, reference=0, keyframe=key))
+    return frames
+
+
+def alone(frame):
+    return np.eye(4)
+
+
+def test_an_exact_odometry_gives_the_exact_way():
+    stamps, poses = frame_path(tracked(0.0), MAP, 0, alone)
+    np.testing.assert_array_equal(stamps, STAMPS)
+    np.testing.assert_allclose(poses, TRUTH, atol=1e-9)
+
+
+def test_keyframes_are_where_they_are_solved_and_drift_is_shared_out_between_them():
+    frames = tracked(0.05)
+    _, poses = frame_path(frames, MAP, 0, alone)
+    np.testing.assert_allclose(poses[KEYS], TRUTH[KEYS], atol=1e-12)
+    off = np.linalg.norm(poses[:, :3, 3] - TRUTH[:, :3, 3], axis=1)
+    steps = np.linalg.norm(np.diff(TRUTH[:, :3, 3], axis=0), axis=1)
+    assert 0 < off.max() < 0.5 * 0.05 * 8 * steps.max(), "half of what hanging from one side leaves"
+    np.testing.assert_allclose(poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (41, 1, 1)),
+                               atol=1e-9)
+
+
+def test_nothing_is_hung_across_a_gap():
+    """Before it to the left, behind it to the right; what has a keyframe on one side only goes with its reference."""
+    stamps, poses = frame_path(tracked(0.0, lost=(19, 20)), MAP, 0, alone)
+    assert stamps.tolist() == np.delete(STAMPS, [19, 20]).tolist()
+    lonely = np.isin(stamps, STAMPS[[17, 18, 21, 22, 23]])
+    assert (poses[lonely] == np.eye(4)).all()
+    np.testing.assert_allclose(poses[~lonely], np.delete(TRUTH, [17, 18, 19, 20, 21, 22, 23], axis=0), atol=1e-9)
+
+
+def test_another_submap_has_none_of_it():
+    assert not len(frame_path(tracked(0.0), MAP, 1, alone)[0])
