@@ -258,6 +258,7 @@ class Tracker:
         if inliers.sum() < needed:
             return None
         measured = sum(track in self._measured for track in tracks.ids[known][inliers].tolist())
+        covariance = covariance * max(1.0, FEW * self._config.min_inliers / inliers.sum()) ** 2  # few agree by chance
         depth = float(np.median((points[inliers] - pose[:3, 3]) @ pose[:3, 2]))
         if self._anchor is not None:  # what tracking placed itself drifts, all of it alike
             own = 1 - measured / inliers.sum()
