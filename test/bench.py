@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import array
 import threading
-import time
-from collections import defaultdict
 
-import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
+from peer import CAMERA, Peer, matrix, stamp
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
-from vggt_ros.geometry import matrix_from_quaternion, pose
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
 
@@ -30,7 +23,7 @@ OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "p
            "cloud": (PointCloud2, 10), "map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
            "depth/camera_info": (CameraInfo, 100), "markers": (MarkerArray, LATCHED),
            "status": (DiagnosticStatus, LATCHED)}
-CAMERA = "camera_optical_frame"
+__all__ = ["CAMERA", "LATCHED", "OUTPUTS", "Bench", "Gate", "matrix", "stamp"]
 
 
 class Gate:
@@ -48,21 +41,16 @@ class Gate:
         return self.inner.reconstruct(window)
 
 
-class Bench:
-    """A node, a peer that feeds and records, and one executor that this class spins."""
+class Bench(Peer):
+    """A node and its peer on one executor."""
 
     def __init__(self, domain, reconstructor, /, outputs=OUTPUTS, **parameters):
         """`reconstructor` is one, or a function that makes one as `SlamNode` wants it."""
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=domain)
+        super().__init__(domain)
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
         create = reconstructor if callable(reconstructor) else lambda *_: (reconstructor, "the oracle, for a test")
         self.node = SlamNode(create=create, context=self.context, parameter_overrides=overrides)
-        self.peer = Node("peer", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.executor.add_node(self.peer)
-        self.got = defaultdict(list)
         self.log, self.read_log = "", lambda: ""
         self.images = self.peer.create_publisher(Image, "image", 10)
         self.infos = self.peer.create_publisher(CameraInfo, "camera_info", 10)
@@ -71,17 +59,6 @@ class Bench:
         self.record("/tf", TFMessage, 100)
         self.record("/tf_static", TFMessage, QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.record("/diagnostics", DiagnosticArray, 10)
-
-    def record(self, topic, kind, qos):
-        name = topic.removeprefix("/vggt_slam/")
-        return self.peer.create_subscription(kind, topic, self.got[name].append, qos)
-
-    def spin(self, until=lambda: False, seconds=20.0):
-        """Spin until something is so; return whether it is."""
-        end = time.monotonic() + seconds
-        while not until() and time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.02)
-        return until()
 
     def start(self):
         assert self.node.trigger_configure().name == "SUCCESS"
@@ -142,13 +119,6 @@ class Bench:
         self.log += self.read_log()
         return any(all(word in line for word in words) for line in self.log.splitlines())
 
-    def call(self, name):
-        client = self.peer.create_client(Trigger, f"/vggt_slam/{name}")
-        assert self.spin(client.service_is_ready)
-        future = client.call_async(Trigger.Request())
-        assert self.spin(future.done)
-        return future.result()
-
     def transforms(self, parent, child):
         """Stamps and 4x4 transforms on /tf between two frames."""
         found = [t for message in self.got["/tf"] for t in message.transforms
@@ -157,18 +127,6 @@ class Bench:
 
     def close(self):
         self.node.close()
-        self.executor.shutdown()
+        self.executor.remove_node(self.node)
         self.node.destroy_node()
-        self.peer.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-def matrix(message):
-    """4x4 of a Pose or a Transform."""
-    position = message.position if hasattr(message, "position") else message.translation
-    q = message.orientation if hasattr(message, "orientation") else message.rotation
-    return pose(matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([position.x, position.y, position.z]))
-
-
-def stamp(message):
-    return messages.nanoseconds(message.header.stamp)
+        super().close()

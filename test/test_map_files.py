@@ -66,6 +66,27 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
         bench.close()
 
 
+def test_a_bag_that_begins_again_and_a_reset_leave_localization_its_map(saved):
+    bench = started(saved, 88, mode="localization")
+
+    def loaded(resets):
+        return bench.node.monitor.resets == resets and len(bench.node.slam.solution) == len(saved[1])
+
+    try:
+        assert bench.spin(lambda: loaded(1))
+        bench.play(lap().frames[10:20])
+        bench.image(lap().frames[10])
+        assert bench.spin(lambda: loaded(3))
+        bench.play(lap().frames[11:20])
+        assert bench.node.monitor.tracked.state == "TRACKING"
+        assert bench.call("reset").success
+        assert bench.spin(lambda: loaded(5))
+        bench.play(lap().frames[20:30])
+        assert bench.node.monitor.tracked.state == "TRACKING"
+    finally:
+        bench.close()
+
+
 def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
     bench = started(saved, 89)
     try:

@@ -54,6 +54,11 @@ class Camera:
             raise CameraError(f"distortion model {self.model!r} with {len(self.distortion)} coefficients; known are "
                               + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENTS.items()))
 
+    def size_within(self, longest: int) -> tuple[int, int]:
+        """Return (width, height), reduced so that no side is longer than `longest`, px; never enlarged."""
+        scale = min(1.0, longest / max(self.width, self.height))
+        return round(self.width * scale), round(self.height * scale)
+
     @staticmethod
     def assumed(width: int, height: int, fov: float) -> Camera:
         """Return a pinhole camera of `fov` degrees across the width, marked as not calibrated."""

@@ -80,6 +80,10 @@ def pose(rotation: Array, translation: Array) -> Array:
     return matrix
 
 
+BODY_OPTICAL = pose(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
+"""Pose of an optical frame (x right, y down, z forward) in a body frame (x forward, y left, z up); REP-103."""
+
+
 def inverse(target_source: Array) -> Array:
     """Return `source_target` of a 4x4 pose."""
     rotation = target_source[:3, :3].T

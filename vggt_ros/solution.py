@@ -238,6 +238,11 @@ class PointCloud:
         """Return the number of points."""
         return len(self.points)
 
+    def moved(self, target_source: Array) -> PointCloud:
+        """Return the cloud in another frame, by the pose 4x4 of its own there."""
+        turn, shift = target_source[:3, :3].T.astype(np.float32), target_source[:3, 3].astype(np.float32)
+        return PointCloud(self.points @ turn + shift, self.colors, self.confidence)
+
 
 @dataclass
 class Counts:

@@ -50,6 +50,8 @@ def _multiview(config: Config, apart: bool) -> Reconstructor:
     # pycolmap has no wheel for Linux on ARM; there VGGT must run without it.
     if find_spec("pycolmap") is None:
         raise ConfigError("multiview needs pycolmap, which is not installed (docs/install.md)")
+    if apart:
+        from vggt_ros.reconstruction.process import MultiviewProcess
+        return MultiviewProcess(config)
     from vggt_ros.reconstruction.multiview import Multiview
-    from vggt_ros.reconstruction.process import MultiviewProcess
-    return MultiviewProcess(config) if apart else Multiview(config)
+    return Multiview(config)

@@ -1,22 +1,28 @@
 """The CPU reconstructor in a process of its own.
 
 Python runs one thread at a time. In one process, tracking at camera rate and a reconstructor that is half Python take
-turns, and a window takes twice as long.
+turns, and a window takes twice as long. And pycolmap is loaded there only: its library takes SIGTERM for a crash, with
+which a node would not end in order.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
 from vggt_ros.camera import Camera
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.threads import one_thread_for_linear_algebra
 from vggt_ros.windows import Window
+
+if TYPE_CHECKING:
+    from vggt_ros.reconstruction.multiview import Multiview
 
 _here: Multiview | None = None  # in the other process
 
@@ -24,17 +30,25 @@ _here: Multiview | None = None  # in the other process
 class MultiviewProcess:
     """`Multiview` elsewhere; gives the same answers."""
 
-    name = Multiview.name
+    name = "multiview"
 
     def __init__(self, config: Config) -> None:
-        """Start the process; it is ready a second or two later."""
+        """Start the process, which takes a second or two.
+
+        Raises:
+            RuntimeError: it does not start; what it said is on stderr.
+
+        """
         self._config = config
-        self._sizes = Multiview(config)
         self._pool = self._start()
+        try:
+            self._pool.submit(int).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError("the process of multiview does not start; stderr says why") from error
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return (width, height) of the images that it wants from this camera."""
-        return self._sizes.image_size(camera)
+        return camera.size_within(self._config.multiview.width)
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window.
@@ -63,9 +77,20 @@ class MultiviewProcess:
 
 def _begin(config: Config) -> None:
     global _here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends it
+    from vggt_ros.reconstruction.multiview import Multiview
+    for number in (signal.SIGINT, signal.SIGTERM):  # the node ends it
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     one_thread_for_linear_algebra()
     _here = Multiview(config)
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a node that was killed: the pool's queue would be waited for for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _reconstruct(window: Window) -> WindowGeometry:

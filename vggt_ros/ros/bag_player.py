@@ -30,6 +30,8 @@ from vggt_ros.ros.interrupts import single_interrupt
 
 CLOCK_PERIOD = 0.02
 """Longest time between two ticks of /clock, seconds of wall time."""
+SETTLING = 0.5
+"""Seconds after a subscriber was seen: it may not have seen us yet, and a best-effort one would miss the beginning."""
 HISTORY = 1000
 """Messages kept for a reliable subscriber that is slower than the bag."""
 
@@ -111,6 +113,8 @@ class BagPlayer(Node):
                 said = time.monotonic()
                 self.get_logger().info(f"waiting for a subscriber of {', '.join(missing)}")
             time.sleep(0.05)
+        if topics:
+            time.sleep(SETTLING)
 
     def play(self, rate: float = 1.0) -> int:
         """Publish the whole bag once, `rate` times as fast as it was recorded; return the number of messages."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,24 +15,30 @@ Steps = Generator["Future[Any]", Any, str]
 
 
 class Commands:
-    """Services of std_srvs/Trigger that answer when their command is done, or say why it failed."""
+    """Services of std_srvs/Trigger that answer when their command is done, or say why it failed.
 
-    def __init__(self, node: LifecycleNode, commands: dict[str, Callable[[], Steps]]) -> None:
-        """Create a service `~/name` for every command; `close` gives them back."""
+    They are the node's for good: one that went with a cleanup could not answer what still waits, and rclpy would end
+    the node for it.
+    """
+
+    def __init__(self, node: LifecycleNode, names: Iterable[str]) -> None:
+        """Create a service `~/name` for every command."""
         self._node = node
+        self._commands: dict[str, Callable[[], Steps]] = {}
         group = MutuallyExclusiveCallbackGroup()  # while one waits, the default group's callbacks go on
-        self._services = [node.create_service(Trigger, f"~/{name}", self._answer(name, command), callback_group=group)
-                          for name, command in commands.items()]
+        for name in names:
+            node.create_service(Trigger, f"~/{name}", self._answer(name), callback_group=group)
 
-    def close(self) -> None:
-        """Give the services back to the node."""
-        for service in self._services:
-            self._node.destroy_service(service)
+    def serve(self, commands: dict[str, Callable[[], Steps]]) -> None:
+        """Carry these out from now on, or refuse them as not configured if there are none."""
+        self._commands = commands
 
-    def _answer(self, name: str, command: Callable[[], Steps]) -> Callable[..., Any]:
+    def _answer(self, name: str) -> Callable[..., Any]:
         async def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
-                response.success, response.message = True, await _carry_out(command())
+                if name not in self._commands:
+                    raise RuntimeError("the node is not configured")
+                response.success, response.message = True, await _carry_out(self._commands[name]())
             except Exception as error:  # whatever it is, the node stays up
                 response.success, response.message = False, f"{name} failed: {error}"
                 self._node.get_logger().error(response.message)

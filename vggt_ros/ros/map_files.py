@@ -17,7 +17,6 @@ from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros.commands import Steps
 from vggt_ros.ros.messages import pose_matrix
-from vggt_ros.ros.outputs import turned
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.storage import StorageError, load_map, map_folder, save_map
 
@@ -82,6 +81,11 @@ class MapFiles:
             except StorageError as error:
                 self._complain(error)
 
+    def load_again(self) -> None:
+        """Load the map anew after a reset if there is nothing without it, in mode localization."""
+        if self._config().mode == "localization":
+            self.load_at_start()
+
     def look_after(self) -> None:
         """Go on with the loading at the start; called now and then on the executor."""
         if self._starting is None or not self._starting[1].done():
@@ -107,7 +111,7 @@ class MapFiles:
         solution, turn = self._slam.solution, self._frames.map_world
         if turn is None:
             raise StorageError("nothing is mapped yet")
-        save_map(folder, self._slam.record(turn), turned(self._slam.map_cloud(), turn), turn @ solution.map_camera,
+        save_map(folder, self._slam.record(turn), self._slam.map_cloud().moved(turn), turn @ solution.map_camera,
                  self._config())
 
     def _expect(self, message: PoseWithCovarianceStamped) -> None:

@@ -21,7 +21,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
 from vggt_ros.ros.transforms import Frames
-from vggt_ros.solution import PointCloud, Solution, TrackedFrame
+from vggt_ros.solution import Solution, TrackedFrame
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For what a late subscriber wants to have: reliable, transient local, the newest only."""
@@ -123,7 +123,7 @@ class Outputs:
         if self._map_request is None and self._is_new(self.map, solution):
             # The worker owns the points; it also packs them, so that images do not wait for it.
             self._map_request = self._in_worker(
-                lambda: messages.point_cloud(turned(self._slam.map_cloud(), turn), head))
+                lambda: messages.point_cloud(self._slam.map_cloud().moved(turn), head))
         if self._map_request is not None and self._map_request.done():
             request, self._map_request = self._map_request, None
             if error := request.exception():  # out of memory, say; the node stays up
@@ -154,9 +154,3 @@ class Outputs:
         position = target_base[:3, 3]
         covariance[:3, :3] += self._slam.solution.metric.sigma**2 * np.outer(position, position)
         return covariance
-
-
-def turned(cloud: PointCloud, turn: Array) -> PointCloud:
-    """Return a cloud of the core's world in the z-up map."""
-    points = cloud.points @ turn[:3, :3].T.astype(np.float32) + turn[:3, 3].astype(np.float32)
-    return PointCloud(points, cloud.colors, cloud.confidence)

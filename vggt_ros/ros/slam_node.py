@@ -17,7 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
 from vggt_ros.camera import Camera
@@ -31,6 +31,7 @@ from vggt_ros.ros.commands import Commands, Steps
 from vggt_ros.ros.diagnostics import Monitor
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.interrupts import single_interrupt
+from vggt_ros.ros.lifecycle import SteadyLifecycleNode
 from vggt_ros.ros.log import NodeLog
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
@@ -46,7 +47,7 @@ _APART = partial(create_reconstructor, apart=True)
 Success = TransitionCallbackReturn.SUCCESS
 
 
-class SlamNode(LifecycleNode):
+class SlamNode(SteadyLifecycleNode):
     """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
     def __init__(self, create: Create = _APART, **options: Any) -> None:
@@ -62,6 +63,7 @@ class SlamNode(LifecycleNode):
         self.config = parameters.declare(self)
         parameters.on_change(self, lambda: self.config, self._change)
         self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # results come late
+        self.commands = Commands(self, ("reset", "save_map", "load_map"))
         self._parts_made = False
         self._active = False
 
@@ -87,8 +89,7 @@ class SlamNode(LifecycleNode):
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self.reset)
         self.monitor.trouble = lambda: self.maps.trouble
         self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
-        self.commands = Commands(self, {"reset": self._reset_command, "save_map": self.maps.save,
-                                        "load_map": self.maps.load})
+        self.commands.serve({"reset": self._reset_command, "save_map": self.maps.save, "load_map": self.maps.load})
         wall = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers_made = [self.create_timer(period, callback, clock=wall) for period, callback in
                              ((0.05, self._tick), (0.5, self._look_after), (1.0, self._report))]
@@ -143,7 +144,7 @@ class SlamNode(LifecycleNode):
         self.reconstructor.close()
         for timer in self._timers_made:
             self.destroy_timer(timer)
-        self.commands.close()
+        self.commands.serve({})
         self.maps.close()
         self.destroy_guard_condition(self._wake)
         self.outputs.close()
@@ -247,7 +248,12 @@ class SlamNode(LifecycleNode):
     # Commands.
 
     def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Begin an empty map, or with a saved one, at once; windows of the old one end without effect."""
+        """Begin an empty map, or with a saved one, at once; windows of the old one end without effect.
+
+        In mode localization, which would have nothing to find itself in, the saved map follows.
+        """
+        if not self._parts_made:
+            raise RuntimeError("the node was cleaned up meanwhile")
         self.get_logger().warning(f"the map begins anew: {why}")
         done = self.worker.reset() if record is None else self.worker.load(record)
         done.add_done_callback(self._forget_updates)
@@ -258,6 +264,8 @@ class SlamNode(LifecycleNode):
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
+        if record is None:
+            self.maps.load_again()
         return done
 
     def _forget_updates(self, _: Future[Any]) -> None:
@@ -271,7 +279,7 @@ class SlamNode(LifecycleNode):
 
     def _reset_command(self) -> Steps:
         yield self.reset("~/reset was called")
-        return "the map is empty"
+        return "the map is empty" if self.config.mode == "mapping" else "the saved map is loaded again"
 
     def _in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker's thread and wake the executor when it is done."""

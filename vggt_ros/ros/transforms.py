@@ -17,12 +17,9 @@ from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry import Array, inverse, pose, so3_exp
+from vggt_ros.geometry import BODY_OPTICAL, Array, inverse, pose, so3_exp
 from vggt_ros.ros.messages import pose_matrix, transform
 from vggt_ros.solution import TrackedFrame
-
-BODY_OPTICAL = pose(np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3))
-"""Pose of an optical frame (x right, y down, z forward) in a body frame (x forward, y left, z up); REP-103."""
 
 SAME_CLOCK = 10_000_000_000
 """Stamps farther than this from the node's clock, nanoseconds, come from another clock: a bag played without it."""

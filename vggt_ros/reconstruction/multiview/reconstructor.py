@@ -47,8 +47,7 @@ class Multiview:
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the camera's size, reduced to `multiview.width` on the longer side if it is larger."""
-        scale = min(1.0, self._settings.width / max(camera.width, camera.height))
-        return round(camera.width * scale), round(camera.height * scale)
+        return camera.size_within(self._settings.width)
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window; keyframes that cannot be placed are left out.
