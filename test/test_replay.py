@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from data_folder import recorded
 
-from vggt_ros.cli.replay import main, report, run, write
+from vggt_ros.cli.replay import main, report, run, save, write
 from vggt_ros.config import Config
 from vggt_ros.evaluation import depth_accuracy
 from vggt_ros.files import read_ply, read_trajectory
+from vggt_ros.geometry import pose, so3_exp, umeyama
 from vggt_ros.sequences import ImageFolder
+from vggt_ros.storage import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
 
 SCENE = room(texel=0.008)
@@ -67,6 +69,43 @@ def test_all_is_written_with_exact_stamps(result, sequence, tmp_path):
         assert min(picture.shape[:2]) > 700 and picture.std() > 5
     depth = depth_accuracy(tmp_path / "depth", sequence.depths(), sequence.camera)
     assert depth.keyframes == len(stamps) and depth.confident < 0.01 and depth.known > 0.95
+
+
+def error(run_, stamps_poses, world_map):
+    """RMSE of positions to the run's truth, meters, under a similarity that is given."""
+    rows = np.searchsorted(run_.sequence.truth[0], stamps_poses[0])
+    there = world_map.apply(stamps_poses[1][:, :3, 3]) - run_.sequence.truth[1][rows, :3, 3]
+    return float(np.sqrt((there**2).sum(1).mean()))
+
+
+def test_a_saved_map_is_localized_in_and_gone_on_in(sequence, tmp_path):
+    """On another way, backwards: as near to the truth as the map is, in its frame, and no keyframe more."""
+    noise = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
+    mapped = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth, noise))
+    save(mapped, tmp_path / "map")
+    loaded = load_map(tmp_path / "map")
+    beside = pose(so3_exp(np.array([0.0, 0.05, 0.02])), np.array([0.05, -0.03, 0.04]))
+    other = RenderedSequence("back", SCENE, (laps(110, laps=0.5) @ beside)[70:20:-1], size=(320, 240))
+    located = run(other, Config(mode="localization"), SceneReconstructor(SCENE, *other.truth), loaded=loaded)
+    figures = report(located)
+    assert figures["images_located"] > 0.9 * len(other) and figures["keyframes"] == 0
+    assert figures["keyframes_loaded"] == len(mapped.slam.solution) == len(located.slam.solution)
+    way = mapped.frame_trajectory(0)
+    rows = np.searchsorted(sequence.truth[0], way[0])
+    world_map = umeyama(way[1][:, :3, 3], sequence.truth[1][rows, :3, 3])
+    assert error(located, located.trajectory(0), world_map) < 1.5 * error(mapped, way, world_map)
+    grown = run(other, Config(), SceneReconstructor(SCENE, *other.truth, noise), loaded=loaded)
+    figures = report(grown)
+    assert figures["keyframes"] > 5 and figures["submaps"] == 1
+    assert np.array_equal(grown.slam.solution.ids[:len(loaded)], loaded.keyframe_id)
+    assert len(grown.trajectory(0)[0]) == figures["keyframes"]
+
+
+def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):
+    assert main([".", "--output", str(tmp_path), "--set", "mode=localization"]) == 1
+    assert "--load MAP" in capsys.readouterr().err
+    assert main([".", "--output", str(tmp_path), "--load", str(tmp_path / "nowhere")]) == 1
+    assert "no map is saved there" in capsys.readouterr().err
 
 
 def test_one_seed_one_result(sequence):

@@ -23,13 +23,15 @@ from vggt_ros.config import Config, ConfigError
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.files import FileError, format_stamp, read_trajectory, write_ply, write_trajectory
 from vggt_ros.frame_path import frame_path
-from vggt_ros.geometry import Array
+from vggt_ros.geometry import BODY_OPTICAL, Array
+from vggt_ros.map_record import MapRecord
 from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence, Truth, open_sequence
 from vggt_ros.solution import UNKNOWN, Frame, TrackedFrame, Update
+from vggt_ros.storage import StorageError, load_map, save_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Run:
         updates: what each window did.
         late: images left out because they are no newer than the one before; the node leaves them out too.
         seconds: wall time.
+        loaded: the saved map that it went on in, None if it began an empty one.
 
     """
 
@@ -56,13 +59,31 @@ class Run:
     updates: list[Update]
     late: int
     seconds: float
+    loaded: MapRecord | None = None
+
+    @property
+    def first_keyframe(self) -> int:
+        """The least id of a keyframe of this run; those before came with the map."""
+        return 0 if self.loaded is None else self.loaded.next_keyframe
+
+    def trajectory(self, submap: int) -> Truth:
+        """Return stamps (n,) and `map_camera` (n, 4, 4) of this run's keyframes in a submap, as the graph holds them.
+
+        In mode localization, which adds no keyframes, every image that was found.
+        """
+        if self.config.mode == "localization":
+            return self.frame_trajectory(submap)
+        stamps, poses = self.slam.trajectory(submap)
+        solution = self.slam.solution
+        own = solution.ids[solution.submaps == submap] >= self.first_keyframe
+        return stamps[own], poses[own]
 
     def accuracy(self, with_scale: bool = True) -> Accuracy | None:
-        """Return how near the largest submap's keyframes are to the truth; None if that cannot be said.
+        """Return how near `trajectory` is to the truth in the largest submap; None if that cannot be said.
 
         Aligned by a similarity, or not `with_scale`: by a rigid motion, so that an error of scale counts.
         """
-        return self._against_truth(*self.slam.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
+        return self._against_truth(*self.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_path`."""
@@ -97,7 +118,7 @@ class Run:
 
 
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
-        odometry: Truth | None = None, sensor_depth: bool = False,
+        odometry: Truth | None = None, sensor_depth: bool = False, loaded: MapRecord | None = None,
         watch: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
     """Run a sequence through the pipeline.
 
@@ -108,6 +129,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         progress: show a bar.
         odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
         sensor_depth: take metric scale from the sequence's depth images.
+        loaded: a saved map to go on in.
         watch: told of each window that was solved.
 
     Raises:
@@ -119,6 +141,9 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     if reconstructor is None:
         reconstructor, why = create_reconstructor(config)
     slam = Slam(config, reconstructor)
+    if loaded is not None:
+        slam.reset_tracking(loaded)
+        slam.restore_map(loaded)
     rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
     rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
     frames: list[TrackedFrame] = []
@@ -145,7 +170,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         if last is not None:
             updates.append(slam.step(last))
             watch(slam, updates[-1])
-    return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began)
+    return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began, loaded)
 
 
 def report(result: Run) -> dict[str, Any]:
@@ -153,6 +178,7 @@ def report(result: Run) -> dict[str, Any]:
     slam, solution, figures = result.slam, result.slam.solution, result.accuracy()
     unscaled = result.accuracy(with_scale=False) if solution.metric.state != UNKNOWN else None
     steps = [update.seconds for update in result.updates]
+    own = int((solution.ids >= result.first_keyframe).sum())
     return {
         "sequence": result.sequence.name,
         "images": len(result.frames),
@@ -162,8 +188,10 @@ def report(result: Run) -> dict[str, Any]:
         "path_m": figures and figures.path,
         "coverage": figures and figures.coverage,
         **result.frame_figures(),
-        "images_per_keyframe": len(result.frames) / max(len(solution), 1),
-        "keyframes": len(solution),
+        "images_located": sum(tracked.map_camera is not None for tracked in result.frames),
+        "images_per_keyframe": len(result.frames) / max(own, 1),
+        "keyframes": own,
+        "keyframes_loaded": 0 if result.loaded is None else len(result.loaded),
         "largest_submap_keyframes": int((solution.submaps == solution.largest_submap).sum()),
         "windows": slam.counts.windows,
         "submaps": len(np.unique(solution.submaps)),
@@ -196,12 +224,12 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
     largest = solution.largest_submap
     for submap in sorted({largest, *np.unique(solution.submaps).tolist()}):
         suffix = "" if submap == largest else f"_{submap}"
-        write_trajectory(folder / f"trajectory{suffix}.txt", *slam.trajectory(submap))
+        write_trajectory(folder / f"trajectory{suffix}.txt", *result.trajectory(submap))
         write_trajectory(folder / f"frames{suffix}.txt", *result.frame_trajectory(submap))
     cloud = slam.map_cloud()
     write_ply(folder / "map.ply", cloud)
     figures = report(result)
-    stamps, poses = slam.trajectory(largest)
+    stamps, poses = result.trajectory(largest)
     if len(stamps):
         measured = result.accuracy()
         draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if measured else None,
@@ -224,6 +252,22 @@ def write_depth(result: Run, folder: Path) -> None:
                             confidence=kept.confidence.astype(np.float32) / 255, K=kept.intrinsics)
 
 
+def save(result: Run, folder: Path) -> None:
+    """Save the map, for `--load`, the node's `~/load_map` and `export`.
+
+    A map that began here is turned as if the first camera had been level on a robot.
+
+    Raises:
+        StorageError: there is nothing to save, or the folder holds something else than a map.
+        OSError: the folder cannot be written.
+
+    """
+    slam, turn = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
+    if not len(slam.solution):
+        raise StorageError("nothing is mapped, so there is nothing to save")
+    save_map(folder, slam.record(turn), slam.map_cloud().moved(turn), turn @ slam.solution.map_camera, result.config)
+
+
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say how a sequence is read and with which settings."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
@@ -236,6 +280,9 @@ def summary(figures: dict[str, Any]) -> str:
     """Return the report in a few lines."""
     lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} windows, "
              f"{figures['submaps']} submap{'s' if figures['submaps'] != 1 else ''}, {figures['wall_seconds']:.0f} s"]
+    if figures["keyframes_loaded"]:
+        lines.append(f"{figures['images_located']} images were located; the loaded map had "
+                     f"{figures['keyframes_loaded']} keyframes")
     if figures["ate_rmse_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
@@ -260,18 +307,26 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--depth-source", action="store_true",
                         help="take metric scale from the sequence's depth images")
     parser.add_argument("--depth", action="store_true", help="write the keyframes' depth maps too")
+    parser.add_argument("--save", type=Path, metavar="MAP", help="save the map as this folder")
+    parser.add_argument("--load", type=Path, metavar="MAP",
+                        help="go on in a saved map; with --set mode=localization only locate the images in it")
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
     try:
         config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
+        if config.mode == "localization" and options.load is None:
+            raise ConfigError("mode localization needs a saved map: --load MAP")
+        loaded = None if options.load is None else load_map(options.load.expanduser())
         sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
-        result = run(sequence, config, progress=True, sensor_depth=options.depth_source,
+        result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
                      odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None)
         figures = write(result, options.output.expanduser(), options.depth)
-    except (ConfigError, FileError, OSError) as error:
+        if options.save is not None:
+            save(result, options.save.expanduser())
+    except (ConfigError, FileError, StorageError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     if result.late:
@@ -279,7 +334,7 @@ def main(args: list[str] | None = None) -> int:
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")
-    return 0 if figures["keyframes"] else 2
+    return 0 if figures["images_located"] or figures["keyframes"] else 2
 
 
 if __name__ == "__main__":
