@@ -107,6 +107,21 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, 4) + 200e6
 
 
+def test_windows_beyond_the_memory_are_split_and_diagnostics_say_so(make, folder):
+    """`vggt.memory` has room for three images, a window has four; parts of nonsense are let pass as fitting."""
+    room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, torch.float32) + 1e4
+    bench = make(create_reconstructor, **vggt(folder, vggt__memory=1e-9 * room, alignment__max_rotation=45.0,
+                                              alignment__max_translation=1.0, alignment__max_scale=1.0,
+                                              tracking__min_inliers=6)).start()
+    assert bench.logged("windows of more than 3 images are split")
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:28])
+    said = [one for message in bench.got["/diagnostics"] for one in message.status]
+    values = {value.key: value.value for one in said for value in one.values}
+    assert "more than 3 images" in values["split"] and float(values["window parts"]) == 2
+    assert any("memory is short: windows are solved in 2 parts" in one.message and one.level == b"\x01" for one in said)
+
+
 def test_a_failure_to_load_is_named_and_can_be_mended(make, folder, tmp_path):
     """The node stays up; after cleanup it can be configured again."""
     bench = make(create_reconstructor, **vggt(tmp_path))
