@@ -15,7 +15,8 @@ class SteadyLifecycleNode(LifecycleNode):
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
         """Carry out a transition; the name is what rclpy makes of its own `__change_state`."""
         try:
-            done: TransitionCallbackReturn = super()._LifecycleNodeMixin__change_state(transition_id)
+            done: TransitionCallbackReturn = super()._LifecycleNodeMixin__change_state(  # type: ignore[misc]
+                transition_id)
             return done
         except rclpy_implementation.RCLError as error:
             state = self._state_machine.current_state[1]
