@@ -35,6 +35,8 @@ def test_false_loops_change_nothing_of_ours_and_ruin_the_others(tmp_path, capsys
         for rival in ("dense", "sl4"):
             assert runs[seed, 1.0, rival]["ate"] > 2 * false["ate"]
             assert runs[seed, 0.0, "ours"]["ate"] < 1.15 * runs[seed, 0.0, rival]["ate"]
+        told = runs[seed, 1.0, "told"]  # what the truth about loops is worth
+        assert told["ate"] < runs[seed, 0.0, "ours"]["ate"] and told["taken_false"] == 0
 
 
 @pytest.mark.parametrize("name", ["straight", "turn", "planar", "dropped"])
@@ -60,6 +62,13 @@ def test_degenerate_ways_do_not_turn_the_map(name):
             turn = poses[row][:3, :3].T @ first.T @ world.world_camera[row][:3, :3]
             assert np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) < 1.0
     assert np.median([len(w.views) for w in windows]) >= 7
+
+
+def test_the_rotation_error_of_a_straight_way_is_that_of_the_cameras():
+    """Positions on a line leave open how the map is turned about it; orientations do not."""
+    world = worlds.straight(4, 0)
+    windows = Network(world, Errors(), np.random.default_rng(0)).windows()
+    assert fusion.measure(world, "straight", 0, 0.0, "ours", fusion.schemes()["ours"], windows, []).rotation < 2
 
 
 def test_the_last_partial_window_is_placed_by_its_true_overlap():

@@ -47,16 +47,16 @@ def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) 
     if loops:
         graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
         alike = gtsam.noiseModel.Unit.Create(7)
-        graph.add(gtsam.PriorFactorSimilarity3(0, _similarity(places[0]), gtsam.noiseModel.Isotropic.Sigma(7, 1e-6)))
+        graph.add(gtsam.PriorFactorSimilarity3(0, similarity(places[0]), gtsam.noiseModel.Isotropic.Sigma(7, 1e-6)))
         for row, place in enumerate(places):
-            values.insert(row, _similarity(place))
+            values.insert(row, similarity(place))
             if row:
                 step = places[row - 1].inverse() @ place
-                graph.add(gtsam.BetweenFactorSimilarity3(row - 1, row, _similarity(step), alike))
+                graph.add(gtsam.BetweenFactorSimilarity3(row - 1, row, similarity(step), alike))
         for loop in loops:
             first, second = index[loop.first], index[loop.second]
             relation = reweighted(windows[first], loop.joint) @ reweighted(windows[second], loop.joint).inverse()
-            graph.add(gtsam.BetweenFactorSimilarity3(first, second, _similarity(relation), alike))
+            graph.add(gtsam.BetweenFactorSimilarity3(first, second, similarity(relation), alike))
         parameters = gtsam.LevenbergMarquardtParams()
         parameters.setMaxIterations(30)
         parameters.setlambdaInitial(1e-6)
@@ -202,6 +202,6 @@ def _decomposed(homography: Array) -> Array:
     return pose(orthonormalize(rotation.T), camera[:3, 3])
 
 
-def _similarity(similarity: Sim3) -> gtsam.Similarity3:
-    return gtsam.Similarity3(gtsam.Rot3(orthonormalize(similarity.rotation)),
-                             similarity.translation / similarity.scale, similarity.scale)
+def similarity(sim3: Sim3) -> gtsam.Similarity3:
+    """Return a similarity as gtsam writes it: p' = s (R p + t)."""
+    return gtsam.Similarity3(gtsam.Rot3(orthonormalize(sim3.rotation)), sim3.translation / sim3.scale, sim3.scale)
