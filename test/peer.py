@@ -10,6 +10,7 @@ from collections import defaultdict
 import cv2
 import numpy as np
 import rclpy
+from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -119,6 +120,12 @@ class CameraDriver:
     @property
     def connected(self):
         return bool(self.images.get_subscription_count() and self.infos.get_subscription_count())
+
+    def positions(self, stamped):
+        """Return the numbers (n,) of the frames that messages with poses belong to, and the positions (n, 3)."""
+        found = [(self.sent[stamp(message)], matrix(message.pose if isinstance(message, PoseStamped)
+                                                    else message.pose.pose)) for message in stamped]
+        return [number for number, _ in found], np.array([there[:3, 3] for _, there in found])
 
     def _tick(self):
         if not self.on:
