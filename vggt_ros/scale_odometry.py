@@ -14,7 +14,7 @@ from vggt_ros.solution import Solution
 
 _SPAN = 3_000_000_000
 """Longest time between the two keyframes of a motion, nanoseconds: a lie spoils no more than those around it."""
-_ENOUGH = 0.035
+_ENOUGH = 0.025
 """Sigma of its ratio at which a motion is long enough: shorter ones are spoiled by fewer lies, but noise makes lengths
 too long by the square of it."""
 _GAP = 250_000_000
