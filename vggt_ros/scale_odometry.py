@@ -14,9 +14,10 @@ from vggt_ros.solution import Solution
 
 _SPAN = 3_000_000_000
 """Longest time between the two keyframes of a motion, nanoseconds: a lie spoils no more than those around it."""
-_ENOUGH = 0.025
+_ENOUGH, _AT_FIRST = 0.025, 0.035
 """Sigma of its ratio at which a motion is long enough: shorter ones are spoiled by fewer lies, but noise makes lengths
-too long by the square of it."""
+too long by the square of it. At first, until the long ones cover `_COVERED` seconds, shorter ones are taken."""
+_COVERED = 8
 _GAP = 250_000_000
 """Poses of the odometry farther apart than this are not interpolated between."""
 _SIGMA_MAP = 0.005
@@ -78,19 +79,9 @@ class OdometrySource:
             [np.nan_to_num(solution.kept[k].median_depth) for k in ids])
         if inside:
             return _best_inside(stamps, windows, map_center, odom_center, sigma_map)
-        parts, start = [], 0
-        while start < len(rows) - 1:
-            end = int(np.searchsorted(stamps, stamps[start] + _SPAN, side="right"))
-            motions = _motions(start, end, stamps, windows, map_center, odom_center, sigma_map)
-            if not len(motions):  # nothing within the span
-                start += 1
-                continue
-            enough = np.flatnonzero(motions.sigma <= _ENOUGH)
-            chosen = int(enough[0]) if len(enough) else int(np.argmin(motions.sigma))
-            start += 1 + chosen
-            if motions.sigma[chosen] <= _WORST:
-                parts.append(motions.rows([chosen]))
-        return Ratios.join(parts)
+        long, short = (_following(stamps, windows, map_center, odom_center, sigma_map, enough)
+                       for enough in (_ENOUGH, _AT_FIRST))
+        return long if len(np.unique(long.stamps // 10**9)) >= _COVERED else short
 
     def _note(self, solution: Solution, rows: NDArray[np.int64]) -> None:
         """Look up the keyframes that are new; those whose odometry has not come yet are asked for again."""
@@ -118,6 +109,24 @@ def interpolate(stamps: NDArray[np.int64], poses: list[Array], when: int) -> Arr
     first, second = poses[before], poses[after]
     turn = so3_log(first[:3, :3].T @ second[:3, :3])
     return pose(first[:3, :3] @ so3_exp(part * turn), (1 - part) * first[:3, 3] + part * second[:3, 3])
+
+
+def _following(stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array, odom_center: Array,
+               sigma_map: Array, sigma: float) -> Ratios:
+    """Return the ratios of motions that follow each other, each as short as it may be for a `sigma`."""
+    parts, start = [], 0
+    while start < len(stamps) - 1:
+        end = int(np.searchsorted(stamps, stamps[start] + _SPAN, side="right"))
+        motions = _motions(start, end, stamps, windows, map_center, odom_center, sigma_map)
+        if not len(motions):  # nothing within the span
+            start += 1
+            continue
+        enough = np.flatnonzero(motions.sigma <= sigma)
+        chosen = int(enough[0]) if len(enough) else int(np.argmin(motions.sigma))
+        start += 1 + chosen
+        if motions.sigma[chosen] <= _WORST:
+            parts.append(motions.rows([chosen]))
+    return Ratios.join(parts)
 
 
 def _best_inside(stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array, odom_center: Array,
