@@ -60,7 +60,8 @@ def generate_launch_description() -> LaunchDescription:
         package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
         condition=IfCondition(has_bag),
         arguments=[bag, "--clock", "--wait-for",
-                   PythonExpression(["'", image, "' + ('/compressed' if '", transport, "' == 'compressed' else '')"])])
+                   PythonExpression(["'", image, "' + ('/compressed' if '", transport, "' == 'compressed' else '')"]),
+                   "--wait-ready", f"{NODE}/status"])
     rviz = Node(
         package="rviz2", executable="rviz2", namespace=namespace, condition=IfCondition(LaunchConfiguration("rviz")),
         arguments=["-d", PathJoinSubstitution([share, "config", "slam.rviz"])], parameters=[sim_time],

@@ -80,14 +80,14 @@ class Processes(Stage):
         subscribed = f"{image}/compressed" if transport == "compressed" else image
         remaps = {"image": image, "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
                   "camera_info": camera_info or image.rpartition("/")[0] + "/camera_info"}
+        name = f"/{namespace}/vggt_slam".replace("//", "/")
         node = self.run("slam_node", "--ros-args", "--params-file", params_file or ROOT / "config" / "slam.yaml",
                         "-p", f"camera.transport:={transport}",
                         "-p", f"use_sim_time:={use_sim_time or str(bool(bag)).lower()}",
                         *(word for name, target in remaps.items() for word in ("-r", f"{name}:={target}")))
         if bag:
-            self.run("bag_player", bag, "--clock", "--wait-for", subscribed)
+            self.run("bag_player", bag, "--clock", "--wait-for", subscribed, "--wait-ready", f"{name}/status")
         if autostart == "true":
-            name = f"/{namespace}/vggt_slam".replace("//", "/")
             assert self.peer.state(name) == "unconfigured"
             self.peer.change("configure", "activate", node=name)
         return node

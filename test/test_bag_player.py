@@ -13,8 +13,9 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -130,6 +131,27 @@ def test_loop_begins_again(bag, listener, tmp_path):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0 and "Traceback" not in err
     assert listener.images[COUNT][1].header.stamp == listener.images[0][1].header.stamp
+
+
+def test_a_node_that_loads_is_waited_for_and_one_that_failed_is_named(bag, listener, tmp_path):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    status = listener.create_publisher(DiagnosticStatus, "/vggt_slam/status", latched)
+
+    def say(state):
+        status.publish(DiagnosticStatus(message="no weights", values=[KeyValue(key="state", value=state)]))
+
+    say("LOADING")
+    process = player(tmp_path, bag, "--rate", 20, "--wait-for", "/a/image", "--wait-ready", "/vggt_slam/status")
+    listener.run(process, until=lambda: listener.images, timeout=4)
+    assert not listener.images and process.poll() is None
+    say("NO_IMAGE")
+    listener.run(process)
+    assert process.wait(20) == 0 and len(listener.images) == COUNT
+    say("FAILED")
+    process = player(tmp_path, bag, "--wait-ready", "/vggt_slam/status")
+    listener.run(process)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and "no weights" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(("make", "expected"), [

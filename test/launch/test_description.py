@@ -48,3 +48,4 @@ def test_rviz_shows_our_configuration():
 def test_a_bag_waits_for_the_node_and_brings_the_clock(transport, waited_for):
     command = started(bag="/somewhere/bag", image="/front/image", transport=transport)["bag_player"]
     assert command[:4] == ["/somewhere/bag", "--clock", "--wait-for", waited_for]
+    assert command[4:6] == ["--wait-ready", "vggt_slam/status"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -116,6 +117,25 @@ class BagPlayer(Node):
         if topics:
             time.sleep(SETTLING)
 
+    def wait_ready(self, topic: str) -> None:
+        """Wait until the node whose `~/status` this is has loaded what it needs: images before that are lost to it.
+
+        Raises:
+            BagError: it cannot load it.
+
+        """
+        states: list[DiagnosticStatus] = []
+        subscription = self.create_subscription(DiagnosticStatus, topic, states.append,
+                                                QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        while True:
+            rclpy.spin_once(self, timeout_sec=0.1)
+            state = next((item.value for item in states[-1].values if item.key == "state"), "") if states else "LOADING"
+            if state == "FAILED":
+                raise BagError(f"{self.reader.path} is not played: {states[-1].message}")
+            if state != "LOADING":
+                break
+        self.destroy_subscription(subscription)
+
     def play(self, rate: float = 1.0) -> int:
         """Publish the whole bag once, `rate` times as fast as it was recorded; return the number of messages."""
         count, total = 0, sum(connection.msgcount for connection in self.connections)
@@ -181,6 +201,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="wait so long before the first message")
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
                         help="wait until these have a subscriber")
+    parser.add_argument("--wait-ready", metavar="TOPIC", help="wait until this ~/status of vggt_slam is not LOADING")
     options = parser.parse_args(remove_ros_args(argv)[1:])
     with single_interrupt():
         # rclpy's own handler would shut the context down under a publish; KeyboardInterrupt ends the loop in order.
@@ -200,6 +221,8 @@ def _run(options: argparse.Namespace) -> int:
     with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
+            if options.wait_ready:
+                player.wait_ready(options.wait_ready)
             player.wait_for(options.wait_for)
             time.sleep(max(options.delay, 0.0))
             while True:
