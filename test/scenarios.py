@@ -125,7 +125,8 @@ def defaults(stage, peer):
     for subscription in subscriptions:
         peer.peer.destroy_subscription(subscription)
     no_extrapolation(watch)
-    assert parents(peer) == {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}
+    tree = {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}
+    assert peer.spin(lambda: parents(peer) == tree, 5.0), parents(peer)
     assert watch.off(camera) < 0.05
 
 

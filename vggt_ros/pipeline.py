@@ -282,6 +282,8 @@ class Slam:
 
     def _rejoin(self, window: Window, geometry: WindowGeometry) -> str:
         """Join the submap that grows to the rest of the map, if nothing else does and images of it are found there."""
+        if not self.config.loops.enabled:
+            return ""
         rows = self._atlas.elsewhere(self.solution)
         places = self._finder.find(window, self.solution, rows) if len(rows) else {}
         if not places:

@@ -17,6 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
@@ -316,6 +317,9 @@ def _run() -> int:
         executor.spin()
     except ExternalShutdownException:
         pass
+    except rclpy_implementation.RCLError:  # a callback was about to publish when a signal shut the context down
+        if rclpy.ok():
+            raise
     finally:
         node.close()
         node.destroy_node()
