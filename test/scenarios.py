@@ -188,7 +188,7 @@ def lifecycle(stage, peer):
         if "cleanup" in cycle:
             peer.got["path"].clear()
             began = max(camera.sent)
-    watch.until(lambda: watch.solved(2))
+    watch.until(lambda: watch.solved(2) and sum(stamp(message) > began for message in watch["pose"]) > 5)
     assert min(stamp(item) for item in watch["path"][-1].poses) > began, "a window of before came into the new map"
     assert watch.status["submaps"] == "1" and watch.off(camera, began) < 0.05
     record_transforms(peer)  # who comes late has the whole tree too
@@ -293,9 +293,11 @@ def bag(stage, peer):
     record_transforms(peer)
     stage.start(bag=str(folder), transport="compressed", params_file=stage.settings(**SMALL))
     assert peer.parameters("use_sim_time") == [True]
-    watch.until(lambda: watch.status.get("images received") == str(IMAGES))
+    watch.until(lambda: int(watch.status.get("images received", 0)) > 0.9 * IMAGES)  # best effort: some may get lost
+    peer.spin(lambda: watch.status["images received"] == str(IMAGES), 3.0)
     assert watch.status["images early"] == "0", "the bag begins before the reconstructor is loaded"
-    assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == IMAGES  # the first for CameraInfo
+    received = int(watch.status["images received"])
+    assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # the first for CameraInfo
     assert len(watch["odom"]) > 0.9 * IMAGES and {stamp(message) for message in watch["odom"]} <= stamps
     watch.until(lambda: watch.solved(2) and not watch.busy)
     assert {stamp(item) for item in watch["path"][-1].poses} <= stamps

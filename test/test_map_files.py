@@ -27,7 +27,7 @@ def _environment(tmp_path_factory):
 def saved(tmp_path_factory):
     """A folder with the map of a part of the room, and the poses of the base in it by stamp."""
     folder = tmp_path_factory.mktemp("maps")
-    bench = Bench(89, lap().oracle(), map__folder=str(folder), **QUICK).start()
+    bench = Bench(61, lap().oracle(), map__folder=str(folder), **QUICK).start()
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
     answer = bench.call("save_map")
@@ -51,7 +51,7 @@ def off(bench, poses):
 
 def test_a_restarted_node_localizes_in_the_saved_map(saved):
     """Mode localization loads at the start; the same images get the same poses, and the map never grows."""
-    bench = started(saved, 88, mode="localization")
+    bench = started(saved, 62, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
         before = len(bench.node.slam.solution)
@@ -67,7 +67,7 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
 
 
 def test_a_bag_that_begins_again_and_a_reset_leave_localization_its_map(saved):
-    bench = started(saved, 88, mode="localization")
+    bench = started(saved, 62, mode="localization")
 
     def loaded(resets):
         return bench.node.monitor.resets == resets and len(bench.node.slam.solution) == len(saved[1])
@@ -88,7 +88,7 @@ def test_a_bag_that_begins_again_and_a_reset_leave_localization_its_map(saved):
 
 
 def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
-    bench = started(saved, 89)
+    bench = started(saved, 61)
     try:
         bench.play(lap().frames[60:70])
         answer = bench.call("load_map")
@@ -104,7 +104,7 @@ def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
 
 
 def test_a_map_that_is_missing_or_broken_leaves_the_present_one(saved):
-    bench = started(saved, 90, map__name="nowhere")
+    bench = started(saved, 63, map__name="nowhere")
     try:
         bench.play(lap().frames[:30])
         before = bench.node.slam.solution
@@ -118,7 +118,7 @@ def test_a_map_that_is_missing_or_broken_leaves_the_present_one(saved):
 
 def test_initialpose_gates_where_the_camera_is_looked_for(saved):
     """Said to be far away, it is not found; said to be where it is, it is found at once."""
-    bench = started(saved, 91, mode="localization")
+    bench = started(saved, 64, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
         publisher = bench.peer.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
@@ -139,7 +139,7 @@ def test_initialpose_gates_where_the_camera_is_looked_for(saved):
 
 
 def test_localization_without_a_map_is_an_error_that_names_the_folder(saved):
-    bench = started(saved, 92, mode="localization", map__name="nowhere")
+    bench = started(saved, 65, mode="localization", map__name="nowhere")
     try:
         assert bench.spin(lambda: bench.got["status"] and "no map is saved there" in bench.got["status"][-1].message)
     finally:
