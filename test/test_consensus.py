@@ -37,7 +37,7 @@ def drive(seed, count=140, false=False, overconfident=1.0):
     good, bad, family = [], [], []
     for i in range(1, count):
         step, covariance = measured(truth[i - 1].inverse() @ truth[i], DRIFT, truth[i].scale, rng, overconfident)
-        graph.add_window(i, i - 1, step, covariance)
+        graph.add_node(i, i - 1, step, covariance)
         if i >= LAP and i % 4 == 0:
             j = i - LAP * int(rng.integers(1, i // LAP + 1))
             good.append(graph.add_loop(j, i, *measured(truth[j].inverse() @ truth[i], LOOP, truth[i].scale, rng)))
@@ -65,7 +65,7 @@ def drive(seed, count=140, false=False, overconfident=1.0):
 
 def error(graph, truth):
     """RMSE of the windows' positions; the first one is fixed at the truth."""
-    gaps = [graph.map_window[i].translation - t.translation for i, t in enumerate(truth)]
+    gaps = [graph.map_node[i].translation - t.translation for i, t in enumerate(truth)]
     return float(np.sqrt(np.mean(np.square(gaps).sum(1))))
 
 
@@ -96,7 +96,7 @@ def test_a_loop_that_later_ones_contradict_is_taken_out():
     graph.add_submap(0, truth[0])
     for i in range(1, 60):
         covariance = COVARIANCE if i != 30 else np.diag([1.0] * 3 + [100.0] * 3 + [1.0])
-        graph.add_window(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.003), covariance)
+        graph.add_node(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.003), covariance)
     wrong = graph.add_loop(2, 40, truth[12].inverse() @ truth[40], LOOP)
     assert wrong.taken
     right = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (3, 10, 17)]
@@ -113,14 +113,14 @@ def test_a_loop_joins_two_submaps_and_nothing_is_torn():
         if i in (0, 20, 40):
             graph.add_submap(i, astray @ truth[i] if i else truth[0])
         else:
-            graph.add_window(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
     assert [graph.component(i) for i in (0, 25, 45)] == [0, 1, 2]
     loop = graph.add_loop(4, 44, truth[4].inverse() @ truth[44], LOOP)
     assert loop.taken and [graph.component(i) for i in (0, 25, 45)] == [0, 1, 0]
     for i in (*range(20), *range(40, 50)):
-        assert np.allclose(graph.map_window[i].translation, truth[i].translation, atol=1e-6)
-        assert graph.map_window[i].scale == pytest.approx(truth[i].scale)
-    assert np.allclose(graph.map_window[25].translation, astray.apply(truth[25].translation))
+        assert np.allclose(graph.map_node[i].translation, truth[i].translation, atol=1e-6)
+        assert graph.map_node[i].scale == pytest.approx(truth[i].scale)
+    assert np.allclose(graph.map_node[25].translation, astray.apply(truth[25].translation))
     graph.add_loop(44, 30, truth[44].inverse() @ truth[30], LOOP)
     assert graph.component(25) == 0
     assert error(graph, truth) < 1e-6
@@ -134,7 +134,7 @@ def test_a_false_joint_is_undone():
         if i in (0, 40):
             graph.add_submap(i, truth[0])
         else:
-            graph.add_window(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
     wrong = graph.add_loop(30, 42, truth[12].inverse() @ truth[42], LOOP)
     assert wrong.taken
     right = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (45, 52, 60, 67)]
@@ -147,13 +147,13 @@ def test_a_graph_goes_on_from_another_ones_places_and_edges():
     rng = np.random.default_rng(5)
     graph, truth, _, _ = drive(3, false=True)
     again = PoseGraph()
-    again.restore(dict(graph.map_window), graph.anchors, graph.edges)
+    again.restore(dict(graph.map_node), graph.anchors, graph.edges)
     assert [edge.kind for edge in again.edges] == [edge.kind for edge in graph.edges]
-    for window, place in graph.map_window.items():
-        assert np.allclose(again.map_window[window].translation, place.translation, atol=1e-9)
+    for window, place in graph.map_node.items():
+        assert np.allclose(again.map_node[window].translation, place.translation, atol=1e-9)
     step, covariance = measured(truth[-40].inverse() @ truth[-1], LOOP, truth[-1].scale, rng)
     for one in (graph, again):
         one.add_loop(len(truth) - 40, len(truth) - 1, step, covariance)
     assert error(again, truth) == pytest.approx(error(graph, truth), rel=0.1)
-    with pytest.raises(ValueError, match="window 1 of the graph hangs on nothing"):
+    with pytest.raises(ValueError, match="node 1 of the graph hangs on nothing"):
         PoseGraph().restore({0: truth[0], 1: truth[1]}, [0], [])

@@ -182,12 +182,13 @@ def test_what_follows_a_correction_keeps_it():
                 if window.id == 3 and corrected:
                     graph = slam._atlas._graph
                     graph._tree.inflation = 1e6  # as if the overlaps had been poor: else such a loop is refused
-                    seen = graph.map_window[0].inverse() @ graph.map_window[3]
-                    graph.add_loop(0, 3, seen @ loop, 1e-8 * np.eye(7))
-        after.append((slam, tracked, slam._atlas._graph.map_window))
+                    newest = max(graph.map_node)
+                    seen = graph.map_node[0].inverse() @ graph.map_node[newest]
+                    graph.add_loop(0, newest, seen @ loop, 1e-8 * np.eye(7))
+        after.append((slam, tracked, slam._atlas._graph.map_node))
     (plain, _, before), (slam, tracked, places) = after
-    assert set(places) == set(before) and max(places) > 4
-    moved = [places[w] @ before[w].inverse() for w in range(4, max(places) + 1)]
+    assert set(places) == set(before) and max(places) > newest + 5
+    moved = [places[n] @ before[n].inverse() for n in range(newest + 1, max(places) + 1)]
     for other in moved[1:]:  # all that follows went along as one piece, by all of the loop
         assert rotation_angle(other.rotation.T @ moved[0].rotation) < 0.01
         assert other.scale == pytest.approx(moved[0].scale, rel=0.01)

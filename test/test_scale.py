@@ -191,19 +191,19 @@ def test_a_graph_of_two_submaps_rescales_the_one_that_is_meant():
     covariance = np.diag([1e-4] * 3 + [1e-3] * 3 + [1e-4])
     step = Sim3(1.2, so3_exp(np.array([0, 0.1, 0])), np.array([0.5, 0, 1.0]))
     graph.add_submap(0, Sim3.identity())
-    graph.add_window(1, 0, step, covariance)
+    graph.add_node(1, 0, step, covariance)
     graph.add_submap(2, Sim3(2.0, so3_exp(np.array([0, 1.0, 0])), np.array([4.0, 0, 0])))
-    graph.add_window(3, 2, step, covariance)
-    graph.add_window(4, 3, step, covariance)
-    before = dict(graph.map_window)
+    graph.add_node(3, 2, step, covariance)
+    graph.add_node(4, 3, step, covariance)
+    before = dict(graph.map_node)
     graph.rescale(3, 1.7)
     for number in (0, 1):
-        np.testing.assert_allclose(graph.map_window[number].translation, before[number].translation, atol=1e-9)
+        np.testing.assert_allclose(graph.map_node[number].translation, before[number].translation, atol=1e-9)
     center = before[2].translation
     for number in (2, 3, 4):
-        place = graph.map_window[number]
+        place = graph.map_node[number]
         np.testing.assert_allclose(place.translation, center + 1.7 * (before[number].translation - center), atol=1e-6)
         assert place.scale == pytest.approx(1.7 * before[number].scale, rel=1e-6)
-    graph.add_window(5, 4, step, covariance)  # what comes after fits
-    expected = graph.map_window[4] @ step
-    np.testing.assert_allclose(graph.map_window[5].translation, expected.translation, atol=1e-6)
+    graph.add_node(5, 4, step, covariance)  # what comes after fits
+    expected = graph.map_node[4] @ step
+    np.testing.assert_allclose(graph.map_node[5].translation, expected.translation, atol=1e-6)

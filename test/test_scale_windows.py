@@ -106,8 +106,8 @@ def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored()
     graph.add_submap(0, true[0])
     for k in range(1, 26):
         exact = true[k - 1].inverse() @ true[k]
-        graph.add_window(k, k - 1, replace(exact, scale=exact.scale * np.exp(0.05 * rng.standard_normal())), covariance)
-    lost = max(abs(np.log(graph.map_window[k].scale / true[k].scale)) for k in range(26))
+        graph.add_node(k, k - 1, replace(exact, scale=exact.scale * np.exp(0.05 * rng.standard_normal())), covariance)
+    lost = max(abs(np.log(graph.map_node[k].scale / true[k].scale)) for k in range(26))
     assert lost > 0.1
     told = {k: float(np.log(place.scale)) for k, place in enumerate(true)}
     for _ in range(40):
@@ -116,14 +116,14 @@ def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored()
     for _ in range(40):
         graph.observe_scale(told, {})
     for k, place in enumerate(true):
-        assert graph.map_window[k].scale == pytest.approx(place.scale, rel=0.01)
-        np.testing.assert_allclose(graph.map_window[k].rotation, place.rotation, atol=0.01)
-        assert np.linalg.norm(graph.map_window[k].translation - place.translation) < 0.15
+        assert graph.map_node[k].scale == pytest.approx(place.scale, rel=0.01)
+        np.testing.assert_allclose(graph.map_node[k].rotation, place.rotation, atol=0.01)
+        assert np.linalg.norm(graph.map_node[k].translation - place.translation) < 0.15
     again = PoseGraph()
-    again.restore(graph.map_window, graph.anchors, graph.edges)
+    again.restore(graph.map_node, graph.anchors, graph.edges)
     for k in range(26):
-        np.testing.assert_allclose(again.map_window[k].translation, graph.map_window[k].translation, atol=1e-9)
-    more = graph.map_window[24].inverse() @ graph.map_window[25]
+        np.testing.assert_allclose(again.map_node[k].translation, graph.map_node[k].translation, atol=1e-9)
+    more = graph.map_node[24].inverse() @ graph.map_node[25]
     for one in (graph, again):
-        one.add_window(26, 25, more, covariance)
-    np.testing.assert_allclose(again.map_window[26].translation, graph.map_window[26].translation, atol=1e-9)
+        one.add_node(26, 25, more, covariance)
+    np.testing.assert_allclose(again.map_node[26].translation, graph.map_node[26].translation, atol=1e-9)

@@ -81,11 +81,13 @@ def test_descriptors_of_some_keyframes_come_back(tmp_path):
 
 
 def test_a_map_of_version_1_is_read(tmp_path):
-    """It has no descriptors of places by appearance; nothing else is missing."""
+    """It has no descriptors of places by appearance, and windows are the nodes of its graph."""
     save(tmp_path / "map")
-    (tmp_path / "map" / "appearance.npy").unlink()
+    for name in ("appearance", "node_window"):
+        (tmp_path / "map" / f"{name}.npy").unlink()
     description = json.loads((tmp_path / "map" / "map.json").read_text())
-    (tmp_path / "map" / "map.json").write_text(json.dumps(description | {"version": 1}))
+    nodes = len(np.load(tmp_path / "map" / "window_id.npy"))
+    (tmp_path / "map" / "map.json").write_text(json.dumps(description | {"version": 1, "next_window": nodes}))
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
     assert len(atlas.kept) == len(record())
@@ -243,7 +245,7 @@ def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
 
 
 @pytest.mark.parametrize(("change", "word"), [
-    ({"version": 3}, "version 3"), ({"version": "1"}, "version '1'"),
+    ({"version": 4}, "version 4"), ({"version": "1"}, "version '1'"),
     ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
     ({"map_world": [[1, 2], [3, 4]]}, "map_world"), ({"submap": -1}, "submap")])
 def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):

@@ -27,7 +27,7 @@ from vggt_ros.geometry import (
     so3_exp,
     so3_log,
 )
-from vggt_ros.similarities import rotation_vectors, skews, to_matrix, transported
+from vggt_ros.similarities import rotation_vectors, skews
 from vggt_ros.solution import KeptKeyframe
 
 _SAMPLES = 300
@@ -37,9 +37,6 @@ _INDEPENDENT = 30
 _SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
 """Prior errors of a shared pose (radians; fraction of the depth) and of a point (fraction of its depth): the relative
 weights of the three kinds of evidence; the covariance is scaled by what is actually seen."""
-_BEND_ROTATION, _BEND_TRANSLATION, _BEND_SCALE = 0.005, 0.01, 0.01
-"""How much a window is taken to bend over its own length, where the overlap does not show it (radians, fraction of the
-depth, logarithm): what adds up along a chain of windows, and what loops tell the pose graph better."""
 
 
 class AlignmentRefused(Exception):
@@ -77,12 +74,6 @@ class Alignment:
     covariance: Array
     shared: tuple[int, ...]
     depth: float
-
-    @property
-    def drift(self) -> Array:
-        """The covariance (7, 7) with what the window may have bent between this overlap and the next."""
-        shift = _BEND_TRANSLATION * self.depth
-        return self.covariance + np.diag([_BEND_ROTATION] * 3 + [shift] * 3 + [_BEND_SCALE]) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +218,3 @@ def _check_agreement(overlaps: Mapping[int, _Overlap], found: Sim3, config: Alig
         if shift > config.max_translation:
             raise AlignmentRefused(f"keyframe {keyframe} is off by {100 * shift:.0f} % of its depth against the map, "
                                    f"more than {100 * config.max_translation:.0f} %")
-
-
-def through(first_joint: Alignment, second_joint: Alignment) -> tuple[Sim3, Array]:
-    """Return `first_second` and its covariance (7, 7), for two windows to which a third, the joint one, was aligned.
-
-    The covariance is of the perturbation on the right, in the second window's frame and units.
-    """
-    second = to_matrix(second_joint.reference_window)[None]
-    covariance = transported((first_joint.drift + second_joint.covariance)[None], second)[0]
-    return first_joint.reference_window @ second_joint.reference_window.inverse(), covariance

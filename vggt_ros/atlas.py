@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -29,25 +29,36 @@ from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
-from vggt_ros.solution import KeptKeyframe, MetricScale, Solution
+from vggt_ros.similarities import scales, to_matrix, transported
+from vggt_ros.solution import Edge, KeptKeyframe, MetricScale, Solution
+from vggt_ros.steps import Step, steps
+from vggt_ros.verification import Relation
 from vggt_ros.windows import Keyframe, Window
 
 _NEIGHBORS = 4
 """Keyframes of the map whose depth stands for what the map knows of an image found in it."""
 
 
+_BENT = 0.009
+"""How much of its scale a window is taken to have bent where the next one hangs on it, logarithm."""
+_SAME = Sim3.identity()
+
+
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A solved keyframe: the window that placed it, its pose there, and its submap."""
+    """A solved keyframe: its submap, its node in the graph, and its pose there.
+
+    A keyframe is a node of its own, but for maps of older versions, where a window is one.
+    """
 
     stamp: int
     submap: int
-    window: int
-    window_camera: Array
+    node: int
+    node_camera: Sim3 = _SAME
 
 
 class Atlas:
-    """Everything solved so far. A keyframe belongs to the first window that solved it.
+    """Everything solved so far. A keyframe has the units of the first window that solved it.
 
     Attributes:
         submap: the submap that grows; -1 before the first.
@@ -59,14 +70,17 @@ class Atlas:
     def __init__(self, config: Config, version: int = 0) -> None:
         """Begin empty; the solutions' versions go on from `version`."""
         self._config = config
-        self._graph = PoseGraph()
+        self._graph = PoseGraph(config.windows.size - config.windows.overlap)
+        self._windows: list[int] = []  # of each node, in the order in which they came
+        self._borders: list[int] = []  # the nodes by which windows hang on others
+        self._hung: set[int] = set()  # windows that do
         self._placed: dict[int, _Placed] = {}
         self._version = version
         self.metric = MetricScale()
         self.kept: dict[int, KeptKeyframe] = {}
         self.submap = -1
         self._labels: list[int] = []  # of each submap, the oldest one that loops connect it with
-        self._pivot: dict[int, Array] = {}  # of a window, where its newest camera that the map knew is in it
+        self._pivot: dict[int, Array] = {}  # of a node, what stays in place when its window turns out larger
         self._metrics: dict[int, MetricScale] = {}  # of submaps, as they were when the next one began
 
     def knows(self, keyframe: int) -> bool:
@@ -75,17 +89,14 @@ class Atlas:
 
     def window_of(self, keyframe: int) -> int:
         """Return the window that placed a solved keyframe."""
-        return self._placed[keyframe].window
+        return self._windows[self._placed[keyframe].node]
 
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
-        """Return what is known of solved keyframes, in the frame and units of a window of their submap."""
-        reference_map = self._graph.map_window[reference].inverse()
-        known = {}
+        """Return what is known of solved keyframes, in the frame and units of one of their submap."""
+        reference_map, known = self._place(reference).inverse(), {}
         for keyframe in keyframes:
-            placed = self._placed[keyframe]
-            reference_owner = reference_map @ self._graph.map_window[placed.window]
-            known[keyframe] = View(reference_owner.apply_pose(placed.window_camera), self.kept[keyframe],
-                                   reference_owner.scale)
+            place = reference_map @ self._place(keyframe)
+            known[keyframe] = View(place.apply_pose(np.eye(4)), self.kept[keyframe], place.scale)
         return known
 
     def chain(self, keyframe: int, count: int) -> list[int]:
@@ -109,9 +120,18 @@ class Atlas:
         self.kept = {k: kept for k, kept in self.kept.items() if k not in gone}
         self._placed = {k: placed for k, placed in self._placed.items() if k not in gone}
 
-    def close_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
-        """Relate two windows that see the same place; the graph says whether it believes it, see PoseGraph.add_loop."""
-        loop = self._graph.add_loop(first, second, first_second, covariance)
+    def close_loop(self, first: int, second: int, relation: Relation) -> Loop:
+        """Relate two keyframes that see the same place; the graph says whether it believes it: PoseGraph.add_loop.
+
+        If the loop is likely, what the joint reconstruction says of steps that the map has is merged with it.
+        """
+        ends, between = [self._placed[keyframe] for keyframe in (first, second)], []
+        for step in relation.steps:
+            one, other = self._placed[step.first], self._placed[step.second]
+            between.append(Edge(one.node, other.node, "overlap", *_between_nodes(one, other, step.first_second,
+                                                                                 step.covariance)))
+        loop = self._graph.add_loop(ends[0].node, ends[1].node, *_between_nodes(
+            ends[0], ends[1], relation.first_second, relation.covariance), between)
         before, self._labels = self._labels, [self._graph.component(anchor) for anchor in self._graph.anchors]
         joined = self._labels[self.submap]
         if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
@@ -127,12 +147,10 @@ class Atlas:
         """
         kept = keep(window, geometry, self._config.map.kept_width)
         shared = [k for k in geometry.keyframe_ids if self.knows(k)]
-        reference = self._reference(shared)
-        known = self.views(shared, reference) if shared else {}
-        alignment = align(known, own_views(geometry, kept), self._config.alignment)
-        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.drift)
-        self._hang(window, geometry, alignment)
-        self._take(window, geometry, kept)
+        known, views = self.views(shared, shared[-1]) if shared else {}, own_views(geometry, kept)
+        alignment = align(known, views, self._config.alignment)
+        self._take(window, kept)
+        self._hang(steps(views, known, alignment))
 
     def join(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Found], solution: Solution) -> None:
         """Align a window that shares no keyframe with the map by where its images were found in it.
@@ -146,10 +164,16 @@ class Atlas:
         """
         kept = keep(window, geometry, self._config.map.kept_width)
         reference, alignment = self._seen_from_map(geometry, kept, places, solution)
-        self.submap = next(p.submap for p in self._placed.values() if p.window == reference)
-        self._graph.add_window(window.id, reference, alignment.reference_window, alignment.covariance)
-        self._hang(window, geometry, alignment)
-        self._take(window, geometry, kept)
+        known = self._placed[reference]
+        self.submap = known.submap
+        self._take(window, kept)
+        first = self._placed[geometry.keyframe_ids[0]]
+        self._graph.add_node(first.node, known.node, *_between_nodes(known, first, alignment.reference_window,
+                                                                     alignment.covariance))
+        self._note(first.node, self._graph.overlap(first.node))
+        newest = geometry.keyframe_ids.index(max(alignment.shared))
+        self._pivot[first.node] = geometry.window_camera[newest, :3, 3]  # there the path goes on from the map's
+        self._hang(steps(own_views(geometry, kept)))
 
     def rejoin(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Found],
                solution: Solution) -> Loop:
@@ -161,7 +185,13 @@ class Atlas:
         """
         kept = keep(window, geometry, self._config.map.kept_width)
         reference, alignment = self._seen_from_map(geometry, kept, places, solution)
-        return self.close_loop(reference, window.id, alignment.reference_window, alignment.covariance)
+        views = own_views(geometry, kept)
+        own = next(k for k in views if self.knows(k))
+        # The window hangs where its keyframes do, which may have the units of the one before.
+        back = align(self.views([k for k in views if self.knows(k)], own), views, self._config.alignment)
+        window_own = back.reference_window.inverse()
+        covariance = transported(alignment.covariance[None], to_matrix(back.reference_window)[None])[0]
+        return self.close_loop(reference, own, Relation(alignment.reference_window @ window_own, covariance))
 
     def elsewhere(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps nothing connects with the one that grows."""
@@ -169,15 +199,15 @@ class Atlas:
 
     def _seen_from_map(self, geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe], places: Mapping[int, Found],
                        solution: Solution) -> tuple[int, Alignment]:
-        """Return where a solved window lies in a window of the map; raises AlignmentRefused."""
+        """Return a keyframe of the map, and where a solved window lies in its frame; raises AlignmentRefused."""
         found = {k: place for k, place in places.items() if k in kept}
         if len({place.submap for place in found.values()}) > 1:  # the oldest knows the most
             found = {k: place for k, place in found.items() if place.submap == min(p.submap for p in found.values())}
         if not found:
             raise AlignmentRefused("no keyframe of the window is known, nor was one found in the map")
         around = {k: neighbors(solution, place.map_camera, place.submap, _NEIGHBORS) for k, place in found.items()}
-        reference = self._reference(solution.ids[np.concatenate([rows[:1] for rows in around.values()])].tolist())
-        reference_map = self._graph.map_window[reference].inverse()
+        reference = int(max(solution.ids[rows[0]] for rows in around.values()))
+        reference_map = self._place(reference).inverse()
         known = {}
         for keyframe, place in found.items():
             own = kept[keyframe]
@@ -197,27 +227,34 @@ class Atlas:
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
             newest = max(self._placed)
-            placed, before = self._placed[newest], self._graph.map_window[self._placed[newest].window]
+            before = self._place(newest)
             depth = self.kept[newest].median_depth * before.scale
             scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
-            map_window = Sim3.from_pose(before.apply_pose(placed.window_camera), scale)
+            map_window = Sim3.from_pose(before.apply_pose(np.eye(4)), scale)
             self._metrics[self.submap] = self.metric
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
         self.submap = len(self._labels)
         self._labels.append(self.submap)
-        self._graph.add_submap(window.id, map_window)
-        self._take(window, geometry, keep(window, geometry, self._config.map.kept_width))
+        kept = keep(window, geometry, self._config.map.kept_width)
+        self._take(window, kept)
+        self._graph.add_submap(self._placed[geometry.keyframe_ids[0]].node, map_window)
+        self._hang(steps(own_views(geometry, kept)))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:
         """Make the submap that grows, and what loops connect it with, larger by `factor`; see PoseGraph.rescale."""
-        self._graph.rescale(self._placed[max(self._placed)].window, factor)
+        self._graph.rescale(self._placed[max(self._placed)].node, factor)
         self.metric = metric
 
     def observe_scale(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
         """Take in the scale of all windows connected with the submap that grows; see PoseGraph.observe_scale."""
         if log_scale:
-            self._graph.observe_scale(log_scale, self._pivot)
+            nodes, size, first = self._nodes()
+            windows = [self._windows[node] for node in nodes]
+            # What windows have bent inside stays.
+            bend = np.log(size / size[first])
+            self._graph.observe_scale({node: log_scale[window] + inside for node, window, inside in zip(
+                nodes, windows, bend.tolist(), strict=True) if window in log_scale}, self._pivot)
         self.metric = metric
 
     def solution(self) -> Solution:
@@ -225,20 +262,28 @@ class Atlas:
         self._version += 1
         ids = sorted(self._placed)
         placed = [self._placed[k] for k in ids]
-        places = self._graph.map_window
+        map_camera = self._graph.placed([p.node for p in placed])
+        for row, one in enumerate(placed):
+            if one.node_camera is not _SAME:
+                map_camera[row] = map_camera[row] @ to_matrix(one.node_camera)
+        scale = scales(map_camera)
+        map_camera[:, :3, :3] /= scale[:, None, None]
+        nodes, size, first = self._nodes()
+        begins = np.unique(first)
+        windows = [self._windows[nodes[row]] for row in begins.tolist()]
         return Solution(
             version=self._version,
             ids=np.array(ids, np.int64),
             stamps=np.array([p.stamp for p in placed], np.int64),
             submaps=np.array([self._labels[p.submap] for p in placed], np.int64),
-            windows=np.array([p.window for p in placed], np.int64),
-            map_camera=np.array([places[p.window].apply_pose(p.window_camera) for p in placed]).reshape(-1, 4, 4),
-            scale=np.array([places[p.window].scale for p in placed]),
+            windows=np.array([self._windows[p.node] for p in placed], np.int64),
+            map_camera=map_camera,
+            scale=scale,
             kept=self.kept,
-            window_ids=np.array(list(places), np.int64),
-            window_origin=np.array([place.translation for place in places.values()]).reshape(-1, 3),
-            window_scale=np.array([place.scale for place in places.values()]),
-            edges=tuple(self._graph.edges),
+            window_ids=np.array(windows, np.int64),
+            window_origin=self._graph.placed([nodes[row] for row in begins.tolist()])[:, :3, 3],
+            window_scale=size[begins],
+            edges=tuple(self._edges()),
             metric=self.metric,
         )
 
@@ -252,13 +297,14 @@ class Atlas:
         if not self._placed:
             raise ValueError("nothing is mapped yet")
         ids = sorted(self._placed)
-        placed, places = [self._placed[k] for k in ids], self._graph.map_window
+        placed, places = [self._placed[k] for k in ids], self._graph.map_node
         window_pose, window_scale = pack_similarities(list(places.values()))
         return MapRecord(
             **pack_keyframes([self.kept[k] for k in ids]), **pack_edges(self._graph.edges),
             keyframe_submap=np.array([p.submap for p in placed], np.int64),
-            keyframe_window=np.array([p.window for p in placed], np.int64),
-            keyframe_pose=np.array([p.window_camera for p in placed]),
+            keyframe_window=np.array([p.node for p in placed], np.int64),
+            keyframe_pose=np.array([p.node_camera.apply_pose(np.eye(4)) for p in placed]),
+            node_window=np.array([self._windows[node] for node in places], np.int64),
             window_id=np.array(list(places), np.int64), window_pose=window_pose, window_scale=window_scale,
             anchor=np.array(self._graph.anchors, np.int64), submap=self.submap, next_keyframe=next_keyframe,
             next_window=next_window, scale_state=self.metric.state, scale_sigma=self.metric.sigma,
@@ -270,29 +316,78 @@ class Atlas:
         self._graph.restore(dict(zip(record.window_id.tolist(), places, strict=True)), record.anchor.tolist(),
                             unpack_edges(record))
         self.kept = {kept.id: kept for kept in unpack_keyframes(record)}
-        self._placed = {keyframe: _Placed(kept.stamp, int(submap), int(window), camera) for (keyframe, kept), submap,
-                        window, camera in zip(self.kept.items(), record.keyframe_submap, record.keyframe_window,
-                                              record.keyframe_pose, strict=True)}
+        self._windows = np.full(int(record.window_id.max()) + 1, -1).tolist()
+        for node, window in zip(record.window_id.tolist(), record.node_window.tolist(), strict=True):
+            self._windows[node] = window
+        for edge in self._graph.edges:
+            if edge.kind == "overlap":
+                self._note(edge.second, edge)
+        rows = zip(self.kept.values(), record.keyframe_submap, record.keyframe_window, record.keyframe_pose,
+                   strict=True)
+        self._placed = {kept.id: _Placed(kept.stamp, int(submap), int(node),
+                                    _SAME if np.array_equal(camera, np.eye(4)) else Sim3.from_pose(camera))
+                        for kept, submap, node, camera in rows}
         self.submap = record.submap
         self.metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
         self._labels = [self._graph.component(anchor) for anchor in self._graph.anchors]
 
-    def _reference(self, shared: list[int]) -> int:
-        """Return the window that placed most of the `shared` keyframes, the newest on ties; -1 if there are none."""
-        owners = [self._placed[k].window for k in shared]
-        return max(owners, key=lambda owner: (owners.count(owner), owner), default=-1)
+    def _place(self, keyframe: int) -> Sim3:
+        """Return `map_camera`, whose scale is map units in a unit of the keyframe's depth."""
+        placed = self._placed[keyframe]
+        return self._graph.map_node[placed.node] @ placed.node_camera
 
-    def _hang(self, window: Window, geometry: WindowGeometry, alignment: Alignment) -> None:
-        """Note the camera about which a window turns out larger or smaller: there the path goes on from the map's."""
-        newest = geometry.keyframe_ids.index(max(alignment.shared))
-        self._pivot[window.id] = geometry.window_camera[newest, :3, 3]
+    def _nodes(self) -> tuple[list[int], Array, NDArray[np.int64]]:
+        """Return the graph's nodes (w), map units in a unit of each, and the row of the first node of its window."""
+        nodes = list(self._graph.map_node)
+        rows: dict[int, int] = {}
+        first = [rows.setdefault(self._windows[node], row) for row, node in enumerate(nodes)]
+        return nodes, scales(self._graph.placed(nodes)), np.array(first, np.int64)
 
-    def _take(self, window: Window, geometry: WindowGeometry, kept: dict[int, KeptKeyframe]) -> None:
+    def _edges(self) -> Iterator[Edge]:
+        """Yield the relations of windows: how each hangs on another one, and the loops between their keyframes."""
+        for node in self._borders:
+            edge = self._graph.overlap(node)
+            covariance = edge.covariance.copy()
+            covariance[6, 6] += _BENT**2
+            yield Edge(self._windows[edge.first], self._windows[node], "overlap", edge.first_second, covariance)
+        for loop in self._graph.loops:
+            yield Edge(self._windows[loop.first], self._windows[loop.second], "loop" if loop.taken else "refused",
+                       loop.first_second, loop.covariance)
+
+    def _note(self, node: int, edge: Edge) -> None:
+        """Note whether a node is the first of its window to hang on another one."""
+        window = self._windows[node]
+        if window != self._windows[edge.first] and window not in self._hung:
+            self._hung.add(window)
+            self._borders.append(node)
+
+    def _hang(self, window_steps: Iterable[Step]) -> None:
+        """Take the steps of a window into the graph: new keyframes hang on known ones, known steps are merged."""
+        for step in window_steps:
+            first, second = self._placed[step.first], self._placed[step.second]
+            relation = _between_nodes(first, second, step.first_second, step.covariance)
+            if step.known:
+                self._graph.merge(second.node, first.node, *relation)
+            else:
+                self._graph.add_node(second.node, first.node, *relation)
+                self._note(second.node, self._graph.overlap(second.node))
+                self._pivot[second.node] = relation[0].inverse().translation  # the camera before it stays
+
+    def _take(self, window: Window, kept: dict[int, KeptKeyframe]) -> None:
         images = {keyframe.id: keyframe for keyframe in window.keyframes}
-        for keyframe, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True):
+        for keyframe, what in kept.items():
             if not self.knows(keyframe):
-                self._placed[keyframe] = _Placed(images[keyframe].stamp, self.submap, window.id, camera)
-                self.kept[keyframe] = _with_features(kept[keyframe], images[keyframe])
+                self._placed[keyframe] = _Placed(what.stamp, self.submap, len(self._windows))
+                self._windows.append(window.id)
+                self.kept[keyframe] = _with_features(what, images[keyframe])
+
+
+def _between_nodes(first: _Placed, second: _Placed, first_second: Sim3, covariance: Array) -> tuple[Sim3, Array]:
+    """Return how the nodes of two keyframes lie to each other, given how those do."""
+    if first.node_camera is _SAME is second.node_camera:
+        return first_second, covariance
+    relation = first.node_camera @ first_second @ second.node_camera.inverse()
+    return relation, transported(covariance[None], to_matrix(second.node_camera)[None])[0]
 
 
 def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, KeptKeyframe]:

@@ -148,20 +148,22 @@ def group(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
     return chosen
 
 
-def score(loops: Sequence[Loop], misfits: Array, strain: float) -> float:
+def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1) -> float:
     """Return how well a set of loops explains what was seen: higher is better.
 
     Args:
         loops: those believed.
         misfits: their chi-square (n,).
         strain: chi-square of the overlaps.
+        stride: nodes of the graph in a window.
 
     """
     gain, pieces, counted = 0.0, 0, np.zeros(len(loops), bool)
     first, second = ends(loops)
     for row in range(len(loops)):
         if not counted[row]:
-            near = (abs(first - first[row]) <= _NEIGHBORS) & (abs(second - second[row]) <= _NEIGHBORS) & ~counted
+            near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= _NEIGHBORS * stride
+            near &= ~counted
             counted |= near
             pieces += 1
             gain += GATE * (1 + float(np.log2(near.sum())))

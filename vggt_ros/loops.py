@@ -85,7 +85,7 @@ class LoopCloser:
                 self.waiting.append(replace(candidate, tries=candidate.tries + 1))
             _LOG.info("%s refused: %s", what, refusal)
             return f"{what} refused: {refusal}"
-        loop = atlas.close_loop(first, second, relation.first_second, relation.covariance)
+        loop = atlas.close_loop(candidate.older, candidate.newer, relation)
         self._closed.append((first, second))
         counts.loops_refused += not loop.taken
         _LOG.info("%s %s: %s", what, "taken" if loop.taken else "refused", loop.reason)
@@ -135,7 +135,7 @@ class LoopCloser:
         except ReconstructionRefused as refusal:
             raise LoopRefused(f"not reconstructed together: {refusal}") from refusal
         views = own_views(geometry, keep(joint, geometry, self._config.map.kept_width))
-        older, newer = (atlas.views(side, atlas.window_of(side[0])) for side in sides)
+        older, newer = (atlas.views(side, side[0]) for side in sides)
         return relate(older, newer, views, candidate.seen, (candidate.older, candidate.newer), self._config.alignment)
 
     def _around(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:

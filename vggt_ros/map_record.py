@@ -36,6 +36,7 @@ SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "feature": ("uint8", ("f", 32)),
     "descriptor": ("float32", ("e", "d")),
     "window_id": ("int64", ("w",)),
+    "node_window": ("int64", ("w",)),
     "window_pose": ("float64", ("w", 4, 4)),
     "window_scale": ("float64", ("w",)),
     "anchor": ("int64", ("a",)),
@@ -50,20 +51,22 @@ SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class MapRecord:
-    """A map at rest: k keyframes, w windows in the graph, m relations measured between them.
+    """A map at rest: k keyframes, w nodes in the graph, m relations measured between them.
 
     Attributes:
         keyframe_id, keyframe_stamp: rising ids; nanoseconds.
-        keyframe_submap, keyframe_window: the submap, and the window that placed it.
-        keyframe_pose: `window_camera`, optical axes, units of the window.
+        keyframe_submap, keyframe_window: the submap, and the node in which it lies.
+        keyframe_pose: `node_camera`, optical axes, units of the node.
         keyframe_intrinsics: pinhole matrix for `keyframe_size`, which is height and width of the maps that follow.
         depth, confidence, color: of all pixels; units of the window, NaN where unknown; rank times 255; RGB.
         keyframe_features, feature_pixel, feature: how many binary features (ORB), where (x, y of the kept size), what.
         keyframe_described, descriptor: which keyframes have a place descriptor by the reconstructor, and those.
         appearance: what each place looks like by `vggt_ros/appearance.py`; a row of zeros where that is not known.
-        window_id, window_pose, window_scale: the similarity `map_window`: p_map = scale R p_window + t.
-        anchor: the windows that fix the gauge, one a component of the graph.
-        edge_first, edge_second, edge_kind: the windows related; index into `KINDS`.
+        window_id, window_pose, window_scale: nodes of the graph, which were windows once and are keyframes now, and the
+            similarity `map_node`: p_map = scale R p_node + t. Those of keyframes that were let go are still there.
+        node_window: the window that placed a node.
+        anchor: the nodes that fix the gauge, one a component of the graph.
+        edge_first, edge_second, edge_kind: the nodes related; index into `KINDS`.
         edge_pose, edge_scale, edge_covariance: the similarity `first_second` and the covariance of its perturbation on
             the right, [rotation, translation, log scale].
         map_world: pose 4x4 of the core's world (the first camera's optical frame) in the z-up frame `map`.
@@ -90,6 +93,7 @@ class MapRecord:
     feature: NDArray[np.uint8]
     descriptor: NDArray[np.float32]
     window_id: NDArray[np.int64]
+    node_window: NDArray[np.int64]
     window_pose: Array
     window_scale: Array
     anchor: NDArray[np.int64]
@@ -124,7 +128,7 @@ class MapRecord:
         windows, ids = self.window_id, self.keyframe_id
         for name, good, what in (
                 ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
-                ("window_id", windows.max(initial=-1) < self.next_window, "an id is not below next_window"),
+                ("node_window", self.node_window.max(initial=-1) < self.next_window, "an id is not below next_window"),
                 ("keyframe_id", _rising(ids) and ids.min(initial=0) >= 0, "ids must rise"),
                 ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
                 ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),

@@ -1,8 +1,8 @@
-"""The windows as their overlaps chain them: where each lies, and how uncertain that is.
+"""The nodes of the graph, which are keyframes, as windows chain them: where each lies, and how uncertain that is.
 
-Every window hangs on one window before it, so overlaps form a tree, nearly always a chain. Errors are taken as
-perturbations on the left, in the map's frame: there the error of a window is the sum of the errors of the overlaps
-between it and the root, and the covariance of two windows is that of their last common ancestor.
+Every node hangs on one before it, so overlaps form a tree, nearly always a chain. Errors are taken as
+perturbations on the left, in the map's frame: there the error of a node is the sum of the errors of the overlaps
+between it and the root, and the covariance of two nodes is that of their last common ancestor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import Array
-from vggt_ros.similarities import exp, inverse, log, transported
+from vggt_ros.similarities import exp, inverse, log, normalized, transported
 
 Index = NDArray[np.int64]
 
@@ -36,10 +36,10 @@ class Segments:
 
 
 class OverlapTree:
-    """Windows in rows 0, 1, ..., each after the row that it hangs on.
+    """Nodes in rows 0, 1, ..., each after the row that it hangs on.
 
     Attributes:
-        chained: (n, 4, 4), where overlaps alone put the windows.
+        chained: (n, 4, 4), where overlaps alone put the nodes.
         place: (n, 4, 4), where they lie by the newest solve.
         inflation: by what the covariances of overlaps are multiplied, as the loops tell.
 
@@ -50,23 +50,23 @@ class OverlapTree:
         self._count = 0
         self._chained, self._place = np.zeros((16, 4, 4)), np.zeros((16, 4, 4))
         self._edge, self._covariance = np.zeros((16, 7, 7)), np.zeros((16, 7, 7))
-        self._branch = np.zeros(16, np.int64)
+        self._branch, self._parent = np.zeros(16, np.int64), np.zeros(16, np.int64)
         self.inflation = 1.0
         self._tips: list[int] = []
         self._stems: list[int] = []
 
     def __len__(self) -> int:
-        """Return the number of windows."""
+        """Return the number of nodes."""
         return self._count
 
     @property
     def chained(self) -> Array:
-        """Where overlaps alone put the windows."""
+        """Where overlaps alone put the nodes."""
         return self._chained[: self._count]
 
     @property
     def place(self) -> Array:
-        """Where the windows lie by the newest solve."""
+        """Where the nodes lie by the newest solve."""
         return self._place[: self._count]
 
     @property
@@ -83,18 +83,18 @@ class OverlapTree:
         """Return the covariance (..., 7, 7) of rows' places by the overlaps, of perturbations on the left."""
         return self.inflation * self._covariance[rows]
 
-    def add(self, parent: int, parent_window: Array, covariance: Array) -> int:
-        """Hang a window on a row, -1 for the first; return its row.
+    def add(self, parent: int, parent_node: Array, covariance: Array) -> int:
+        """Hang a node on a row, -1 for the first; return its row.
 
-        `covariance` (7, 7) is of the perturbation of `parent_window` (4, 4) on the right.
+        `covariance` (7, 7) is of the perturbation of `parent_node` (4, 4) on the right.
         """
         row = self._count
         if row == len(self._branch):
             self._grow()
         self._count += 1
-        self._chained[row] = self._chained[parent] @ parent_window if row else parent_window
-        self._place[row] = self._place[parent] @ parent_window if row else parent_window
-        self._edge[row] = covariance
+        above = np.stack([self._chained[parent], self._place[parent]]) if row else np.stack([np.eye(4)] * 2)
+        self._chained[row], self._place[row] = normalized(above @ parent_node)
+        self._edge[row], self._parent[row] = covariance, parent
         self._covariance[row] = transported(covariance[None], self._place[row, None])[0]
         if row:
             self._covariance[row] += self._covariance[parent]
@@ -106,9 +106,28 @@ class OverlapTree:
         self._tips[branch], self._branch[row] = row, branch
         return row
 
+    def parent(self, row: int) -> int:
+        """Return the row on which a row hangs; -1 for the first."""
+        return int(self._parent[row])
+
+    def revise(self, row: int, parent_node: Array, covariance: Array) -> None:
+        """Measure again how a row hangs on its own; what hangs on it goes along. Arguments as for `add`."""
+        rows = np.arange(row, self._count)
+        rows = rows[self.ancestor(np.full_like(rows, row), rows) == row]
+        parent = self._parent[row]
+        before = inverse(self._chained[parent, None])[0] @ self._chained[row]
+        change = inverse(before[None])[0] @ parent_node
+        for values in (self._chained, self._place):
+            shift = values[row] @ change @ inverse(values[row, None])[0]
+            values[rows] = normalized(shift @ values[rows])
+        self._edge[row] = covariance
+        edges = transported(self._edge[rows], self._place[rows])
+        for each, edge in zip(rows.tolist(), edges, strict=True):
+            self._covariance[each] = self._covariance[self._parent[each]] + edge
+
     def move(self, place: Array) -> None:
         """Take new places (n, 4, 4), and turn the covariances with them."""
-        self._place[: self._count] = place
+        self._place[: self._count] = normalized(place)
         edges = transported(self._edge[: self._count], place)
         for branch, stem in enumerate(self._stems):
             rows = np.flatnonzero(self.branch == branch)
@@ -156,9 +175,9 @@ class OverlapTree:
         return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
 
     def spread(self, nodes: Index, solved: Array) -> Array:
-        """Return places (w, 4, 4) of all windows, given those (n, 4, 4) of the `nodes` (n,), ends of segments.
+        """Return places (w, 4, 4) of all nodes, given those (n, 4, 4) of the `nodes` (n,), ends of segments.
 
-        What a window takes of the correction between two nodes is the conditional mean of its drift, given the sum.
+        What a node takes of the correction between two nodes is the conditional mean of its drift, given the sum.
         """
         place = self.place.copy()
         place[nodes] = solved
@@ -182,6 +201,6 @@ class OverlapTree:
         return place
 
     def _grow(self) -> None:
-        for name in ("_chained", "_place", "_edge", "_covariance", "_branch"):
+        for name in ("_chained", "_place", "_edge", "_covariance", "_branch", "_parent"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old)]))

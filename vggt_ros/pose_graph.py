@@ -1,33 +1,32 @@
-"""The pose graph: one similarity a window, chained by overlaps, bent by the loops that it believes (gtsam).
+"""The pose graph: one similarity a keyframe, chained by windows, bent by the loops that it believes.
 
-Without loops a window lies where its overlap puts it, and nothing else moves. With loops, gtsam solves the windows in
-which loops end, with the overlaps between them composed into one factor each, and the windows between take their share
-of the correction in proportion to the uncertainty that has accumulated up to them. So the solve grows with the loops,
-not with the windows, and is done in short steps, because gtsam holds Python's lock.
+Without loops a node lies where the steps of the windows put it; where two windows have the same step, they are averaged
+by their information. With loops, only the nodes in which loops end are solved, with the steps between them composed
+into one each, and the nodes between take their share of the correction in proportion to the uncertainty that has
+accumulated up to them: windows bend. So the solve grows with the loops, not with the windows.
 
-A node is `map_window`. gtsam writes a similarity as p' = s (R p + t); ours is p' = s R p + t.
+A node is `map_node`: a camera, in units of the window that placed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import gtsam
 import numpy as np
 
 from vggt_ros.consensus import GATE, Loop, ends, group, misfit, score, squared, surprise
-from vggt_ros.geometry import Array, Sim3, orthonormalize
+from vggt_ros.geometry import Array, Sim3
+from vggt_ros.least_squares import solve
 from vggt_ros.overlap_tree import OverlapTree
-from vggt_ros.similarities import inverse, log, scales, to_matrix, to_sim3
+from vggt_ros.scale_correction import rescaled
+from vggt_ros.similarities import exp, inverse, log, normalized, to_matrix, to_sim3
 from vggt_ros.solution import Edge
 
 _PRIOR_SIGMA = 1e-4
-"""Sigma of the first window: it fixes the gauge (rotation in radians, position in map units, log scale)."""
+"""Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""
 _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
-_ANYWHERE, _SIGMA_SCALE = 1e4, 0.02
-"""Sigma of the place and of the logarithm of the scale of a window whose scale sources of meters tell."""
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
 belief is worth, and the most that it may become."""
@@ -43,28 +42,44 @@ class _Solved:
     place: Array
     strain: float
     misfits: Array
+    stride: int = 1
 
     @property
     def score(self) -> float:
-        return score(self.loops, self.misfits, self.strain)
+        return score(self.loops, self.misfits, self.strain, self.stride)
+
+
+class _Places(Mapping[int, Sim3]):
+    """Where nodes lie, as similarities made when they are asked for."""
+
+    def __init__(self, row: Mapping[int, int], tree: OverlapTree) -> None:
+        self._row, self._tree = row, tree
+
+    def __getitem__(self, node: int) -> Sim3:
+        return to_sim3(self._tree.place[self._row[node], None])[0]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
 
 
 class PoseGraph:
-    """Windows, the relations measured between them, and where they lie by the newest solve.
+    """Nodes, the relations measured between them, and where they lie by the newest solve.
 
     Attributes:
-        anchors: the first window of each submap.
+        anchors: the first node of each submap.
         loops: every loop, in the order in which they came; each says whether it is believed, and why.
-        map_window: window id to its place.
 
     """
 
-    def __init__(self) -> None:
-        """Begin with an empty graph."""
+    def __init__(self, stride: int = 1) -> None:
+        """Begin with an empty graph; `stride` nodes come with each window."""
+        self._stride = stride
         self.anchors: list[int] = []
         self.loops: list[Loop] = []
-        self.map_window: dict[int, Sim3] = {}
-        self._overlaps: list[Edge] = []
+        self._overlaps: dict[int, Edge] = {}  # of each node, the one by which it hangs on another
         self._tree = OverlapTree()
         self._tree.inflation = _DOUBT
         self._row: dict[int, int] = {}
@@ -77,58 +92,93 @@ class PoseGraph:
         """Every relation: kind `overlap`, `loop`, or `refused` for a loop that is not believed."""
         loops = (Edge(loop.first, loop.second, "loop" if loop.taken else "refused", loop.first_second, loop.covariance)
                  for loop in self.loops)
-        return (*self._overlaps, *loops)
+        return (*self._overlaps.values(), *loops)
 
-    def component(self, window: int) -> int:
-        """Return the oldest of the submaps, 0, 1, ..., that overlaps and loops connect with a window's."""
-        return self._components()[self._submap[self._row[window]]]
+    @property
+    def map_node(self) -> Mapping[int, Sim3]:
+        """Node to its place, as it is now."""
+        return _Places(self._row, self._tree)
 
-    def add_submap(self, window: int, map_window: Sim3) -> None:
-        """Begin a submap with a window that lies at `map_window`; a loop may put it elsewhere later."""
+    def placed(self, nodes: Sequence[int]) -> Array:
+        """Return the places (n, 4, 4) of nodes, as matrices."""
+        return self._tree.place[[self._row[node] for node in nodes]]
+
+    def overlap(self, node: int) -> Edge:
+        """Return the relation by which a node hangs on another one; KeyError if it begins a submap."""
+        return self._overlaps[node]
+
+    def component(self, node: int) -> int:
+        """Return the oldest of the submaps, 0, 1, ..., that overlaps and loops connect with a node's."""
+        return self._components()[self._submap[self._row[node]]]
+
+    def add_submap(self, node: int, map_node: Sim3) -> None:
+        """Begin a submap with a node that lies at `map_node`; a loop may put it elsewhere later."""
         first = not self._row
-        self.anchors.append(window)
+        self.anchors.append(node)
         covariance = np.eye(7) * _PRIOR_SIGMA**2 if first else _UNKNOWN
-        placed = to_matrix(map_window)
+        placed = to_matrix(map_node)
         relative = placed if first else inverse(self._tree.place[:1])[0] @ placed
-        self._add(window, -1 if first else 0, relative, covariance, len(self.anchors) - 1)
-        self.map_window[window] = map_window
+        self._add(node, -1 if first else 0, relative, covariance, len(self.anchors) - 1)
 
-    def restore(self, map_window: dict[int, Sim3], anchors: Sequence[int], edges: Sequence[Edge]) -> None:
-        """Go on, in an empty graph, from where another one ended; windows in the order in which they came.
+    def restore(self, map_node: dict[int, Sim3], anchors: Sequence[int], edges: Sequence[Edge]) -> None:
+        """Go on, in an empty graph, from where another one ended; nodes in the order in which they came.
 
         Raises:
-            ValueError: a window is neither an anchor nor hangs on one before it.
+            ValueError: a node is neither an anchor nor hangs on one before it.
 
         """
         overlaps = {edge.second: edge for edge in edges if edge.kind == "overlap"}
-        for window, place in map_window.items():
-            if window in anchors:
-                self.add_submap(window, place)
-            elif window in overlaps and overlaps[window].first in self._row:
-                edge = overlaps[window]
-                self.add_window(window, edge.first, edge.first_second, edge.covariance)
+        for node, place in map_node.items():
+            if node in anchors:
+                self.add_submap(node, place)
+            elif node in overlaps and overlaps[node].first in self._row:
+                edge = overlaps[node]
+                self.add_node(node, edge.first, edge.first_second, edge.covariance)
             else:
-                raise ValueError(f"window {window} of the graph hangs on nothing")
+                raise ValueError(f"node {node} of the graph hangs on nothing")
         for edge in edges:
             if edge.kind != "overlap":
                 loop = self._loop(edge.first, edge.second, edge.first_second, edge.covariance)
                 loop.taken, loop.reason = edge.kind == "loop", "so in the saved map"
-        self._tree.move(np.array([to_matrix(place) for place in map_window.values()]).reshape(-1, 4, 4))
+        self._tree.move(np.array([to_matrix(place) for place in map_node.values()]).reshape(-1, 4, 4))
         self._decide(self._judged([loop for loop in self.loops if loop.taken], self._tree.place.copy()))
 
-    def add_window(self, window: int, reference: int, reference_window: Sim3, covariance: Array) -> None:
-        """Attach a window to a `reference` window of the graph.
+    def add_node(self, node: int, reference: int, reference_node: Sim3, covariance: Array) -> None:
+        """Attach a node to a `reference` node of the graph.
 
-        `covariance` (7, 7) is of the perturbation of `reference_window` on the right, [rotation, translation, log
-        scale], in the new window's frame and units.
+        `covariance` (7, 7) is of the perturbation of `reference_node` on the right, [rotation, translation, log
+        scale], in the new node's frame and units.
         """
-        self._overlaps.append(Edge(reference, window, "overlap", reference_window, covariance))
+        self._overlaps[node] = Edge(reference, node, "overlap", reference_node, covariance)
         row = self._row[reference]
-        self._add(window, row, to_matrix(reference_window), covariance, self._submap[row])
-        self.map_window[window] = self.map_window[reference] @ reference_window
+        self._add(node, row, to_matrix(reference_node), covariance, self._submap[row])
 
-    def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
-        """Relate two windows of the graph that see the same place; `covariance` as for `add_window`.
+    def merge(self, node: int, reference: int, reference_node: Sim3, covariance: Array) -> bool:
+        """Take another measurement of how a node hangs on a `reference`; arguments as for `add_node`.
+
+        Both are averaged by their information. Return False if the graph does not hang the node there, or if they
+        contradict each other.
+        """
+        before = self._overlaps.get(node)
+        if before is None or before.first != reference:
+            return False
+        known = to_matrix(before.first_second)
+        off = log(to_matrix(before.first_second.inverse() @ reference_node)[None])[0]
+        gain = np.linalg.solve(before.covariance + covariance, np.column_stack([before.covariance, off]))
+        if off @ gain[:, 7] > GATE:
+            return False
+        merged = normalized((known @ exp((before.covariance @ gain[:, 7])[None])[0])[None])
+        left = before.covariance - before.covariance @ gain[:, :7]
+        left = (left + left.T) / 2
+        self._overlaps[node] = Edge(reference, node, "overlap", to_sim3(merged)[0], left)
+        self._tree.revise(self._row[node], merged[0], left)
+        return True
+
+    def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array,
+                 overlaps: Sequence[Edge] = ()) -> Loop:
+        """Relate two nodes of the graph that see the same place; `covariance` as for `add_node`.
+
+        `overlaps` are what was seen with it of how nodes hang on each other: merged if the loop is likely.
 
         The loop is taken or refused, and may turn out the other way when more loops come; see `loops`. One that
         connects two submaps moves the younger as a whole into the frame of the older.
@@ -137,23 +187,25 @@ class PoseGraph:
         taken = [other for other in self.loops if other.taken]
         if self.component(first) != self.component(second):
             self._join(loop)
+            self._merge(overlaps)
             self._decide(self._solve([*taken, loop]))
             loop.reason = "joins two submaps"
             return loop
         squared_distance = float(surprise(self._tree, [loop], taken)[0])
         if squared_distance <= GATE:
+            self._merge(overlaps)
             self._decide(self._reconsidered(self._solve([*taken, loop])))
         else:
             loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
             self._outvote(loop, taken)
         return loop
 
-    def rescale(self, window: int, factor: float) -> None:
-        """Make all that is connected with a window larger by `factor`, about the origin of the oldest submap in it.
+    def rescale(self, node: int, factor: float) -> None:
+        """Make all that is connected with a node larger by `factor`, about the origin of the oldest submap in it.
 
-        What is measured between windows is in their own units and stays; only their places change.
+        What is measured between nodes is in their own units and stays; only their places change.
         """
-        component, label = self.component(window), self._components()
+        component, label = self.component(node), self._components()
         rows = np.flatnonzero(np.array(label)[self._submap] == component)
         stretch = np.diag([factor, factor, factor, 1.0])
         stretch[:3, 3] = (1 - factor) * self._tree.place[self._row[self.anchors[component]], :3, 3]
@@ -162,24 +214,30 @@ class PoseGraph:
         self._decide(self._judged(self._solved.loops, self._tree.place.copy()))
 
     def observe_scale(self, log_scale: Mapping[int, float], pivot: Mapping[int, Array]) -> None:
-        """Take it that a unit of each window is the exponential of what is given for it in map units.
+        """Take it that a unit of each node is the exponential of what is given for it in map units.
 
-        Given are all windows that are connected with each other. What the overlaps say of scale is corrected for good.
-        The `pivot` (3,) of a window, in its own frame, stays where the one that it hangs on sees it; the oldest begins
-        where it began. With loops, the scale is a prior of the windows in which they end.
+        Given are all nodes that are connected with each other. What the overlaps say of scale is corrected for good.
+        The `pivot` (3,) of a node, in its own frame, stays where the one that it hangs on sees it; the oldest begins
+        where it began. With loops, the scale is a prior of the nodes in which they end.
         """
-        self._scale |= {self._row[window]: log for window, log in log_scale.items()}
-        scale = {self._row[window]: float(np.exp(log)) for window, log in log_scale.items()}
-        parent = {self._row[edge.second]: self._row[edge.first] for edge in self._overlaps}
-        fixed = {self._row[window]: point for window, point in pivot.items() if window in log_scale}
-        self._tree.rechain(*(_rescaled(places, parent, scale, fixed)
+        self._scale |= {self._row[node]: log for node, log in log_scale.items()}
+        scale = {self._row[node]: float(np.exp(log)) for node, log in log_scale.items()}
+        parent = {self._row[edge.second]: self._row[edge.first] for edge in self._overlaps.values()}
+        fixed = {self._row[node]: point for node, point in pivot.items() if node in log_scale}
+        self._tree.rechain(*(rescaled(places, parent, scale, fixed)
                              for places in (self._tree.chained, self._tree.place)))
-        for index, edge in enumerate(self._overlaps):
-            if edge.second in log_scale:
-                chained = self._tree.chained[[self._row[edge.first], self._row[edge.second]]]
-                self._overlaps[index] = replace(edge, first_second=to_sim3(inverse(chained[:1]) @ chained[1:])[0])
+        edges = [edge for edge in self._overlaps.values() if edge.second in log_scale]
+        first, second = ([self._row[node] for node in ends] for ends in
+                         ([edge.first for edge in edges], [edge.second for edge in edges]))
+        relations = to_sim3(inverse(self._tree.chained[first]) @ self._tree.chained[second])
+        self._overlaps |= {edge.second: replace(edge, first_second=relation)
+                           for edge, relation in zip(edges, relations, strict=True)}
         taken = self._solved.loops
         self._decide(self._reconsidered(self._solve(taken)) if taken else self._judged((), self._tree.place.copy()))
+
+    def _merge(self, overlaps: Sequence[Edge]) -> None:
+        for edge in overlaps:
+            self.merge(edge.second, edge.first, edge.first_second, edge.covariance)
 
     def _loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
         loop = Loop(len(self.loops), first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
@@ -197,7 +255,7 @@ class PoseGraph:
         if len(agreeing) < 2:
             return
         chosen = agreeing + [other for other in group(self._tree, loop, taken) if other is not loop]
-        if score(chosen, np.zeros(0), 0.0) <= self._solved.score:  # as good as it could get
+        if score(chosen, np.zeros(0), 0.0, self._stride) <= self._solved.score:  # as good as it could get
             return
         found = self._without_contradicted(self._solve(chosen))
         if loop in found.loops and found.score > self._solved.score:
@@ -247,7 +305,6 @@ class PoseGraph:
         # How far the loops had to bend the chain tells whether the overlaps' covariances are honest.
         bent = found.strain * self._tree.inflation + 7 * _DOUBT * _DOUBTED
         self._tree.inflation = float(np.clip(bent / (7 * (len(found.loops) + _DOUBTED)), 1.0, _MAX_INFLATION))
-        self.map_window = dict(zip(self._row, to_sim3(found.place), strict=True))
 
     # Submaps.
 
@@ -274,37 +331,18 @@ class PoseGraph:
 
     # Solving.
 
-    def _add(self, window: int, parent: int, parent_window: Array, covariance: Array, submap: int) -> None:
-        self._row[window] = self._tree.add(parent, parent_window, (covariance + covariance.T) / 2)
+    def _add(self, node: int, parent: int, parent_node: Array, covariance: Array, submap: int) -> None:
+        self._row[node] = self._tree.add(parent, parent_node, (covariance + covariance.T) / 2)
         self._submap.append(submap)
 
     def _solve(self, loops: Sequence[Loop]) -> _Solved:
         """Return the least squares solution with a set of loops."""
-        place = self._tree.place
         segments = self._tree.segments(np.concatenate(ends(loops)))
-        graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
-        graph.add(gtsam.PriorFactorSimilarity3(0, _to_gtsam(place[0]),
-                                               gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)))
         nodes = np.append(0, segments.below)
-        for row in nodes.tolist():
-            values.insert(row, _to_gtsam(place[row]))
-            if row in self._scale:
-                graph.add(_scale_prior(row, place[row], self._scale[row]))
-        for first, second, matrix, covariance in zip(segments.above.tolist(), segments.below.tolist(),
-                                                     segments.measured, segments.covariance, strict=True):
-            graph.add(_between(first, second, matrix, covariance))
-        for loop in loops:
-            graph.add(_between(loop.first_row, loop.second_row, loop.matrix, loop.covariance))
-        solver = gtsam.LevenbergMarquardtOptimizer(graph, values)
-        # The Similarity3 factors leave out the Jacobian of Log, so a few more steps than Gauss-Newton needs.
-        error = solver.error()
-        for _ in range(12):
-            solver.iterate()
-            before, error = error, solver.error()
-            if before - error <= 1e-4 * error + 1e-9:
-                break
-        estimate = solver.values()
-        solved = np.array([_from_gtsam(estimate.atSimilarity3(row)) for row in nodes.tolist()])
+        first, second = (np.append(*both) for both in zip((segments.above, segments.below), ends(loops), strict=True))
+        measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
+        covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
+        solved = solve(nodes, self._tree.place[nodes], first, second, measured, covariance, self._scale)
         return self._judged(loops, self._tree.spread(nodes, solved))
 
     def _judged(self, loops: Sequence[Loop], place: Array) -> _Solved:
@@ -312,45 +350,4 @@ class PoseGraph:
         segments = self._tree.segments(np.concatenate(ends(loops)))
         error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
         strain = squared(error, segments.covariance).sum()
-        return _Solved(tuple(loops), place, float(strain), misfit(place, loops))
-
-
-def _rescaled(places: Array, parent: Mapping[int, int], scale: Mapping[int, float],
-              pivot: Mapping[int, Array]) -> Array:
-    """Return places (w, 4, 4) whose scale is that given for rows, each hung on its parent or on the first of them."""
-    rescaled, first, size = places.copy(), min(scale), scales(places)
-    rescaled[first, :3, :3] *= scale[first] / size[first]
-    for row in sorted(scale.keys() - {first}):
-        above = parent.get(row, first)
-        relative = np.linalg.inv(places[above]) @ places[row]
-        larger = scale[row] / scale[above] * (size[above] / size[row])
-        relative[:3, 3] += (1 - larger) * relative[:3, :3] @ pivot.get(row, np.zeros(3))
-        relative[:3, :3] *= larger
-        rescaled[row] = rescaled[above] @ relative
-        # Done again after every few windows, rounding errors would add up to shears.
-        rescaled[row, :3, :3] = scale[row] * orthonormalize(rescaled[row, :3, :3])
-    return rescaled
-
-
-def _scale_prior(row: int, place: Array, log_scale: float) -> gtsam.NonlinearFactor:
-    """Return a factor that says what the scale of a window is, and next to nothing of where it lies."""
-    known = place.copy()
-    known[:3, :3] *= np.exp(log_scale) / scales(place[None])[0]
-    noise = gtsam.noiseModel.Diagonal.Sigmas(np.array([*[_ANYWHERE] * 6, _SIGMA_SCALE]))
-    return gtsam.PriorFactorSimilarity3(row, _to_gtsam(known), noise)
-
-
-def _between(first: int, second: int, matrix: Array, covariance: Array) -> gtsam.NonlinearFactor:
-    noise = gtsam.noiseModel.Gaussian.Covariance((covariance + covariance.T) / 2)
-    return gtsam.BetweenFactorSimilarity3(first, second, _to_gtsam(matrix), noise)
-
-
-def _to_gtsam(matrix: Array) -> gtsam.Similarity3:
-    scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
-    rotation = gtsam.Rot3(orthonormalize(matrix[:3, :3]))  # Rot3 takes any matrix, and keeps its faults
-    return gtsam.Similarity3(rotation, matrix[:3, 3] / scale, scale)
-
-
-def _from_gtsam(similarity: gtsam.Similarity3) -> Array:
-    scale = float(similarity.scale())
-    return to_matrix(Sim3(scale, similarity.rotation().matrix(), scale * np.asarray(similarity.translation())))
+        return _Solved(tuple(loops), place, float(strain), misfit(place, loops), self._stride)

@@ -10,8 +10,8 @@ import numpy as np
 
 from vggt_ros.geometry import Array, Sim3
 
-_TERMS = 16
-"""Terms of the exponential's series; below 1e-15 for half a turn."""
+_ROUNDING = 1e-17
+"""Where series end: below the rounding error of their first term."""
 
 
 def to_matrix(similarity: Sim3) -> Array:
@@ -31,7 +31,7 @@ def to_sim3(matrices: Array) -> list[Sim3]:
 
 def scales(matrices: Array) -> Array:
     """Return the scales (n,) of matrices (n, 4, 4)."""
-    return np.asarray(np.cbrt(np.linalg.det(matrices[:, :3, :3])))
+    return np.asarray(np.sqrt(np.einsum("nij,nij->n", matrices[:, :3, :3], matrices[:, :3, :3]) / 3))
 
 
 def inverse(matrices: Array) -> Array:
@@ -41,6 +41,18 @@ def inverse(matrices: Array) -> Array:
     result[:, :3, :3] = linear
     result[:, :3, 3] = -np.einsum("nij,nj->ni", linear, matrices[:, :3, 3])
     result[:, 3, 3] = 1
+    return result
+
+
+def normalized(matrices: Array) -> Array:
+    """Return matrices (n, 4, 4) whose rotations, orthonormal but for rounding errors, are so again (a Newton step).
+
+    `inverse` takes them at their word, so that rounding errors double where products and inverses alternate.
+    """
+    result = matrices.copy()
+    scale = scales(matrices)[:, None, None]
+    rotation = matrices[:, :3, :3] / scale
+    result[:, :3, :3] = scale * (1.5 * rotation - 0.5 * rotation @ np.swapaxes(rotation, 1, 2) @ rotation)
     return result
 
 
@@ -75,12 +87,13 @@ def exp(tangents: Array) -> Array:
     algebra = np.zeros((len(tangents), 4, 4))
     algebra[:, :3, :3] = skews(tangents[:, :3]) + tangents[:, 6, None, None] * np.eye(3)
     algebra[:, :3, 3] = tangents[:, 3:6]
-    halvings = max(0, int(np.ceil(np.log2(max(np.abs(algebra[:, :3, :3]).max(initial=0.0), 1e-9)))) + 1)
+    largest = float(np.abs(algebra[:, :3, :3]).max(initial=0.0))
+    halvings = max(0, int(np.ceil(np.log2(max(largest, 1e-9)))) + 1)
     algebra /= 2.0**halvings
-    term = result = np.broadcast_to(np.eye(4), algebra.shape)
-    for k in range(1, _TERMS):
+    term, result = algebra, algebra + np.eye(4)
+    for k in range(2, 2 + _terms(largest / 2.0**halvings)):
         term = term @ algebra / k
-        result = result + term
+        result += term
     for _ in range(halvings):
         result = result @ result
     return result
@@ -94,11 +107,20 @@ def log(matrices: Array) -> Array:
     tangents[:, 6] = np.log(scale)
     linear = skews(tangents[:, :3]) + tangents[:, 6, None, None] * np.eye(3)
     term = left = np.broadcast_to(np.eye(3), linear.shape)
-    for k in range(2, 2 * _TERMS):
+    for k in range(2, 2 + _terms(float(np.abs(linear).max(initial=0.0)))):
         term = term @ linear / k
         left = left + term
     tangents[:, 3:6] = np.linalg.solve(left, matrices[:, :3, 3, None])[..., 0]
     return tangents
+
+
+def _terms(largest: float) -> int:
+    """Return how many terms the series of an exponential needs, given the largest entry of a matrix (3, 3)."""
+    norm, term, count = 3 * largest, 1.0, 0  # no norm of the matrix is larger
+    while term > _ROUNDING:
+        count += 1
+        term *= norm / count
+    return count
 
 
 def adjoint(matrices: Array) -> Array:

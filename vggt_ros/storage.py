@@ -20,9 +20,9 @@ from vggt_ros.files import write_ply, write_trajectory
 from vggt_ros.map_record import SCHEMA, MapRecord
 from vggt_ros.solution import PointCloud
 
-FORMAT, VERSION = "vggt_ros map", 2
+FORMAT, VERSION = "vggt_ros map", 3
 """Version of the format; it rises when a reader could not tell what is missing. Older ones are read."""
-_SINCE = {"appearance": 2}
+_SINCE = {"appearance": 2, "node_window": 3}
 """Arrays that older versions lack."""
 _PLAIN = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
 _OURS = frozenset({"map.json", "map.ply", "trajectory.txt"})
@@ -102,6 +102,7 @@ def load_map(folder: Path) -> MapRecord:
         raise StorageError(f"{folder / 'map.json'}: version {version!r} of the format, this program reads versions 1 "
                            f"to {VERSION}")
     values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA if _SINCE.get(name, 1) <= version}
+    values.setdefault("node_window", values["window_id"])  # windows were the nodes
     values.setdefault("appearance", np.zeros((len(values["keyframe_id"]), 0), np.float16))
     try:
         values |= {name: int(description[name]) for name in ("submap", "next_keyframe", "next_window")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.appearance import Features, match
 from vggt_ros.camera import pixel_rays
 from vggt_ros.config import AlignmentConfig
@@ -21,8 +21,8 @@ from vggt_ros.features import REFERENCE_WIDTH
 from vggt_ros.geometry import Array, Sim3, inverse, rotation_angle
 from vggt_ros.landmarks import landmarks
 from vggt_ros.pnp import consensus
-from vggt_ros.similarities import adjoint, to_matrix
 from vggt_ros.solution import KeptKeyframe
+from vggt_ros.steps import Step, across, steps
 
 _INLIER = 4.0
 """Largest reprojection error of a match, px at 640 px width."""
@@ -77,19 +77,23 @@ def sight(older: KeptKeyframe, older_features: Features, newer: KeptKeyframe, ne
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """Where the window of the newer place lies in that of the older; `covariance` (7, 7) as in `Alignment`."""
+    """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
+
+    `steps` are those that the joint reconstruction has between keyframes of the map, on either side.
+    """
 
     first_second: Sim3
     covariance: Array
+    steps: tuple[Step, ...] = ()
 
 
 def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: Sight,
            pair: tuple[int, int], config: AlignmentConfig) -> Relation:
-    """Return how two windows lie to each other, by a joint reconstruction that must fit to both.
+    """Return how two keyframes lie to each other, by a joint reconstruction that must fit to the map around both.
 
     Args:
-        older, newer: keyframe id to what the map knows of it, in the frame and units of the window that placed the
-            older or newer keyframe of `pair`.
+        older, newer: keyframe id to what the map knows of it, in the frame and units of the older or newer keyframe of
+            `pair`.
         joint: keyframe id to what the joint reconstruction says.
         seen: what the features say.
         pair: ids of the older and the newer keyframe.
@@ -99,20 +103,22 @@ def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[
         LoopRefused: it does not fit, or not all of it says the same.
 
     """
-    sides = []
-    for name, known in (("older", older), ("newer", newer)):
+    sides: list[tuple[Mapping[int, View], Alignment]] = []
+    for name, known, keyframe in (("older", older, pair[0]), ("newer", newer, pair[1])):
         try:
             side = align(known, joint, config)
         except AlignmentRefused as refusal:
             raise LoopRefused(f"the {name} place: {refusal}") from refusal
         if len(side.shared) < 2:
             raise LoopRefused(f"the {name} place: a single keyframe of it was reconstructed")
-        sides.append(side)
-    first, second = sides
-    first_second = first.reference_window @ second.reference_window.inverse()
-    frame = adjoint(to_matrix(second.reference_window)[None])[0]
+        if keyframe not in joint:
+            raise LoopRefused(f"the {name} place: the keyframe itself was not reconstructed")
+        sides.append((known, side))
+    first_second, covariance = across(joint, pair, sides)
     _check(older[pair[0]], newer[pair[1]], first_second, seen, config)
-    return Relation(first_second, frame @ (first.covariance + second.covariance) @ frame.T)
+    between = [step for known, side in sides
+               for step in steps({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, side)]
+    return Relation(first_second, covariance, tuple(between))
 
 
 def _check(older: View, newer: View, first_second: Sim3, seen: Sight, config: AlignmentConfig) -> None:

@@ -6,13 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vggt_ros.alignment import AlignmentRefused, View, align, through
-from vggt_ros.benchmarks.fabricate import FakeLoop, FakeWindow
+import numpy as np
+
+from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.benchmarks.rivals import Poses
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.consensus import Loop
-from vggt_ros.geometry import Array, Sim3
+from vggt_ros.geometry import Sim3
 from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.solution import Edge
+from vggt_ros.steps import across, steps
 
 _ANYTHING = AlignmentConfig(max_rotation=45.0, max_translation=1.0, max_scale=1.0)
 """Limits of an alignment that verifies nothing."""
@@ -30,7 +34,7 @@ class Fusion:
     """
 
     verify: bool = True
-    graph: PoseGraph = field(default_factory=PoseGraph)
+    graph: PoseGraph = field(default_factory=lambda: PoseGraph(LENGTH - OVERLAP))
     update_seconds: list[float] = field(default_factory=list)
     align_seconds: list[float] = field(default_factory=list)
     refused: int = 0
@@ -38,7 +42,8 @@ class Fusion:
 
     def __post_init__(self) -> None:
         """Begin empty."""
-        self._owner: dict[int, tuple[int, Array]] = {}
+        self._views: dict[int, View] = {}  # of keyframes, by the windows that placed them
+        self._newest = -1
         self._windows: dict[int, FakeWindow] = {}
 
     def run(self, windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
@@ -54,63 +59,70 @@ class Fusion:
 
     def add(self, window: FakeWindow) -> None:
         """Attach a window by the keyframes that are known, or begin a submap."""
-        known = [k for k in window.views if k in self._owner and self._connected(k)]
+        shared = [k for k in window.views if k in self._views and self._connected(k)]
+        known = self._seen_from(shared[-1], shared) if shared else {}
         began = time.perf_counter()
-        owners = [self._owner[k][0] for k in known]
-        reference = max(owners, key=lambda owner: (owners.count(owner), owner), default=-1)
+        alignment = None
         try:
-            alignment = align(self._seen_from(reference, known), window.views, AlignmentConfig())
+            alignment = align(known, window.views, AlignmentConfig())
         except AlignmentRefused:
             if window.again is not None:  # as Slam.step does: another choice of keyframes
                 self.retried += 1
                 return self.add(window.again)
             self.refused += bool(self._windows)
-            self.graph.add_submap(window.id, Sim3.identity())
-        else:
-            self.align_seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            self.graph.add_window(window.id, reference, alignment.reference_window, alignment.drift)
-            self.update_seconds.append(time.perf_counter() - began)
+            known = {}
+            first = next(iter(window.views))
+            self._views[first] = window.views[first]
+            self.graph.add_submap(first, Sim3.identity())
+        self.align_seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for step in steps(window.views, known, alignment):
+            if step.known:
+                self.graph.merge(step.second, step.first, step.first_second, step.covariance)
+            else:
+                self.graph.add_node(step.second, step.first, step.first_second, step.covariance)
+                self._views[step.second] = window.views[step.second]
+        self.update_seconds.append(time.perf_counter() - began)
         self._windows[window.id] = window
-        for keyframe, view in window.views.items():
-            if keyframe not in known:
-                self._owner[keyframe] = window.id, view.camera
+        self._newest = next(reversed(window.views))
 
     def close(self, loop: FakeLoop) -> Loop | None:
         """Offer a loop to the graph, if both neighbors agree with its joint window; None if they do not."""
-        if loop.first not in self._windows or loop.second not in self._windows:
-            return None
         limits = AlignmentConfig() if self.verify else _ANYTHING
+        keyframes, half = list(loop.joint.views), len(loop.joint.views) // 2
+        pair = keyframes[half - 1], keyframes[half]
+        if not self._views.keys() >= set(keyframes):
+            return None
+        sides = []
         try:
-            sides = [align(self._windows[w].views, loop.joint.views, limits) for w in (loop.first, loop.second)]
+            for end, side in zip(pair, (keyframes[:half], keyframes[half:]), strict=True):
+                known = self._seen_from(end, side)
+                sides.append((known, align(known, loop.joint.views, limits)))
         except AlignmentRefused:
             return None
-        relation, covariance = through(sides[0], sides[1])
         began = time.perf_counter()
-        verdict = self.graph.add_loop(loop.first, loop.second, relation, covariance)
+        between = [Edge(step.first, step.second, "overlap", step.first_second, step.covariance)
+                   for known, alignment in sides
+                   for step in steps({k: loop.joint.views[k] for k in known}, known, alignment)]
+        verdict = self.graph.add_loop(*pair, *across(loop.joint.views, pair, sides), between)
         self.update_seconds.append(time.perf_counter() - began)
         return verdict
 
     def poses(self) -> Poses:
         """Return the poses of the keyframes of the largest component."""
-        labels = {window: self.graph.component(window) for window in self._windows}
-        members = [labels[owner] for owner, _ in self._owner.values()]
+        labels = {keyframe: self.graph.component(keyframe) for keyframe in self._views}
+        members = list(labels.values())
         largest = max(set(members), key=members.count)
-        return {keyframe: self.graph.map_window[owner].apply_pose(camera)
-                for keyframe, (owner, camera) in self._owner.items() if labels[owner] == largest}
+        return {keyframe: self.graph.map_node[keyframe].apply_pose(np.eye(4))
+                for keyframe, label in labels.items() if label == largest}
 
     def _connected(self, keyframe: int) -> bool:
-        newest = next(reversed(self._windows))
-        return self.graph.component(self._owner[keyframe][0]) == self.graph.component(newest)
+        return self.graph.component(keyframe) == self.graph.component(self._newest)
 
     def _seen_from(self, reference: int, keyframes: Sequence[int]) -> Mapping[int, View]:
-        """Return keyframes as the map has them, in the frame and units of a window."""
-        if reference < 0:
-            return {}
-        reference_map = self.graph.map_window[reference].inverse()
-        views = {}
+        """Return keyframes as the map has them, in the frame and units of one of them."""
+        reference_map, views = self.graph.map_node[reference].inverse(), {}
         for keyframe in keyframes:
-            owner, camera = self._owner[keyframe]
-            place = reference_map @ self.graph.map_window[owner]
-            views[keyframe] = View(place.apply_pose(camera), self._windows[owner].views[keyframe].kept, place.scale)
+            place = reference_map @ self.graph.map_node[keyframe]
+            views[keyframe] = View(place.apply_pose(np.eye(4)), self._views[keyframe].kept, place.scale)
         return views
