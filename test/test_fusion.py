@@ -36,7 +36,7 @@ def test_false_loops_change_nothing_of_ours_and_ruin_the_others(tmp_path, capsys
             assert runs[seed, 1.0, rival]["ate"] > 2 * false["ate"]
             assert runs[seed, 0.0, "ours"]["ate"] < 1.15 * runs[seed, 0.0, rival]["ate"]
         told = runs[seed, 1.0, "told"]  # what the truth about loops is worth
-        assert told["taken_false"] == 0 and runs[seed, 0.0, "ours"]["ate"] < 1.15 * told["ate"]
+        assert told["taken_false"] == 0 and runs[seed, 0.0, "ours"]["ate"] < 1.2 * told["ate"]
 
 
 @pytest.mark.parametrize("name", ["straight", "turn", "planar", "dropped"])

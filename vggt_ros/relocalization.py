@@ -34,7 +34,7 @@ _INLIER = 3.0
 _FIRST_INLIERS, _INLIERS = 12, 30
 """Matches that must agree with one keyframe, and with it and its neighbors."""
 _MIN_SPREAD = 0.1
-"""Least standard deviation of the inliers in the image, x and y, as a fraction of its width."""
+"""Least standard deviation of the inliers in the image, as a fraction of its width in x and of its height in y."""
 _THINNED = 3
 """Of the keyframes' textured pixels every so many-th refines the pose; all of them judge it."""
 _MIN_LIKENESS = 0.35
@@ -142,7 +142,7 @@ class Relocalizer:
         if len(points) < _INLIERS:
             return None
         map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
-        spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
+        spread = (seen[inliers].std(0) / (width, height)).min() if inliers.any() else 0.0
         if inliers.sum() < _INLIERS or spread < _MIN_SPREAD:
             return None
         look = Photometric.of(image.gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
