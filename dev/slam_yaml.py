@@ -8,7 +8,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from vggt_ros.config import Config, Setting, Value
+from vggt_ros.config import Config
+from vggt_ros.settings import Setting, Value
 
 TARGET = Path(__file__).parents[1] / "config" / "slam.yaml"
 README = Path(__file__).parents[1] / "README.md"

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
+from vggt_ros.settings import ConfigError
 
 
 def test_every_setting_is_explained_and_its_default_fits():

@@ -16,10 +16,11 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import OUTPUTS, Bench, stamp
 from scenes import lap, trajectory_error
 
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.vggt import memory, rule, weights
 from vggt_ros.reconstruction.vggt.sizes import SMALL
+from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 
 WIDTH, HEIGHT = 140, 112

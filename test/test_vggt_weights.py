@@ -10,7 +10,7 @@ safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is no
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 from vggt_ros.camera import Camera
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weights
@@ -19,6 +19,7 @@ from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.reconstruction.vggt.weights import WeightsError
+from vggt_ros.settings import ConfigError
 from vggt_ros.windows import Keyframe, Window
 
 TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.appearance import Features, describe
-from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
-from vggt_ros.features import ImageFeatures, resize_pixels
 from vggt_ros.geometry import Array, Sim3
+from vggt_ros.keeping import keep, own_views, with_features
 from vggt_ros.map_packing import (
     pack_edges,
     pack_keyframes,
@@ -37,8 +35,6 @@ from vggt_ros.windows import Keyframe, Window
 
 _NEIGHBORS = 4
 """Keyframes of the map whose depth stands for what the map knows of an image found in it."""
-
-
 _BENT = 0.009
 """How much of its scale a window is taken to have bent where the next one hangs on it, logarithm."""
 _SAME = Sim3.identity()
@@ -379,7 +375,7 @@ class Atlas:
             if not self.knows(keyframe):
                 self._placed[keyframe] = _Placed(what.stamp, self.submap, len(self._windows))
                 self._windows.append(window.id)
-                self.kept[keyframe] = _with_features(what, images[keyframe])
+                self.kept[keyframe] = with_features(what, images[keyframe])
 
 
 def _between_nodes(first: _Placed, second: _Placed, first_second: Sim3, covariance: Array) -> tuple[Sim3, Array]:
@@ -388,36 +384,3 @@ def _between_nodes(first: _Placed, second: _Placed, first_second: Sim3, covarian
         return first_second, covariance
     relation = first.node_camera @ first_second @ second.node_camera.inverse()
     return relation, transported(covariance[None], to_matrix(second.node_camera)[None])[0]
-
-
-def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, KeptKeyframe]:
-    """Return what is kept of each keyframe of a solved window, its maps at most `width` pixels wide."""
-    height_full, width_full = geometry.depth.shape[1:]
-    factor = min(1.0, width / width_full)
-    size = (max(1, round(width_full * factor)), max(1, round(height_full * factor)))
-    columns, rows = nearest_pixels(width_full, size[0]), nearest_pixels(height_full, size[1])
-    images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
-    kept = {}
-    for row, keyframe in enumerate(geometry.keyframe_ids):
-        depth = geometry.depth[row][np.ix_(rows, columns)].astype(np.float16)
-        depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
-        confidence = np.nan_to_num(geometry.confidence[row][np.ix_(rows, columns)])
-        kept[keyframe] = KeptKeyframe(
-            keyframe, images[keyframe].stamp,
-            resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
-            np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
-            np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
-            None if geometry.descriptors is None else geometry.descriptors[row])
-    return kept
-
-
-def own_views(geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe]) -> dict[int, View]:
-    """Return keyframe id to what a solved window says of it, in its own frame and units."""
-    return {k: View(camera, kept[k]) for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
-
-
-def _with_features(kept: KeptKeyframe, keyframe: Keyframe) -> KeptKeyframe:
-    """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
-    binary = ImageFeatures.of(keyframe).binary
-    small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])
-    return replace(kept, pixels=small, features=binary.looks)

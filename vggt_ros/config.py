@@ -7,84 +7,24 @@ the dataclasses below. A setting's name is `group.field`, or just `field` for th
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Value = bool | int | float | str
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the text names it and says what would be right."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is known of one setting besides its value."""
-
-    name: str
-    default: Value
-    doc: str
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = False
-    """True if the setting may change while the node runs."""
-
-    def check(self, value: Any) -> Value:
-        """Return `value` in this setting's type.
-
-        Raises:
-            ConfigError: wrong type, not finite, out of range, or not one of the choices.
-
-        """
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not kind:
-            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{self.name}: {value} is not finite")
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{self.name}: {value!r} is none of {', '.join(self.choices)}")
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not isinstance(value, str) and not low <= value <= high:
-            raise ConfigError(f"{self.name}: {value} is outside [{self.low}, {self.high}] {self.unit}".rstrip())
-        return value
-
-    def parse(self, text: str) -> Value:
-        """Return the value written as `text` on a command line; raises ConfigError as `check` does."""
-        kind = type(self.default)
-        if kind is bool:
-            if text.lower() not in ("true", "false"):
-                raise ConfigError(f"{self.name}: expected true or false, got {text!r}")
-            return text.lower() == "true"
-        try:
-            return self.check(kind(text))
-        except ValueError as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {text!r}") from error
-
-
-def _setting(default: Any, doc: str, **details: Any) -> Any:
-    return field(default=default, metadata={"doc": doc, **details})
+from vggt_ros.settings import ConfigError, Setting, Value, setting, walk
 
 
 @dataclass(frozen=True)
 class CameraConfig:
     """How images and their calibration are taken in."""
 
-    transport: str = _setting("raw", "Subscribe to sensor_msgs/Image or, at `<image>/compressed`, to CompressedImage.",
+    transport: str = setting("raw", "Subscribe to sensor_msgs/Image or, at `<image>/compressed`, to CompressedImage.",
                               choices=("raw", "compressed"))
-    rectified: str = _setting("auto", "Are the images rectified already? `auto`: yes, if the topic's name says `rect`.",
+    rectified: str = setting("auto", "Are the images rectified already? `auto`: yes, if the topic's name says `rect`.",
                               choices=("auto", "true", "false"))
-    fov: float = _setting(65.0, "Horizontal field of view assumed where there is no calibration.",
+    fov: float = setting(65.0, "Horizontal field of view assumed where there is no calibration.",
                           unit="deg", low=20.0, high=150.0)
-    info_timeout: float = _setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
+    info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                    unit="s", low=0.0, high=60.0)
 
 
@@ -92,9 +32,9 @@ class CameraConfig:
 class KeyframeConfig:
     """Which frames become keyframes: by parallax, because windows need baseline more than frames."""
 
-    min_parallax: float = _setting(28.0, "Median image motion since the last keyframe that makes the next one.",
+    min_parallax: float = setting(28.0, "Median image motion since the last keyframe that makes the next one.",
                                    unit="px at 640 px width", low=2.0, high=200.0)
-    min_survival: float = _setting(0.6, "A keyframe is also made when fewer of the last one's tracks survive.",
+    min_survival: float = setting(0.6, "A keyframe is also made when fewer of the last one's tracks survive.",
                                    unit="fraction", low=0.1, high=0.95)
 
 
@@ -102,11 +42,11 @@ class KeyframeConfig:
 class WindowConfig:
     """The sliding window of keyframes that is reconstructed at once."""
 
-    size: int = _setting(8, "Keyframes in a window (N).", low=3, high=64)
-    overlap: int = _setting(3, "Keyframes shared with the window before (M).", low=1, high=32)
-    flush_after: float = _setting(3.0, "A partial window is solved after so long without a new keyframe; 0: never.",
+    size: int = setting(8, "Keyframes in a window (N).", low=3, high=64)
+    overlap: int = setting(3, "Keyframes shared with the window before (M).", low=1, high=32)
+    flush_after: float = setting(3.0, "A partial window is solved after so long without a new keyframe; 0: never.",
                                   unit="s", low=0.0, high=60.0)
-    max_waiting: int = _setting(2, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
+    max_waiting: int = setting(2, "Windows that may wait for the reconstructor; beyond it keyframes are thinned.",
                                 low=1, high=16)
 
 
@@ -114,40 +54,40 @@ class WindowConfig:
 class MultiviewConfig:
     """The CPU reconstructor."""
 
-    width: int = _setting(800, "Longest side of the images it works on; smaller images are never enlarged.",
+    width: int = setting(800, "Longest side of the images it works on; smaller images are never enlarged.",
                           unit="px", low=320, high=1920)
-    corners: int = _setting(600, "Corners taken up in a keyframe.", low=100, high=5000)
-    focal_sigma: float = _setting(0.0, "How far a calibrated focal length may be off; 0: it is kept as it is.",
+    corners: int = setting(600, "Corners taken up in a keyframe.", low=100, high=5000)
+    focal_sigma: float = setting(0.0, "How far a calibrated focal length may be off; 0: it is kept as it is.",
                                   unit="fraction", low=0.0, high=0.1)
-    readout: float = _setting(-1.0, "Time from the first to the last row of a rolling shutter; negative: estimated.",
+    readout: float = setting(-1.0, "Time from the first to the last row of a rolling shutter; negative: estimated.",
                               unit="s", low=-1.0, high=0.1)
-    depth_width: int = _setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
+    depth_width: int = setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
 
 
 @dataclass(frozen=True)
 class VggtConfig:
     """The network that reconstructs a window on a GPU."""
 
-    weights: str = _setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
+    weights: str = setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
                             "weights; mind their license.")
-    width: int = _setting(518, "Width of the images it works on, to a multiple of 14; smaller needs less memory.",
+    width: int = setting(518, "Width of the images it works on, to a multiple of 14; smaller needs less memory.",
                           unit="px", low=112, high=1036)
-    device: str = _setting("auto", "Where it runs; `auto`: on the GPU if there is one.",
+    device: str = setting("auto", "Where it runs; `auto`: on the GPU if there is one.",
                            choices=("auto", "cuda", "cpu"))
-    dtype: str = _setting("auto", "Type of the matrices; `auto`: bfloat16 on a GPU that has it, float16 on an older "
+    dtype: str = setting("auto", "Type of the matrices; `auto`: bfloat16 on a GPU that has it, float16 on an older "
                           "one, float32 on a CPU.", choices=("auto", "float32", "bfloat16", "float16"))
-    outputs: str = _setting("depth", "What is computed besides the cameras' poses.",
+    outputs: str = setting("depth", "What is computed besides the cameras' poses.",
                             choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
-    reuse_tokens: bool = _setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
-    compile: bool = _setting(False, "Compile the aggregator (torch.compile) for full windows; loading takes minutes "
+    reuse_tokens: bool = setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
+    compile: bool = setting(False, "Compile the aggregator (torch.compile) for full windows; loading takes minutes "
                              "longer, and where it fails it runs uncompiled and says why.")
-    memory: float = _setting(0.0, "Most memory that it may take; 0: all there is. Windows that need more are split.",
+    memory: float = setting(0.0, "Most memory that it may take; 0: all there is. Windows that need more are split.",
                              unit="GB", low=0.0, high=1000.0)
-    edge_jump: float = _setting(0.0, "Depth is dropped where its logarithm steps by more from pixel to pixel; 0: kept.",
+    edge_jump: float = setting(0.0, "Depth is dropped where its logarithm steps by more from pixel to pixel; 0: kept.",
                                 low=0.0, high=10.0)
-    min_raw_confidence: float = _setting(1.0, "Depth of less raw confidence is dropped, as in the sky; 1: all kept.",
+    min_raw_confidence: float = setting(1.0, "Depth of less raw confidence is dropped, as in the sky; 1: all kept.",
                                          low=1.0, high=1000.0)
-    far: float = _setting(0.0, "Depth beyond so many times the window's median is dropped; 0: kept.",
+    far: float = setting(0.0, "Depth beyond so many times the window's median is dropped; 0: kept.",
                           unit="median depths", low=0.0, high=1000.0)
 
 
@@ -155,13 +95,13 @@ class VggtConfig:
 class AlignmentConfig:
     """When the overlap of a window with the map is believed."""
 
-    min_pixels: int = _setting(500, "Pixels with depth on both sides that a shared keyframe must have.",
+    min_pixels: int = setting(500, "Pixels with depth on both sides that a shared keyframe must have.",
                                low=20, high=100000)
-    max_rotation: float = _setting(5.0, "Largest disagreement of the shared keyframes in rotation.",
+    max_rotation: float = setting(5.0, "Largest disagreement of the shared keyframes in rotation.",
                                    unit="deg", low=0.1, high=45.0)
-    max_translation: float = _setting(0.15, "Largest disagreement in position, as a fraction of the median depth.",
+    max_translation: float = setting(0.15, "Largest disagreement in position, as a fraction of the median depth.",
                                       unit="fraction", low=0.005, high=1.0)
-    max_scale: float = _setting(0.18, "Largest scatter of the depth ratio (robust sigma of its logarithm).",
+    max_scale: float = setting(0.18, "Largest scatter of the depth ratio (robust sigma of its logarithm).",
                                 low=0.01, high=1.0)
 
 
@@ -169,12 +109,12 @@ class AlignmentConfig:
 class LoopConfig:
     """How places seen before are recognized and verified, and when loops are closed there."""
 
-    enabled: bool = _setting(True, "Close loops, and join submaps, where a place is seen again.")
-    min_gap: int = _setting(20, "Keyframes that lie at least between the two visits of a place.", low=5, high=10000)
-    candidates: int = _setting(12, "Most similar keyframes that are looked at, for each new one.", low=1, high=64)
-    drift: float = _setting(0.1, "How far off the map may be, as a fraction of the path between two keyframes; places "
+    enabled: bool = setting(True, "Close loops, and join submaps, where a place is seen again.")
+    min_gap: int = setting(20, "Keyframes that lie at least between the two visits of a place.", low=5, high=10000)
+    candidates: int = setting(12, "Most similar keyframes that are looked at, for each new one.", low=1, high=64)
+    drift: float = setting(0.1, "How far off the map may be, as a fraction of the path between two keyframes; places "
                             "farther apart are not compared.", unit="fraction", low=0.005, high=10.0)
-    min_matches: int = _setting(20, "Features that must agree on how two keyframes lie before they are reconstructed "
+    min_matches: int = setting(20, "Features that must agree on how two keyframes lie before they are reconstructed "
                                 "together.", low=8, high=300)
 
 
@@ -182,18 +122,18 @@ class LoopConfig:
 class ScaleConfig:
     """What a unit of the map means."""
 
-    assumed_depth: float = _setting(2.0, "While scale is unknown the first window's median depth counts as this.",
+    assumed_depth: float = setting(2.0, "While scale is unknown the first window's median depth counts as this.",
                                     unit="m", low=0.01, high=1000.0)
-    factor: float = _setting(0.0, "True length over the map's as it would begin; 0: not known.",
+    factor: float = setting(0.0, "True length over the map's as it would begin; 0: not known.",
                              low=0.0, high=1000.0, live=True)
-    odometry: str = _setting("auto", "Another odometry that knows meters: on the topic `odometry`, or in TF; `auto`: "
+    odometry: str = setting("auto", "Another odometry that knows meters: on the topic `odometry`, or in TF; `auto`: "
                              "in TF with `tf.mode: map_to_odom`.", choices=("auto", "none", "topic", "tf"))
-    depth: bool = _setting(False, "Take scale from a depth image on the topic `depth`, registered to the camera.")
-    camera_height: float = _setting(0.0, "Height of the camera over level ground that it sees; 0: not known.",
+    depth: bool = setting(False, "Take scale from a depth image on the topic `depth`, registered to the camera.")
+    camera_height: float = setting(0.0, "Height of the camera over level ground that it sees; 0: not known.",
                                     unit="m", low=0.0, high=100.0)
-    imu: bool = _setting(False, "Take gravity and scale from sensor_msgs/Imu on the topic `imu`; tried on rendered "
+    imu: bool = setting(False, "Take gravity and scale from sensor_msgs/Imu on the topic `imu`; tried on rendered "
                          "motion only.")
-    max_sigma: float = _setting(0.015, "Scale is taken for observed when its sigma is at most this.",
+    max_sigma: float = setting(0.015, "Scale is taken for observed when its sigma is at most this.",
                                 unit="fraction", low=0.001, high=0.2)
 
 
@@ -201,45 +141,45 @@ class ScaleConfig:
 class TrackingConfig:
     """The pose of every frame between windows."""
 
-    features: int = _setting(500, "Corners that are tracked from frame to frame.", low=50, high=5000)
-    min_inliers: int = _setting(20, "Fewest inliers of a pose that is published.", low=6, high=1000)
+    features: int = setting(500, "Corners that are tracked from frame to frame.", low=50, high=5000)
+    min_inliers: int = setting(20, "Fewest inliers of a pose that is published.", low=6, high=1000)
 
 
 @dataclass(frozen=True)
 class MapConfig:
     """The point map and where maps are saved."""
 
-    voxel: float = _setting(0.02, "Edge of the voxels that bound the map; one point is kept in each.",
+    voxel: float = setting(0.02, "Edge of the voxels that bound the map; one point is kept in each.",
                             unit="m", low=0.001, high=10.0)
-    max_points: int = _setting(2_000_000, "Most points kept; the voxel edge doubles when there are more.",
+    max_points: int = setting(2_000_000, "Most points kept; the voxel edge doubles when there are more.",
                                low=1000, high=100_000_000)
-    min_confidence: float = _setting(0.25, "Points of lower confidence rank stay out of the map.",
+    min_confidence: float = setting(0.25, "Points of lower confidence rank stay out of the map.",
                                      unit="rank", low=0.0, high=1.0, live=True)
-    max_depth: float = _setting(8.0, "Points farther away than this, in median depths of their keyframe, stay out.",
+    max_depth: float = setting(8.0, "Points farther away than this, in median depths of their keyframe, stay out.",
                                 unit="median depths", low=1.0, high=1000.0, live=True)
-    max_keyframes: int = _setting(2000, "Most keyframes kept, about 0.3 MB each; beyond it those are let go that hold "
+    max_keyframes: int = setting(2000, "Most keyframes kept, about 0.3 MB each; beyond it those are let go that hold "
                                   "the fewest points of the map.", low=100, high=1_000_000)
-    kept_width: int = _setting(208, "Width at which the depth and color of a keyframe are kept for good.",
+    kept_width: int = setting(208, "Width at which the depth and color of a keyframe are kept for good.",
                                unit="px", low=40, high=1024)
-    folder: str = _setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
-    name: str = _setting("map", "Name of the saved map inside the folder.", live=True)
-    load: bool = _setting(False, "Load the map `map.name` at the start; mode localization always does.")
+    folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
+    name: str = setting("map", "Name of the saved map inside the folder.", live=True)
+    load: bool = setting(False, "Load the map `map.name` at the start; mode localization always does.")
 
 
 @dataclass(frozen=True)
 class GridConfig:
     """The occupancy grid."""
 
-    resolution: float = _setting(0.05, "Edge of a cell.", unit="m", low=0.005, high=10.0)
-    min_height: float = _setting(0.15, "Lowest z in `map` of what is an obstacle; what is lower is floor.",
+    resolution: float = setting(0.05, "Edge of a cell.", unit="m", low=0.005, high=10.0)
+    min_height: float = setting(0.15, "Lowest z in `map` of what is an obstacle; what is lower is floor.",
                                  unit="m", low=-100.0, high=100.0)
-    max_height: float = _setting(1.0, "Highest z in `map` of what is an obstacle: the robot passes under the rest.",
+    max_height: float = setting(1.0, "Highest z in `map` of what is an obstacle: the robot passes under the rest.",
                                  unit="m", low=-100.0, high=100.0)
-    max_range: float = _setting(8.0, "Rays end here, and nothing beyond it is an obstacle.",
+    max_range: float = setting(8.0, "Rays end here, and nothing beyond it is an obstacle.",
                                 unit="m", low=0.1, high=1000.0)
-    min_confidence: float = _setting(0.3, "Depth of lower confidence rank takes no part.",
+    min_confidence: float = setting(0.3, "Depth of lower confidence rank takes no part.",
                                      unit="rank", low=0.0, high=1.0)
-    max_cells: int = _setting(1500, "Most cells along a side; a larger map is cut off around its middle.",
+    max_cells: int = setting(1500, "Most cells along a side; a larger map is cut off around its middle.",
                               low=10, high=10000)
 
 
@@ -247,25 +187,25 @@ class GridConfig:
 class TfConfig:
     """Frames after REP-103 and REP-105."""
 
-    mode: str = _setting("map_odom_base", "Which transforms are published.",
+    mode: str = setting("map_odom_base", "Which transforms are published.",
                          choices=("map_odom_base", "map_to_odom", "map_to_base", "none"))
-    map_frame: str = _setting("map", "Name of the map frame.")
-    odom_frame: str = _setting("odom", "Name of the odometry frame.")
-    base_frame: str = _setting("base_link", "Name of the robot's base frame.")
-    base_timeout: float = _setting(2.0, "How long to wait for base <- camera before the camera is taken as level.",
+    map_frame: str = setting("map", "Name of the map frame.")
+    odom_frame: str = setting("odom", "Name of the odometry frame.")
+    base_frame: str = setting("base_link", "Name of the robot's base frame.")
+    base_timeout: float = setting(2.0, "How long to wait for base <- camera before the camera is taken as level.",
                                    unit="s", low=0.0, high=60.0)
-    transform_tolerance: float = _setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
+    transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings."""
 
-    reconstructor: str = _setting("auto", "Who reconstructs a window; `auto` takes vggt with a GPU and weights on "
+    reconstructor: str = setting("auto", "Who reconstructs a window; `auto` takes vggt with a GPU and weights on "
                                   "disk, else multiview.", choices=("auto", "vggt", "multiview"))
-    mode: str = _setting("mapping", "`localization`: only find the camera in the loaded map, which then never grows.",
+    mode: str = setting("mapping", "`localization`: only find the camera in the loaded map, which then never grows.",
                          choices=("mapping", "localization"))
-    seed: int = _setting(0, "Seed of everything random.", low=0, high=2**31 - 1)
+    seed: int = setting(0, "Seed of everything random.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
@@ -281,8 +221,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value, and those that depend on each other."""
-        for setting, value in self:
-            setting.check(value)
+        for one, value in self:
+            one.check(value)
         if self.windows.overlap >= self.windows.size:
             raise ConfigError(f"windows.overlap: {self.windows.overlap} must be less than windows.size, "
                               f"{self.windows.size}")
@@ -301,7 +241,7 @@ class Config:
 
     def __iter__(self) -> Iterator[tuple[Setting, Value]]:
         """Yield every setting with its value, in the order of definition."""
-        yield from _walk(self, "")
+        yield from walk(self)
 
     def replace(self, changes: Mapping[str, Any]) -> Config:
         """Return a copy with the settings `changes` (dotted name to value).
@@ -310,7 +250,7 @@ class Config:
             ConfigError: an unknown name or a value that does not fit.
 
         """
-        known = {setting.name: setting for setting, _ in self}
+        known = {one.name: one for one, _ in self}
         groups: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
@@ -324,7 +264,7 @@ class Config:
 
     def parse(self, assignments: list[str]) -> Config:
         """Return a copy with `key=value` texts applied; raises ConfigError as `replace` does."""
-        known = {setting.name: setting for setting, _ in self}
+        known = {one.name: one for one, _ in self}
         changes: dict[str, Value] = {}
         for text in assignments:
             name, equals, value = text.partition("=")
@@ -334,13 +274,3 @@ class Config:
                 raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
             changes[name] = known[name].parse(value)
         return self.replace(changes)
-
-
-def _walk(group: Any, prefix: str) -> Iterator[tuple[Setting, Value]]:
-    for item in dataclasses.fields(group):
-        value = getattr(group, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{prefix}{item.name}.")
-        else:
-            default: Any = item.default
-            yield Setting(prefix + item.name, default, **item.metadata), value

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.alignment import AlignmentRefused
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features import ImageFeatures
@@ -25,15 +24,15 @@ from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
 from vggt_ros.map_record import MapRecord
+from vggt_ros.placing import Attempt, WindowPlacer
 from vggt_ros.point_map import PointMap, unproject
-from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
+from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.relocalization import Expectation
 from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
 from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
-from vggt_ros.window_finder import WindowFinder
 from vggt_ros.windows import Keyframe, SlidingBuffer, Window
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class Slam:
         self.last_loop = ""
         self._stamp = 0
         self._selector = KeyframeSelector(config.keyframes)
-        self._localizer, self._finder = Localizer(config.tracking), WindowFinder(config.tracking)  # one a thread
+        self._localizer = Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
         self.odometry = OdometrySource()
         self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
@@ -148,62 +147,43 @@ class Slam:
     def step(self, window: Window, verify: bool = True) -> Update:
         """Reconstruct a window, align it to the map by the keyframes that they share, and solve the graph.
 
-        A refusal is met with another choice of keyframes; after a second one the window begins a new submap, or, if
-        it could not be reconstructed at all, is given up, and the next one bridges the gap or begins a submap.
         Then places seen before are looked for; `verify` says whether there is time to verify one of them now.
         """
         began = time.perf_counter()
         if window.ids[0] < self._first_keyframe:
             return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
-        self._recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
         self._offered.update(window.ids)
         self._let_go()
-        placed_before = set(self._atlas.kept)
-        refusals, loose, busy, report, fresh, rejoined = [], None, 0.0, {}, False, ""
-        for attempt in self._choices(window):
-            started = time.perf_counter()
-            try:
-                geometry = self.reconstructor.reconstruct(attempt)
-                report = geometry.report
-                if self._atlas.submap >= 0:
-                    loose = loose or (attempt, geometry)
-                    if any(self._atlas.knows(k) for k in geometry.keyframe_ids):
-                        self._atlas.attach(attempt, geometry)
-                        rejoined = self._rejoin(attempt, geometry)
-                    else:
-                        self._atlas.join(attempt, geometry, self._finder.find(attempt, self.solution), self.solution)
-                else:
-                    self._atlas.begin_submap(attempt, geometry)
-                break
-            except (ReconstructionRefused, AlignmentRefused) as refusal:
-                refusals.append(str(refusal))
-            finally:
-                busy += time.perf_counter() - started
-        else:
-            self.counts.refused += 1
-            if loose is not None:
-                fresh = True
-                self._atlas.begin_submap(*loose)
-        self.counts.retried += bool(refusals)
-        self.counts.windows += 1
+        before = set(self._atlas.kept)
+        attempt = self._placer.place(window, self.solution)
         solution, rescaled = self._with_scale(self._atlas.solution())
-        placed = tuple(sorted(self._atlas.kept.keys() - placed_before))
-        keyframes = [self._recent[keyframe] for keyframe in placed]
-        looks = self._atlas.describe(keyframes)
-        loop = rejoined
-        if self.config.loops.enabled:
-            self._loops.look(keyframes, looks, self._atlas, solution, self.counts)
-            loop = (self._loops.close(window.id, self._atlas, self.counts) if verify else "") or rejoined
-        self.last_loop = loop if loop else self.last_loop
+        placed = tuple(sorted(self._atlas.kept.keys() - before))
+        loop = self._close_loop(window, placed, solution, verify) or attempt.rejoined
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loops.refused))
-        self._forget_images()
         self._map.update(self.solution)
+        self.last_loop = loop or self.last_loop
+        self._count(attempt)
+        return Update(window.id, placed, self._atlas.submap, "; then: ".join(attempt.refusals), attempt.fresh,
+                      rescaled, time.perf_counter() - began, attempt.seconds, attempt.report, loop)
+
+    def _close_loop(self, window: Window, placed: Sequence[int], solution: Solution, verify: bool) -> str:
+        """Look for the places of newly placed keyframes in the map; return what became of a loop, if one was tried."""
+        keyframes = [self._placer.recent[keyframe] for keyframe in placed]
+        looks = self._atlas.describe(keyframes)
+        if not self.config.loops.enabled:
+            return ""
+        self._loops.look(keyframes, looks, self._atlas, solution, self.counts)
+        return self._loops.close(window.id, self._atlas, self.counts) if verify else ""
+
+    def _count(self, attempt: Attempt) -> None:
+        """Count a window, and what the map has now."""
+        self.counts.windows += 1
+        self.counts.retried += bool(attempt.refusals)
+        self.counts.refused += attempt.failed
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = sum(edge.kind == "loop" for edge in self.solution.edges)
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
-        return Update(window.id, placed, self._atlas.submap, "; then: ".join(refusals), fresh, rescaled,
-                      time.perf_counter() - began, busy, report, loop)
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return a solution after what the sources of scale ask for, and by how much it was made larger."""
@@ -223,11 +203,10 @@ class Slam:
         self.scale.clear()
         self.solution = Solution(version=self.solution.version + 1)
         self._atlas = Atlas(self.config, self.solution.version)
+        self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loops = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self._finder.clear()
         self._map = PointMap(self.config.map)
-        self._recent: dict[int, Keyframe] = {}
         self._offered: set[int] = set()
 
     def restore_map(self, record: MapRecord) -> None:
@@ -261,43 +240,6 @@ class Slam:
         """Return all points of the map, in the map's frame and units."""
         return self._map.cloud(self.solution)
 
-    def _choices(self, window: Window) -> Iterator[Window]:
-        """Yield the window, then another choice of keyframes with more overlap and baseline.
-
-        That one has more of the solved keyframes and the new ones thinned, those of windows that were given up among
-        them, so that the chain goes on across a gap. The shared ones and those that the next window will share stay.
-        """
-        yield window
-        size, overlap = self.config.windows.size, self.config.windows.overlap
-        recent = sorted(self._recent)
-        known = [k for k in recent if self._atlas.knows(k)]
-        new = [k for k in recent if k not in known]
-        kept = set(known[-overlap:]) | set(known[:-overlap][::-2][:overlap]) | set(new[-overlap:]) | set(window.shared)
-        middle = [k for k in new if k not in kept]
-        spare = max(1, size + overlap - len(kept))
-        kept |= set(middle[:: max(1, -(-len(middle) // spare))])
-        chosen = tuple(self._recent[k] for k in sorted(kept))
-        if kept != set(window.ids):
-            yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
-
-    def _rejoin(self, window: Window, geometry: WindowGeometry) -> str:
-        """Join the submap that grows to the rest of the map, if nothing else does and images of it are found there."""
-        if not self.config.loops.enabled:
-            return ""
-        rows = self._atlas.elsewhere(self.solution)
-        places = self._finder.find(window, self.solution, rows) if len(rows) else {}
-        if not places:
-            return ""
-        apart = self._atlas.submap
-        what = f"submap {apart}, {len(places)} images of which are found in the map,"
-        try:
-            loop = self._atlas.rejoin(window, geometry, places, self.solution)
-            said = f"{what} {'joins it' if loop.taken else f'is refused: {loop.reason}'}"
-        except AlignmentRefused as refusal:
-            said = f"{what} is refused: {refusal}"
-        _LOG.info(said)
-        return said
-
     def _let_go(self) -> None:
         """Let go of the keyframes that hold the fewest points of the map, if there are too many."""
         excess = len(self._atlas.kept) - self.config.map.max_keyframes
@@ -309,11 +251,6 @@ class Slam:
         self.counts.released += len(gone)
         for keyframe in gone:
             self._loops.forget(keyframe)
-
-    def _forget_images(self) -> None:
-        """Let go of the images of all but the newest keyframes."""
-        for keyframe in sorted(self._recent)[: -2 * self.config.windows.size]:
-            del self._recent[keyframe]
 
     # What became of it.
 

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.export import FORMATS, Export
+from vggt_ros.settings import ConfigError
 from vggt_ros.storage import StorageError, load_map
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vggt_ros.camera import Rectifier
 from vggt_ros.cli.metric_sources import MetricSources
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.files import FileError, format_stamp, read_trajectory, write_ply, write_trajectory
 from vggt_ros.frame_path import frame_path
@@ -30,6 +30,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence, Truth, open_sequence
+from vggt_ros.settings import ConfigError
 from vggt_ros.solution import UNKNOWN, Frame, TrackedFrame, Update
 from vggt_ros.storage import StorageError, load_map, save_map
 

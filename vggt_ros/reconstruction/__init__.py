@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.settings import ConfigError
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,

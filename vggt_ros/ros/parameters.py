@@ -8,7 +8,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vggt_ros.config import Config, ConfigError, Setting
+from vggt_ros.config import Config
+from vggt_ros.settings import ConfigError, Setting
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:

@@ -22,7 +22,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
 from vggt_ros.camera import Camera
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
@@ -39,6 +39,7 @@ from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
+from vggt_ros.settings import ConfigError
 from vggt_ros.solution import Frame, Update
 from vggt_ros.threads import one_thread_for_linear_algebra
 from vggt_ros.windows import Window

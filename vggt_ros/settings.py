@@ -1,0 +1,82 @@
+"""A setting: default, unit, range and one line why, kept in the metadata of a dataclass's field."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Value = bool | int | float | str
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the text names it and says what would be right."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting besides its value."""
+
+    name: str
+    default: Value
+    doc: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """True if the setting may change while the node runs."""
+
+    def check(self, value: Any) -> Value:
+        """Return `value` in this setting's type.
+
+        Raises:
+            ConfigError: wrong type, not finite, out of range, or not one of the choices.
+
+        """
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{self.name}: {value} is not finite")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.name}: {value!r} is none of {', '.join(self.choices)}")
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not isinstance(value, str) and not low <= value <= high:
+            raise ConfigError(f"{self.name}: {value} is outside [{self.low}, {self.high}] {self.unit}".rstrip())
+        return value
+
+    def parse(self, text: str) -> Value:
+        """Return the value written as `text` on a command line; raises ConfigError as `check` does."""
+        kind = type(self.default)
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(f"{self.name}: expected true or false, got {text!r}")
+            return text.lower() == "true"
+        try:
+            return self.check(kind(text))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self.name}: expected {kind.__name__}, got {text!r}") from error
+
+
+def setting(default: Any, doc: str, **details: Any) -> Any:
+    """Return a dataclass field with the details of `Setting`."""
+    return field(default=default, metadata={"doc": doc, **details})
+
+
+def walk(group: Any, prefix: str = "") -> Iterator[tuple[Setting, Value]]:
+    """Yield every setting of a dataclass with its value, in the order of definition; groups may be nested."""
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{prefix}{item.name}.")
+        else:
+            default: Any = item.default
+            yield Setting(prefix + item.name, default, **item.metadata), value
