@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vggt_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"geometry", "camera", "config"},
+    {"geometry", "camera", "settings", "config"},
     None,  # the parts: whatever is not named here
     {"pipeline"},
     {"worker"},
