@@ -75,7 +75,8 @@ class Localizer:
                 location, away = self._tracker.take(self.features, found, fresh=True, solution=solution), True
         elif location is not None and (visitor or location.turned) and wanted:
             submap = int(solution.submaps[solution.index(location.reference)])
-            found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap)
+            found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap,
+                                           tracked=not location.turned)
             if found is not None:
                 before = location.world_camera if before is None else before
                 location = self._tracker.take(self.features, found, fresh=False, solution=solution)

@@ -34,7 +34,9 @@ _INLIER = 3.0
 _FIRST_INLIERS, _INLIERS = 12, 30
 """Matches that must agree with one keyframe, and with it and its neighbors."""
 _MIN_SPREAD = 0.1
-"""Least standard deviation of the inliers in the image, as a fraction of its width in x and of its height in y."""
+"""Least standard deviation of the inliers in the image, x and y, as a fraction of its width."""
+_TRACKED_SPREAD = 0.05
+"""The same for a camera that tracks lead to: they rule out what a band of features across the image leaves open."""
 _THINNED = 3
 """Of the keyframes' textured pixels every so many-th refines the pose; all of them judge it."""
 _MIN_LIKENESS = 0.35
@@ -104,11 +106,14 @@ class Relocalizer:
         self.expected = None
         return found
 
-    def near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array,
-             submap: int) -> Found | None:
-        """Return where `image` was taken, given about where in a submap; None if nothing there is like it."""
+    def near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array, submap: int,
+             tracked: bool = False) -> Found | None:
+        """Return where `image` was taken, given about where in a submap; None if nothing there is like it.
+
+        `tracked` says whether the pose given is one that tracks of known points lead to.
+        """
         rows = neighbors(solution, map_camera, submap, _NEIGHBORS)
-        return self._try(image, intrinsics, solution, rows, map_camera)
+        return self._try(image, intrinsics, solution, rows, map_camera, _TRACKED_SPREAD if tracked else _MIN_SPREAD)
 
     def _allowed(self, solution: Solution) -> NDArray[np.int64]:
         rows = np.arange(len(solution))
@@ -117,7 +122,7 @@ class Relocalizer:
         return rows[[_within(camera, self.expected, 2.0) for camera in solution.map_camera]]
 
     def _try(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
-             guess: Array | None = None) -> Found | None:
+             guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Found | None:
         """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
         binary, (height, width) = image.binary, image.gray.shape
         if len(binary) < _INLIERS or not rows:
@@ -142,8 +147,8 @@ class Relocalizer:
         if len(points) < _INLIERS:
             return None
         map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
-        spread = (seen[inliers].std(0) / (width, height)).min() if inliers.any() else 0.0
-        if inliers.sum() < _INLIERS or spread < _MIN_SPREAD:
+        spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
+        if inliers.sum() < _INLIERS or spread < min_spread:
             return None
         look = Photometric.of(image.gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
         textures = [textured_points(solution, row) for row in around]
