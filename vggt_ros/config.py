@@ -159,7 +159,7 @@ class MapConfig:
                                 unit="median depths", low=1.0, high=1000.0, live=True)
     max_keyframes: int = setting(2000, "Most keyframes kept, about 0.3 MB each; beyond it those are let go that hold "
                                   "the fewest points of the map.", low=100, high=1_000_000)
-    kept_width: int = setting(208, "Width at which the depth and color of a keyframe are kept for good.",
+    kept_width: int = setting(200, "Width at which the depth and color of a keyframe are kept for good.",
                                unit="px", low=40, high=1024)
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)
