@@ -209,6 +209,18 @@ def test_submaps_are_joined_where_a_loop_connects_them():
     assert alone.counts.submaps == 2 and drive.error(alone) > 0.5
 
 
+def test_a_submap_joins_the_map_where_its_images_are_found_again():
+    """Before any loop is verified: the window in which the camera comes back is held against the map itself."""
+    poses, pictures = images(63, 1.3)
+    chosen = [*range(22), *range(30, 63)]  # what is seen at first after the break is nowhere in the map
+    drive = Drive(poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))
+    slam, updates = drive.run(drive.oracle(Nearsighted), Config())
+    assert sum(update.new_submap for update in updates) == 1
+    said = [update.loop for update in updates if "joins" in update.loop]
+    assert len(said) == 1 and "images of which are found in the map, joins it" in said[0]
+    assert slam.counts.submaps == 1 and drive.error(slam) < 5e-3
+
+
 def test_keyframes_are_bounded_where_the_space_is_covered():
     """Three times around: the redundant keyframes are let go, the newest stay, the map stays as whole and as right."""
     poses, pictures = images(63, 1.3)

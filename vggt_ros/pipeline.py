@@ -158,7 +158,7 @@ class Slam:
         attempt = self._placer.place(window, self.solution)
         solution, rescaled = self._with_scale(self._atlas.solution())
         placed = tuple(sorted(self._atlas.kept.keys() - before))
-        loop = self._close_loop(window, placed, solution, verify) or attempt.rejoined
+        loop = "; ".join(filter(None, (attempt.rejoined, self._close_loop(window, placed, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loops.refused))
         self._map.update(self.solution)
