@@ -57,5 +57,11 @@ def test_nothing_is_hung_across_a_gap():
     np.testing.assert_allclose(poses[~lonely], np.delete(TRUTH, [17, 18, 19, 20, 21, 22, 23], axis=0), atol=1e-9)
 
 
+def test_a_keyframe_that_was_solved_is_there_although_the_tracker_was_lost():
+    stamps, poses = frame_path(tracked(0.0, lost=range(14, 19)), MAP, 0, alone)
+    assert stamps.tolist() == np.delete(STAMPS, [14, 15, 17, 18]).tolist()
+    np.testing.assert_array_equal(poses[stamps == STAMPS[16]][0], TRUTH[16])
+
+
 def test_another_submap_has_none_of_it():
     assert not len(frame_path(tracked(0.0), MAP, 1, alone)[0])

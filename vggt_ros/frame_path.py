@@ -2,7 +2,7 @@
 
 An image is tracked before the keyframes around it are solved, on landmarks that are corrected later. From keyframe to
 keyframe the tracked motion is good; so each image is placed by that motion from the keyframe before it, and from the
-one after it, and takes of both what is nearer in time.
+one after it, and takes of both what is nearer in time. A solved keyframe has its place also where tracking was lost.
 """
 
 from __future__ import annotations
@@ -23,25 +23,22 @@ def frame_path(frames: Sequence[TrackedFrame], solution: Solution, submap: int,
     `moved` gives an image's pose by the keyframe that it was located against alone: for images without a keyframe on
     either side in one uninterrupted stretch of tracking.
     """
-    placed: list[tuple[int, Array]] = []
+    solved = {frame.stamp: solution.map_camera[row] for frame in frames if frame.keyframe is not None
+              and (row := solution.index(frame.keyframe)) is not None and solution.submaps[row] == submap}
+    placed = solved.copy()
     for stretch in _stretches(frames):
-        fixed = [(index, solution.map_camera[row]) for index, frame in enumerate(stretch)
-                 if frame.keyframe is not None and (row := solution.index(frame.keyframe)) is not None
-                 and solution.submaps[row] == submap]
+        fixed = [(index, solved[frame.stamp]) for index, frame in enumerate(stretch) if frame.stamp in solved]
         after = np.searchsorted([index for index, _ in fixed], np.arange(len(stretch)))
         for index, frame in enumerate(stretch):
             row = None if frame.reference is None else solution.index(frame.reference)
-            if row is None or solution.submaps[row] != submap:
+            if row is None or solution.submaps[row] != submap or frame.stamp in solved:
                 continue
             around = [fixed[k] for k in (after[index] - 1, after[index]) if 0 <= k < len(fixed)]
-            if around and around[-1][0] == index:
-                placed.append((frame.stamp, around[-1][1]))
-            elif len(around) == 2:
-                placed.append((frame.stamp, _between(stretch, index, *around)))
-            elif (alone := moved(frame)) is not None:
-                placed.append((frame.stamp, alone))
-    return (np.array([stamp for stamp, _ in placed], np.int64),
-            np.array([matrix for _, matrix in placed]).reshape(-1, 4, 4))
+            found = _between(stretch, index, *around) if len(around) == 2 else moved(frame)
+            if found is not None:
+                placed[frame.stamp] = found
+    stamps = sorted(placed)
+    return np.array(stamps, np.int64), np.array([placed[stamp] for stamp in stamps]).reshape(-1, 4, 4)
 
 
 def _stretches(frames: Sequence[TrackedFrame]) -> list[list[TrackedFrame]]:

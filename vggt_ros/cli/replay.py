@@ -100,7 +100,7 @@ class Run:
         odometry = self._against_truth(np.array([stamp for stamp, _ in live], np.int64),
                                        np.array([matrix for _, matrix in live]).reshape(-1, 4, 4))
         return {
-            "frames_located": len(stamps) / offered if offered else None,
+            "frames_located": int((stamps >= begin).sum()) / offered if begin is not None else None,
             "frames_ate_rmse_m": frames.ate_rmse if frames else None,
             "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
             "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
