@@ -10,7 +10,7 @@ from drives import POSES, SMALL, STAMPS, VIEW, meters, odometry, oracle, solve
 from scenes import SIZE
 
 from vggt_ros.camera import Camera, Rectifier, resize_intrinsics
-from vggt_ros.geometry import inverse, pose, robust_sigma, rotation_angle, so3_exp
+from vggt_ros.geometry import inverse, pose, robust_sigma, so3_exp
 from vggt_ros.ground_plane import ground
 from vggt_ros.scale_depth import compare, rectified_depth
 from vggt_ros.scale_odometry import OdometrySource, interpolate
@@ -63,18 +63,12 @@ def test_a_robot_that_stands_still_gives_no_evidence():
     assert len(source.ratios(solution, np.arange(count))) > 5
 
 
-def test_poses_between_those_of_the_odometry_are_exact_on_a_screw():
-    turn, step = so3_exp(np.array([0.0, 0.0, 0.2])), np.array([0.1, 0.0, 0.0])
-    first = pose(so3_exp(np.array([0.1, 0.5, -0.3])), np.array([1.0, 2.0, 3.0]))
-    second = first @ pose(turn, step)
-    stamps = np.array([10**9, 10**9 + 2 * 10**8])
-    between = interpolate(stamps, [first, second], 10**9 + 5 * 10**7)
-    np.testing.assert_allclose(between[:3, 3], 0.75 * first[:3, 3] + 0.25 * second[:3, 3], atol=1e-12)
-    assert rotation_angle(first[:3, :3].T @ between[:3, :3]) == pytest.approx(0.05)
-    np.testing.assert_array_equal(interpolate(stamps, [first, second], int(stamps[1])), second)
-    for outside in (0, 10**10):
-        assert interpolate(stamps, [first, second], outside) is None
-    assert interpolate(np.array([0, 10**9]), [first, second], 10**8) is None, "too far apart to know"
+def test_places_between_those_of_the_odometry_are_on_the_line_and_elsewhere_unknown():
+    stamps, places = np.array([10**9, 10**9 + 2 * 10**8, 2 * 10**9]), np.array([[1.0, 2, 3], [1.4, 2, 1], [0, 0, 0]])
+    found = interpolate(stamps, places, stamps[0] + np.array([0, 5 * 10**7, 2 * 10**8, 10**9]))
+    np.testing.assert_allclose(found, [[1, 2, 3], [1.1, 2, 2.5], [1.4, 2, 1], [0, 0, 0]], atol=1e-12)
+    outside = interpolate(stamps, places, np.array([10**9 - 1, 2 * 10**9 + 1, 15 * 10**8]))
+    assert np.isnan(outside).all(), "before, after, and where two are too far apart"
 
 
 def test_an_odometry_that_begins_anew_does_not_mix_with_what_was():

@@ -44,6 +44,7 @@ class ImuSource:
     """
 
     name = "imu"
+    remark = ""
 
     def __init__(self) -> None:
         """Begin with nothing."""

@@ -51,6 +51,11 @@ class ScaleSource(Protocol):
 
     name: str
 
+    @property
+    def remark(self) -> str:
+        """What else it has found out, for the status; empty if nothing."""
+        ...
+
     def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
         """Return what it knows about the map's unit, from the keyframes in `rows` (k,) of a solution.
 
@@ -116,7 +121,9 @@ class ScaleObserver:
         evidence = Ratios.join(list(seen.values()))
         estimate = agree(evidence)
         larger = float((scales.better - scales.scale)[-1])
-        self.report = {name: _in_words(one, estimate, larger) for name, one in found.items() if one is not None}
+        remarks = {source.name: source.remark for source in self.sources}
+        self.report = {name: "; ".join(filter(None, (_in_words(one, estimate, larger), remarks[name])))
+                       for name, one in found.items() if one is not None}
         known = solution.metric.state == OBSERVED
         if known and estimate is not None and estimate.share < _SHARE:
             spread = 1.4826 * float(np.median(np.abs(evidence.log)))

@@ -10,7 +10,7 @@ by the noise of a source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -25,9 +25,13 @@ _STEP, _REACH = 0.01, 1.5
 _LIE = 9.0
 """Most that a second of evidence from one source costs (chi-square): three sigmas."""
 _BREAK = 36.0
-"""What a break of the chain costs: as much as four seconds of a source that lies."""
+"""What a break of the chain costs: as much as four seconds of a source that lies, if that speaks once a second."""
 _LEVELS = (0.1, 0.3, 1.0, 3.0)
 """How much larger the errors of overlaps may be than they say."""
+_JITTERS = (0.0, 0.02, 0.06)
+"""Sigma of what each window may have of its own, on top of that: it is gone in the next one."""
+_ALIKE = 1.0
+"""Answers whose costs differ by less are equally good: where the chain breaks while a source lies, nobody knows."""
 _FREE = 1.0
 """Variance over a break."""
 
@@ -39,11 +43,13 @@ class Chain:
     Attributes:
         parent: int64 (w,), the row that each hangs on, -1 for none.
         sigma: (w,), of the logarithm of its scale against that one.
+        price: what a break costs, chi-square.
 
     """
 
     parent: Index
     sigma: Array
+    price: float = _BREAK
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -55,13 +61,14 @@ class Evidence:
     """What is said of windows, n times: `log` (n,) of the factor by which the one in `row` (n,) has to become larger.
 
     `sigma` (n,) is its standard deviation. What has the same `block` (n,), 0, 1, ..., has one error in common, and
-    counts as one.
+    counts as one. While a source lies it does so in `rate` blocks a second.
     """
 
     row: Index
     log: Array
     sigma: Array
     block: Index
+    rate: float = 1.0
 
     @property
     def weight(self) -> Array:
@@ -74,17 +81,27 @@ def smooth(chain: Chain, evidence: Evidence, center: float) -> Array:
 
     `center` is what most of the evidence says. Windows of which nothing is said follow those they hang together with.
     """
-    cost, best = np.inf, np.zeros(len(chain))
+    cost, best, rows = np.inf, np.zeros(len(chain)), np.arange(len(chain))
     for level in _LEVELS:
-        scaled = Chain(chain.parent, level * chain.sigma)
-        found = _refined(scaled, evidence, _searched(scaled, evidence, center))
-        if found[0] < cost:
-            cost, best = found
+        for jitter in _JITTERS:
+            tree, seen = Chain(chain.parent, level * chain.sigma, _BREAK * evidence.rate), evidence
+            if jitter:  # each window hangs on its place in the chain
+                tree = replace(tree, parent=np.append(tree.parent, rows),
+                               sigma=np.append(tree.sigma, np.full(len(chain), jitter)))
+                seen = replace(evidence, row=evidence.row + len(chain))
+            low, high = (_refined(tree, seen, values) for values in _searched(tree, seen, center))
+            if min(low[0], high[0]) < cost:
+                cost = min(low[0], high[0])
+                alike = [values for price, values in (low, high) if price < cost + _ALIKE]
+                best = np.mean(alike, axis=0)[-len(chain):]
     return best
 
 
-def _searched(chain: Chain, evidence: Evidence, center: float) -> Array:
-    """Return the best values (w,) on the grid: least cost of evidence and overlaps, both of bounded loss."""
+def _searched(chain: Chain, evidence: Evidence, center: float) -> tuple[Array, Array]:
+    """Return the best values (w,) on the grid: least cost of evidence and overlaps, both of bounded loss.
+
+    Where others are as good, that is, of all these the least and the largest.
+    """
     grid = center + np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
     # Overlaps finer than the grid would hold it in its place.
     variance = np.maximum(chain.sigma, _STEP) ** 2
@@ -93,24 +110,26 @@ def _searched(chain: Chain, evidence: Evidence, center: float) -> Array:
     np.add.at(cost, evidence.row, evidence.weight[:, None] * losses)
     for row in range(len(chain) - 1, -1, -1):
         if chain.parent[row] >= 0:
-            cost[chain.parent[row]] += _message(cost[row], variance[row])
-    values = np.empty(len(chain))
-    for row, parent in enumerate(chain.parent.tolist()):
-        if parent >= 0:
-            overlap = np.minimum((grid - values[parent]) ** 2 / variance[row], _BREAK)
-            values[row] = grid[np.argmin(cost[row] + overlap)]
-        else:
-            values[row] = grid[np.argmin(cost[row])]
-    return values
+            cost[chain.parent[row]] += _message(cost[row], variance[row], chain.price)
+    found = []
+    for end in (0, -1):
+        values = np.empty(len(chain))
+        for row, parent in enumerate(chain.parent.tolist()):
+            total = cost[row]
+            if parent >= 0:
+                total = total + np.minimum((grid - values[parent]) ** 2 / variance[row], chain.price)
+            values[row] = grid[np.flatnonzero(total <= total.min() + 1e-6)[end]]
+        found.append(values)
+    return found[0], found[1]
 
 
-def _message(cost: Array, variance: float) -> Array:
+def _message(cost: Array, variance: float, price: float) -> Array:
     """Return what the least cost of a window is, for each value of the one that it hangs on."""
-    reach = min(int(np.sqrt(_BREAK * variance) / _STEP), len(cost) - 1)
+    reach = min(int(np.sqrt(price * variance) / _STEP), len(cost) - 1)
     overlap = (np.arange(-reach, reach + 1) * _STEP) ** 2 / variance
     padded = np.pad(cost, reach, constant_values=np.inf)
     near = (sliding_window_view(padded, 2 * reach + 1) + overlap).min(1)
-    return np.minimum(near, cost.min() + _BREAK)
+    return np.minimum(near, cost.min() + price)
 
 
 def _refined(chain: Chain, evidence: Evidence, values: Array) -> tuple[float, Array]:
@@ -120,7 +139,7 @@ def _refined(chain: Chain, evidence: Evidence, values: Array) -> tuple[float, Ar
     """
     hangs = chain.parent >= 0
     bent = np.where(hangs, values - values[chain.parent], 0.0)
-    broken = hangs & (bent**2 > _BREAK * np.maximum(chain.sigma, _STEP) ** 2)
+    broken = hangs & (bent**2 > chain.price * np.maximum(chain.sigma, _STEP) ** 2)
     variance = np.where(broken, _FREE, chain.sigma**2)
     off = ((evidence.log - values[evidence.row]) / evidence.sigma) ** 2
     believed = off < _LIE
@@ -142,5 +161,5 @@ def _refined(chain: Chain, evidence: Evidence, values: Array) -> tuple[float, Ar
             solved[row] = vector[row] / weight[row]
     misfit = (information * (evidence.log - solved[evidence.row]) ** 2).sum()
     strain = ((solved - solved[chain.parent]) ** 2 / variance)[hangs].sum()
-    price = _LIE * evidence.weight[~believed].sum() + _BREAK * broken.sum()
+    price = _LIE * evidence.weight[~believed].sum() + chain.price * broken.sum()
     return float(misfit + strain + price - np.log(shrink[~broken]).sum()), solved

@@ -33,6 +33,7 @@ class DepthSource:
     """Compares the depth of solved keyframes with a sensor's."""
 
     name = "depth"
+    remark = ""
 
     def __init__(self) -> None:
         """Begin with nothing."""

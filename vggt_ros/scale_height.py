@@ -26,6 +26,7 @@ class HeightSource:
     """
 
     name = "camera height"
+    remark = ""
 
     def __init__(self, height: float = 0.0) -> None:
         """Take the camera's height, meters; 0: not known."""

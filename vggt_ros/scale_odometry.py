@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, pose, so3_exp, so3_log
+from vggt_ros.clock_offset import SHIFTS, ClockOffset, clock_offset, shifted
+from vggt_ros.geometry import Array
+from vggt_ros.path_ratio import PathRatio, growing_path_ratios, path_ratio
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import Solution
 
 _SPAN = 3_000_000_000
-"""Longest time between the two keyframes of a motion, nanoseconds: a lie spoils no more than those around it."""
-_ENOUGH, _AT_FIRST = 0.025, 0.035
-"""Sigma of its ratio at which a motion is long enough: shorter ones are spoiled by fewer lies, but noise makes lengths
-too long by the square of it. At first, until the long ones cover `_COVERED` seconds, shorter ones are taken."""
-_COVERED = 8
+"""Longest time of a path, nanoseconds: a lie spoils no more than those around it."""
+_ENOUGH = 0.03
+"""Sigma of its ratio at which a path is long enough: shorter ones are spoiled by fewer lies."""
 _GAP = 250_000_000
-"""Poses of the odometry farther apart than this are not interpolated between."""
-_SIGMA_MAP = 0.005
-"""Sigma of a keyframe's place in the map against one nearby, as a fraction of its median depth."""
-_SIGMA_ODOMETRY = 0.008, 0.01
-"""Sigma of an odometry's motion: meters, for clocks and extrinsics, and a fraction of its length."""
+"""Places of the odometry farther apart than this are not interpolated between."""
+_SIGMA_MAP, _SIGMA_WINDOW = 0.005, 0.002
+"""Sigma of a keyframe's place in the map, and inside its window, as a fraction of its median depth."""
+_SIGMA_ODOMETRY = 0.005, 0.01
+"""Sigma of an odometry: of a place, meters, and of a length, as a fraction of it."""
 _COMMON = 0.003
 """Sigma of what all its motions have in common: the wheels' size, the clock."""
 _WORST = 0.3
 """A ratio of a larger sigma says nothing."""
+_MOVES = 0.1
+"""Of a path whose length has a smaller sigma than this, as a fraction, it is known that there is one."""
+_SHAPE = 3
+"""A path of more places than this has a shape that tells of the clock."""
 _NEWEST = 1000
 """Keyframes that are compared, the newest."""
 _MEMORY = 20_000
-"""Poses that may wait for their keyframe: 200 s at 100 a second."""
+"""Places that may wait for their keyframe: 200 s at 100 a second."""
 
 
 class OdometrySource:
-    """Keeps the odometry's pose of every solved keyframe, and compares motions of up to two seconds."""
+    """Keeps the odometry's place at every solved keyframe, and compares paths of up to three seconds.
+
+    Attributes:
+        clock: how late its stamps are, as far as its path tells.
+
+    """
 
     name = "odometry"
 
@@ -49,7 +59,8 @@ class OdometrySource:
         """Forget everything."""
         with self._lock:
             self._waiting.clear()
-        self._centers: dict[int, Array] = {}
+        self._places: dict[int, Array] = {}  # keyframe to (k, 3), at `SHIFTS`
+        self.clock = ClockOffset()
 
     def add(self, stamp: int, odom_camera: Array) -> None:
         """Take a pose 4x4 of the camera, in any frame that does not jump, at `stamp` (ns); from any thread.
@@ -63,25 +74,37 @@ class OdometrySource:
                 if stamp == self._waiting[-1][0]:
                     return
                 self._waiting.clear()
-            self._waiting.append((stamp, odom_camera))
+            self._waiting.append((stamp, odom_camera[:3, 3].copy()))
+
+    @property
+    def remark(self) -> str:
+        """How late its stamps are, in words; empty if its path does not tell."""
+        clock = self.clock
+        return f"stamps {1e3 * clock.seconds:.0f} ms late, sigma {1e3 * clock.sigma:.1f} ms" if clock.sigma < 1 else ""
 
     def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
-        """Return the ratios of motions that follow each other, each as short as it may be.
+        """Return the ratios of paths that follow each other, each as short as it may be.
 
-        Those `inside` a window are one for each, the best, and say nothing of how windows lie against each other.
+        Those `inside` a window are one for each, and say nothing of how windows lie against each other.
         """
         self._note(solution, rows)
-        rows = np.array([row for row in rows.tolist() if int(solution.ids[row]) in self._centers], np.int64)[-_NEWEST:]
-        ids, stamps, map_center = solution.ids[rows].tolist(), solution.stamps[rows], solution.map_camera[rows, :3, 3]
-        odom_center = np.array([self._centers[k] for k in ids]).reshape(-1, 3)
-        windows = solution.windows[rows]
-        sigma_map = np.sqrt(2) * _SIGMA_MAP * solution.scale[rows] * np.array(
-            [np.nan_to_num(solution.kept[k].median_depth) for k in ids])
+        rows = np.array([row for row in rows.tolist() if int(solution.ids[row]) in self._places], np.int64)[-_NEWEST:]
+        if not len(rows):
+            return Ratios.join([])
+        places = np.array([self._places[k] for k in solution.ids[rows].tolist()])
+        units = solution.map_camera[rows, :3, 3]
+        depth = solution.scale[rows] * np.array([np.nan_to_num(solution.kept[k].median_depth, nan=1.0)
+                                                 for k in solution.ids[rows].tolist()])
         if inside:
-            return _best_inside(stamps, windows, map_center, odom_center, sigma_map)
-        long, short = (_following(stamps, windows, map_center, odom_center, sigma_map, enough)
-                       for enough in (_ENOUGH, _AT_FIRST))
-        return long if len(np.unique(long.stamps // 10**9)) >= _COVERED else short
+            complete = np.isfinite(places).all((1, 2))
+            self.clock = clock_offset([(places[k], units[k], _SIGMA_WINDOW * float(depth[k].mean()))
+                                       for k in _own(solution.stamps[rows], solution.windows[rows])
+                                       if len(k) > _SHAPE and complete[k].all()], _SIGMA_ODOMETRY[0])
+        meters = shifted(places, self.clock.seconds)
+        known = np.isfinite(meters).all(1)
+        stamps, windows = solution.stamps[rows[known]], solution.windows[rows[known]]
+        compare = _of_windows if inside else _following
+        return compare(stamps, windows, meters[known], units[known], depth[known])
 
     def _note(self, solution: Solution, rows: NDArray[np.int64]) -> None:
         """Look up the keyframes that are new; those whose odometry has not come yet are asked for again."""
@@ -89,73 +112,83 @@ class OdometrySource:
             waiting = list(self._waiting)
         if len(waiting) < 2:
             return
-        stamps = np.array([stamp for stamp, _ in waiting], np.int64)
-        for row in rows.tolist():
-            keyframe, stamp = int(solution.ids[row]), int(solution.stamps[row])
-            if keyframe not in self._centers:
-                found = interpolate(stamps, [matrix for _, matrix in waiting], stamp)
-                if found is not None:
-                    self._centers[keyframe] = found[:3, 3]
+        stamps, places = np.array([stamp for stamp, _ in waiting], np.int64), np.array([place for _, place in waiting])
+        for keyframe, stamp in zip(solution.ids[rows].tolist(), solution.stamps[rows].tolist(), strict=True):
+            known = self._places.get(keyframe)
+            if known is None or not np.isfinite(known).all():
+                found = interpolate(stamps, places, stamp + SHIFTS)
+                found = found if known is None else np.where(np.isfinite(known), known, found)
+                if np.isfinite(shifted(found[None], 0.0)).all():
+                    self._places[keyframe] = found
 
 
-def interpolate(stamps: NDArray[np.int64], poses: list[Array], when: int) -> Array | None:
-    """Return the pose 4x4 at `when` between those at rising `stamps`, or None if they are too far apart or end."""
-    after = int(np.searchsorted(stamps, when))
-    if after < len(stamps) and stamps[after] == when:
-        return poses[after]
-    if after == 0 or after == len(stamps) or stamps[after] - stamps[after - 1] > _GAP:
-        return None
-    before, part = after - 1, (when - int(stamps[after - 1])) / float(stamps[after] - stamps[after - 1])
-    first, second = poses[before], poses[after]
-    turn = so3_log(first[:3, :3].T @ second[:3, :3])
-    return pose(first[:3, :3] @ so3_exp(part * turn), (1 - part) * first[:3, 3] + part * second[:3, 3])
+def interpolate(stamps: NDArray[np.int64], places: Array, when: NDArray[np.int64]) -> Array:
+    """Return the places (k, 3) at `when` (k,) between those (n, 3) at rising `stamps` (n,).
+
+    Not a number where they are too far apart, and before the first and after the last.
+    """
+    after = np.clip(np.searchsorted(stamps, when), 1, len(stamps) - 1)
+    gap = stamps[after] - stamps[after - 1]
+    part = (when - stamps[after - 1]) / gap
+    known = (part >= 0) & (part <= 1) & ((gap <= _GAP) | (part == 0) | (part == 1))
+    between = (1 - part)[:, None] * places[after - 1] + part[:, None] * places[after]
+    return np.where(known[:, None], between, np.nan)
 
 
-def _following(stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array, odom_center: Array,
-               sigma_map: Array, sigma: float) -> Ratios:
-    """Return the ratios of motions that follow each other, each as short as it may be for a `sigma`."""
-    parts, start = [], 0
-    while start < len(stamps) - 1:
-        end = int(np.searchsorted(stamps, stamps[start] + _SPAN, side="right"))
-        motions = _motions(start, end, stamps, windows, map_center, odom_center, sigma_map)
-        if not len(motions):  # nothing within the span
-            start += 1
-            continue
-        enough = np.flatnonzero(motions.sigma <= sigma)
-        chosen = int(enough[0]) if len(enough) else int(np.argmin(motions.sigma))
-        start += 1 + chosen
-        if motions.sigma[chosen] <= _WORST:
-            parts.append(motions.rows([chosen]))
-    return Ratios.join(parts)
-
-
-def _best_inside(stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array, odom_center: Array,
-                 sigma_map: Array) -> Ratios:
-    """Return the ratio of the motion in each window that tells most."""
-    parts = []
+def _own(stamps: NDArray[np.int64], windows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the rows of each window, with the keyframe before them: from there it goes on."""
+    found = []
     for window in np.unique(windows).tolist():
         rows = np.flatnonzero(windows == window)
-        motions = Ratios.join([_motions(start, int(rows[-1]) + 1, stamps, windows, map_center, odom_center, sigma_map)
-                               for start in rows[:-1].tolist()])
-        motions = motions.rows(np.flatnonzero(motions.windows == window).tolist())
-        if len(motions) and motions.sigma.min() <= _WORST:
-            parts.append(motions.rows([int(np.argmin(motions.sigma))]))
-    return Ratios.join(parts)
+        before = rows[0] - 1
+        if before >= 0 and stamps[rows[0]] - stamps[before] < _SPAN:
+            rows = np.append(before, rows)
+        if len(rows) > 1:
+            found.append(rows)
+    return found
 
 
-def _motions(start: int, end: int, stamps: NDArray[np.int64], windows: NDArray[np.int64], map_center: Array,
-             odom_center: Array, sigma_map: Array) -> Ratios:
-    """Return the ratios of the motions from the keyframe in row `start` to those after it, before `end`.
+def _of_windows(stamps: NDArray[np.int64], windows: NDArray[np.int64], meters: Array, units: Array,
+                depth: Array) -> Ratios:
+    """Return the ratio of the path in each window."""
+    paths = _own(stamps, windows)
+    found = [path_ratio(meters[rows][None], units[rows], _SIGMA_ODOMETRY[0], _SIGMA_WINDOW * float(depth[rows].mean()))
+             for rows in paths]
+    last = [int(rows[-1]) for rows in paths]
+    return _ratios(found, stamps[last], windows[last])
 
-    They count for the window of the keyframe in their middle.
-    """
-    rows = np.arange(start + 1, end)
-    units = np.linalg.norm(map_center[rows] - map_center[start], axis=1)
-    meters = np.linalg.norm(odom_center[rows] - odom_center[start], axis=1)
-    sigma_meters = np.hypot(_SIGMA_ODOMETRY[0], _SIGMA_ODOMETRY[1] * meters)
-    found = Ratios.of_lengths(meters, sigma_meters, units, sigma_map[rows], stamps[rows],
-                              windows[(start + rows + 1) // 2])
-    # Where only one of the two moves, it is a lie to be outvoted, not a motion to be left out.
-    one_moves = np.minimum(sigma_meters / np.maximum(meters, 1e-9), sigma_map[rows] / np.maximum(units, 1e-9)) < 0.1
-    return Ratios(found.log, np.where(one_moves, np.minimum(found.sigma, _WORST), found.sigma), found.stamps,
-                  found.windows, _COMMON)
+
+def _following(stamps: NDArray[np.int64], windows: NDArray[np.int64], meters: Array, units: Array,
+               depth: Array) -> Ratios:
+    """Return the ratios of paths that follow each other, for the window of the keyframe in their middle."""
+    paths, ends, middles, start = [], [], [], 0
+    while start < len(stamps) - 1:
+        end = int(np.searchsorted(stamps, stamps[start] + _SPAN, side="right"))
+        if end - start < 2:  # nothing within the span
+            start += 1
+            continue
+        rows = slice(start, end)
+        found = growing_path_ratios(meters[rows], units[rows], _SIGMA_ODOMETRY[0], _SIGMA_MAP * depth[rows])
+        sigma = np.hypot(found.sigma, _SIGMA_ODOMETRY[1])
+        each = np.array([found.sigma_meters, found.sigma_units])
+        enough = np.flatnonzero((sigma <= _ENOUGH) | ((each.min(0) <= _ENOUGH) & (each.max(0) > _WORST)))
+        chosen = int(enough[0]) if len(enough) else int(np.argmin(sigma))
+        paths.append(found[chosen:chosen + 1])
+        ends.append(start + 1 + chosen)
+        middles.append((start + ends[-1] + 1) // 2)
+        start = ends[-1]
+    return _ratios(paths, stamps[ends], windows[middles])
+
+
+def _ratios(paths: Sequence[PathRatio], stamps: NDArray[np.int64], windows: NDArray[np.int64]) -> Ratios:
+    """Return what n paths say. Where only one of the two moves, it is a lie to be outvoted, not one to be left out."""
+    if not paths:
+        return Ratios.join([])
+    log, meters, units, squares, free = (np.concatenate([getattr(path, name) for path in paths]) for name in
+                                         ("log", "sigma_meters", "sigma_units", "squares", "free"))
+    # How exact shapes are is seen by all of them: one that differs more than the others is a lie's.
+    told = free > 0
+    misfit = max(1.0, float(np.median(squares[told] / free[told]))) if told.any() else 1.0
+    sigma = np.hypot(np.hypot(meters, units) * np.sqrt(misfit), _SIGMA_ODOMETRY[1])
+    sigma = np.where(np.minimum(meters, units) < _MOVES, np.minimum(sigma, _WORST), sigma)
+    return Ratios(log, sigma, stamps, windows, _COMMON).rows(np.flatnonzero(sigma <= _WORST).tolist())

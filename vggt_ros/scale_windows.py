@@ -14,7 +14,7 @@ from vggt_ros.scale_chain import Chain, Evidence, smooth
 from vggt_ros.solution import Solution
 
 _BLOCK = 1_000_000_000
-"""What a source says in so many nanoseconds has one error in common."""
+"""What a source says of a window in so many nanoseconds has one error in common."""
 _JOINED = 0.05
 """Sigma of the scale of a submap against the one that a loop joins it with."""
 
@@ -87,7 +87,7 @@ class ScaleMemory:
         most = agree(Ratios(log, everything.sigma, everything.stamps, everything.windows))
         if most is None:
             return WindowScales(windows, scale, told, scale)
-        evidence = Evidence(of, log, everything.sigma, _blocks(seen))
+        evidence = Evidence(of, log, everything.sigma, *_blocks(seen))
         return WindowScales(windows, scale, told, said + smooth(chain, evidence, most.log))
 
     def tell(self, log_scale: Mapping[int, float]) -> None:
@@ -95,7 +95,9 @@ class ScaleMemory:
         self._told |= log_scale
 
 
-def _blocks(seen: Sequence[Ratios]) -> NDArray[np.int64]:
-    """Return numbers (n,), 0, 1, ..., of what each source says in each second."""
-    pairs = [np.column_stack([np.full(len(one), source), one.stamps // _BLOCK]) for source, one in enumerate(seen)]
-    return np.asarray(np.unique(np.concatenate(pairs), axis=0, return_inverse=True)[1], np.int64).ravel()
+def _blocks(seen: Sequence[Ratios]) -> tuple[NDArray[np.int64], float]:
+    """Return numbers (n,), 0, 1, ..., of what each source says of each window in each second, and how many a second."""
+    said = np.concatenate([np.column_stack([np.full(len(one), source), one.stamps // _BLOCK, one.windows])
+                           for source, one in enumerate(seen)])
+    blocks = np.asarray(np.unique(said, axis=0, return_inverse=True)[1], np.int64).ravel()
+    return blocks, len(np.unique(blocks)) / len(np.unique(said[:, :2], axis=0))

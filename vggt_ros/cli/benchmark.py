@@ -140,8 +140,8 @@ def main(args: list[str] | None = None) -> int:
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
-            runs = [benchmark_scale.rendered_drive() if name == "rendered_drive" else (load(name), None)
-                    for name in options.sequences]
+            runs = [benchmark_scale.rendered_drive(name == "rendered_uneven") if name.startswith("rendered_")
+                    else (load(name), None) for name in options.sequences]
             figures = benchmark_scale.scale(runs, options.sources, Config().parse(options.set))
         elif options.command == "fusion":
             figures = fuse(options.scenes, options.seeds, options.windows, options.false, options.picture)
@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("scale", help="how near the map's unit comes to the meter, from each source; needs "
                                   "VGGT_ROS_DATA, except for rendered_drive")
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
-                         help="rendered_drive, which has a camera height too, or of VGGT_ROS_DATA")
+                         help="rendered_drive or rendered_uneven, which have every source, or of VGGT_ROS_DATA")
     command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=benchmark_scale.SOURCES)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")

@@ -8,43 +8,62 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.cli.replay import report, run
-from vggt_ros.config import Config
+from vggt_ros.config import Config, ConfigError
 from vggt_ros.evaluation import EvaluationError, align
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence
 from vggt_ros.solution import OBSERVED, Update
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
+from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
 from vggt_ros.synthetic.sequence import RenderedSequence
 
-SOURCES = ("odometry", "depth", "height")
+SOURCES = ("odometry", "depth", "height", "imu", "factor")
 HEIGHT = 1.2
 """Of the camera over the floor of the rendered drive, meters."""
 
 
-def rendered_drive(count: int = 300) -> tuple[Sequence, Reconstructor]:
+_FACTOR_AFTER = 5.0
+"""Meters after which `scale.factor` is set, by what the map is then."""
+_FINE = 20
+"""Poses between two images, for the IMU: 300 a second."""
+
+
+def rendered_drive(uneven: bool = False, count: int = 300) -> tuple[RenderedSequence, Reconstructor]:
     """Return 20 m down a corridor, swaying sideways, at 15 images a second, and a reconstructor that nearly knows it.
 
-    Windows come in units of their own, with errors of a millirad, 0.3 % of the depth and 5 % a pixel.
+    Windows come in units of their own, with errors of a millirad, 0.3 % of the depth and 5 % a pixel. An `uneven` drive
+    goes between 0.4 and 1.6 m/s, every three seconds: an IMU tells nothing of an even one.
     """
-    scene, poses = corridor(), drive(count, length=20.0, height=HEIGHT)
-    poses[:, 1, 3] += 0.3 * np.sin(poses[:, 0, 3] / 2)
-    sequence = RenderedSequence("rendered_drive", scene, poses, (320, 240))
+    scene = corridor()
+    fine = drive(_FINE * (count - 1) + 1, length=20.0, height=HEIGHT)
+    seconds = np.arange(len(fine)) / (15 * _FINE)
+    if uneven:
+        fine[:, 0, 3] += 0.6 * 3 / (2 * np.pi) * np.sin(2 * np.pi / 3 * seconds)
+    fine[:, 1, 3] += 0.3 * np.sin(fine[:, 0, 3] / 2)
+    poses = fine[::_FINE]
+    sequence = RenderedSequence("rendered_uneven" if uneven else "rendered_drive", scene, poses, (320, 240))
+    stamps = sequence.truth[0]
+    sequence.imu = felt_on(fine, stamps[0] + np.round(1e9 * seconds).astype(np.int64))
     noise = OracleNoise(rotation=0.001, translation=0.003, depth=0.05)
-    return sequence, SceneReconstructor(scene, sequence.truth[0].tolist(), poses, noise)
+    return sequence, SceneReconstructor(scene, stamps.tolist(), poses, noise)
 
 
 def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reconstructor | None = None,
             seed: int = 0) -> dict[str, Any]:
     """Replay a sequence whose truth is known with one source of scale; return the figures.
 
-    The odometry is the truth with noise, an offset of its clock and three seconds of slip; the depth is the sequence's.
+    The odometry is the truth with noise, an offset of its clock and three seconds of slip; depth and IMU are the
+    sequence's; the fixed factor is what the map is short of after 5 m.
     `error` is that of the unit, as a fraction, by the best similarity onto the truth: when scale is first observed,
     after 10 m or 20 s of images, whichever is first, and at the end.
     """
     if source == "height":
         config = config.replace({"scale.camera_height": HEIGHT})
+    imu = getattr(sequence, "imu", None) if source == "imu" else None
+    if (source == "imu" and imu is None) or (source == "height" and not isinstance(sequence, RenderedSequence)):
+        raise ConfigError(f"{sequence.name} has no {source}")
     assert sequence.truth is not None, "needs a true trajectory"
     stamps, world_camera = sequence.truth
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(world_camera[:, :3, 3], axis=0), axis=1))])
@@ -52,18 +71,25 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
 
     def watch(slam: Slam, _: Update) -> None:
         solution = slam.solution
-        if solution.metric.state != OBSERVED:
+        if solution.metric.state != OBSERVED and (source != "factor" or not len(solution)):
             return
         now = int(np.searchsorted(stamps, solution.stamps[-1]))
         try:
-            scale = align(*slam.trajectory(int(solution.submaps[-1])), *sequence.truth).scale  # type: ignore[misc]
+            scale = align(*slam.trajectory(int(solution.submaps[-1])), stamps, world_camera).scale
         except EvaluationError:
             return
+        if source == "factor":  # as one who has measured a length in the map
+            if slam.config.scale.factor == 0.0 and length[min(now, len(length) - 1)] >= _FACTOR_AFTER:
+                slam.configure(slam.config.replace({"scale.factor": scale}))
+                scale = align(*slam.trajectory(int(slam.solution.submaps[-1])), stamps, world_camera).scale
+            if slam.config.scale.factor == 0.0:
+                return
         errors.append(((stamps[min(now, len(stamps) - 1)] - stamps[0]) / 1e9, length[min(now, len(length) - 1)],
                        1 / scale - 1))
 
     odometry = drifting_odometry(stamps, world_camera, OdometryNoise(), seed) if source == "odometry" else None
-    done = run(sequence, config, reconstructor, watch=watch, sensor_depth=source == "depth", odometry=odometry)
+    done = run(sequence, config, reconstructor, watch=watch, sensor_depth=source == "depth", odometry=odometry,
+               imu=imu)
     figures = report(done)
     later = [entry for entry in errors if entry[0] >= 20.0 or entry[1] >= 10.0]
     return {

@@ -119,7 +119,8 @@ class Run:
 
 
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
-        odometry: Truth | None = None, sensor_depth: bool = False, loaded: MapRecord | None = None,
+        odometry: Truth | None = None, sensor_depth: bool = False,
+        imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
         watch: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
     """Run a sequence through the pipeline.
 
@@ -130,6 +131,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         progress: show a bar.
         odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
         sensor_depth: take metric scale from the sequence's depth images.
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's place and axes.
         loaded: a saved map to go on in.
         watch: told of each window that was solved.
 
@@ -150,7 +152,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     late = 0
-    sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth)
+    sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth, imu)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for stamp, image in sequence:

@@ -18,10 +18,16 @@ START = 1_700_000_000_123_456_789
 
 
 class RenderedSequence:
-    """Images of a scene from given poses, rendered when they are asked for."""
+    """Images of a scene from given poses, rendered when they are asked for.
+
+    Attributes:
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's place and axes; None without.
+
+    """
 
     rectified = False
     assumptions: tuple[str, ...] = ()
+    imu: tuple[NDArray[np.int64], Array] | None = None
 
     def __init__(self, name: str, scene: Scene, world_camera: Array, size: tuple[int, int] = (640, 480),
                  rate: float = 15.0) -> None:

@@ -1,0 +1,29 @@
+"""What an IMU feels on a path: derivatives of its poses, gravity, biases and noise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry import Array
+from vggt_ros.inertial import GRAVITY
+from vggt_ros.similarities import rotation_vectors
+
+_BIAS = np.array([0.01, -0.02, 0.015, 0.05, -0.03, 0.04])
+"""Of the turn rate, rad/s, and of the acceleration, m/s^2."""
+_NOISE = 0.0002, 0.002
+"""Of the same, in a root hertz: a small MEMS sensor's."""
+
+
+def felt_on(world_imu: Array, stamps: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], Array]:
+    """Return stamps (n - 2,) and samples (n - 2, 6), rad/s and m/s^2 in the IMU's frame, z up in the world.
+
+    `world_imu` (n, 4, 4) are its poses at even `stamps` (n,), nanoseconds, dense enough for differences of neighbors.
+    """
+    step = float(stamps[1] - stamps[0]) / 1e9
+    place, rotation = world_imu[:, :3, 3], world_imu[:, :3, :3]
+    acceleration = (place[2:] - 2 * place[1:-1] + place[:-2]) / step**2 + [0.0, 0.0, GRAVITY]
+    turn = rotation_vectors(np.swapaxes(rotation[:-2], 1, 2) @ rotation[2:]) / (2 * step)
+    samples = np.column_stack([turn, np.einsum("nji,nj->ni", rotation[1:-1], acceleration)])
+    noise = np.repeat(_NOISE, 3) / np.sqrt(step) * np.random.default_rng(seed).standard_normal(samples.shape)
+    return stamps[1:-1], samples + _BIAS + noise
