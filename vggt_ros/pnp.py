@@ -33,12 +33,15 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
                 limit: float) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Minimize the reprojection error of `points` (n, 3) seen at `pixels` (n, 2) by robust Gauss-Newton.
 
+    What counts as large is twice the median error, as far as that has come down (but never less than half the limit):
+    with less, a start many pixels away would creep, most points having hardly any weight.
+
     Returns:
         The pose `world_camera` 4x4; the covariance (6, 6) of its perturbation on the right, [rotation, translation];
         and which points reproject within `limit` pixels (n,).
 
     """
-    pose = world_camera.copy()
+    pose, scale = world_camera.copy(), np.inf
     for _ in range(8):
         local = (points - pose[:3, 3]) @ pose[:3, :3]
         depth = np.maximum(local[:, 2], 1e-6)
@@ -46,14 +49,15 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
         residual = normalized * focal + intrinsics[:2, 2] - pixels
         square = (residual**2).sum(1)
-        weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / (limit / 2) ** 2) ** 2, 0.0)
+        scale = min(scale, max(limit / 2, 2 * float(np.sqrt(np.median(square)))))
+        weight = np.where(local[:, 2] > 1e-6, 1 / (1 + square / scale**2) ** 2, 0.0)
         jacobian = projection_jacobian(local, intrinsics).reshape(-1, 6)
         weighted = jacobian * np.repeat(weight, 2)[:, None]
         information = weighted.T @ jacobian + 1e-9 * np.eye(6)
         step = -np.linalg.solve(information, weighted.T @ residual.ravel())
         pose[:3, 3] += pose[:3, :3] @ step[3:]
         pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
-        if np.abs(step).max() < 1e-7:
+        if np.abs(step).max() < 1e-6:
             break
     pose[:3, :3] = orthonormalize(pose[:3, :3])
     inliers = (square < limit**2) & (local[:, 2] > 1e-6)
