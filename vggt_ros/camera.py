@@ -205,10 +205,13 @@ class Rectifier:
             matrix = np.diag([zoom, zoom, 1.0]) @ self.intrinsics
             matrix[:2, 2] = self.intrinsics[:2, 2]
             ends = (border - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
+            reached = self._distort(ends, source)
+            if not ((reached >= 0.1).all() and (reached <= limit - 0.1).all()):
+                continue
             rays = np.linspace(0.05, 1, 20)[:, None, None] * ends
             pixels = self._distort(rays.reshape(-1, 2), source).reshape(20, -1, 2)
             radius = np.linalg.norm((pixels - source[:2, 2]) / source[[0, 1], [0, 1]], axis=2)
-            if (pixels[-1] >= 0.1).all() and (pixels[-1] <= limit - 0.1).all() and (np.diff(radius, axis=0) > 0).all():
+            if (np.diff(radius, axis=0) > 0).all():
                 return matrix
         return self.intrinsics
 

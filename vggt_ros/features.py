@@ -18,7 +18,7 @@ REFERENCE_WIDTH = 640.0
 _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
                             "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
 # Back from where it came to, a corner needs no search: a wrong match is pulled away from its origin all the same.
-_BACKWARD = {**_FORWARD, "maxLevel": 1, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+_BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
 
 class FeatureTracks:

@@ -81,6 +81,7 @@ class Places:
         """Return at most `count` keyframes (64 at most) with ids below `before`, the most similar first."""
         if self._index is None or not len(self):
             return np.zeros(0, np.int64)
+        faiss.omp_set_num_threads(1)  # of this thread: to wait for a second one takes far longer than the search
         older = search_parameters(sel=faiss.IDSelectorRange(0, before))
         found = self._index.search((self._projection @ descriptor)[None], _SHORTLIST, params=older)[1][0]
         found = found[found >= 0]

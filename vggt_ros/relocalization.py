@@ -132,6 +132,8 @@ class Relocalizer:
         matches: dict[int, tuple[NDArray[np.int64], Array]] = {}
         for row in rows:
             matches[row] = self._match(binary, solution, row)
+            if len(matches[row][0]) < most:  # too few even if all agreed, which they take long to deny
+                continue
             agreed = consensus(matches[row][1], pixels[matches[row][0]], intrinsics, limit)
             if agreed is not None and len(agreed[1]) >= most:
                 map_camera, most, submap = agreed[0], len(agreed[1]), int(solution.submaps[row])

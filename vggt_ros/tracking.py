@@ -228,6 +228,8 @@ class Tracker:
             there = np.array([pair.trainIdx for pair in pairs], int)
             points = sighting.landmarks(sighting.binary.pixels[there], keyframe, solution)
             known = np.isfinite(points[:, 2])
+            if known.sum() < self._config.min_inliers:
+                continue
             found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(width))
             if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
                 self._last, chosen = found_pose
