@@ -548,10 +548,10 @@ def test_a_live_setting_thins_the_map(make):
 def test_a_failure_of_the_tracker_is_counted_and_the_node_goes_on(make):
     bench = make().start()
     bench.info(lap().frames[0])
-    good, bench.node.slam.track = bench.node.slam.track, None
+    good, bench.node.slam.locate = bench.node.slam.locate, None
     bench.image(lap().frames[0])
     assert bench.node.monitor.failed == 1 and bench.logged("/image", "tracking failed")
-    bench.node.slam.track = good
+    bench.node.slam.locate = good
     bench.image(lap().frames[1])
     assert bench.node.slam.counts.frames == 1
 
@@ -647,6 +647,29 @@ def test_latency_counts_from_the_arrival_and_not_from_the_callback(make):
     time.sleep(0.4)
     bench.settle()
     assert 400 < float(bench.status_now()["latency idle p99 ms"]) < 2000
+
+
+def test_a_pose_goes_out_before_what_only_keyframes_need(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    select = bench.node.slam.select
+    bench.node.slam.select = lambda room: time.sleep(0.5) or select(room)
+    bench.image(lap().frames[0])
+    bench.settle()
+    assert float(bench.status_now()["latency idle p99 ms"]) < 450
+    assert bench.node.slam.counts.keyframes == 1
+
+
+def test_images_that_waited_are_not_looked_for_but_every_sixth_is(make):
+    """On a machine that is always late, a lost camera must be found all the same."""
+    node = make().start().node
+    node.source.received_at = time.time_ns() - 10**9
+    assert [node._has_time() for _ in range(12)] == ([False] * 5 + [True]) * 2
+    node._has_time()
+    node.source.received_at = time.time_ns()
+    assert node._has_time() and node._hurried == 0
+    node.source.received_at = 0  # a middleware that does not tell
+    assert node._has_time()
 
 
 def test_the_executable_ends_cleanly_and_names_a_wrong_parameter():

@@ -112,6 +112,15 @@ def test_a_camera_somewhere_else_is_never_found():
         assert all(relocalizer.search(image, intrinsics, solution) is None for _ in range(5)), trial
 
 
+def test_without_a_search_a_lost_camera_stays_lost_and_the_next_image_finds_it():
+    slam, (_, frames) = loaded("localization"), another_day()
+    for frame in frames[:5]:
+        assert slam.locate(frame, search=False).state == "LOST"
+        slam.select()
+    states = [slam.track(frame).state for frame in frames[5:15]]
+    assert "TRACKING" in states
+
+
 def test_the_state_tells_whether_the_camera_is_looked_for():
     """Elsewhere it is looked for in vain, covered it cannot be, and expected where the map has nothing it is not."""
     slam, intrinsics = loaded("localization"), pinhole(*SIZE)

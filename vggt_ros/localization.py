@@ -61,15 +61,17 @@ class Localizer:
         self._tracker.remember(keyframe.id, self.features, image, keyframe.intrinsics, keyframe.map_camera)
 
     def locate(self, frame: Frame, image: ImageFeatures, solution: Solution, visitor: bool = False,
-               wanted: bool = False) -> TrackedFrame:
+               wanted: bool = False, search: bool = True) -> TrackedFrame:
         """Return where `frame` was taken, whose `image` the tracks stand in.
+
+        Without `search` a lost camera is not looked for all over the map, which takes as long as several images do.
 
         If it is `wanted` as a keyframe, and no tracks lead to the landmarks of the keyframes around, they are taken by
         features: in a map that is all of another session's, where the camera is a `visitor`, or when it turned away.
         """
         away = self._tracker.is_away
         location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution)
-        if location is None and len(solution):
+        if location is None and len(solution) and search:
             found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:
                 location, away = self._tracker.take(self.features, found, fresh=True, solution=solution), True

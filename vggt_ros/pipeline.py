@@ -1,7 +1,8 @@
 """Slam: the algorithm, without ROS and without threads.
 
-`track` runs for every image on the caller's thread and never waits. `step` runs for every window, in replay after
-`track`, in the node on the worker's thread. They meet in one immutable `Solution`, which `step` replaces as a whole.
+`track` runs for every image on the caller's thread and never waits; the node calls its two halves, to publish the pose
+before the second. `step` runs for every window, in replay after `track`, in the node on the worker's thread. They meet
+in one immutable `Solution`, which `step` replaces as a whole.
 """
 
 from __future__ import annotations
@@ -77,18 +78,33 @@ class Slam:
     # Every image, on the caller's thread.
 
     def track(self, frame: Frame, room: bool = True) -> TrackedFrame:
-        """Locate a frame in the newest solution, and form a window if it completes one.
+        """Locate a frame in the newest solution, and form a window if it completes one; see `locate` and `select`."""
+        self.locate(frame)
+        return self.select(room)
 
-        `room` says whether there is room for another window; without it, waiting keyframes are thinned.
+    def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
+        """Return where a frame was taken, by the newest solution; `select` has to follow.
+
+        What only keyframes need is left to it, so that the pose can go out before. Without `search` a lost camera is
+        not looked for all over the map, which takes as long as several images do.
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
         image = ImageFeatures(gray, self.config.tracking.features)
         self.counts.frames += 1
+        self._was_away = self._localizer.is_away
+        self._localizer.features.advance(gray)
+        self._newest = frame, image, self._locate(frame, image, search)
+        return self._newest[2]
+
+    def select(self, room: bool = True) -> TrackedFrame:
+        """Take the frame located last as a keyframe if it should be one, and form a window if it completes one.
+
+        `room` says whether there is room for another window; without it, waiting keyframes are thinned.
+        """
+        frame, image, tracked = self._newest
         previous, self._stamp = self._stamp, frame.stamp
-        features, away = self._localizer.features, self._localizer.is_away
-        features.advance(gray)
-        tracked = self._locate(frame, image)
-        if not self._selector.wants(features, gray.shape[1]):
+        features = self._localizer.features
+        if not self._selector.wants(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
@@ -96,7 +112,7 @@ class Slam:
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
                             features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera, image.binary)
         self._next_keyframe += 1
-        before = self._buffer.cut() if away and self._selector.is_cut_off(features) else None
+        before = self._buffer.cut() if self._was_away and self._selector.is_cut_off(features) else None
         self._selector.accept(features)
         self._localizer.remember(keyframe, image)
         if self.config.mode == "localization":
@@ -130,13 +146,13 @@ class Slam:
         """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
         self._localizer.expect(Expectation(map_camera, radius, angle))
 
-    def _locate(self, frame: Frame, image: ImageFeatures) -> TrackedFrame:
+    def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and count what became of it."""
         solution = self.solution
         visitor = len(solution) > 0 and (self.config.mode == "localization" or
                                          solution.ids[-1] < self._first_keyframe)
         wanted = self._selector.wants(self._localizer.features, image.gray.shape[1])
-        tracked = self._localizer.locate(frame, image, solution, visitor, wanted)
+        tracked = self._localizer.locate(frame, image, solution, visitor, wanted, search)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
         self.counts.relocalized = self._localizer.relocalized

@@ -24,6 +24,9 @@ from vggt_ros.windows import Window
 if TYPE_CHECKING:
     from vggt_ros.reconstruction.multiview import Multiview
 
+_NICENESS = 5
+"""A window may take a little longer; an image, whose pose is waited for, may not."""
+
 _here: Multiview | None = None  # in the other process
 
 
@@ -81,6 +84,7 @@ def _begin(config: Config) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends it
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(_NICENESS)
     one_thread_for_linear_algebra()
     _here = Multiview(config)
 

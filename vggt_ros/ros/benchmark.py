@@ -86,7 +86,8 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     infos = peer.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=5))
     peer.create_subscription(Odometry, "/vggt_slam/odom", lambda message: None, 5)
     node.trigger_configure()
-    node.slam.track = _constant  # type: ignore[method-assign]
+    node.slam.locate = _constant  # type: ignore[method-assign]
+    node.slam.select = _constant  # type: ignore[method-assign, assignment]
     node.trigger_activate()
     node.worker.call(lambda: None).result()  # loaded
     try:
@@ -140,9 +141,9 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
                  data=array.array("B", pixels.tobytes()))
 
 
-def _constant(frame: Frame, room: bool = True) -> TrackedFrame:
-    pose = np.eye(4)
-    return TrackedFrame(frame.stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
+def _constant(frame: Frame | None = None, search: bool = True, room: bool = True) -> TrackedFrame:
+    pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
+    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,16 @@ from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.settings import ConfigError
 from vggt_ros.solution import Frame, Update
-from vggt_ros.threads import one_thread_for_linear_algebra
+from vggt_ros.threads import hand_over_quickly, one_thread_for_linear_algebra
 from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
 _APART = partial(create_reconstructor, apart=True)
 Success = TransitionCallbackReturn.SUCCESS
+_LATE = 40_000_000
+"""Nanoseconds from an image's arrival until its turn, after which the camera is not looked for all over the map."""
+_HURRIED = 5
+"""Images in a row for which that holds: on a slow machine all of them may be late."""
 
 
 class SlamNode(SteadyLifecycleNode):
@@ -88,6 +92,7 @@ class SlamNode(SteadyLifecycleNode):
         self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._resetting: Future[Any] | None = None
         self._last_keyframe = time.monotonic()
+        self._hurried = 0
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self.reset)
         self.monitor.trouble = lambda: self.maps.trouble
         self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
@@ -165,21 +170,35 @@ class SlamNode(SteadyLifecycleNode):
         self.frames.locate_camera(camera_frame)
         began = time.perf_counter()
         try:
-            tracked = self.slam.track(frame, room=self.worker.room)
+            tracked = self.slam.locate(frame, search=self._has_time())
         except Exception as error:  # one bad image must not take the node down
-            self.monitor.failed += 1
-            self.get_logger().error(f"{self.source.topic}: tracking failed: {error!r}", throttle_duration_sec=THROTTLE)
+            self._note_failure(error)
             return
-        done = time.perf_counter()
+        located = time.perf_counter()
+        if not self._is_resetting():  # before what only keyframes need: the pose is waited for
+            self.frames.broadcast(tracked)
+            self.outputs.publish_tracked(tracked)
+        self.monitor.latency.note(self.source.received_at, busy=not self.worker.idle)
+        published = time.perf_counter()
+        try:
+            tracked = self.slam.select(room=self.worker.room)
+        except Exception as error:  # its pose stands
+            self._note_failure(error)
         if tracked.keyframe is not None:
             self._last_keyframe = time.monotonic()
         self.metric.note(tracked)
         self._offer(tracked.window)
-        if not self._is_resetting():
-            self.frames.broadcast(tracked)
-            self.outputs.publish_tracked(tracked)
-        self.monitor.latency.note(self.source.received_at, busy=not self.worker.idle)
-        self.monitor.note(tracked, done - began, time.perf_counter() - done)
+        self.monitor.note(tracked, located - began + time.perf_counter() - published, published - located)
+
+    def _has_time(self) -> bool:
+        """Return False if the newest image has waited for others, but not for many in a row."""
+        late = self.source.received_at > 0 and time.time_ns() - self.source.received_at > _LATE
+        self._hurried = self._hurried + 1 if late and self._hurried < _HURRIED else 0
+        return self._hurried == 0
+
+    def _note_failure(self, error: Exception) -> None:
+        self.monitor.failed += 1
+        self.get_logger().error(f"{self.source.topic}: tracking failed: {error!r}", throttle_duration_sec=THROTTLE)
 
     # Every window.
 
@@ -297,6 +316,7 @@ def main() -> int:
               "listed in the README.")
         return 0
     one_thread_for_linear_algebra()
+    hand_over_quickly()
     with single_interrupt():
         rclpy.init()
         try:
