@@ -37,6 +37,8 @@ _MIN_SPREAD = 0.1
 """Least standard deviation of matches in the image, x and y, as a fraction of its width: else they fix no pose."""
 _DRIFT = 0.05
 """How far the tracker's own landmarks drift, as a fraction of the way from the newest solved keyframe."""
+_AGREEING, _AGREEING_WELL = 0.4, 0.25
+"""Least fraction of the landmarks that agree on a pose; the second is enough if so many do that it is not DEGRADED."""
 _INLIER = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 
@@ -249,7 +251,8 @@ class Tracker:
             return None
         points = np.array([self._landmarks[track] for track in tracks.ids[known].tolist()])
         pixels, limit = tracks.pixels[known].astype(np.float64), self._limit(width)
-        needed = max(self._config.min_inliers, 0.4 * len(points))
+        least, trusted = self._config.min_inliers, FEW * self._config.min_inliers
+        needed = max(least, min(_AGREEING * len(points), max(_AGREEING_WELL * len(points), trusted)))
         refined = None if self._last is None else refine_pose(self._last, points, pixels, intrinsics, limit)
         if refined is None or refined[2].sum() < needed:
             found_pose = consensus(points, pixels, intrinsics, limit)
