@@ -7,6 +7,7 @@ from vggt_ros.geometry import inverse, pose, so3_exp, so3_log
 from vggt_ros.inertial import GRAVITY, ImuSource
 from vggt_ros.ratios import agree
 from vggt_ros.solution import KeptKeyframe, Solution
+from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.paths import look_at
 
 RATE = 200
@@ -89,3 +90,15 @@ def test_scale_is_good_to_two_percent_after_twenty_seconds_with_noise_and_biases
 def test_a_motion_without_acceleration_says_nothing():
     solution = mapped(0.9, 1.0, every=0.05)
     assert len(source(1.0).ratios(solution, np.arange(len(solution)))) == 0
+
+
+def test_what_is_felt_on_a_path_that_is_known_gives_its_scale():
+    """Differences of its poses are what an exact derivative is: the benchmark's IMU is one."""
+    times = np.arange(0, 12.2, 1 / 300)
+    stamps, samples = felt_on(np.array([way(t) @ CAMERA_IMU for t in times]), BEGIN + np.round(times * 1e9).astype(int))
+    made = ImuSource()
+    made.camera_imu = CAMERA_IMU
+    for stamp, sample in zip(stamps.tolist(), samples, strict=True):
+        made.add(stamp, sample[:3], sample[3:])
+    solution = mapped(12.0, 2.5)
+    assert agree(made.ratios(solution, np.arange(len(solution)))).log == pytest.approx(np.log(2.5), abs=0.02)

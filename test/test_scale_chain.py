@@ -74,3 +74,26 @@ def test_two_breaks_and_a_lie_at_once():
     true = -0.3 * (np.arange(80) >= 20) + 0.2 * (np.arange(80) >= 50)
     off = np.abs(error(true, lie=(28, 31, np.log(2))))
     assert np.delete(off, [19, 20, 49, 50]).max() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_that_have_a_scale_of_their_own_keep_it_beside_three_seconds_of_lies(seed):
+    """Each is off by 7 % that the next has not, as short windows of a camera that hardly moves are: two a second."""
+    rng, count = np.random.default_rng(seed), 40
+    true = drift(0.01, count, seed) + 0.07 * rng.standard_normal(count)
+    seen = true + 0.015 * rng.standard_normal(count)
+    seen[14:20] += np.log(2)
+    told = Evidence(np.arange(count), seen, np.full(count, 0.015), np.arange(count), rate=2.0)
+    off = np.abs(smooth(chain(count), told, float(np.median(seen))) - true)
+    assert np.median(np.delete(off, range(14, 20))) < 0.02, "as exact as the source"
+    assert off[14:20].max() < 0.3, "no lie is followed"
+
+
+def test_where_a_chain_breaks_while_the_source_lies_is_taken_for_unknown():
+    """Half of what is lost, between: no answer is nearer to all that may be true."""
+    seen = np.where(np.arange(20) < 7, 0.0, 0.4)
+    seen[7:10] = 1.0
+    found = smooth(chain(20), Evidence(np.arange(20), seen, np.full(20, 0.02), np.arange(20)), 0.4)
+    np.testing.assert_allclose(found[:7], 0.0, atol=0.01)
+    np.testing.assert_allclose(found[7:10], 0.2, atol=0.01)
+    np.testing.assert_allclose(found[10:], 0.4, atol=0.01)

@@ -30,8 +30,6 @@ _LEVELS = (0.1, 0.3, 1.0, 3.0)
 """How much larger the errors of overlaps may be than they say."""
 _JITTERS = (0.0, 0.02, 0.06)
 """Sigma of what each window may have of its own, on top of that: it is gone in the next one."""
-_ALIKE = 1.0
-"""Answers whose costs differ by less are equally good: where the chain breaks while a source lies, nobody knows."""
 _FREE = 1.0
 """Variance over a break."""
 
@@ -91,9 +89,8 @@ def smooth(chain: Chain, evidence: Evidence, center: float) -> Array:
                 seen = replace(evidence, row=evidence.row + len(chain))
             low, high = (_refined(tree, seen, values) for values in _searched(tree, seen, center))
             if min(low[0], high[0]) < cost:
-                cost = min(low[0], high[0])
-                alike = [values for price, values in (low, high) if price < cost + _ALIKE]
-                best = np.mean(alike, axis=0)[-len(chain):]
+                # Both are as good: where the chain breaks while a source lies, nobody knows.
+                cost, best = min(low[0], high[0]), ((low[1] + high[1]) / 2)[-len(chain):]
     return best
 
 
