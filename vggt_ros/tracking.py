@@ -139,13 +139,14 @@ class Tracker:
         self._version, self._last = solution.version, None
         moved, self._landmarks, measured = self._landmarks, {}, self._measured
         solved = self._solved(solution)
+        waiting = tracks.ids
         for keyframe in solved:
             sighting = self._sightings[keyframe]
-            ids = sighting.ids[np.isin(sighting.ids, tracks.ids, assume_unique=True)]
+            ids = sighting.ids[np.isin(sighting.ids, waiting, assume_unique=True)]
             points = sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
-            for track, point in zip(ids.tolist(), points, strict=True):
-                if track not in self._landmarks and np.isfinite(point[2]):
-                    self._landmarks[track] = point
+            found = np.isfinite(points[:, 2])
+            self._landmarks.update(zip(ids[found].tolist(), points[found], strict=True))
+            waiting = np.setdiff1d(waiting, ids[found], assume_unique=True)
         self._measured = set(self._landmarks)
         correction = self._correction(solved[0], moved, solution) if solved else None
         if correction is None and len(self._landmarks) < _ENOUGH * self._config.min_inliers:
