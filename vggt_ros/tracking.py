@@ -143,6 +143,8 @@ class Tracker:
         for keyframe in solved:
             sighting = self._sightings[keyframe]
             ids = sighting.ids[np.isin(sighting.ids, waiting, assume_unique=True)]
+            if not len(ids):
+                continue
             points = sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
             found = np.isfinite(points[:, 2])
             self._landmarks.update(zip(ids[found].tolist(), points[found], strict=True))
