@@ -79,6 +79,11 @@ class Atlas:
         self._pivot: dict[int, Array] = {}  # of a node, what stays in place when its window turns out larger
         self._metrics: dict[int, MetricScale] = {}  # of submaps, as they were when the next one began
 
+    @property
+    def loops(self) -> int:
+        """How many loops the map was bent by, those that the overlaps have taken over among them."""
+        return self._graph.settled + sum(loop.taken for loop in self._graph.loops)
+
     def knows(self, keyframe: int) -> bool:
         """Return True if a keyframe is solved in the submap that grows, or in one that loops connect it with."""
         return keyframe in self._placed and self._labels[self._placed[keyframe].submap] == self._labels[self.submap]

@@ -198,7 +198,7 @@ class Slam:
         self.counts.retried += bool(attempt.refusals)
         self.counts.refused += attempt.failed
         self.counts.submaps = len(np.unique(self.solution.submaps))
-        self.counts.loops = sum(edge.kind == "loop" for edge in self.solution.edges)
+        self.counts.loops = self._atlas.loops
         self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:

@@ -10,7 +10,7 @@ A node is `map_node`: a camera, in units of the window that placed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,8 @@ _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
 belief is worth, and the most that it may become."""
+_MOST_LOOPS = 100
+"""Most loops that are solved for: with more, the overlaps take over what the oldest quarter of them says."""
 _MEDIAN, _MAX_MISFIT = 6.35, 9.0
 """The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
 
@@ -70,7 +72,8 @@ class PoseGraph:
 
     Attributes:
         anchors: the first node of each submap.
-        loops: every loop, in the order in which they came; each says whether it is believed, and why.
+        loops: the loops, in the order in which they came; each says whether it is believed, and why.
+        settled: how many were taken and are part of the overlaps now.
 
     """
 
@@ -79,9 +82,12 @@ class PoseGraph:
         self._stride = stride
         self.anchors: list[int] = []
         self.loops: list[Loop] = []
+        self.settled = 0
+        self._named = 0  # loops so far
         self._overlaps: dict[int, Edge] = {}  # of each node, the one by which it hangs on another
         self._tree = OverlapTree()
         self._tree.inflation = _DOUBT
+        self._doubt, self._doubted, self._counted = _DOUBT, _DOUBTED, 0  # belief of before, its worth, loops in it
         self._row: dict[int, int] = {}
         self._submap: list[int] = []
         self._scale: dict[int, float] = {}  # row to the logarithm of its scale, where sources of meters have told
@@ -195,6 +201,7 @@ class PoseGraph:
         if squared_distance <= GATE:
             self._merge(overlaps)
             self._decide(self._reconsidered(self._solve([*taken, loop])))
+            self._settle()
         else:
             loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
             self._outvote(loop, taken)
@@ -226,12 +233,7 @@ class PoseGraph:
         fixed = {self._row[node]: point for node, point in pivot.items() if node in log_scale}
         self._tree.rechain(*(rescaled(places, parent, scale, fixed)
                              for places in (self._tree.chained, self._tree.place)))
-        edges = [edge for edge in self._overlaps.values() if edge.second in log_scale]
-        first, second = ([self._row[node] for node in ends] for ends in
-                         ([edge.first for edge in edges], [edge.second for edge in edges]))
-        relations = to_sim3(inverse(self._tree.chained[first]) @ self._tree.chained[second])
-        self._overlaps |= {edge.second: replace(edge, first_second=relation)
-                           for edge, relation in zip(edges, relations, strict=True)}
+        self._retell(edge for edge in self._overlaps.values() if edge.second in log_scale)
         taken = self._solved.loops
         self._decide(self._reconsidered(self._solve(taken)) if taken else self._judged((), self._tree.place.copy()))
 
@@ -240,7 +242,8 @@ class PoseGraph:
             self.merge(edge.second, edge.first, edge.first_second, edge.covariance)
 
     def _loop(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
-        loop = Loop(len(self.loops), first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
+        self._named += 1
+        loop = Loop(self._named, first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
                     self._row[second])
         self.loops.append(loop)
         return loop
@@ -303,8 +306,40 @@ class PoseGraph:
         self._solved = found
         self._tree.move(found.place)
         # How far the loops had to bend the chain tells whether the overlaps' covariances are honest.
-        bent = found.strain * self._tree.inflation + 7 * _DOUBT * _DOUBTED
-        self._tree.inflation = float(np.clip(bent / (7 * (len(found.loops) + _DOUBTED)), 1.0, _MAX_INFLATION))
+        bent = found.strain * self._tree.inflation + 7 * self._doubt * self._doubted
+        count = max(0, len(found.loops) - self._counted) + self._doubted
+        self._tree.inflation = float(np.clip(bent / (7 * count), 1.0, _MAX_INFLATION))
+
+    def _settle(self) -> None:
+        """Let the overlaps take over what the oldest loops say, and forget old refused ones, lest the solve grow.
+
+        The overlaps keep their covariances: what settled loops said stays in the map, and may be bent by later ones.
+        How uncertain overlaps are, as all loops told so far, is believed from then on.
+        """
+        taken = self._solved.loops
+        within = [loop for loop in taken if self._submap[loop.first_row] == self._submap[loop.second_row]]
+        if len(within) <= _MOST_LOOPS:
+            return
+        settled = sorted(within, key=lambda loop: loop.id)[: _MOST_LOOPS // 4]
+        refused = [loop for loop in self.loops if not loop.taken][: -_MOST_LOOPS]
+        gone = {loop.id for loop in (*settled, *refused)}
+        left = tuple(loop for loop in taken if loop.id not in gone)
+        self.loops = [loop for loop in self.loops if loop.id not in gone]
+        self.settled += len(settled)
+        self._doubt, self._doubted = self._tree.inflation, min(_MOST_LOOPS, self._doubted + len(taken) - self._counted)
+        self._counted = len(left)
+        self._tree.rechain(self._tree.place.copy(), self._tree.place.copy())
+        self._retell(self._overlaps.values())
+        self._decide(self._judged(left, self._tree.place.copy()))
+
+    def _retell(self, edges: Iterable[Edge]) -> None:
+        """Let overlaps say where the tree has their nodes now."""
+        edges = list(edges)
+        first, second = ([self._row[node] for node in nodes] for nodes in
+                         ([edge.first for edge in edges], [edge.second for edge in edges]))
+        relations = to_sim3(inverse(self._tree.chained[first]) @ self._tree.chained[second])
+        self._overlaps |= {edge.second: replace(edge, first_second=relation)
+                           for edge, relation in zip(edges, relations, strict=True)}
 
     # Submaps.
 
