@@ -142,6 +142,21 @@ def test_a_false_joint_is_undone():
     assert error(graph, truth) < 0.01  # a third of the loops' own sigma
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
+    """Beyond the most that are solved for, the overlaps say what the oldest said; false loops still change nothing."""
+    free, truth, *_ = drive(seed, count=260, false=True)
+    monkeypatch.setattr("vggt_ros.pose_graph._MOST_LOOPS", 20)
+    graph, _, good, bad = drive(seed, count=260, false=True)
+    assert graph.settled >= 30 and sum(loop.taken for loop in graph.loops) == len(good) - graph.settled <= 20
+    assert len({loop.id for loop in graph.loops}) == len(graph.loops) <= 20 + 20 + 5
+    assert not any(loop.taken for loop in bad)
+    assert error(graph, truth) < 1.8 * error(free, truth), "twenty loops are half a lap's worth here"
+    again = PoseGraph()
+    again.restore(dict(graph.map_node), graph.anchors, graph.edges)
+    assert error(again, truth) == pytest.approx(error(graph, truth), rel=1e-6)
+
+
 def test_a_graph_goes_on_from_another_ones_places_and_edges():
     """Places to the last digit, verdicts, and what comes after."""
     rng = np.random.default_rng(5)

@@ -138,6 +138,10 @@ class OverlapTree:
         self._chained[: self._count] = chained
         self.move(place)
 
+    def ease(self, rows: Index, factor: float) -> None:
+        """Multiply the covariances by which `rows` hang on theirs; `move` then takes it up."""
+        self._edge[rows] *= factor
+
     def shift(self, rows: Index, transform: Array) -> None:
         """Move whole submaps, all their `rows`, rigidly by a similarity (4, 4) of the map."""
         self._chained[rows] = transform @ self._chained[rows]

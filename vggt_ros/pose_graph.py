@@ -32,6 +32,8 @@ _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 belief is worth, and the most that it may become."""
 _MOST_LOOPS = 100
 """Most loops that are solved for: with more, the overlaps take over what the oldest quarter of them says."""
+_SETTLED = 0.1
+"""How much of their covariance is left to the overlaps that oldest loops have corrected."""
 _MEDIAN, _MAX_MISFIT = 6.35, 9.0
 """The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
 
@@ -83,7 +85,7 @@ class PoseGraph:
         self.anchors: list[int] = []
         self.loops: list[Loop] = []
         self.settled = 0
-        self._named = 0  # loops so far
+        self._named, self._eased = 0, 0  # loops so far; the newest row that one of those settled had corrected
         self._overlaps: dict[int, Edge] = {}  # of each node, the one by which it hangs on another
         self._tree = OverlapTree()
         self._tree.inflation = _DOUBT
@@ -313,8 +315,8 @@ class PoseGraph:
     def _settle(self) -> None:
         """Let the overlaps take over what the oldest loops say, and forget old refused ones, lest the solve grow.
 
-        The overlaps keep their covariances: what settled loops said stays in the map, and may be bent by later ones.
-        How uncertain overlaps are, as all loops told so far, is believed from then on.
+        Overlaps that such loops have corrected are more certain from then on, so that later loops bend what is newer.
+        How much too small the other covariances are, as all loops told so far, stays believed.
         """
         taken = self._solved.loops
         within = [loop for loop in taken if self._submap[loop.first_row] == self._submap[loop.second_row]]
@@ -328,6 +330,11 @@ class PoseGraph:
         self.settled += len(settled)
         self._doubt, self._doubted = self._tree.inflation, min(_MOST_LOOPS, self._doubted + len(taken) - self._counted)
         self._counted = len(left)
+        newest = max(max(loop.first_row, loop.second_row) for loop in settled)
+        self._tree.ease(np.arange(self._eased + 1, newest + 1), _SETTLED)
+        self._overlaps |= {edge.second: replace(edge, covariance=_SETTLED * edge.covariance)
+                           for edge in self._overlaps.values() if self._eased < self._row[edge.second] <= newest}
+        self._eased = max(self._eased, newest)
         self._tree.rechain(self._tree.place.copy(), self._tree.place.copy())
         self._retell(self._overlaps.values())
         self._decide(self._judged(left, self._tree.place.copy()))
