@@ -15,7 +15,7 @@ from vggt_ros.geometry import Array, Sim3
 from vggt_ros.overlap_tree import Index
 from vggt_ros.similarities import normalized, scales, to_matrix, to_sim3
 
-_PRIOR_SIGMA = 1e-4
+GAUGE_SIGMA = 1e-4
 """Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""
 _ANYWHERE, _SIGMA_SCALE = 1e4, 0.02
 """Sigma of the place and of the logarithm of the scale of a node whose scale sources of meters tell."""
@@ -47,7 +47,7 @@ def solve(nodes: Index, place: Array, first: Index, second: Index, measured: Arr
             graph.add(gtsam.PriorFactorSimilarity3(node, prior, some_scale))
     fixed = int(nodes[0])
     graph.add(gtsam.PriorFactorSimilarity3(fixed, values.atSimilarity3(fixed),
-                                           gtsam.noiseModel.Isotropic.Sigma(7, _PRIOR_SIGMA)))
+                                           gtsam.noiseModel.Isotropic.Sigma(7, GAUGE_SIGMA)))
     covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2
     for one, other, similarity, sigma in zip(first.tolist(), second.tolist(), _to_gtsam(measured), covariance,
                                              strict=True):

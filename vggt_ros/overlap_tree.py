@@ -106,10 +106,6 @@ class OverlapTree:
         self._tips[branch], self._branch[row] = row, branch
         return row
 
-    def parent(self, row: int) -> int:
-        """Return the row on which a row hangs; -1 for the first."""
-        return int(self._parent[row])
-
     def revise(self, row: int, parent_node: Array, covariance: Array) -> None:
         """Measure again how a row hangs on its own; what hangs on it goes along. Arguments as for `add`."""
         rows = np.arange(row, self._count)

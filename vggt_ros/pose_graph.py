@@ -17,14 +17,12 @@ import numpy as np
 
 from vggt_ros.consensus import GATE, Loop, ends, group, misfit, score, squared, surprise
 from vggt_ros.geometry import Array, Sim3
-from vggt_ros.least_squares import solve
+from vggt_ros.least_squares import GAUGE_SIGMA, solve
 from vggt_ros.overlap_tree import OverlapTree
 from vggt_ros.scale_correction import rescaled
 from vggt_ros.similarities import exp, inverse, log, normalized, to_matrix, to_sim3
 from vggt_ros.solution import Edge
 
-_PRIOR_SIGMA = 1e-4
-"""Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""
 _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
@@ -123,7 +121,7 @@ class PoseGraph:
         """Begin a submap with a node that lies at `map_node`; a loop may put it elsewhere later."""
         first = not self._row
         self.anchors.append(node)
-        covariance = np.eye(7) * _PRIOR_SIGMA**2 if first else _UNKNOWN
+        covariance = np.eye(7) * GAUGE_SIGMA**2 if first else _UNKNOWN
         placed = to_matrix(map_node)
         relative = placed if first else inverse(self._tree.place[:1])[0] @ placed
         self._add(node, -1 if first else 0, relative, covariance, len(self.anchors) - 1)

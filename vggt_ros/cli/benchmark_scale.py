@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.cli.replay import report, run
-from vggt_ros.config import Config, ConfigError
+from vggt_ros.config import Config
 from vggt_ros.evaluation import EvaluationError, align
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence
+from vggt_ros.settings import ConfigError
 from vggt_ros.solution import OBSERVED, Update
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
 from vggt_ros.synthetic.imu import felt_on
