@@ -164,6 +164,29 @@ def test_odometry_does_not_jump_when_the_map_does():
         assert np.allclose(t.map_odom @ t.odom_camera, t.map_camera, atol=1e-9)
 
 
+def test_a_pose_goes_out_before_a_new_solution_is_taken_up():
+    """It is by the landmarks of before; `select` takes up the solution, and map -> odom what has moved by it."""
+    sequence = lap()
+    slam = Slam(Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
+    tracker, before, moved = slam._localizer._tracker, None, []
+    for frame in sequence.frames:
+        newest = slam.solution
+        late = newest is not tracker.solution
+        tracked = slam.locate(frame)
+        late &= newest is not tracker.solution
+        if late:
+            assert np.array_equal(tracked.map_odom, before.map_odom)
+        window = slam.select().window
+        assert newest is tracker.solution
+        if late:
+            corrected = slam._localizer._map_odom @ tracked.odom_camera
+            moved.append(np.linalg.norm((inverse(tracked.map_camera) @ corrected)[:3, 3]))
+        if window is not None:
+            slam.step(window)
+        before = tracked
+    assert len(moved) > 5 and max(moved) > 0.01  # else there was nothing to be taken up
+
+
 def test_what_follows_a_correction_keeps_it():
     """After a loop the next windows hang on the corrected ones, and points, poses and map -> odom follow.
 

@@ -30,6 +30,7 @@ from vggt_ros.scale import initial_scale, taken_over
 from vggt_ros.similarities import scales, to_matrix, transported
 from vggt_ros.solution import Edge, KeptKeyframe, MetricScale, Solution
 from vggt_ros.steps import Step, steps
+from vggt_ros.threads import give_way
 from vggt_ros.verification import Relation
 from vggt_ros.windows import Keyframe, Window
 
@@ -110,6 +111,7 @@ class Atlas:
         """Note what the places of solved keyframes look like, and return the local features of each."""
         found = []
         for keyframe in keyframes:
+            give_way()
             features, appearance = describe(keyframe.image)
             self.kept[keyframe.id] = replace(self.kept[keyframe.id], appearance=appearance)
             found.append(features)
@@ -378,6 +380,7 @@ class Atlas:
         images = {keyframe.id: keyframe for keyframe in window.keyframes}
         for keyframe, what in kept.items():
             if not self.knows(keyframe):
+                give_way()
                 self._placed[keyframe] = _Placed(what.stamp, self.submap, len(self._windows))
                 self._windows.append(window.id)
                 self.kept[keyframe] = with_features(what, images[keyframe])

@@ -13,6 +13,7 @@ from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.features import ImageFeatures, resize_pixels
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.solution import KeptKeyframe
+from vggt_ros.threads import give_way
 from vggt_ros.windows import Keyframe, Window
 
 
@@ -25,6 +26,7 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
     images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
     kept = {}
     for row, keyframe in enumerate(geometry.keyframe_ids):
+        give_way()
         depth = geometry.depth[row][np.ix_(rows, columns)].astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
         confidence = np.nan_to_num(geometry.confidence[row][np.ix_(rows, columns)])

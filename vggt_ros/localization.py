@@ -70,7 +70,8 @@ class Localizer:
         features: in a map that is all of another session's, where the camera is a `visitor`, or when it turned away.
         """
         away = self._tracker.is_away
-        location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution)
+        location, before = self._tracker.locate(self.features, image, frame.intrinsics, solution), None
+        solution = self._tracker.solution  # what the tracker could not do without, or the one of before
         if location is None and len(solution) and search:
             found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:
@@ -80,7 +81,7 @@ class Localizer:
             found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap,
                                            tracked=not location.turned)
             if found is not None:
-                before = location.world_camera if before is None else before
+                before = location.world_camera
                 location = self._tracker.take(self.features, found, fresh=False, solution=solution)
         if location is None:
             lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
@@ -102,6 +103,14 @@ class Localizer:
         return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", location.world_camera,
                             self._odom_camera, self._map_odom, location.covariance, location.reference,
                             reference_camera, location.inliers, reason=reason)
+
+    def catch_up(self, frame: Frame, solution: Solution) -> None:
+        """Take up a new solution, after the pose of `frame` has gone out by the one before."""
+        if solution is self._tracker.solution:
+            return
+        poses = self._tracker.catch_up(self.features, frame.intrinsics, frame.image.shape[1], solution)
+        if poses is not None:  # the map has moved or grown, not the camera: odom -> camera stays
+            self._map_odom, self._seen = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
 
     def _weakness(self, location: Location) -> str:
         """Return what a pose lacks, in words; empty if nothing."""

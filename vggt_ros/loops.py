@@ -15,6 +15,7 @@ from vggt_ros.keeping import keep, own_views
 from vggt_ros.places import Places, within_reach
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.solution import Counts, Solution
+from vggt_ros.threads import give_way
 from vggt_ros.verification import LoopRefused, Relation, Sight, relate, sight
 from vggt_ros.windows import Keyframe, Window
 
@@ -61,6 +62,7 @@ class LoopCloser:
              counts: Counts) -> None:
         """Note newly solved keyframes with their local features, and which places seen before they may show."""
         for keyframe, local in zip(keyframes, features, strict=True):
+            give_way()
             self.album.add(keyframe, local)
             self._seek(keyframe.id, atlas, solution, counts)
             look = atlas.kept[keyframe.id].look
@@ -108,6 +110,7 @@ class LoopCloser:
         for older in within_reach(newer, similar, solution, depth, settings).tolist():
             if older not in self.album or older not in atlas.kept:
                 continue
+            give_way()
             seen = sight(atlas.kept[older], self.album.features(older), kept, self.album.features(newer),
                          settings.min_matches)
             if seen is not None and (best is None or seen.inliers > best.seen.inliers):

@@ -101,6 +101,11 @@ class Slam:
 
         `room` says whether there is room for another window; without it, waiting keyframes are thinned.
         """
+        tracked = self._select(room)
+        self._localizer.catch_up(self._newest[0], self.solution)
+        return tracked
+
+    def _select(self, room: bool) -> TrackedFrame:
         frame, image, tracked = self._newest
         previous, self._stamp = self._stamp, frame.stamp
         features = self._localizer.features

@@ -16,6 +16,7 @@ from vggt_ros.camera import pixel_rays
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry import Array
 from vggt_ros.solution import KeptKeyframe, PointCloud, Solution
+from vggt_ros.threads import give_way
 
 
 @dataclass(eq=False)
@@ -89,6 +90,7 @@ class PointMap:
 
     def _insert(self, keyframe: int, solution: Solution, row: int) -> None:
         """Keep the keyframe's points that fall into voxels without a point, the more confident first."""
+        give_way()
         cloud = unproject(solution.kept[keyframe], self._config)
         camera, scale = solution.map_camera[row], float(solution.scale[row])
         keys = _voxel_keys(_place(cloud.points, camera, scale), self._voxel)

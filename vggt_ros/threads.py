@@ -1,8 +1,18 @@
 """How the threads of the node share the cores, and Python's lock."""
 
+from __future__ import annotations
+
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
+
+_PATIENCE = 0.05
+"""Seconds for which one gives way at most: a machine that is too slow for its camera still has to make a map."""
+_clear = threading.Event()
+_clear.set()
 
 
 def one_thread_for_linear_algebra() -> None:
@@ -22,3 +32,27 @@ def hand_over_quickly() -> None:
     be waited for after each of them.
     """
     sys.setswitchinterval(0.0005)
+
+
+@contextmanager
+def going_first() -> Iterator[None]:
+    """Let the threads that give way wait while the body runs, or until it calls `let_others_go`."""
+    _clear.clear()
+    try:
+        yield
+    finally:
+        _clear.set()
+
+
+def let_others_go() -> None:
+    """Let the threads that wait in `give_way` go on; harmless if nobody goes first."""
+    _clear.set()
+
+
+def give_way() -> None:
+    """Wait while another thread is going first: called between pieces of work, some milliseconds each, by the worker.
+
+    Python runs one thread at a time, so an image whose pose is waited for takes twice as long beside a busy worker,
+    and two cores have other work, too.
+    """
+    _clear.wait(_PATIENCE)

@@ -60,7 +60,12 @@ class Location:
 
 
 class Tracker:
-    """Finds the camera among landmarks, which are tracks whose place is known."""
+    """Finds the camera among landmarks, which are tracks whose place is known.
+
+    Attributes:
+        solution: the state of the map that the landmarks and all poses are of.
+
+    """
 
     def __init__(self, config: TrackingConfig) -> None:
         """Track with the settings of `config`."""
@@ -73,7 +78,7 @@ class Tracker:
         self._sightings: dict[int, Sighting] = {}
         self._landmarks: dict[int, Array] = {}
         self._measured: set[int] = set()  # tracks whose landmark has solved depth
-        self._version = -1
+        self.solution = Solution()
         self._last: Array | None = None
         self._reference = -1
         self._anchor: Sim3 | None = None  # the reference keyframe as it was when the landmarks were taken
@@ -97,25 +102,33 @@ class Tracker:
         return self._lost >= _SHORT
 
     def locate(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
-               solution: Solution) -> tuple[Location | None, Array | None]:
+               solution: Solution) -> Location | None:
         """Return where the frame `image` with these `tracks` was taken.
 
-        The second value, given only when the solution has changed since the last frame, is the pose 4x4 by the
-        landmarks of before, for an odometry that must not jump.
+        If the landmarks as they are tell, they are left as they are: `catch_up` takes up a new `solution` when the pose
+        has gone out.
         """
-        before = None
-        if solution.version != self._version:
-            old = self._solve(tracks, intrinsics, image.gray.shape[1])
-            before = old.world_camera if old else None
+        width = image.gray.shape[1]
+        location = self._solve(tracks, intrinsics, width)
+        if location is None and solution is not self.solution:
             self._adopt(tracks, solution)
-        location = self._solve(tracks, intrinsics, image.gray.shape[1])
+            location = self._solve(tracks, intrinsics, width)
         if location is None and not self.is_away:
             location = self._match(tracks, image, intrinsics, solution)
         if location is None:
-            location = self._turn(tracks, intrinsics, image.gray.shape[1], solution)
+            location = self._turn(tracks, intrinsics, width, solution)
         self._lost = 0 if location else self._lost + bool(len(solution))
         self._last = location.world_camera if location else None
-        return location, before
+        return location
+
+    def catch_up(self, tracks: FeatureTracks, intrinsics: Array, width: int,
+                 solution: Solution) -> tuple[Array, Array] | None:
+        """Take up a new solution; return the newest pose 4x4 by it, and by the one before, if both are known."""
+        before = self._last
+        self._adopt(tracks, solution)
+        location = self._solve(tracks, intrinsics, width)
+        self._last = location.world_camera if location else None
+        return None if location is None or before is None else (location.world_camera, before)
 
     def take(self, tracks: FeatureTracks, found: Found, fresh: bool, solution: Solution) -> Location:
         """Take landmarks found in the newest image by other means than tracks, and return where it was taken.
@@ -136,7 +149,7 @@ class Tracker:
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from the depth of solved keyframes, the newest first, and move the others with them."""
-        self._version, self._last = solution.version, None
+        self.solution, self._last = solution, None
         moved, self._landmarks, measured = self._landmarks, {}, self._measured
         solved = self._solved(solution)
         waiting = tracks.ids

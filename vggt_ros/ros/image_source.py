@@ -20,6 +20,7 @@ from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import described, why_silent
 from vggt_ros.solution import Frame
+from vggt_ros.threads import going_first
 
 THROTTLE = 5.0
 """Seconds between repetitions of one complaint."""
@@ -130,6 +131,10 @@ class ImageSource:
             details: rclpy's information on the message; it must not have a default, or rclpy leaves it out.
 
         """
+        with going_first():
+            self._take_image(message, details)
+
+    def _take_image(self, message: Any, details: Mapping[str, Any]) -> None:
         began = time.perf_counter()
         self.counts["received"] += 1
         self._count_missed(details.get("publication_sequence_number"))

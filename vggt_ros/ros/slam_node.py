@@ -41,7 +41,7 @@ from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.settings import ConfigError
 from vggt_ros.solution import Frame, Update
-from vggt_ros.threads import hand_over_quickly, one_thread_for_linear_algebra
+from vggt_ros.threads import hand_over_quickly, let_others_go, one_thread_for_linear_algebra
 from vggt_ros.windows import Window
 from vggt_ros.worker import Worker
 
@@ -178,6 +178,7 @@ class SlamNode(SteadyLifecycleNode):
         if not self._is_resetting():  # before what only keyframes need: the pose is waited for
             self.frames.broadcast(tracked)
             self.outputs.publish_tracked(tracked)
+        let_others_go()
         self.monitor.latency.note(self.source.received_at, busy=not self.worker.idle)
         published = time.perf_counter()
         try:
