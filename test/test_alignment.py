@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
 from vggt_ros.solution import KeptKeyframe
@@ -50,6 +50,26 @@ def test_one_shared_keyframe_is_enough():
     found = align(*straight_line(np.random.default_rng(1), count=1), CONFIG)
     assert rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation) < 1e-4
     assert found.reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
+
+
+def test_what_is_refused_may_lie_where_the_first_shared_keyframe_does():
+    """The rest of the window is turned away; of a keyframe without depth nothing is known."""
+    reference, window = straight_line(np.random.default_rng(3))
+    for k in (1, 2):
+        window[k] = View(window[k].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), window[k].kept)
+    with pytest.raises(AlignmentRefused):
+        align(reference, window, CONFIG)
+    shared, place, covariance = suppose(reference, window, CONFIG)
+    assert shared == 0
+    assert place.scale == pytest.approx(TRUTH.scale, rel=1e-3)
+    assert rotation_angle(place.rotation.T @ TRUTH.rotation) < 1e-6
+    assert np.allclose(place.translation, TRUTH.translation, atol=1e-3)
+    depth = window[0].kept.median_depth
+    assert np.allclose(np.sqrt(np.diag(covariance)), [np.radians(5.0)] * 3 + [0.15 * depth] * 3 + [1.0])
+    assert suppose({9: reference[0]}, window, CONFIG) is None
+    blind = View(reference[0].camera, kept(0, np.full((78, 104), np.nan)))
+    assert suppose({0: blind, 1: reference[1]}, window, CONFIG)[0] == 1
+    assert suppose({0: blind}, window, CONFIG) is None
 
 
 def test_straight_lines_do_not_turn_the_map():

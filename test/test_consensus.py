@@ -142,6 +142,76 @@ def test_a_false_joint_is_undone():
     assert error(graph, truth) < 0.01  # a third of the loops' own sigma
 
 
+BREAK = np.diag([0.09**2] * 3 + [1.5**2] * 3 + [1.0])
+"""How well the place is known at which a chain broke, in map units."""
+
+
+def broken(rng, off, reference=39):
+    """Graph of two submaps, the second begun at 40 where the chain broke, `off` (7,) sigmas from there; and truth."""
+    truth, graph = laps(70, rng), PoseGraph()
+    for i in range(70):
+        if i == 0:
+            graph.add_submap(i, truth[0])
+        elif i == 40:
+            x = np.sqrt(np.diag(BREAK)) * off
+            unit = np.diag([1] * 3 + [1 / truth[i].scale] * 3 + [1.0])
+            begins = truth[i] @ Sim3(float(np.exp(x[6])), so3_exp(x[:3]), x[3:6] / truth[i].scale)
+            graph.add_submap(i, begins, reference, unit @ BREAK @ unit if reference is not None else None)
+        else:
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE / 20)
+    return graph, truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("false_first", [True, False])
+def test_a_family_that_agrees_with_itself_does_not_join_submaps_elsewhere(seed, false_first):
+    """Four loops of a look-alike corridor, and three true ones of one stretch of the way, in either order."""
+    rng = np.random.default_rng(seed)
+    graph, truth = broken(rng, rng.standard_normal(7))
+    shift = truth[22] @ truth[44].inverse()  # half the block away
+    family = [(i - 22, i, truth[i - 22].inverse() @ shift @ truth[i]) for i in range(44, 48)]
+    right = [(i - LAP, i, truth[i - LAP].inverse() @ truth[i]) for i in (45, 47, 49)]
+    offered = [*family, *right] if false_first else [*right, *family]
+    loops = {id(offer): graph.add_loop(*offer[:2], *measured(offer[2], LOOP, truth[offer[1]].scale, rng))
+             for offer in offered}
+    assert not any(loops[id(offer)].taken for offer in family)
+    assert all(loops[id(offer)].taken for offer in right) and graph.component(60) == 0
+    assert error(graph, truth) < 0.2
+
+
+@pytest.mark.parametrize("reference", [39, None])
+def test_one_loop_joins_submaps_where_it_is_likely(reference):
+    """The camera comes back to one place only: that is enough where the chain broke, and where nothing else tells."""
+    rng = np.random.default_rng(2)
+    graph, truth = broken(rng, np.full(7, 1.5), reference)
+    loop = graph.add_loop(6, 46, truth[6].inverse() @ truth[46], LOOP)
+    assert loop.taken and loop.reason == "joins two submaps" and graph.component(60) == 0
+    assert error(graph, truth) < 0.1  # of 3.5 that the break was off, the steps share a little
+
+
+def test_two_stretches_of_the_way_outvote_the_place_at_which_the_chain_broke():
+    """The window at which it broke was wrong altogether: a lone family is not believed, a second one joins."""
+    rng = np.random.default_rng(3)
+    graph, truth = broken(rng, np.array([0, 20.0, 0, 8, 0, 8, 0]))
+    first = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (44, 46, 48)]
+    assert not any(loop.taken for loop in first) and graph.component(60) == 1
+    later = graph.add_loop(18, 58, truth[18].inverse() @ truth[58], LOOP)
+    assert later.taken and all(loop.taken for loop in first) and graph.component(60) == 0
+    assert error(graph, truth) < 0.01
+
+
+def test_a_better_hypothesis_moves_a_joined_submap():
+    """A false loop that the break allows joins first; a single true one fits the break better."""
+    rng = np.random.default_rng(4)
+    graph, truth = broken(rng, np.zeros(7))
+    x = 4.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
+    there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
+    wrong = graph.add_loop(5, 44, truth[5].inverse() @ there @ truth[44], LOOP)
+    assert wrong.taken and graph.component(60) == 0
+    assert graph.add_loop(15, 55, truth[15].inverse() @ truth[55], LOOP).taken
+    assert not wrong.taken and error(graph, truth) < 0.01
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
     """Beyond the most that are solved for, the overlaps say what the oldest said; false loops still change nothing."""

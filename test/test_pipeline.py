@@ -7,7 +7,7 @@ import pytest
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import Sim3, inverse, rotation_angle, so3_exp
+from vggt_ros.geometry import Sim3, inverse, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.solution import Frame
@@ -97,6 +97,31 @@ def test_a_chain_that_breaks_begins_a_new_submap():
     for submap in range(2):
         stamps, poses = done.slam.trajectory(submap)
         assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
+
+
+def test_a_submap_begins_where_the_chain_broke():
+    """A window that contradicts the map begins a submap where the keyframe lies that the map has, too."""
+
+    class Twisted(SceneReconstructor):
+        """Turns all keyframes of a window but the first away, and those of another choice of them."""
+
+        def reconstruct(self, window):
+            geometry = super().reconstruct(window)
+            if window.id == 3:
+                geometry.window_camera[1:] = geometry.window_camera[1:] @ pose(so3_exp(np.array([0, 0.3, 0])),
+                                                                               np.zeros(3))
+            return geometry
+
+    sequence = lap()
+    done = run(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(Twisted))
+    fresh = [u for u in done.updates if u.new_submap]
+    assert len(fresh) == 1 and "is turned by" in fresh[0].refused
+    _, world_map = trajectory_error(*done.slam.trajectory(0), sequence)
+    stamps, poses = done.slam.trajectory(1)
+    truth = {frame.stamp: camera for frame, camera in zip(sequence.frames, sequence.world_camera, strict=True)}
+    begin = truth[int(stamps[0])]
+    assert np.linalg.norm(world_map.apply(poses[0, :3, 3]) - begin[:3, 3]) < 1e-3
+    assert rotation_angle(world_map.rotation @ poses[0, :3, :3] @ begin[:3, :3].T) < 1e-3
 
 
 def test_keyframes_that_find_no_place_are_counted():

@@ -37,6 +37,8 @@ _INDEPENDENT = 30
 _SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
 """Prior errors of a shared pose (radians; fraction of the depth) and of a point (fraction of its depth): the relative
 weights of the three kinds of evidence; the covariance is scaled by what is actually seen."""
+_REMEASURED = 1.0
+"""By how much the unit of a window may be another one than supposed, logarithm: sources of meters may yet change it."""
 
 
 class AlignmentRefused(Exception):
@@ -114,6 +116,25 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     _check_agreement(overlaps, found, config)
     return Alignment(found, _covariance(list(overlaps.values()), found, variance_scale), tuple(overlaps),
                      float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
+
+
+def suppose(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig
+            ) -> tuple[int, Sim3, Array] | None:
+    """Return where a window may lie of which `align` refused to say it, or None if no keyframe of it is known.
+
+    A keyframe that both sides know is one camera, whatever else they say: the place is that by the first such one with
+    depth, and how far it may be off is what `config` has as limits. Returned are the keyframe's id, `reference_window`,
+    and the covariance (7, 7) as in `Alignment`.
+    """
+    depths = {k: (reference[k].kept.median_depth * reference[k].scale, window[k].kept.median_depth * window[k].scale)
+              for k in window if k in reference}
+    shared = next((k for k, both in depths.items() if np.isfinite(both).all()), None)
+    if shared is None:
+        return None
+    known, own, (there, depth) = reference[shared], window[shared], depths[shared]
+    found = Sim3.from_pose(known.camera, there / depth)
+    sigmas = np.array([np.radians(config.max_rotation)] * 3 + [config.max_translation * depth] * 3 + [_REMEASURED])
+    return shared, found @ Sim3.from_pose(own.camera).inverse(), np.diag(sigmas**2)
 
 
 def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
+from vggt_ros.alignment import Alignment, AlignmentRefused, View, align, suppose
 from vggt_ros.appearance import Features, describe
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
@@ -222,9 +222,11 @@ class Atlas:
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
 
-        The first lies at the map's origin. Where a later one lies is not known: until a loop tells, it begins where
-        the newest keyframe of the submap before was, and takes over its median depth.
+        The first lies at the map's origin. Where a later one lies is hardly known: until a loop tells, by a keyframe
+        that the submap before has, too, or else where the newest one was; it takes over the median depth.
         """
+        kept = keep(window, geometry, self._config.map.kept_width)
+        reference, covariance = None, None
         if self.submap < 0:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
@@ -234,14 +236,18 @@ class Atlas:
             depth = self.kept[newest].median_depth * before.scale
             scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
             map_window = Sim3.from_pose(before.apply_pose(np.eye(4)), scale)
+            shared = [k for k in geometry.keyframe_ids if self.knows(k)]
+            known = self.views(shared, newest) if shared else {}
+            if (supposed := suppose(known, own_views(geometry, kept), self._config.alignment)) is not None:
+                reference, covariance = self._placed[supposed[0]].node, supposed[2]
+                map_window = before @ supposed[1]
             self._metrics[self.submap] = self.metric
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
         self.submap = len(self._labels)
         self._labels.append(self.submap)
-        kept = keep(window, geometry, self._config.map.kept_width)
         self._take(window, kept)
-        self._graph.add_submap(self._placed[geometry.keyframe_ids[0]].node, map_window)
+        self._graph.add_submap(self._placed[geometry.keyframe_ids[0]].node, map_window, reference, covariance)
         self._hang(steps(own_views(geometry, kept)))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:

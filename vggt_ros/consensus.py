@@ -158,19 +158,30 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1)
         stride: nodes of the graph in a window.
 
     """
-    gain, pieces, counted = 0.0, 0, np.zeros(len(loops), bool)
+    clusters = _clusters(loops, stride)
+    gain = GATE * sum(1 + float(np.log2(size)) for size in clusters)
+    if len(clusters) < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
+        return gain - float(misfits.sum()) - strain / _LONE
+    freedom = 7.0 * len(loops)
+    return gain - float(misfits.sum()) - freedom * float(np.log1p(strain / (freedom * _STRAIN)))
+
+
+def pieces(loops: Sequence[Loop], stride: int = 1) -> int:
+    """Return how many independent pieces of evidence loops are; `stride` as for `score`."""
+    return len(_clusters(loops, stride))
+
+
+def _clusters(loops: Sequence[Loop], stride: int) -> list[int]:
+    """Return how many loops connect each pair of stretches of the way."""
     first, second = ends(loops)
+    sizes, counted = [], np.zeros(len(loops), bool)
     for row in range(len(loops)):
         if not counted[row]:
             near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= _NEIGHBORS * stride
             near &= ~counted
             counted |= near
-            pieces += 1
-            gain += GATE * (1 + float(np.log2(near.sum())))
-    if pieces < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
-        return gain - float(misfits.sum()) - strain / _LONE
-    freedom = 7.0 * len(loops)
-    return gain - float(misfits.sum()) - freedom * float(np.log1p(strain / (freedom * _STRAIN)))
+            sizes.append(int(near.sum()))
+    return sizes
 
 
 def _between(tree: OverlapTree, first: Index, second: Index) -> Array:

@@ -83,6 +83,10 @@ class OverlapTree:
         """Return the covariance (..., 7, 7) of rows' places by the overlaps, of perturbations on the left."""
         return self.inflation * self._covariance[rows]
 
+    def edge(self, row: int) -> tuple[Array, Array]:
+        """Return how a row hangs on its own, (4, 4), and the covariance (7, 7) of its perturbation on the right."""
+        return (inverse(self._chained[self._parent[row], None])[0] @ self._chained[row], self._edge[row].copy())
+
     def add(self, parent: int, parent_node: Array, covariance: Array) -> int:
         """Hang a node on a row, -1 for the first; return its row.
 

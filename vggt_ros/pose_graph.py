@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vggt_ros.consensus import GATE, Loop, ends, group, misfit, score, squared, surprise
+from vggt_ros.consensus import GATE, Loop, ends, group, misfit, pieces, score, squared, surprise
 from vggt_ros.geometry import Array, Sim3
 from vggt_ros.least_squares import GAUGE_SIGMA, solve
 from vggt_ros.overlap_tree import OverlapTree
 from vggt_ros.scale_correction import rescaled
 from vggt_ros.similarities import exp, inverse, log, normalized, to_matrix, to_sim3
 from vggt_ros.solution import Edge
+from vggt_ros.submaps import assembled, connected
 
 _UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
-"""Covariance of where a submap lies in the map before a loop tells: nearly nothing is known."""
+"""Covariance of where a submap lies in the map if nothing tells: nearly nothing is known."""
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
 belief is worth, and the most that it may become."""
@@ -90,6 +91,7 @@ class PoseGraph:
         self._doubt, self._doubted, self._counted = _DOUBT, _DOUBTED, 0  # belief of before, its worth, loops in it
         self._row: dict[int, int] = {}
         self._submap: list[int] = []
+        self._behind: list[int] = []  # of each submap, the one at which the chain broke; -1 where nothing tells
         self._scale: dict[int, float] = {}  # row to the logarithm of its scale, where sources of meters have told
         self._solved = _Solved((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
 
@@ -115,16 +117,24 @@ class PoseGraph:
 
     def component(self, node: int) -> int:
         """Return the oldest of the submaps, 0, 1, ..., that overlaps and loops connect with a node's."""
-        return self._components()[self._submap[self._row[node]]]
+        return self._connected(self._taken)[self._submap[self._row[node]]]
 
-    def add_submap(self, node: int, map_node: Sim3) -> None:
-        """Begin a submap with a node that lies at `map_node`; a loop may put it elsewhere later."""
+    def add_submap(self, node: int, map_node: Sim3, reference: int | None = None,
+                   covariance: Array | None = None) -> None:
+        """Begin a submap with a node that lies at `map_node`; a loop may put it elsewhere later.
+
+        Where the chain broke at a `reference` node, `covariance` says how well the place is known all the same, as for
+        `add_node`; without, nothing is taken to be known of it.
+        """
         first = not self._row
+        parent = 0 if reference is None else self._row[reference]
         self.anchors.append(node)
-        covariance = np.eye(7) * GAUGE_SIGMA**2 if first else _UNKNOWN
+        self._behind.append(-1 if covariance is None else self._submap[parent])
+        if covariance is None:
+            covariance = np.eye(7) * GAUGE_SIGMA**2 if first else _UNKNOWN
         placed = to_matrix(map_node)
-        relative = placed if first else inverse(self._tree.place[:1])[0] @ placed
-        self._add(node, -1 if first else 0, relative, covariance, len(self.anchors) - 1)
+        relative = placed if first else inverse(self._tree.place[parent, None])[0] @ placed
+        self._add(node, -1 if first else parent, relative, covariance, len(self.anchors) - 1)
 
     def restore(self, map_node: dict[int, Sim3], anchors: Sequence[int], edges: Sequence[Edge]) -> None:
         """Go on, in an empty graph, from where another one ended; nodes in the order in which they came.
@@ -187,21 +197,20 @@ class PoseGraph:
         `overlaps` are what was seen with it of how nodes hang on each other: merged if the loop is likely.
 
         The loop is taken or refused, and may turn out the other way when more loops come; see `loops`. One that
-        connects two submaps moves the younger as a whole into the frame of the older.
+        connects two submaps moves the younger as a whole into the frame of the older; later ones may move it again.
         """
         loop = self._loop(first, second, first_second, covariance)
-        taken = [other for other in self.loops if other.taken]
-        if self.component(first) != self.component(second):
-            self._join(loop)
-            self._merge(overlaps)
-            self._decide(self._solve([*taken, loop]))
-            loop.reason = "joins two submaps"
-            return loop
+        taken = self._taken
         squared_distance = float(surprise(self._tree, [loop], taken)[0])
         if squared_distance <= GATE:
+            joins = self.component(first) != self.component(second)
+            if joins:
+                self._join(loop)
             self._merge(overlaps)
             self._decide(self._reconsidered(self._solve([*taken, loop])))
             self._settle()
+            if joins and loop.taken:
+                loop.reason = "joins two submaps"
         else:
             loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
             self._outvote(loop, taken)
@@ -212,7 +221,7 @@ class PoseGraph:
 
         What is measured between nodes is in their own units and stays; only their places change.
         """
-        component, label = self.component(node), self._components()
+        component, label = self.component(node), self._connected(self._taken)
         rows = np.flatnonzero(np.array(label)[self._submap] == component)
         stretch = np.diag([factor, factor, factor, 1.0])
         stretch[:3, 3] = (1 - factor) * self._tree.place[self._row[self.anchors[component]], :3, 3]
@@ -251,20 +260,32 @@ class PoseGraph:
     # What the graph believes.
 
     def _outvote(self, loop: Loop, taken: list[Loop]) -> None:
-        """Ask whether refused loops that agree with each other explain the map better than those taken now."""
+        """Ask whether refused loops that agree with each other explain the map better than those taken now.
+
+        Between two submaps that nothing connects yet, such loops speak against the place at which the chain broke:
+        for that it takes two independent pieces of evidence. Where loops have joined submaps, even a single one may be
+        a better hypothesis of how they lie.
+        """
+        label = self._connected(taken)
+        here = {label[self._submap[row]] for row in (loop.first_row, loop.second_row)}
         refused = [other for other in self.loops if not other.taken and other is not loop
-                   and self.component(other.first) == self.component(other.second)]
+                   and {label[self._submap[row]] for row in (other.first_row, other.second_row)} <= here]
         agreeing = group(self._tree, loop, refused)
-        if len(agreeing) < 2:
+        within = self._submap[loop.first_row] == self._submap[loop.second_row]
+        if (len(agreeing) < 2 and within) or (len(here) > 1 and pieces(agreeing, self._stride) < 2):
             return
         chosen = agreeing + [other for other in group(self._tree, loop, taken) if other is not loop]
         if score(chosen, np.zeros(0), 0.0, self._stride) <= self._solved.score:  # as good as it could get
             return
-        found = self._without_contradicted(self._solve(chosen))
+        before = self._cast_off(max(here)) if len(here) > 1 else None
+        start = None if within else assembled(self._tree.place, self._submap, range(len(self.anchors)), chosen)
+        found = self._without_contradicted(self._solve(chosen, start))
         if loop in found.loops and found.score > self._solved.score:
             found = self._reconsidered(found)
-            if found.score > self._solved.score:
-                self._decide(found)
+        if loop in found.loops and found.score > self._solved.score:
+            self._decide(found)
+        elif before is not None:
+            self._tree.revise(*before)
 
     def _reconsidered(self, found: _Solved) -> _Solved:
         """Return a solution without the loops that it contradicts, and with those refused ones that now fit."""
@@ -348,26 +369,34 @@ class PoseGraph:
 
     # Submaps.
 
-    def _components(self) -> list[int]:
-        """Return for each submap the oldest one that taken loops connect it with."""
-        label = list(range(len(self.anchors)))
-        for loop in self.loops:
-            if loop.taken:
-                low, high = sorted((label[self._submap[loop.first_row]], label[self._submap[loop.second_row]]))
-                label = [low if value == high else value for value in label]
-        return label
+    @property
+    def _taken(self) -> list[Loop]:
+        return [loop for loop in self.loops if loop.taken]
+
+    def _connected(self, loops: Iterable[Loop]) -> list[int]:
+        """Return for each submap the oldest one that loops connect it with."""
+        return connected(len(self.anchors), self._submap, loops)
 
     def _join(self, loop: Loop) -> None:
         """Move the younger of two components to where a loop sees it."""
-        label = self._components()
-        place, matrix = self._tree.place, loop.matrix
-        first, second = (label[self._submap[row]] for row in (loop.first_row, loop.second_row))
-        if first < second:
-            moved, row, target = second, loop.second_row, place[loop.first_row] @ matrix
-        else:
-            moved, row, target = first, loop.first_row, place[loop.second_row] @ inverse(matrix[None])[0]
-        rows = np.flatnonzero(np.array(label)[self._submap] == moved)
-        self._tree.shift(rows, target @ inverse(place[row, None])[0])
+        label = self._connected(self._taken)
+        place = assembled(self._tree.place, self._submap, label, [loop])
+        younger = max(label[self._submap[row]] for row in (loop.first_row, loop.second_row))
+        if self._behind[younger] >= 0:  # the place at which the chain broke goes on to speak
+            self._tree.move(place)
+            return
+        moved = [value == younger for value in label]
+        for submap, behind in enumerate(self._behind):
+            moved[submap] = moved[submap] or (label[submap] == submap and behind >= 0 and moved[behind])
+        rows, one = np.flatnonzero(np.array(moved)[self._submap]), self._row[self.anchors[younger]]
+        self._tree.shift(rows, place[one] @ inverse(self._tree.place[one, None])[0])
+
+    def _cast_off(self, submap: int) -> tuple[int, Array, Array]:
+        """Forget the place at which the chain broke before a submap; return what `OverlapTree.revise` brings back."""
+        row = self._row[self.anchors[submap]]
+        before = (row, *self._tree.edge(row))
+        self._tree.revise(row, before[1], _UNKNOWN)
+        return before
 
     # Solving.
 
@@ -375,14 +404,15 @@ class PoseGraph:
         self._row[node] = self._tree.add(parent, parent_node, (covariance + covariance.T) / 2)
         self._submap.append(submap)
 
-    def _solve(self, loops: Sequence[Loop]) -> _Solved:
-        """Return the least squares solution with a set of loops."""
+    def _solve(self, loops: Sequence[Loop], start: Array | None = None) -> _Solved:
+        """Return the least squares solution with a set of loops, from places (w, 4, 4) to `start` with."""
+        start = self._tree.place if start is None else start
         segments = self._tree.segments(np.concatenate(ends(loops)))
         nodes = np.append(0, segments.below)
         first, second = (np.append(*both) for both in zip((segments.above, segments.below), ends(loops), strict=True))
         measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
         covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
-        solved = solve(nodes, self._tree.place[nodes], first, second, measured, covariance, self._scale)
+        solved = solve(nodes, start[nodes], first, second, measured, covariance, self._scale)
         return self._judged(loops, self._tree.spread(nodes, solved))
 
     def _judged(self, loops: Sequence[Loop], place: Array) -> _Solved:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vggt_ros.alignment import AlignmentRefused, View, align
+from vggt_ros.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.benchmarks.rivals import Poses
 from vggt_ros.config import AlignmentConfig
@@ -70,10 +70,14 @@ class Fusion:
                 self.retried += 1
                 return self.add(window.again)
             self.refused += bool(self._windows)
-            known = {}
             first = next(iter(window.views))
-            self._views[first] = window.views[first]
-            self.graph.add_submap(first, Sim3.identity())
+            supposed = suppose(known, window.views, AlignmentConfig())
+            if supposed is None:
+                self.graph.add_submap(first, Sim3.identity())
+            else:
+                reference, place, covariance = supposed
+                self.graph.add_submap(first, self.graph.map_node[shared[-1]] @ place, reference, covariance)
+            known, self._views[first] = {}, window.views[first]
         self.align_seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
         for step in steps(window.views, known, alignment):
