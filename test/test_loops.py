@@ -235,6 +235,14 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     assert set(slam.solution.kept) == set(ids.tolist())
     assert len(slam.map_cloud()) > 0.97 * len(free.map_cloud())
     assert drive.error(slam) < 2e-3
+    # Nor does the graph grow, and what is left of it hangs together.
+    assert len(slam._atlas._graph.map_node) <= 1.25 * len(ids) + 5 < len(free._atlas._graph.map_node)
+    edges = slam.solution.edges
+    assert {edge.second for edge in edges} == set(slam.solution.window_ids[1:].tolist())
+    assert {edge.first for edge in edges} <= set(slam.solution.window_ids.tolist())
+    again = Slam(Config(), drive.oracle())
+    again.restore_map(slam.record(np.eye(4)))
+    assert np.allclose(again.solution.map_camera, slam.solution.map_camera, atol=1e-9)
 
 
 # The parts.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.alignment import Alignment, AlignmentRefused, View, align, suppose
+from vggt_ros.allocator import give_back
 from vggt_ros.appearance import Features, describe
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
@@ -38,6 +39,8 @@ _NEIGHBORS = 4
 """Keyframes of the map whose depth stands for what the map knows of an image found in it."""
 _BENT = 0.009
 """How much of its scale a window is taken to have bent where the next one hangs on it, logarithm."""
+_SPARE = 1.25
+"""Nodes of the graph for each keyframe beyond which those of keyframes that were let go are let go, too."""
 _SAME = Sim3.identity()
 
 
@@ -122,6 +125,8 @@ class Atlas:
         gone = set(keyframes)
         self.kept = {k: kept for k, kept in self.kept.items() if k not in gone}
         self._placed = {k: placed for k, placed in self._placed.items() if k not in gone}
+        if len(self._graph.map_node) > _SPARE * len(self._placed):
+            self._contract()
 
     def close_loop(self, first: int, second: int, relation: Relation) -> Loop:
         """Relate two keyframes that see the same place; the graph says whether it believes it: PoseGraph.add_loop.
@@ -381,6 +386,18 @@ class Atlas:
                 self._graph.add_node(second.node, first.node, *relation)
                 self._note(second.node, self._graph.overlap(second.node))
                 self._pivot[second.node] = relation[0].inverse().translation  # the camera before it stays
+
+    def _contract(self) -> None:
+        """Let go of the graph's nodes that no keyframe needs, and of the memory that keyframes have left."""
+        made = self._graph.contract(placed.node for placed in self._placed.values())
+        nodes = self._graph.map_node.keys()
+        self._pivot = {node: point for node, point in self._pivot.items() if node in nodes}
+        self._borders = [node for node in self._borders if node in nodes]
+        self._hung = {self._windows[node] for node in self._borders}
+        for edge in made:
+            self._pivot[edge.second] = edge.first_second.inverse().translation
+            self._note(edge.second, edge)
+        give_back()
 
     def _take(self, window: Window, kept: dict[int, KeptKeyframe]) -> None:
         images = {keyframe.id: keyframe for keyframe in window.keyframes}

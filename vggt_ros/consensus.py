@@ -173,7 +173,9 @@ def pieces(loops: Sequence[Loop], stride: int = 1) -> int:
 
 def _clusters(loops: Sequence[Loop], stride: int) -> list[int]:
     """Return how many loops connect each pair of stretches of the way."""
-    first, second = ends(loops)
+    # By the nodes' numbers, as the way went: rows come closer when nodes between them are let go.
+    first = np.array([loop.first for loop in loops], np.int64)
+    second = np.array([loop.second for loop in loops], np.int64)
     sizes, counted = [], np.zeros(len(loops), bool)
     for row in range(len(loops)):
         if not counted[row]:

@@ -56,7 +56,7 @@ class LoopCloser:
         self.waiting: list[Candidate] = []
         self.refused: deque[tuple[int, int]] = deque(maxlen=_WAITING)
         self._tries: Counter[tuple[int, int]] = Counter()
-        self._closed: list[tuple[int, int]] = []
+        self._closed: set[tuple[int, int]] = set()  # pairs of windows, and of those next to them
 
     def look(self, keyframes: Sequence[Keyframe], features: Sequence[Features], atlas: Atlas, solution: Solution,
              counts: Counts) -> None:
@@ -89,7 +89,7 @@ class LoopCloser:
             _LOG.info("%s refused: %s", what, refusal)
             return f"{what} refused: {refusal}"
         loop = atlas.close_loop(candidate.older, candidate.newer, relation)
-        self._closed.append((first, second))
+        self._closed |= {(first + i, second + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
         counts.loops_refused += not loop.taken
         _LOG.info("%s %s: %s", what, "taken" if loop.taken else "refused", loop.reason)
         return f"{what} {'taken' if loop.taken else 'refused'}: {loop.reason}"
@@ -124,8 +124,7 @@ class LoopCloser:
         if candidate.older not in self.album or candidate.newer not in self.album:
             return False
         first, second = atlas.window_of(candidate.older), atlas.window_of(candidate.newer)
-        near = any(abs(first - a) <= 1 and abs(second - b) <= 1 for a, b in self._closed)
-        return first != second and not near and self._tries[first, second] < _TRIES_OF_PLACES
+        return first != second and (first, second) not in self._closed and self._tries[first, second] < _TRIES_OF_PLACES
 
     def _verify(self, window: int, candidate: Candidate, atlas: Atlas) -> Relation:
         """Reconstruct the two places together; raises LoopRefused."""

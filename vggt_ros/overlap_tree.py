@@ -7,7 +7,7 @@ between it and the root, and the covariance of two nodes is that of their last c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,6 +177,24 @@ class OverlapTree:
         upper, below = np.array(above[1:], np.int64), below[1:]
         covariance = transported(self.covariance(below) - self.covariance(upper), inverse(self.place[below]))
         return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
+
+    def contracted(self, rows: Index) -> tuple[OverlapTree, Segments]:
+        """Return a tree of only the given rows, the root, and where branches that they need begin; and what it chains.
+
+        Overlaps between them are composed into one; places and their covariances stay as they are. Rows are numbered
+        anew, in the same order.
+        """
+        left, tree = self.segments(rows), OverlapTree()
+        kept, tree.inflation = np.append(0, left.below), self.inflation
+        edges = np.append(self._edge[:1], left.covariance / self.inflation, axis=0)
+        same = np.flatnonzero(self._parent[kept[1:]] == left.above) + 1
+        edges[same] = self._edge[kept[same]]  # as measured, not as the difference of what has added up
+        relations = np.append(self.chained[:1], left.measured, axis=0)
+        for parent, relation, edge in zip(np.append(-1, np.searchsorted(kept, left.above)).tolist(), relations, edges,
+                                          strict=True):
+            tree.add(parent, relation, (edge + edge.T) / 2)
+        tree.move(self.place[kept])
+        return tree, replace(left, covariance=edges[1:])
 
     def spread(self, nodes: Index, solved: Array) -> Array:
         """Return places (w, 4, 4) of all nodes, given those (n, 4, 4) of the `nodes` (n,), ends of segments.

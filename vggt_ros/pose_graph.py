@@ -216,6 +216,31 @@ class PoseGraph:
             self._outvote(loop, taken)
         return loop
 
+    def contract(self, nodes: Iterable[int]) -> list[Edge]:
+        """Let go of all nodes but the given ones and those that submaps, loops and branches need.
+
+        What lies between those left is composed into one relation each, so that the map does not change; the new
+        relations are returned.
+        """
+        needed = {*nodes, *self.anchors, *(node for loop in self.loops for node in (loop.first, loop.second))}
+        names, before = list(self._row), self._tree.place
+        self._tree, left = self._tree.contracted(np.array(sorted(self._row[node] for node in needed), np.int64))
+        kept = [0, *left.below.tolist()]
+        row = dict(zip(kept, range(len(kept)), strict=True))
+        self._row = {names[old]: new for old, new in row.items()}
+        self._submap = [self._submap[old] for old in kept]
+        self._scale = {row[old]: log for old, log in self._scale.items() if old in row}
+        self._eased = int(np.searchsorted(kept, self._eased, side="right")) - 1
+        self._solved = replace(self._solved, place=before[kept])
+        for loop in self.loops:
+            loop.first_row, loop.second_row = self._row[loop.first], self._row[loop.second]
+        known = {node: edge for node, edge in self._overlaps.items() if node in self._row}
+        made = [Edge(names[above], names[below], "overlap", relation, covariance) for above, below, relation, covariance
+                in zip(left.above.tolist(), left.below.tolist(), to_sim3(left.measured), left.covariance, strict=True)
+                if names[below] in known and known[names[below]].first != names[above]]
+        self._overlaps = known | {edge.second: edge for edge in made}
+        return made
+
     def rescale(self, node: int, factor: float) -> None:
         """Make all that is connected with a node larger by `factor`, about the origin of the oldest submap in it.
 
