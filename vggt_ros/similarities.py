@@ -59,8 +59,10 @@ def normalized(matrices: Array) -> Array:
 def skews(vectors: Array) -> Array:
     """Return the cross product matrices (n, 3, 3) of vectors (n, 3)."""
     x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
+    result = np.zeros((len(vectors), 3, 3))  # filled in: far faster than a stack where n is small
+    result[:, 2, 1], result[:, 0, 2], result[:, 1, 0] = x, y, z
+    result[:, 1, 2], result[:, 2, 0], result[:, 0, 1] = -x, -y, -z
+    return result
 
 
 def rotation_vectors(rotations: Array) -> Array:
