@@ -29,7 +29,7 @@ CONFINED = {
     "rclpy": ("vggt_ros/ros/",),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/",),
-    "gtsam": ("vggt_ros/least_squares.py", "vggt_ros/inertial.py", "vggt_ros/benchmarks/", "benchmarks/"),
+    "gtsam": ("vggt_ros/least_squares.py", "vggt_ros/preintegration.py", "vggt_ros/benchmarks/", "benchmarks/"),
 }
 
 
