@@ -212,6 +212,20 @@ def test_a_better_hypothesis_moves_a_joined_submap():
     assert not wrong.taken and error(graph, truth) < 0.01
 
 
+def test_a_large_family_that_strains_the_break_loses_to_fewer_loops_that_do_not():
+    """Six loops of a corridor join first; loops inside the younger submap say nothing of how it lies to the older."""
+    rng = np.random.default_rng(5)
+    graph, truth = broken(rng, np.zeros(7))
+    x = 5.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
+    there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
+    family = [graph.add_loop(i - 38, i, truth[i - 38].inverse() @ there @ truth[i], LOOP) for i in range(42, 48)]
+    assert all(loop.taken for loop in family) and graph.component(60) == 0
+    within = [graph.add_loop(i, i + 12, truth[i].inverse() @ truth[i + 12], LOOP) for i in (41, 48, 55)]
+    right = [graph.add_loop(i - 30, i, truth[i - 30].inverse() @ truth[i], LOOP) for i in (50, 52)]
+    assert all(loop.taken for loop in (*within, *right)) and not any(loop.taken for loop in family)
+    assert error(graph, truth) < 0.01
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
     """Beyond the most that are solved for, the overlaps say what the oldest said; false loops still change nothing."""

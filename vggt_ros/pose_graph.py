@@ -39,17 +39,21 @@ _MEDIAN, _MAX_MISFIT = 6.35, 9.0
 
 @dataclass(frozen=True, eq=False)
 class _Solved:
-    """What becomes of the map with a set of loops: places (w, 4, 4), chi-square of overlaps and of each loop."""
+    """What becomes of the map with a set of loops: places (w, 4, 4), chi-square of overlaps and of each loop.
+
+    That of the places at which the chain broke is `broken`: unlike the overlaps', their covariances are not in doubt.
+    """
 
     loops: tuple[Loop, ...]
     place: Array
     strain: float
     misfits: Array
     stride: int = 1
+    broken: float = 0.0
 
     @property
     def score(self) -> float:
-        return score(self.loops, self.misfits, self.strain, self.stride)
+        return score(self.loops, self.misfits, self.strain, self.stride) - self.broken
 
 
 class _Places(Mapping[int, Sim3]):
@@ -444,5 +448,7 @@ class PoseGraph:
         """Return places (w, 4, 4) with what overlaps and a set of loops say of them."""
         segments = self._tree.segments(np.concatenate(ends(loops)))
         error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
-        strain = squared(error, segments.covariance).sum()
-        return _Solved(tuple(loops), place, float(strain), misfit(place, loops), self._stride)
+        strain, submap = squared(error, segments.covariance), np.array(self._submap, np.int64)
+        within = submap[segments.above] == submap[segments.below]
+        return _Solved(tuple(loops), place, float(strain[within].sum()), misfit(place, loops), self._stride,
+                       float(strain[~within].sum()))
