@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from vggt_ros.sequences import Sequence, Truth
 
 _AHEAD = 100_000_000
 """So much of odometry and IMU, nanoseconds, is there when an image is tracked; a window is solved later still."""
+_T = TypeVar("_T")
 
 
 class MetricSources:
@@ -26,25 +28,28 @@ class MetricSources:
 
         The `imu` has stamps (n,) and samples (n, 6), rad/s and m/s^2 in the camera's frame.
         """
-        self._slam, self._rectify = slam, rectify
-        poses: Iterator[tuple[int, Array]] = iter(()) if odometry is None else \
-            zip((int(stamp) for stamp in odometry[0]), odometry[1], strict=True)
-        self._poses = poses
-        samples: Iterator[tuple[int, Array]] = iter(()) if imu is None else \
-            zip((int(stamp) for stamp in imu[0]), imu[1], strict=True)
-        self._samples = samples
-        self._depths = sequence.depths() if sensor_depth else iter(())
-        self._pose, self._depth = next(self._poses, None), next(self._depths, None)
-        self._sample = next(self._samples, None)
+        self._poses = _Queue(() if odometry is None else zip(*odometry, strict=True), slam.odometry.add)
+        self._samples = _Queue(() if imu is None else zip(*imu, strict=True),
+                               lambda stamp, sample: slam.imu.add(stamp, sample[:3], sample[3:]))
+        self._depths = _Queue(sequence.depths() if sensor_depth else (),
+                              lambda stamp, depth: slam.depth.add(stamp, rectified_depth(depth, rectify)))
 
     def feed(self, stamp: int) -> None:
         """Hand over what is known at the time `stamp`, nanoseconds."""
-        while self._pose is not None and self._pose[0] <= stamp + _AHEAD:
-            self._slam.odometry.add(*self._pose)
-            self._pose = next(self._poses, None)
-        while self._sample is not None and self._sample[0] <= stamp + _AHEAD:
-            self._slam.imu.add(self._sample[0], self._sample[1][:3], self._sample[1][3:])
-            self._sample = next(self._samples, None)
-        while self._depth is not None and self._depth[0] <= stamp:
-            self._slam.depth.add(self._depth[0], rectified_depth(self._depth[1], self._rectify))
-            self._depth = next(self._depths, None)
+        self._poses.feed(stamp + _AHEAD)
+        self._samples.feed(stamp + _AHEAD)
+        self._depths.feed(stamp)
+
+
+class _Queue(Generic[_T]):
+    """Things in order of their stamps, which are handed to `take` when they are due."""
+
+    def __init__(self, things: Iterable[tuple[int, _T]], take: Callable[[int, _T], None]) -> None:
+        self._things, self._take = iter(things), take
+        self._next = next(self._things, None)
+
+    def feed(self, until: int) -> None:
+        """Hand over what has a stamp of at most `until`."""
+        while self._next is not None and self._next[0] <= until:
+            self._take(int(self._next[0]), self._next[1])
+            self._next = next(self._things, None)
