@@ -28,3 +28,13 @@ def test_the_network_is_measured_beside_the_reference_mode(tmp_path, capsys):
         assert measured["median_s"] > 0 and measured["peak_bytes"] > 1e8
     assert figures["time_ratio"] == figures["ours"][0]["median_s"] / figures["reference"][0]["median_s"]
     assert "of the reference mode's time" in capsys.readouterr().out
+
+
+def test_updates_of_the_graph_are_timed(tmp_path, capsys):
+    """On windows of which the last have loops: all true ones are taken, none of the false ones, and time has passed."""
+    assert main(["updates", "--windows", "250", "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    for name in ("update", "others_wait"):
+        assert 0 < figures[f"{name}_median_ms"] <= figures[f"{name}_p99_ms"] <= figures[f"{name}_worst_ms"] < 1000
+    said = capsys.readouterr().out
+    assert "3 of 3 true loops taken" in said and "0 of 3 false loops taken" in said

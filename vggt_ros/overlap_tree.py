@@ -114,12 +114,11 @@ class OverlapTree:
         """Measure again how a row hangs on its own; what hangs on it goes along. Arguments as for `add`."""
         rows = np.arange(row, self._count)
         rows = rows[self.ancestor(np.full_like(rows, row), rows) == row]
-        parent = self._parent[row]
-        before = inverse(self._chained[parent, None])[0] @ self._chained[row]
-        change = inverse(before[None])[0] @ parent_node
-        for values in (self._chained, self._place):
-            shift = values[row] @ change @ inverse(values[row, None])[0]
-            values[rows] = normalized(shift @ values[rows])
+        ends = np.stack([self._chained[row], self._place[row]])
+        back = inverse(ends)
+        shift = ends @ (back[0] @ self._chained[self._parent[row]] @ parent_node) @ back
+        moved = shift[:, None] @ np.stack([self._chained[rows], self._place[rows]])
+        self._chained[rows], self._place[rows] = normalized(moved.reshape(-1, 4, 4)).reshape(moved.shape)
         self._edge[row] = covariance
         edges = transported(self._edge[rows], self._place[rows])
         for each, edge in zip(rows.tolist(), edges, strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.benchmarks import fusion
+from vggt_ros.benchmarks.updates import updates
 from vggt_ros.cli import benchmark_scale, benchmark_vggt
 from vggt_ros.cli.replay import report, run
 from vggt_ros.config import Config
@@ -145,6 +146,8 @@ def main(args: list[str] | None = None) -> int:
             figures = benchmark_scale.scale(runs, options.sources, Config().parse(options.set))
         elif options.command == "fusion":
             figures = fuse(options.scenes, options.seeds, options.windows, options.false, options.picture)
+        elif options.command == "updates":
+            figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.ros.benchmark").node_cost()
         else:
@@ -187,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
                          help="false loops for a true one (default 0 1 2)")
     command.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of all errors there")
+    command = commands.add_parser("updates", help="how long an update of the pose graph takes, and others wait for it")
+    command.add_argument("--windows", type=int, default=1000, help="of the run (default 1000)")
     benchmark_vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network beside the published way to run it; needs torch, "
         "but no weights"))
