@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from types import TracebackType
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from vggt_ros.geometry import Array, Sim3, so3_exp
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.similarities import exp, to_sim3
+from vggt_ros.threads import hand_over_quickly
 
 _STRIDE, _SHARED = 5, 2
 """Keyframes that come with a window, and steps that it has in common with the one before."""
@@ -31,8 +33,10 @@ class Waiting:
     _PAUSE = 0.001
 
     def __enter__(self) -> Self:
-        """Begin to wait."""
+        """Begin to wait; threads take turns as in the node."""
         self.seconds: list[float] = []
+        self._interval = sys.getswitchinterval()
+        hand_over_quickly()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -43,6 +47,7 @@ class Waiting:
         """End the thread."""
         self._ended.set()
         self._thread.join()
+        sys.setswitchinterval(self._interval)
 
     def _watch(self) -> None:
         began = time.perf_counter()
@@ -55,27 +60,11 @@ class Waiting:
 def updates(windows: int = 1000, seed: int = 0) -> dict[str, float]:
     """Chain windows around a course, with as many false loops as true ones, print what that took and return it.
 
-    An update is what comes with one window: new keyframes, steps that the map has already, and perhaps a loop. How long
-    other threads wait is mostly how long single calls of gtsam take, which hold Python's lock.
+    How long another thread waits for its turn is measured in a second run, since waiting threads take time themselves.
     """
-    rng = np.random.default_rng(seed)
-    truth = _course(windows, rng)
-    graph = PoseGraph(_STRIDE)
-    graph.add_submap(0, truth[0])
-    taken, seconds = {True: [0, 0], False: [0, 0]}, []
+    seconds, taken = _chain(windows, seed)
     with Waiting() as waiting:
-        for window in tqdm(range(windows), unit="window", disable=None):
-            begin, end = max(1, window * _STRIDE), (window + 1) * _STRIDE
-            steps = [(i, *_measured(truth, i - 1, i, _STEP, rng)) for i in range(max(1, begin - _SHARED), end)]
-            loops = _loops(window, truth, rng)
-            began = time.perf_counter()
-            for node, relation, covariance in steps:
-                (graph.merge if node < begin else graph.add_node)(node, node - 1, relation, covariance)
-            closed = [(true, graph.add_loop(*loop)) for true, loop in loops]
-            seconds.append(time.perf_counter() - began)
-            for true, loop in closed:
-                taken[true][0] += loop.taken
-                taken[true][1] += 1
+        _chain(windows, seed)
     figures = {f"{name}_{quantile}_ms": float(1e3 * np.quantile(values, share)) for name, values in
                (("update", seconds), ("others_wait", waiting.seconds))
                for quantile, share in (("median", 0.5), ("p99", 0.99), ("worst", 1.0))}
@@ -85,6 +74,31 @@ def updates(windows: int = 1000, seed: int = 0) -> dict[str, float]:
     for true, (count, of) in taken.items():
         print(f"{count} of {of} {'true' if true else 'false'} loops taken, when they came")
     return figures
+
+
+def _chain(windows: int, seed: int) -> tuple[list[float], dict[bool, list[int]]]:
+    """Return seconds of each update, and of the true and the false loops, how many were taken and how many came.
+
+    An update is what comes with one window: new keyframes, steps that the map has already, and perhaps a loop.
+    """
+    rng = np.random.default_rng(seed)
+    truth = _course(windows, rng)
+    graph = PoseGraph(_STRIDE)
+    graph.add_submap(0, truth[0])
+    seconds, taken = [], {True: [0, 0], False: [0, 0]}
+    for window in tqdm(range(windows), unit="window", disable=None):
+        begin, end = max(1, window * _STRIDE), (window + 1) * _STRIDE
+        steps = [(i, *_measured(truth, i - 1, i, _STEP, rng)) for i in range(max(1, begin - _SHARED), end)]
+        loops = _loops(window, truth, rng)
+        began = time.perf_counter()
+        for node, relation, covariance in steps:
+            (graph.merge if node < begin else graph.add_node)(node, node - 1, relation, covariance)
+        closed = [(true, graph.add_loop(*loop)) for true, loop in loops]
+        seconds.append(time.perf_counter() - began)
+        for true, loop in closed:
+            taken[true][0] += loop.taken
+            taken[true][1] += 1
+    return seconds, taken
 
 
 def _course(windows: int, rng: np.random.Generator) -> list[Sim3]:
