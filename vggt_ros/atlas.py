@@ -231,21 +231,21 @@ class Atlas:
         that the submap before has, too, or else where the newest one was; it takes over the median depth.
         """
         kept = keep(window, geometry, self._config.map.kept_width)
-        reference, covariance = None, None
+        views, reference, covariance = own_views(geometry, kept), None, None
         if self.submap < 0:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
             newest = max(self._placed)
             before = self._place(newest)
-            depth = self.kept[newest].median_depth * before.scale
-            scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
-            map_window = Sim3.from_pose(before.apply_pose(np.eye(4)), scale)
-            shared = [k for k in geometry.keyframe_ids if self.knows(k)]
-            known = self.views(shared, newest) if shared else {}
-            if (supposed := suppose(known, own_views(geometry, kept), self._config.alignment)) is not None:
-                reference, covariance = self._placed[supposed[0]].node, supposed[2]
-                map_window = before @ supposed[1]
+            known = self.views((k for k in geometry.keyframe_ids if self.knows(k)), newest)
+            if (supposed := suppose(known, views, self._config.alignment)) is not None:
+                shared, newest_window, covariance = supposed
+                reference, map_window = self._placed[shared].node, before @ newest_window
+            else:
+                depth = self.kept[newest].median_depth * before.scale
+                scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
+                map_window = Sim3.from_pose(before.apply_pose(np.eye(4)), scale)
             self._metrics[self.submap] = self.metric
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
@@ -253,7 +253,7 @@ class Atlas:
         self._labels.append(self.submap)
         self._take(window, kept)
         self._graph.add_submap(self._placed[geometry.keyframe_ids[0]].node, map_window, reference, covariance)
-        self._hang(steps(own_views(geometry, kept)))
+        self._hang(steps(views))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:
         """Make the submap that grows, and what loops connect it with, larger by `factor`; see PoseGraph.rescale."""
@@ -384,8 +384,12 @@ class Atlas:
                 self._graph.merge(second.node, first.node, *relation)
             else:
                 self._graph.add_node(second.node, first.node, *relation)
-                self._note(second.node, self._graph.overlap(second.node))
-                self._pivot[second.node] = relation[0].inverse().translation  # the camera before it stays
+                self._note_step(self._graph.overlap(second.node))
+
+    def _note_step(self, edge: Edge) -> None:
+        """Note a node that hangs on the camera before it, which stays when the node's window turns out larger."""
+        self._note(edge.second, edge)
+        self._pivot[edge.second] = edge.first_second.inverse().translation
 
     def _contract(self) -> None:
         """Let go of the graph's nodes that no keyframe needs, and of the memory that keyframes have left."""
@@ -395,8 +399,7 @@ class Atlas:
         self._borders = [node for node in self._borders if node in nodes]
         self._hung = {self._windows[node] for node in self._borders}
         for edge in made:
-            self._pivot[edge.second] = edge.first_second.inverse().translation
-            self._note(edge.second, edge)
+            self._note_step(edge)
         give_back()
 
     def _take(self, window: Window, kept: dict[int, KeptKeyframe]) -> None:

@@ -250,7 +250,8 @@ class PoseGraph:
 
         What is measured between nodes is in their own units and stays; only their places change.
         """
-        component, label = self.component(node), self._connected(self._taken)
+        label = self._connected(self._taken)
+        component = label[self._submap[self._row[node]]]
         rows = np.flatnonzero(np.array(label)[self._submap] == component)
         stretch = np.diag([factor, factor, factor, 1.0])
         stretch[:3, 3] = (1 - factor) * self._tree.place[self._row[self.anchors[component]], :3, 3]
