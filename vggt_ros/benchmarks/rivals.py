@@ -37,7 +37,7 @@ def camera_centers(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()
         centers = [np.array([side.views[k].camera[:3, 3] for k in shared]) for side in (after, before)]
         return umeyama(centers[0], centers[1])
 
-    return _placed(windows, _chain(windows, relation)), [False] * len(loops)
+    return placed(windows, _chain(windows, relation)), [False] * len(loops)
 
 
 def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
@@ -65,7 +65,7 @@ def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) 
         for row in range(len(windows)):
             s = solved.atSimilarity3(row)
             places.append(Sim3(s.scale(), s.rotation().matrix(), s.scale() * np.asarray(s.translation())))
-    return _placed(windows, places), [True] * len(loops)
+    return placed(windows, places), [True] * len(loops)
 
 
 def reweighted(before: FakeWindow, after: FakeWindow) -> Sim3:
@@ -151,7 +151,7 @@ def _chain(windows: Sequence[FakeWindow], relation: Callable[[FakeWindow, FakeWi
     return places
 
 
-def _placed(windows: Sequence[FakeWindow], places: Sequence[Sim3]) -> Poses:
+def placed(windows: Sequence[FakeWindow], places: Sequence[Sim3]) -> Poses:
     """Return the poses of keyframes, each by the first window that has it."""
     poses: Poses = {}
     for window, place in zip(windows, places, strict=True):

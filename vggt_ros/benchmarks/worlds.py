@@ -53,6 +53,12 @@ def drive(windows: int, seed: int, fresh: int = 5, lap: int = 80) -> World:
     return World("drive", cameras, _street(count, rng, 12.0))
 
 
+def partial(windows: int, seed: int, fresh: int = 5) -> World:
+    """Return a drive whose last window has only two keyframes of its own."""
+    whole = drive(windows, seed, fresh)
+    return World("partial", whole.world_camera[:-3], whole.depth[:-3])
+
+
 def house(windows: int, seed: int, fresh: int = 5) -> World:
     """Return laps around the rendered, furnished room of the demo, with its true depth."""
     scene = room()

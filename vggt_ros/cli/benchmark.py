@@ -119,7 +119,9 @@ def fuse(scenes: Sequence_[str] = (), seeds: int = 10, windows: int = 40, false:
     figures = fusion.summary(results)
     print(fusion.table(results))
     for name, value in figures.items():
-        if name != "runs" and value is not None:
+        if isinstance(value, dict):
+            print(f"{name}: {', '.join(f'{scene} {ratio:.3f}' for scene, ratio in value.items())}")
+        elif name != "runs" and value is not None:
             print(f"{name}: {value:.3f}")
     if picture:
         fusion.draw(picture, results)
