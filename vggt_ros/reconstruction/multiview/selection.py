@@ -19,6 +19,7 @@ from vggt_ros.reconstruction.multiview.poses import (
     triangulate,
 )
 from vggt_ros.reconstruction.multiview.refine import refine
+from vggt_ros.reconstruction.multiview.twin import twin
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -88,21 +89,38 @@ def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: 
     if parallax < MIN_PARALLAX:
         raise ReconstructionRefused(f"no parallax: after the best rotation the tracks move by {parallax:.2f} px only")
     rows = _longest(seen)
-    solutions: list[tuple[float, Solved]] = []
-    best = None
-    for first, second in _spread(pairs)[:MAX_BEGINNINGS]:
-        solved = solve(observed[rows], seen[rows], focal, (first, second), seed)
-        if solved is not None:
-            solutions.append((robust_cost(solved.scene, observed[rows], seen[rows], solved.placed), solved))
-            best = min(solutions, key=lambda entry: entry[0])[1]
-            if sum(same(best, other) for _, other in solutions) > 1:
-                break
-    if best is None:
-        raise ReconstructionRefused(f"no relative pose from {min(len(pairs), MAX_BEGINNINGS)} pairs of keyframes")
-    others = [solved for _, solved in solutions if solved is not best]
+    best, others = choose(observed[rows], seen[rows], focal, _spread(pairs)[:MAX_BEGINNINGS], seed)
     refined = _refined(best, grays, centers, observed, seen, shift, focal_sigma)
     judgment = _judge(refined, seen, parallax, len(others), sum(same(best, other) for other in others))
     return refined, judgment
+
+
+def choose(observed: Array, seen: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
+           ) -> tuple[Solved, list[Solved]]:
+    """Return the solution that explains the tracks best, and the others that it was compared with.
+
+    Begun from one of `pairs` after the other, until the best is found twice and its twin is no better.
+
+    Raises:
+        ReconstructionRefused: there is none.
+
+    """
+    solutions: list[tuple[float, Solved]] = []
+    for pair in pairs:
+        solved = solve(observed, seen, focal, pair, seed)
+        if solved is None:
+            continue
+        solutions.append((robust_cost(solved.scene, observed, seen, solved.placed), solved))
+        cost, best = min(solutions, key=lambda entry: entry[0])
+        if sum(same(best, other) for _, other in solutions) > 1:
+            other_cost, other = twin(best, observed, seen)
+            if other_cost >= cost or same(best, other):
+                break
+            solutions.append((other_cost, other))  # and has to be found once more
+    if not solutions:
+        raise ReconstructionRefused(f"no relative pose from {len(pairs)} pairs of keyframes")
+    best = min(solutions, key=lambda entry: entry[0])[1]
+    return best, [solved for _, solved in solutions if solved is not best]
 
 
 def same(first: Solved, second: Solved) -> bool:
