@@ -229,7 +229,7 @@ def test_what_follows_a_correction_keeps_it():
                 slam.step(window)
                 if window.id == 3 and corrected:
                     graph = slam._atlas._graph
-                    graph._tree.inflation = 1e6  # as if the overlaps had been poor: else such a loop is refused
+                    graph._belief.tree.inflation = 1e6  # as if the overlaps had been poor: else such a loop is refused
                     newest = max(graph.map_node)
                     seen = graph.map_node[0].inverse() @ graph.map_node[newest]
                     graph.add_loop(0, newest, seen @ loop, 1e-8 * np.eye(7))

@@ -6,6 +6,7 @@ import pytest
 
 from vggt_ros.geometry import Sim3, rotation_angle, so3_exp
 from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.solution import Edge
 
 COVARIANCE = np.diag([1e-4] * 3 + [1e-3] * 3 + [1e-4])
 
@@ -23,6 +24,11 @@ def noisy(similarity: Sim3, rng: np.random.Generator, sigma: float) -> Sim3:
     """Return a similarity perturbed on the right."""
     return similarity @ Sim3(float(np.exp(sigma * rng.standard_normal())), so3_exp(sigma * rng.standard_normal(3)),
                              3 * sigma * rng.standard_normal(3))
+
+
+def edge(first: int, second: int, relation: Sim3, covariance: np.ndarray = COVARIANCE) -> Edge:
+    """Return a measurement of how a node hangs on another one."""
+    return Edge(first, second, "overlap", relation, covariance)
 
 
 def largest_error(graph: PoseGraph, truth: list[Sim3]) -> float:
@@ -103,13 +109,13 @@ def test_two_measurements_of_a_step_are_averaged_by_their_information():
     for i in range(1, 6):
         graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i] @ (off if i == 2 else Sim3.identity()), COVARIANCE)
     before = graph.map_node[2].inverse() @ graph.map_node[5]
-    assert not graph.merge(3, 1, step, COVARIANCE)  # it does not hang there
-    assert not graph.merge(2, 1, step @ Sim3(2.0, np.eye(3), np.zeros(3)), COVARIANCE)
-    assert graph.merge(2, 1, step, COVARIANCE / 3)
+    far = step @ Sim3(2.0, np.eye(3), np.zeros(3))
+    assert graph.merge([edge(1, 3, step), edge(1, 2, far)]) == [False, False]  # it does not hang there; contradicted
+    assert graph.merge([edge(1, 2, step, COVARIANCE / 3), edge(1, 3, step)]) == [True, False]
     left = graph.map_node[1].inverse() @ graph.map_node[2]
     assert np.log(left.scale / step.scale) == pytest.approx(np.log(1.02) / 4, rel=0.02)
     assert rotation_angle(step.rotation.T @ left.rotation) == pytest.approx(0.01 / 4, rel=0.02)
-    assert np.allclose(graph.overlap(2).covariance, COVARIANCE / 4)
+    assert np.allclose(graph.overlaps([2])[0].covariance, COVARIANCE / 4)
     after = graph.map_node[2].inverse() @ graph.map_node[5]
     assert np.allclose(after.translation, before.translation) and after.scale == pytest.approx(before.scale)
 
@@ -124,7 +130,7 @@ def test_rounding_errors_do_not_grow_along_a_chain():
             step = (graph.map_node[i - 1].inverse() @ graph.map_node[i - 2]) @ (
                 graph.map_node[i - 2].inverse() @ graph.map_node[i - 1]) @ step
         graph.add_node(i, i - 1, step, COVARIANCE)
-        graph.merge(i, i - 1, step, COVARIANCE)
+        graph.merge([edge(i - 1, i, step)])
     rotation = graph.map_node[1499].rotation
     assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-12
 
@@ -147,7 +153,7 @@ def test_nodes_that_are_let_go_change_nothing():
         graph.add_submap(0, truth[0])
         for i in range(1, 30):
             graph.add_node(i, 12 if i == 20 else i - 1, *step(12 if i == 20 else i - 1, i))
-        graph.merge(15, 14, *step(14, 15))
+        graph.merge([edge(14, 15, *step(14, 15))])
         graph.add_submap(30, Sim3.identity())
         for i in range(31, 40):
             graph.add_node(i, i - 1, *step(i - 1, i))

@@ -133,13 +133,9 @@ class Atlas:
 
         If the loop is likely, what the joint reconstruction says of steps that the map has is merged with it.
         """
-        ends, between = [self._placed[keyframe] for keyframe in (first, second)], []
-        for step in relation.steps:
-            one, other = self._placed[step.first], self._placed[step.second]
-            between.append(Edge(one.node, other.node, "overlap", *_between_nodes(one, other, step.first_second,
-                                                                                 step.covariance)))
+        ends, between = [self._placed[keyframe] for keyframe in (first, second)], map(self._overlap, relation.steps)
         loop = self._graph.add_loop(ends[0].node, ends[1].node, *_between_nodes(
-            ends[0], ends[1], relation.first_second, relation.covariance), between)
+            ends[0], ends[1], relation.first_second, relation.covariance), list(between))
         before, self._labels = self._labels, [self._graph.component(anchor) for anchor in self._graph.anchors]
         joined = self._labels[self.submap]
         if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
@@ -178,7 +174,7 @@ class Atlas:
         first = self._placed[geometry.keyframe_ids[0]]
         self._graph.add_node(first.node, known.node, *_between_nodes(known, first, alignment.reference_window,
                                                                      alignment.covariance))
-        self._note(first.node, self._graph.overlap(first.node))
+        self._note(self._graph.overlaps([first.node])[0])
         newest = geometry.keyframe_ids.index(max(alignment.shared))
         self._pivot[first.node] = geometry.window_camera[newest, :3, 3]  # there the path goes on from the map's
         self._hang(steps(own_views(geometry, kept)))
@@ -335,7 +331,7 @@ class Atlas:
             self._windows[node] = window
         for edge in self._graph.edges:
             if edge.kind == "overlap":
-                self._note(edge.second, edge)
+                self._note(edge)
         rows = zip(self.kept.values(), record.keyframe_submap, record.keyframe_window, record.keyframe_pose,
                    strict=True)
         self._placed = {kept.id: _Placed(kept.stamp, int(submap), int(node),
@@ -359,37 +355,42 @@ class Atlas:
 
     def _edges(self) -> Iterator[Edge]:
         """Yield the relations of windows: how each hangs on another one, and the loops between their keyframes."""
-        for node in self._borders:
-            edge = self._graph.overlap(node)
-            covariance = edge.covariance.copy()
-            covariance[6, 6] += _BENT**2
-            yield Edge(self._windows[edge.first], self._windows[node], "overlap", edge.first_second, covariance)
+        bent = np.diag([0.0] * 6 + [_BENT**2])
+        for edge in self._graph.overlaps(self._borders):
+            yield Edge(self._windows[edge.first], self._windows[edge.second], "overlap", edge.first_second,
+                       edge.covariance + bent)
         for loop in self._graph.loops:
             yield Edge(self._windows[loop.first], self._windows[loop.second], "loop" if loop.taken else "refused",
                        loop.first_second, loop.covariance)
 
-    def _note(self, node: int, edge: Edge) -> None:
-        """Note whether a node is the first of its window to hang on another one."""
-        window = self._windows[node]
+    def _note(self, edge: Edge) -> None:
+        """Note whether the second node is the first of its window to hang on another one."""
+        window = self._windows[edge.second]
         if window != self._windows[edge.first] and window not in self._hung:
             self._hung.add(window)
-            self._borders.append(node)
+            self._borders.append(edge.second)
 
     def _hang(self, window_steps: Iterable[Step]) -> None:
         """Take the steps of a window into the graph: new keyframes hang on known ones, known steps are merged."""
+        known: list[Edge] = []
+        new: list[Edge] = []
         for step in window_steps:
-            first, second = self._placed[step.first], self._placed[step.second]
-            relation = _between_nodes(first, second, step.first_second, step.covariance)
-            if step.known:
-                self._graph.merge(second.node, first.node, *relation)
-            else:
-                self._graph.add_node(second.node, first.node, *relation)
-                self._note_step(self._graph.overlap(second.node))
+            (known if step.known else new).append(self._overlap(step))
+        self._graph.merge(known)
+        self._graph.add_nodes(new)
+        self._note_steps(self._graph.overlaps(edge.second for edge in new))
 
-    def _note_step(self, edge: Edge) -> None:
-        """Note a node that hangs on the camera before it, which stays when the node's window turns out larger."""
-        self._note(edge.second, edge)
-        self._pivot[edge.second] = edge.first_second.inverse().translation
+    def _overlap(self, step: Step) -> Edge:
+        """Return a step as a relation of nodes."""
+        first, second = self._placed[step.first], self._placed[step.second]
+        return Edge(first.node, second.node, "overlap", *_between_nodes(first, second, step.first_second,
+                                                                        step.covariance))
+
+    def _note_steps(self, edges: Iterable[Edge]) -> None:
+        """Note nodes that hang on the camera before them, which stays when a node's window turns out larger."""
+        for edge in edges:
+            self._note(edge)
+            self._pivot[edge.second] = edge.first_second.inverse().translation
 
     def _contract(self) -> None:
         """Let go of the graph's nodes that no keyframe needs, and of the memory that keyframes have left."""
@@ -398,8 +399,7 @@ class Atlas:
         self._pivot = {node: point for node, point in self._pivot.items() if node in nodes}
         self._borders = [node for node in self._borders if node in nodes]
         self._hung = {self._windows[node] for node in self._borders}
-        for edge in made:
-            self._note_step(edge)
+        self._note_steps(made)
         give_back()
 
     def _take(self, window: Window, kept: dict[int, KeptKeyframe]) -> None:

@@ -7,7 +7,8 @@ between it and the root, and the covariance of two nodes is that of their last c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,54 +84,72 @@ class OverlapTree:
         """Return the covariance (..., 7, 7) of rows' places by the overlaps, of perturbations on the left."""
         return self.inflation * self._covariance[rows]
 
-    def edge(self, row: int) -> tuple[Array, Array]:
-        """Return how a row hangs on its own, (4, 4), and the covariance (7, 7) of its perturbation on the right."""
-        return (inverse(self._chained[self._parent[row], None])[0] @ self._chained[row], self._edge[row].copy())
+    @property
+    def parent(self) -> Index:
+        """The row that each row hangs on; -1 for the first."""
+        return self._parent[: self._count]
 
-    def add(self, parent: int, parent_node: Array, covariance: Array) -> int:
-        """Hang a node on a row, -1 for the first; return its row.
+    def edges(self, rows: Index) -> tuple[Array, Array]:
+        """Return how rows hang on theirs, (n, 4, 4), and the covariances (n, 7, 7) of perturbations on the right."""
+        return inverse(self._chained[self._parent[rows]]) @ self._chained[rows], self._edge[rows]
 
-        `covariance` (7, 7) is of the perturbation of `parent_node` (4, 4) on the right.
+    def add(self, parents: Sequence[int], measured: Array, covariance: Array) -> list[int]:
+        """Hang nodes on rows, each on one before it, the very first on -1; return their rows.
+
+        `covariance` (n, 7, 7) is of perturbations of `measured` (n, 4, 4), each node in its parent's frame, on the
+        right.
         """
-        row = self._count
-        if row == len(self._branch):
+        rows = list(range(self._count, self._count + len(parents)))
+        self._count += len(rows)
+        while self._count > len(self._branch):
             self._grow()
-        self._count += 1
-        above = np.stack([self._chained[parent], self._place[parent]]) if row else np.stack([np.eye(4)] * 2)
-        self._chained[row], self._place[row] = normalized(above @ parent_node)
-        self._edge[row], self._parent[row] = covariance, parent
-        self._covariance[row] = transported(covariance[None], self._place[row, None])[0]
-        if row:
-            self._covariance[row] += self._covariance[parent]
-        branch = int(self._branch[parent]) if row else -1
-        if branch < 0 or self._tips[branch] != parent:
-            branch = len(self._tips)
-            self._tips.append(row)
-            self._stems.append(parent)
-        self._tips[branch], self._branch[row] = row, branch
-        return row
+        for row, parent, relation in zip(rows, parents, measured, strict=True):
+            self._chained[row] = self._chained[parent] @ relation if row else relation
+            self._place[row] = self._place[parent] @ relation if row else relation
+            branch = int(self._branch[parent]) if row else -1
+            if branch < 0 or self._tips[branch] != parent:
+                branch = len(self._tips)
+                self._tips.append(row)
+                self._stems.append(parent)
+            self._tips[branch], self._branch[row], self._parent[row] = row, branch, parent
+        self._edge[rows] = covariance
+        self._take_up(np.array(rows, np.int64))
+        return rows
 
-    def revise(self, row: int, parent_node: Array, covariance: Array) -> None:
-        """Measure again how a row hangs on its own; what hangs on it goes along. Arguments as for `add`."""
-        rows = np.arange(row, self._count)
-        rows = rows[self.ancestor(np.full_like(rows, row), rows) == row]
-        ends = np.stack([self._chained[row], self._place[row]])
-        back = inverse(ends)
-        shift = ends @ (back[0] @ self._chained[self._parent[row]] @ parent_node) @ back
-        moved = shift[:, None] @ np.stack([self._chained[rows], self._place[rows]])
-        self._chained[rows], self._place[rows] = normalized(moved.reshape(-1, 4, 4)).reshape(moved.shape)
-        self._edge[row] = covariance
-        edges = transported(self._edge[rows], self._place[rows])
-        for each, edge in zip(rows.tolist(), edges, strict=True):
-            self._covariance[each] = self._covariance[self._parent[each]] + edge
+    def merge(self, rows: Index, measured: Array, covariance: Array, gate: float) -> NDArray[np.bool_]:
+        """Average how rows (n,), each once, hang on theirs with another measurement, by their information.
+
+        Arguments as for `add`. Return which of them (n,) were taken: not those off by a chi-square beyond the gate.
+        """
+        known, before = self.edges(rows)
+        off = log(inverse(known) @ measured)
+        gain = np.linalg.solve(before + covariance, np.concatenate([before, off[..., None]], axis=2))
+        agrees = np.asarray(np.einsum("ni,ni->n", off, gain[..., 7]) <= gate)
+        merged = known @ exp((before @ gain[..., 7:])[..., 0])
+        left = before - before @ gain[..., :7]
+        if agrees.any():
+            self.revise(rows[agrees], normalized(merged[agrees]), (left + left.swapaxes(1, 2))[agrees] / 2)
+        return agrees
+
+    def revise(self, rows: Index, measured: Array, covariance: Array) -> None:
+        """Measure again how rows hang on theirs; what hangs on them goes along. Arguments as for `add`."""
+        later = np.arange(int(rows.min()), self._count)
+        moved = np.zeros(len(later), bool)
+        for row, relation in zip(rows.tolist(), measured, strict=True):
+            hangs = self.ancestor(np.full_like(later, row), later) == row
+            ends = np.stack([self._chained[row], self._place[row]])
+            back = inverse(ends)
+            shift = ends @ (back[0] @ self._chained[self._parent[row]] @ relation) @ back
+            self._chained[later[hangs]] = shift[0] @ self._chained[later[hangs]]
+            self._place[later[hangs]] = shift[1] @ self._place[later[hangs]]
+            moved |= hangs
+        self._edge[rows] = covariance
+        self._take_up(later[moved])
 
     def move(self, place: Array) -> None:
         """Take new places (n, 4, 4), and turn the covariances with them."""
         self._place[: self._count] = normalized(place)
-        edges = transported(self._edge[: self._count], place)
-        for branch, stem in enumerate(self._stems):
-            rows = np.flatnonzero(self.branch == branch)
-            self._covariance[rows] = np.cumsum(edges[rows], axis=0) + (self._covariance[stem] if stem >= 0 else 0.0)
+        self._add_up(np.arange(self._count))
 
     def rechain(self, chained: Array, place: Array) -> None:
         """Take what the overlaps say anew: where they put the windows (n, 4, 4), and where those are to lie."""
@@ -177,8 +196,8 @@ class OverlapTree:
         covariance = transported(self.covariance(below) - self.covariance(upper), inverse(self.place[below]))
         return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
 
-    def contracted(self, rows: Index) -> tuple[OverlapTree, Segments]:
-        """Return a tree of only the given rows, the root, and where branches that they need begin; and what it chains.
+    def contracted(self, rows: Index) -> tuple[OverlapTree, list[int]]:
+        """Return a tree of only the given rows, the root, and where branches that they need begin; and which those are.
 
         Overlaps between them are composed into one; places and their covariances stay as they are. Rows are numbered
         anew, in the same order.
@@ -189,37 +208,47 @@ class OverlapTree:
         same = np.flatnonzero(self._parent[kept[1:]] == left.above) + 1
         edges[same] = self._edge[kept[same]]  # as measured, not as the difference of what has added up
         relations = np.append(self.chained[:1], left.measured, axis=0)
-        for parent, relation, edge in zip(np.append(-1, np.searchsorted(kept, left.above)).tolist(), relations, edges,
-                                          strict=True):
-            tree.add(parent, relation, (edge + edge.T) / 2)
+        parents = np.append(-1, np.searchsorted(kept, left.above)).tolist()
+        tree.add(parents, relations, (edges + edges.swapaxes(1, 2)) / 2)
         tree.move(self.place[kept])
-        return tree, replace(left, covariance=edges[1:])
+        return tree, kept.tolist()
 
     def spread(self, nodes: Index, solved: Array) -> Array:
         """Return places (w, 4, 4) of all nodes, given those (n, 4, 4) of the `nodes` (n,), ends of segments.
 
         What a node takes of the correction between two nodes is the conditional mean of its drift, given the sum.
         """
-        place = self.place.copy()
+        place, covariance = self.place.copy(), self._covariance
         place[nodes] = solved
         for branch, stem in enumerate(self._stems):
             inside = nodes[self.branch[nodes] == branch]
-            rows = np.setdiff1d(np.flatnonzero(self.branch == branch), inside)
-            after = np.searchsorted(inside, rows)
-            above = np.where(after > 0, inside[after - 1] if len(inside) else stem, stem)
-            place[rows] = place[above] @ inverse(self.chained[above]) @ self.chained[rows]
-            between = after < len(inside)
-            if not between.any():
-                continue
-            rows, above, below = rows[between], above[between], inside[after[between]]
-            ends, index = np.unique(below, return_index=True)
-            start = above[index]
-            unbent = place[start] @ inverse(self.chained[start]) @ self.chained[ends]
-            share = np.linalg.solve(self.covariance(ends) - self.covariance(start),
-                                    log(place[ends] @ inverse(unbent))[..., None])[..., 0]
-            bend = (self.covariance(rows) - self.covariance(above)) @ share[np.searchsorted(ends, below)][..., None]
+            rows = np.setdiff1d(np.flatnonzero(self.branch == branch), inside, assume_unique=True)
+            after, ends = np.searchsorted(inside, rows), np.append(stem, inside)
+            carried = place[ends] @ inverse(self.chained[ends])
+            place[rows] = carried[after] @ self.chained[rows]
+            rows, after = rows[after < len(inside)], after[after < len(inside)]
+            needed, index = np.unique(after, return_inverse=True)
+            above, below = ends[needed], inside[needed]
+            gap = log(place[below] @ inverse(carried[needed] @ self.chained[below]))
+            share = np.linalg.solve(covariance[below] - covariance[above], gap[..., None])
+            bend = covariance[rows] @ share[index] - (covariance[above] @ share)[index]
             place[rows] = exp(bend[..., 0]) @ place[rows]
         return place
+
+    def _take_up(self, rows: Index) -> None:
+        """Have rows that were composed be similarities again, and their covariances add up; see `_add_up`."""
+        both = normalized(np.concatenate([self._chained[rows], self._place[rows]]))
+        self._chained[rows], self._place[rows] = both[: len(rows)], both[len(rows):]
+        self._add_up(rows)
+
+    def _add_up(self, rows: Index) -> None:
+        """Sum up the covariances of rows; with each, all that hang on it are given."""
+        edges, branches = transported(self._edge[rows], self._place[rows]), self._branch[rows]
+        for branch in np.unique(branches).tolist():
+            own = np.flatnonzero(branches == branch)
+            first = int(rows[own[0]])
+            edges[own[0]] += self._covariance[self._parent[first]] if first else 0.0
+            self._covariance[rows[own]] = np.cumsum(edges[own], axis=0)
 
     def _grow(self) -> None:
         for name in ("_chained", "_place", "_edge", "_covariance", "_branch", "_parent"):

@@ -10,9 +10,6 @@ import numpy as np
 
 from vggt_ros.geometry import Array, Sim3
 
-_ROUNDING = 1e-17
-"""Where series end: below the rounding error of their first term."""
-
 
 def to_matrix(similarity: Sim3) -> Array:
     """Return the matrix (4, 4) of a similarity."""
@@ -68,6 +65,18 @@ def skews(vectors: Array) -> Array:
 def rotation_vectors(rotations: Array) -> Array:
     """Return the rotation vectors (n, 3), radians, of rotations (n, 3, 3); stable up to half a turn."""
     r = rotations
+    sine = np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=1) / 2
+    length, cosine = np.sqrt((sine**2).sum(1)), (r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2] - 1) / 2
+    angle = np.arctan2(length, cosine)
+    vectors = sine * np.where(length < 1e-9, 1.0, angle / np.maximum(length, 1e-12))[:, None]
+    if (far := cosine < -0.9).any():  # near half a turn the sine says nothing of the axis
+        vectors[far] = _by_quaternions(r[far])
+    return np.asarray(vectors)
+
+
+def _by_quaternions(rotations: Array) -> Array:
+    """Return the rotation vectors (n, 3) of rotations (n, 3, 3) that are far from none."""
+    r = rotations
     # Four times the outer product of the quaternion x y z w with itself.
     outer = np.empty((len(r), 4, 4))
     trace = np.trace(r, axis1=1, axis2=2)
@@ -80,24 +89,16 @@ def rotation_vectors(rotations: Array) -> Array:
     row = outer[np.arange(len(r)), np.argmax(np.einsum("nii->ni", outer), axis=1)]
     quaternion = row / np.linalg.norm(row, axis=1, keepdims=True) * np.where(row[:, 3:] < 0, -1.0, 1.0)
     length = np.linalg.norm(quaternion[:, :3], axis=1)
-    factor = np.where(length < 1e-9, 2.0, 2 * np.arctan2(length, quaternion[:, 3]) / np.maximum(length, 1e-12))
-    return np.asarray(factor[:, None] * quaternion[:, :3])
+    return np.asarray((2 * np.arctan2(length, quaternion[:, 3]) / length)[:, None] * quaternion[:, :3])
 
 
 def exp(tangents: Array) -> Array:
     """Return the matrices (n, 4, 4) of tangent vectors (n, 7)."""
-    algebra = np.zeros((len(tangents), 4, 4))
-    algebra[:, :3, :3] = skews(tangents[:, :3]) + tangents[:, 6, None, None] * np.eye(3)
-    algebra[:, :3, 3] = tangents[:, 3:6]
-    largest = float(np.abs(algebra[:, :3, :3]).max(initial=0.0))
-    halvings = max(0, int(np.ceil(np.log2(max(largest, 1e-9)))) + 1)
-    algebra /= 2.0**halvings
-    term, result = algebra, algebra + np.eye(4)
-    for k in range(2, 2 + _terms(largest / 2.0**halvings)):
-        term = term @ algebra / k
-        result += term
-    for _ in range(halvings):
-        result = result @ result
+    linear, shear = _exponentials(tangents[:, :3], tangents[:, 6])
+    result = np.zeros((len(tangents), 4, 4))
+    result[:, :3, :3] = linear
+    result[:, :3, 3] = (shear @ tangents[:, 3:6, None])[..., 0]
+    result[:, 3, 3] = 1
     return result
 
 
@@ -107,22 +108,29 @@ def log(matrices: Array) -> Array:
     tangents = np.empty((len(matrices), 7))
     tangents[:, :3] = rotation_vectors(matrices[:, :3, :3] / scale[:, None, None])
     tangents[:, 6] = np.log(scale)
-    linear = skews(tangents[:, :3]) + tangents[:, 6, None, None] * np.eye(3)
-    term = left = np.broadcast_to(np.eye(3), linear.shape)
-    for k in range(2, 2 + _terms(float(np.abs(linear).max(initial=0.0)))):
-        term = term @ linear / k
-        left = left + term
-    tangents[:, 3:6] = np.linalg.solve(left, matrices[:, :3, 3, None])[..., 0]
+    _, shear = _exponentials(tangents[:, :3], tangents[:, 6])
+    tangents[:, 3:6] = np.linalg.solve(shear, matrices[:, :3, 3, None])[..., 0]
     return tangents
 
 
-def _terms(largest: float) -> int:
-    """Return how many terms the series of an exponential needs, given the largest entry of a matrix (3, 3)."""
-    norm, term, count = 3 * largest, 1.0, 0  # no norm of the matrix is larger
-    while term > _ROUNDING:
-        count += 1
-        term *= norm / count
-    return count
+def _exponentials(rotation: Array, log_scale: Array) -> tuple[Array, Array]:
+    """Return exp(A) and its mean over the way there, (exp(A) - 1) / A, both (n, 3, 3), for A = skew(w) + l I.
+
+    A has the eigenvalues l and l +- i |w|, and the cube of skew(w) is -|w|^2 skew(w): so any function f of it is
+    f(l) I + Im f(l + i |w|) / |w| skew(w) + (f(l) - Re f(l + i |w|)) / |w|^2 skew(w)^2.
+    """
+    angle = np.sqrt((rotation**2).sum(1))
+    skew = skews(rotation)
+    values = np.stack([log_scale + 0j, log_scale + 1j * angle])
+    change = np.expm1(values)
+    near = np.abs(values) < 1e-7
+    mean = np.where(near, 1 + values / 2, change / np.where(near, 1.0, values))
+    some = np.maximum(angle, 1e-30)
+    of = np.stack([change + 1, mean])  # of exp(A), then its mean; at l, then l + i |w|
+    terms = np.stack([of[:, 0].real, of[:, 1].imag / some, (of[:, 0] - of[:, 1]).real / some**2])
+    powers = np.stack([np.broadcast_to(np.eye(3), skew.shape), skew, skew @ skew])
+    linear, shear = np.einsum("kfn,knij->fnij", terms, powers)
+    return linear, shear
 
 
 def adjoint(matrices: Array) -> Array:

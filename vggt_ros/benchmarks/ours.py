@@ -80,12 +80,14 @@ class Fusion:
             known, self._views[first] = {}, window.views[first]
         self.align_seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
+        again: list[Edge] = []
+        new: list[Edge] = []
         for step in steps(window.views, known, alignment):
-            if step.known:
-                self.graph.merge(step.second, step.first, step.first_second, step.covariance)
-            else:
-                self.graph.add_node(step.second, step.first, step.first_second, step.covariance)
-                self._views[step.second] = window.views[step.second]
+            edge = Edge(step.first, step.second, "overlap", step.first_second, step.covariance)
+            (again if step.known else new).append(edge)
+        self.graph.merge(again)
+        self.graph.add_nodes(new)
+        self._views |= {edge.second: window.views[edge.second] for edge in new}
         self.update_seconds.append(time.perf_counter() - began)
         self._windows[window.id] = window
         self._newest = next(reversed(window.views))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vggt_ros.geometry import Array, Sim3, so3_exp
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.similarities import exp, to_sim3
+from vggt_ros.solution import Edge
 from vggt_ros.threads import hand_over_quickly
 
 _STRIDE, _SHARED = 5, 2
@@ -88,11 +89,12 @@ def _chain(windows: int, seed: int) -> tuple[list[float], dict[bool, list[int]]]
     seconds, taken = [], {True: [0, 0], False: [0, 0]}
     for window in tqdm(range(windows), unit="window", disable=None):
         begin, end = max(1, window * _STRIDE), (window + 1) * _STRIDE
-        steps = [(i, *_measured(truth, i - 1, i, _STEP, rng)) for i in range(max(1, begin - _SHARED), end)]
+        steps = [Edge(i - 1, i, "overlap", *_measured(truth, i - 1, i, _STEP, rng))
+                 for i in range(max(1, begin - _SHARED), end)]
         loops = _loops(window, truth, rng)
         began = time.perf_counter()
-        for node, relation, covariance in steps:
-            (graph.merge if node < begin else graph.add_node)(node, node - 1, relation, covariance)
+        graph.merge([step for step in steps if step.second < begin])
+        graph.add_nodes([step for step in steps if step.second >= begin])
         closed = [(true, graph.add_loop(*loop)) for true, loop in loops]
         seconds.append(time.perf_counter() - began)
         for true, loop in closed:

@@ -1,0 +1,80 @@
+"""A set of loops to believe, and the map that it makes.
+
+Only the nodes in which loops end are solved, with the overlaps between them composed into one each; those between take
+their share of the correction in proportion to the uncertainty that has accumulated up to them. So windows bend, and
+the solve grows with the loops, not with the windows. Nodes are the rows of the tree of overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.consensus import Loop, ends, misfit, score, squared
+from vggt_ros.geometry import Array
+from vggt_ros.least_squares import solve
+from vggt_ros.overlap_tree import OverlapTree
+from vggt_ros.similarities import inverse, log
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """What becomes of the map with a set of loops.
+
+    Attributes:
+        loops: those believed.
+        place: (n, 4, 4), of every row of the tree.
+        strain: chi-square of the overlaps.
+        misfits: chi-square of each loop.
+        stride: nodes of the graph in a window.
+        broken: chi-square of the places at which the chain broke: unlike the overlaps', their covariances are not in
+            doubt.
+
+    """
+
+    loops: tuple[Loop, ...]
+    place: Array
+    strain: float
+    misfits: Array
+    stride: int = 1
+    broken: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """How well it explains what was seen; see `consensus.score`."""
+        return score(self.loops, self.misfits, self.strain, self.stride) - self.broken
+
+
+def bent(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, log_scale: Mapping[int, float],
+         start: Array | None = None) -> Hypothesis:
+    """Return the least squares solution with a set of loops.
+
+    Args:
+        tree: the overlaps.
+        submap: of each row.
+        loops: to be believed.
+        stride: nodes of the graph in a window.
+        log_scale: row to the logarithm of its scale, where sources of meters tell.
+        start: places (n, 4, 4) to start with, those of the tree if not given.
+
+    """
+    start = tree.place if start is None else start
+    segments = tree.segments(np.concatenate(ends(loops)))
+    nodes = np.append(0, segments.below)
+    first, second = (np.append(*both) for both in zip((segments.above, segments.below), ends(loops), strict=True))
+    measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
+    covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
+    solved = solve(nodes, start[nodes], first, second, measured, covariance, log_scale)
+    return judged(tree, submap, loops, stride, tree.spread(nodes, solved))
+
+
+def judged(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array) -> Hypothesis:
+    """Return what overlaps and a set of loops say of places (n, 4, 4); arguments as for `bent`."""
+    segments = tree.segments(np.concatenate(ends(loops)))
+    error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
+    strain, submaps = squared(error, segments.covariance), np.array(submap, np.int64)
+    within = submaps[segments.above] == submaps[segments.below]
+    return Hypothesis(tuple(loops), place, float(strain[within].sum()), misfit(place, loops), stride,
+                      float(strain[~within].sum()))
