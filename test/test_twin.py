@@ -55,3 +55,13 @@ def test_what_was_found_twice_is_not_believed_if_its_twin_is_better(monkeypatch:
     best, others = selection.choose(observed, np.ones(observed.shape[:2], bool), true.focal, [(0, 5)] * 4, 0)
     assert selection.same(best, right) and sum(selection.same(best, other) for other in others) == 1
     assert next(begun) is None, "no more than was needed"
+
+
+def test_what_was_found_once_only_is_compared_with_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    true, observed = distant(0)
+    right = solved_at(true, observed)
+    wrong = solved_at(reversed_relief(right), observed)
+    begun = iter([None, wrong, None])
+    monkeypatch.setattr(selection, "solve", lambda *_: next(begun))
+    best, others = selection.choose(observed, np.ones(observed.shape[:2], bool), true.focal, [(0, 5)] * 3, 0)
+    assert selection.same(best, right) and others == [wrong]

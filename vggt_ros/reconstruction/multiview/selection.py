@@ -111,16 +111,31 @@ def choose(observed: Array, seen: Mask, focal: Array, pairs: list[tuple[int, int
         if solved is None:
             continue
         solutions.append((robust_cost(solved.scene, observed, seen, solved.placed), solved))
-        cost, best = min(solutions, key=lambda entry: entry[0])
+        best = _best(solutions)[1]
         if sum(same(best, other) for _, other in solutions) > 1:
-            other_cost, other = twin(best, observed, seen)
-            if other_cost >= cost or same(best, other):
+            better = _better_twins(solutions, observed, seen)
+            if not better:
                 break
-            solutions.append((other_cost, other))  # and has to be found once more
+            solutions += better  # and has to be found once more
+    else:
+        solutions += _better_twins(solutions, observed, seen)
     if not solutions:
         raise ReconstructionRefused(f"no relative pose from {len(pairs)} pairs of keyframes")
-    best = min(solutions, key=lambda entry: entry[0])[1]
+    best = _best(solutions)[1]
     return best, [solved for _, solved in solutions if solved is not best]
+
+
+def _best(solutions: list[tuple[float, Solved]]) -> tuple[float, Solved]:
+    return min(solutions, key=lambda entry: entry[0])
+
+
+def _better_twins(solutions: list[tuple[float, Solved]], observed: Array, seen: Mask) -> list[tuple[float, Solved]]:
+    """Return the twin of the best of some solutions with its cost, if it is another one, and better."""
+    if not solutions:
+        return []
+    cost, best = _best(solutions)
+    found = twin(best, observed, seen)
+    return [found] if found[0] < cost and not same(best, found[1]) else []
 
 
 def same(first: Solved, second: Solved) -> bool:
