@@ -159,6 +159,7 @@ def test_nodes_that_are_let_go_change_nothing():
             graph.add_node(i, i - 1, *step(i - 1, i))
         graph.add_loop(5, 25, *step(5, 25))
         graph.add_loop(6, 36, *step(6, 36))
+        graph.add_loop(9, 39, *step(9, 39))
         if contracts:
             before = {node: graph.map_node[node] for node in kept}
             size = len(graph.map_node)

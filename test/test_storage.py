@@ -245,7 +245,7 @@ def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
 
 
 @pytest.mark.parametrize(("change", "word"), [
-    ({"version": 4}, "version 4"), ({"version": "1"}, "version '1'"),
+    ({"version": 5}, "version 5"), ({"version": "1"}, "version '1'"),
     ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
     ({"map_world": [[1, 2], [3, 4]]}, "map_world"), ({"submap": -1}, "submap")])
 def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):

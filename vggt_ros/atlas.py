@@ -135,7 +135,7 @@ class Atlas:
         """
         ends, between = [self._placed[keyframe] for keyframe in (first, second)], map(self._overlap, relation.steps)
         loop = self._graph.add_loop(ends[0].node, ends[1].node, *_between_nodes(
-            ends[0], ends[1], relation.first_second, relation.covariance), list(between))
+            ends[0], ends[1], relation.first_second, relation.covariance), list(between), relation.images)
         before, self._labels = self._labels, [self._graph.component(anchor) for anchor in self._graph.anchors]
         joined = self._labels[self.submap]
         if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
@@ -195,7 +195,8 @@ class Atlas:
         back = align(self.views([k for k in views if self.knows(k)], own), views, self._config.alignment)
         window_own = back.reference_window.inverse()
         covariance = transported(alignment.covariance[None], to_matrix(back.reference_window)[None])[0]
-        return self.close_loop(reference, own, Relation(alignment.reference_window @ window_own, covariance))
+        return self.close_loop(reference, own, Relation(alignment.reference_window @ window_own, covariance,
+                                                        images=len(alignment.shared)))
 
     def elsewhere(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps nothing connects with the one that grows."""

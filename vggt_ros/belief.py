@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vggt_ros.consensus import GATE, Loop, group, misfit, pieces, score, surprise
+from vggt_ros.consensus import GATE, Loop, group, misfit, pieces, score, surprise, witnesses
 from vggt_ros.geometry import Array
 from vggt_ros.hypothesis import Hypothesis, bent, judged
 from vggt_ros.overlap_tree import Index, OverlapTree
@@ -23,6 +23,8 @@ _MOST_LOOPS = 100
 """Most loops that are solved for: with more, the overlaps take over what the oldest quarter of them says."""
 _SETTLED = 0.1
 """How much of their covariance is left to the overlaps that oldest loops have corrected."""
+_WITNESSES = 2
+"""Images that have to agree to join submaps of which nothing else tells how they lie."""
 _MEDIAN, _MAX_MISFIT = 6.35, 9.0
 """The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
 
@@ -68,16 +70,33 @@ class Belief:
             loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
         return squared_distance <= GATE
 
-    def take(self, loop: Loop) -> None:
-        """Believe a loop that is likely, unless the solution says otherwise."""
-        label, taken = self.connected, self.taken
+    def backed(self, loop: Loop) -> list[Loop]:
+        """Return a loop that is likely and those to believe with it; none if it has to wait for them, noting that.
+
+        Nothing speaks against a loop between submaps of which nothing tells how they lie, so another one has to agree
+        with it. What looks alike agrees with itself, too: the loops may still be outvoted.
+        """
+        if self._tells(loop, self.submaps.related(self.taken)):
+            return [loop]
+        here = self._components(loop, self.connected)
+        agreeing = group(self.tree, loop, [other for other in self.loops if not other.taken and other is not loop
+                                           and self._components(other, self.connected) == here])
+        if witnesses(agreeing, self._stride) >= _WITNESSES:
+            return agreeing
+        loop.reason = "waits for another one that agrees: nothing else tells how the two submaps lie"
+        return []
+
+    def take(self, loops: Sequence[Loop]) -> None:
+        """Believe loops, of which the first is likely and the others agree, unless the solution says otherwise."""
+        loop, label, taken = loops[0], self.connected, self.taken
         joins = label[self.submaps.of[loop.first_row]] != label[self.submaps.of[loop.second_row]]
         if joins:
             self.submaps.join(self.tree, label, loop)
-        self._decide(self._reconsidered(self._with([*taken, loop])))
+        self._decide(self._reconsidered(self._with([*taken, *loops])))
         self._settle()
         if joins and loop.taken:
-            loop.reason = "joins two submaps"
+            images = witnesses([other for other in loops if other.taken], self._stride)
+            loop.reason = "joins two submaps" + (f", as {images} images agree" if images > 1 else "")
 
     def outvote(self, loop: Loop) -> None:
         """Ask whether refused loops that agree with a new one explain the map better than those taken now.
@@ -104,6 +123,8 @@ class Belief:
             found = self._reconsidered(found)
         if loop in found.loops and found.score > self._now.score:
             self._decide(found)
+            if before is not None:
+                self.submaps.behind[max(here)] = -1
         elif before is not None:
             self.tree.revise(*before)
 
@@ -139,6 +160,10 @@ class Belief:
         self._eased = int(np.searchsorted(kept, self._eased, side="right")) - 1
         return kept
 
+    def _tells(self, loop: Loop, related: Sequence[int]) -> bool:
+        """Return whether something else tells how the submaps of a loop lie, or it is of one."""
+        return len(self._components(loop, related)) == 1
+
     def _components(self, loop: Loop, label: Sequence[int]) -> set[int]:
         return {label[self.submaps.of[row]] for row in (loop.first_row, loop.second_row)}
 
@@ -159,7 +184,8 @@ class Belief:
     def _reconsidered(self, found: Hypothesis) -> Hypothesis:
         """Return a solution without the loops that it contradicts, and with those refused ones that now fit."""
         found = self._without_contradicted(found)
-        others = [loop for loop in self.loops if loop not in found.loops]
+        related = self.submaps.related(found.loops)
+        others = [loop for loop in self.loops if loop not in found.loops and self._tells(loop, related)]
         near = [loop for loop, off in zip(others, misfit(found.place, others), strict=True) if off <= 10 * GATE]
         if not near:
             return found

@@ -42,6 +42,7 @@ class Loop:
         first, second: ids of the windows; first_second: the similarity between them.
         covariance: (7, 7) of its perturbation on the right.
         taken: whether the graph believes it now.
+        images: how many images say so, each for itself.
         reason: why, or why not.
         first_row, second_row: of the windows in the tree.
 
@@ -54,6 +55,7 @@ class Loop:
     covariance: Array
     first_row: int
     second_row: int
+    images: int = 1
     taken: bool = False
     reason: str = ""
 
@@ -158,8 +160,8 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1)
         stride: nodes of the graph in a window.
 
     """
-    clusters = _clusters(loops, stride)
-    gain = GATE * sum(1 + float(np.log2(size)) for size in clusters)
+    clusters = _clusters(loops, _NEIGHBORS * stride)
+    gain = GATE * sum(1 + float(np.log2(len(cluster))) for cluster in clusters)
     if len(clusters) < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
         return gain - float(misfits.sum()) - strain / _LONE
     freedom = 7.0 * len(loops)
@@ -168,22 +170,27 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1)
 
 def pieces(loops: Sequence[Loop], stride: int = 1) -> int:
     """Return how many independent pieces of evidence loops are; `stride` as for `score`."""
-    return len(_clusters(loops, stride))
+    return len(_clusters(loops, _NEIGHBORS * stride))
 
 
-def _clusters(loops: Sequence[Loop], stride: int) -> list[int]:
-    """Return how many loops connect each pair of stretches of the way."""
+def witnesses(loops: Sequence[Loop], stride: int = 1) -> int:
+    """Return how many images speak for loops; those of several between the same two windows may be the same ones."""
+    return sum(max(loop.images for loop in cluster) for cluster in _clusters(loops, stride - 1))
+
+
+def _clusters(loops: Sequence[Loop], reach: int) -> list[list[Loop]]:
+    """Return the loops that connect each pair of stretches of the way, `reach` nodes to either side of one of them."""
     # By the nodes' numbers, as the way went: rows come closer when nodes between them are let go.
     first = np.array([loop.first for loop in loops], np.int64)
     second = np.array([loop.second for loop in loops], np.int64)
-    sizes, counted = [], np.zeros(len(loops), bool)
+    clusters, counted = [], np.zeros(len(loops), bool)
     for row in range(len(loops)):
         if not counted[row]:
-            near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= _NEIGHBORS * stride
+            near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= reach
             near &= ~counted
             counted |= near
-            sizes.append(int(near.sum()))
-    return sizes
+            clusters.append([loop for loop, is_near in zip(loops, near, strict=True) if is_near])
+    return clusters
 
 
 def _between(tree: OverlapTree, first: Index, second: Index) -> Array:

@@ -15,7 +15,7 @@ from vggt_ros.appearance import SIZE
 from vggt_ros.geometry import Array
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
 
-KINDS = ("overlap", "loop", "refused")
+KINDS = ("overlap", "loop", "refused", "break")
 """Kinds of relations of windows, by their number in `edge_kind`."""
 
 SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
@@ -159,6 +159,7 @@ class MapRecord:
                 ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
                 ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
                 ("edge_second", self._is_chained(), "a window is no anchor, and hangs on none before it"),
+                ("edge_second", self._breaks_fit(), "a break leads to no anchor, to one twice, or from none before it"),
                 ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
             if not good:
                 raise ValueError(f"{name}: {what}")
@@ -171,6 +172,15 @@ class MapRecord:
         anchors = set(self.anchor.tolist())
         return all(window in anchors or order.get(first.get(window, window), row) < row
                    for window, row in order.items())
+
+    def _breaks_fit(self) -> bool:
+        """Return True if every break is of another anchor, and from a window that comes before it."""
+        breaks = self.edge_kind == KINDS.index("break")
+        order = {window: row for row, window in enumerate(self.window_id.tolist())}
+        first, second = self.edge_first[breaks].tolist(), self.edge_second[breaks].tolist()
+        return (_different(self.edge_second[breaks]) and set(second) <= set(self.anchor.tolist())
+                and all(order.get(one, len(order)) < order.get(other, -1)
+                        for one, other in zip(first, second, strict=True)))
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}

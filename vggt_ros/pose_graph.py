@@ -9,6 +9,7 @@ A node is `map_node`: a camera, in units of the window that placed it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,18 +72,24 @@ class PoseGraph:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
-        """Every relation: kind `overlap`, `loop`, or `refused` for a loop that is not believed."""
+        """Every relation: kind `overlap`, `loop`, or `refused` for a loop that is not believed.
+
+        Of kind `break` are those by which submaps hang where the chain broke.
+        """
         loops = (Edge(loop.first, loop.second, "loop" if loop.taken else "refused", loop.first_second, loop.covariance)
                  for loop in self.loops)
-        begin = set(self._belief.submaps.anchor)
-        return (*self.overlaps(node for node, row in self._row.items() if row not in begin), *loops)
+        submaps = self._belief.submaps
+        begin = set(submaps.anchor)
+        broken = (self._node[row] for row, behind in zip(submaps.anchor, submaps.behind, strict=True) if behind >= 0)
+        return (*self.overlaps(node for node, row in self._row.items() if row not in begin), *loops,
+                *(replace(edge, kind="break") for edge in self.overlaps(broken)))
 
     def placed(self, nodes: Sequence[int]) -> Array:
         """Return the places (n, 4, 4) of nodes, as matrices."""
         return self._belief.tree.place[[self._row[node] for node in nodes]]
 
     def overlaps(self, nodes: Iterable[int]) -> list[Edge]:
-        """Return the relations by which nodes that begin no submap hang on others."""
+        """Return the relations by which nodes hang on others."""
         nodes, tree = list(nodes), self._belief.tree
         rows = np.array([self._row[node] for node in nodes], np.int64)
         relations, covariances = tree.edges(rows)
@@ -100,15 +107,16 @@ class PoseGraph:
         Where the chain broke at a `reference` node, `covariance` says how well the place is known all the same, as for
         `add_node`; without, nothing is taken to be known of it.
         """
-        first, tree, submaps = not self._row, self._belief.tree, self._belief.submaps
-        parent = 0 if reference is None else self._row[reference]
-        behind = -1 if covariance is None else submaps.of[parent]
-        if covariance is None:
-            covariance = np.eye(7) * GAUGE_SIGMA**2 if first else UNKNOWN
         placed = to_matrix(map_node)
-        relative = placed if first else inverse(tree.place[parent, None])[0] @ placed
-        row, = self._hang([node], [-1 if first else parent], relative[None], covariance[None])
-        submaps.begin(row, behind)
+        if not self._row:
+            self._begin(node, -1, placed, np.eye(7) * GAUGE_SIGMA**2, -1)
+            return
+        parent = 0 if reference is None else self._row[reference]
+        relative = inverse(self._belief.tree.place[parent, None])[0] @ placed
+        if covariance is None:
+            self._begin(node, parent, relative, UNKNOWN, -1)
+        else:
+            self._begin(node, parent, relative, covariance, self._belief.submaps.of[parent])
 
     def add_node(self, node: int, reference: int, reference_node: Sim3, covariance: Array) -> None:
         """Attach a node to a `reference` node of the graph.
@@ -143,20 +151,22 @@ class PoseGraph:
         return taken.tolist()
 
     def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array,
-                 overlaps: Sequence[Edge] = ()) -> Loop:
+                 overlaps: Sequence[Edge] = (), images: int = 1) -> Loop:
         """Relate two nodes of the graph that see the same place; `covariance` as for `add_node`.
 
-        `overlaps` are what was seen with it of how nodes hang on each other: merged if the loop is likely.
+        `overlaps` are what was seen with it of how nodes hang on each other: merged if the loop is taken as likely.
+        `images` is how many say so, each for itself.
 
         The loop is taken or refused, and may turn out the other way when more loops come; see `loops`. One that
         connects two submaps moves the younger as a whole into the frame of the older; later ones may move it again.
+        Where nothing else tells how these lie, it waits for another one that agrees.
         """
-        loop = self._note(first, second, first_second, covariance)
-        if self._belief.likely(loop):
-            self.merge(overlaps)
-            self._belief.take(loop)
-        else:
+        loop = self._note(first, second, first_second, covariance, images)
+        if not self._belief.likely(loop):
             self._belief.outvote(loop)
+        elif loops := self._belief.backed(loop):
+            self.merge(overlaps)
+            self._belief.take(loops)
         return loop
 
     def contract(self, nodes: Iterable[int]) -> list[Edge]:
@@ -215,15 +225,20 @@ class PoseGraph:
 
         """
         overlaps = {edge.second: edge for edge in edges if edge.kind == "overlap"}
+        breaks = {edge.second: edge for edge in edges if edge.kind == "break"}
         for node, place in map_node.items():
-            if node in anchors:
+            if node in breaks:
+                parent = self._row[breaks[node].first]
+                self._begin(node, parent, to_matrix(breaks[node].first_second), breaks[node].covariance,
+                            self._belief.submaps.of[parent])
+            elif node in anchors:
                 self.add_submap(node, place)
             elif node in overlaps and overlaps[node].first in self._row:
                 self.add_nodes([overlaps[node]])
             else:
                 raise ValueError(f"node {node} of the graph hangs on nothing")
         for edge in edges:
-            if edge.kind != "overlap":
+            if edge.kind in ("loop", "refused"):
                 loop = self._note(edge.first, edge.second, edge.first_second, edge.covariance)
                 loop.taken, loop.reason = edge.kind == "loop", "so in the saved map"
         self._belief.restore(np.array([to_matrix(place) for place in map_node.values()]).reshape(-1, 4, 4))
@@ -235,10 +250,15 @@ class PoseGraph:
         self._node += nodes
         return rows
 
-    def _note(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Loop:
+    def _begin(self, node: int, parent: int, relation: Array, covariance: Array, behind: int) -> None:
+        """Begin a submap with a node that hangs on a row, -1 for the first; `behind` as in `Submaps`."""
+        row, = self._hang([node], [parent], relation[None], covariance[None])
+        self._belief.submaps.begin(row, behind)
+
+    def _note(self, first: int, second: int, first_second: Sim3, covariance: Array, images: int = 1) -> Loop:
         self._named += 1
         loop = Loop(self._named, first, second, first_second, (covariance + covariance.T) / 2, self._row[first],
-                    self._row[second])
+                    self._row[second], images)
         self.loops.append(loop)
         return loop
 

@@ -20,7 +20,7 @@ from vggt_ros.files import write_ply, write_trajectory
 from vggt_ros.map_record import SCHEMA, MapRecord
 from vggt_ros.solution import PointCloud
 
-FORMAT, VERSION = "vggt_ros map", 3
+FORMAT, VERSION = "vggt_ros map", 4
 """Version of the format; it rises when a reader could not tell what is missing. Older ones are read."""
 _SINCE = {"appearance": 2, "node_window": 3}
 """Arrays that older versions lack."""

@@ -46,11 +46,11 @@ class Submaps:
 
     def connected(self, loops: Iterable[Loop]) -> list[int]:
         """Return for each the oldest one that loops connect it with."""
-        label = list(range(len(self.anchor)))
-        for loop in loops:
-            low, high = sorted((label[self.of[loop.first_row]], label[self.of[loop.second_row]]))
-            label = [low if value == high else value for value in label]
-        return label
+        return _united(range(len(self.anchor)), ((self.of[loop.first_row], self.of[loop.second_row]) for loop in loops))
+
+    def related(self, loops: Iterable[Loop]) -> list[int]:
+        """Return for each the oldest one to which loops, or places at which the chain broke, tell how it lies."""
+        return _united(self.connected(loops), ((s, behind) for s, behind in enumerate(self.behind) if behind >= 0))
 
     def assembled(self, place: Array, label: Sequence[int], loops: Iterable[Loop]) -> Array:
         """Return places (n, 4, 4) with the younger of two components where the first loop between them sees it.
@@ -87,3 +87,12 @@ class Submaps:
             moved[submap] = moved[submap] or (label[submap] == submap and behind >= 0 and moved[behind])
         rows, one = np.flatnonzero(np.array(moved)[self.of]), self.anchor[younger]
         tree.shift(rows, place[one] @ inverse(tree.place[one, None])[0])
+
+
+def _united(label: Sequence[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return the labels of submaps after those of each pair have become one, the smaller."""
+    label = list(label)
+    for pair in pairs:
+        low, high = sorted(label[submap] for submap in pair)
+        label = [low if value == high else value for value in label]
+    return label

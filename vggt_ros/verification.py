@@ -79,12 +79,14 @@ def sight(older: KeptKeyframe, older_features: Features, newer: KeptKeyframe, ne
 class Relation:
     """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
 
-    `steps` are those that the joint reconstruction has between keyframes of the map, on either side.
+    `steps` are those that the joint reconstruction has between keyframes of the map, on either side; `images` is how
+    many of the newer place's say so, each for itself.
     """
 
     first_second: Sim3
     covariance: Array
     steps: tuple[Step, ...] = ()
+    images: int = 1
 
 
 def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: Sight,

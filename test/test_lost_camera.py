@@ -1,0 +1,102 @@
+"""Submaps begun by a camera that was lost: nothing tells how they lie but loops, so two have to agree."""
+
+import numpy as np
+import pytest
+from test_consensus import LAP, LOOP, error, laps, measured
+from test_pose_graph import COVARIANCE
+
+from vggt_ros.geometry import Sim3, so3_exp
+from vggt_ros.pose_graph import PoseGraph
+
+
+def lost(rng, stride=1):
+    """Graph of two submaps, the second begun at 40 by a camera that was lost, and truth."""
+    truth, graph = laps(70, rng), PoseGraph(stride)
+    astray = Sim3(0.4, so3_exp(np.array([0.5, 2.0, 0.3])), np.array([30.0, 5, 1]))
+    for i in range(70):
+        if i in (0, 40):
+            graph.add_submap(i, astray @ truth[i] if i else truth[0])
+        else:
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE / 20)
+    return graph, truth
+
+
+def offer(graph, truth, rng, first, second, shift=None, images=1):
+    """Add a loop with noise, true or, by a `shift` of the map, false."""
+    true = truth[first].inverse() @ (shift or Sim3.identity()) @ truth[second]
+    relation, covariance = measured(true, LOOP, truth[second].scale, rng)
+    return graph.add_loop(first, second, relation, covariance, images=images)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_loop_waits_and_a_second_one_that_agrees_joins(seed):
+    rng = np.random.default_rng(seed)
+    graph, truth = lost(rng)
+    before = graph.map_node[60].translation
+    first = offer(graph, truth, rng, 6, 46)
+    assert not first.taken and first.reason.startswith("waits") and graph.component(60) == 1
+    assert np.array_equal(graph.map_node[60].translation, before), "nor does it move anything"
+    second = offer(graph, truth, rng, 9, 49)
+    assert first.taken and second.taken and graph.component(60) == 0
+    assert second.reason == "joins two submaps, as 2 images agree"
+    assert error(graph, truth) < 0.2
+
+
+def look_alike(truth, first, second):
+    """The shift of the map by which one window sees another one, by which it does not."""
+    return truth[first] @ truth[second].inverse()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_false_loops_do_not_join_while_no_two_agree(seed):
+    """Three places that look alike, one after the other; two true ones then join where they belong."""
+    rng = np.random.default_rng(seed)
+    graph, truth = lost(rng)
+    wrong = [offer(graph, truth, rng, i, j, look_alike(truth, i + 3, j)) for i, j in ((30, 42), (12, 44), (5, 50))]
+    assert not any(loop.taken for loop in wrong) and graph.component(60) == 1
+    right = [offer(graph, truth, rng, i - LAP, i) for i in (52, 56)]
+    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong) and graph.component(60) == 0
+    assert error(graph, truth) < 0.2
+
+
+def test_false_loops_that_agree_and_come_first_are_outvoted():
+    """Two windows of a corridor that looks like another one; then true ones of two stretches of the way."""
+    rng = np.random.default_rng(7)
+    graph, truth = lost(rng)
+    shift = look_alike(truth, 22, 44)
+    wrong = [offer(graph, truth, rng, i - 22, i, shift) for i in (44, 45)]
+    assert all(loop.taken for loop in wrong), "nothing else is known"
+    right = [offer(graph, truth, rng, i - LAP, i) for i in (48, 50, 58, 60)]
+    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong)
+    assert error(graph, truth) < 0.2
+
+
+def test_loops_between_the_same_windows_are_not_two():
+    """Windows of five keyframes: what one pair of windows says twice is said once."""
+    rng = np.random.default_rng(3)
+    graph, truth = lost(rng, stride=5)
+    same = [offer(graph, truth, rng, i - LAP, i) for i in (46, 48)]
+    assert not any(loop.taken for loop in same) and graph.component(60) == 1
+    assert offer(graph, truth, rng, 12, 52).taken and all(loop.taken for loop in same)
+
+
+def test_two_images_found_in_the_map_are_two():
+    rng = np.random.default_rng(4)
+    graph, truth = lost(rng)
+    loop = offer(graph, truth, rng, 6, 46, images=2)
+    assert loop.taken and loop.reason == "joins two submaps, as 2 images agree" and graph.component(60) == 0
+    assert error(graph, truth) < 0.2
+
+
+def test_a_submap_that_hangs_on_another_one_goes_along():
+    """A third submap, where the chain broke a second time: its place is known by the second, which loops join."""
+    rng = np.random.default_rng(5)
+    graph, truth = lost(rng)
+    begins = graph.map_node[69] @ truth[69].inverse() @ truth[20]
+    graph.add_submap(70, begins, 69, np.diag([0.09**2] * 3 + [1.5**2] * 3 + [1.0]))
+    for i in range(71, 80):
+        graph.add_node(i, i - 1, truth[i - 51].inverse() @ truth[i - 50], COVARIANCE / 20)
+    offer(graph, truth, rng, 6, 46)
+    offer(graph, truth, rng, 9, 49)
+    assert [graph.component(i) for i in (0, 60, 75)] == [0, 0, 2]
+    assert np.linalg.norm(graph.map_node[75].translation - truth[25].translation) < 1.0
