@@ -6,7 +6,8 @@ import pytest
 from data_folder import recorded
 
 from vggt_ros.cli.benchmark import load
-from vggt_ros.cli.replay import report, run
+from vggt_ros.cli.replay_output import report
+from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 
 LIMITS = {"demo_room": (0.167, 0.95), "tum_fr1_xyz": (0.03, 0.95), "euroc_mh01_start": (0.05, 0.95),

@@ -25,7 +25,7 @@ from sensor_msgs_py import point_cloud2
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.camera import Camera
-from vggt_ros.cli import replay
+from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config, TfConfig
 from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
@@ -148,7 +148,7 @@ class Lapped:
 
 def test_the_node_maps_what_replay_maps(lapped):
     """What is measured offline is what the node does: the same images give the same map."""
-    offline, online = replay.run(Lapped(), Config(), oracle()).slam.solution, lapped.node.slam.solution
+    offline, online = run(Lapped(), Config(), oracle()).slam.solution, lapped.node.slam.solution
     np.testing.assert_array_equal(online.ids, offline.ids)
     np.testing.assert_array_equal(online.stamps, offline.stamps)
     np.testing.assert_allclose(online.map_camera, offline.map_camera, atol=1e-6)

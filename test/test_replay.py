@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from data_folder import recorded
 
-from vggt_ros.cli.replay import main, report, run, save, write
+from vggt_ros.cli.replay import main
+from vggt_ros.cli.replay_output import report, save, write
+from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import depth_accuracy
 from vggt_ros.files import read_ply, read_trajectory

@@ -75,14 +75,14 @@ class Localizer:
         if location is None and len(solution) and search:
             found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:
-                location, away = self._tracker.take(self.features, found, fresh=True, solution=solution), True
+                location, away = self._tracker.take(self.features, found, fresh=True), True
         elif location is not None and (visitor or location.turned) and wanted:
             submap = int(solution.submaps[solution.index(location.reference)])
             found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap,
                                            tracked=not location.turned)
             if found is not None:
                 before = location.world_camera
-                location = self._tracker.take(self.features, found, fresh=False, solution=solution)
+                location = self._tracker.take(self.features, found, fresh=False)
         if location is None:
             lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
             return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)

@@ -16,7 +16,8 @@ import numpy as np
 from vggt_ros.benchmarks import fusion
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.cli import benchmark_scale, benchmark_vggt
-from vggt_ros.cli.replay import report, run
+from vggt_ros.cli.replay_output import report
+from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.files import FileError
 from vggt_ros.pipeline import Slam

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli.replay import report, run
+from vggt_ros.cli.replay_output import report
+from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import EvaluationError, align
 from vggt_ros.pipeline import Slam

@@ -1,0 +1,132 @@
+"""What is written of a run: trajectories, map, pictures, depth, and the figures of report.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggt_ros.cli.replay_run import Run
+from vggt_ros.files import format_stamp, write_ply, write_trajectory
+from vggt_ros.geometry import BODY_OPTICAL
+from vggt_ros.pictures import draw_map, draw_trajectory
+from vggt_ros.solution import UNKNOWN
+from vggt_ros.storage import StorageError, save_map
+
+
+def report(result: Run) -> dict[str, Any]:
+    """Return the figures of a run for report.json; lengths are in meters where the name says so."""
+    slam, solution, figures = result.slam, result.slam.solution, result.accuracy()
+    unscaled = result.accuracy(with_scale=False) if solution.metric.state != UNKNOWN else None
+    steps = [update.seconds for update in result.updates]
+    own = int((solution.ids >= result.first_keyframe).sum())
+    return {
+        "sequence": result.sequence.name,
+        "images": len(result.frames),
+        "ate_rmse_m": figures and figures.ate_rmse,
+        "ate_rmse_unscaled_m": unscaled and unscaled.ate_rmse,
+        "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
+        "path_m": figures and figures.path,
+        "coverage": figures and figures.coverage,
+        **result.frame_figures(),
+        "images_located": sum(tracked.map_camera is not None for tracked in result.frames),
+        "images_per_keyframe": len(result.frames) / max(own, 1),
+        "keyframes": own,
+        "keyframes_loaded": 0 if result.loaded is None else len(result.loaded),
+        "largest_submap_keyframes": int((solution.submaps == solution.largest_submap).sum()),
+        "windows": slam.counts.windows,
+        "submaps": len(np.unique(solution.submaps)),
+        "seconds_a_window_median": float(np.median(steps)) if steps else None,
+        "wall_seconds": result.seconds,
+        "counts": dataclasses.asdict(slam.counts),
+        "dropped_images": result.late,
+        "refusals": [update.refused for update in result.updates if update.refused],
+        "loops": [update.loop for update in result.updates if update.loop],
+        "scale": solution.metric.state,
+        "scale_sigma": solution.metric.sigma,
+        "scale_by": solution.metric.source,
+        "scale_sources": result.slam.scale.report,
+        "reconstructor": result.reconstructor,
+        "assumptions": list(result.sequence.assumptions),
+        "settings": {setting.name: value for setting, value in result.config},
+    }
+
+
+def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
+    """Write trajectories, map, pictures and report into `folder`, with `depth` the depth maps too; return the report.
+
+    `trajectory.txt` and `frames.txt` are of the largest submap, those with a number are of the others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    slam, solution = result.slam, result.slam.solution
+    for pattern in ("trajectory_*.txt", "frames_*.txt", "depth/*.npz"):  # an older run may have had more
+        for old in folder.glob(pattern):
+            old.unlink()
+    largest = solution.largest_submap
+    for submap in sorted({largest, *np.unique(solution.submaps).tolist()}):
+        suffix = "" if submap == largest else f"_{submap}"
+        write_trajectory(folder / f"trajectory{suffix}.txt", *result.trajectory(submap))
+        write_trajectory(folder / f"frames{suffix}.txt", *result.frame_trajectory(submap))
+    cloud = slam.map_cloud()
+    write_ply(folder / "map.ply", cloud)
+    figures = report(result)
+    stamps, poses = result.trajectory(largest)
+    if len(stamps):
+        measured = result.accuracy()
+        draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if measured else None,
+                        measured, result.sequence.name)
+        draw_map(folder / "map.png", cloud, poses, result.config.map.voxel)
+    if depth:
+        write_depth(result, folder / "depth")
+    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def write_depth(result: Run, folder: Path) -> None:
+    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    solution = result.slam.solution
+    for row, keyframe in enumerate(solution.ids.tolist()):
+        kept = solution.kept[keyframe]
+        np.savez_compressed(folder / f"{format_stamp(kept.stamp)}.npz",
+                            depth=kept.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                            confidence=kept.confidence.astype(np.float32) / 255, K=kept.intrinsics)
+
+
+def save(result: Run, folder: Path) -> None:
+    """Save the map, for `--load`, the node's `~/load_map` and `export`.
+
+    A map that began here is turned as if the first camera had been level on a robot.
+
+    Raises:
+        StorageError: there is nothing to save, or the folder holds something else than a map.
+        OSError: the folder cannot be written.
+
+    """
+    slam, turn = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
+    if not len(slam.solution):
+        raise StorageError("nothing is mapped, so there is nothing to save")
+    save_map(folder, slam.record(turn), slam.map_cloud().moved(turn), turn @ slam.solution.map_camera, result.config)
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """Return the report in a few lines."""
+    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} windows, "
+             f"{figures['submaps']} submap{'s' if figures['submaps'] != 1 else ''}, {figures['wall_seconds']:.0f} s"]
+    if figures["keyframes_loaded"]:
+        lines.append(f"{figures['images_located']} images were located; the loaded map had "
+                     f"{figures['keyframes_loaded']} keyframes")
+    if figures["ate_rmse_m"] is not None:
+        lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
+                     f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
+    if figures["frames_rpe_1s_m"] is not None:
+        lines.append(f"images {100 * figures['frames_located']:.1f} % located from the first pose on, ATE RMSE "
+                     f"{figures['frames_ate_rmse_m']:.4f} m, RPE over 1 s {figures['frames_rpe_1s_m']:.4f} m, "
+                     f"{figures['frames_rpe_1s_deg']:.2f} deg")
+    if figures["ate_rmse_unscaled_m"] is not None:
+        lines.append(f"ATE RMSE {figures['ate_rmse_unscaled_m']:.4f} m after SE(3), scale {figures['scale']} by "
+                     f"{figures['scale_by']}, sigma {100 * figures['scale_sigma']:.2g} %")
+    return "\n".join(lines)

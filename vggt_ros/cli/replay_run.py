@@ -1,0 +1,167 @@
+"""A recorded sequence through the node's own pipeline, without ROS, as fast as it goes and never dropping."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vggt_ros.camera import Rectifier
+from vggt_ros.cli.metric_sources import MetricSources
+from vggt_ros.config import Config
+from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
+from vggt_ros.frame_path import frame_path
+from vggt_ros.geometry import Array
+from vggt_ros.map_record import MapRecord
+from vggt_ros.pipeline import Slam
+from vggt_ros.reconstruction import create_reconstructor
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences import Sequence, Truth
+from vggt_ros.solution import Frame, TrackedFrame, Update
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What came of a sequence.
+
+    Attributes:
+        sequence: what was run.
+        config: the settings.
+        reconstructor: who reconstructed, and why.
+        slam: with the map.
+        frames: every image's pose as it was tracked.
+        updates: what each window did.
+        late: images left out because they are no newer than the one before; the node leaves them out too.
+        seconds: wall time.
+        loaded: the saved map that it went on in, None if it began an empty one.
+
+    """
+
+    sequence: Sequence
+    config: Config
+    reconstructor: str
+    slam: Slam
+    frames: list[TrackedFrame]
+    updates: list[Update]
+    late: int
+    seconds: float
+    loaded: MapRecord | None = None
+
+    @property
+    def first_keyframe(self) -> int:
+        """The least id of a keyframe of this run; those before came with the map."""
+        return 0 if self.loaded is None else self.loaded.next_keyframe
+
+    def trajectory(self, submap: int) -> Truth:
+        """Return stamps (n,) and `map_camera` (n, 4, 4) of this run's keyframes in a submap, as the graph holds them.
+
+        In mode localization, which adds no keyframes, every image that was found.
+        """
+        if self.config.mode == "localization":
+            return self.frame_trajectory(submap)
+        stamps, poses = self.slam.trajectory(submap)
+        solution = self.slam.solution
+        own = solution.ids[solution.submaps == submap] >= self.first_keyframe
+        return stamps[own], poses[own]
+
+    def accuracy(self, with_scale: bool = True) -> Accuracy | None:
+        """Return how near `trajectory` is to the truth in the largest submap; None if that cannot be said.
+
+        Aligned by a similarity, or not `with_scale`: by a rigid motion, so that an error of scale counts.
+        """
+        return self._against_truth(*self.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
+
+    def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
+        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_path`."""
+        return frame_path(self.frames, self.slam.solution, submap, self.slam.frame_pose)
+
+    def frame_figures(self) -> dict[str, float | None]:
+        """Return what share of the images since the first pose is located in the largest submap, and how well."""
+        stamps, poses = self.frame_trajectory(self.slam.solution.largest_submap)
+        begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
+        offered = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
+        frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
+        live = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
+        odometry = self._against_truth(np.array([stamp for stamp, _ in live], np.int64),
+                                       np.array([matrix for _, matrix in live]).reshape(-1, 4, 4))
+        return {
+            "frames_located": int((stamps >= begin).sum()) / offered if begin is not None else None,
+            "frames_ate_rmse_m": frames.ate_rmse if frames else None,
+            "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
+            "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
+            "frames_rpe_1s_deg": frames.rpe_second_rotation if frames else None,
+            "odometry_rpe_1s_m": odometry.rpe_second_translation if odometry else None,
+            "odometry_rpe_1s_deg": odometry.rpe_second_rotation if odometry else None,
+        }
+
+    def _against_truth(self, stamps: NDArray[np.int64], poses: Array, with_scale: bool = True) -> Accuracy | None:
+        if self.sequence.truth is None:
+            return None
+        try:
+            return accuracy(stamps, poses, *self.sequence.truth, with_scale=with_scale)
+        except EvaluationError:
+            return None
+
+
+def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
+        odometry: Truth | None = None, sensor_depth: bool = False,
+        imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
+        watch: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
+    """Run a sequence through the pipeline.
+
+    Args:
+        sequence: images and their camera.
+        config: all settings.
+        reconstructor: instead of the one that the settings name.
+        progress: show a bar.
+        odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
+        sensor_depth: take metric scale from the sequence's depth images.
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's place and axes.
+        loaded: a saved map to go on in.
+        watch: told of each window that was solved.
+
+    Raises:
+        SequenceError: an image is broken.
+
+    """
+    cv2.setRNGSeed(config.seed)  # RANSAC
+    why = "as given"
+    if reconstructor is None:
+        reconstructor, why = create_reconstructor(config)
+    slam = Slam(config, reconstructor)
+    if loaded is not None:
+        slam.reset_tracking(loaded)
+        slam.restore_map(loaded)
+    rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
+    rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
+    frames: list[TrackedFrame] = []
+    updates: list[Update] = []
+    late = 0
+    sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth, imu)
+    began = time.perf_counter()
+    with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        for stamp, image in sequence:
+            bar.update()
+            if frames and stamp <= frames[-1].stamp:
+                late += 1
+                continue
+            sources.feed(stamp)
+            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+            if tracked.window is not None:
+                updates.append(slam.step(tracked.window))
+                watch(slam, updates[-1])
+                bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
+                                submaps=slam.counts.submaps)
+                tracked = dataclasses.replace(tracked, window=None)  # its images are not needed any more
+            frames.append(tracked)
+        last = slam.flush()
+        if last is not None:
+            updates.append(slam.step(last))
+            watch(slam, updates[-1])
+    return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began, loaded)
