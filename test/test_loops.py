@@ -7,6 +7,7 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+from held import held_in_vain
 
 from vggt_ros.album import Album
 from vggt_ros.appearance import describe
@@ -244,6 +245,12 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     again = Slam(Config(), drive.oracle())
     again.restore_map(slam.record(np.eye(4)))
     assert np.allclose(again.solution.map_camera, slam.solution.map_camera, atol=1e-9)
+    # Each owns what it keeps: a view of what came with others would keep it all, for as long as one of them is kept.
+    assert not held_in_vain(slam._atlas) and not held_in_vain(slam._map)
+    again._atlas.release(ids[::2].tolist())
+    again._atlas.release(ids[1:20:6].tolist())
+    again._atlas._contract()  # few relations of many are new
+    assert not held_in_vain(again._atlas)
 
 
 # The parts.

@@ -35,7 +35,7 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
             np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
             np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
-            None if geometry.descriptors is None else geometry.descriptors[row])
+            None if geometry.descriptors is None else geometry.descriptors[row].copy())
     return kept
 
 

@@ -35,7 +35,7 @@ def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:
 
 
 def unpack_keyframes(record: MapRecord) -> list[KeptKeyframe]:
-    """Return what is kept of each keyframe of a record."""
+    """Return what is kept of each keyframe of a record, copied: the record is not kept for one of them."""
     pixel_ends, feature_ends = np.cumsum(record.keyframe_size.prod(1)), np.cumsum(record.keyframe_features)
     descriptors = iter(record.descriptor)
     keyframes = []
@@ -43,11 +43,12 @@ def unpack_keyframes(record: MapRecord) -> list[KeptKeyframe]:
         pixels = slice(int(pixel_ends[row]) - height * width, int(pixel_ends[row]))
         features = slice(int(feature_ends[row] - record.keyframe_features[row]), int(feature_ends[row]))
         keyframes.append(KeptKeyframe(
-            int(record.keyframe_id[row]), int(record.keyframe_stamp[row]), record.keyframe_intrinsics[row],
-            record.depth[pixels].reshape(height, width), record.confidence[pixels].reshape(height, width),
-            record.color[pixels].reshape(height, width, 3),
-            next(descriptors) if record.keyframe_described[row] else None,
-            record.feature_pixel[features], record.feature[features],
+            int(record.keyframe_id[row]), int(record.keyframe_stamp[row]), record.keyframe_intrinsics[row].copy(),
+            record.depth[pixels].copy().reshape(height, width),
+            record.confidence[pixels].copy().reshape(height, width),
+            record.color[pixels].copy().reshape(height, width, 3),
+            next(descriptors).copy() if record.keyframe_described[row] else None,
+            record.feature_pixel[features].copy(), record.feature[features].copy(),
             record.appearance[row].astype(np.float32) if record.appearance[row].any() else None))
     return keyframes
 

@@ -92,7 +92,8 @@ class PointMap:
         """Keep the keyframe's points that fall into voxels without a point, the more confident first."""
         give_way()
         cloud = unproject(solution.kept[keyframe], self._config)
-        camera, scale = solution.map_camera[row], float(solution.scale[row])
+        # A copy: a view would keep the poses of all keyframes of this solution for as long as this one is kept.
+        camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
         keys = _voxel_keys(_place(cloud.points, camera, scale), self._voxel)
         order = np.argsort(-cloud.confidence, kind="stable")
         keys, first = np.unique(keys[order], return_index=True)
