@@ -197,7 +197,7 @@ class Nearsighted(SceneReconstructor):
 
 
 def test_submaps_are_joined_where_a_loop_connects_them():
-    """The chain breaks; the second part comes back to where the first was: one loop waits, and the next window joins."""
+    """The chain breaks; the second part comes back to where the first was: one loop waits, the next window joins."""
     poses, pictures = images(63, 1.3)
     chosen = [*range(22), *range(38, 63)]  # half a lap later
     drive = Drive(poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,12 +33,11 @@ from vggt_ros.solution import Edge, KeptKeyframe, MetricScale, Solution
 from vggt_ros.steps import Step, steps
 from vggt_ros.threads import give_way
 from vggt_ros.verification import Relation
+from vggt_ros.window_links import WindowLinks
 from vggt_ros.windows import Keyframe, Window
 
 _NEIGHBORS = 4
 """Keyframes of the map whose depth stands for what the map knows of an image found in it."""
-_BENT = 0.009
-"""How much of its scale a window is taken to have bent where the next one hangs on it, logarithm."""
 _SPARE = 1.25
 """Nodes of the graph for each keyframe beyond which those of keyframes that were let go are let go, too."""
 _SAME = Sim3.identity()
@@ -71,9 +70,7 @@ class Atlas:
         """Begin empty; the solutions' versions go on from `version`."""
         self._config = config
         self._graph = PoseGraph(config.windows.size - config.windows.overlap)
-        self._windows: list[int] = []  # of each node, in the order in which they came
-        self._borders: list[int] = []  # the nodes by which windows hang on others
-        self._hung: set[int] = set()  # windows that do
+        self._links = WindowLinks()
         self._placed: dict[int, _Placed] = {}
         self._version = version
         self.metric = MetricScale()
@@ -94,7 +91,7 @@ class Atlas:
 
     def window_of(self, keyframe: int) -> int:
         """Return the window that placed a solved keyframe."""
-        return self._windows[self._placed[keyframe].node]
+        return self._links.window[self._placed[keyframe].node]
 
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
         """Return what is known of solved keyframes, in the frame and units of one of their submap."""
@@ -174,7 +171,7 @@ class Atlas:
         first = self._placed[geometry.keyframe_ids[0]]
         self._graph.add_node(first.node, known.node, *_between_nodes(known, first, alignment.reference_window,
                                                                      alignment.covariance))
-        self._note(self._graph.overlaps([first.node])[0])
+        self._links.note(self._graph.overlaps([first.node])[0])
         newest = geometry.keyframe_ids.index(max(alignment.shared))
         self._pivot[first.node] = geometry.window_camera[newest, :3, 3]  # there the path goes on from the map's
         self._hang(steps(own_views(geometry, kept)))
@@ -260,10 +257,10 @@ class Atlas:
     def observe_scale(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
         """Take in the scale of all windows connected with the submap that grows; see PoseGraph.observe_scale."""
         if log_scale:
-            nodes, size, first = self._nodes()
-            windows = [self._windows[node] for node in nodes]
+            nodes, size = self._nodes()
+            windows = [self._links.window[node] for node in nodes]
             # What windows have bent inside stays.
-            bend = np.log(size / size[first])
+            bend = np.log(size / size[self._links.begins(nodes)])
             self._graph.observe_scale({node: log_scale[window] + inside for node, window, inside in zip(
                 nodes, windows, bend.tolist(), strict=True) if window in log_scale}, self._pivot)
         self.metric = metric
@@ -279,22 +276,22 @@ class Atlas:
                 map_camera[row] = map_camera[row] @ to_matrix(one.node_camera)
         scale = scales(map_camera)
         map_camera[:, :3, :3] /= scale[:, None, None]
-        nodes, size, first = self._nodes()
-        begins = np.unique(first)
-        windows = [self._windows[nodes[row]] for row in begins.tolist()]
+        nodes, size = self._nodes()
+        begins = np.unique(self._links.begins(nodes))
+        begin = [nodes[row] for row in begins.tolist()]
         return Solution(
             version=self._version,
             ids=np.array(ids, np.int64),
             stamps=np.array([p.stamp for p in placed], np.int64),
             submaps=np.array([self._labels[p.submap] for p in placed], np.int64),
-            windows=np.array([self._windows[p.node] for p in placed], np.int64),
+            windows=np.array([self._links.window[p.node] for p in placed], np.int64),
             map_camera=map_camera,
             scale=scale,
             kept=self.kept,
-            window_ids=np.array(windows, np.int64),
-            window_origin=self._graph.placed([nodes[row] for row in begins.tolist()])[:, :3, 3],
+            window_ids=np.array([self._links.window[node] for node in begin], np.int64),
+            window_origin=self._graph.placed(begin)[:, :3, 3],
             window_scale=size[begins],
-            edges=tuple(self._edges()),
+            edges=tuple(self._links.edges(self._graph)),
             metric=self.metric,
         )
 
@@ -315,7 +312,7 @@ class Atlas:
             keyframe_submap=np.array([p.submap for p in placed], np.int64),
             keyframe_window=np.array([p.node for p in placed], np.int64),
             keyframe_pose=np.array([p.node_camera.apply_pose(np.eye(4)) for p in placed]),
-            node_window=np.array([self._windows[node] for node in places], np.int64),
+            node_window=np.array([self._links.window[node] for node in places], np.int64),
             window_id=np.array(list(places), np.int64), window_pose=window_pose, window_scale=window_scale,
             anchor=np.array(self._graph.anchors, np.int64), submap=self.submap, next_keyframe=next_keyframe,
             next_window=next_window, scale_state=self.metric.state, scale_sigma=self.metric.sigma,
@@ -327,12 +324,7 @@ class Atlas:
         self._graph.restore(dict(zip(record.window_id.tolist(), places, strict=True)), record.anchor.tolist(),
                             unpack_edges(record))
         self.kept = {kept.id: kept for kept in unpack_keyframes(record)}
-        self._windows = np.full(int(record.window_id.max()) + 1, -1).tolist()
-        for node, window in zip(record.window_id.tolist(), record.node_window.tolist(), strict=True):
-            self._windows[node] = window
-        for edge in self._graph.edges:
-            if edge.kind == "overlap":
-                self._note(edge)
+        self._links.restore(record.window_id.tolist(), record.node_window.tolist(), self._graph)
         rows = zip(self.kept.values(), record.keyframe_submap, record.keyframe_window, record.keyframe_pose,
                    strict=True)
         self._placed = {kept.id: _Placed(kept.stamp, int(submap), int(node),
@@ -347,29 +339,10 @@ class Atlas:
         placed = self._placed[keyframe]
         return self._graph.map_node[placed.node] @ placed.node_camera
 
-    def _nodes(self) -> tuple[list[int], Array, NDArray[np.int64]]:
-        """Return the graph's nodes (w), map units in a unit of each, and the row of the first node of its window."""
+    def _nodes(self) -> tuple[list[int], Array]:
+        """Return the graph's nodes (n), and map units in a unit of each."""
         nodes = list(self._graph.map_node)
-        rows: dict[int, int] = {}
-        first = [rows.setdefault(self._windows[node], row) for row, node in enumerate(nodes)]
-        return nodes, scales(self._graph.placed(nodes)), np.array(first, np.int64)
-
-    def _edges(self) -> Iterator[Edge]:
-        """Yield the relations of windows: how each hangs on another one, and the loops between their keyframes."""
-        bent = np.diag([0.0] * 6 + [_BENT**2])
-        for edge in self._graph.overlaps(self._borders):
-            yield Edge(self._windows[edge.first], self._windows[edge.second], "overlap", edge.first_second,
-                       edge.covariance + bent)
-        for loop in self._graph.loops:
-            yield Edge(self._windows[loop.first], self._windows[loop.second], "loop" if loop.taken else "refused",
-                       loop.first_second, loop.covariance)
-
-    def _note(self, edge: Edge) -> None:
-        """Note whether the second node is the first of its window to hang on another one."""
-        window = self._windows[edge.second]
-        if window != self._windows[edge.first] and window not in self._hung:
-            self._hung.add(window)
-            self._borders.append(edge.second)
+        return nodes, scales(self._graph.placed(nodes))
 
     def _hang(self, window_steps: Iterable[Step]) -> None:
         """Take the steps of a window into the graph: new keyframes hang on known ones, known steps are merged."""
@@ -390,7 +363,7 @@ class Atlas:
     def _note_steps(self, edges: Iterable[Edge]) -> None:
         """Note nodes that hang on the camera before them, which stays when a node's window turns out larger."""
         for edge in edges:
-            self._note(edge)
+            self._links.note(edge)
             self._pivot[edge.second] = edge.first_second.inverse().translation
 
     def _contract(self) -> None:
@@ -398,8 +371,7 @@ class Atlas:
         made = self._graph.contract(placed.node for placed in self._placed.values())
         nodes = self._graph.map_node.keys()
         self._pivot = {node: point for node, point in self._pivot.items() if node in nodes}
-        self._borders = [node for node in self._borders if node in nodes]
-        self._hung = {self._windows[node] for node in self._borders}
+        self._links.keep(nodes)
         self._note_steps(made)
         give_back()
 
@@ -408,8 +380,7 @@ class Atlas:
         for keyframe, what in kept.items():
             if not self.knows(keyframe):
                 give_way()
-                self._placed[keyframe] = _Placed(what.stamp, self.submap, len(self._windows))
-                self._windows.append(window.id)
+                self._placed[keyframe] = _Placed(what.stamp, self.submap, self._links.add(window.id))
                 self.kept[keyframe] = with_features(what, images[keyframe])
 
 
