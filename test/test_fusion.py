@@ -87,6 +87,18 @@ def test_the_rotation_error_of_a_straight_way_is_that_of_the_cameras():
     assert fusion.measure(world, "straight", 0, 0.0, "ours", fusion.schemes()["ours"], windows, []).rotation < 2
 
 
+def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
+    """Its joint window is not to be split in the middle."""
+    network = Network(worlds.partial(31, 0), Errors.none(), np.random.default_rng(0))
+    windows = network.windows()
+    loops = network.loops(windows, 1.0)
+    at = {window.id: window.views.keys() for window in windows}
+    for loop in loops:
+        assert list(loop.joint.views) == [*loop.sides[0], *loop.sides[1]]
+        assert at[loop.first] >= {*loop.sides[0]} and at[loop.second] >= {*loop.sides[1]}
+    assert {len(loop.sides[1]) for loop in loops} == {3, 4}
+
+
 def test_the_last_partial_window_is_placed_by_its_true_overlap():
     world = worlds.drive(6, 0)
     short = worlds.World("short", world.world_camera[:-3], world.depth[:-3])

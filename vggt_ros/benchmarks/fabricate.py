@@ -75,6 +75,7 @@ class FakeLoop:
         first, second: ids of the windows that see the places.
         joint: keyframes of both.
         true: whether they are one place.
+        sides: the joint window's keyframes of either place, in order.
 
     """
 
@@ -82,6 +83,7 @@ class FakeLoop:
     second: int
     joint: FakeWindow
     true: bool
+    sides: tuple[list[int], list[int]]
 
 
 @dataclass(eq=False)
@@ -187,7 +189,7 @@ class Network:
 
     def _joint(self, windows: Sequence[FakeWindow], i: int, j: int, alike: Array, true: bool,
                agrees: bool = True) -> FakeLoop:
-        """Return a loop with its joint window of four keyframes of each place."""
+        """Return a loop with its joint window of four keyframes of each place, fewer if the way ends there."""
         first, second = ([sorted(windows[k].views)[2:6] for k in (i, j)])
         cameras = np.concatenate([self.world.world_camera[first], alike @ self.world.world_camera[second]])
         if not agrees:  # the second place is bent until it fits
@@ -198,7 +200,7 @@ class Network:
             for keyframe in second:
                 kept = joint.views[keyframe].kept
                 kept.depth[:] = (kept.depth * np.exp(0.4 * _smooth(self.rng))).astype(np.float16)
-        return FakeLoop(windows[i].id, windows[j].id, joint, true)
+        return FakeLoop(windows[i].id, windows[j].id, joint, true, (first, second))
 
 
 def _smooth(rng: np.random.Generator) -> Array:

@@ -95,13 +95,12 @@ class Fusion:
     def close(self, loop: FakeLoop) -> Loop | None:
         """Offer a loop to the graph, if both neighbors agree with its joint window; None if they do not."""
         limits = AlignmentConfig() if self.verify else _ANYTHING
-        keyframes, half = list(loop.joint.views), len(loop.joint.views) // 2
-        pair = keyframes[half - 1], keyframes[half]
-        if not self._views.keys() >= set(keyframes):
+        pair = loop.sides[0][-1], loop.sides[1][0]
+        if not self._views.keys() >= loop.joint.views.keys():
             return None
         sides = []
         try:
-            for end, side in zip(pair, (keyframes[:half], keyframes[half:]), strict=True):
+            for end, side in zip(pair, loop.sides, strict=True):
                 known = self._seen_from(end, side)
                 sides.append((known, align(known, loop.joint.views, limits)))
         except AlignmentRefused:

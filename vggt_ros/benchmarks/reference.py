@@ -82,8 +82,7 @@ class _Graph:
     def close(self, loop: FakeLoop) -> None:
         """Take the steps of a joint window; each place has it in the unit that its depth there says."""
         views, keyframes = loop.joint.views, list(loop.joint.views)
-        half = len(keyframes) // 2
-        units = [self.unit_of({k: views[k] for k in side}) for side in (keyframes[:half], keyframes[half:])]
+        half, units = len(loop.sides[0]), [self.unit_of({k: views[k] for k in side}) for side in loop.sides]
         for row, (i, j, i_j) in enumerate(_steps(keyframes, views)):
             self.step(i, j, i_j, (units[row >= half], units[row + 1 >= half]), _depth(views))
 
