@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_consensus import LAP, LOOP, error, laps, measured
+from test_consensus import BREAK, LAP, LOOP, error, laps, measured
 from test_pose_graph import COVARIANCE
 
 from vggt_ros.geometry import Sim3, so3_exp
@@ -100,3 +100,38 @@ def test_a_submap_that_hangs_on_another_one_goes_along():
     offer(graph, truth, rng, 9, 49)
     assert [graph.component(i) for i in (0, 60, 75)] == [0, 0, 2]
     assert np.linalg.norm(graph.map_node[75].translation - truth[25].translation) < 1.0
+
+
+def three(off=0.0):
+    """Submaps 0, 1 that begins `off` sigmas from where the chain broke at 30, and 2, begun by a lost camera at 50."""
+    rng = np.random.default_rng(8)
+    truth, graph = laps(70, rng), PoseGraph()
+    for i in range(70):
+        unit = np.diag([1] * 3 + [1 / truth[i].scale] * 3 + [1.0])
+        if i == 30:
+            there = Sim3(1.0, so3_exp(np.array([0.0, 0.09 * off, 0.0])), np.array([1.5 * off / truth[i].scale, 0, 0]))
+            graph.add_submap(i, truth[i] @ there, 29, unit @ BREAK @ unit)
+        elif i in (0, 50):
+            graph.add_submap(i, truth[0])
+        else:
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE / 20)
+    return graph, truth, rng
+
+
+def test_loops_that_agree_by_way_of_a_break_are_two():
+    """The third submap is seen from the second and from the first, which hang together loosely."""
+    graph, truth, rng = three(off=1.0)
+    assert not offer(graph, truth, rng, 35, 55).taken
+    loops = [*graph.loops, offer(graph, truth, rng, 12, 52)]
+    assert all(loop.taken for loop in loops) and [graph.component(i) for i in (40, 60)] == [0, 0]
+    assert error(graph, truth) < 0.2
+
+
+def test_a_loop_that_waits_is_judged_when_others_have_joined():
+    """One that does not agree by way of the break is judged by it, as soon as something tells how the submaps lie."""
+    graph, truth, rng = three()
+    wrong = offer(graph, truth, rng, 45, 55, look_alike(truth, 10, 55))
+    right = [offer(graph, truth, rng, i - LAP, i) for i in (52, 58)]
+    assert wrong.reason.startswith("off by chi-square") and not wrong.taken and not wrong.waits
+    assert all(loop.taken for loop in right) and [graph.component(i) for i in (40, 60)] == [1, 0]
+    assert error(graph, truth) < 0.2

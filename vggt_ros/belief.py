@@ -76,14 +76,15 @@ class Belief:
         Nothing speaks against a loop between submaps of which nothing tells how they lie, so another one has to agree
         with it. What looks alike agrees with itself, too: the loops may still be outvoted.
         """
-        if self._tells(loop, self.submaps.related(self.taken)):
+        related = self.submaps.related(self.taken)
+        here = self._components(loop, related)
+        if len(here) == 1:
             return [loop]
-        here = self._components(loop, self.connected)
         agreeing = group(self.tree, loop, [other for other in self.loops if not other.taken and other is not loop
-                                           and self._components(other, self.connected) == here])
+                                           and self._components(other, related) == here])
         if witnesses(agreeing, self._stride) >= _WITNESSES:
             return agreeing
-        loop.reason = "waits for another one that agrees: nothing else tells how the two submaps lie"
+        loop.waits, loop.reason = True, "waits for another one that agrees: nothing else tells how the two submaps lie"
         return []
 
     def take(self, loops: Sequence[Loop]) -> None:
@@ -97,6 +98,7 @@ class Belief:
         if joins and loop.taken:
             images = witnesses([other for other in loops if other.taken], self._stride)
             loop.reason = "joins two submaps" + (f", as {images} images agree" if images > 1 else "")
+            self._call(self.submaps.related(self.taken))
 
     def outvote(self, loop: Loop) -> None:
         """Ask whether refused loops that agree with a new one explain the map better than those taken now.
@@ -159,6 +161,17 @@ class Belief:
             loop.first_row, loop.second_row = row[loop.first_row], row[loop.second_row]
         self._eased = int(np.searchsorted(kept, self._eased, side="right")) - 1
         return kept
+
+    def _call(self, related: Sequence[int]) -> None:
+        """Judge the loops that wait between submaps of which something else tells now how they lie."""
+        for loop in [loop for loop in self.loops if loop.waits and self._tells(loop, related)]:
+            loop.waits = False
+            if loop.taken:
+                continue
+            if self.likely(loop):
+                self.take([loop])
+            else:
+                self.outvote(loop)
 
     def _tells(self, loop: Loop, related: Sequence[int]) -> bool:
         """Return whether something else tells how the submaps of a loop lie, or it is of one."""

@@ -43,6 +43,7 @@ class Loop:
         covariance: (7, 7) of its perturbation on the right.
         taken: whether the graph believes it now.
         images: how many images say so, each for itself.
+        waits: whether it is to be judged when something else tells how its submaps lie.
         reason: why, or why not.
         first_row, second_row: of the windows in the tree.
 
@@ -56,6 +57,7 @@ class Loop:
     first_row: int
     second_row: int
     images: int = 1
+    waits: bool = False
     taken: bool = False
     reason: str = ""
 
