@@ -100,8 +100,7 @@ def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
 
 
 def test_the_last_partial_window_is_placed_by_its_true_overlap():
-    world = worlds.drive(6, 0)
-    short = worlds.World("short", world.world_camera[:-3], world.depth[:-3])
+    short = worlds.partial(6, 0)
     windows = Network(short, Errors.none(), np.random.default_rng(0)).windows()
     assert len(windows[-1].views) < 8
     score = fusion.measure(short, "short", 0, 0.0, "ours", fusion.schemes()["ours"], windows, [])

@@ -93,7 +93,7 @@ def test_a_submap_that_hangs_on_another_one_goes_along():
     rng = np.random.default_rng(5)
     graph, truth = lost(rng)
     begins = graph.map_node[69] @ truth[69].inverse() @ truth[20]
-    graph.add_submap(70, begins, 69, np.diag([0.09**2] * 3 + [1.5**2] * 3 + [1.0]))
+    graph.add_submap(70, begins, 69, BREAK)
     for i in range(71, 80):
         graph.add_node(i, i - 1, truth[i - 51].inverse() @ truth[i - 50], COVARIANCE / 20)
     offer(graph, truth, rng, 6, 46)

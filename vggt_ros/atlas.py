@@ -130,9 +130,10 @@ class Atlas:
 
         If the loop is likely, what the joint reconstruction says of steps that the map has is merged with it.
         """
-        ends, between = [self._placed[keyframe] for keyframe in (first, second)], map(self._overlap, relation.steps)
-        loop = self._graph.add_loop(ends[0].node, ends[1].node, *_between_nodes(
-            ends[0], ends[1], relation.first_second, relation.covariance), list(between), relation.images)
+        ends = [self._placed[keyframe] for keyframe in (first, second)]
+        loop = self._graph.add_loop(
+            ends[0].node, ends[1].node, *_between_nodes(ends[0], ends[1], relation.first_second, relation.covariance),
+            [self._overlap(step) for step in relation.steps], relation.images)
         before, self._labels = self._labels, [self._graph.component(anchor) for anchor in self._graph.anchors]
         joined = self._labels[self.submap]
         if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
@@ -169,9 +170,10 @@ class Atlas:
         self.submap = known.submap
         self._take(window, kept)
         first = self._placed[geometry.keyframe_ids[0]]
-        self._graph.add_node(first.node, known.node, *_between_nodes(known, first, alignment.reference_window,
-                                                                     alignment.covariance))
-        self._links.note(self._graph.overlaps([first.node])[0])
+        edge = Edge(known.node, first.node, "overlap", *_between_nodes(known, first, alignment.reference_window,
+                                                                       alignment.covariance))
+        self._graph.add_nodes([edge])
+        self._links.note(edge)
         newest = geometry.keyframe_ids.index(max(alignment.shared))
         self._pivot[first.node] = geometry.window_camera[newest, :3, 3]  # there the path goes on from the map's
         self._hang(steps(own_views(geometry, kept)))
@@ -352,7 +354,7 @@ class Atlas:
             (known if step.known else new).append(self._overlap(step))
         self._graph.merge(known)
         self._graph.add_nodes(new)
-        self._note_steps(self._graph.overlaps(edge.second for edge in new))
+        self._note_steps(new)
 
     def _overlap(self, step: Step) -> Edge:
         """Return a step as a relation of nodes."""

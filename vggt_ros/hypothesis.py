@@ -15,7 +15,7 @@ import numpy as np
 from vggt_ros.consensus import Loop, ends, misfit, score, squared
 from vggt_ros.geometry import Array
 from vggt_ros.least_squares import solve
-from vggt_ros.overlap_tree import OverlapTree
+from vggt_ros.overlap_tree import OverlapTree, Segments
 from vggt_ros.similarities import inverse, log
 
 
@@ -67,12 +67,15 @@ def bent(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride
     measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
     covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
     solved = solve(nodes, start[nodes], first, second, measured, covariance, log_scale)
-    return judged(tree, submap, loops, stride, tree.spread(nodes, solved))
+    return _judged(segments, submap, loops, stride, tree.spread(nodes, solved))
 
 
 def judged(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array) -> Hypothesis:
     """Return what overlaps and a set of loops say of places (n, 4, 4); arguments as for `bent`."""
-    segments = tree.segments(np.concatenate(ends(loops)))
+    return _judged(tree.segments(np.concatenate(ends(loops))), submap, loops, stride, place)
+
+
+def _judged(segments: Segments, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array) -> Hypothesis:
     error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
     strain, submaps = squared(error, segments.covariance), np.array(submap, np.int64)
     within = submaps[segments.above] == submaps[segments.below]

@@ -129,8 +129,8 @@ class PoseGraph:
     def add_nodes(self, overlaps: Sequence[Edge]) -> None:
         """Attach the second node of each overlap to its first, which the graph has or which is attached before it."""
         first = len(self._node)
-        rows = self._row | {edge.second: first + i for i, edge in enumerate(overlaps)}
-        parents = [rows[edge.first] for edge in overlaps]
+        new = {edge.second: first + i for i, edge in enumerate(overlaps)}
+        parents = [new[edge.first] if edge.first in new else self._row[edge.first] for edge in overlaps]
         self._hang([edge.second for edge in overlaps], parents, *_stacked(overlaps))
         for parent in parents:
             self._belief.submaps.of.append(self._belief.submaps.of[parent])

@@ -16,7 +16,7 @@ from vggt_ros.consensus import Loop
 from vggt_ros.geometry import Sim3
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.solution import Edge
-from vggt_ros.steps import across, steps
+from vggt_ros.steps import Step, across, steps
 
 _ANYTHING = AlignmentConfig(max_rotation=45.0, max_translation=1.0, max_scale=1.0)
 """Limits of an alignment that verifies nothing."""
@@ -83,8 +83,7 @@ class Fusion:
         again: list[Edge] = []
         new: list[Edge] = []
         for step in steps(window.views, known, alignment):
-            edge = Edge(step.first, step.second, "overlap", step.first_second, step.covariance)
-            (again if step.known else new).append(edge)
+            (again if step.known else new).append(_overlap(step))
         self.graph.merge(again)
         self.graph.add_nodes(new)
         self._views |= {edge.second: window.views[edge.second] for edge in new}
@@ -106,8 +105,7 @@ class Fusion:
         except AlignmentRefused:
             return None
         began = time.perf_counter()
-        between = [Edge(step.first, step.second, "overlap", step.first_second, step.covariance)
-                   for known, alignment in sides
+        between = [_overlap(step) for known, alignment in sides
                    for step in steps({k: loop.joint.views[k] for k in known}, known, alignment)]
         verdict = self.graph.add_loop(*pair, *across(loop.joint.views, pair, sides), between)
         self.update_seconds.append(time.perf_counter() - began)
@@ -131,3 +129,8 @@ class Fusion:
             place = reference_map @ self.graph.map_node[keyframe]
             views[keyframe] = View(place.apply_pose(np.eye(4)), self._views[keyframe].kept, place.scale)
         return views
+
+
+def _overlap(step: Step) -> Edge:
+    """Return a step as a relation of nodes, which are keyframes here."""
+    return Edge(step.first, step.second, "overlap", step.first_second, step.covariance)
