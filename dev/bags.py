@@ -12,8 +12,8 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.camera import Camera
-from vggt_ros.geometry import Array, quaternion_from_matrix
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.sequences import Image, Truth
 
 IMAGE, INFO, TRUTH = "/camera/image_raw", "/camera/camera_info", "/ground_truth/pose"

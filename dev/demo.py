@@ -21,10 +21,10 @@ from bags import jpeg, write_bag
 from tqdm import tqdm
 
 from vggt_ros.bag_sequence import BagSequence
-from vggt_ros.camera import Camera
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.files import FileError, write_ply, write_trajectory
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.poses import Array
 from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording

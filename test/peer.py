@@ -21,7 +21,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from vggt_ros.geometry import matrix_from_quaternion, pose
+from vggt_ros.geometry.poses import matrix_from_quaternion, pose
 from vggt_ros.ros import messages
 
 CAMERA = "camera_optical_frame"

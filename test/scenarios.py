@@ -26,9 +26,9 @@ from sensor_msgs.msg import PointCloud2
 from tf2_msgs.msg import TFMessage
 from tf2_ros import StaticTransformBroadcaster
 
-from vggt_ros.camera import Camera
 from vggt_ros.config import Config
-from vggt_ros.geometry import BODY_OPTICAL, umeyama
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.poses import BODY_OPTICAL, umeyama
 from vggt_ros.ros import messages
 from vggt_ros.ros.bag_player import message_class
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import Array, Sim3, umeyama
+from vggt_ros.geometry.poses import Array, Sim3, umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.solution import Frame, TrackedFrame, Update
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room

@@ -5,7 +5,7 @@ import pytest
 
 from vggt_ros.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.config import AlignmentConfig
-from vggt_ros.geometry import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
+from vggt_ros.geometry.poses import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
 from vggt_ros.solution import KeptKeyframe
 
 CONFIG = AlignmentConfig()

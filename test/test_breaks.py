@@ -12,7 +12,7 @@ from test_storage import UPRIGHT, save
 
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
-from vggt_ros.geometry import Sim3, pose, so3_exp
+from vggt_ros.geometry.poses import Sim3, pose, so3_exp
 from vggt_ros.map_record import KINDS, MapRecord
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.storage import StorageError, load_map

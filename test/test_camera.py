@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.camera import Camera, CameraError, Rectifier, resize_intrinsics
+from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, resize_intrinsics
 
 K = np.array([[458.654, 0, 367.215], [0, 457.296, 248.375], [0, 0, 1]])
 MODELS = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.clock_offset import SHIFTS, clock_offset, shifted
-from vggt_ros.geometry import so3_exp
+from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.path_ratio import growing_path_ratios, path_ratio
 from vggt_ros.scale_odometry import interpolate
 

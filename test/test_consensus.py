@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_pose_graph import COVARIANCE, noisy
 
-from vggt_ros.geometry import Sim3, so3_exp
+from vggt_ros.geometry.poses import Sim3, so3_exp
 from vggt_ros.pose_graph import PoseGraph
 
 LAP = 40

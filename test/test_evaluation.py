@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from data_folder import recorded
 
-from vggt_ros.camera import Camera, sample_sensor
 from vggt_ros.cli.evaluate import main
 from vggt_ros.evaluation import EvaluationError, accuracy, associate, coverage, depth_accuracy
 from vggt_ros.files import FileError, format_stamp, write_trajectory
-from vggt_ros.geometry import Sim3, so3_exp
+from vggt_ros.geometry.camera import Camera, sample_sensor
+from vggt_ros.geometry.poses import Sim3, so3_exp
 from vggt_ros.synthetic import laps, pinhole, room
 
 STAMPS = 1_700_000_000_000_000_000 + np.arange(200) * 10**8

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vggt_ros.frame_path import frame_path
-from vggt_ros.geometry import inverse, pose, so3_exp
+from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.solution import Solution, TrackedFrame
 from vggt_ros.synthetic import laps
 

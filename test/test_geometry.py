@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggt_ros.geometry import (
+from vggt_ros.geometry.poses import (
     Sim3,
     inverse,
     matrix_from_quaternion,

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from vggt_ros.geometry import inverse, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import inverse, pose, so3_exp, so3_log
 from vggt_ros.inertial import ImuSource
 from vggt_ros.inertial_scale import GRAVITY
 from vggt_ros.preintegration import between, integrate

@@ -12,7 +12,7 @@ from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features import ImageFeatures
-from vggt_ros.geometry import Array, pose, rotation_angle, so3_exp
+from vggt_ros.geometry.poses import Array, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.relocalization import Relocalizer

@@ -5,7 +5,7 @@ import pytest
 from test_consensus import BREAK, LAP, LOOP, error, laps, measured
 from test_pose_graph import COVARIANCE
 
-from vggt_ros.geometry import Sim3, so3_exp
+from vggt_ros.geometry.poses import Sim3, so3_exp
 from vggt_ros.pose_graph import PoseGraph
 
 

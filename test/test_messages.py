@@ -12,7 +12,7 @@ pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py or its stand-in")
 from visualization_msgs.msg import Marker
 
-from vggt_ros.geometry import Sim3, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Sim3, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
 from vggt_ros.ros import messages
 from vggt_ros.solution import Edge, PointCloud, Solution
 

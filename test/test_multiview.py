@@ -9,7 +9,15 @@ from data_folder import recorded
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import inverse, matrix_from_quaternion, mean_rotation, pose, rotation_angle, so3_exp, umeyama
+from vggt_ros.geometry.poses import (
+    inverse,
+    matrix_from_quaternion,
+    mean_rotation,
+    pose,
+    rotation_angle,
+    so3_exp,
+    umeyama,
+)
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import Multiview

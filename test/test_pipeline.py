@@ -7,7 +7,7 @@ import pytest
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import Sim3, inverse, pose, rotation_angle, so3_exp
+from vggt_ros.geometry.poses import Sim3, inverse, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.solution import Frame

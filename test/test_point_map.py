@@ -6,7 +6,7 @@ import numpy as np
 from scenes import lap, run
 
 from vggt_ros.config import Config, MapConfig
-from vggt_ros.geometry import pose, so3_exp
+from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.solution import KeptKeyframe, Solution
 

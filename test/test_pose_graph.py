@@ -4,7 +4,7 @@ import gtsam
 import numpy as np
 import pytest
 
-from vggt_ros.geometry import Sim3, rotation_angle, so3_exp
+from vggt_ros.geometry.poses import Sim3, rotation_angle, so3_exp
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.solution import Edge
 

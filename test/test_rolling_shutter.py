@@ -7,7 +7,7 @@ import pytest
 
 from vggt_ros.config import Config
 from vggt_ros.features import FeatureTracks
-from vggt_ros.geometry import umeyama
+from vggt_ros.geometry.poses import umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import skew

@@ -7,7 +7,7 @@ import pytest
 from drives import SMALL, STAMPS, meters, odometry, oracle, solve, window
 from scenes import lap, trajectory_error
 
-from vggt_ros.geometry import Sim3, pose, rotation_angle, so3_exp
+from vggt_ros.geometry.poses import Sim3, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN

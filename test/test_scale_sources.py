@@ -9,8 +9,8 @@ from data_folder import recorded
 from drives import POSES, SMALL, STAMPS, VIEW, meters, odometry, oracle, solve
 from scenes import SIZE
 
-from vggt_ros.camera import Camera, Rectifier, resize_intrinsics
-from vggt_ros.geometry import inverse, pose, robust_sigma, so3_exp
+from vggt_ros.geometry.camera import Camera, Rectifier, resize_intrinsics
+from vggt_ros.geometry.poses import inverse, pose, robust_sigma, so3_exp
 from vggt_ros.ground_plane import ground
 from vggt_ros.scale_depth import compare, rectified_depth
 from vggt_ros.scale_odometry import OdometrySource, interpolate

@@ -8,8 +8,8 @@ import pytest
 from drives import POSES, SMALL, STAMPS, VIEW, odometry, oracle, solve, window
 from scenes import SIZE
 
-from vggt_ros.camera import resize_intrinsics
-from vggt_ros.geometry import Sim3, pose, so3_exp, umeyama
+from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.poses import Sim3, pose, so3_exp, umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.solution import OBSERVED, UNKNOWN

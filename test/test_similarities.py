@@ -3,7 +3,7 @@
 import gtsam
 import numpy as np
 
-from vggt_ros.similarities import adjoint, exp, inverse, log, scales
+from vggt_ros.geometry.sim3 import adjoint, exp, inverse, log, scales
 
 
 def tangents(size):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from data_folder import recorded
 
-from vggt_ros.camera import Rectifier
 from vggt_ros.config import Config
-from vggt_ros.geometry import umeyama
+from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.geometry.poses import umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.sequences import open_sequence

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.geometry import inverse, rotation_angle
+from vggt_ros.geometry.poses import inverse, rotation_angle
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, demo_sequence, pinhole, room
 from vggt_ros.synthetic.paths import drive, laps, look_at, orbit, turn

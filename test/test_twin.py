@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_multiview import cameras_of, shape_error
 
-from vggt_ros.geometry import so3_exp
+from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.multiview import selection
 from vggt_ros.reconstruction.multiview.bundle import Scene
 from vggt_ros.reconstruction.multiview.poses import Solved, refit, robust_cost

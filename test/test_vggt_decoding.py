@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from scenes import SIZE, lap, run, trajectory_error
 
-from vggt_ros.camera import Camera, Rectifier
 from vggt_ros.config import Config, VggtConfig
-from vggt_ros.geometry import inverse, pose, rotation_angle, so3_exp
+from vggt_ros.geometry.camera import Camera, Rectifier
+from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt.decoding import (
     camera_from_world,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import pixel_rays
 from vggt_ros.config import AlignmentConfig
-from vggt_ros.geometry import (
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import (
     Array,
     Sim3,
     mean_rotation,
@@ -27,7 +27,7 @@ from vggt_ros.geometry import (
     so3_exp,
     so3_log,
 )
-from vggt_ros.similarities import rotation_vectors, skews
+from vggt_ros.geometry.sim3 import rotation_vectors, skews
 from vggt_ros.solution import KeptKeyframe
 
 _SAMPLES = 300

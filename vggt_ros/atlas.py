@@ -13,7 +13,8 @@ from vggt_ros.allocator import give_back
 from vggt_ros.appearance import Features, describe
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
-from vggt_ros.geometry import Array, Sim3
+from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.sim3 import scales, to_matrix, transported
 from vggt_ros.keeping import keep, own_views, with_features
 from vggt_ros.map_packing import (
     pack_edges,
@@ -28,7 +29,6 @@ from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
-from vggt_ros.similarities import scales, to_matrix, transported
 from vggt_ros.solution import Edge, KeptKeyframe, MetricScale, Solution
 from vggt_ros.steps import Step, steps
 from vggt_ros.threads import give_way

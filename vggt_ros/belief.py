@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vggt_ros.consensus import GATE, Loop, group, misfit, pieces, score, surprise, witnesses
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.hypothesis import Hypothesis, bent, judged
 from vggt_ros.overlap_tree import Index, OverlapTree
 from vggt_ros.submaps import UNKNOWN, Submaps

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, matrix_from_quaternion, pose, quaternion_from_matrix
+from vggt_ros.geometry.poses import Array, matrix_from_quaternion, pose, quaternion_from_matrix
 from vggt_ros.solution import PointCloud
 
 _VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),

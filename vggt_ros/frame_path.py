@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, inverse, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
 from vggt_ros.solution import Solution, TrackedFrame
 
 

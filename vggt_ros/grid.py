@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import GridConfig
-from vggt_ros.geometry import Array, rotation_angle
+from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.ray_cast import Cast, Cells, cast, layers
 from vggt_ros.solution import KeptKeyframe, Solution
 

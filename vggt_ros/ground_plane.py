@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.camera import pixel_rays
-from vggt_ros.geometry import Array, robust_sigma
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array, robust_sigma
 from vggt_ros.solution import KeptKeyframe
 
 _LEVEL = np.cos(np.radians(12.0))

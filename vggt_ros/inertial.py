@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.inertial_scale import GRAVITY, gyroscope_bias, solve_scale
 from vggt_ros.preintegration import Step, between, integrate
 from vggt_ros.ratios import Ratios

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, skew, so3_log
+from vggt_ros.geometry.poses import Array, skew, so3_log
 from vggt_ros.preintegration import Step
 
 GRAVITY = 9.80665

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from vggt_ros.alignment import View
-from vggt_ros.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.features import ImageFeatures, resize_pixels
+from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.solution import KeptKeyframe
 from vggt_ros.threads import give_way

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.camera import pixel_rays
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array
 from vggt_ros.solution import KeptKeyframe
 
 _DEPTH_JUMP = 1.15

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import gtsam
 import numpy as np
 
-from vggt_ros.geometry import Array, Sim3
+from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.sim3 import normalized, scales, to_matrix, to_sim3
 from vggt_ros.overlap_tree import Index
-from vggt_ros.similarities import normalized, scales, to_matrix, to_sim3
 
 GAUGE_SIGMA = 1e-4
 """Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.appearance import SIZE
-from vggt_ros.geometry import Array, Sim3, pose
+from vggt_ros.geometry.poses import Array, Sim3, pose
 from vggt_ros.map_record import KINDS, MapRecord
 from vggt_ros.solution import Edge, KeptKeyframe
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.appearance import SIZE
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
 
 KINDS = ("overlap", "loop", "refused", "break")

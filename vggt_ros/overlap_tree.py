@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
-from vggt_ros.similarities import exp, inverse, log, normalized, transported
+from vggt_ros.geometry.poses import Array
+from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, transported
 
 Index = NDArray[np.int64]
 

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import pixel_rays, resize_intrinsics
-from vggt_ros.geometry import Array, orthonormalize, so3_exp
-from vggt_ros.pnp import projection_jacobian
+from vggt_ros.geometry.camera import pixel_rays, resize_intrinsics
+from vggt_ros.geometry.pnp import projection_jacobian
+from vggt_ros.geometry.poses import Array, orthonormalize, so3_exp
 from vggt_ros.solution import KeptKeyframe, Solution
 
 _PIXELS = 1500

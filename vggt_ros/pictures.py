@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.evaluation import Accuracy, align
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences import Truth
 from vggt_ros.solution import PointCloud
 

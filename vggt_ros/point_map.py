@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import pixel_rays
 from vggt_ros.config import MapConfig
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array
 from vggt_ros.solution import KeptKeyframe, PointCloud, Solution
 from vggt_ros.threads import give_way
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from vggt_ros.belief import Belief
 from vggt_ros.consensus import GATE, Loop
-from vggt_ros.geometry import Array, Sim3
+from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
 from vggt_ros.least_squares import GAUGE_SIGMA
 from vggt_ros.overlap_tree import OverlapTree
 from vggt_ros.scale_correction import rescaled
-from vggt_ros.similarities import inverse, to_matrix, to_sim3
 from vggt_ros.solution import Edge
 from vggt_ros.submaps import UNKNOWN
 

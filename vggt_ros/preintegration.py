@@ -11,7 +11,7 @@ import gtsam
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, so3_exp, so3_log
+from vggt_ros.geometry.poses import Array, so3_exp, so3_log
 
 _SIGMA_ACCELERATION, _SIGMA_TURN = 0.005, 0.0005
 """Noise of an accelerometer (m/s^2 in a root hertz) and of a gyroscope (rad/s): thrice that of a small one's sheet."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 
 Index = NDArray[np.int64]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vggt_ros.geometry import Array, orthonormalize
-from vggt_ros.similarities import scales
+from vggt_ros.geometry.poses import Array, orthonormalize
+from vggt_ros.geometry.sim3 import scales
 
 
 def rescaled(places: Array, parent: Mapping[int, int], scale: Mapping[int, float], pivot: Mapping[int, Array]) -> Array:

@@ -8,8 +8,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
-from vggt_ros.geometry import robust_sigma
+from vggt_ros.geometry.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
+from vggt_ros.geometry.poses import robust_sigma
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import KeptKeyframe, Solution
 

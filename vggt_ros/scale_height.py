@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.ground_plane import ground
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import Solution

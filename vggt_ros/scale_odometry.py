@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.clock_offset import SHIFTS, ClockOffset, clock_offset, shifted
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.path_ratio import PathRatio, growing_path_ratios, path_ratio
 from vggt_ros.ratios import Ratios
 from vggt_ros.solution import Solution

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 from vggt_ros.ratios import Ratios, agree
 from vggt_ros.scale_chain import Chain, Evidence, smooth
 from vggt_ros.solution import Solution

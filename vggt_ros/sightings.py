@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import pixel_rays
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array
 from vggt_ros.landmarks import landmarks
 from vggt_ros.solution import Solution
 from vggt_ros.windows import BinaryFeatures

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Sim3
+from vggt_ros.geometry.poses import Sim3
 from vggt_ros.windows import Window
 
 Array = NDArray[np.float64]

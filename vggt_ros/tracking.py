@@ -15,8 +15,8 @@ import numpy as np
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
-from vggt_ros.geometry import Array
-from vggt_ros.pnp import consensus, refine_pose
+from vggt_ros.geometry.pnp import consensus, refine_pose
+from vggt_ros.geometry.poses import Array
 from vggt_ros.relocalization import Found
 from vggt_ros.sightings import Sighting
 from vggt_ros.solution import Solution

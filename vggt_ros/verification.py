@@ -15,12 +15,12 @@ import numpy as np
 
 from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.appearance import Features, match
-from vggt_ros.camera import pixel_rays
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.features import REFERENCE_WIDTH
-from vggt_ros.geometry import Array, Sim3, inverse, rotation_angle
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.pnp import consensus
+from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
 from vggt_ros.landmarks import landmarks
-from vggt_ros.pnp import consensus
 from vggt_ros.solution import KeptKeyframe
 from vggt_ros.steps import Step, across, steps
 

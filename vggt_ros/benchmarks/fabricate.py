@@ -10,7 +10,7 @@ import numpy as np
 
 from vggt_ros.alignment import View
 from vggt_ros.benchmarks.worlds import INTRINSICS, SIZE, World, turned
-from vggt_ros.geometry import Array, inverse, pose, so3_exp
+from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.solution import KeptKeyframe
 
 OVERLAP, LENGTH = 3, 8

@@ -19,7 +19,7 @@ from vggt_ros.benchmarks.ours import Fusion
 from vggt_ros.benchmarks.reference import rigid, told
 from vggt_ros.benchmarks.rivals import Poses, camera_centers, dense_points, special_linear
 from vggt_ros.benchmarks.worlds import World
-from vggt_ros.geometry import Array, mean_rotation, rotation_angle, umeyama
+from vggt_ros.geometry.poses import Array, mean_rotation, rotation_angle, umeyama
 
 Make = Callable[[int, int], World]
 Fuse = Callable[[Sequence[FakeWindow], Sequence[FakeLoop]], tuple[Poses, list[bool]]]

@@ -13,7 +13,7 @@ from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.benchmarks.rivals import Poses
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.consensus import Loop
-from vggt_ros.geometry import Sim3
+from vggt_ros.geometry.poses import Sim3
 from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.solution import Edge
 from vggt_ros.steps import Step, across, steps

@@ -11,9 +11,9 @@ from typing import Self
 import numpy as np
 from tqdm import tqdm
 
-from vggt_ros.geometry import Array, Sim3, so3_exp
+from vggt_ros.geometry.poses import Array, Sim3, so3_exp
+from vggt_ros.geometry.sim3 import exp, to_sim3
 from vggt_ros.pose_graph import PoseGraph
-from vggt_ros.similarities import exp, to_sim3
 from vggt_ros.solution import Edge
 from vggt_ros.threads import hand_over_quickly
 

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Rectifier
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.geometry.poses import Array
 from vggt_ros.pipeline import Slam
 from vggt_ros.scale_depth import rectified_depth
 from vggt_ros.sequences import Sequence, Truth

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vggt_ros.camera import Rectifier
 from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.frame_path import frame_path
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.geometry.poses import Array
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Camera
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.windows import Window
 
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vggt_ros.camera import Camera
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
 from vggt_ros.windows import Window
 

@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
-from vggt_ros.camera import Camera
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import one_thread_for_linear_algebra
 from vggt_ros.windows import Window

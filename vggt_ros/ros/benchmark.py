@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vggt_ros.camera import Camera
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
 from vggt_ros.solution import Frame, PointCloud, TrackedFrame

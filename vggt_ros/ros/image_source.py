@@ -14,8 +14,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vggt_ros.camera import Camera, CameraError, Rectifier, names_rectified
 from vggt_ros.config import CameraConfig
+from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, names_rectified
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import described, why_silent

@@ -12,7 +12,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
-from vggt_ros.geometry import inverse
+from vggt_ros.geometry.poses import inverse
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros.commands import Steps

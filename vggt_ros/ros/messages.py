@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vggt_ros.geometry import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
+from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
 from vggt_ros.grid import Grid
 from vggt_ros.solution import PointCloud, Solution
 

@@ -17,7 +17,7 @@ from tf2_ros import TransformException
 
 from vggt_ros.config import Config
 from vggt_ros.encodings import ImageError, decode_depth
-from vggt_ros.geometry import inverse
+from vggt_ros.geometry.poses import inverse
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix

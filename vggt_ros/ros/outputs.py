@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry import Array, inverse
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput

@@ -21,8 +21,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
-from vggt_ros.camera import Camera
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor

@@ -17,7 +17,7 @@ from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry import BODY_OPTICAL, Array, inverse, pose, so3_exp
+from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, so3_exp
 from vggt_ros.ros.messages import pose_matrix, transform
 from vggt_ros.solution import TrackedFrame
 

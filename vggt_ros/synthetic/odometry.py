@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, inverse, pose, so3_exp
+from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 
 
 @dataclass(frozen=True)

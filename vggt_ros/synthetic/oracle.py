@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.camera import Camera, resize_intrinsics
-from vggt_ros.geometry import Array, inverse, pose, so3_exp
+from vggt_ros.geometry.camera import Camera, resize_intrinsics
+from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.synthetic.scene import Scene
 from vggt_ros.windows import Window

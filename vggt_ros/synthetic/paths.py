@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.geometry import Array, pose
+from vggt_ros.geometry.poses import Array, pose
 
 
 def look_at(position: Array, target: Array) -> Array:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Camera
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.poses import Array
 from vggt_ros.synthetic.paths import laps
 from vggt_ros.synthetic.rooms import room
 from vggt_ros.synthetic.scene import Scene, pinhole

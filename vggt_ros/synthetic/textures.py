@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 
 Image = NDArray[np.uint8]
 PADDING = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vggt_ros.config import VggtConfig
-from vggt_ros.geometry import pose, so3_exp
+from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.vggt.decoding import decode, encode
 from vggt_ros.synthetic.oracle import SceneReconstructor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import so3_exp
+from vggt_ros.geometry.poses import so3_exp
 
 Array = NDArray[np.float64]
 

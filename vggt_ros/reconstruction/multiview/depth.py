@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import inverse
+from vggt_ros.geometry.poses import inverse
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]

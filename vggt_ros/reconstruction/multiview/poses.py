@@ -12,7 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import mean_rotation
+from vggt_ros.geometry.poses import mean_rotation
 from vggt_ros.reconstruction.multiview.bundle import Scene, adjust
 
 Array = NDArray[np.float64]

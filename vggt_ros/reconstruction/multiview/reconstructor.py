@@ -10,9 +10,9 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from vggt_ros.camera import Camera, resize_intrinsics
 from vggt_ros.config import Config
-from vggt_ros.geometry import inverse, pose
+from vggt_ros.geometry.camera import Camera, resize_intrinsics
+from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.poses import Solved

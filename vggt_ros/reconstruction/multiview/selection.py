@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import mean_rotation, rotation_angle, umeyama
+from vggt_ros.geometry.poses import mean_rotation, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON,

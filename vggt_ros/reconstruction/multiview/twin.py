@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import so3_exp
+from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.multiview.bundle import Scene
 from vggt_ros.reconstruction.multiview.poses import Mask, Solved, refit, robust_cost
 

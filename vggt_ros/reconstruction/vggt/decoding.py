@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vggt_ros.config import VggtConfig
-from vggt_ros.geometry import Array, pose, quaternion_from_matrix
+from vggt_ros.geometry.poses import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
 from vggt_ros.windows import Window

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggt_ros.camera import Camera
+from vggt_ros.geometry.camera import Camera
 
 
 def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vggt_ros.camera import Camera
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.joining import join, smaller, split
 from vggt_ros.reconstruction.vggt import memory, weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.geometry import Array, Sim3
+from vggt_ros.geometry.poses import Array, Sim3
 
 
 def to_matrix(similarity: Sim3) -> Array:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array, inverse, orthonormalize, robust_sigma, so3_exp
+from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma, so3_exp
 
 
 def consensus(points: Array, pixels: Array, intrinsics: Array, limit: float) -> tuple[Array, NDArray[np.int64]] | None:

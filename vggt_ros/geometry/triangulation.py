@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry import Array
+from vggt_ros.geometry.poses import Array
 
 _MIN_ANGLE = np.radians(1.5)
 """Least angle between the rays of a point that is triangulated."""
