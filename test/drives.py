@@ -13,7 +13,7 @@ from vggt_ros.geometry.poses import inverse, pose, so3_exp, umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.sequence import START
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 SMALL = Config().replace({"windows.size": 5, "windows.overlap": 2})
 

@@ -11,8 +11,8 @@ import numpy as np
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, Sim3, umeyama
 from vggt_ros.pipeline import Slam
-from vggt_ros.solution import Frame, TrackedFrame, Update
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
+from vggt_ros.windows.solution import Frame, TrackedFrame, Update
 
 SIZE = (320, 240)
 

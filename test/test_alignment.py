@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vggt_ros.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.alignment import AlignmentRefused, View, align, suppose
+from vggt_ros.windows.solution import KeptKeyframe
 
 CONFIG = AlignmentConfig()
 INTRINSICS = np.array([[90.0, 0, 51.5], [0, 90.0, 38.5], [0, 0, 1]])

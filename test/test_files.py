@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vggt_ros.files import FileError, format_stamp, parse_stamp, read_ply, read_trajectory, write_ply, write_trajectory
-from vggt_ros.solution import PointCloud
 from vggt_ros.synthetic import laps
+from vggt_ros.windows.solution import PointCloud
 
 
 @given(st.integers(0, 2**62))

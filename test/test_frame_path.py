@@ -4,8 +4,8 @@ import numpy as np
 
 from vggt_ros.frame_path import frame_path
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.solution import Solution, TrackedFrame
 from vggt_ros.synthetic import laps
+from vggt_ros.windows.solution import Solution, TrackedFrame
 
 TRUTH = laps(41)
 STAMPS = 10**18 + 10**8 * np.arange(41)

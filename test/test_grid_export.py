@@ -17,9 +17,9 @@ from vggt_ros.files import read_ply, read_trajectory
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.settings import ConfigError
-from vggt_ros.solution import PointCloud, Solution
 from vggt_ros.storage import save_map
 from vggt_ros.synthetic import room
+from vggt_ros.windows.solution import PointCloud, Solution
 
 SETTINGS = GridConfig(min_height=0.15, max_height=1.2)
 

@@ -11,9 +11,9 @@ from vggt_ros.inertial import ImuSource
 from vggt_ros.inertial_scale import GRAVITY
 from vggt_ros.preintegration import between, integrate
 from vggt_ros.ratios import agree
-from vggt_ros.solution import KeptKeyframe, Solution
 from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.paths import look_at
+from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 RATE = 200
 CAMERA_IMU = pose(so3_exp(np.array([0.2, -1.2, 0.5])), np.array([0.05, -0.02, 0.1]))

@@ -10,7 +10,7 @@ from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.joining import join, smaller, split
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 
 def window(count=8, first=0):

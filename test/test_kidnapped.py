@@ -16,9 +16,9 @@ from vggt_ros.geometry.poses import Array, pose, rotation_angle, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.relocalization import Relocalizer
-from vggt_ros.solution import Frame, Solution
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, corridor, look_at, pinhole, room
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.solution import Frame, Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 COVERED, SEEN = 50, 30

@@ -15,11 +15,11 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp, umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.solution import KeptKeyframe, Update
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.verification import depth_agreement, sight
-from vggt_ros.windows import Corners, Keyframe, Window
+from vggt_ros.windows.keyframe import Corners, Keyframe, Window
+from vggt_ros.windows.solution import KeptKeyframe, Update
 
 SIZE = (320, 240)
 VIEW = pinhole(*SIZE)

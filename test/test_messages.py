@@ -14,7 +14,7 @@ from visualization_msgs.msg import Marker
 
 from vggt_ros.geometry.poses import Sim3, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
 from vggt_ros.ros import messages
-from vggt_ros.solution import Edge, PointCloud, Solution
+from vggt_ros.windows.solution import Edge, PointCloud, Solution
 
 HEAD = messages.header(1_700_000_000_123_456_789, "map")
 POSE = pose(so3_exp(np.array([0.4, -0.7, 1.1])), np.array([1.0, -2.0, 0.5]))

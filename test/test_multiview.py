@@ -26,7 +26,7 @@ from vggt_ros.reconstruction.multiview.depth import interpolate, rank
 from vggt_ros.reconstruction.multiview.poses import solve, triangulate
 from vggt_ros.reconstruction.multiview.reconstructor import _reduce
 from vggt_ros.synthetic import orbit, pinhole, room, turn
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 SIZE = (480, 360)

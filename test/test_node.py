@@ -32,8 +32,8 @@ from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.ros import messages
 from vggt_ros.ros.image_source import names_rectified
 from vggt_ros.ros.transforms import BODY_OPTICAL
-from vggt_ros.solution import Frame
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+from vggt_ros.windows.solution import Frame
 
 QUICK = {"tf__base_timeout": 0.0}
 SMALL = {**QUICK, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}

@@ -15,8 +15,8 @@ from vggt_ros.appearance import describe, match
 from vggt_ros.config import Config
 from vggt_ros.places import Places, within_reach
 from vggt_ros.sequences import open_sequence
-from vggt_ros.solution import Solution
 from vggt_ros.synthetic import laps, pinhole, room
+from vggt_ros.windows.solution import Solution
 
 SIZE = (320, 240)
 

@@ -13,7 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview import Multiview
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 
 def window(count: int, step: int = 4) -> Window:

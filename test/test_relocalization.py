@@ -12,8 +12,8 @@ from vggt_ros.features import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.relocalization import Expectation, Relocalizer
-from vggt_ros.solution import Frame
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
+from vggt_ros.windows.solution import Frame
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 FIRST = 30

@@ -11,9 +11,9 @@ from vggt_ros.geometry.poses import umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import skew
-from vggt_ros.solution import Frame
 from vggt_ros.synthetic import laps, pinhole, room
-from vggt_ros.windows import Corners, Keyframe
+from vggt_ros.windows.keyframe import Corners, Keyframe
+from vggt_ros.windows.solution import Frame
 
 SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
 

@@ -15,9 +15,9 @@ from vggt_ros.ground_plane import ground
 from vggt_ros.scale_depth import compare, rectified_depth
 from vggt_ros.scale_odometry import OdometrySource, interpolate
 from vggt_ros.sequences import open_sequence
-from vggt_ros.solution import OBSERVED, UNKNOWN, KeptKeyframe, Solution
 from vggt_ros.synthetic import SceneReconstructor, room
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
+from vggt_ros.windows.solution import OBSERVED, UNKNOWN, KeptKeyframe, Solution
 
 
 @cache

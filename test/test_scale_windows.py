@@ -12,7 +12,7 @@ from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp, umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.pose_graph import PoseGraph
-from vggt_ros.solution import OBSERVED, UNKNOWN
+from vggt_ros.windows.solution import OBSERVED, UNKNOWN
 
 
 class Losing:

@@ -11,7 +11,7 @@ from vggt_ros.geometry.poses import umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.sequences import open_sequence
-from vggt_ros.solution import Frame
+from vggt_ros.windows.solution import Frame
 
 SECONDS_A_WINDOW = 2.2
 """What a window costs here; the images of the sequence would need one a second."""

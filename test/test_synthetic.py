@@ -10,7 +10,7 @@ from vggt_ros.geometry.poses import inverse, rotation_angle
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, demo_sequence, pinhole, room
 from vggt_ros.synthetic.paths import drive, laps, look_at, orbit, turn
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 SIZE = (320, 240)
 K = pinhole(*SIZE)

@@ -23,7 +23,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
 from vggt_ros.reconstruction.vggt.filtering import filter_points, on_edge, rank
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 
 def window(count: int = 4, calibrated: bool = True) -> Window:

@@ -19,7 +19,7 @@ from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import rule_network
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 CPU = torch.device("cpu")
 TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,

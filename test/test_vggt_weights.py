@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.reconstruction.vggt.weights import WeightsError
 from vggt_ros.settings import ConfigError
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
              out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggt_ros.config import WindowConfig
-from vggt_ros.windows import Keyframe, SlidingBuffer
+from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer
 
 
 def keyframe(number: int) -> Keyframe:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.appearance import Features
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 _QUALITY = 90
 """Of the JPEG images; at 640x480 they take 60 to 100 kB."""

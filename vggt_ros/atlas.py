@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.alignment import Alignment, AlignmentRefused, View, align, suppose
 from vggt_ros.allocator import give_back
 from vggt_ros.appearance import Features, describe
 from vggt_ros.config import Config
@@ -29,12 +28,13 @@ from vggt_ros.pose_graph import PoseGraph
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
-from vggt_ros.solution import Edge, KeptKeyframe, MetricScale, Solution
 from vggt_ros.steps import Step, steps
 from vggt_ros.threads import give_way
 from vggt_ros.verification import Relation
 from vggt_ros.window_links import WindowLinks
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align, suppose
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import Edge, KeptKeyframe, MetricScale, Solution
 
 _NEIGHBORS = 4
 """Keyframes of the map whose depth stands for what the map knows of an image found in it."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features import ImageFeatures
 from vggt_ros.places import Places
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _LOG = logging.getLogger(__name__)
 _SHORTLIST = 64

@@ -15,7 +15,7 @@ from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
 from vggt_ros.grid import FREE, OCCUPIED, Grid, occupancy_grid
 from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap
-from vggt_ros.solution import PointCloud, Solution
+from vggt_ros.windows.solution import PointCloud, Solution
 
 
 class Export:

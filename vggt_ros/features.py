@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.appearance import describe
-from vggt_ros.windows import BinaryFeatures, Corners, Keyframe
+from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0
 """Image width for which thresholds in pixels are given; they grow with the image."""

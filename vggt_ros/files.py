@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, matrix_from_quaternion, pose, quaternion_from_matrix
-from vggt_ros.solution import PointCloud
+from vggt_ros.windows.solution import PointCloud
 
 _VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
                     ("confidence", "<f4")])

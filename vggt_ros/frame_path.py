@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
-from vggt_ros.solution import Solution, TrackedFrame
+from vggt_ros.windows.solution import Solution, TrackedFrame
 
 
 def frame_path(frames: Sequence[TrackedFrame], solution: Solution, submap: int,

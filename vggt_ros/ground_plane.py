@@ -12,7 +12,7 @@ import numpy as np
 
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, robust_sigma
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.solution import KeptKeyframe
 
 _LEVEL = np.cos(np.radians(12.0))
 """Least cosine between the plane's normal and what is taken for down: a slope, and the drift of the map's own level."""

@@ -18,7 +18,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.inertial_scale import GRAVITY, gyroscope_bias, solve_scale
 from vggt_ros.preintegration import Step, between, integrate
 from vggt_ros.ratios import Ratios
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _CHUNK, _MOST, _LEAST = 20_000_000_000, 30, 6
 """Keyframes of so many nanoseconds, and at most and at least so many, are solved together, with the same biases."""

@@ -8,13 +8,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vggt_ros.alignment import View
 from vggt_ros.features import ImageFeatures, resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.solution import KeptKeyframe
 from vggt_ros.threads import give_way
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.alignment import View
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import KeptKeyframe
 
 
 def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, KeptKeyframe]:

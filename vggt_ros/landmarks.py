@@ -6,7 +6,7 @@ import numpy as np
 
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.solution import KeptKeyframe
 
 _DEPTH_JUMP = 1.15
 """Ratio of the largest to the smallest depth around a landmark beyond which it is not used."""

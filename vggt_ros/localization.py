@@ -12,9 +12,9 @@ from vggt_ros.config import TrackingConfig
 from vggt_ros.features import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.relocalization import Expectation, Relocalizer
-from vggt_ros.solution import Frame, Solution, TrackedFrame
 from vggt_ros.tracking import FEW, Location, Tracker
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
+from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
 
 class Localizer:

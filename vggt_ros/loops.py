@@ -14,10 +14,10 @@ from vggt_ros.config import Config
 from vggt_ros.keeping import keep, own_views
 from vggt_ros.places import Places, within_reach
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
-from vggt_ros.solution import Counts, Solution
 from vggt_ros.threads import give_way
 from vggt_ros.verification import LoopRefused, Relation, Sight, relate, sight
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import Counts, Solution
 
 _LOG = logging.getLogger(__name__)
 _WAITING = 12

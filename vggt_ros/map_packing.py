@@ -10,7 +10,7 @@ import numpy as np
 from vggt_ros.appearance import SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
 from vggt_ros.map_record import KINDS, MapRecord
-from vggt_ros.solution import Edge, KeptKeyframe
+from vggt_ros.windows.solution import Edge, KeptKeyframe
 
 
 def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:

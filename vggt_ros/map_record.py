@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.appearance import SIZE
 from vggt_ros.geometry.poses import Array
-from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN
+from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN
 
 KINDS = ("overlap", "loop", "refused", "break")
 """Kinds of relations of windows, by their number in `edge_kind`."""

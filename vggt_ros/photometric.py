@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays, resize_intrinsics
 from vggt_ros.geometry.pnp import projection_jacobian
 from vggt_ros.geometry.poses import Array, orthonormalize, so3_exp
-from vggt_ros.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 _PIXELS = 1500
 """Textured pixels of a keyframe that take part."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.evaluation import Accuracy, align
 from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences import Truth
-from vggt_ros.solution import PointCloud
+from vggt_ros.windows.solution import PointCloud
 
 OURS, TRUTH = "#d1495b", "#2e4057"
 BACKGROUND = (30, 32, 38)

@@ -33,8 +33,8 @@ from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
-from vggt_ros.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
-from vggt_ros.windows import Keyframe, SlidingBuffer, Window
+from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer, Window
+from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 
 _LOG = logging.getLogger(__name__)
 _NEWEST = 64

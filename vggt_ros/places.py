@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import LoopConfig
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _SEARCHED = 192
 """Dimensions in which all keyframes are searched; the few found are compared in full."""

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vggt_ros.alignment import AlignmentRefused
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
-from vggt_ros.solution import Solution
 from vggt_ros.window_finder import WindowFinder
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.alignment import AlignmentRefused
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import Solution
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.solution import KeptKeyframe, PointCloud, Solution
 from vggt_ros.threads import give_way
+from vggt_ros.windows.solution import KeptKeyframe, PointCloud, Solution
 
 
 @dataclass(eq=False)

@@ -20,8 +20,8 @@ from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
 from vggt_ros.least_squares import GAUGE_SIGMA
 from vggt_ros.overlap_tree import OverlapTree
 from vggt_ros.scale_correction import rescaled
-from vggt_ros.solution import Edge
 from vggt_ros.submaps import UNKNOWN
+from vggt_ros.windows.solution import Edge
 
 
 class _Places(Mapping[int, Sim3]):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.solution import KeptKeyframe
 
 Cells = NDArray[np.unsignedinteger]
 _LAYER, _MAX_LAYERS = 0.1, 16

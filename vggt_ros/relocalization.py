@@ -23,8 +23,8 @@ from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.landmarks import landmarks
 from vggt_ros.photometric import Photometric, textured_points
-from vggt_ros.solution import Solution
-from vggt_ros.windows import BinaryFeatures
+from vggt_ros.windows.keyframe import BinaryFeatures
+from vggt_ros.windows.solution import Solution
 
 _NEIGHBORS = 4
 _RATIO = 0.8

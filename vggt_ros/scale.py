@@ -22,7 +22,7 @@ from vggt_ros.config import ScaleConfig
 from vggt_ros.ratios import RatioEstimate, Ratios, agree
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.scale_windows import ScaleMemory
-from vggt_ros.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
+from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
 
 _METRIC = 0.1
 """Sigma of the unit of a reconstructor that says it is metric."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
 from vggt_ros.geometry.poses import robust_sigma
 from vggt_ros.ratios import Ratios
-from vggt_ros.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 TOLERANCE = 20_000_000
 """A depth image belongs to the image whose stamp is at most this far away, nanoseconds."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ground_plane import ground
 from vggt_ros.ratios import Ratios
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _SIGMA = 0.025
 """Sigma of the height of one keyframe: the camera sways, the ground is not flat."""

@@ -13,7 +13,7 @@ from vggt_ros.clock_offset import SHIFTS, ClockOffset, clock_offset, shifted
 from vggt_ros.geometry.poses import Array
 from vggt_ros.path_ratio import PathRatio, growing_path_ratios, path_ratio
 from vggt_ros.ratios import Ratios
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _SPAN = 3_000_000_000
 """Longest time of a path, nanoseconds: a lie spoils no more than those around it."""

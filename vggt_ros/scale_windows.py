@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ratios import Ratios, agree
 from vggt_ros.scale_chain import Chain, Evidence, smooth
-from vggt_ros.solution import Solution
+from vggt_ros.windows.solution import Solution
 
 _BLOCK = 1_000_000_000
 """What a source says of a window in so many nanoseconds has one error in common."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
 from vggt_ros.landmarks import landmarks
-from vggt_ros.solution import Solution
-from vggt_ros.windows import BinaryFeatures
+from vggt_ros.windows.keyframe import BinaryFeatures
+from vggt_ros.windows.solution import Solution
 
 
 @dataclass(eq=False)

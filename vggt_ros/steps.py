@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from vggt_ros.alignment import Alignment, View
 from vggt_ros.geometry.poses import Array, Sim3, inverse, orthonormalize
 from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
+from vggt_ros.windows.alignment import Alignment, View
 
 _ROTATION, _TRANSLATION, _SCALE = 0.0022, 0.0045, 0.0045
 """How much a window is taken to be off from one keyframe to the next (radians, fraction of the depth, logarithm): what

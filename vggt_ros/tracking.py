@@ -19,9 +19,9 @@ from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array
 from vggt_ros.relocalization import Found
 from vggt_ros.sightings import Sighting
-from vggt_ros.solution import Solution
 from vggt_ros.tracked_landmarks import TrackedLandmarks
 from vggt_ros.turning import Turning
+from vggt_ros.windows.solution import Solution
 
 FEW = 2
 """Poses on which fewer landmarks agree than this times `tracking.min_inliers` are said to be degraded."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.appearance import Features, match
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.features import REFERENCE_WIDTH
@@ -21,8 +20,9 @@ from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
 from vggt_ros.landmarks import landmarks
-from vggt_ros.solution import KeptKeyframe
 from vggt_ros.steps import Step, across, steps
+from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
+from vggt_ros.windows.solution import KeptKeyframe
 
 _INLIER = 4.0
 """Largest reprojection error of a match, px at 640 px width."""

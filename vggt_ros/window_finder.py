@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features import ImageFeatures
 from vggt_ros.relocalization import Found, Relocalizer
-from vggt_ros.solution import Solution
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import Solution
 
 
 class WindowFinder:

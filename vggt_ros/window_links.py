@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.pose_graph import PoseGraph
-from vggt_ros.solution import Edge
+from vggt_ros.windows.solution import Edge
 
 _BENT = np.diag([0.0] * 6 + [0.009**2])
 """Covariance of how much of its scale a window is taken to have bent where the next one hangs on it."""

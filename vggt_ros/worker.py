@@ -11,8 +11,8 @@ from typing import Any
 
 from vggt_ros.map_record import MapRecord
 from vggt_ros.pipeline import Slam
-from vggt_ros.solution import Update
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.solution import Update
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from vggt_ros.alignment import View
 from vggt_ros.benchmarks.worlds import INTRINSICS, SIZE, World, turned
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.alignment import View
+from vggt_ros.windows.solution import KeptKeyframe
 
 OVERLAP, LENGTH = 3, 8
 """Keyframes that windows share, and keyframes of a window, as the package's defaults."""

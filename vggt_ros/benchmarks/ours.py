@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vggt_ros.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.benchmarks.rivals import Poses
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.consensus import Loop
 from vggt_ros.geometry.poses import Sim3
 from vggt_ros.pose_graph import PoseGraph
-from vggt_ros.solution import Edge
 from vggt_ros.steps import Step, across, steps
+from vggt_ros.windows.alignment import AlignmentRefused, View, align, suppose
+from vggt_ros.windows.solution import Edge
 
 _ANYTHING = AlignmentConfig(max_rotation=45.0, max_translation=1.0, max_scale=1.0)
 """Limits of an alignment that verifies nothing."""

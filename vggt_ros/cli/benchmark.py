@@ -24,7 +24,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.sequences import Sequence, open_sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import SceneReconstructor, demo_sequence, laps, pinhole, room
-from vggt_ros.windows import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 REPOSITORY = Path(__file__).parents[2]
 SEQUENCES = ("demo_room", "tum_fr1_xyz", "euroc_mh01_start", "kitti07_first160", "hololens_dvmvs_000")

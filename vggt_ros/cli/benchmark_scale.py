@@ -15,11 +15,11 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence
 from vggt_ros.settings import ConfigError
-from vggt_ros.solution import OBSERVED, Update
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
 from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
 from vggt_ros.synthetic.sequence import RenderedSequence
+from vggt_ros.windows.solution import OBSERVED, Update
 
 SOURCES = ("odometry", "depth", "height", "imu", "factor")
 HEIGHT = 1.2

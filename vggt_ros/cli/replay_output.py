@@ -13,8 +13,8 @@ from vggt_ros.cli.replay_run import Run
 from vggt_ros.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.pictures import draw_map, draw_trajectory
-from vggt_ros.solution import UNKNOWN
 from vggt_ros.storage import StorageError, save_map
+from vggt_ros.windows.solution import UNKNOWN
 
 
 def report(result: Run) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence, Truth
-from vggt_ros.solution import Frame, TrackedFrame, Update
+from vggt_ros.windows.solution import Frame, TrackedFrame, Update
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 
 class ReconstructionRefused(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
 LOADING, READY, FAILED = "LOADING", "READY", "FAILED"

@@ -8,11 +8,11 @@ from functools import reduce
 
 import numpy as np
 
-from vggt_ros.alignment import AlignmentRefused, View, align
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.solution import KeptKeyframe
-from vggt_ros.windows import Window
+from vggt_ros.windows.alignment import AlignmentRefused, View, align
+from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.solution import KeptKeyframe
 
 
 def split(window: Window, overlap: int, most: int) -> list[Window]:

@@ -19,7 +19,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import one_thread_for_linear_algebra
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 if TYPE_CHECKING:
     from vggt_ros.reconstruction.multiview import Multiview

@@ -19,8 +19,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
-from vggt_ros.solution import Frame, PointCloud, TrackedFrame
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.solution import Frame, PointCloud, TrackedFrame
 
 DISTORTION = [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0]
 

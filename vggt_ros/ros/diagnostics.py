@@ -14,7 +14,7 @@ from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
 from vggt_ros.ros.metric_input import MetricInput
-from vggt_ros.solution import TrackedFrame, Update
+from vggt_ros.windows.solution import TrackedFrame, Update
 from vggt_ros.worker import Worker
 
 STILL = 10.0

@@ -19,8 +19,8 @@ from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, names_recti
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import described, why_silent
-from vggt_ros.solution import Frame
 from vggt_ros.threads import going_first
+from vggt_ros.windows.solution import Frame
 
 THROTTLE = 5.0
 """Seconds between repetitions of one complaint."""

@@ -23,7 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
 from vggt_ros.grid import Grid
-from vggt_ros.solution import PointCloud, Solution
+from vggt_ros.windows.solution import PointCloud, Solution
 
 Array = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.scale_depth import TOLERANCE, rectified_depth
-from vggt_ros.solution import TrackedFrame
+from vggt_ros.windows.solution import TrackedFrame
 
 _PATIENCE = 1_000_000_000
 """How long TF may lag behind the images, nanoseconds, before a stamp is given up."""

@@ -21,7 +21,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
 from vggt_ros.ros.transforms import Frames
-from vggt_ros.solution import Solution, TrackedFrame
+from vggt_ros.windows.solution import Solution, TrackedFrame
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For what a late subscriber wants to have: reliable, transient local, the newest only."""

@@ -20,7 +20,7 @@ from tf2_ros import Buffer, TransformListener
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ros.messages import pose_matrix
-from vggt_ros.solution import PointCloud
+from vggt_ros.windows.solution import PointCloud
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NODE = "/vggt_slam"

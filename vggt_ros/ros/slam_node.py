@@ -40,9 +40,9 @@ from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.settings import ConfigError
-from vggt_ros.solution import Frame, Update
 from vggt_ros.threads import hand_over_quickly, let_others_go, one_thread_for_linear_algebra
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.solution import Frame, Update
 from vggt_ros.worker import Worker
 
 _APART = partial(create_reconstructor, apart=True)

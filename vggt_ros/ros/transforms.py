@@ -19,7 +19,7 @@ from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, Tr
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, so3_exp
 from vggt_ros.ros.messages import pose_matrix, transform
-from vggt_ros.solution import TrackedFrame
+from vggt_ros.windows.solution import TrackedFrame
 
 SAME_CLOCK = 10_000_000_000
 """Stamps farther than this from the node's clock, nanoseconds, come from another clock: a bag played without it."""

@@ -11,7 +11,7 @@ from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.synthetic.scene import Scene
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 
 @dataclass(frozen=True)

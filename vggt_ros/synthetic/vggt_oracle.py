@@ -9,7 +9,7 @@ from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.vggt.decoding import decode, encode
 from vggt_ros.synthetic.oracle import SceneReconstructor
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 
 class VggtOracle(SceneReconstructor):

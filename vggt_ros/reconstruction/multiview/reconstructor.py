@@ -19,7 +19,7 @@ from vggt_ros.reconstruction.multiview.poses import Solved
 from vggt_ros.reconstruction.multiview.rolling_shutter import Readout, skew
 from vggt_ros.reconstruction.multiview.selection import find
 from vggt_ros.reconstruction.multiview.tracks import detect, track
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.multiview.poses import Solved, refit
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
 

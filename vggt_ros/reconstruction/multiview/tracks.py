@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]

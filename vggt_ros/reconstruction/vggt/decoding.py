@@ -13,7 +13,7 @@ from vggt_ros.config import VggtConfig
 from vggt_ros.geometry.poses import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 Float = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from vggt_ros.reconstruction.vggt.decoding import FilteredWindow
 from vggt_ros.reconstruction.vggt.filtering import filter_points
 from vggt_ros.reconstruction.vggt.images import to_host, to_tensor
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 log = logging.getLogger(__name__)

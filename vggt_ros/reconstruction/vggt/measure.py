@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.reference import reference
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.reconstruction.vggt.weights import HEADS, shapes, stored
-from vggt_ros.windows import Keyframe
+from vggt_ros.windows.keyframe import Keyframe
 
 
 def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outputs: tuple[str, ...]) -> Network:

@@ -21,7 +21,7 @@ from vggt_ros.reconstruction.vggt.decoding import decode, predicted_intrinsics
 from vggt_ros.reconstruction.vggt.images import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Sim3
-from vggt_ros.windows import Window
+from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ from vggt_ros.geometry.poses import (
     so3_log,
 )
 from vggt_ros.geometry.sim3 import rotation_vectors, skews
-from vggt_ros.solution import KeptKeyframe
+from vggt_ros.windows.solution import KeptKeyframe
 
 _SAMPLES = 300
 """Points of a shared keyframe that take part; more add nothing, their errors are alike."""
