@@ -14,7 +14,7 @@ setup(
     maintainer="vggt_ros maintainers",
     maintainer_email="vggt-ros@users.noreply.github.com",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["vocabulary.npz"]},
+    package_data={f"{NAME}.features": ["vocabulary.npz"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", "requirements.txt"]),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Learns vggt_ros/vocabulary.npz, by which places are recognized, from rendered rooms. Usage: dev/vocabulary.py."""
+"""Learns vggt_ros/features/vocabulary.npz, by which places are recognized, from rendered rooms. Usage: dev/vocabulary.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from vggt_ros.appearance import COMPONENTS, WORDS, root_sift
+from vggt_ros.features.appearance import COMPONENTS, WORDS, root_sift
 from vggt_ros.synthetic import laps, pinhole, room
 
 SIZE = (640, 480)
@@ -26,7 +26,7 @@ def main() -> None:
     axes = np.linalg.svd((samples - mean)[:: max(1, len(samples) // 20000)], full_matrices=False)[2][:COMPONENTS]
     means = faiss.Kmeans(COMPONENTS, WORDS, niter=25, seed=1)
     means.train(np.ascontiguousarray((samples - mean) @ axes.T, np.float32))
-    path = Path(__file__).parents[1] / "vggt_ros" / "vocabulary.npz"
+    path = Path(__file__).parents[1] / "vggt_ros" / "features" / "vocabulary.npz"
     np.savez_compressed(path, mean=mean.astype(np.float16), components=axes.astype(np.float16),
                         words=means.centroids.astype(np.float16))
     print(f"{path}: {len(samples)} features, {path.stat().st_size} bytes")

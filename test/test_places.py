@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from data_folder import recorded
 
-from vggt_ros.appearance import describe, match
 from vggt_ros.config import Config
+from vggt_ros.features.appearance import describe, match
 from vggt_ros.places import Places, within_reach
 from vggt_ros.sequences import open_sequence
 from vggt_ros.synthetic import laps, pinhole, room

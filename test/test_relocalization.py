@@ -8,7 +8,7 @@ import pytest
 from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config, TrackingConfig
-from vggt_ros.features import ImageFeatures
+from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.pipeline import Slam
 from vggt_ros.relocalization import Expectation, Relocalizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import Config
-from vggt_ros.features import FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview

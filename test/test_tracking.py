@@ -8,7 +8,7 @@ import pytest
 from scenes import SIZE, lap
 
 from vggt_ros.config import KeyframeConfig
-from vggt_ros.features import FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.pnp import refine_pose
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp, so3_log
 from vggt_ros.keyframes import KeyframeSelector

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.appearance import Features
+from vggt_ros.features.appearance import Features
 from vggt_ros.windows.keyframe import Keyframe
 
 _QUALITY = 90

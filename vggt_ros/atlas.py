@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.allocator import give_back
-from vggt_ros.appearance import Features, describe
 from vggt_ros.config import Config
 from vggt_ros.consensus import Loop
+from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
 from vggt_ros.keeping import keep, own_views, with_features

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features import ImageFeatures
+from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.places import Places
 from vggt_ros.windows.solution import Solution
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vggt_ros.features import ImageFeatures, resize_pixels
+from vggt_ros.features.tracks import ImageFeatures, resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import give_way

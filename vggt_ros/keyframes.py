@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
-from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
 
 MIN_CORNERS = 15
 """A frame with fewer corners (dark, covered, blank) cannot be a keyframe: nothing could be matched to it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import FeatureTracks, ImageFeatures
+from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.relocalization import Expectation, Relocalizer
 from vggt_ros.tracking import FEW, Location, Tracker

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.appearance import SIZE
+from vggt_ros.features.appearance import SIZE
 from vggt_ros.geometry.poses import Array
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN
 

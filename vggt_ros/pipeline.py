@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
-from vggt_ros.features import ImageFeatures
+from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from vggt_ros.candidates import Candidates
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import REFERENCE_WIDTH, ImageFeatures
+from vggt_ros.features.landmarks import landmarks
+from vggt_ros.features.photometric import Photometric, textured_points
+from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
-from vggt_ros.landmarks import landmarks
-from vggt_ros.photometric import Photometric, textured_points
 from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 

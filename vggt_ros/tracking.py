@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
+from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array
 from vggt_ros.relocalization import Found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.features import FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, orthonormalize
 from vggt_ros.sightings import Sighting

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.appearance import Features, match
 from vggt_ros.config import AlignmentConfig
-from vggt_ros.features import REFERENCE_WIDTH
+from vggt_ros.features.appearance import Features, match
+from vggt_ros.features.landmarks import landmarks
+from vggt_ros.features.tracks import REFERENCE_WIDTH
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
-from vggt_ros.landmarks import landmarks
 from vggt_ros.steps import Step, across, steps
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.windows.solution import KeptKeyframe

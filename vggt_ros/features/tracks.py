@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.appearance import describe
+from vggt_ros.features.appearance import describe
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0

@@ -56,7 +56,7 @@ class Features:
 @cache
 def vocabulary() -> tuple[Float, Float, Float]:
     """Return mean (128,) and components (32, 128) of RootSIFT, and words (64, 32)."""
-    with files("vggt_ros").joinpath("vocabulary.npz").open("rb") as stream:
+    with files("vggt_ros.features").joinpath("vocabulary.npz").open("rb") as stream:
         arrays = np.load(stream, allow_pickle=False)
         return tuple(arrays[name].astype(np.float32) for name in ("mean", "components", "words"))
 
