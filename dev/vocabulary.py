@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Learns vggt_ros/features/vocabulary.npz, by which places are recognized, from rendered rooms. Usage: dev/vocabulary.py."""
+"""Learns vggt_ros/features/vocabulary.npz, which recognizes places, from rendered rooms. Usage: dev/vocabulary.py."""
 
 from __future__ import annotations
 

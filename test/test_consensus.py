@@ -5,7 +5,7 @@ import pytest
 from test_pose_graph import COVARIANCE, noisy
 
 from vggt_ros.geometry.poses import Sim3, so3_exp
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.graph import PoseGraph
 
 LAP = 40
 DRIFT = np.diag([0.004**2] * 3 + [0.02**2] * 3 + [0.006**2])
@@ -231,7 +231,7 @@ def test_a_large_family_that_strains_the_break_loses_to_fewer_loops_that_do_not(
 def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
     """Beyond the most that are solved for, the overlaps say what the oldest said; false loops still change nothing."""
     free, truth, *_ = drive(seed, count=260, false=True)
-    monkeypatch.setattr("vggt_ros.belief._MOST_LOOPS", 20)
+    monkeypatch.setattr("vggt_ros.pose_graph.loop_selection._MOST_LOOPS", 20)
     graph, _, good, bad = drive(seed, count=260, false=True)
     assert graph.settled >= 30 and sum(loop.taken for loop in graph.loops) == len(good) - graph.settled <= 20
     assert len({loop.id for loop in graph.loops}) == len(graph.loops) <= 20 + 20 + 5

@@ -6,7 +6,7 @@ from test_consensus import BREAK, LAP, LOOP, error, laps, measured
 from test_pose_graph import COVARIANCE
 
 from vggt_ros.geometry.poses import Sim3, so3_exp
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.graph import PoseGraph
 
 
 def lost(rng, stride=1):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import Sim3, rotation_angle, so3_exp
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.windows.solution import Edge
 
 COVARIANCE = np.diag([1e-4] * 3 + [1e-3] * 3 + [1e-4])

@@ -185,7 +185,7 @@ def test_the_tracker_survives_a_rescaling_that_it_did_not_see():
 
 
 def test_a_graph_of_two_submaps_rescales_the_one_that_is_meant():
-    from vggt_ros.pose_graph import PoseGraph
+    from vggt_ros.pose_graph.graph import PoseGraph
 
     graph = PoseGraph()
     covariance = np.diag([1e-4] * 3 + [1e-3] * 3 + [1e-4])

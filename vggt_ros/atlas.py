@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from vggt_ros.allocator import give_back
 from vggt_ros.config import Config
-from vggt_ros.consensus import Loop
 from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
@@ -24,11 +23,12 @@ from vggt_ros.map_packing import (
     unpack_similarities,
 )
 from vggt_ros.map_record import MapRecord
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.pose_graph.relative_poses import Step, steps
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale import initial_scale, taken_over
-from vggt_ros.steps import Step, steps
 from vggt_ros.threads import give_way
 from vggt_ros.verification import Relation
 from vggt_ros.window_links import WindowLinks

@@ -20,7 +20,7 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
-from vggt_ros.steps import Step, across, steps
+from vggt_ros.pose_graph.relative_poses import Step, across, steps
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.windows.solution import KeptKeyframe
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.windows.solution import Edge
 
 _BENT = np.diag([0.0] * 6 + [0.009**2])

@@ -11,10 +11,10 @@ import numpy as np
 from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.benchmarks.rivals import Poses
 from vggt_ros.config import AlignmentConfig
-from vggt_ros.consensus import Loop
 from vggt_ros.geometry.poses import Sim3
-from vggt_ros.pose_graph import PoseGraph
-from vggt_ros.steps import Step, across, steps
+from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.pose_graph.relative_poses import Step, across, steps
 from vggt_ros.windows.alignment import AlignmentRefused, View, align, suppose
 from vggt_ros.windows.solution import Edge
 

@@ -21,7 +21,7 @@ from vggt_ros.benchmarks.rivals import Poses, placed, similarity
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.sim3 import to_matrix, to_sim3, transported
-from vggt_ros.least_squares import solve
+from vggt_ros.pose_graph.optimization import solve
 from vggt_ros.windows.alignment import Alignment, View, align
 
 _ROTATION, _TRANSLATION, _SCALE = 0.003, 0.004, 0.002

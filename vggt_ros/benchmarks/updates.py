@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vggt_ros.geometry.poses import Array, Sim3, so3_exp
 from vggt_ros.geometry.sim3 import exp, to_sim3
-from vggt_ros.pose_graph import PoseGraph
+from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.threads import hand_over_quickly
 from vggt_ros.windows.solution import Edge
 

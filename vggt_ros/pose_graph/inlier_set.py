@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.consensus import Loop, ends, misfit, score, squared
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, log
-from vggt_ros.least_squares import solve
-from vggt_ros.overlap_tree import OverlapTree, Segments
+from vggt_ros.pose_graph.consistency import Loop, ends, misfit, score, squared
+from vggt_ros.pose_graph.optimization import solve
+from vggt_ros.pose_graph.spanning_tree import OverlapTree, Segments
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vggt_ros.consensus import Loop
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse
-from vggt_ros.overlap_tree import OverlapTree
+from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.spanning_tree import OverlapTree
 
 UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map if nothing tells: nearly nothing is known."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, log, to_matrix, transported
-from vggt_ros.overlap_tree import Index, OverlapTree
+from vggt_ros.pose_graph.spanning_tree import Index, OverlapTree
 
 GATE = 24.3
 """The 99.9 % quantile of chi-square with the 7 degrees of freedom of a similarity."""

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vggt_ros.consensus import GATE, Loop, group, misfit, pieces, score, surprise, witnesses
 from vggt_ros.geometry.poses import Array
-from vggt_ros.hypothesis import Hypothesis, bent, judged
-from vggt_ros.overlap_tree import Index, OverlapTree
-from vggt_ros.submaps import UNKNOWN, Submaps
+from vggt_ros.pose_graph.consistency import GATE, Loop, group, misfit, pieces, score, surprise, witnesses
+from vggt_ros.pose_graph.inlier_set import Hypothesis, bent, judged
+from vggt_ros.pose_graph.spanning_tree import Index, OverlapTree
+from vggt_ros.pose_graph.submaps import UNKNOWN, Submaps
 
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
 """By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this

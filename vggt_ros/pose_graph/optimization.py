@@ -13,7 +13,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import normalized, scales, to_matrix, to_sim3
-from vggt_ros.overlap_tree import Index
+from vggt_ros.pose_graph.spanning_tree import Index
 
 GAUGE_SIGMA = 1e-4
 """Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""

@@ -13,14 +13,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from vggt_ros.belief import Belief
-from vggt_ros.consensus import GATE, Loop
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
-from vggt_ros.least_squares import GAUGE_SIGMA
-from vggt_ros.overlap_tree import OverlapTree
-from vggt_ros.scale_correction import rescaled
-from vggt_ros.submaps import UNKNOWN
+from vggt_ros.pose_graph.consistency import GATE, Loop
+from vggt_ros.pose_graph.loop_selection import Belief
+from vggt_ros.pose_graph.optimization import GAUGE_SIGMA
+from vggt_ros.pose_graph.scale_correction import rescaled
+from vggt_ros.pose_graph.spanning_tree import OverlapTree
+from vggt_ros.pose_graph.submaps import UNKNOWN
 from vggt_ros.windows.solution import Edge
 
 
