@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from vggt_ros.bag_sequence import BagSequence
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
-from vggt_ros.files import FileError, write_ply, write_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
 from vggt_ros.pictures import draw_map, draw_trajectory
@@ -30,6 +29,7 @@ from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording
 from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record
 from vggt_ros.sequences import Truth, open_sequence
+from vggt_ros.storage.files import FileError, write_ply, write_trajectory
 from vggt_ros.synthetic import Scene, laps, pinhole, room
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,9 @@ from data_folder import recorded
 
 from vggt_ros.cli.evaluate import main
 from vggt_ros.evaluation import EvaluationError, accuracy, associate, coverage, depth_accuracy
-from vggt_ros.files import FileError, format_stamp, write_trajectory
 from vggt_ros.geometry.camera import Camera, sample_sensor
 from vggt_ros.geometry.poses import Sim3, so3_exp
+from vggt_ros.storage.files import FileError, format_stamp, write_trajectory
 from vggt_ros.synthetic import laps, pinhole, room
 
 STAMPS = 1_700_000_000_000_000_000 + np.arange(200) * 10**8
@@ -129,7 +129,7 @@ def test_command_line(tmp_path, capsys):
 
 def test_recorded_truth_against_itself():
     folder = recorded("euroc_mh01_start")
-    from vggt_ros.files import read_trajectory
+    from vggt_ros.storage.files import read_trajectory
     stamps, poses = read_trajectory(folder / "groundtruth.txt")
     figures = accuracy(stamps, poses, stamps, poses)
     assert figures.ate_rmse < 1e-9 and figures.path == pytest.approx(5.40, abs=0.01) and figures.coverage > 0.999

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vggt_ros.files import FileError, format_stamp, parse_stamp, read_ply, read_trajectory, write_ply, write_trajectory
+from vggt_ros.storage.files import (
+    FileError,
+    format_stamp,
+    parse_stamp,
+    read_ply,
+    read_trajectory,
+    write_ply,
+    write_trajectory,
+)
 from vggt_ros.synthetic import laps
 from vggt_ros.windows.solution import PointCloud
 

@@ -13,10 +13,10 @@ from vggt_ros.cli.replay_output import report, save, write
 from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import depth_accuracy
-from vggt_ros.files import read_ply, read_trajectory
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
 from vggt_ros.sequences import ImageFolder
-from vggt_ros.storage import load_map
+from vggt_ros.storage.files import read_ply, read_trajectory
+from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
 
 SCENE = room(texel=0.008)

@@ -13,8 +13,8 @@ from scenes import lap, run
 
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
-from vggt_ros.map_record import SCHEMA, MapRecord
-from vggt_ros.storage import StorageError, load_map, map_folder, save_map
+from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
+from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.windows.solution import PointCloud
 

@@ -14,7 +14,13 @@ from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
 from vggt_ros.keeping import keep, own_views, with_features
-from vggt_ros.map_packing import (
+from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.pose_graph.relative_poses import Step, steps
+from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.relocalization import Found, depth_seen, neighbors
+from vggt_ros.scale import initial_scale, taken_over
+from vggt_ros.storage.map_packing import (
     pack_edges,
     pack_keyframes,
     pack_similarities,
@@ -22,13 +28,7 @@ from vggt_ros.map_packing import (
     unpack_keyframes,
     unpack_similarities,
 )
-from vggt_ros.map_record import MapRecord
-from vggt_ros.pose_graph.consistency import Loop
-from vggt_ros.pose_graph.graph import PoseGraph
-from vggt_ros.pose_graph.relative_poses import Step, steps
-from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.relocalization import Found, depth_seen, neighbors
-from vggt_ros.scale import initial_scale, taken_over
+from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import give_way
 from vggt_ros.verification import Relation
 from vggt_ros.window_links import WindowLinks

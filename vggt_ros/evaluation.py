@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.files import FileError, format_stamp
 from vggt_ros.geometry.camera import Camera, sample_sensor
 from vggt_ros.geometry.poses import Array, Sim3, orthonormalize, rotation_angle, umeyama
+from vggt_ros.storage.files import FileError, format_stamp
 
 MAX_DIFFERENCE = 0.02
 """Poses and truth belong together when their stamps are at most this far apart, seconds."""

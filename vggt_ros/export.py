@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
-from vggt_ros.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
 from vggt_ros.grid import FREE, OCCUPIED, Grid, occupancy_grid
-from vggt_ros.map_record import MapRecord
 from vggt_ros.point_map import PointMap
+from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
+from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import PointCloud, Solution
 
 

@@ -24,7 +24,6 @@ from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
-from vggt_ros.map_record import MapRecord
 from vggt_ros.placing import Attempt, WindowPlacer
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import Reconstructor
@@ -33,6 +32,7 @@ from vggt_ros.scale import ScaleObserver, given, refactored
 from vggt_ros.scale_depth import DepthSource
 from vggt_ros.scale_height import HeightSource
 from vggt_ros.scale_odometry import OdometrySource
+from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer, Window
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.files import FileError, parse_stamp, read_lines, read_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
+from vggt_ros.storage.files import FileError, parse_stamp, read_lines, read_trajectory
 
 Image = NDArray[np.uint8]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}

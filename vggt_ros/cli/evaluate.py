@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vggt_ros.evaluation import EvaluationError, accuracy, depth_accuracy
-from vggt_ros.files import FileError, read_trajectory
 from vggt_ros.pictures import draw_trajectory
 from vggt_ros.sequences import open_sequence
+from vggt_ros.storage.files import FileError, read_trajectory
 
 
 def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: Path | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vggt_ros.config import Config
 from vggt_ros.export import FORMATS, Export
 from vggt_ros.settings import ConfigError
-from vggt_ros.storage import StorageError, load_map
+from vggt_ros.storage.map_folder import StorageError, load_map
 
 
 def main(args: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vggt_ros.features.appearance import SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
-from vggt_ros.map_record import KINDS, MapRecord
+from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.windows.solution import Edge, KeptKeyframe
 
 

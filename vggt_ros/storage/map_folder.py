@@ -16,8 +16,8 @@ import numpy as np
 
 from vggt_ros import __version__
 from vggt_ros.config import Config
-from vggt_ros.files import write_ply, write_trajectory
-from vggt_ros.map_record import SCHEMA, MapRecord
+from vggt_ros.storage.files import write_ply, write_trajectory
+from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.windows.solution import PointCloud
 
 FORMAT, VERSION = "vggt_ros map", 4
