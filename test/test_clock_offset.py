@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vggt_ros.clock_offset import SHIFTS, clock_offset, shifted
 from vggt_ros.geometry.poses import so3_exp
-from vggt_ros.path_ratio import growing_path_ratios, path_ratio
-from vggt_ros.scale_odometry import interpolate
+from vggt_ros.scale.clock_offset import SHIFTS, clock_offset, shifted
+from vggt_ros.scale.odometry_source import interpolate
+from vggt_ros.scale.path_ratio import growing_path_ratios, path_ratio
 
 RATE, EVERY = 30, 0.3
 TURN, UNIT = so3_exp(np.array([1.0, -0.4, 2.0])), 0.4

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import inverse, pose, so3_exp, so3_log
-from vggt_ros.inertial import ImuSource
-from vggt_ros.inertial_scale import GRAVITY
-from vggt_ros.preintegration import between, integrate
-from vggt_ros.ratios import agree
+from vggt_ros.scale.imu_scale import GRAVITY
+from vggt_ros.scale.imu_source import ImuSource
+from vggt_ros.scale.preintegration import between, integrate
+from vggt_ros.scale.ratios import agree
 from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.paths import look_at
 from vggt_ros.windows.solution import KeptKeyframe, Solution

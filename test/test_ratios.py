@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggt_ros.ratios import Ratios, agree
+from vggt_ros.scale.ratios import Ratios, agree
 
 
 def evidence(rng, seconds=20.0, count=40, sigma=0.05, common=0.02, log=0.4):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vggt_ros.scale_chain import Chain, Evidence, smooth
+from vggt_ros.scale.chain import Chain, Evidence, smooth
 
 PERIOD, EACH = 0.7, 3
 """Seconds of a window, and how often a source speaks in it."""

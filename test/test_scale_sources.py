@@ -11,9 +11,9 @@ from scenes import SIZE
 
 from vggt_ros.geometry.camera import Camera, Rectifier, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose, robust_sigma, so3_exp
-from vggt_ros.ground_plane import ground
-from vggt_ros.scale_depth import compare, rectified_depth
-from vggt_ros.scale_odometry import OdometrySource, interpolate
+from vggt_ros.scale.depth_source import compare, rectified_depth
+from vggt_ros.scale.ground_plane import ground
+from vggt_ros.scale.odometry_source import OdometrySource, interpolate
 from vggt_ros.sequences import open_sequence
 from vggt_ros.synthetic import SceneReconstructor, room
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry

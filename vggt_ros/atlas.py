@@ -19,7 +19,7 @@ from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.pose_graph.relative_poses import Step, steps
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.relocalization import Found, depth_seen, neighbors
-from vggt_ros.scale import initial_scale, taken_over
+from vggt_ros.scale.observer import initial_scale, taken_over
 from vggt_ros.storage.map_packing import (
     pack_edges,
     pack_keyframes,

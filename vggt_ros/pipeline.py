@@ -20,7 +20,6 @@ from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.inertial import ImuSource
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
@@ -28,10 +27,11 @@ from vggt_ros.placing import Attempt, WindowPlacer
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.relocalization import Expectation
-from vggt_ros.scale import ScaleObserver, given, refactored
-from vggt_ros.scale_depth import DepthSource
-from vggt_ros.scale_height import HeightSource
-from vggt_ros.scale_odometry import OdometrySource
+from vggt_ros.scale.depth_source import DepthSource
+from vggt_ros.scale.height_source import HeightSource
+from vggt_ros.scale.imu_source import ImuSource
+from vggt_ros.scale.observer import ScaleObserver, given, refactored
+from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer, Window
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update

@@ -22,7 +22,7 @@ from vggt_ros.pipeline import Slam
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
 from vggt_ros.ros.transforms import Frames
-from vggt_ros.scale_depth import TOLERANCE, rectified_depth
+from vggt_ros.scale.depth_source import TOLERANCE, rectified_depth
 from vggt_ros.windows.solution import TrackedFrame
 
 _PATIENCE = 1_000_000_000

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotation_vectors
-from vggt_ros.inertial import GRAVITY
+from vggt_ros.scale.imu_source import GRAVITY
 
 _BIAS = np.array([0.01, -0.02, 0.015, 0.05, -0.03, 0.04])
 """Of the turn rate, rad/s, and of the acceleration, m/s^2."""

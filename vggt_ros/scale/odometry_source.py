@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.clock_offset import SHIFTS, ClockOffset, clock_offset, shifted
 from vggt_ros.geometry.poses import Array
-from vggt_ros.path_ratio import PathRatio, growing_path_ratios, path_ratio
-from vggt_ros.ratios import Ratios
+from vggt_ros.scale.clock_offset import SHIFTS, ClockOffset, clock_offset, shifted
+from vggt_ros.scale.path_ratio import PathRatio, growing_path_ratios, path_ratio
+from vggt_ros.scale.ratios import Ratios
 from vggt_ros.windows.solution import Solution
 
 _SPAN = 3_000_000_000

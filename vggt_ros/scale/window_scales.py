@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.ratios import Ratios, agree
-from vggt_ros.scale_chain import Chain, Evidence, smooth
+from vggt_ros.scale.chain import Chain, Evidence, smooth
+from vggt_ros.scale.ratios import Ratios, agree
 from vggt_ros.windows.solution import Solution
 
 _BLOCK = 1_000_000_000

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
 from vggt_ros.geometry.poses import robust_sigma
-from vggt_ros.ratios import Ratios
+from vggt_ros.scale.ratios import Ratios
 from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 TOLERANCE = 20_000_000

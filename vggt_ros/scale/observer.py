@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import ScaleConfig
-from vggt_ros.ratios import RatioEstimate, Ratios, agree
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.scale_windows import ScaleMemory
+from vggt_ros.scale.ratios import RatioEstimate, Ratios, agree
+from vggt_ros.scale.window_scales import ScaleMemory
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
 
 _METRIC = 0.1

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.inertial_scale import GRAVITY, gyroscope_bias, solve_scale
-from vggt_ros.preintegration import Step, between, integrate
-from vggt_ros.ratios import Ratios
+from vggt_ros.scale.imu_scale import GRAVITY, gyroscope_bias, solve_scale
+from vggt_ros.scale.preintegration import Step, between, integrate
+from vggt_ros.scale.ratios import Ratios
 from vggt_ros.windows.solution import Solution
 
 _CHUNK, _MOST, _LEAST = 20_000_000_000, 30, 6

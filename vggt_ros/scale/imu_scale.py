@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, skew, so3_log
-from vggt_ros.preintegration import Step
+from vggt_ros.scale.preintegration import Step
 
 GRAVITY = 9.80665
 _SIGMAS = np.repeat([0.1, 10.0, 100.0, 10.0, 0.1, 0.02], 3)

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.ground_plane import ground
-from vggt_ros.ratios import Ratios
+from vggt_ros.scale.ground_plane import ground
+from vggt_ros.scale.ratios import Ratios
 from vggt_ros.windows.solution import Solution
 
 _SIGMA = 0.025

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.path_ratio import path_ratio
+from vggt_ros.scale.path_ratio import path_ratio
 
 SHIFTS = np.arange(-60, 61, 20) * 1_000_000
 """Offsets (k,) at which places are looked up, nanoseconds; between them they are interpolated."""
