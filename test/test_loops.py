@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from held import held_in_vain
 
-from vggt_ros.album import Album
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp, umeyama
 from vggt_ros.pipeline import Slam
+from vggt_ros.places.keyframe_images import Album
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face

@@ -14,11 +14,11 @@ from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
 from vggt_ros.keeping import keep, own_views, with_features
+from vggt_ros.places.relocalization import Found, depth_seen, neighbors
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.pose_graph.relative_poses import Step, steps
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.relocalization import Found, depth_seen, neighbors
 from vggt_ros.scale.observer import initial_scale, taken_over
 from vggt_ros.storage.map_packing import (
     pack_edges,

@@ -7,12 +7,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vggt_ros.album import Album
 from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
 from vggt_ros.keeping import keep, own_views
-from vggt_ros.places import Places, within_reach
+from vggt_ros.places.database import Places, within_reach
+from vggt_ros.places.keyframe_images import Album
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.threads import give_way
 from vggt_ros.verification import LoopRefused, Relation, Sight, relate, sight

@@ -23,10 +23,10 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
 from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
+from vggt_ros.places.relocalization import Expectation
 from vggt_ros.placing import Attempt, WindowPlacer
 from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.relocalization import Expectation
 from vggt_ros.scale.depth_source import DepthSource
 from vggt_ros.scale.height_source import HeightSource
 from vggt_ros.scale.imu_source import ImuSource

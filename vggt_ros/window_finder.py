@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.relocalization import Found, Relocalizer
+from vggt_ros.places.relocalization import Found, Relocalizer
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Solution
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.places import Places
+from vggt_ros.places.database import Places
 from vggt_ros.windows.solution import Solution
 
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.candidates import Candidates
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.photometric import Photometric, textured_points
@@ -23,6 +22,7 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
+from vggt_ros.places.candidates import Candidates
 from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
