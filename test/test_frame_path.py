@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vggt_ros.frame_path import frame_path
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
+from vggt_ros.odometry.frame_trajectory import frame_path
 from vggt_ros.synthetic import laps
 from vggt_ros.windows.solution import Solution, TrackedFrame
 

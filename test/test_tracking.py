@@ -11,7 +11,7 @@ from vggt_ros.config import KeyframeConfig
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.pnp import refine_pose
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp, so3_log
-from vggt_ros.keyframes import KeyframeSelector
+from vggt_ros.odometry.keyframe_selection import KeyframeSelector
 from vggt_ros.synthetic import pinhole, room, turn
 
 INTRINSICS = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])

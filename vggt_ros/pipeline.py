@@ -20,9 +20,9 @@ from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.keyframes import MIN_CORNERS, KeyframeSelector
-from vggt_ros.localization import Localizer
 from vggt_ros.loops import LoopCloser
+from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
+from vggt_ros.odometry.localizer import Localizer
 from vggt_ros.places.relocalization import Expectation
 from vggt_ros.placing import Attempt, WindowPlacer
 from vggt_ros.point_map import PointMap, unproject

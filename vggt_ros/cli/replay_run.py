@@ -15,9 +15,9 @@ from tqdm import tqdm
 from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
-from vggt_ros.frame_path import frame_path
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
+from vggt_ros.odometry.frame_trajectory import frame_path
 from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor

@@ -7,7 +7,7 @@ import numpy as np
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, orthonormalize
-from vggt_ros.sightings import Sighting
+from vggt_ros.odometry.tracked_keyframe import Sighting
 
 _TRIALS = 60
 _AGREES = 1.5

@@ -17,10 +17,10 @@ from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array
+from vggt_ros.odometry.rotation import Turning
+from vggt_ros.odometry.tracked_keyframe import Sighting
+from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
 from vggt_ros.places.relocalization import Found
-from vggt_ros.sightings import Sighting
-from vggt_ros.tracked_landmarks import TrackedLandmarks
-from vggt_ros.turning import Turning
 from vggt_ros.windows.solution import Solution
 
 FEW = 2

@@ -11,8 +11,8 @@ import numpy as np
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, inverse
+from vggt_ros.odometry.tracker import FEW, Location, Tracker
 from vggt_ros.places.relocalization import Expectation, Relocalizer
-from vggt_ros.tracking import FEW, Location, Tracker
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 

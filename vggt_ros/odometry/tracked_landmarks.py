@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.triangulation import midpoints
-from vggt_ros.sightings import Sighting
+from vggt_ros.odometry.tracked_keyframe import Sighting
 from vggt_ros.windows.solution import Solution
 
 _MEMORY = 60
