@@ -10,9 +10,9 @@ from test_consensus import LOOP, broken, error
 from test_lost_camera import look_alike
 from test_storage import UPRIGHT, save
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp
+from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.storage.map_folder import StorageError, load_map
 from vggt_ros.storage.map_record import KINDS, MapRecord

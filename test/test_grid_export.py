@@ -12,9 +12,9 @@ from scenes import lap, run, trajectory_error
 
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, GridConfig
-from vggt_ros.export import Export, write_nav2
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
+from vggt_ros.mapping.export import Export, write_nav2
+from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import save_map

@@ -7,7 +7,7 @@ from scenes import lap, run
 
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.point_map import PointMap, unproject
+from vggt_ros.mapping.point_map import PointMap, unproject
 from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 INTRINSICS = np.array([[80.0, 0, 49.5], [0, 80.0, 39.5], [0, 0, 1]])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scenes import lap, run
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
+from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.synthetic import OracleNoise

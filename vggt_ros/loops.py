@@ -7,10 +7,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
-from vggt_ros.keeping import keep, own_views
+from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.map_keyframes import keep, own_views
 from vggt_ros.places.database import Places, within_reach
 from vggt_ros.places.keyframe_images import Album
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor

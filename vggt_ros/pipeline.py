@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.loops import LoopCloser
+from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.point_map import PointMap, unproject
+from vggt_ros.mapping.window_placement import Attempt, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
 from vggt_ros.places.relocalization import Expectation
-from vggt_ros.placing import Attempt, WindowPlacer
-from vggt_ros.point_map import PointMap, unproject
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
 from vggt_ros.scale.height_source import HeightSource

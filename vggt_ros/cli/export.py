@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros.config import Config
-from vggt_ros.export import FORMATS, Export
+from vggt_ros.mapping.export import FORMATS, Export
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, load_map
 

@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.grid import Occupancy
+from vggt_ros.mapping.occupancy_grid import Occupancy
 from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
 

@@ -22,7 +22,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
-from vggt_ros.grid import Grid
+from vggt_ros.mapping.occupancy_grid import Grid
 from vggt_ros.windows.solution import PointCloud, Solution
 
 Array = NDArray[np.float64]

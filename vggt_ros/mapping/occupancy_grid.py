@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry.poses import Array, rotation_angle
-from vggt_ros.ray_cast import Cast, Cells, cast, layers
+from vggt_ros.mapping.ray_casting import Cast, Cells, cast, layers
 from vggt_ros.windows.solution import KeptKeyframe, Solution
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100

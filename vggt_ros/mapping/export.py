@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
-from vggt_ros.grid import FREE, OCCUPIED, Grid, occupancy_grid
-from vggt_ros.point_map import PointMap
+from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
+from vggt_ros.mapping.point_map import PointMap
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import PointCloud, Solution

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vggt_ros.atlas import Atlas
 from vggt_ros.config import Config
+from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.window_relocalization import WindowFinder
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
-from vggt_ros.window_finder import WindowFinder
 from vggt_ros.windows.alignment import AlignmentRefused
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Solution
