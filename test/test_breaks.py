@@ -12,12 +12,12 @@ from test_storage import UPRIGHT, save
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp
+from vggt_ros.loops.verification import Relation
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.storage.map_folder import StorageError, load_map
 from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.synthetic import SceneReconstructor
-from vggt_ros.verification import Relation
 
 
 def test_a_restored_graph_knows_where_its_chain_broke():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.loops import LoopCloser
+from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, unproject
 from vggt_ros.mapping.window_placement import Attempt, WindowPlacer

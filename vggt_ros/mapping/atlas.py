@@ -13,6 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
+from vggt_ros.loops.verification import Relation
 from vggt_ros.mapping.map_keyframes import keep, own_views, with_features
 from vggt_ros.mapping.window_edges import WindowLinks
 from vggt_ros.places.relocalization import Found, depth_seen, neighbors
@@ -31,7 +32,6 @@ from vggt_ros.storage.map_packing import (
 )
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import give_way
-from vggt_ros.verification import Relation
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align, suppose
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Edge, KeptKeyframe, MetricScale, Solution

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
+from vggt_ros.loops.verification import LoopRefused, Relation, Sight, relate, sight
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.map_keyframes import keep, own_views
 from vggt_ros.places.database import Places, within_reach
 from vggt_ros.places.keyframe_images import Album
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.threads import give_way
-from vggt_ros.verification import LoopRefused, Relation, Sight, relate, sight
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Counts, Solution
 
