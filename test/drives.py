@@ -10,7 +10,7 @@ from scenes import SIZE
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, pose, so3_exp, umeyama
-from vggt_ros.pipeline import Slam
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.sequence import START
 from vggt_ros.windows.keyframe import Keyframe, Window

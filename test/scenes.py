@@ -10,7 +10,7 @@ import numpy as np
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, Sim3, umeyama
-from vggt_ros.pipeline import Slam
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
 from vggt_ros.windows.solution import Frame, TrackedFrame, Update
 

@@ -11,8 +11,8 @@ from scenes import SIZE, Sequence, lap, trajectory_error
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, Sim3, pose, rotation_angle, so3_exp
 from vggt_ros.odometry.rotation import turn_between
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, pinhole, room
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Frame, TrackedFrame

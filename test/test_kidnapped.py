@@ -13,9 +13,9 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, pose, rotation_angle, so3_exp
-from vggt_ros.pipeline import Slam
 from vggt_ros.places.relocalization import Relocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, corridor, look_at, pinhole, room
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Frame, Solution

@@ -13,9 +13,9 @@ from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp, umeyama
 from vggt_ros.loops.verification import depth_agreement, sight
-from vggt_ros.pipeline import Slam
 from vggt_ros.places.keyframe_images import Album
 from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window

@@ -10,8 +10,8 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.pipeline import Slam
 from vggt_ros.places.relocalization import Expectation, Relocalizer
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
 from vggt_ros.windows.solution import Frame
 

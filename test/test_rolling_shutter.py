@@ -8,9 +8,9 @@ import pytest
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import skew
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.keyframe import Corners, Keyframe
 from vggt_ros.windows.solution import Frame

@@ -8,8 +8,8 @@ from drives import SMALL, STAMPS, meters, odometry, oracle, solve, window
 from scenes import lap, trajectory_error
 
 from vggt_ros.geometry.poses import Sim3, pose, rotation_angle, so3_exp
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN
 

@@ -10,8 +10,8 @@ from scenes import SIZE
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp, umeyama
-from vggt_ros.pipeline import Slam
 from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import OBSERVED, UNKNOWN
 
 

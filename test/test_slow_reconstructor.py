@@ -8,9 +8,9 @@ from data_folder import recorded
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import umeyama
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.sequences import open_sequence
+from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Frame
 
 SECONDS_A_WINDOW = 2.2

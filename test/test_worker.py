@@ -6,7 +6,7 @@ import pytest
 from scenes import lap
 
 from vggt_ros.config import Config
-from vggt_ros.pipeline import Slam
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor
 from vggt_ros.worker import Worker
 

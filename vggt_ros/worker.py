@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from vggt_ros.pipeline import Slam
+from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Update

@@ -11,10 +11,10 @@ from vggt_ros.cli.replay_output import report
 from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import EvaluationError, align
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences import Sequence
 from vggt_ros.settings import ConfigError
+from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
 from vggt_ros.synthetic.imu import felt_on
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry

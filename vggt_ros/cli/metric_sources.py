@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
-from vggt_ros.pipeline import Slam
 from vggt_ros.scale.depth_source import rectified_depth
 from vggt_ros.sequences import Sequence, Truth
+from vggt_ros.slam import Slam
 
 _AHEAD = 100_000_000
 """So much of odometry and IMU, nanoseconds, is there when an image is tracked; a window is solved later still."""

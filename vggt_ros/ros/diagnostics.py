@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import TrackedFrame, Update
 from vggt_ros.worker import Worker
 

@@ -15,8 +15,8 @@ from std_msgs.msg import Header
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.occupancy_grid import Occupancy
-from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
+from vggt_ros.slam import Slam
 
 _PERIOD = 2.0
 """Least seconds from one grid to the next, by the wall clock."""

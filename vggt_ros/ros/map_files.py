@@ -13,10 +13,10 @@ from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse
-from vggt_ros.pipeline import Slam
 from vggt_ros.ros.commands import Steps
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Frames
+from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
 from vggt_ros.storage.map_record import MapRecord
 

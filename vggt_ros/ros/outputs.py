@@ -17,10 +17,10 @@ from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, inverse
-from vggt_ros.pipeline import Slam
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
 from vggt_ros.ros.transforms import Frames
+from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

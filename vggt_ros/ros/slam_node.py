@@ -23,7 +23,6 @@ from tf2_ros import Buffer
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.pipeline import Slam
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import READY, Create, Deferred
 from vggt_ros.ros import parameters
@@ -39,6 +38,7 @@ from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.settings import ConfigError
+from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import hand_over_quickly, let_others_go, one_thread_for_linear_algebra
 from vggt_ros.windows.keyframe import Window
