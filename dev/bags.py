@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
-from vggt_ros.sequences import Image, Truth
+from vggt_ros.sequences.sequence import Image, Truth
 
 IMAGE, INFO, TRUTH = "/camera/image_raw", "/camera/camera_info", "/ground_truth/pose"
 FRAME = "camera_optical_frame"

@@ -20,7 +20,6 @@ import numpy as np
 from bags import jpeg, write_bag
 from tqdm import tqdm
 
-from vggt_ros.bag_sequence import BagSequence
 from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
@@ -28,7 +27,9 @@ from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording
 from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record
-from vggt_ros.sequences import Truth, open_sequence
+from vggt_ros.sequences.bag import BagSequence
+from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import Truth
 from vggt_ros.storage.files import FileError, write_ply, write_trajectory
 from vggt_ros.synthetic import Scene, laps, pinhole, room
 

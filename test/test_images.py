@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.encodings import ENCODINGS, ImageError
 from vggt_ros.ros.images import decode, decode_compressed
+from vggt_ros.sequences.encodings import ENCODINGS, ImageError
 
 HEIGHT, WIDTH = 24, 36
 RNG = np.random.default_rng(3)

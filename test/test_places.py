@@ -14,7 +14,7 @@ from data_folder import recorded
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe, match
 from vggt_ros.places.database import Places, within_reach
-from vggt_ros.sequences import open_sequence
+from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import Solution
 

@@ -14,7 +14,7 @@ from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import depth_accuracy
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
-from vggt_ros.sequences import ImageFolder
+from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room

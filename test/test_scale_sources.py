@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import inverse, pose, robust_sigma, so3_exp
 from vggt_ros.scale.depth_source import compare, rectified_depth
 from vggt_ros.scale.ground_plane import ground
 from vggt_ros.scale.odometry_source import OdometrySource, interpolate
-from vggt_ros.sequences import open_sequence
+from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import SceneReconstructor, room
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
 from vggt_ros.windows.solution import OBSERVED, UNKNOWN, KeptKeyframe, Solution

@@ -7,7 +7,8 @@ from data_folder import recorded
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.sequences import SequenceError, open_sequence
+from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import SequenceError
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 STAMP = 1_700_000_000_123_456_789

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.evaluation import Accuracy, align
 from vggt_ros.geometry.poses import Array
-from vggt_ros.sequences import Truth
+from vggt_ros.sequences.sequence import Truth
 from vggt_ros.windows.solution import PointCloud
 
 OURS, TRUTH = "#d1495b", "#2e4057"

@@ -11,7 +11,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, so3_exp
 from vggt_ros.geometry.sim3 import rotation_vectors
-from vggt_ros.sequences import open_sequence
+from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import laps, look_at, pinhole, room
 
 SIZE = (32, 24)

@@ -19,7 +19,8 @@ from vggt_ros.cli import benchmark_scale, benchmark_vggt
 from vggt_ros.cli.replay_output import report
 from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
-from vggt_ros.sequences import Sequence, open_sequence
+from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.storage.files import FileError

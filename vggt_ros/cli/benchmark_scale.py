@@ -12,7 +12,7 @@ from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation import EvaluationError, align
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.sequences import Sequence
+from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vggt_ros.evaluation import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.pictures import draw_trajectory
-from vggt_ros.sequences import open_sequence
+from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.storage.files import FileError, read_trajectory
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.scale.depth_source import rectified_depth
-from vggt_ros.sequences import Sequence, Truth
+from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 
 _AHEAD = 100_000_000

@@ -20,7 +20,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.frame_trajectory import frame_path
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.sequences import Sequence, Truth
+from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import Frame, TrackedFrame, Update

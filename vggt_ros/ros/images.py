@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros import encodings
-from vggt_ros.encodings import ImageError, UnknownEncoding
+from vggt_ros.sequences import encodings
+from vggt_ros.sequences.encodings import ImageError, UnknownEncoding
 
 
 def decode(message: Any) -> NDArray[np.uint8]:

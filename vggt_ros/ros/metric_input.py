@@ -16,12 +16,12 @@ from sensor_msgs.msg import Image, Imu
 from tf2_ros import TransformException
 
 from vggt_ros.config import Config
-from vggt_ros.encodings import ImageError, decode_depth
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.scale.depth_source import TOLERANCE, rectified_depth
+from vggt_ros.sequences.encodings import ImageError, decode_depth
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import TrackedFrame
 

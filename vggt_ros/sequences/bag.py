@@ -13,10 +13,10 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.encodings import ImageError, decode, decode_compressed
 from vggt_ros.geometry.camera import Camera, CameraError, names_rectified
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.sequences import Image, SequenceError, Truth
+from vggt_ros.sequences.encodings import ImageError, decode, decode_compressed
+from vggt_ros.sequences.sequence import Image, SequenceError, Truth
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFOS = ("sensor_msgs/msg/CameraInfo",)

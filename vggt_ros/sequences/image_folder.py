@@ -1,94 +1,20 @@
-"""Recorded images and what is known of them: folders, bags and videos behind one interface."""
+"""Folders of image files as sequences, with or without lists of their times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.geometry.poses import Array
-from vggt_ros.storage.files import FileError, parse_stamp, read_lines, read_trajectory
+from vggt_ros.sequences.sequence import Image, SequenceError
+from vggt_ros.storage.files import parse_stamp, read_lines, read_trajectory
 
-Image = NDArray[np.uint8]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-BAG_SUFFIXES = {".mcap", ".db3"}
-Truth = tuple[NDArray[np.int64], Array]
-
-
-class SequenceError(FileError):
-    """A sequence cannot be opened or read on; the text names the file or folder."""
-
-
-class Sequence(Protocol):
-    """Images in order of time.
-
-    Attributes:
-        name: what to call it.
-        camera: of the images as they come.
-        rectified: whether they are rectified already, whatever distortion the camera has.
-        assumptions: what is not known but assumed, one line each.
-
-    """
-
-    name: str
-    camera: Camera
-    rectified: bool
-    assumptions: tuple[str, ...]
-
-    @property
-    def truth(self) -> Truth | None:
-        """Stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes, if they are known."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield stamp, nanoseconds, and image, RGB uint8 (H, W, 3); raises SequenceError at a broken image."""
-        ...
-
-    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield stamp and sensor depth (H, W), meters along the optical axis, NaN where unknown; pixels as images'."""
-        ...
-
-
-def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
-                  fov: float = 65.0, rate: float = 10.0) -> Sequence:
-    """Open a folder of ours, a rosbag2, a video or a folder of images.
-
-    Args:
-        path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
-            `bag/`, a video file, or a folder of images, taken in the order of their names. `~` is expanded.
-        image_topic, info_topic, truth_topic: of a bag; empty: the only or first of its type.
-        fov: horizontal field of view in degrees, assumed where there is no calibration.
-        rate: images a second, assumed for a folder of images without times.
-
-    Raises:
-        SequenceError: there is nothing like that at `path`.
-
-    """
-    path = Path(path).expanduser()
-    if path.name == "metadata.yaml":
-        path = path.parent
-    if not path.exists():
-        raise SequenceError(f"{path}: no such file or folder")
-    if path.is_dir() and (path / "rgb.txt").exists():
-        return ImageFolder(path, fov=fov)
-    bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
-    if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
-        from vggt_ros.bag_sequence import BagSequence  # rosbags is not needed for anything else
-
-        return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
-    if path.is_dir() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
-        raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
-    return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)
 
 
 class ImageFolder:
@@ -150,47 +76,6 @@ class ImageFolder:
             if pixels is None or pixels.dtype != np.uint16:
                 raise SequenceError(f"{file}: not a 16-bit depth image")
             yield stamp, np.where(pixels > 0, pixels / np.float32(unit), np.float32(np.nan)).astype(np.float32)
-
-
-class Video:
-    """A video file; its camera is not known."""
-
-    rectified = False
-    truth: Truth | None = None
-
-    def __init__(self, path: Path, fov: float = 65.0) -> None:
-        """Open the file once to see that it can be read; raises SequenceError if not."""
-        self.path, self.name = path, path.stem
-        capture = cv2.VideoCapture(str(path))
-        readable, first = capture.read() if capture.isOpened() else (False, None)
-        self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
-        if not readable or first is None:
-            raise SequenceError(f"{path}: neither a folder, a rosbag2 nor a video that OpenCV can read")
-        self._rate = rate if rate > 0 else 30.0
-        self.camera = Camera.assumed(first.shape[1], first.shape[0], fov)
-        self.assumptions = (f"a field of view of {fov:g} degrees, since a video has no calibration",
-                            *(() if rate > 0 else ("30 images a second, since the file does not say",)))
-
-    def __len__(self) -> int:
-        """Return the number of images, as the file's header has it."""
-        return self._count
-
-    def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield stamp, from zero at the file's rate, and image."""
-        capture = cv2.VideoCapture(str(self.path))
-        try:
-            index = 0
-            while (read := capture.read())[0]:
-                yield round(index * 1e9 / self._rate), np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
-                index += 1
-        finally:
-            capture.release()
-
-    def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield nothing."""
-        return iter(())
 
 
 def _read_image(file: Path) -> Image:

@@ -1,0 +1,43 @@
+"""Which kind of sequence a path leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vggt_ros.sequences.image_folder import ImageFolder
+from vggt_ros.sequences.sequence import Sequence, SequenceError
+from vggt_ros.sequences.video import Video
+
+BAG_SUFFIXES = {".mcap", ".db3"}
+
+
+def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
+                  fov: float = 65.0, rate: float = 10.0) -> Sequence:
+    """Open a folder of ours, a rosbag2, a video or a folder of images.
+
+    Args:
+        path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
+            `bag/`, a video file, or a folder of images, taken in the order of their names. `~` is expanded.
+        image_topic, info_topic, truth_topic: of a bag; empty: the only or first of its type.
+        fov: horizontal field of view in degrees, assumed where there is no calibration.
+        rate: images a second, assumed for a folder of images without times.
+
+    Raises:
+        SequenceError: there is nothing like that at `path`.
+
+    """
+    path = Path(path).expanduser()
+    if path.name == "metadata.yaml":
+        path = path.parent
+    if not path.exists():
+        raise SequenceError(f"{path}: no such file or folder")
+    if path.is_dir() and (path / "rgb.txt").exists():
+        return ImageFolder(path, fov=fov)
+    bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
+    if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
+        from vggt_ros.sequences.bag import BagSequence  # rosbags is not needed for anything else
+
+        return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+    if path.is_dir() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
+        raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
+    return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)
