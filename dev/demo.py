@@ -20,10 +20,10 @@ import numpy as np
 from bags import jpeg, write_bag
 from tqdm import tqdm
 
-from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
+from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
+from vggt_ros.evaluation.pictures import draw_map, draw_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
-from vggt_ros.pictures import draw_map, draw_trajectory
 from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording
 from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record

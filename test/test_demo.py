@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from vggt_ros.evaluation import accuracy
+from vggt_ros.evaluation.errors import accuracy
 from vggt_ros.sequences.bag import BagSequence
 from vggt_ros.storage.files import read_ply, read_trajectory
 

@@ -6,7 +6,7 @@ import pytest
 from data_folder import recorded
 
 from vggt_ros.cli.evaluate import main
-from vggt_ros.evaluation import EvaluationError, accuracy, associate, coverage, depth_accuracy
+from vggt_ros.evaluation.errors import EvaluationError, accuracy, associate, coverage, depth_accuracy
 from vggt_ros.geometry.camera import Camera, sample_sensor
 from vggt_ros.geometry.poses import Sim3, so3_exp
 from vggt_ros.storage.files import FileError, format_stamp, write_trajectory

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vggt_ros.evaluation import EvaluationError, accuracy, depth_accuracy
-from vggt_ros.pictures import draw_trajectory
+from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
+from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.storage.files import FileError, read_trajectory
 

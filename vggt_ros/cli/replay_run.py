@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config
-from vggt_ros.evaluation import Accuracy, EvaluationError, accuracy
+from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.frame_trajectory import frame_path

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.evaluation import Accuracy, align
+from vggt_ros.evaluation.errors import Accuracy, align
 from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences.sequence import Truth
 from vggt_ros.windows.solution import PointCloud
