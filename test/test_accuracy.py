@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from data_folder import recorded
 
-from vggt_ros.cli.benchmark import load
-from vggt_ros.cli.replay_output import report
-from vggt_ros.cli.replay_run import run
+from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
+from vggt_ros.replay.output import report
+from vggt_ros.replay.run import run
 
 LIMITS = {"demo_room": (0.167, 0.95), "tum_fr1_xyz": (0.03, 0.95), "euroc_mh01_start": (0.05, 0.95),
           "kitti07_first160": (1.5, 0.95), "hololens_dvmvs_000": (0.60, 0.80)}

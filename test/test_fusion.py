@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from vggt_ros.benchmarks import fusion, worlds
-from vggt_ros.benchmarks.fabricate import Errors, Network
+from vggt_ros.benchmarks import fusion, trajectories
 from vggt_ros.benchmarks.ours import Fusion
+from vggt_ros.benchmarks.simulated_windows import Errors, Network
 from vggt_ros.cli.benchmark import main
 
 
@@ -82,14 +82,14 @@ def test_a_joint_turns_less_than_a_degree(name):
 
 def test_the_rotation_error_of_a_straight_way_is_that_of_the_cameras():
     """Positions on a line leave open how the map is turned about it; orientations do not."""
-    world = worlds.straight(4, 0)
+    world = trajectories.straight(4, 0)
     windows = Network(world, Errors(), np.random.default_rng(0)).windows()
     assert fusion.measure(world, "straight", 0, 0.0, "ours", fusion.schemes()["ours"], windows, []).rotation < 2
 
 
 def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
     """Its joint window is not to be split in the middle."""
-    network = Network(worlds.partial(31, 0), Errors.none(), np.random.default_rng(0))
+    network = Network(trajectories.partial(31, 0), Errors.none(), np.random.default_rng(0))
     windows = network.windows()
     loops = network.loops(windows, 1.0)
     at = {window.id: window.views.keys() for window in windows}
@@ -100,7 +100,7 @@ def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
 
 
 def test_the_last_partial_window_is_placed_by_its_true_overlap():
-    short = worlds.partial(6, 0)
+    short = trajectories.partial(6, 0)
     windows = Network(short, Errors.none(), np.random.default_rng(0)).windows()
     assert len(windows[-1].views) < 8
     score = fusion.measure(short, "short", 0, 0.0, "ours", fusion.schemes()["ours"], windows, [])

@@ -24,11 +24,11 @@ from sensor_msgs.msg import Image, PointCloud2
 from sensor_msgs_py import point_cloud2
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
-from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config, TfConfig
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.replay.run import run
 from vggt_ros.ros import messages
 from vggt_ros.ros.image_source import names_rectified
 from vggt_ros.ros.transforms import BODY_OPTICAL

@@ -9,11 +9,11 @@ import pytest
 from data_folder import recorded
 
 from vggt_ros.cli.replay import main
-from vggt_ros.cli.replay_output import report, save, write
-from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
+from vggt_ros.replay.output import report, save, write
+from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggt_ros.config import WindowConfig
-from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer
+from vggt_ros.windows.keyframe import Keyframe
+from vggt_ros.windows.sliding_buffer import SlidingBuffer
 
 
 def keyframe(number: int) -> Keyframe:

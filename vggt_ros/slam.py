@@ -33,7 +33,8 @@ from vggt_ros.scale.imu_source import ImuSource
 from vggt_ros.scale.observer import ScaleObserver, given, refactored
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.keyframe import Keyframe, SlidingBuffer, Window
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 
 _LOG = logging.getLogger(__name__)

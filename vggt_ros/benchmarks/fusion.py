@@ -5,41 +5,39 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vggt_ros.benchmarks import worlds
-from vggt_ros.benchmarks.fabricate import Errors, FakeLoop, FakeWindow, Network
+from vggt_ros.benchmarks import trajectories
 from vggt_ros.benchmarks.ours import Fusion
-from vggt_ros.benchmarks.reference import rigid, told
-from vggt_ros.benchmarks.rivals import Poses, camera_centers, dense_points, special_linear
-from vggt_ros.benchmarks.worlds import World
+from vggt_ros.benchmarks.published_schemes import Poses, camera_centers, dense_points, special_linear
+from vggt_ros.benchmarks.reference_schemes import rigid, told
+from vggt_ros.benchmarks.simulated_windows import Errors, FakeLoop, FakeWindow, Network
+from vggt_ros.benchmarks.trajectories import World
 from vggt_ros.geometry.poses import Array, mean_rotation, rotation_angle, umeyama
 
 Make = Callable[[int, int], World]
 Fuse = Callable[[Sequence[FakeWindow], Sequence[FakeLoop]], tuple[Poses, list[bool]]]
 
 SCENES: dict[str, tuple[Make, Errors]] = {
-    "drive": (worlds.drive, Errors()),
-    "room": (worlds.house, Errors()),
-    "bending": (worlds.drive, Errors(bend_rotation=0.02, bend_scale=0.03)),
-    "focal": (worlds.drive, Errors(focal=0.05)),
-    "outliers": (worlds.drive, Errors(outliers=0.05)),
-    "dropped": (worlds.drive, Errors(dropped=0.05)),
-    "straight": (worlds.straight, Errors()),
-    "turn": (worlds.turn, Errors()),
-    "planar": (worlds.planar, Errors()),
-    "partial": (worlds.partial, Errors()),
+    "drive": (trajectories.drive, Errors()),
+    "room": (trajectories.house, Errors()),
+    "bending": (trajectories.drive, Errors(bend_rotation=0.02, bend_scale=0.03)),
+    "focal": (trajectories.drive, Errors(focal=0.05)),
+    "outliers": (trajectories.drive, Errors(outliers=0.05)),
+    "dropped": (trajectories.drive, Errors(dropped=0.05)),
+    "straight": (trajectories.straight, Errors()),
+    "turn": (trajectories.turn, Errors()),
+    "planar": (trajectories.planar, Errors()),
+    "partial": (trajectories.partial, Errors()),
 }
 """Where the camera goes, and what is wrong with the windows; `Errors()` has the values that it does not name."""
 RECORDED = ("tum_fr1_xyz", "hololens_dvmvs_000", "euroc_mh01_start", "kitti07_first160")
-_COLORS = ("#9aa0a6", "#2e86ab", "#e6a23c", "#d1495b", "#6a994e", "#333333", "#f2b5bd")
-EXACT = {"drive": worlds.drive, "room": worlds.house}
+EXACT = {"drive": trajectories.drive, "room": trajectories.house}
 
 
 @dataclass(frozen=True)
@@ -159,75 +157,6 @@ def measure(world: World, scene: str, seed: int, false: float, scheme: str, fuse
                  int((believed & ~np.array(true, bool)).sum()), len(true) - sum(true))
 
 
-def table(results: Sequence[Score]) -> str:
-    """Return medians over seeds, a line for each scene, amount of false loops and scheme; of `joint` the worst."""
-    lines = [f"{'scene':<20} {'false':>5} {'scheme':<17} {'ATE':>8} {'worst':>8} {'rotation':>8} {'joint':>6} "
-             f"{'scale':>7} {'covered':>7} {'time':>6}  loops taken",
-             f"{'':<20} {'':>5} {'':<17} {'% of way':>8} {'%':>8} {'deg':>8} {'deg':>6} "
-             f"{'log':>7} {'%':>7} {'s':>6}  true, false"]
-    for key in dict.fromkeys((r.scene, r.false, r.scheme) for r in results):
-        group = [r for r in results if (r.scene, r.false, r.scheme) == key]
-
-        def median(name: str, group: list[Score] = group) -> float:
-            return float(np.median([getattr(r, name) for r in group]))
-
-        lines.append(
-            f"{key[0]:<20} {key[1]:>5.3g} {key[2]:<17} {median('ate'):>8.3f} {max(r.ate for r in group):>8.3f} "
-            f"{median('rotation'):>8.2f} {max(r.joint for r in group):>6.2f} {median('scale'):>7.3f} "
-            f"{100 * median('covered'):>7.1f} {median('seconds'):>6.2f}  "
-            f"{sum(r.taken for r in group)}/{sum(r.offered for r in group)}, "
-            f"{sum(r.taken_false for r in group)}/{sum(r.offered_false for r in group)}")
-    return "\n".join(lines)
-
-
-def summary(results: Sequence[Score]) -> dict[str, Any]:
-    """Return the figures that the aims are about, and all scores."""
-    index = {(r.scene, r.seed, r.false, r.scheme): r for r in results}
-    against, robust, sources, reached = [], [], [], []
-    rigid_ratios: dict[str, list[float]] = {}
-    for (scene, seed, false, scheme), run in index.items():
-        if scheme != "ours":
-            continue
-        sources.append((run.taken, run.offered))
-        if false == 0:
-            rivals = [index[scene, seed, false, other].ate for other in ("dense", "sl4")]
-            against.append(run.ate / max(min(rivals), 1e-9))
-            reached.append(index[scene, seed, false, "told"].ate / max(min(rivals), 1e-9))
-            rigid_ratios.setdefault(scene, []).append(run.ate / max(index[scene, seed, false, "rigid"].ate, 1e-9))
-        elif (scene, seed, 0.0, "ours") in index:
-            robust.append(run.ate / max(index[scene, seed, 0.0, "ours"].ate, 1e-9))
-    offered = sum(o for _, o in sources)
-    return {"ate_over_better_rival_median": float(np.median(against)) if against else None,
-            "ate_told_over_better_rival_median": float(np.median(reached)) if reached else None,
-            "ate_over_rigid_median": {scene: float(np.median(ratios)) for scene, ratios in rigid_ratios.items()},
-            "ate_with_false_over_without_median": float(np.median(robust)) if robust else None,
-            "ate_with_false_over_without_worst": max(robust, default=None),
-            "true_loops_rejected": 1 - sum(t for t, _ in sources) / offered if offered else None,
-            "runs": [asdict(r) for r in results]}
-
-
-def draw(path: Path, results: Sequence[Score]) -> None:
-    """Write a picture of the ATE of every run, a panel for each amount of false loops."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    amounts = sorted({r.false for r in results})
-    names, kinds = list(dict.fromkeys(r.scene for r in results)), list(dict.fromkeys(r.scheme for r in results))
-    figure = Figure(figsize=(10, 2.6 * len(amounts) + 1), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for plot, amount in zip(figure.subplots(len(amounts), 1, sharex=True, squeeze=False)[:, 0], amounts, strict=True):
-        for offset, (kind, color) in enumerate(zip(kinds, _COLORS, strict=False)):
-            runs = [r for r in results if r.false == amount and r.scheme == kind]
-            x = [names.index(r.scene) + 0.15 * (offset - (len(kinds) - 1) / 2) for r in runs]
-            plot.semilogy(x, [max(r.ate, 1e-4) for r in runs], ".", color=color, label=kind, alpha=0.7)
-        plot.set_ylabel(f"ATE, % of the way\n{amount:g} false loops a true one")
-        plot.grid(axis="y", color="#dddddd", linewidth=0.6)
-        plot.set_axisbelow(True)
-        plot.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    figure.axes[0].legend(ncols=len(kinds), loc="upper left", fontsize=8)
-    figure.savefig(path)
-
-
 def _joint(world: World, windows: Sequence[FakeWindow], poses: Poses) -> float:
     """Return how much more two windows in a row are turned against each other than in themselves, at most, degrees.
 
@@ -249,4 +178,4 @@ def _joint(world: World, windows: Sequence[FakeWindow], poses: Poses) -> float:
 
 
 def _recorded(path: Path) -> Make:
-    return lambda windows, seed: worlds.recorded(path, windows, seed)
+    return lambda windows, seed: trajectories.recorded(path, windows, seed)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vggt_ros.benchmarks.fabricate import LENGTH, OVERLAP, FakeLoop, FakeWindow
-from vggt_ros.benchmarks.rivals import Poses
+from vggt_ros.benchmarks.published_schemes import Poses
+from vggt_ros.benchmarks.simulated_windows import LENGTH, OVERLAP, FakeLoop, FakeWindow
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Sim3
 from vggt_ros.pose_graph.consistency import Loop

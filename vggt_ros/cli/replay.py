@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from vggt_ros.cli.replay_output import save, summary, write
-from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
+from vggt_ros.replay.output import save, summary, write
+from vggt_ros.replay.run import run
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, read_trajectory

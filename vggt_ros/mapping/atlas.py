@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.allocator import give_back
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features, describe
 from vggt_ros.geometry.poses import Array, Sim3
@@ -369,13 +368,12 @@ class Atlas:
             self._pivot[edge.second] = edge.first_second.inverse().translation
 
     def _contract(self) -> None:
-        """Let go of the graph's nodes that no keyframe needs, and of the memory that keyframes have left."""
+        """Let go of the graph's nodes that no keyframe needs."""
         made = self._graph.contract(placed.node for placed in self._placed.values())
         nodes = self._graph.map_node.keys()
         self._pivot = {node: point for node, point in self._pivot.items() if node in nodes}
         self._links.keep(nodes)
         self._note_steps(made)
-        give_back()
 
     def _take(self, window: Window, kept: dict[int, KeptKeyframe]) -> None:
         images = {keyframe.id: keyframe for keyframe in window.keyframes}

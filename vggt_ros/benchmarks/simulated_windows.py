@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from vggt_ros.benchmarks.worlds import INTRINSICS, SIZE, World, turned
+from vggt_ros.benchmarks.trajectories import INTRINSICS, SIZE, World, turned
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.windows.alignment import View
 from vggt_ros.windows.solution import KeptKeyframe

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vggt_ros.cli.metric_sources import MetricSources
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.camera import Rectifier
@@ -20,6 +19,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.frame_trajectory import frame_path
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.metric_sources import MetricSources
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord

@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _measure(mode: str, options: Sequence[str]) -> dict[str, Any]:
     """Return the figures of one process; raises BenchmarkError."""
-    done = subprocess.run([sys.executable, "-m", "vggt_ros.reconstruction.vggt.measure", mode, *options],
+    done = subprocess.run([sys.executable, "-m", "vggt_ros.benchmarks.vggt_measure", mode, *options],
                           capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]

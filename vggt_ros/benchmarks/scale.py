@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli.replay_output import report
-from vggt_ros.cli.replay_run import run
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.output import report
+from vggt_ros.replay.run import run
 from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam

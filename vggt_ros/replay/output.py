@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli.replay_run import Run
 from vggt_ros.evaluation.pictures import draw_map, draw_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
+from vggt_ros.replay.run import Run
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.storage.map_folder import StorageError, save_map
 from vggt_ros.windows.solution import UNKNOWN

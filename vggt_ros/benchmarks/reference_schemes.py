@@ -16,8 +16,8 @@ from itertools import pairwise
 import gtsam
 import numpy as np
 
-from vggt_ros.benchmarks.fabricate import FakeLoop, FakeWindow
-from vggt_ros.benchmarks.rivals import Poses, placed, similarity
+from vggt_ros.benchmarks.published_schemes import Poses, placed, similarity
+from vggt_ros.benchmarks.simulated_windows import FakeLoop, FakeWindow
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.sim3 import to_matrix, to_sim3, transported

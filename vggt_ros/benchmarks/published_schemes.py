@@ -21,7 +21,7 @@ from itertools import pairwise
 import gtsam
 import numpy as np
 
-from vggt_ros.benchmarks.fabricate import FakeLoop, FakeWindow
+from vggt_ros.benchmarks.simulated_windows import FakeLoop, FakeWindow
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, Sim3, inverse, orthonormalize, pose, umeyama
 from vggt_ros.windows.alignment import View

@@ -1,0 +1,54 @@
+"""benchmark memory: growth of resident memory in a bounded space."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vggt_ros.config import Config
+from vggt_ros.slam import Slam
+from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
+from vggt_ros.windows.keyframe import Keyframe, Window
+
+
+def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) -> dict[str, float]:
+    """Map a room over and over again from exact geometry and return what that costs; prints it too.
+
+    Windows go straight to `Slam.step`, laps of `lap` keyframes each, so that the space is bounded and only what is
+    kept of keyframes, windows and map grows; beyond `map.max_keyframes` no more keyframes are kept.
+    """
+    config = config or Config()
+    scene = room()
+    poses = laps(lap, laps=1.0)
+    stamps = np.arange(keyframes) * 10**8
+    truth = poses[np.arange(keyframes) % lap]
+    oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.multiview.depth_width)
+    slam = Slam(config, oracle)
+    view, shape = pinhole(320, 240), (320, 240)
+    images = [scene.render(matrix, view, shape)[0] for matrix in poses[:keyframes]]  # before anything is measured
+    size, overlap = config.windows.size, config.windows.overlap
+    made: list[Keyframe] = []
+    resident: dict[int, float] = {}
+    window = 0
+    for index in range(keyframes):
+        made.append(Keyframe(index, int(stamps[index]), images[index % lap], view))
+        if len(made) == size:
+            slam.step(Window(window, tuple(made), tuple(k.id for k in made[:overlap]) if window else ()))
+            made, window = made[-overlap:], window + 1
+        if (index + 1) % (keyframes // 2) == 0:
+            resident[index + 1] = _resident()
+            print(f"{index + 1} keyframes: {resident[index + 1]:.1f} MB resident, {len(slam.map_cloud())} points",
+                  flush=True)
+    half = keyframes // 2
+    growth = (resident[2 * half] - resident[half]) / half
+    print(f"{growth:.3f} MB a keyframe, {100 * (resident[2 * half] / resident[half] - 1):.1f} % in the second half; "
+          f"{len(slam.solution)} keyframes kept, {slam.counts.released} let go, {slam.counts.loops} loops")
+    return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
+
+
+def _resident() -> float:
+    """Return this process's resident memory in MB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
