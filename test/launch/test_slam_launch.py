@@ -17,7 +17,7 @@ from launch.actions import GroupAction, IncludeLaunchDescription, RegisterEventH
 from launch.event_handlers import OnProcessExit, OnProcessIO, OnProcessStart
 from launch_ros.actions import Node
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 from scenarios import SCENARIOS, play
 from stage import Stage
 

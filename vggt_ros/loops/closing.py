@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
-from vggt_ros.loops.verification import LoopRefused, Relation, Sight, relate, sight
+from vggt_ros.loops.verification import LoopRefused, Sight, relate, sight
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.map_keyframes import keep, own_views
 from vggt_ros.places.database import Places, within_reach
 from vggt_ros.places.keyframe_images import Album
+from vggt_ros.pose_graph.relative_poses import Relation
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
 from vggt_ros.threads import give_way
 from vggt_ros.windows.keyframe import Keyframe, Window

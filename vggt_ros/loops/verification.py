@@ -20,7 +20,7 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
-from vggt_ros.pose_graph.relative_poses import Step, across, steps
+from vggt_ros.pose_graph.relative_poses import Relation, across, steps
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.windows.solution import KeptKeyframe
 
@@ -73,20 +73,6 @@ def sight(older: KeptKeyframe, older_features: Features, newer: KeptKeyframe, ne
     if rotation_angle(older_newer[:3, :3] @ newer_older[:3, :3]) > np.radians(5):
         return None
     return Sight(min(len(first), len(second)), older_newer)
-
-
-@dataclass(frozen=True, eq=False)
-class Relation:
-    """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
-
-    `steps` are those that the joint reconstruction has between keyframes of the map, on either side; `images` is how
-    many of the newer place's say so, each for itself.
-    """
-
-    first_second: Sim3
-    covariance: Array
-    steps: tuple[Step, ...] = ()
-    images: int = 1
 
 
 def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: Sight,

@@ -41,6 +41,20 @@ class Step:
     known: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
+
+    `steps` are those that the joint reconstruction has between keyframes of the map, on either side; `images` is how
+    many of the newer place's say so, each for itself.
+    """
+
+    first_second: Sim3
+    covariance: Array
+    steps: tuple[Step, ...] = ()
+    images: int = 1
+
+
 def steps(window: Mapping[int, View], known: Mapping[int, View] | None = None,
           alignment: Alignment | None = None) -> Iterator[Step]:
     """Yield the steps of a window, so that the map has the first keyframe of each when its turn comes.

@@ -4,20 +4,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
@@ -28,29 +23,24 @@ from vggt_ros.reconstruction.deferred import READY, Create, Deferred
 from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import Commands, Steps
 from vggt_ros.ros.diagnostics import Monitor
-from vggt_ros.ros.image_source import THROTTLE, ImageSource
-from vggt_ros.ros.interrupts import single_interrupt
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.image_tracking import ImageTracking
 from vggt_ros.ros.lifecycle import SteadyLifecycleNode
 from vggt_ros.ros.log import NodeLog
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Frames
-from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.threads import hand_over_quickly, let_others_go, one_thread_for_linear_algebra
-from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, Update
+from vggt_ros.threads import hand_over_quickly, one_thread_for_linear_algebra
+from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
 _APART = partial(create_reconstructor, apart=True)
 Success = TransitionCallbackReturn.SUCCESS
-_LATE = 40_000_000
-"""Nanoseconds from an image's arrival until its turn, after which the camera is not looked for all over the map."""
-_HURRIED = 5
-"""Images in a row for which that holds: on a slow machine all of them may be late."""
 
 
 class SlamNode(SteadyLifecycleNode):
@@ -86,13 +76,14 @@ class SlamNode(SteadyLifecycleNode):
         self.worker.call(self.reconstructor.load)
         self.frames = Frames(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
         self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
-        self.source = ImageSource(self, self.config.camera, self._image_size, self._track, self.reset,
+        self.source = ImageSource(self, self.config.camera, self._image_size,
+                                  lambda frame, camera_frame: self.tracking.take(frame, camera_frame), self.reset,
                                   lambda: self.reconstructor.state == READY)
         self.metric = MetricInput(self, self.config, self.slam, self.frames, self.source, self.worker.call)
         self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._resetting: Future[Any] | None = None
-        self._last_keyframe = time.monotonic()
-        self._hurried = 0
+        self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.frames, self.outputs, self.metric,
+                                      self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self.reset)
         self.monitor.trouble = lambda: self.maps.trouble
         self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
@@ -109,7 +100,7 @@ class SlamNode(SteadyLifecycleNode):
         super().on_activate(state)
         self._active = True
         self.outputs.republish()
-        self._last_keyframe = time.monotonic()
+        self.tracking.resume()
         self.source.start()
         self.metric.start()
         self.get_logger().info(f"images from {self.source.topic}, calibration from {self.source.info_topic}")
@@ -119,7 +110,7 @@ class SlamNode(SteadyLifecycleNode):
         """Unsubscribe and solve what waits; the map stays."""
         self.source.stop()
         self.metric.stop()
-        self._offer(self.slam.flush())
+        self.tracking.flush()
         self._report()
         self._active = False
         return super().on_deactivate(state)
@@ -158,7 +149,7 @@ class SlamNode(SteadyLifecycleNode):
         self.frames.close()
         self._log.close()
 
-    # Every image.
+    # Every image; see also image_tracking.py.
 
     def _image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the working size for a camera, for which the reconstructor prepares before the first window."""
@@ -166,46 +157,7 @@ class SlamNode(SteadyLifecycleNode):
         self.worker.call(lambda: self.reconstructor.prepare(*size))
         return size
 
-    def _track(self, frame: Frame, camera_frame: str) -> None:
-        self.frames.locate_camera(camera_frame)
-        began = time.perf_counter()
-        try:
-            tracked = self.slam.locate(frame, search=self._has_time())
-        except Exception as error:  # one bad image must not take the node down
-            self._note_failure(error)
-            return
-        located = time.perf_counter()
-        if not self._is_resetting():  # before what only keyframes need: the pose is waited for
-            self.frames.broadcast(tracked)
-            self.outputs.publish_tracked(tracked)
-        let_others_go()
-        self.monitor.latency.note(self.source.received_at, busy=not self.worker.idle)
-        published = time.perf_counter()
-        try:
-            tracked = self.slam.select(room=self.worker.room)
-        except Exception as error:  # its pose stands
-            self._note_failure(error)
-        if tracked.keyframe is not None:
-            self._last_keyframe = time.monotonic()
-        self.metric.note(tracked)
-        self._offer(tracked.window)
-        self.monitor.note(tracked, located - began + time.perf_counter() - published, published - located)
-
-    def _has_time(self) -> bool:
-        """Return False if the newest image has waited for others, but not for many in a row."""
-        late = self.source.received_at > 0 and time.time_ns() - self.source.received_at > _LATE
-        self._hurried = self._hurried + 1 if late and self._hurried < _HURRIED else 0
-        return self._hurried == 0
-
-    def _note_failure(self, error: Exception) -> None:
-        self.monitor.failed += 1
-        self.get_logger().error(f"{self.source.topic}: tracking failed: {error!r}", throttle_duration_sec=THROTTLE)
-
     # Every window.
-
-    def _offer(self, window: Window | None) -> None:
-        if window is not None:
-            self.worker.offer(window)
 
     def _hand_over(self, result: Update | Exception) -> None:
         """Take a result on the worker's thread and wake the executor."""
@@ -247,8 +199,8 @@ class SlamNode(SteadyLifecycleNode):
             return
         self.source.warn_if_silent()
         pause = self.config.windows.flush_after
-        if pause > 0 and time.monotonic() - self._last_keyframe > pause:
-            self._offer(self.slam.flush())
+        if pause > 0:
+            self.tracking.flush(pause)
         if not self._is_resetting():
             self.outputs.refresh()
 
@@ -318,34 +270,7 @@ def main() -> int:
         return 0
     one_thread_for_linear_algebra()
     hand_over_quickly()
-    with single_interrupt():
-        rclpy.init()
-        try:
-            return _run()
-        finally:
-            rclpy.try_shutdown()
-    return 0
-
-
-def _run() -> int:
-    try:
-        node = SlamNode()
-    except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"vggt_slam: {error}", file=sys.stderr)
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except rclpy_implementation.RCLError:  # a callback was about to publish when a signal shut the context down
-        if rclpy.ok():
-            raise
-    finally:
-        node.close()
-        node.destroy_node()
-    return 0
+    return spin("vggt_slam", SlamNode)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""What holds the package together: its description, its layers, and the files that must agree with each other."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+from paths import ROOT
+
+PACKAGE = ROOT / "vggt_ros"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+WINGS = ("settings", "threads"), ("config",), ("geometry",), ("windows",), ("reconstruction",), ("features",), \
+    ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), \
+    ("worker",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
+"""Lowest first: what a wing imports stands below it, or in it."""
+BESIDE = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
+"""Around the algorithm, never imported by it: each with the highest wing that it may import."""
+ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
+AROUND = ORDER["replay"]  # from here up, what is beside the algorithm may be imported
+
+CONFINED = {
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
+    "tf2_ros": ("vggt_ros/ros/",),
+    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/vggt_measure.py"),
+    "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
+}
+
+
+def wing(module: str) -> str:
+    """Return the wing of a dotted name such as vggt_ros.ros.slam_node; empty for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+KNOWN = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+"""Dotted name to file, of every module."""
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports anywhere, also inside functions and for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; say which package"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names} & KNOWN.keys()
+            found |= modules or {node.module}
+    return found
+
+
+def wings_imported() -> dict[str, dict[str, str]]:
+    """Return wing to the wings that it imports, each with a module that does."""
+    found: dict[str, dict[str, str]] = {}
+    for name, path in KNOWN.items():
+        for other in imports(path):
+            if other.startswith("vggt_ros.") and wing(other) != wing(name):
+                found.setdefault(wing(name), {})[wing(other)] = f"{name} imports {other}"
+    found.pop("", None)  # the package itself: the front door to all of them
+    return found
+
+
+def test_every_wing_has_its_place():
+    assert {wing(name) for name in KNOWN} - {""} == ORDER.keys() | BESIDE.keys()
+
+
+def test_arrows_between_wings_point_down():
+    for here, others in wings_imported().items():
+        for other, what in others.items():
+            if other in BESIDE:
+                assert here in BESIDE or ORDER[here] >= AROUND, f"{what}, which is beside the algorithm"
+            elif here in BESIDE:
+                assert ORDER[other] <= ORDER[BESIDE[here]] or other == "storage", f"{what}: too high for {here}"
+            else:
+                assert ORDER[other] < ORDER[here], f"{what}, which is above it"
+
+
+def test_no_circle_of_modules():
+    """Not even within a wing, nor inside functions: what must be imported late is in another file than thought."""
+    known = {name: imports(path) & KNOWN.keys() for name, path in KNOWN.items() if name != "vggt_ros"}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " imports ".join([*above[above.index(name):], name])
+        if name not in done:
+            for other in known.get(name, ()):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in known:
+        visit(name, ())
+
+
+def test_modules_are_one_idea_each():
+    assert not [f"{path}: {count} lines" for path in MODULES if (count := len(path.read_text().splitlines())) > 300]
+
+
+@pytest.mark.parametrize("library", CONFINED)
+def test_heavy_imports_stay_where_they_belong(library):
+    allowed = CONFINED[library]
+    users = {str(path.relative_to(ROOT)) for path in MODULES if any(name.split(".")[0] == library for name in
+                                                                  imports(path))}
+    assert not [user for user in users if not user.startswith(allowed)]
+    if library in ("rclpy", "gtsam"):
+        assert users, "the test looks in the wrong place"
+
+
+def test_core_needs_neither_ros_nor_torch():
+    code = ("import sys, vggt_ros.slam, vggt_ros.worker, vggt_ros.reconstruction;"
+            "print([name for name in ('rclpy', 'torch') if name in sys.modules])")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def test_package_xml():
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert tree.get("format") == "3" and tree.findtext("name") == "vggt_ros"
+    assert tree.findtext("export/build_type") == "ament_python"
+    assert tree.findtext("license") == "Apache-2.0" and (ROOT / tree.find("license").get("file")).exists()
+    order = [child.tag for child in tree]
+    head = ["name", "version", "description", "maintainer", "license", "url", "url", "url", "author"]
+    assert order[:len(head)] == head, "the schema asks for this order"
+    catkin = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg is not installed")
+    catkin.parse_package(str(ROOT / "package.xml")).validate()
+
+
+def test_dependencies_are_declared():
+    """Every ROS package that the code or the launch file imports is in package.xml, every other one from pip too."""
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {item.text for item in tree.iter("exec_depend")}
+    pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
+            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "faiss-cpu"}
+    used = set()
+    for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
+        used |= {name.split(".")[0] for name in imports(path)}
+    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub"}  # named in an error or by the README
+    used -= {"vggt_ros", "__future__"} | optional | set(sys.stdlib_module_names)
+    missing = {name for name in used if not {name, keys.get(name, name)} & (declared | pip)}
+    assert not missing
+
+
+def test_versions_agree():
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    setup = (ROOT / "setup.py").read_text()
+    code = (PACKAGE / "__init__.py").read_text()
+    assert tree.findtext("version") == re.search(r'version="([^"]+)"', setup)[1] == \
+        re.search(r'__version__ = "([^"]+)"', code)[1]
+
+
+def entry_points() -> dict[str, tuple[str, str]]:
+    found = re.findall(r'"(\w+) = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text())
+    return {name: (module, function) for name, module, function in found}
+
+
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark"])
+def test_entry_points_lead_somewhere(name):
+    module, function = entry_points()[name]
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    assert path.exists(), f"{name}: {path} does not exist"
+    assert function in {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_commands_are_executable():
+    for name in ("dev/setup", "dev/demo", "dev/test", "dev/run", ".ci/run"):
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+def settings_writer():
+    spec = importlib.util.spec_from_file_location("slam_yaml", ROOT / "dev" / "slam_yaml.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    return writer
+
+
+def test_parameter_file_is_the_settings():
+    """config/slam.yaml is what dev/slam_yaml.py writes, and reads back as the defaults with their types."""
+    from vggt_ros.config import Config
+
+    writer = settings_writer()
+    text = (ROOT / "config" / "slam.yaml").read_text()
+    assert text == writer.slam_yaml(), "run: python dev/slam_yaml.py"
+    read = yaml.safe_load(text)["/**"]["ros__parameters"]
+    flat = {name: value for name, value in read.items() if not isinstance(value, dict)}
+    flat |= {f"{group}.{name}": value for group, values in read.items() if isinstance(values, dict)
+             for name, value in values.items()}
+    defaults = {setting.name: value for setting, value in Config()}
+    assert flat == defaults
+    assert {name: type(value) for name, value in flat.items()} == {name: type(v) for name, v in defaults.items()}
+
+
+def rviz_topics() -> dict[str, tuple[str, str]]:
+    """Return topic to (display class, durability) of config/slam.rviz."""
+    displays = yaml.safe_load((ROOT / "config" / "slam.rviz").read_text())["Visualization Manager"]["Displays"]
+    return {display["Topic"]["Value"]: (display["Class"].split("/")[-1], display["Topic"]["Durability Policy"])
+            for display in displays if "Topic" in display}
+
+
+DISPLAYS = {"PointCloud2": "sensor_msgs/msg/PointCloud2", "Path": "nav_msgs/msg/Path",
+            "MarkerArray": "visualization_msgs/msg/MarkerArray", "Odometry": "nav_msgs/msg/Odometry",
+            "PoseWithCovariance": "geometry_msgs/msg/PoseWithCovarianceStamped", "Image": "sensor_msgs/msg/Image",
+            "Map": "nav_msgs/msg/OccupancyGrid"}
+"""Display of RViz to the type that it shows."""
+
+
+@pytest.fixture(scope="module")
+def node_topics(tmp_path_factory):
+    """Topics of the real node, configured: name to (type, latched)."""
+    rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from rclpy.qos import DurabilityPolicy
+
+    from vggt_ros.ros.slam_node import SlamNode
+
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=73)
+    node = SlamNode(context=context, parameter_overrides=[rclpy.Parameter("reconstructor", value="multiview")])
+    configured = node.trigger_configure()
+    try:
+        assert configured == TransitionCallbackReturn.SUCCESS
+        found = {}
+        for topic, kinds in node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace()):
+            if (topic.startswith("/vggt_slam/") and "transition_event" not in topic) or topic == "/diagnostics":
+                (info,) = node.get_publishers_info_by_topic(topic)
+                found[topic] = (kinds[0], info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL)
+        yield found
+    finally:
+        if configured == TransitionCallbackReturn.SUCCESS:
+            node.trigger_cleanup()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_node_publishes_what_was_promised(node_topics):
+    promised = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
+    assert set(node_topics) == {f"/vggt_slam/{name}" for name in promised} | {"/diagnostics"}
+    assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
+        {"path", "map", "grid", "markers", "status"}
+
+
+def test_rviz_shows_what_the_node_publishes(node_topics):
+    """A display of a topic that nobody publishes, or of a durability that hides a latched one, is a fault of peers."""
+    shown = rviz_topics()
+    assert shown
+    for topic, (display, durability) in shown.items():
+        kind, latched = node_topics[topic]
+        assert DISPLAYS[display] == kind, topic
+        assert durability == ("Transient Local" if latched else "Volatile"), topic
+
+
+def test_launch_file_remaps_all_that_rviz_shows():
+    launch = (ROOT / "launch" / "slam.launch.py").read_text()
+    shown = ast.literal_eval(re.search(r"^SHOWN = (\(.*?\))$", launch, re.MULTILINE)[1])
+    assert {f"/vggt_slam/{name}" for name in shown} == set(rviz_topics())
+
+
+def test_readme_names_the_topics(node_topics):
+    """The README's table of outputs: | `~/topic` | type | QoS |, latched ones by the words transient local."""
+    readme = ROOT / "README.md"
+    rows = re.findall(r"^\|\s*`(~/[\w/]+|/diagnostics)`\s*\|\s*`?([\w/]+)`?\s*\|([^|]*)\|", readme.read_text(),
+                      re.MULTILINE)
+    outputs = {topic.replace("~", "/vggt_slam"): (kind, "transient local" in qos) for topic, kind, qos in rows
+               if kind.count("/") >= 1 and not kind.startswith("std_srvs")}
+    assert outputs == {topic: (kind.replace("/msg/", "/"), latched) for topic, (kind, latched) in node_topics.items()}
+
+
+def test_readme_names_every_setting():
+    readme = (ROOT / "README.md").read_text()
+    assert readme == settings_writer().readme_with_parameters(readme), "run: python dev/slam_yaml.py"
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `", readme, re.MULTILINE)
+    assert len(rows) > 40

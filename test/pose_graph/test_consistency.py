@@ -1,0 +1,216 @@
+"""Which loops the graph believes: drives with true loops, false ones, and families of false ones that agree."""
+
+import numpy as np
+import pytest
+from graphs import BREAK, DRIFT, LAP, LOOP, broken, error, laps, measured
+from test_pose_graph import COVARIANCE, noisy
+
+from vggt_ros.geometry.poses import Sim3, so3_exp
+from vggt_ros.pose_graph.graph import PoseGraph
+
+
+def drive(seed, count=140, false=False, overconfident=1.0):
+    """Graph, truth, true loops and false loops; as many false as true, half of them in families of four."""
+    rng, wrong = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
+    truth, graph = laps(count, rng), PoseGraph()
+    graph.add_submap(0, truth[0])
+    good, bad, family = [], [], []
+    for i in range(1, count):
+        step, covariance = measured(truth[i - 1].inverse() @ truth[i], DRIFT, truth[i].scale, rng, overconfident)
+        graph.add_node(i, i - 1, step, covariance)
+        if i >= LAP and i % 4 == 0:
+            j = i - LAP * int(rng.integers(1, i // LAP + 1))
+            good.append(graph.add_loop(j, i, *measured(truth[j].inverse() @ truth[i], LOOP, truth[i].scale, rng)))
+        if not false or i < LAP // 2:
+            continue
+        alike = Sim3(float(np.exp(0.1 * wrong.standard_normal())), so3_exp(0.3 * wrong.standard_normal(3)),
+                     wrong.standard_normal(3))
+        if i % 8 == 3:  # a place that looks like this one
+            j = int(wrong.integers(0, i - 10))
+            alike = Sim3(alike.scale * truth[i].scale / truth[j].scale, alike.rotation,
+                         alike.translation / truth[j].scale)
+            bad.append(graph.add_loop(j, i, *measured(alike, LOOP, truth[i].scale, wrong)))
+        if i % 32 == 5:  # a corridor that looks like this one: the next windows see the same elsewhere
+            j = int(wrong.integers(0, i - 10))
+            here = Sim3(truth[i].scale, truth[i].rotation, truth[i].translation)
+            elsewhere = Sim3(alike.scale * truth[i].scale, truth[j].rotation @ alike.rotation,
+                             truth[j].translation + alike.translation)
+            family = [(j, elsewhere @ here.inverse())] * 4
+        if family:
+            j, shift = family.pop()
+            seen = truth[j].inverse() @ shift @ truth[i]
+            bad.append(graph.add_loop(j, i, *measured(seen, LOOP, truth[i].scale, wrong)))
+    return graph, truth, good, bad
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("overconfident", [1.0, 2.0])
+def test_false_loops_and_families_change_nothing(seed, overconfident):
+    """As many false as true, with overlaps as good as they say and twice as bad; every seed."""
+    clean, truth, good, _ = drive(seed, overconfident=overconfident)
+    graph, truth, good_among_bad, bad = drive(seed, false=True, overconfident=overconfident)
+    assert len(bad) >= len(good)
+    assert sum(loop.taken for loop in bad) == 0
+    assert sum(loop.taken for loop in good_among_bad) >= 0.8 * len(good)
+    assert error(graph, truth) <= 1.1 * error(clean, truth)
+
+
+def test_reasons_and_edges_tell_what_became_of_loops():
+    graph, _, _, _ = drive(0, false=True)
+    kinds = [edge.kind for edge in graph.edges]
+    assert kinds.count("loop") == sum(loop.taken for loop in graph.loops) > 0
+    assert kinds.count("refused") == sum(not loop.taken for loop in graph.loops) > 0
+    assert all("chi-square" in loop.reason or "contradicted" in loop.reason for loop in graph.loops if not loop.taken)
+
+
+def test_a_loop_that_later_ones_contradict_is_taken_out():
+    """After a blind stretch a false loop fits as well as any; two true ones overrule it."""
+    rng = np.random.default_rng(0)
+    truth, graph = laps(60, rng), PoseGraph()
+    graph.add_submap(0, truth[0])
+    for i in range(1, 60):
+        covariance = COVARIANCE if i != 30 else np.diag([1.0] * 3 + [100.0] * 3 + [1.0])
+        graph.add_node(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.003), covariance)
+    wrong = graph.add_loop(2, 40, truth[12].inverse() @ truth[40], LOOP)
+    assert wrong.taken
+    right = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (3, 10, 17)]
+    assert all(loop.taken for loop in right)
+    assert not wrong.taken and "contradicted" in wrong.reason
+
+
+def test_a_loop_joins_two_submaps_and_nothing_is_torn():
+    """The younger submap moves as a whole; a third that nothing connects stays where it is."""
+    rng = np.random.default_rng(0)
+    truth, graph = laps(50, rng), PoseGraph()
+    astray = Sim3(0.4, so3_exp(np.array([0.5, 2.0, 0.3])), np.array([30.0, 5, 1]))
+    for i in range(50):
+        if i in (0, 20, 40):
+            graph.add_submap(i, astray @ truth[i] if i else truth[0])
+        else:
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+    assert [graph.component(i) for i in (0, 25, 45)] == [0, 1, 2]
+    loops = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (4, 8)]
+    assert all(loop.taken for loop in loops) and [graph.component(i) for i in (0, 25, 45)] == [0, 1, 0]
+    for i in (*range(20), *range(40, 50)):
+        assert np.allclose(graph.map_node[i].translation, truth[i].translation, atol=1e-6)
+        assert graph.map_node[i].scale == pytest.approx(truth[i].scale)
+    assert np.allclose(graph.map_node[25].translation, astray.apply(truth[25].translation))
+    for i in (30, 35):
+        graph.add_loop(i + 11, i, truth[i + 11].inverse() @ truth[i], LOOP)
+    assert graph.component(25) == 0
+    assert error(graph, truth) < 1e-6
+
+
+def test_a_false_joint_is_undone():
+    """The submap that two false loops have joined, which agree, goes where several true ones put it."""
+    rng = np.random.default_rng(1)
+    truth, graph = laps(70, rng), PoseGraph()
+    for i in range(70):
+        if i in (0, 40):
+            graph.add_submap(i, truth[0])
+        else:
+            graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
+    shift = truth[30] @ truth[12].inverse()
+    wrong = [graph.add_loop(i - 12, i, truth[i - 12].inverse() @ shift @ truth[i], LOOP) for i in (42, 43)]
+    assert all(loop.taken for loop in wrong)
+    right = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (45, 52, 60, 67)]
+    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong)
+    assert error(graph, truth) < 0.01  # a third of the loops' own sigma
+
+
+"""How well the place is known at which a chain broke, in map units."""
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("false_first", [True, False])
+def test_a_family_that_agrees_with_itself_does_not_join_submaps_elsewhere(seed, false_first):
+    """Four loops of a look-alike corridor, and three true ones of one stretch of the way, in either order."""
+    rng = np.random.default_rng(seed)
+    graph, truth = broken(rng, rng.standard_normal(7))
+    shift = truth[22] @ truth[44].inverse()  # half the block away
+    family = [(i - 22, i, truth[i - 22].inverse() @ shift @ truth[i]) for i in range(44, 48)]
+    right = [(i - LAP, i, truth[i - LAP].inverse() @ truth[i]) for i in (45, 47, 49)]
+    offered = [*family, *right] if false_first else [*right, *family]
+    loops = {id(offer): graph.add_loop(*offer[:2], *measured(offer[2], LOOP, truth[offer[1]].scale, rng))
+             for offer in offered}
+    assert not any(loops[id(offer)].taken for offer in family)
+    assert all(loops[id(offer)].taken for offer in right) and graph.component(60) == 0
+    assert error(graph, truth) < 0.2
+
+
+def test_one_loop_joins_submaps_where_it_is_likely():
+    """The camera comes back to one place only: that is enough where the chain broke."""
+    rng = np.random.default_rng(2)
+    graph, truth = broken(rng, np.full(7, 1.5))
+    loop = graph.add_loop(6, 46, truth[6].inverse() @ truth[46], LOOP)
+    assert loop.taken and loop.reason == "joins two submaps" and graph.component(60) == 0
+    assert error(graph, truth) < 0.1  # of 3.5 that the break was off, the steps share a little
+
+
+def test_two_stretches_of_the_way_outvote_the_place_at_which_the_chain_broke():
+    """The window at which it broke was wrong altogether: a lone family is not believed, a second one joins."""
+    rng = np.random.default_rng(3)
+    graph, truth = broken(rng, np.array([0, 20.0, 0, 8, 0, 8, 0]))
+    first = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (44, 46, 48)]
+    assert not any(loop.taken for loop in first) and graph.component(60) == 1
+    later = graph.add_loop(18, 58, truth[18].inverse() @ truth[58], LOOP)
+    assert later.taken and all(loop.taken for loop in first) and graph.component(60) == 0
+    assert error(graph, truth) < 0.01
+
+
+def test_a_better_hypothesis_moves_a_joined_submap():
+    """A false loop that the break allows joins first; a single true one fits the break better."""
+    rng = np.random.default_rng(4)
+    graph, truth = broken(rng, np.zeros(7))
+    x = 4.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
+    there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
+    wrong = graph.add_loop(5, 44, truth[5].inverse() @ there @ truth[44], LOOP)
+    assert wrong.taken and graph.component(60) == 0
+    assert graph.add_loop(15, 55, truth[15].inverse() @ truth[55], LOOP).taken
+    assert not wrong.taken and error(graph, truth) < 0.01
+
+
+def test_a_large_family_that_strains_the_break_loses_to_fewer_loops_that_do_not():
+    """Six loops of a corridor join first; loops inside the younger submap say nothing of how it lies to the older."""
+    rng = np.random.default_rng(5)
+    graph, truth = broken(rng, np.zeros(7))
+    x = 5.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
+    there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
+    family = [graph.add_loop(i - 38, i, truth[i - 38].inverse() @ there @ truth[i], LOOP) for i in range(42, 48)]
+    assert all(loop.taken for loop in family) and graph.component(60) == 0
+    within = [graph.add_loop(i, i + 12, truth[i].inverse() @ truth[i + 12], LOOP) for i in (41, 48, 55)]
+    right = [graph.add_loop(i - 30, i, truth[i - 30].inverse() @ truth[i], LOOP) for i in (50, 52)]
+    assert all(loop.taken for loop in (*within, *right)) and not any(loop.taken for loop in family)
+    assert error(graph, truth) < 0.01
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
+    """Beyond the most that are solved for, the overlaps say what the oldest said; false loops still change nothing."""
+    free, truth, *_ = drive(seed, count=260, false=True)
+    monkeypatch.setattr("vggt_ros.pose_graph.loop_selection._MOST_LOOPS", 20)
+    graph, _, good, bad = drive(seed, count=260, false=True)
+    assert graph.settled >= 30 and sum(loop.taken for loop in graph.loops) == len(good) - graph.settled <= 20
+    assert len({loop.id for loop in graph.loops}) == len(graph.loops) <= 20 + 20 + 5
+    assert not any(loop.taken for loop in bad)
+    assert error(graph, truth) < 1.8 * error(free, truth), "twenty loops are half a lap's worth here"
+    again = PoseGraph()
+    again.restore(dict(graph.map_node), graph.anchors, graph.edges)
+    assert error(again, truth) == pytest.approx(error(graph, truth), rel=1e-6)
+
+
+def test_a_graph_goes_on_from_another_ones_places_and_edges():
+    """Places to the last digit, verdicts, and what comes after."""
+    rng = np.random.default_rng(5)
+    graph, truth, _, _ = drive(3, false=True)
+    again = PoseGraph()
+    again.restore(dict(graph.map_node), graph.anchors, graph.edges)
+    assert [edge.kind for edge in again.edges] == [edge.kind for edge in graph.edges]
+    for window, place in graph.map_node.items():
+        assert np.allclose(again.map_node[window].translation, place.translation, atol=1e-9)
+    step, covariance = measured(truth[-40].inverse() @ truth[-1], LOOP, truth[-1].scale, rng)
+    for one in (graph, again):
+        one.add_loop(len(truth) - 40, len(truth) - 1, step, covariance)
+    assert error(again, truth) == pytest.approx(error(graph, truth), rel=0.1)
+    with pytest.raises(ValueError, match="node 1 of the graph hangs on nothing"):
+        PoseGraph().restore({0: truth[0], 1: truth[1]}, [0], [])

@@ -1,0 +1,111 @@
+"""How the network is run: no waits, no tables made twice, and a compiler that may fail."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT, SUPPORT
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("safetensors", reason="safetensors is not installed")
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vggt_ros.config import Config
+from vggt_ros.reconstruction.vggt import rule
+from vggt_ros.reconstruction.vggt.inference import Inference
+from vggt_ros.reconstruction.vggt.parity import rule_network
+from vggt_ros.reconstruction.vggt.sizes import Sizes
+from vggt_ros.windows.keyframe import Keyframe
+
+CPU = torch.device("cpu")
+TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
+             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
+WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
+         "aten::masked_select", "aten::_unique2"}
+"""What makes the host wait for a GPU, because a value or a shape depends on it."""
+TABLES = {"aten::sin", "aten::cos", "aten::linspace", "aten::meshgrid", "aten::_upsample_bicubic2d_aa", "aten::pow"}
+
+
+class Watched(TorchDispatchMode):
+    """Notes the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def keyframes(frames=3, height=56, width=70):
+    images = (255 * rule.images(frames, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
+    return tuple(Keyframe(i, i, np.ascontiguousarray(images[i]), np.eye(3)) for i in range(frames))
+
+
+def inference(**settings):
+    run = Inference(Config().replace({f"vggt.{name}": value for name, value in settings.items()}).vggt, CPU)
+    run.adopt(rule_network(TINY, 0))
+    return run
+
+
+@pytest.mark.parametrize("settings", [{}, {"edge_jump": 0.5, "far": 3.0, "min_raw_confidence": 1.1},
+                                      {"outputs": "depth,points"}])
+def test_nothing_waits_and_tables_are_made_once(settings):
+    """Of the operations of a second window of a size, none waits for the device, none makes a table."""
+    run = inference(**settings)
+    with Watched() as first:
+        run.run(keyframes())
+    run.forget()
+    with Watched() as second:
+        run.run(keyframes())
+    assert "aten::addmm" in second.seen or "aten::linear" in second.seen  # else nothing is watched
+    assert TABLES & first.seen
+    assert not (WAITS | TABLES) & second.seen
+
+
+def test_the_watch_sees_a_wait():
+    with Watched() as watch:
+        (torch.rand(3) > 0.5).any().item()
+    assert WAITS & watch.seen
+
+
+COMPILED = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import numpy as np
+from test_vggt_inference import inference, keyframes
+plain, compiled = inference(), inference(compile=True)
+compiled.warm_up(70, 56, 3, 1)
+print("COMPILED", compiled.compiled)
+a, b = plain.run(keyframes())[0], compiled.run(keyframes())[0]
+print("DIFFERENCE", max(float(np.nanmax(np.abs(x / y - 1))) for x, y in ((a.depth, b.depth), (a.pose_enc, b.pose_enc))))
+"""
+
+
+def compiled(**environment):
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", COMPILED, str(ROOT), str(here), str(SUPPORT)], text=True, timeout=500,
+                          capture_output=True, check=False, env={**os.environ, **environment})
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("COMPILED", "DIFF")))
+    assert len(lines) == 2, done.stderr[-3000:]
+    return lines["COMPILED"], float(lines["DIFFERENCE"]), done.stderr
+
+
+def test_a_compiler_that_is_missing_leaves_the_network_uncompiled_and_says_why(tmp_path):
+    text, difference, log = compiled(CXX=str(tmp_path / "no_compiler"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    assert text.startswith("no, since ") and "ompiler" in text
+    assert "the network runs uncompiled, since" in log
+    assert difference == 0
+
+
+@pytest.mark.slow
+def test_the_compiled_network_computes_the_same(tmp_path):
+    text, difference, _ = compiled(TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    assert text == "yes"
+    assert difference < 1e-3

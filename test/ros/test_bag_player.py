@@ -1,0 +1,200 @@
+"""bag_player as a user runs it: a process of its own, its messages taken from DDS."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from paths import ROOT
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+from vggt_ros.ros.bag_player import BagError, message_class, open_bag
+
+START = 1_700_000_000_123_456_789
+PERIOD = 50_000_000
+COUNT = 30
+DOMAIN = "74"
+RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def image(index):
+    message = Image(height=4, width=5, encoding="rgb8", step=15, data=bytes(range(60)))
+    message.header.frame_id = "camera"
+    stamp = START + index * PERIOD
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    message.data[0] = index
+    return message
+
+
+@pytest.fixture(scope="module", params=["sqlite3", "mcap"])
+def bag(request, tmp_path_factory):
+    """A bag with images of 20 Hz on /a/image, and a topic of a type that nobody has."""
+    path = tmp_path_factory.mktemp("bags") / request.param
+    store = get_typestore(Stores.ROS2_JAZZY)
+    plugin = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}[request.param]
+    with Writer(path, version=9, storage_plugin=plugin) as writer:
+        known = writer.add_connection("/a/image", "sensor_msgs/msg/Image", typestore=store)
+        foreign = writer.add_connection("/a/foreign", "nowhere_msgs/msg/Thing", msgdef="int32 x", rihs01="RIHS01_0")
+        for index in range(COUNT):
+            writer.write(known, START + index * PERIOD, serialize_message(image(index)))
+            writer.write(foreign, START + index * PERIOD, b"\0\1\0\0\0\0\0\0")
+    return path
+
+
+def environment(tmp_path):
+    return {**os.environ, "ROS_DOMAIN_ID": DOMAIN, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "ROS_LOG_DIR": str(tmp_path)}
+
+
+def player(tmp_path, *arguments):
+    return subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.bag_player", *map(str, arguments)],
+                            cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    """A node that keeps what arrives: (wall time, message) of images and clock; `run(process)` until it ends."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(DOMAIN))
+    node = rclpy.create_node("listener", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.images, node.ticks = [], []
+    node.create_subscription(Image, "/a/image", lambda m: node.images.append((time.monotonic(), m)), RELIABLE)
+    node.create_subscription(Clock, "/clock", lambda m: node.ticks.append(m.clock.sec * 10**9 + m.clock.nanosec),
+                             RELIABLE)
+
+    def run(process, until=lambda: False, timeout=60):
+        end = time.monotonic() + timeout
+        while process.poll() is None and not until() and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.02)
+        for _ in range(20):
+            executor.spin_once(timeout_sec=0.01)
+
+    node.run = run
+    yield node
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_every_byte_arrives_in_order_and_in_time(bag, listener, tmp_path):
+    """Stamps and pixels are exact, at twice the rate it takes half the time, and /clock ticks between messages."""
+    process = player(tmp_path, bag, "--rate", 2, "--clock", "--wait-for", "/a/image")
+    listener.run(process)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert [serialize_message(message) for _, message in listener.images] == \
+        [serialize_message(image(index)) for index in range(COUNT)]
+    took = listener.images[-1][0] - listener.images[0][0]
+    assert 0.9 * (COUNT - 1) * PERIOD / 2e9 < took < 10 * (COUNT - 1) * PERIOD / 2e9
+    ticks = np.array(listener.ticks)
+    assert (np.diff(ticks) >= 0).all() and len(ticks) >= COUNT
+    assert ticks[0] > START - PERIOD and ticks[-1] == START + (COUNT - 1) * PERIOD
+    assert "/a/foreign: skipped, nowhere_msgs/msg/Thing is not installed" in err
+    assert f"played {COUNT} messages" in out
+
+
+def test_clock_ticks_at_forty_hertz_or_more(bag, listener, tmp_path):
+    """At a fifth of the rate the images are 0.25 s apart; the clock must not stand still meanwhile."""
+    process = player(tmp_path, bag, "--rate", 0.2, "--clock", "--wait-for", "/a/image")
+    listener.run(process, until=lambda: len(listener.images) >= 4)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0, "SIGINT is a clean end"
+    assert np.median(np.diff(listener.ticks)) <= 0.2 * 25_000_000
+
+
+def test_loop_begins_again(bag, listener, tmp_path):
+    """With --loop the stamps jump back to the first; SIGINT ends it, however often it comes (here and from launch)."""
+    process = player(tmp_path, bag, "--rate", 10, "--loop", "--wait-for", "/a/image")
+    listener.run(process, until=lambda: len(listener.images) > COUNT + 3)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and "Traceback" not in err
+    assert listener.images[COUNT][1].header.stamp == listener.images[0][1].header.stamp
+
+
+def test_a_node_that_loads_is_waited_for_and_one_that_failed_is_named(bag, listener, tmp_path):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    status = listener.create_publisher(DiagnosticStatus, "/vggt_slam/status", latched)
+
+    def say(state):
+        status.publish(DiagnosticStatus(message="no weights", values=[KeyValue(key="state", value=state)]))
+
+    say("LOADING")
+    process = player(tmp_path, bag, "--rate", 20, "--wait-for", "/a/image", "--wait-ready", "/vggt_slam/status")
+    listener.run(process, until=lambda: listener.images, timeout=4)
+    assert not listener.images and process.poll() is None
+    say("NO_IMAGE")
+    listener.run(process)
+    assert process.wait(20) == 0 and len(listener.images) == COUNT
+    say("FAILED")
+    process = player(tmp_path, bag, "--wait-ready", "/vggt_slam/status")
+    listener.run(process)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and "no weights" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("make", "expected"), [
+    (lambda folder: folder / "missing", "no such file or folder"),
+    (lambda folder: folder, "there is no metadata.yaml in it"),
+    (lambda folder: damaged(folder), "not a readable rosbag2"),
+])
+def test_bad_bags_are_named(make, expected, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(BagError, match=expected) as caught:
+        open_bag(path)
+    assert str(path) in str(caught.value)
+
+
+def damaged(folder):
+    bag = folder / "bag"
+    bag.mkdir()
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    return bag
+
+
+def test_errors_end_the_command(bag, tmp_path):
+    """The command says what is wrong in one line, without a traceback, and fails."""
+    for arguments, expected in (((tmp_path / "missing",), "no such file or folder"),
+                                ((bag, "--topics", "/b"), "no topic /b; there are /a/foreign, /a/image"),
+                                ((bag, "--topics", "/a/foreign"), "no message that can be played")):
+        process = player(tmp_path, *arguments)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1 and expected in err and "Traceback" not in err
+
+
+def test_cut_file_is_an_error(bag, tmp_path):
+    """A bag that breaks off is named, whatever could be played before."""
+    broken = tmp_path / "cut"
+    shutil.copytree(bag, broken)
+    for file in [*broken.glob("*.mcap"), *broken.glob("*.db3")]:
+        file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    process = player(tmp_path, broken, "--rate", 100)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and str(broken) in err and "Traceback" not in err
+
+
+def test_types_are_found_by_name():
+    assert message_class("sensor_msgs/msg/Image") is Image
+    assert message_class("nowhere_msgs/msg/Thing") is None
+    assert message_class("sensor_msgs/msg/Nothing") is None

@@ -1,0 +1,53 @@
+"""Faults of the peers: the list of docs/faults.md, and those that only the package's own text can have."""
+
+import ast
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from paths import ROOT
+
+LAUNCH = ast.parse((ROOT / "launch" / "slam.launch.py").read_text())
+CALLS = [node for node in ast.walk(LAUNCH) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+LISTED = sorted(set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())))
+
+
+@pytest.mark.parametrize(("file", "test"), LISTED)
+def test_every_listed_test_exists(file, test):
+    tree = ast.parse((ROOT / "test" / file).read_text())
+    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_fault_names_a_test():
+    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20 and all("::test_" in row for row in rows)
+
+
+def test_the_launch_file_needs_what_is_declared():
+    """Executables and files of other packages, which no import shows: a peer's launch needs Nav2, undeclared."""
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    declared = {"vggt_ros"} | {item.text for item in package.iter("exec_depend")}
+    started = {word.value.value for call in CALLS for word in call.keywords if word.arg == "package"}
+    shared = {call.args[0].value for call in CALLS if call.func.id == "FindPackageShare"}
+    assert "rviz2" in started and shared  # else the test looks in the wrong place
+    assert started | shared <= declared
+
+
+def test_a_bag_is_launched_with_its_clock():
+    """The player publishes /clock, and the node takes its time from there unless it is told otherwise."""
+    started = {next(w.value.value for w in call.keywords if w.arg == "executable"): ast.unparse(call) for call in CALLS
+               if call.func.id in ("Node", "LifecycleNode")}
+    assert "'--clock'" in started["bag_player"]
+    assert "sim_time" in started["slam_node"] and "sim_time" in started["rviz2"]
+    argument = next(call for call in CALLS if call.func.id == "DeclareLaunchArgument"
+                    and call.args[0].value == "use_sim_time")
+    assert ast.unparse(next(w.value for w in argument.keywords if w.arg == "default_value")) == "has_bag"
+
+
+def test_nothing_is_mocked():
+    """gtsam and rclpy are the real ones in every test, and so is all else that could be replaced by a Mock."""
+    for path in sorted((ROOT / "test").glob("*.py")):
+        names = {alias.name for node in ast.walk(ast.parse(path.read_text())) for alias in getattr(node, "names", ())
+                 if isinstance(alias, ast.alias)}
+        modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not {name for name in names | modules if name and re.search(r"\bmock\b", name)}, path.name

@@ -1,0 +1,253 @@
+"""Maps at rest: what is loaded is what was saved, an interrupted save harms nothing, and damage is named."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from functools import cache
+
+import numpy as np
+import pytest
+from paths import ROOT, SUPPORT
+from saved_maps import UPRIGHT, mapped, record, save
+
+from vggt_ros.config import Config
+from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.storage.map_folder import StorageError, load_map, map_folder
+from vggt_ros.storage.map_record import SCHEMA, MapRecord
+
+
+def same(first, second):
+    for item in fields(MapRecord):
+        np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name), err_msg=item.name)
+
+
+def test_a_map_comes_back_to_the_last_bit(tmp_path):
+    save(tmp_path / "map")
+    same(load_map(tmp_path / "map"), record())
+
+
+def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
+    """Poses, units, depth, features, graph: what an atlas makes of the loaded map is what the old one held."""
+    save(tmp_path / "map")
+    atlas = Atlas(Config())
+    atlas.restore(load_map(tmp_path / "map"))
+    before, after = mapped().solution, atlas.solution()
+    for name in ("ids", "stamps", "submaps", "windows", "window_ids"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    for name in ("map_camera", "scale", "window_origin"):
+        np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-6)
+    assert after.metric == before.metric
+    assert [(e.first, e.second, e.kind) for e in after.edges] == [(e.first, e.second, e.kind) for e in before.edges]
+    for keyframe, kept in before.kept.items():
+        other = after.kept[keyframe]
+        for name in ("intrinsics", "depth", "confidence", "color", "pixels", "features"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(kept, name))
+        assert other.appearance @ kept.appearance > 0.999
+        assert len(kept.features) > 100
+    assert atlas.record(record().next_keyframe, record().next_window, UPRIGHT).submap == record().submap
+
+
+def test_descriptors_of_some_keyframes_come_back(tmp_path):
+    described = np.arange(len(record())) % 3 == 0
+    vectors = np.random.default_rng(0).normal(size=(int(described.sum()), 16)).astype(np.float32)
+    changed = replace(record(), keyframe_described=described, descriptor=vectors)
+    save(tmp_path / "map", changed)
+    atlas = Atlas(Config())
+    atlas.restore(load_map(tmp_path / "map"))
+    found = [kept.descriptor for kept in atlas.kept.values()]
+    assert [vector is not None for vector in found] == described.tolist()
+    np.testing.assert_array_equal([vector for vector in found if vector is not None], vectors)
+
+
+def test_a_map_of_version_1_is_read(tmp_path):
+    """It has no descriptors of places by appearance, and windows are the nodes of its graph."""
+    save(tmp_path / "map")
+    for name in ("appearance", "node_window"):
+        (tmp_path / "map" / f"{name}.npy").unlink()
+    description = json.loads((tmp_path / "map" / "map.json").read_text())
+    nodes = len(np.load(tmp_path / "map" / "window_id.npy"))
+    (tmp_path / "map" / "map.json").write_text(json.dumps(description | {"version": 1, "next_window": nodes}))
+    atlas = Atlas(Config())
+    atlas.restore(load_map(tmp_path / "map"))
+    assert len(atlas.kept) == len(record())
+    assert all(kept.appearance is None for kept in atlas.kept.values())
+
+
+def test_memory_of_a_keyframe():
+    """About 0.2 MB a keyframe at the default width, features included."""
+    kept = next(iter(mapped().solution.kept.values()))
+    assert kept.pixels.nbytes + kept.features.nbytes <= 20_000
+    assert kept.depth.nbytes + kept.color.nbytes + kept.confidence.nbytes + 20_000 < 230_000
+
+
+def test_a_save_replaces_the_old_map_and_keeps_what_is_not_ours(tmp_path):
+    save(tmp_path / "map", replace(record(), submap=7))
+    (tmp_path / "map" / "notes.txt").write_text("mine")
+    save(tmp_path / "map")
+    assert load_map(tmp_path / "map").submap == record().submap
+    assert (tmp_path / "map" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["map"], "nothing is left beside it"
+
+
+def test_a_folder_that_is_no_map_is_not_overwritten(tmp_path):
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StorageError, match="is not a map"):
+        save(tmp_path / "map")
+    assert (tmp_path / "map" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../outside", "/tmp/outside", ".hidden", "a/../../b"])
+def test_names_stay_in_the_folder(tmp_path, name):
+    with pytest.raises(StorageError, match=r"map\.name"):
+        map_folder(str(tmp_path), name)
+
+
+KILLER = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from saved_maps import save
+from vggt_ros.storage.map_folder import load_map
+folder, rng, cut = Path(sys.argv[1]), random.Random(0), 0
+began = time.perf_counter()
+first = load_map(folder).next_window
+save(folder, load_map(folder))
+duration = time.perf_counter() - began
+for _ in range(50):
+    before = load_map(folder)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        record = before
+        while True:  # every keyframe's stamp tells which save it was: a mixture of two maps would show
+            record = replace(record, next_window=record.next_window + 1, keyframe_stamp=record.keyframe_stamp + 1)
+            os.write(write, b".")
+            save(folder, record)
+    time.sleep(rng.uniform(0.0, 3 * duration))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(write)
+    begun = len(os.read(read, 10**6))
+    os.close(read)
+    cut += any(path.name.startswith(".map") for path in folder.parent.iterdir())
+    after = load_map(folder)
+    assert set(after.keyframe_stamp) == {{after.next_window - first}}, "a mixture of two saves"
+    assert after.next_window - before.next_window in (begun, begun - 1), "a save that had ended is gone"
+print(cut, after.next_window - first)
+"""
+
+
+@cache
+def small():
+    """A map of few bytes: what is tested is when a save is cut short, not how long it takes."""
+    whole = record()
+    count, pixels = len(whole), 12
+    return replace(whole, keyframe_size=np.full((count, 2), (3, 4)), depth=whole.depth[:count * pixels],
+                   confidence=whole.confidence[:count * pixels], color=whole.color[:count * pixels],
+                   keyframe_features=np.zeros(count, np.int64), feature=whole.feature[:0],
+                   feature_pixel=whole.feature_pixel[:0], keyframe_stamp=np.zeros(count, np.int64), submap=0,
+                   appearance=whole.appearance[:, :0])
+
+
+def test_a_save_that_is_killed_harms_no_map(tmp_path):
+    """kill -9 during a save, 50 times: the map is whole, and is the newest that was saved or the one being saved."""
+    save(tmp_path / "map", small())
+    code = KILLER.format(paths=[str(ROOT), str(SUPPORT)])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "map")], capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    cut_short, saves = (int(word) for word in done.stdout.split())
+    assert cut_short > 10, f"only {cut_short} of 50 kills left a save half done"
+    assert saves > 5
+
+
+def test_a_kill_between_the_two_renames_is_undone(tmp_path):
+    save(tmp_path / "map")
+    (tmp_path / "map").rename(tmp_path / ".map.old")
+    (tmp_path / ".map.new-999999999").mkdir()
+    same(load_map(tmp_path / "map"), record())
+    save(tmp_path / "map")
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_an_empty_map_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="nothing is mapped yet"):
+        Atlas(Config()).record(0, 0, UPRIGHT)
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_each_array_is_missed_cut_short_and_of_another_type_by_name(tmp_path, name):
+    save(tmp_path / "map", small())
+    path = tmp_path / "map" / f"{name}.npy"
+    good = path.read_bytes()
+    values = np.load(path)
+    path.unlink()
+    with pytest.raises(StorageError, match=f"{name}.npy"):
+        load_map(tmp_path / "map")
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(StorageError, match=f"{name}.npy"):
+        load_map(tmp_path / "map")
+    np.save(path, values.astype(np.complex64))
+    with pytest.raises(StorageError, match=f"{name}.npy.*complex64"):
+        load_map(tmp_path / "map")
+    np.save(path, np.append(values.ravel(), values.ravel()[:1] if values.size else np.zeros(1, values.dtype)))
+    with pytest.raises(StorageError, match=r"\.npy"):
+        load_map(tmp_path / "map")
+
+
+def test_pickles_are_refused(tmp_path):
+    save(tmp_path / "map", small())
+    np.save(tmp_path / "map" / "depth.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(StorageError, match=r"depth\.npy"):
+        load_map(tmp_path / "map")
+
+
+@pytest.mark.parametrize(("name", "change", "word"), [
+    ("keyframe_id", lambda v: v[::-1], "rise"), ("keyframe_id", lambda v: v + 10**6, "next_keyframe"),
+    ("keyframe_window", lambda v: v + 1000, "window"), ("keyframe_submap", lambda v: v + 5, "submap"),
+    ("keyframe_pose", lambda v: v * 2, "pose"), ("keyframe_pose", lambda v: v * np.nan, "finite"),
+    ("keyframe_intrinsics", lambda v: -v, "pinhole"), ("keyframe_size", lambda v: -v, "size"),
+    ("keyframe_size", lambda v: v + 1, "keyframe_size"), ("depth", lambda v: -np.abs(v), "positive"),
+    ("keyframe_features", lambda v: v + 1, "feature"), ("window_scale", lambda v: 0 * v, "positive"),
+    ("window_id", lambda v: 0 * v, "differ"), ("anchor", lambda v: v + 1000, "window"),
+    ("edge_first", lambda v: v + 1000, "window"), ("edge_second", lambda v: v[::-1] * 0 + v[-1], "hangs on none"),
+    ("edge_kind", lambda v: v + 9, "kind"),
+    ("edge_covariance", lambda v: -v, "covariance"), ("edge_pose", lambda v: v[:, ::-1].copy(), "pose"),
+])
+def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
+    save(tmp_path / "map", small())
+    path = tmp_path / "map" / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(StorageError, match=word):
+        load_map(tmp_path / "map")
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    ({"version": 5}, "version 5"), ({"version": "1"}, "version '1'"),
+    ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
+    ({"map_world": [[1, 2], [3, 4]]}, "map_world"), ({"submap": -1}, "submap")])
+def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):
+    save(tmp_path / "map", small())
+    path = tmp_path / "map" / "map.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StorageError, match=word):
+        load_map(tmp_path / "map")
+
+
+def test_what_is_no_map_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"map\.json is missing"):
+        load_map(tmp_path / "map")
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "map.json").write_text("{")
+    with pytest.raises(StorageError, match=r"map\.json"):
+        load_map(tmp_path / "map")
+
+
+def test_the_documentation_names_every_array():
+    text = (ROOT / "docs" / "maps.md").read_text()
+    missing = [name for name in (*SCHEMA, "map_world", "next_keyframe", "next_window", "scale_state") if
+               f"`{name}`" not in text]
+    assert not missing

@@ -1,0 +1,387 @@
+"""What vggt_slam has to go through in the hands of its users, from the outside.
+
+Each scenario takes a stage that starts processes and a peer that talks to them. They live here once and run twice:
+in test_integration.py against processes, in launch/test_slam_launch.py under launch_testing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from paths import ROOT
+from peer import CAMERA, Peer, matrix, stamp
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from scenes import SIZE, lap
+from sensor_msgs.msg import PointCloud2
+from tf2_msgs.msg import TFMessage
+from tf2_ros import StaticTransformBroadcaster
+
+from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.poses import BODY_OPTICAL, umeyama
+from vggt_ros.ros import messages
+from vggt_ros.ros.bag_player import message_class
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SMALL = {"reconstructor": "multiview", "windows.size": 4, "windows.overlap": 2, "tracking.features": 200,
+         "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0}
+"""Settings with which a core solves a window in less than a second."""
+IMAGES = 36
+
+
+@cache
+def sequence():
+    """A fifth of the way around the room."""
+    return lap(IMAGES, 0.2)
+
+
+OUTPUTS = {"status": (DiagnosticStatus, LATCHED), "odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100),
+           "path": (PathMessage, LATCHED)}
+
+
+class Watch:
+    """Records what a node publishes, and says how it is doing."""
+
+    def __init__(self, peer, node="/vggt_slam"):
+        self.peer, self.node = peer, node
+        for name, (kind, qos) in OUTPUTS.items():
+            peer.record(f"{node}/{name}", kind, qos)
+
+    def __getitem__(self, name):
+        """Everything that came on an output."""
+        return self.peer.got[f"{self.node}/{name}".removeprefix("/vggt_slam/")]
+
+    @property
+    def status(self):
+        return {item.key: item.value for item in self["status"][-1].values} if self["status"] else {}
+
+    @property
+    def tracked(self):
+        """Odometry that has a pose."""
+        return [message for message in self["odom"] if message.pose.covariance[0] < 1e5]
+
+    @property
+    def busy(self):
+        """Whether a window is being solved."""
+        return self.status.get("worker") == "busy"
+
+    def solved(self, count):
+        """Whether so many windows have come into the map, and the camera is found in it."""
+        status = self.status
+        return status.get("state") == "TRACKING" and int(status["windows"]) - int(status["refused"]) >= count
+
+    def until(self, condition, seconds=40.0):
+        """Spin until something is so; if it does not come, what the node says of itself tells why."""
+        assert self.peer.spin(condition, seconds), self.status
+
+    def off(self, camera, since=0):
+        """Return the largest error of the poses in `map` after `since`, meters, after the best similarity."""
+        numbers, there = camera.positions(message for message in self["pose"] if stamp(message) > since)
+        assert len(numbers) > 5
+        truth = sequence().world_camera[numbers, :3, 3]
+        return float(np.linalg.norm(umeyama(there, truth).apply(there) - truth, axis=1).max())
+
+
+def parents(peer):
+    """Who is whose parent on /tf and /tf_static: child to a set of parents."""
+    found = {}
+    for message in peer.got["/tf"] + peer.got["/tf_static"]:
+        for link in message.transforms:
+            found.setdefault(link.child_frame_id, set()).add(link.header.frame_id)
+    return found
+
+
+def record_transforms(peer):
+    peer.record("/tf", TFMessage, 1000)
+    peer.record("/tf_static", TFMessage, STATIC)
+
+
+# The scenarios.
+
+
+def defaults(stage, peer):
+    """Started without arguments: active by itself, every topic for every subscriber, one tree, TF in time."""
+    watch, camera = Watch(peer), peer.camera(sequence().frames, reliability=ReliabilityPolicy.BEST_EFFORT)
+    record_transforms(peer)
+    stage.start()
+    watch.until(lambda: camera.connected)
+    assert peer.state() == "active"
+    names = [setting.name for setting, _ in Config()]
+    assert peer.parameters(*names) == [value for _, value in Config()]
+    heard, subscriptions = every_topic_in_both_reliabilities(peer)
+    camera.on = True
+    watch.until(lambda: watch.solved(1) and not [name for name, count in heard.items() if not count])
+    for subscription in subscriptions:
+        peer.peer.destroy_subscription(subscription)
+    no_extrapolation(watch)
+    tree = {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}
+    assert peer.spin(lambda: parents(peer) == tree, 5.0), parents(peer)
+    assert watch.off(camera) < 0.05
+
+
+def no_extrapolation(watch, images=25):
+    """The transform at each image's stamp is there for a listener with 0.1 s of patience, at the rate of the images.
+
+    As far as the machine keeps up: where the node's own odometry of an image takes longer, the transform may.
+    """
+    program = Path(__file__).with_name("image_listener.py")
+    listener = subprocess.Popen([sys.executable, program, "/camera/image_raw", "/vggt_slam/odom", "map", CAMERA,
+                                 str(images)], stdout=subprocess.PIPE, text=True)
+    try:
+        watch.until(lambda: listener.poll() is not None)
+    finally:
+        listener.kill()
+    watch.peer.spin(seconds=0.2)
+    posed = {stamp(message) for message in watch.tracked}
+    found = [(tf, odom) for when, tf, odom in json.loads(listener.communicate()[0]) if when in posed]
+    assert len(found) > 0.8 * images
+    assert not [tf for tf, _ in found if tf is None], "no transform at all"
+    waited = np.array(found, float)  # NaN where the odometry did not come
+    print("seconds until transform and odometry, median and longest:", np.nanmedian(waited, 0), np.nanmax(waited, 0))
+    late = waited[waited[:, 0] > np.fmax(0.1, waited[:, 1] + 0.02)]
+    assert not len(late), late
+
+
+def every_topic_in_both_reliabilities(peer, node="vggt_slam"):
+    """Subscribe everything that the node publishes, reliable and best effort; return how much comes on each."""
+    heard, subscriptions = {}, []
+    topics = dict(peer.peer.get_publisher_names_and_types_by_node(node, "/"))
+    for topic, (kind,) in topics.items():
+        if topic in ("/tf", "/diagnostics") or (topic.startswith(f"/{node}/") and "transition" not in topic):
+            for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT):
+                key = f"{topic} {reliability.name}"
+                heard[key] = 0
+                subscriptions.append(peer.peer.create_subscription(
+                    message_class(kind), topic, _counter(heard, key), QoSProfile(depth=10, reliability=reliability)))
+    assert len(heard) >= 2 * 12
+    return heard, subscriptions
+
+
+def _counter(counts, key):
+    def count(_):
+        counts[key] += 1
+    return count
+
+
+def lifecycle(stage, peer):
+    """Deactivated, cleaned up and ended in the middle of a window, again and again: it maps afterwards as before."""
+    watch, camera = Watch(peer), peer.camera(sequence().frames)
+    node = stage.start(params_file=stage.settings(**SMALL), autostart="false")
+    assert peer.state() == "unconfigured"
+    peer.change("configure", "activate")
+    watch.until(lambda: camera.connected)
+    for cycle in (("deactivate", "activate"), ("deactivate", "cleanup", "configure", "activate")) * 2:
+        camera.on = True
+        watch.until(lambda: watch.busy)
+        peer.change(*cycle)
+        if "cleanup" in cycle:
+            peer.got["path"].clear()
+            began = max(camera.sent)
+    watch.until(lambda: watch.solved(2) and sum(stamp(message) > began for message in watch["pose"]) > 5)
+    assert min(stamp(item) for item in watch["path"][-1].poses) > began, "a window of before came into the new map"
+    assert watch.status["submaps"] == "1" and watch.off(camera, began) < 0.05
+    record_transforms(peer)  # who comes late has the whole tree too
+    watch.until(lambda: parents(peer) == {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}, 5.0)
+    watch.until(lambda: watch.busy)
+    helpers = children(node.pid)
+    assert helpers, "the reconstructor has a process of its own"
+    assert stage.signal(node, signal.SIGTERM) == 0, node.log
+    assert peer.spin(lambda: gone(helpers), 10.0)
+
+
+def children(pid):
+    """Processes that a process has started and that run: their ids."""
+    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid}
+
+
+def _parent(path):
+    try:
+        return int(path.read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended meanwhile
+        return None
+
+
+def gone(processes):
+    return not [pid for pid in processes if Path("/proc", str(pid)).exists()]
+
+
+def parameters(stage, peer):
+    """What may change while it runs changes at once, also in the middle of a window; the rest is refused by name."""
+    watch, camera = Watch(peer), peer.camera(sequence().frames)
+    maps = []
+    peer.peer.create_subscription(PointCloud2, "/vggt_slam/map", maps.append, LATCHED)
+    stage.start(params_file=stage.settings(**SMALL))
+    camera.on = True
+    watch.until(lambda: watch.solved(2) and watch.busy and maps)
+    refused = peer.set(windows__size=5, map__min_confidence=5.0, map__name=3, nonsense=1)
+    assert all(refused), refused
+    assert peer.parameters("windows.size", "map.min_confidence", "map.name") == [4, 0.25, "map"]
+    length = path_length(watch)
+    before = max(message.width for message in maps)
+    maps.clear()
+    assert peer.set(map__min_confidence=0.9) == [""]
+    watch.until(lambda: maps and maps[-1].width < 0.6 * before)
+    assert peer.set(scale__factor=2.0) == [""]
+    watch.until(lambda: path_length(watch) > 1.8 * length and watch.status["scale"] == "PRIOR")
+    peer.change("deactivate")
+    assert peer.set(map__min_confidence=0.25) == [""]
+    maps.clear()
+    peer.change("activate")
+    watch.until(lambda: maps and maps[-1].width > 0.8 * before)
+    watch.until(lambda: watch.solved(4))
+
+
+def path_length(watch):
+    """How far the keyframes of the first window are apart, along the path; map units."""
+    there = np.array([matrix(item.pose)[:3, 3] for item in watch["path"][-1].poses[:4]])
+    return float(np.linalg.norm(np.diff(there, axis=0), axis=1).sum())
+
+
+def restart(stage, peer):
+    """Killed in the middle of a window and of a save: nothing is left behind, and it finds itself in the saved map."""
+    watch, camera = Watch(peer), peer.camera(sequence().frames)
+    settings = {**SMALL, "map.folder": str(stage.folder / "maps")}
+    node = stage.start(params_file=stage.settings(**settings), autostart="false")
+    peer.change("configure", "activate")
+    camera.on = True
+    watch.until(lambda: watch.solved(4))
+    camera.on = False
+    watch.until(lambda: not watch.busy)
+    saved = peer.call("save_map")
+    assert saved.success, saved.message
+    path, truth = camera.positions(watch["path"][-1].poses), sequence().world_camera[:, :3, 3]
+    world_map, count = umeyama(path[1], truth[path[0]]), str(len(path[0]))
+    camera.on = True
+    watch.until(lambda: watch.busy)
+    helpers = children(node.pid)
+    assert helpers, "the reconstructor has a process of its own"
+    peer.call("save_map", wait=False)
+    assert stage.signal(node, signal.SIGKILL) == -signal.SIGKILL
+    camera.on = False
+    assert peer.spin(lambda: gone(helpers), 10.0), "the reconstructor's process outlives the node"
+    for name in OUTPUTS:
+        watch[name].clear()
+    # Not by autostart: launch's own request would go to the killed node, which DDS takes for alive for a while.
+    stage.start(params_file=stage.settings("again", mode="localization", **settings), autostart="false")
+    assert peer.state() == "unconfigured"
+    peer.change("configure", "activate")
+    watch.until(lambda: watch.status.get("keyframes placed") == count)
+    began, camera.on = max(camera.sent), True
+    watch.until(lambda: len([message for message in watch["pose"] if stamp(message) > began]) > 20)
+    numbers, there = camera.positions(message for message in watch["pose"] if stamp(message) > began)
+    errors = np.linalg.norm(world_map.apply(there) - truth[numbers], axis=1)
+    assert np.median(errors) < 0.03, errors
+    assert watch.status["keyframes placed"] == count, "the map does not grow"
+
+
+def bag(stage, peer):
+    """A bag on its own time, as compressed images; then one that begins again and again: each time a new map."""
+    watch, folder = Watch(peer), stage.folder / "bag"
+    write_bag(folder)
+    stamps = {frame.stamp for frame in sequence().frames}
+    record_transforms(peer)
+    stage.start(bag=str(folder), transport="compressed", params_file=stage.settings(**SMALL))
+    assert peer.parameters("use_sim_time") == [True]
+    watch.until(lambda: int(watch.status.get("images received", 0)) > 0.9 * IMAGES)  # best effort: some may get lost
+    peer.spin(lambda: watch.status["images received"] == str(IMAGES), 3.0)
+    assert watch.status["images early"] == "0", "the bag begins before the reconstructor is loaded"
+    received = int(watch.status["images received"])
+    assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # the first for CameraInfo
+    assert len(watch["odom"]) > 0.9 * IMAGES and {stamp(message) for message in watch["odom"]} <= stamps
+    watch.until(lambda: watch.solved(2) and not watch.busy)
+    assert {stamp(item) for item in watch["path"][-1].poses} <= stamps
+    of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
+              if link.child_frame_id == "odom"}
+    assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
+    player = stage.run("bag_player", folder, "--clock", "--loop", "--wait-for", "/camera/image_raw/compressed")
+    watch.until(lambda: watch.status.get("resets") == "2")
+    watch.until(lambda: watch.solved(2))
+    assert watch.status["submaps"] == "1" and watch.status["images failed"] == "0"
+    assert stage.signal(player, signal.SIGINT) == 0
+
+
+def write_bag(folder):
+    """The sequence as a rosbag2 of JPEG images."""
+    sys.path.append(str(ROOT / "dev"))
+    from bags import jpeg
+    from bags import write_bag as write
+
+    write(folder, ((frame.stamp, jpeg(frame.image)) for frame in sequence().frames),
+          Camera(*SIZE, sequence().frames[0].intrinsics))
+
+
+def two_nodes(stage, peer):
+    """Two robots with all that the launch file lets them differ in; what one sees does not reach the other."""
+    frames = {name: {"tf.map_frame": f"{name}/map", "tf.odom_frame": f"{name}/odom", "tf.base_frame": f"{name}/base"}
+              for name in "ab"}
+    watches = {name: Watch(peer, f"/{name}/vggt_slam") for name in "ab"}
+    record_transforms(peer)
+    cameras = {"a": peer.camera(sequence().frames, "/front/rgb/image", "/front/rgb/camera_info", compressed=True,
+                                frame_id="a/camera"),
+               "b": peer.camera(sequence().frames, "/rear/image", "/calibration/rear", frame_id="b/camera")}
+    robots = StaticTransformBroadcaster(peer.peer)
+    robots.sendTransform([messages.transform(BODY_OPTICAL, 0, f"{name}/base", f"{name}/camera") for name in "ab"])
+    stage.start(namespace="a", image="/front/rgb/image", transport="compressed",
+                params_file=stage.settings("a", **SMALL, **frames["a"]))
+    stage.start(namespace="b", image="/rear/image", camera_info="/calibration/rear", autostart="false",
+                use_sim_time="false", params_file=stage.settings("b", **SMALL, **frames["b"]))
+    assert peer.state("/b/vggt_slam") == "unconfigured"
+    watches["a"].until(lambda: cameras["a"].connected)
+    peer.change("configure", "activate", node="/b/vggt_slam")
+    watches["b"].until(lambda: cameras["b"].connected)
+    cameras["a"].on = True
+    watches["a"].until(lambda: watches["a"].solved(1) and len(watches["a"]["pose"]) > 10)
+    assert not watches["b"]["odom"], "it sees the other one's images"
+    cameras["a"].on = False
+    peer.spin(seconds=0.5)
+    before, cameras["b"].on = len(watches["a"]["odom"]), True
+    watches["b"].until(lambda: watches["b"].solved(1) and len(watches["b"]["pose"]) > 10)
+    assert len(watches["a"]["odom"]) == before
+    for name in "ab":
+        assert watches[name].off(cameras[name]) < 0.05
+        assert watches[name].status["image topic"].startswith("/front" if name == "a" else "/rear")
+    assert parents(peer) == {f"{name}/{child}": {f"{name}/{parent}"} for name in "ab" for child, parent in
+                             (("odom", "map"), ("base", "odom"), ("camera", "base"))}
+
+
+def rviz(stage, peer):
+    """With rviz:=true the node comes up beside RViz."""
+    stage.start(rviz="true", params_file=stage.settings(**SMALL))
+    watch, camera = Watch(peer), peer.camera(sequence().frames)
+    watch.until(lambda: camera.connected and any("rviz" in name for name in peer.peer.get_node_names()))
+
+
+SCENARIOS = {scenario.__name__: scenario
+             for scenario in (defaults, lifecycle, parameters, restart, bag, two_nodes, rviz)}
+
+
+def play(name, make_stage, domain, folder):
+    """Play a scenario on a DDS domain of its own and end everything that it started."""
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder),
+                   "ROS_DOMAIN_ID": str(domain)}
+    sequence()
+    peer = Peer(domain)
+    stage = make_stage(peer, folder)
+    try:
+        SCENARIOS[name](stage, peer)
+    except BaseException:
+        for process in stage.started:
+            print(f"--- {process.pid}\n{process.log}")
+        raise
+    finally:
+        try:
+            stage.close()
+        finally:
+            peer.close()

@@ -1,0 +1,98 @@
+"""Where the scenarios play: the package's executables as processes, started as `dev/run` starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import unittest
+
+from paths import ROOT
+
+
+class Process:
+    """A process and what it has said so far."""
+
+    def __init__(self, command, log):
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+                                             env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        self.pid = self._process.pid
+
+    @property
+    def code(self):
+        """The exit status; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def log(self):
+        return self._log.read_text(errors="replace")
+
+
+class Stage:
+    """What the stages have in common: settings, and how everything ends."""
+
+    def __init__(self, peer, folder):
+        self.peer, self.folder, self.started, self.killed = peer, folder, [], set()
+
+    def settings(self, name="settings", **values):
+        """Write a parameter file (`__` for the dot) and return its path."""
+        path = self.folder / f"{name}.yaml"  # JSON is YAML
+        parameters = {name.replace("__", "."): value for name, value in values.items()}
+        path.write_text(json.dumps({"/**": {"ros__parameters": parameters}}))
+        return str(path)
+
+    def signal(self, process, number, seconds=20.0):
+        """Send a signal, wait for the end and return the exit status; None if it does not come."""
+        os.kill(process.pid, number)
+        if number == signal.SIGKILL:
+            self.killed.add(process.pid)
+        self.peer.spin(lambda: process.code is not None, seconds)
+        return process.code
+
+    def close(self):
+        """End what still runs as Ctrl-C does; everything that was not killed must have ended in order."""
+        try:
+            for process in reversed(self.started):
+                if process.code is None and self.signal(process, signal.SIGINT) is None:
+                    os.kill(process.pid, signal.SIGKILL)
+            for process in self.started:
+                assert process.pid in self.killed or process.code == 0, f"ended with {process.code}\n{process.log}"
+                assert "Traceback" not in process.log, process.log
+        finally:
+            for process in self.started:
+                if process.code is None:
+                    os.kill(process.pid, signal.SIGKILL)
+
+
+class Processes(Stage):
+    """Understands the arguments of launch/slam.launch.py without launch."""
+
+    def start(self, *, image="/camera/image_raw", camera_info="", transport="raw", params_file="", bag="",
+              rviz="false", use_sim_time="", namespace="", autostart="true"):
+        """Start the node, and a player with `bag`; return the node's process."""
+        if rviz == "true":
+            raise unittest.SkipTest("RViz is started by the launch file; this runs without launch")
+        subscribed = f"{image}/compressed" if transport == "compressed" else image
+        remaps = {"image": image, "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
+                  "camera_info": camera_info or image.rpartition("/")[0] + "/camera_info"}
+        name = f"/{namespace}/vggt_slam".replace("//", "/")
+        node = self.run("slam_node", "--ros-args", "--params-file", params_file or ROOT / "config" / "slam.yaml",
+                        "-p", f"camera.transport:={transport}",
+                        "-p", f"use_sim_time:={use_sim_time or str(bool(bag)).lower()}",
+                        *(word for name, target in remaps.items() for word in ("-r", f"{name}:={target}")))
+        if bag:
+            self.run("bag_player", bag, "--clock", "--wait-for", subscribed, "--wait-ready", f"{name}/status")
+        if autostart == "true":
+            assert self.peer.state(name) == "unconfigured"
+            self.peer.change("configure", "activate", node=name)
+        return node
+
+    def run(self, executable, *arguments):
+        """Start an executable of the package."""
+        command = [sys.executable, str(ROOT / "dev" / "executable.py"), executable, *map(str, arguments)]
+        self.started.append(Process(command, self.folder / f"{len(self.started)}_{executable}.log"))
+        return self.started[-1]
