@@ -22,10 +22,10 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, unproject
-from vggt_ros.mapping.window_placement import Attempt, WindowPlacer
+from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
-from vggt_ros.places.relocalization import Expectation
+from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
 from vggt_ros.scale.height_source import HeightSource
@@ -150,7 +150,7 @@ class Slam:
 
     def expect(self, map_camera: Array, radius: float, angle: float) -> None:
         """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._localizer.expect(Expectation(map_camera, radius, angle))
+        self._localizer.expect(PosePrior(map_camera, radius, angle))
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and count what became of it."""
@@ -176,10 +176,10 @@ class Slam:
             return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
         self._offered.update(window.ids)
         self._let_go()
-        before = set(self._atlas.kept)
+        before = set(self._atlas.keyframes)
         attempt = self._placer.place(window, self.solution)
         solution, rescaled = self._with_scale(self._atlas.solution())
-        placed = tuple(sorted(self._atlas.kept.keys() - before))
+        placed = tuple(sorted(self._atlas.keyframes.keys() - before))
         loop = "; ".join(filter(None, (attempt.rejoined, self._close_loop(window, placed, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loops.refused))
@@ -198,14 +198,14 @@ class Slam:
         self._loops.look(keyframes, looks, self._atlas, solution, self.counts)
         return self._loops.close(window.id, self._atlas, self.counts) if verify else ""
 
-    def _count(self, attempt: Attempt) -> None:
+    def _count(self, attempt: Placement) -> None:
         """Count a window, and what the map has now."""
         self.counts.windows += 1
         self.counts.retried += bool(attempt.refusals)
         self.counts.refused += attempt.failed
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = self._atlas.loops
-        self.counts.unplaced = len(self._offered - self._atlas.kept.keys())
+        self.counts.unplaced = len(self._offered - self._atlas.keyframes.keys())
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return a solution after what the sources of scale ask for, and by how much it was made larger."""
@@ -264,10 +264,10 @@ class Slam:
 
     def _let_go(self) -> None:
         """Let go of the keyframes that hold the fewest points of the map, if there are too many."""
-        excess = len(self._atlas.kept) - self.config.map.max_keyframes
+        excess = len(self._atlas.keyframes) - self.config.map.max_keyframes
         if excess <= 0:
             return
-        gone = self._map.redundant(excess, before=max(self._atlas.kept) - _NEWEST)
+        gone = self._map.redundant(excess, before=max(self._atlas.keyframes) - _NEWEST)
         self._atlas.release(gone)
         self._offered -= set(gone)
         self.counts.released += len(gone)
@@ -281,7 +281,7 @@ class Slam:
         solution = self.solution
         row = solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = unproject(solution.kept[keyframe], self.config.map)
+        cloud = unproject(solution.keyframes[keyframe], self.config.map)
         return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:

@@ -15,7 +15,7 @@ _clear = threading.Event()
 _clear.set()
 
 
-def one_thread_for_linear_algebra() -> None:
+def single_threaded_blas() -> None:
     """Let NumPy's and SciPy's BLAS run in the thread that calls it, for good.
 
     Tracker, worker and reconstructor are busy side by side, with matrices of some hundred rows. BLAS would split these
@@ -25,7 +25,7 @@ def one_thread_for_linear_algebra() -> None:
     threadpool_limits(limits=1, user_api="blas")
 
 
-def hand_over_quickly() -> None:
+def shorten_switch_interval() -> None:
     """Let Python's threads take turns every half millisecond instead of every five, for good.
 
     Tracking an image calls OpenCV a dozen times, which gives Python's lock away; while the worker computes, it has to
@@ -35,8 +35,8 @@ def hand_over_quickly() -> None:
 
 
 @contextmanager
-def going_first() -> Iterator[None]:
-    """Let the threads that give way wait while the body runs, or until it calls `let_others_go`."""
+def prioritize() -> Iterator[None]:
+    """Let the threads that give way wait while the body runs, or until it calls `end_priority`."""
     _clear.clear()
     try:
         yield
@@ -44,12 +44,12 @@ def going_first() -> Iterator[None]:
         _clear.set()
 
 
-def let_others_go() -> None:
-    """Let the threads that wait in `give_way` go on; harmless if nobody goes first."""
+def end_priority() -> None:
+    """Let the threads that wait in `yield_to_tracking` go on; harmless if nobody goes first."""
     _clear.set()
 
 
-def give_way() -> None:
+def yield_to_tracking() -> None:
     """Wait while another thread is going first: called between pieces of work, some milliseconds each, by the worker.
 
     Python runs one thread at a time, so an image whose pose is waited for takes twice as long beside a busy worker,

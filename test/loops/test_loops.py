@@ -12,14 +12,14 @@ from held import held_in_vain
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp, umeyama
-from vggt_ros.loops.verification import depth_agreement, sight
-from vggt_ros.places.keyframe_images import Album
+from vggt_ros.loops.verification import depth_agreement, two_view_geometry
+from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
-from vggt_ros.windows.solution import KeptKeyframe, Update
+from vggt_ros.windows.solution import MapKeyframe, Update
 
 SIZE = (320, 240)
 VIEW = pinhole(*SIZE)
@@ -234,7 +234,7 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     ids = slam.solution.ids
     assert len(free.solution) == slam.counts.released + len(ids) and slam.counts.unplaced == 0
     assert len(ids) <= 105 and set(range(144 - 64, int(ids[-1]))) <= set(ids.tolist())
-    assert set(slam.solution.kept) == set(ids.tolist())
+    assert set(slam.solution.keyframes) == set(ids.tolist())
     assert len(slam.map_cloud()) > 0.97 * len(free.map_cloud())
     assert drive.error(slam) < 2e-3
     # Nor does the graph grow, and what is left of it hangs together.
@@ -255,22 +255,22 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
 
 # The parts.
 
-def keyframe(matrix: Array, image: np.ndarray, unit: float, name: int) -> KeptKeyframe:
+def keyframe(matrix: Array, image: np.ndarray, unit: float, name: int) -> MapKeyframe:
     depth = scene().depth(matrix, VIEW, SIZE) / unit
-    return KeptKeyframe(name, name, VIEW, depth.astype(np.float16), np.full(depth.shape, 255, np.uint8), image)
+    return MapKeyframe(name, name, VIEW, depth.astype(np.float16), np.full(depth.shape, 255, np.uint8), image)
 
 
 def test_features_see_how_two_keyframes_lie():
     poses, pictures = images(63, 1.3)
     first, second = (keyframe(poses[k], pictures[k], unit, k) for k, unit in ((3, 0.5), (5, 2.0)))
     features = [describe(pictures[k])[0] for k in (3, 5, 30)]
-    seen = sight(first, features[0], second, features[1], 15)
+    seen = two_view_geometry(first, features[0], second, features[1], 15)
     truth = inverse(poses[3]) @ poses[5]
     assert seen is not None and seen.inliers >= 15
     assert np.linalg.norm(seen.older_newer[:3, 3] * 0.5 - truth[:3, 3]) < 0.05
     assert rotation_angle(seen.older_newer[:3, :3].T @ truth[:3, :3]) < np.radians(1.5)
     other = keyframe(poses[30], pictures[30], 1.0, 30)
-    assert sight(first, features[0], other, features[2], 15) is None
+    assert two_view_geometry(first, features[0], other, features[2], 15) is None
 
 
 def test_depth_agrees_at_the_true_pose_and_scale_only():
@@ -289,7 +289,7 @@ def test_depth_agrees_at_the_true_pose_and_scale_only():
 
 def test_the_album_gives_back_what_it_was_given():
     _, pictures = images(63, 1.3)
-    album, given = Album(), Keyframe(7, 123, pictures[0], VIEW, False,
+    album, given = KeyframeImages(), Keyframe(7, 123, pictures[0], VIEW, False,
                                     Corners(np.arange(3), np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)))
     album.add(given, describe(pictures[0])[0])
     back = album.keyframe(7)

@@ -80,8 +80,16 @@ def test_what_nobody_has_seen_is_unknown():
     places = grid().origin + (cells_of(grid(), UNKNOWN) + 0.5) * grid().resolution
     assert (np.abs(places) > (2.5, 2.0)).any()
     whole = in_the_room()
-    one = Solution(version=1, ids=whole.ids[:1], stamps=whole.stamps[:1], submaps=whole.submaps[:1],
-                   windows=whole.windows[:1], map_camera=whole.map_camera[:1], scale=whole.scale[:1], kept=whole.kept)
+    one = Solution(
+        version=1,
+        ids=whole.ids[:1],
+        stamps=whole.stamps[:1],
+        submaps=whole.submaps[:1],
+        windows=whole.windows[:1],
+        map_camera=whole.map_camera[:1],
+        scale=whole.scale[:1],
+        keyframes=whole.keyframes,
+    )
     small = occupancy_grid(one, np.eye(4), SETTINGS)
     rows, columns = np.nonzero(small.cells != UNKNOWN)
     places = small.origin + (np.column_stack([columns, rows]) + 0.5) * small.resolution
@@ -212,7 +220,7 @@ def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(e
             continue
         picture = cv2.cvtColor(cv2.imread(str(folder / "colmap" / "images" / image.name)), cv2.COLOR_BGR2RGB)
         local = points @ camera_map[:3, :3].T + camera_map[:3, 3]
-        kept = export.solution.kept[int(export.solution.ids[row])]
+        kept = export.solution.keyframes[int(export.solution.ids[row])]
         k = model.cameras[image.camera_id].calibration_matrix()
         pixels = np.floor(local @ k.T / local[:, 2:])[:, :2].astype(int)  # COLMAP: pixel 0 covers 0 to 1
         height, width = picture.shape[:2]

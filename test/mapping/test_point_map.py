@@ -8,18 +8,18 @@ from scenes import lap, run
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.mapping.point_map import PointMap, unproject
-from vggt_ros.windows.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 INTRINSICS = np.array([[80.0, 0, 49.5], [0, 80.0, 39.5], [0, 0, 1]])
 
 
-def wall(keyframe: int, distance: float = 2.0, confidence: int = 255) -> KeptKeyframe:
+def wall(keyframe: int, distance: float = 2.0, confidence: int = 255) -> MapKeyframe:
     """Return a keyframe that looks straight at a wall."""
-    return KeptKeyframe(keyframe, keyframe, INTRINSICS, np.full((80, 100), distance, np.float16),
+    return MapKeyframe(keyframe, keyframe, INTRINSICS, np.full((80, 100), distance, np.float16),
                         np.full((80, 100), confidence, np.uint8), np.full((80, 100, 3), keyframe % 256, np.uint8))
 
 
-def solution(kept: list[KeptKeyframe], cameras, scales=None, version=1) -> Solution:
+def solution(kept: list[MapKeyframe], cameras, scales=None, version=1) -> Solution:
     """Return a solution with these keyframes at these poses."""
     ids = np.array([k.id for k in kept])
     zeros = np.zeros(len(ids), np.int64)
@@ -88,7 +88,7 @@ def test_memory_of_a_keyframe():
     """What is kept of a keyframe in a place seen before is about 0.2 MB, far from a peer's 26 MB a window."""
     sequence = lap()
     slam = run(sequence, Config(), sequence.oracle(depth_width=320)).slam
-    kept = list(slam.solution.kept.values())
+    kept = list(slam.solution.keyframes.values())
     sizes = [k.depth.nbytes + k.confidence.nbytes + k.color.nbytes for k in kept]
     assert max(sizes) < 250_000
     assert kept[0].depth.shape == (150, 200)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.odometry.frame_trajectory import frame_path
+from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.synthetic import laps
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
@@ -32,14 +32,14 @@ def alone(frame):
 
 
 def test_an_exact_odometry_gives_the_exact_way():
-    stamps, poses = frame_path(tracked(0.0), MAP, 0, alone)
+    stamps, poses = frame_trajectory(tracked(0.0), MAP, 0, alone)
     np.testing.assert_array_equal(stamps, STAMPS)
     np.testing.assert_allclose(poses, TRUTH, atol=1e-9)
 
 
 def test_keyframes_are_where_they_are_solved_and_drift_is_shared_out_between_them():
     frames = tracked(0.05)
-    _, poses = frame_path(frames, MAP, 0, alone)
+    _, poses = frame_trajectory(frames, MAP, 0, alone)
     np.testing.assert_allclose(poses[KEYS], TRUTH[KEYS], atol=1e-12)
     off = np.linalg.norm(poses[:, :3, 3] - TRUTH[:, :3, 3], axis=1)
     steps = np.linalg.norm(np.diff(TRUTH[:, :3, 3], axis=0), axis=1)
@@ -50,7 +50,7 @@ def test_keyframes_are_where_they_are_solved_and_drift_is_shared_out_between_the
 
 def test_nothing_is_hung_across_a_gap():
     """Before it to the left, behind it to the right; what has a keyframe on one side only goes with its reference."""
-    stamps, poses = frame_path(tracked(0.0, lost=(19, 20)), MAP, 0, alone)
+    stamps, poses = frame_trajectory(tracked(0.0, lost=(19, 20)), MAP, 0, alone)
     assert stamps.tolist() == np.delete(STAMPS, [19, 20]).tolist()
     lonely = np.isin(stamps, STAMPS[[17, 18, 21, 22, 23]])
     assert (poses[lonely] == np.eye(4)).all()
@@ -58,10 +58,10 @@ def test_nothing_is_hung_across_a_gap():
 
 
 def test_a_keyframe_that_was_solved_is_there_although_the_tracker_was_lost():
-    stamps, poses = frame_path(tracked(0.0, lost=range(14, 19)), MAP, 0, alone)
+    stamps, poses = frame_trajectory(tracked(0.0, lost=range(14, 19)), MAP, 0, alone)
     assert stamps.tolist() == np.delete(STAMPS, [14, 15, 17, 18]).tolist()
     np.testing.assert_array_equal(poses[stamps == STAMPS[16]][0], TRUTH[16])
 
 
 def test_another_submap_has_none_of_it():
-    assert not len(frame_path(tracked(0.0), MAP, 1, alone)[0])
+    assert not len(frame_trajectory(tracked(0.0), MAP, 1, alone)[0])

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from vggt_ros.threads import give_way, going_first, let_others_go
+from vggt_ros.threads import end_priority, prioritize, yield_to_tracking
 
 
 def waited() -> float:
@@ -12,7 +12,7 @@ def waited() -> float:
 
     def work() -> None:
         began = time.perf_counter()
-        give_way()
+        yield_to_tracking()
         spent.append(time.perf_counter() - began)
 
     thread = threading.Thread(target=work)
@@ -22,13 +22,13 @@ def waited() -> float:
 
 
 def test_others_wait_for_the_one_that_goes_first_but_not_for_ever():
-    """Within `going_first` a thread waits 50 ms and goes on; after `let_others_go`, or outside, at once."""
+    """Within `prioritize` a thread waits 50 ms and goes on; after `end_priority`, or outside, at once."""
     assert waited() < 0.04
-    with going_first():
+    with prioritize():
         assert 0.045 < waited() < 1
-        let_others_go()
+        end_priority()
         assert waited() < 0.04
-    with going_first():
+    with prioritize():
         assert waited() > 0.045
     assert waited() < 0.04
 
@@ -36,7 +36,7 @@ def test_others_wait_for_the_one_that_goes_first_but_not_for_ever():
 def test_who_failed_keeps_nobody_waiting():
     """An exception in the body ends its precedence."""
     try:
-        with going_first():
+        with prioritize():
             raise ValueError
     except ValueError:
         pass

@@ -13,7 +13,7 @@ from data_folder import recorded
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe, match
-from vggt_ros.places.database import Places, within_reach
+from vggt_ros.places.database import PlaceDatabase, within_reach
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import Solution
@@ -29,7 +29,7 @@ def unit_vectors(count: int, size: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module", name="many")
 def _many():
     """10,000 keyframes with descriptors of our own size."""
-    vectors, places = unit_vectors(10_000, 2048), Places()
+    vectors, places = unit_vectors(10_000, 2048), PlaceDatabase()
     for keyframe, vector in enumerate(vectors):
         places.add(keyframe, vector)
     return vectors, places
@@ -68,7 +68,7 @@ def test_the_search_finds_what_brute_force_finds(many):
 
 def test_newer_and_forgotten_keyframes_are_not_found(many):
     vectors, _ = many
-    places = Places()
+    places = PlaceDatabase()
     for keyframe in range(100):
         places.add(keyframe, vectors[keyframe])
     assert places.similar(vectors[40], 1, before=100).tolist() == [40]
@@ -77,11 +77,11 @@ def test_newer_and_forgotten_keyframes_are_not_found(many):
     places.remove(4711)
     assert len(places) == 99
     assert 40 not in places.similar(vectors[40], 100, before=100)
-    assert len(Places().similar(vectors[0], 5, before=9)) == 0
+    assert len(PlaceDatabase().similar(vectors[0], 5, before=9)) == 0
 
 
 def test_descriptors_are_checked(many):
-    places = Places()
+    places = PlaceDatabase()
     places.add(0, many[0][0])
     with pytest.raises(ValueError, match="descriptor of keyframe 1 has 100 numbers"):
         places.add(1, np.ones(100, np.float32))
@@ -124,7 +124,7 @@ def test_the_second_lap_recognizes_the_first():
     """A room that the vocabulary was not learned from: the most similar view of the first lap is a near one."""
     poses, scene = laps(48, laps=2.0), room(seed=11)
     descriptors = [describe(scene.render(pose, pinhole(*SIZE), SIZE)[0])[1] for pose in poses]
-    places, right = Places(), 0
+    places, right = PlaceDatabase(), 0
     for keyframe in range(48):
         places.add(keyframe, descriptors[keyframe])
     for keyframe in range(26, 47):
@@ -137,7 +137,7 @@ def recall(name: str, step: int, gap: int, distance: float, degrees: float, coun
     """Return which fraction of the images that see a place again find it among `count` keyframes, and their number."""
     sequence = open_sequence(recorded(name))
     stamps, truth = sequence.truth
-    places, poses, found = Places(), [], []
+    places, poses, found = PlaceDatabase(), [], []
     for index, (stamp, image) in enumerate(sequence):
         if index % step:
             continue

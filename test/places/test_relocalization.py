@@ -10,7 +10,7 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.places.relocalization import Expectation, Relocalizer
+from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
 from vggt_ros.windows.solution import Frame
@@ -141,12 +141,12 @@ def test_what_is_expected_gates_the_search():
     camera, gray, intrinsics = kidnapped(3)
     true = world_map.inverse().apply_pose(camera)
     relocalizer = Relocalizer(TrackingConfig())
-    relocalizer.expected = Expectation(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
+    relocalizer.expected = PosePrior(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
     assert any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(3))
     assert relocalizer.expected is None, "once found, the search is free again"
     elsewhere = true.copy()
     elsewhere[:3, 3] += 3.0
-    relocalizer.expected = Expectation(elsewhere, 1.0, 0.8)
+    relocalizer.expected = PosePrior(elsewhere, 1.0, 0.8)
     assert not any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(10))
 
 

@@ -13,7 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.pose_graph.graph import PoseGraph
-from vggt_ros.pose_graph.relative_poses import Relation
+from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.storage.map_folder import StorageError, load_map
 from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.synthetic import SceneReconstructor
@@ -33,7 +33,7 @@ def test_a_restored_graph_knows_where_its_chain_broke():
     assert "off by chi-square" in said[0].reason and said[1].reason == said[0].reason
     assert said[2].reason.startswith("waits")
     for one in (graph, again):
-        assert one.add_loop(6, 46, truth[6].inverse() @ truth[46], LOOP).taken and one.component(60) == 0
+        assert one.add_loop(6, 46, truth[6].inverse() @ truth[46], LOOP).accepted and one.component(60) == 0
         assert error(one, truth) < 0.01
     third = PoseGraph()
     third.restore(dict(graph.map_node), graph.anchors, graph.edges)
@@ -71,10 +71,10 @@ def test_a_loop_against_the_break_of_a_loaded_map_is_refused(tmp_path):
     save(tmp_path / "old", replace(record(), **{name: getattr(record(), name)[kept] for name in (
         "edge_first", "edge_second", "edge_kind", "edge_pose", "edge_scale", "edge_covariance")}))
     first, second = (int(record().keyframe_id[record().keyframe_submap == submap][5]) for submap in (0, 1))
-    false = Relation(Sim3(1.0, so3_exp(np.array([0, 2.0, 0])), np.array([3.0, 0, 0])), np.eye(7) * 1e-4)
+    false = LoopMeasurement(Sim3(1.0, so3_exp(np.array([0, 2.0, 0])), np.array([3.0, 0, 0])), np.eye(7) * 1e-4)
     said = [restored(tmp_path / name).close_loop(first, second, false) for name in ("map", "old")]
     assert "off by chi-square" in said[0].reason and said[1].reason.startswith("waits")
-    assert not any(loop.taken for loop in said)
+    assert not any(loop.accepted for loop in said)
     again = restored(tmp_path / "map").record(record().next_keyframe, record().next_window, UPRIGHT)
     np.testing.assert_array_equal(again.edge_kind, record().edge_kind)
     np.testing.assert_allclose(again.edge_pose, record().edge_pose, atol=1e-9)

@@ -50,17 +50,19 @@ def test_false_loops_and_families_change_nothing(seed, overconfident):
     clean, truth, good, _ = drive(seed, overconfident=overconfident)
     graph, truth, good_among_bad, bad = drive(seed, false=True, overconfident=overconfident)
     assert len(bad) >= len(good)
-    assert sum(loop.taken for loop in bad) == 0
-    assert sum(loop.taken for loop in good_among_bad) >= 0.8 * len(good)
+    assert sum(loop.accepted for loop in bad) == 0
+    assert sum(loop.accepted for loop in good_among_bad) >= 0.8 * len(good)
     assert error(graph, truth) <= 1.1 * error(clean, truth)
 
 
 def test_reasons_and_edges_tell_what_became_of_loops():
     graph, _, _, _ = drive(0, false=True)
     kinds = [edge.kind for edge in graph.edges]
-    assert kinds.count("loop") == sum(loop.taken for loop in graph.loops) > 0
-    assert kinds.count("refused") == sum(not loop.taken for loop in graph.loops) > 0
-    assert all("chi-square" in loop.reason or "contradicted" in loop.reason for loop in graph.loops if not loop.taken)
+    assert kinds.count("loop") == sum(loop.accepted for loop in graph.loops) > 0
+    assert kinds.count("refused") == sum(not loop.accepted for loop in graph.loops) > 0
+    assert all(
+        "chi-square" in loop.reason or "contradicted" in loop.reason for loop in graph.loops if not loop.accepted
+    )
 
 
 def test_a_loop_that_later_ones_contradict_is_taken_out():
@@ -72,10 +74,10 @@ def test_a_loop_that_later_ones_contradict_is_taken_out():
         covariance = COVARIANCE if i != 30 else np.diag([1.0] * 3 + [100.0] * 3 + [1.0])
         graph.add_node(i, i - 1, noisy(truth[i - 1].inverse() @ truth[i], rng, 0.003), covariance)
     wrong = graph.add_loop(2, 40, truth[12].inverse() @ truth[40], LOOP)
-    assert wrong.taken
+    assert wrong.accepted
     right = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (3, 10, 17)]
-    assert all(loop.taken for loop in right)
-    assert not wrong.taken and "contradicted" in wrong.reason
+    assert all(loop.accepted for loop in right)
+    assert not wrong.accepted and "contradicted" in wrong.reason
 
 
 def test_a_loop_joins_two_submaps_and_nothing_is_torn():
@@ -90,7 +92,7 @@ def test_a_loop_joins_two_submaps_and_nothing_is_torn():
             graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
     assert [graph.component(i) for i in (0, 25, 45)] == [0, 1, 2]
     loops = [graph.add_loop(i, i + LAP, truth[i].inverse() @ truth[i + LAP], LOOP) for i in (4, 8)]
-    assert all(loop.taken for loop in loops) and [graph.component(i) for i in (0, 25, 45)] == [0, 1, 0]
+    assert all(loop.accepted for loop in loops) and [graph.component(i) for i in (0, 25, 45)] == [0, 1, 0]
     for i in (*range(20), *range(40, 50)):
         assert np.allclose(graph.map_node[i].translation, truth[i].translation, atol=1e-6)
         assert graph.map_node[i].scale == pytest.approx(truth[i].scale)
@@ -112,9 +114,9 @@ def test_a_false_joint_is_undone():
             graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i], COVARIANCE)
     shift = truth[30] @ truth[12].inverse()
     wrong = [graph.add_loop(i - 12, i, truth[i - 12].inverse() @ shift @ truth[i], LOOP) for i in (42, 43)]
-    assert all(loop.taken for loop in wrong)
+    assert all(loop.accepted for loop in wrong)
     right = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (45, 52, 60, 67)]
-    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong)
+    assert all(loop.accepted for loop in right) and not any(loop.accepted for loop in wrong)
     assert error(graph, truth) < 0.01  # a third of the loops' own sigma
 
 
@@ -133,8 +135,8 @@ def test_a_family_that_agrees_with_itself_does_not_join_submaps_elsewhere(seed, 
     offered = [*family, *right] if false_first else [*right, *family]
     loops = {id(offer): graph.add_loop(*offer[:2], *measured(offer[2], LOOP, truth[offer[1]].scale, rng))
              for offer in offered}
-    assert not any(loops[id(offer)].taken for offer in family)
-    assert all(loops[id(offer)].taken for offer in right) and graph.component(60) == 0
+    assert not any(loops[id(offer)].accepted for offer in family)
+    assert all(loops[id(offer)].accepted for offer in right) and graph.component(60) == 0
     assert error(graph, truth) < 0.2
 
 
@@ -143,7 +145,7 @@ def test_one_loop_joins_submaps_where_it_is_likely():
     rng = np.random.default_rng(2)
     graph, truth = broken(rng, np.full(7, 1.5))
     loop = graph.add_loop(6, 46, truth[6].inverse() @ truth[46], LOOP)
-    assert loop.taken and loop.reason == "joins two submaps" and graph.component(60) == 0
+    assert loop.accepted and loop.reason == "joins two submaps" and graph.component(60) == 0
     assert error(graph, truth) < 0.1  # of 3.5 that the break was off, the steps share a little
 
 
@@ -152,9 +154,9 @@ def test_two_stretches_of_the_way_outvote_the_place_at_which_the_chain_broke():
     rng = np.random.default_rng(3)
     graph, truth = broken(rng, np.array([0, 20.0, 0, 8, 0, 8, 0]))
     first = [graph.add_loop(i - LAP, i, truth[i - LAP].inverse() @ truth[i], LOOP) for i in (44, 46, 48)]
-    assert not any(loop.taken for loop in first) and graph.component(60) == 1
+    assert not any(loop.accepted for loop in first) and graph.component(60) == 1
     later = graph.add_loop(18, 58, truth[18].inverse() @ truth[58], LOOP)
-    assert later.taken and all(loop.taken for loop in first) and graph.component(60) == 0
+    assert later.accepted and all(loop.accepted for loop in first) and graph.component(60) == 0
     assert error(graph, truth) < 0.01
 
 
@@ -165,9 +167,9 @@ def test_a_better_hypothesis_moves_a_joined_submap():
     x = 4.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
     there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
     wrong = graph.add_loop(5, 44, truth[5].inverse() @ there @ truth[44], LOOP)
-    assert wrong.taken and graph.component(60) == 0
-    assert graph.add_loop(15, 55, truth[15].inverse() @ truth[55], LOOP).taken
-    assert not wrong.taken and error(graph, truth) < 0.01
+    assert wrong.accepted and graph.component(60) == 0
+    assert graph.add_loop(15, 55, truth[15].inverse() @ truth[55], LOOP).accepted
+    assert not wrong.accepted and error(graph, truth) < 0.01
 
 
 def test_a_large_family_that_strains_the_break_loses_to_fewer_loops_that_do_not():
@@ -177,10 +179,10 @@ def test_a_large_family_that_strains_the_break_loses_to_fewer_loops_that_do_not(
     x = 5.0 * np.sqrt(np.diag(BREAK)) * [0, 1, 0, 1, 0, 0, 0]
     there = truth[40] @ Sim3(1.0, so3_exp(x[:3]), x[3:6] / truth[40].scale) @ truth[40].inverse()
     family = [graph.add_loop(i - 38, i, truth[i - 38].inverse() @ there @ truth[i], LOOP) for i in range(42, 48)]
-    assert all(loop.taken for loop in family) and graph.component(60) == 0
+    assert all(loop.accepted for loop in family) and graph.component(60) == 0
     within = [graph.add_loop(i, i + 12, truth[i].inverse() @ truth[i + 12], LOOP) for i in (41, 48, 55)]
     right = [graph.add_loop(i - 30, i, truth[i - 30].inverse() @ truth[i], LOOP) for i in (50, 52)]
-    assert all(loop.taken for loop in (*within, *right)) and not any(loop.taken for loop in family)
+    assert all(loop.accepted for loop in (*within, *right)) and not any(loop.accepted for loop in family)
     assert error(graph, truth) < 0.01
 
 
@@ -190,9 +192,9 @@ def test_old_loops_settle_and_the_map_stays_as_good(seed, monkeypatch):
     free, truth, *_ = drive(seed, count=260, false=True)
     monkeypatch.setattr("vggt_ros.pose_graph.loop_selection._MOST_LOOPS", 20)
     graph, _, good, bad = drive(seed, count=260, false=True)
-    assert graph.settled >= 30 and sum(loop.taken for loop in graph.loops) == len(good) - graph.settled <= 20
+    assert graph.settled >= 30 and sum(loop.accepted for loop in graph.loops) == len(good) - graph.settled <= 20
     assert len({loop.id for loop in graph.loops}) == len(graph.loops) <= 20 + 20 + 5
-    assert not any(loop.taken for loop in bad)
+    assert not any(loop.accepted for loop in bad)
     assert error(graph, truth) < 1.8 * error(free, truth), "twenty loops are half a lap's worth here"
     again = PoseGraph()
     again.restore(dict(graph.map_node), graph.anchors, graph.edges)

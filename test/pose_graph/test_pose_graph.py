@@ -174,5 +174,5 @@ def test_nodes_that_are_let_go_change_nothing():
         assert np.allclose(small.map_node[node].translation, whole.map_node[node].translation, atol=5e-4)
         assert small.map_node[node].scale == pytest.approx(whole.map_node[node].scale, rel=1e-4)
     assert np.linalg.norm(whole.map_node[45].translation - unbent) > 0.1
-    assert [loop.taken for loop in small.loops] == [loop.taken for loop in whole.loops]
-    assert sum(loop.taken for loop in small.loops) >= 4
+    assert [loop.accepted for loop in small.loops] == [loop.accepted for loop in whole.loops]
+    assert sum(loop.accepted for loop in small.loops) >= 4

@@ -11,9 +11,9 @@ from vggt_ros.scale.imu_scale import GRAVITY
 from vggt_ros.scale.imu_source import ImuSource
 from vggt_ros.scale.preintegration import between, integrate
 from vggt_ros.scale.ratios import agree
-from vggt_ros.synthetic.imu import felt_on
+from vggt_ros.synthetic.imu import imu_samples
 from vggt_ros.synthetic.paths import look_at
-from vggt_ros.windows.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 RATE = 200
 CAMERA_IMU = pose(so3_exp(np.array([0.2, -1.2, 0.5])), np.array([0.05, -0.02, 0.1]))
@@ -50,11 +50,11 @@ def mapped(seconds, unit, sigma=0.0, seed=0, every=0.3):
     poses = np.array([inverse(way(0.0)) @ way(t) for t in times])
     poses[:, :3, 3] = (poses[:, :3, 3] + sigma * rng.standard_normal((len(times), 3))) / unit
     count, shape = len(times), (12, 16)
-    kept = KeptKeyframe(0, 0, np.eye(3), np.full(shape, 2.0 / unit, np.float16), np.full(shape, 255, np.uint8),
+    kept = MapKeyframe(0, 0, np.eye(3), np.full(shape, 2.0 / unit, np.float16), np.full(shape, 255, np.uint8),
                         np.zeros((*shape, 3), np.uint8))
     return Solution(ids=np.arange(count), stamps=BEGIN + np.round(times * 1e9).astype(np.int64),
                     submaps=np.zeros(count, int), windows=np.zeros(count, int), map_camera=poses,
-                    scale=np.ones(count), kept=dict.fromkeys(range(count), kept))
+                    scale=np.ones(count), keyframes=dict.fromkeys(range(count), kept))
 
 
 def source(seconds, **details):
@@ -88,7 +88,7 @@ def drive(kind, seconds=20.4):
 def found_on(kind, seed, sigma=0.01, spoiled=lambda samples: None, unit=2.5):
     """What an IMU says on a drive, with keyframes every 0.7 s that are `sigma` meters and a millirad off."""
     rng, poses = np.random.default_rng(seed), drive(kind)
-    stamps, samples = felt_on(poses @ CAMERA_IMU, BEGIN + np.arange(len(poses)) * (10**9 // RATE), seed)
+    stamps, samples = imu_samples(poses @ CAMERA_IMU, BEGIN + np.arange(len(poses)) * (10**9 // RATE), seed)
     spoiled(samples)
     rows = np.arange(RATE // 10, 20 * RATE + 1, round(0.7 * RATE))
     solution = mapped(20.0, 1.0, every=0.7)
@@ -96,10 +96,10 @@ def found_on(kind, seed, sigma=0.01, spoiled=lambda samples: None, unit=2.5):
     camera[1:, :3, :3] = [pose @ so3_exp(0.001 * rng.standard_normal(3)) for pose in camera[1:, :3, :3]]
     camera[:, :3, 3] = (camera[:, :3, 3] + sigma * rng.standard_normal((len(rows), 3))) / unit
     count = len(rows)
-    kept = replace(solution.kept[0], depth=np.full((12, 16), 2.5 / unit, np.float16))
+    kept = replace(solution.keyframes[0], depth=np.full((12, 16), 2.5 / unit, np.float16))
     solution = Solution(ids=np.arange(count), stamps=BEGIN + rows * (10**9 // RATE), submaps=np.zeros(count, int),
                         windows=np.zeros(count, int), map_camera=camera, scale=np.ones(count),
-                        kept=dict.fromkeys(range(count), kept))
+                        keyframes=dict.fromkeys(range(count), kept))
     return agree(fed(stamps, samples).ratios(solution, np.arange(count)))
 
 
@@ -138,7 +138,9 @@ def test_a_motion_without_acceleration_says_nothing():
 def test_what_is_felt_on_a_path_that_is_known_gives_its_scale():
     """Differences of its poses are what an exact derivative is: the benchmark's IMU is one."""
     times = np.arange(0, 12.2, 1 / 300)
-    stamps, samples = felt_on(np.array([way(t) @ CAMERA_IMU for t in times]), BEGIN + np.round(times * 1e9).astype(int))
+    stamps, samples = imu_samples(
+        np.array([way(t) @ CAMERA_IMU for t in times]), BEGIN + np.round(times * 1e9).astype(int)
+    )
     made = fed(stamps, samples)
     solution = mapped(12.0, 2.5)
     assert agree(made.ratios(solution, np.arange(len(solution)))).log == pytest.approx(np.log(2.5), abs=0.02)

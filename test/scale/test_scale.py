@@ -61,7 +61,7 @@ def test_everything_of_the_map_takes_the_scale(observed):
     truth = lap().truth(solution.stamps)
     oracle = lap().oracle()
     for row in (0, len(solution) - 1):
-        kept = solution.kept[int(solution.ids[row])]
+        kept = solution.keyframes[int(solution.ids[row])]
         depth = oracle.scene.depth(truth[row], kept.intrinsics, kept.depth.shape[::-1])
         ratio = np.nanmedian(depth / (kept.depth.astype(np.float32) * solution.scale[row]))
         assert ratio == pytest.approx(1.0, abs=0.01)

@@ -17,7 +17,7 @@ from vggt_ros.scale.odometry_source import OdometrySource, interpolate
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import SceneReconstructor, room
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
-from vggt_ros.windows.solution import OBSERVED, UNKNOWN, KeptKeyframe, Solution
+from vggt_ros.windows.solution import OBSERVED, UNKNOWN, MapKeyframe, Solution
 
 
 @cache
@@ -27,7 +27,7 @@ def depth_at(index):
 
 def kept(depth, intrinsics=VIEW):
     height, width = depth.shape
-    return KeptKeyframe(0, 0, intrinsics, depth.astype(np.float16), np.full(depth.shape, 200, np.uint8),
+    return MapKeyframe(0, 0, intrinsics, depth.astype(np.float16), np.full(depth.shape, 200, np.uint8),
                         np.zeros((height, width, 3), np.uint8))
 
 
@@ -57,7 +57,7 @@ def test_a_robot_that_stands_still_gives_no_evidence():
     same = kept(np.full((12, 16), 2.0))
     solution = Solution(ids=np.arange(count), stamps=stamps, submaps=np.zeros(count, int),
                         windows=np.zeros(count, int), map_camera=poses, scale=np.ones(count),
-                        kept=dict.fromkeys(range(count), same))
+                        keyframes=dict.fromkeys(range(count), same))
     assert len(source.ratios(solution, np.arange(count))) == 0
     poses[:, 0, 3] += 0.3 * np.arange(count)  # the map moves: an odometry that stands still lies, and is counted
     assert len(source.ratios(solution, np.arange(count))) > 5

@@ -14,10 +14,10 @@ def test_one_loop_waits_and_a_second_one_that_agrees_joins(seed):
     graph, truth = lost(rng)
     before = graph.map_node[60].translation
     first = offer(graph, truth, rng, 6, 46)
-    assert not first.taken and first.reason.startswith("waits") and graph.component(60) == 1
+    assert not first.accepted and first.reason.startswith("waits") and graph.component(60) == 1
     assert np.array_equal(graph.map_node[60].translation, before), "nor does it move anything"
     second = offer(graph, truth, rng, 9, 49)
-    assert first.taken and second.taken and graph.component(60) == 0
+    assert first.accepted and second.accepted and graph.component(60) == 0
     assert second.reason == "joins two submaps, as 2 images agree"
     assert error(graph, truth) < 0.2
 
@@ -28,9 +28,11 @@ def test_false_loops_do_not_join_while_no_two_agree(seed):
     rng = np.random.default_rng(seed)
     graph, truth = lost(rng)
     wrong = [offer(graph, truth, rng, i, j, look_alike(truth, i + 3, j)) for i, j in ((30, 42), (12, 44), (5, 50))]
-    assert not any(loop.taken for loop in wrong) and graph.component(60) == 1
+    assert not any(loop.accepted for loop in wrong) and graph.component(60) == 1
     right = [offer(graph, truth, rng, i - LAP, i) for i in (52, 56)]
-    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong) and graph.component(60) == 0
+    assert (
+        all(loop.accepted for loop in right) and not any(loop.accepted for loop in wrong) and graph.component(60) == 0
+    )
     assert error(graph, truth) < 0.2
 
 
@@ -40,9 +42,9 @@ def test_false_loops_that_agree_and_come_first_are_outvoted():
     graph, truth = lost(rng)
     shift = look_alike(truth, 22, 44)
     wrong = [offer(graph, truth, rng, i - 22, i, shift) for i in (44, 45)]
-    assert all(loop.taken for loop in wrong), "nothing else is known"
+    assert all(loop.accepted for loop in wrong), "nothing else is known"
     right = [offer(graph, truth, rng, i - LAP, i) for i in (48, 50, 58, 60)]
-    assert all(loop.taken for loop in right) and not any(loop.taken for loop in wrong)
+    assert all(loop.accepted for loop in right) and not any(loop.accepted for loop in wrong)
     assert error(graph, truth) < 0.2
 
 
@@ -51,15 +53,15 @@ def test_loops_between_the_same_windows_are_not_two():
     rng = np.random.default_rng(3)
     graph, truth = lost(rng, stride=5)
     same = [offer(graph, truth, rng, i - LAP, i) for i in (46, 48)]
-    assert not any(loop.taken for loop in same) and graph.component(60) == 1
-    assert offer(graph, truth, rng, 12, 52).taken and all(loop.taken for loop in same)
+    assert not any(loop.accepted for loop in same) and graph.component(60) == 1
+    assert offer(graph, truth, rng, 12, 52).accepted and all(loop.accepted for loop in same)
 
 
 def test_two_images_found_in_the_map_are_two():
     rng = np.random.default_rng(4)
     graph, truth = lost(rng)
     loop = offer(graph, truth, rng, 6, 46, images=2)
-    assert loop.taken and loop.reason == "joins two submaps, as 2 images agree" and graph.component(60) == 0
+    assert loop.accepted and loop.reason == "joins two submaps, as 2 images agree" and graph.component(60) == 0
     assert error(graph, truth) < 0.2
 
 
@@ -96,9 +98,9 @@ def three(off=0.0):
 def test_loops_that_agree_by_way_of_a_break_are_two():
     """The third submap is seen from the second and from the first, which hang together loosely."""
     graph, truth, rng = three(off=1.0)
-    assert not offer(graph, truth, rng, 35, 55).taken
+    assert not offer(graph, truth, rng, 35, 55).accepted
     loops = [*graph.loops, offer(graph, truth, rng, 12, 52)]
-    assert all(loop.taken for loop in loops) and [graph.component(i) for i in (40, 60)] == [0, 0]
+    assert all(loop.accepted for loop in loops) and [graph.component(i) for i in (40, 60)] == [0, 0]
     assert error(graph, truth) < 0.2
 
 
@@ -107,6 +109,6 @@ def test_a_loop_that_waits_is_judged_when_others_have_joined():
     graph, truth, rng = three()
     wrong = offer(graph, truth, rng, 45, 55, look_alike(truth, 10, 55))
     right = [offer(graph, truth, rng, i - LAP, i) for i in (52, 58)]
-    assert wrong.reason.startswith("off by chi-square") and not wrong.taken and not wrong.waits
-    assert all(loop.taken for loop in right) and [graph.component(i) for i in (40, 60)] == [1, 0]
+    assert wrong.reason.startswith("off by chi-square") and not wrong.accepted and not wrong.waits
+    assert all(loop.accepted for loop in right) and [graph.component(i) for i in (40, 60)] == [1, 0]
     assert error(graph, truth) < 0.2

@@ -60,7 +60,7 @@ def test_the_first_median_depth_is_the_assumed_one(exact):
     _, done = exact
     solution = done.slam.solution
     assert solution.scale_state == "UNKNOWN"
-    first = [solution.kept[int(k)].depth.astype(float) * s
+    first = [solution.keyframes[int(k)].depth.astype(float) * s
              for k, s in zip(solution.ids[:8], solution.scale[:8], strict=True)]
     assert np.nanmedian(first) == pytest.approx(2.0, rel=0.02)
 
@@ -229,7 +229,9 @@ def test_what_follows_a_correction_keeps_it():
                 slam.step(window)
                 if window.id == 3 and corrected:
                     graph = slam._atlas._graph._graph
-                    graph._belief.tree.inflation = 1e6  # as if the overlaps had been poor: else such a loop is refused
+                    graph._selection.tree.inflation = (
+                        1e6  # as if the overlaps had been poor: else such a loop is refused
+                    )
                     newest = max(graph.map_node)
                     seen = graph.map_node[0].inverse() @ graph.map_node[newest]
                     graph.add_loop(0, newest, seen @ loop, 1e-8 * np.eye(7))

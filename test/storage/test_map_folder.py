@@ -39,8 +39,8 @@ def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-6)
     assert after.metric == before.metric
     assert [(e.first, e.second, e.kind) for e in after.edges] == [(e.first, e.second, e.kind) for e in before.edges]
-    for keyframe, kept in before.kept.items():
-        other = after.kept[keyframe]
+    for keyframe, kept in before.keyframes.items():
+        other = after.keyframes[keyframe]
         for name in ("intrinsics", "depth", "confidence", "color", "pixels", "features"):
             np.testing.assert_array_equal(getattr(other, name), getattr(kept, name))
         assert other.appearance @ kept.appearance > 0.999
@@ -55,7 +55,7 @@ def test_descriptors_of_some_keyframes_come_back(tmp_path):
     save(tmp_path / "map", changed)
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
-    found = [kept.descriptor for kept in atlas.kept.values()]
+    found = [kept.descriptor for kept in atlas.keyframes.values()]
     assert [vector is not None for vector in found] == described.tolist()
     np.testing.assert_array_equal([vector for vector in found if vector is not None], vectors)
 
@@ -70,13 +70,13 @@ def test_a_map_of_version_1_is_read(tmp_path):
     (tmp_path / "map" / "map.json").write_text(json.dumps(description | {"version": 1, "next_window": nodes}))
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
-    assert len(atlas.kept) == len(record())
-    assert all(kept.appearance is None for kept in atlas.kept.values())
+    assert len(atlas.keyframes) == len(record())
+    assert all(kept.appearance is None for kept in atlas.keyframes.values())
 
 
 def test_memory_of_a_keyframe():
     """About 0.2 MB a keyframe at the default width, features included."""
-    kept = next(iter(mapped().solution.kept.values()))
+    kept = next(iter(mapped().solution.keyframes.values()))
     assert kept.pixels.nbytes + kept.features.nbytes <= 20_000
     assert kept.depth.nbytes + kept.color.nbytes + kept.confidence.nbytes + 20_000 < 230_000
 

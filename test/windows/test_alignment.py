@@ -5,18 +5,18 @@ import pytest
 
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Sim3, inverse, orthonormalize, pose, rotation_angle, so3_exp, so3_log
-from vggt_ros.windows.alignment import AlignmentRefused, View, align, suppose
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.alignment import AlignmentRefused, View, align, guess_alignment
+from vggt_ros.windows.solution import MapKeyframe
 
 CONFIG = AlignmentConfig()
 INTRINSICS = np.array([[90.0, 0, 51.5], [0, 90.0, 38.5], [0, 0, 1]])
 TRUTH = Sim3(1.7, so3_exp(np.array([0.2, -0.4, 0.1])), np.array([1.0, -2.0, 0.5]))
 
 
-def kept(keyframe: int, depth) -> KeptKeyframe:
+def kept(keyframe: int, depth) -> MapKeyframe:
     """Return a keyframe of which only the depth matters."""
     confidence = np.where(np.isfinite(depth), 200, 0).astype(np.uint8)
-    return KeptKeyframe(keyframe, keyframe, INTRINSICS, depth.astype(np.float16), confidence,
+    return MapKeyframe(keyframe, keyframe, INTRINSICS, depth.astype(np.float16), confidence,
                         np.zeros((*depth.shape, 3), np.uint8))
 
 
@@ -56,20 +56,20 @@ def test_what_is_refused_may_lie_where_the_first_shared_keyframe_does():
     """The rest of the window is turned away; of a keyframe without depth nothing is known."""
     reference, window = straight_line(np.random.default_rng(3))
     for k in (1, 2):
-        window[k] = View(window[k].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), window[k].kept)
+        window[k] = View(window[k].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), window[k].keyframe)
     with pytest.raises(AlignmentRefused):
         align(reference, window, CONFIG)
-    shared, place, covariance = suppose(reference, window, CONFIG)
+    shared, place, covariance = guess_alignment(reference, window, CONFIG)
     assert shared == 0
     assert place.scale == pytest.approx(TRUTH.scale, rel=1e-3)
     assert rotation_angle(place.rotation.T @ TRUTH.rotation) < 1e-6
     assert np.allclose(place.translation, TRUTH.translation, atol=1e-3)
-    depth = window[0].kept.median_depth
+    depth = window[0].keyframe.median_depth
     assert np.allclose(np.sqrt(np.diag(covariance)), [np.radians(5.0)] * 3 + [0.15 * depth] * 3 + [1.0])
-    assert suppose({9: reference[0]}, window, CONFIG) is None
+    assert guess_alignment({9: reference[0]}, window, CONFIG) is None
     blind = View(reference[0].camera, kept(0, np.full((78, 104), np.nan)))
-    assert suppose({0: blind, 1: reference[1]}, window, CONFIG)[0] == 1
-    assert suppose({0: blind}, window, CONFIG) is None
+    assert guess_alignment({0: blind, 1: reference[1]}, window, CONFIG)[0] == 1
+    assert guess_alignment({0: blind}, window, CONFIG) is None
 
 
 def test_straight_lines_do_not_turn_the_map():
@@ -111,7 +111,7 @@ def test_outliers_in_depth_do_not_move_it():
     rng = np.random.default_rng(0)
     reference, window = straight_line(rng)
     for k, view in list(reference.items()):
-        depth = view.kept.depth.astype(float)
+        depth = view.keyframe.depth.astype(float)
         depth[rng.random(depth.shape) < 0.1] *= 3
         reference[k] = View(view.camera, kept(k, depth))
     found = align(reference, window, CONFIG).reference_window
@@ -128,15 +128,15 @@ def test_refusals_name_their_reason():
     with pytest.raises(AlignmentRefused, match="500 pixels of depth"):
         align(empty, window, CONFIG)
     turned = dict(reference)
-    turned[1] = View(reference[1].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), reference[1].kept)
+    turned[1] = View(reference[1].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), reference[1].keyframe)
     with pytest.raises(AlignmentRefused, match=r"keyframe \d is (turned|off)"):
         align(turned, window, CONFIG)
     moved = dict(reference)
-    moved[1] = View(reference[1].camera @ pose(np.eye(3), np.array([2.5, 0, 0])), reference[1].kept)
+    moved[1] = View(reference[1].camera @ pose(np.eye(3), np.array([2.5, 0, 0])), reference[1].keyframe)
     with pytest.raises(AlignmentRefused, match="keyframe 1 is off by"):
         align(moved, window, CONFIG)
     rng = np.random.default_rng(1)
-    torn = {k: View(v.camera, kept(k, v.kept.depth.astype(float) * np.exp(rng.standard_normal((78, 104)))))
+    torn = {k: View(v.camera, kept(k, v.keyframe.depth.astype(float) * np.exp(rng.standard_normal((78, 104)))))
             for k, v in reference.items()}
     with pytest.raises(AlignmentRefused, match="differ by"):
         align(torn, window, CONFIG)
@@ -149,6 +149,6 @@ def test_views_in_any_unit():
     for k, view in reference.items():
         camera = view.camera.copy()
         camera[:3, 3] *= 4
-        stretched[k] = View(camera, view.kept, 4.0)
+        stretched[k] = View(camera, view.keyframe, 4.0)
     assert align(stretched, window, CONFIG).reference_window.scale == pytest.approx(4 * TRUTH.scale, rel=1e-3)
     assert np.allclose(orthonormalize(inverse(camera)[:3, :3]) @ camera[:3, :3], np.eye(3))

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from vggt_ros.benchmarks import trajectories
 from vggt_ros.benchmarks.ours import Fusion
 from vggt_ros.benchmarks.published_schemes import Poses, camera_centers, dense_points, special_linear
-from vggt_ros.benchmarks.reference_schemes import rigid, told
-from vggt_ros.benchmarks.simulated_windows import Errors, FakeLoop, FakeWindow, Network
+from vggt_ros.benchmarks.reference_schemes import known_loops, rigid
+from vggt_ros.benchmarks.simulated_windows import Errors, Network, SimulatedLoop, SimulatedWindow
 from vggt_ros.benchmarks.trajectories import World
 from vggt_ros.geometry.poses import Array, mean_rotation, rotation_angle, umeyama
 
 Make = Callable[[int, int], World]
-Fuse = Callable[[Sequence[FakeWindow], Sequence[FakeLoop]], tuple[Poses, list[bool]]]
+Fuse = Callable[[Sequence[SimulatedWindow], Sequence[SimulatedLoop]], tuple[Poses, list[bool]]]
 
 SCENES: dict[str, tuple[Make, Errors]] = {
     "drive": (trajectories.drive, Errors()),
@@ -77,7 +77,7 @@ def schemes(verification: bool = True) -> dict[str, Fuse]:
     """Return the schemes by name."""
     found: dict[str, Fuse] = {"centers": camera_centers, "dense": dense_points, "sl4": special_linear,
                               "ours": lambda windows, loops: Fusion().run(windows, loops)}
-    found |= {"rigid": rigid, "told": told}
+    found |= {"rigid": rigid, "told": known_loops}
     if verification:
         found["ours, unverified"] = lambda windows, loops: Fusion(verify=False).run(windows, loops)
     return found
@@ -130,7 +130,7 @@ def exact(windows: int = 40) -> list[Score]:
 
 
 def measure(world: World, scene: str, seed: int, false: float, scheme: str, fuse: Fuse,
-            windows: Sequence[FakeWindow], loops: Sequence[FakeLoop]) -> Score:
+            windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop]) -> Score:
     """Return how well a scheme does on windows and loops of a world."""
     began = time.perf_counter()
     poses, taken = fuse(windows, loops)
@@ -157,7 +157,7 @@ def measure(world: World, scene: str, seed: int, false: float, scheme: str, fuse
                  int((believed & ~np.array(true, bool)).sum()), len(true) - sum(true))
 
 
-def _joint(world: World, windows: Sequence[FakeWindow], poses: Poses) -> float:
+def _joint(world: World, windows: Sequence[SimulatedWindow], poses: Poses) -> float:
     """Return how much more two windows in a row are turned against each other than in themselves, at most, degrees.
 
     Turned are their last keyframes, both of which the second window has; outliers are left out, because what they say

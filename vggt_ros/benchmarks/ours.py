@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vggt_ros.benchmarks.published_schemes import Poses
-from vggt_ros.benchmarks.simulated_windows import LENGTH, OVERLAP, FakeLoop, FakeWindow
+from vggt_ros.benchmarks.simulated_windows import LENGTH, OVERLAP, SimulatedLoop, SimulatedWindow
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Sim3
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
-from vggt_ros.pose_graph.relative_poses import Step, across, steps
-from vggt_ros.windows.alignment import AlignmentRefused, View, align, suppose
+from vggt_ros.pose_graph.relative_poses import RelativePose, loop_relative_pose, relative_poses
+from vggt_ros.windows.alignment import AlignmentRefused, View, align, guess_alignment
 from vggt_ros.windows.solution import Edge
 
 _ANYTHING = AlignmentConfig(max_rotation=45.0, max_translation=1.0, max_scale=1.0)
@@ -44,9 +44,9 @@ class Fusion:
         """Begin empty."""
         self._views: dict[int, View] = {}  # of keyframes, by the windows that placed them
         self._newest = -1
-        self._windows: dict[int, FakeWindow] = {}
+        self._windows: dict[int, SimulatedWindow] = {}
 
-    def run(self, windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+    def run(self, windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
         """Fuse windows and, as soon as both their places are known, loops; returns as the rivals do."""
         waiting, verdicts = list(loops), {}
         for window in windows:
@@ -54,10 +54,10 @@ class Fusion:
             while waiting and waiting[0].second <= window.id:
                 verdicts[id(waiting[0])] = self.close(waiting[0])
                 waiting.pop(0)
-        taken = [loop is not None and loop.taken for loop in (verdicts.get(id(offered)) for offered in loops)]
+        taken = [loop is not None and loop.accepted for loop in (verdicts.get(id(offered)) for offered in loops)]
         return self.poses(), taken
 
-    def add(self, window: FakeWindow) -> None:
+    def add(self, window: SimulatedWindow) -> None:
         """Attach a window by the keyframes that are known, or begin a submap."""
         shared = [k for k in window.views if k in self._views and self._connected(k)]
         known = self._seen_from(shared[-1], shared) if shared else {}
@@ -71,7 +71,7 @@ class Fusion:
                 return self.add(window.again)
             self.refused += bool(self._windows)
             first = next(iter(window.views))
-            supposed = suppose(known, window.views, AlignmentConfig())
+            supposed = guess_alignment(known, window.views, AlignmentConfig())
             if supposed is None:
                 self.graph.add_submap(first, Sim3.identity())
             else:
@@ -82,7 +82,7 @@ class Fusion:
         began = time.perf_counter()
         again: list[Edge] = []
         new: list[Edge] = []
-        for step in steps(window.views, known, alignment):
+        for step in relative_poses(window.views, known, alignment):
             (again if step.known else new).append(_overlap(step))
         self.graph.merge(again)
         self.graph.add_nodes(new)
@@ -91,7 +91,7 @@ class Fusion:
         self._windows[window.id] = window
         self._newest = next(reversed(window.views))
 
-    def close(self, loop: FakeLoop) -> Loop | None:
+    def close(self, loop: SimulatedLoop) -> Loop | None:
         """Offer a loop to the graph, if both neighbors agree with its joint window; None if they do not."""
         limits = AlignmentConfig() if self.verify else _ANYTHING
         pair = loop.sides[0][-1], loop.sides[1][0]
@@ -106,8 +106,8 @@ class Fusion:
             return None
         began = time.perf_counter()
         between = [_overlap(step) for known, alignment in sides
-                   for step in steps({k: loop.joint.views[k] for k in known}, known, alignment)]
-        verdict = self.graph.add_loop(*pair, *across(loop.joint.views, pair, sides), between)
+                   for step in relative_poses({k: loop.joint.views[k] for k in known}, known, alignment)]
+        verdict = self.graph.add_loop(*pair, *loop_relative_pose(loop.joint.views, pair, sides), between)
         self.update_seconds.append(time.perf_counter() - began)
         return verdict
 
@@ -127,10 +127,10 @@ class Fusion:
         reference_map, views = self.graph.map_node[reference].inverse(), {}
         for keyframe in keyframes:
             place = reference_map @ self.graph.map_node[keyframe]
-            views[keyframe] = View(place.apply_pose(np.eye(4)), self._views[keyframe].kept, place.scale)
+            views[keyframe] = View(place.apply_pose(np.eye(4)), self._views[keyframe].keyframe, place.scale)
         return views
 
 
-def _overlap(step: Step) -> Edge:
+def _overlap(step: RelativePose) -> Edge:
     """Return a step as a relation of nodes, which are keyframes here."""
     return Edge(step.first, step.second, "overlap", step.first_second, step.covariance)

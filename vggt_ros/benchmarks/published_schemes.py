@@ -21,7 +21,7 @@ from itertools import pairwise
 import gtsam
 import numpy as np
 
-from vggt_ros.benchmarks.simulated_windows import FakeLoop, FakeWindow
+from vggt_ros.benchmarks.simulated_windows import SimulatedLoop, SimulatedWindow
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, Sim3, inverse, orthonormalize, pose, umeyama
 from vggt_ros.windows.alignment import View
@@ -30,9 +30,9 @@ Poses = dict[int, Array]
 """Keyframe id to its pose (4, 4) in the map."""
 
 
-def camera_centers(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+def camera_centers(windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
     """Fuse windows by scheme (a); loops are not used. Returns poses and, for each loop, whether it was taken."""
-    def relation(before: FakeWindow, after: FakeWindow) -> Sim3:
+    def relation(before: SimulatedWindow, after: SimulatedWindow) -> Sim3:
         shared = sorted(before.views.keys() & after.views.keys())
         centers = [np.array([side.views[k].camera[:3, 3] for k in shared]) for side in (after, before)]
         return umeyama(centers[0], centers[1])
@@ -40,7 +40,7 @@ def camera_centers(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()
     return placed(windows, _chain(windows, relation)), [False] * len(loops)
 
 
-def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+def dense_points(windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
     """Fuse windows by scheme (b), with every loop; returns as `camera_centers` does."""
     places = _chain(windows, reweighted)
     index = {window.id: row for row, window in enumerate(windows)}
@@ -68,11 +68,11 @@ def dense_points(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) 
     return placed(windows, places), [True] * len(loops)
 
 
-def reweighted(before: FakeWindow, after: FakeWindow) -> Sim3:
+def reweighted(before: SimulatedWindow, after: SimulatedWindow) -> Sim3:
     """Return `before_after` by Huber's iteratively reweighted least squares on all shared points."""
     shared = sorted(before.views.keys() & after.views.keys())
     source, target = (np.concatenate([_points(side.views[k]) for k in shared]) for side in (after, before))
-    sides = [np.concatenate([side.views[k].kept.confidence.ravel() for k in shared]).astype(float)
+    sides = [np.concatenate([side.views[k].keyframe.confidence.ravel() for k in shared]).astype(float)
              for side in (after, before)]
     known = np.isfinite(source).all(1) & np.isfinite(target).all(1)
     known &= (sides[0] > 0.1 * np.median(sides[0])) & (sides[1] > 0.1 * np.median(sides[1]))
@@ -90,13 +90,13 @@ def reweighted(before: FakeWindow, after: FakeWindow) -> Sim3:
     return found
 
 
-def special_linear(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+def special_linear(windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
     """Fuse windows by scheme (c), with every loop; returns as `camera_centers` does."""
     graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
     nodes: dict[tuple[int, int], int] = {}
     noise = gtsam.noiseModel.Isotropic.Sigma(15, 0.05)
 
-    def insert(window: FakeWindow, keyframe: int, homography: Array) -> int:
+    def insert(window: SimulatedWindow, keyframe: int, homography: Array) -> int:
         node = len(nodes)
         nodes[window.id, keyframe] = node
         values.insert(node, gtsam.SL4(_unit(homography)))
@@ -105,11 +105,11 @@ def special_linear(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()
     def relate(first: int, second: int, homography: Array) -> None:
         graph.add(gtsam.BetweenFactorSL4(first, second, gtsam.SL4(_unit(homography)), noise))
 
-    def join(window: FakeWindow, before: FakeWindow, keyframe: int) -> Array:
+    def join(window: SimulatedWindow, before: SimulatedWindow, keyframe: int) -> Array:
         """Return the homography of a keyframe in one window to the same one in another."""
         here, there = before.views[keyframe], window.views[keyframe]
         homography = np.eye(4)
-        homography[:3, :3] = np.linalg.solve(here.kept.intrinsics, there.kept.intrinsics)
+        homography[:3, :3] = np.linalg.solve(here.keyframe.intrinsics, there.keyframe.intrinsics)
         homography[:3, :3] *= np.nanmedian(_distances(here) / _distances(there, homography[:3, :3]))
         return homography
 
@@ -144,14 +144,16 @@ def special_linear(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()
     return poses, [True] * len(loops)
 
 
-def _chain(windows: Sequence[FakeWindow], relation: Callable[[FakeWindow, FakeWindow], Sim3]) -> list[Sim3]:
+def _chain(
+    windows: Sequence[SimulatedWindow], relation: Callable[[SimulatedWindow, SimulatedWindow], Sim3]
+) -> list[Sim3]:
     places = [Sim3.identity()]
     for before, after in pairwise(windows):
         places.append(places[-1] @ relation(before, after))
     return places
 
 
-def placed(windows: Sequence[FakeWindow], places: Sequence[Sim3]) -> Poses:
+def placed(windows: Sequence[SimulatedWindow], places: Sequence[Sim3]) -> Poses:
     """Return the poses of keyframes, each by the first window that has it."""
     poses: Poses = {}
     for window, place in zip(windows, places, strict=True):
@@ -165,7 +167,7 @@ def _points(view: View) -> Array:
     """Return the points (h w, 3) of a view in its window."""
     depth = view.depth().astype(np.float64)
     rows, columns = np.indices(depth.shape)
-    rays = pixel_rays(view.kept.intrinsics, columns.ravel(), rows.ravel())
+    rays = pixel_rays(view.keyframe.intrinsics, columns.ravel(), rows.ravel())
     return np.asarray(rays * depth.ravel()[:, None] @ view.camera[:3, :3].T + view.camera[:3, 3])
 
 

@@ -1,6 +1,6 @@
 """What could be reached, and what windows that do not bend reach: graphs that are told which loops are true.
 
-In `told` every keyframe is a node, every step from keyframe to keyframe that any window or joint window has is a
+In `known_loops` every keyframe is a node, every step from keyframe to keyframe that any window or joint window has is a
 factor, so what two windows agree on is merged, and corrections bend windows inside. It says how much of an error is the
 windows', and not fusion's. In `rigid` every window is a node, a similarity that alignment places by the window before
 it, and a correction moves it as a whole. False loops and outlier windows are left out of both because the truth says
@@ -17,7 +17,7 @@ import gtsam
 import numpy as np
 
 from vggt_ros.benchmarks.published_schemes import Poses, placed, similarity
-from vggt_ros.benchmarks.simulated_windows import FakeLoop, FakeWindow
+from vggt_ros.benchmarks.simulated_windows import SimulatedLoop, SimulatedWindow
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.sim3 import to_matrix, to_sim3, transported
@@ -64,7 +64,7 @@ class _Graph:
         elif i not in self.place:
             self.place[i] = self.place[j] @ relation.inverse()
 
-    def add(self, window: FakeWindow) -> None:
+    def add(self, window: SimulatedWindow) -> None:
         """Take a window's steps; its first keyframe is the origin if nothing is known."""
         keyframes, unit = sorted(window.views), self.unit_of(window.views)
         for keyframe in keyframes:
@@ -79,7 +79,7 @@ class _Graph:
         for i, j, i_j in [*steps[start:], *steps[:start][::-1]]:
             self.step(i, j, i_j, (unit, unit), _depth(window.views))
 
-    def close(self, loop: FakeLoop) -> None:
+    def close(self, loop: SimulatedLoop) -> None:
         """Take the steps of a joint window; each place has it in the unit that its depth there says."""
         views, keyframes = loop.joint.views, list(loop.joint.views)
         half, units = len(loop.sides[0]), [self.unit_of({k: views[k] for k in side}) for side in loop.sides]
@@ -99,7 +99,7 @@ class _Graph:
                 for k, s in found.items()}
 
 
-def told(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+def known_loops(windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
     """Fuse windows as the module says; returns as the rivals do."""
     graph = _Graph()
     for window in _right(windows):
@@ -110,7 +110,7 @@ def told(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple
     return graph.solved(), [loop.true for loop in loops]
 
 
-def rigid(windows: Sequence[FakeWindow], loops: Sequence[FakeLoop] = ()) -> tuple[Poses, list[bool]]:
+def rigid(windows: Sequence[SimulatedWindow], loops: Sequence[SimulatedLoop] = ()) -> tuple[Poses, list[bool]]:
     """Fuse windows as the module says; returns as the rivals do."""
     right = _right(windows)
     row = {window.id: number for number, window in enumerate(right)}
@@ -142,7 +142,7 @@ def _bent(depth: float) -> Array:
     return np.diag([_BEND_ROTATION] * 3 + [_BEND_TRANSLATION * depth] * 3 + [_BEND_SCALE]) ** 2
 
 
-def _right(windows: Sequence[FakeWindow]) -> list[FakeWindow]:
+def _right(windows: Sequence[SimulatedWindow]) -> list[SimulatedWindow]:
     """Return the windows, with a second answer in place of an outlier."""
     return [window.again if window.again is not None else window for window in windows]
 
@@ -153,4 +153,4 @@ def _steps(keyframes: Sequence[int], views: Mapping[int, View]) -> Iterator[tupl
 
 
 def _depth(views: Mapping[int, View]) -> float:
-    return float(np.median([view.kept.median_depth for view in views.values()]))
+    return float(np.median([view.keyframe.median_depth for view in views.values()]))

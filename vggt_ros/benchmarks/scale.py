@@ -16,7 +16,7 @@ from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, drive
-from vggt_ros.synthetic.imu import felt_on
+from vggt_ros.synthetic.imu import imu_samples
 from vggt_ros.synthetic.odometry import OdometryNoise, drifting_odometry
 from vggt_ros.synthetic.sequence import RenderedSequence
 from vggt_ros.windows.solution import OBSERVED, Update
@@ -47,7 +47,7 @@ def rendered_drive(uneven: bool = False, count: int = 300) -> tuple[RenderedSequ
     poses = fine[::_FINE]
     sequence = RenderedSequence("rendered_uneven" if uneven else "rendered_drive", scene, poses, (320, 240))
     stamps = sequence.truth[0]
-    sequence.imu = felt_on(fine, stamps[0] + np.round(1e9 * seconds).astype(np.int64))
+    sequence.imu = imu_samples(fine, stamps[0] + np.round(1e9 * seconds).astype(np.int64))
     noise = OracleNoise(rotation=0.001, translation=0.003, depth=0.05)
     return sequence, SceneReconstructor(scene, stamps.tolist(), poses, noise)
 

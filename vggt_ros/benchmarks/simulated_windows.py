@@ -11,7 +11,7 @@ import numpy as np
 from vggt_ros.benchmarks.trajectories import INTRINSICS, SIZE, World, turned
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.windows.alignment import View
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 OVERLAP, LENGTH = 3, 8
 """Keyframes that windows share, and keyframes of a window, as the package's defaults."""
@@ -55,7 +55,7 @@ class Errors:
 
 
 @dataclass(frozen=True, eq=False)
-class FakeWindow:
+class SimulatedWindow:
     """A window as a reconstructor answers: keyframe id to its pose and depth, in the window's unit.
 
     `again` is what it answers if asked a second time, for an outlier.
@@ -64,11 +64,11 @@ class FakeWindow:
     id: int
     views: dict[int, View]
     outlier: bool = False
-    again: FakeWindow | None = None
+    again: SimulatedWindow | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class FakeLoop:
+class SimulatedLoop:
     """A loop as place recognition proposes it, with the joint window of both places.
 
     Attributes:
@@ -81,7 +81,7 @@ class FakeLoop:
 
     first: int
     second: int
-    joint: FakeWindow
+    joint: SimulatedWindow
     true: bool
     sides: tuple[list[int], list[int]]
 
@@ -96,7 +96,7 @@ class Network:
     _bend: Array = field(default_factory=lambda: np.zeros(4))
 
     def window(self, number: int, keyframes: Sequence[int], cameras: Array | None = None,
-               outlier: bool | None = None) -> FakeWindow:
+               outlier: bool | None = None) -> SimulatedWindow:
         """Return keyframes reconstructed; `cameras` (s, 4, 4) stand in for where they truly are."""
         errors, rng = self.errors, self.rng
         rows = list(keyframes)
@@ -127,13 +127,13 @@ class Network:
         intrinsics = INTRINSICS * np.array([[stretch], [stretch], [1]])
         intrinsics[:2, 2] = INTRINSICS[:2, 2]
         confidence = rng.integers(64, 256, depth.shape, np.uint8)  # knows nothing
-        return FakeWindow(number, {
-            row: View(camera, KeptKeyframe(row, row, intrinsics, (d / unit).astype(np.float16), c, _COLOR))
+        return SimulatedWindow(number, {
+            row: View(camera, MapKeyframe(row, row, intrinsics, (d / unit).astype(np.float16), c, _COLOR))
             for row, camera, d, c in zip(rows, poses, depth, confidence, strict=True)}, wrong)
 
-    def windows(self) -> list[FakeWindow]:
+    def windows(self) -> list[SimulatedWindow]:
         """Return the windows of the way; the last one may be partial, and one after a lost one bridges the gap."""
-        made: list[FakeWindow] = []
+        made: list[SimulatedWindow] = []
         fresh = LENGTH - OVERLAP
         known: list[int] = []
         for number, start in enumerate(range(0, len(self.world) - OVERLAP, fresh)):
@@ -149,7 +149,7 @@ class Network:
             known = rows
         return made
 
-    def loops(self, windows: Sequence[FakeWindow], false: float, every: int = 3) -> list[FakeLoop]:
+    def loops(self, windows: Sequence[SimulatedWindow], false: float, every: int = 3) -> list[SimulatedLoop]:
         """Return loops in the order in which their second windows come.
 
         Args:
@@ -187,8 +187,8 @@ class Network:
                       for m in range(size)]
         return sorted(found, key=lambda loop: loop.second)
 
-    def _joint(self, windows: Sequence[FakeWindow], i: int, j: int, alike: Array, true: bool,
-               agrees: bool = True) -> FakeLoop:
+    def _joint(self, windows: Sequence[SimulatedWindow], i: int, j: int, alike: Array, true: bool,
+               agrees: bool = True) -> SimulatedLoop:
         """Return a loop with its joint window of four keyframes of each place, fewer if the way ends there."""
         first, second = ([sorted(windows[k].views)[2:6] for k in (i, j)])
         cameras = np.concatenate([self.world.world_camera[first], alike @ self.world.world_camera[second]])
@@ -198,9 +198,9 @@ class Network:
         joint = self.window(-1, [*first, *second], cameras, False)
         if not agrees:
             for keyframe in second:
-                kept = joint.views[keyframe].kept
+                kept = joint.views[keyframe].keyframe
                 kept.depth[:] = (kept.depth * np.exp(0.4 * _smooth(self.rng))).astype(np.float16)
-        return FakeLoop(windows[i].id, windows[j].id, joint, true, (first, second))
+        return SimulatedLoop(windows[i].id, windows[j].id, joint, true, (first, second))
 
 
 def _smooth(rng: np.random.Generator) -> Array:

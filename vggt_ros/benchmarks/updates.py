@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vggt_ros.geometry.poses import Array, Sim3, so3_exp
 from vggt_ros.geometry.sim3 import exp, to_sim3
 from vggt_ros.pose_graph.graph import PoseGraph
-from vggt_ros.threads import hand_over_quickly
+from vggt_ros.threads import shorten_switch_interval
 from vggt_ros.windows.solution import Edge
 
 _STRIDE, _SHARED = 5, 2
@@ -37,7 +37,7 @@ class Waiting:
         """Begin to wait; threads take turns as in the node."""
         self.seconds: list[float] = []
         self._interval = sys.getswitchinterval()
-        hand_over_quickly()
+        shorten_switch_interval()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -98,7 +98,7 @@ def _chain(windows: int, seed: int) -> tuple[list[float], dict[bool, list[int]]]
         closed = [(true, graph.add_loop(*loop)) for true, loop in loops]
         seconds.append(time.perf_counter() - began)
         for true, loop in closed:
-            taken[true][0] += loop.taken
+            taken[true][0] += loop.accepted
             taken[true][1] += 1
     return seconds, taken
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 _DEPTH_JUMP = 1.15
 """Ratio of the largest to the smallest depth around a landmark beyond which it is not used."""
 
 
-def landmarks(kept: KeptKeyframe, map_camera: Array, scale: float, pixels: Array) -> Array:
+def landmarks(kept: MapKeyframe, map_camera: Array, scale: float, pixels: Array) -> Array:
     """Return the map points (n, 3) at `pixels` (n, 2), x and y in the kept size, of a keyframe at `map_camera` 4x4.
 
     NaN where depth is unknown or jumps: corners are often on edges, where it is anyone's guess which side they are on.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays, resize_intrinsics
 from vggt_ros.geometry.pnp import projection_jacobian
 from vggt_ros.geometry.poses import Array, orthonormalize, so3_exp
-from vggt_ros.windows.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 _PIXELS = 1500
 """Textured pixels of a keyframe that take part."""
@@ -94,12 +94,12 @@ class Photometric:
 def textured_points(solution: Solution, row: int) -> tuple[Array, NDArray[np.float32]]:
     """Return the map points (n, 3) of a keyframe's most textured pixels with known depth, and their detail (n,)."""
     map_camera = solution.map_camera[row]
-    local, values = _textured(solution.kept[int(solution.ids[row])])
+    local, values = _textured(solution.keyframes[int(solution.ids[row])])
     return solution.scale[row] * local @ map_camera[:3, :3].T + map_camera[:3, 3], values
 
 
 @lru_cache(maxsize=64)
-def _textured(kept: KeptKeyframe) -> tuple[Array, NDArray[np.float32]]:
+def _textured(kept: MapKeyframe) -> tuple[Array, NDArray[np.float32]]:
     """Return the points in the camera's frame and the window's units; images in succession ask for the same ones."""
     look = detail(np.asarray(cv2.cvtColor(kept.color, cv2.COLOR_RGB2GRAY), np.uint8))
     depth = np.nan_to_num(kept.depth.astype(np.float32), nan=0.0)

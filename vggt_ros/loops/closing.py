@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
-from vggt_ros.loops.verification import LoopRefused, Sight, relate, sight
+from vggt_ros.loops.verification import LoopRefused, TwoViewGeometry, two_view_geometry, verify_loop
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.map_keyframes import keep, own_views
-from vggt_ros.places.database import Places, within_reach
-from vggt_ros.places.keyframe_images import Album
-from vggt_ros.pose_graph.relative_poses import Relation
+from vggt_ros.mapping.map_keyframes import map_keyframes, window_views
+from vggt_ros.places.database import PlaceDatabase, within_reach
+from vggt_ros.places.keyframe_images import KeyframeImages
+from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
-from vggt_ros.threads import give_way
+from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Counts, Solution
 
 _LOG = logging.getLogger(__name__)
 _WAITING = 12
-"""Candidates that are kept for later, those with the most matches."""
+"""RelocalizationCandidates that are kept for later, those with the most matches."""
 _TRIES = 2
 """How often a candidate is verified, each time with other keyframes around the two places."""
 _TRIES_OF_PLACES = 4
@@ -35,7 +35,7 @@ class Candidate:
 
     older: int
     newer: int
-    seen: Sight
+    seen: TwoViewGeometry
     tries: int = 0
 
 
@@ -53,7 +53,7 @@ class LoopCloser:
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Close loops as `config` says; places are verified by the reconstructor."""
         self._config, self._reconstructor = config, reconstructor
-        self.places, self.album = Places(), Album()
+        self.places, self.album = PlaceDatabase(), KeyframeImages()
         self.waiting: list[Candidate] = []
         self.refused: deque[tuple[int, int]] = deque(maxlen=_WAITING)
         self._tries: Counter[tuple[int, int]] = Counter()
@@ -63,10 +63,10 @@ class LoopCloser:
              counts: Counts) -> None:
         """Note newly solved keyframes with their local features, and which places seen before they may show."""
         for keyframe, local in zip(keyframes, features, strict=True):
-            give_way()
+            yield_to_tracking()
             self.album.add(keyframe, local)
             self._seek(keyframe.id, atlas, solution, counts)
-            look = atlas.kept[keyframe.id].look
+            look = atlas.keyframes[keyframe.id].look
             assert look is not None
             self.places.add(keyframe.id, look)
 
@@ -91,9 +91,9 @@ class LoopCloser:
             return f"{what} refused: {refusal}"
         loop = atlas.close_loop(candidate.older, candidate.newer, relation)
         self._closed |= {(first + i, second + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
-        counts.loops_refused += not loop.taken
-        _LOG.info("%s %s: %s", what, "taken" if loop.taken else "refused", loop.reason)
-        return f"{what} {'taken' if loop.taken else 'refused'}: {loop.reason}"
+        counts.loops_refused += not loop.accepted
+        _LOG.info("%s %s: %s", what, "taken" if loop.accepted else "refused", loop.reason)
+        return f"{what} {'taken' if loop.accepted else 'refused'}: {loop.reason}"
 
     def forget(self, keyframe: int) -> None:
         """Let go of a keyframe: it will not be found any more."""
@@ -102,18 +102,23 @@ class LoopCloser:
 
     def _seek(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
         """Add the best candidate for a new keyframe, if there is one, to those that wait."""
-        kept, row, settings = atlas.kept[newer], solution.index(newer), self._config.loops
+        kept, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
         if row is None or kept.look is None:
             return
         similar = self.places.similar(kept.look, settings.candidates, before=newer - settings.min_gap)
         depth = kept.median_depth * float(solution.scale[row])
         best: Candidate | None = None
         for older in within_reach(newer, similar, solution, depth, settings).tolist():
-            if older not in self.album or older not in atlas.kept:
+            if older not in self.album or older not in atlas.keyframes:
                 continue
-            give_way()
-            seen = sight(atlas.kept[older], self.album.features(older), kept, self.album.features(newer),
-                         settings.min_matches)
+            yield_to_tracking()
+            seen = two_view_geometry(
+                atlas.keyframes[older],
+                self.album.features(older),
+                kept,
+                self.album.features(newer),
+                settings.min_matches,
+            )
             if seen is not None and (best is None or seen.inliers > best.seen.inliers):
                 best = Candidate(older, newer, seen)
         if best is not None and self._is_open(best, atlas):
@@ -127,7 +132,7 @@ class LoopCloser:
         first, second = atlas.window_of(candidate.older), atlas.window_of(candidate.newer)
         return first != second and (first, second) not in self._closed and self._tries[first, second] < _TRIES_OF_PLACES
 
-    def _verify(self, window: int, candidate: Candidate, atlas: Atlas) -> Relation:
+    def _verify(self, window: int, candidate: Candidate, atlas: Atlas) -> LoopMeasurement:
         """Reconstruct the two places together; raises LoopRefused."""
         sides = [self._around(keyframe, atlas, 1 + candidate.tries) for keyframe in (candidate.older, candidate.newer)]
         sides[1] = [keyframe for keyframe in sides[1] if keyframe not in sides[0]]
@@ -138,9 +143,11 @@ class LoopCloser:
             geometry = self._reconstructor.reconstruct(joint)
         except ReconstructionRefused as refusal:
             raise LoopRefused(f"not reconstructed together: {refusal}") from refusal
-        views = own_views(geometry, keep(joint, geometry, self._config.map.kept_width))
+        views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width))
         older, newer = (atlas.views(side, side[0]) for side in sides)
-        return relate(older, newer, views, candidate.seen, (candidate.older, candidate.newer), self._config.alignment)
+        return verify_loop(
+            older, newer, views, candidate.seen, (candidate.older, candidate.newer), self._config.alignment
+        )
 
     def _around(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
         """Return half a window of keyframes around one, the nearest first, every `step`-th."""

@@ -20,9 +20,9 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
-from vggt_ros.pose_graph.relative_poses import Relation, across, steps
+from vggt_ros.pose_graph.relative_poses import LoopMeasurement, loop_relative_pose, relative_poses
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 _INLIER = 4.0
 """Largest reprojection error of a match, px at 640 px width."""
@@ -39,7 +39,7 @@ class LoopRefused(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class TwoViewGeometry:
     """The same place in two keyframes by their features: how many agree, and the pose `older_newer` 4x4.
 
     The unit is that of the window that placed the older one.
@@ -49,8 +49,8 @@ class Sight:
     older_newer: Array
 
 
-def sight(older: KeptKeyframe, older_features: Features, newer: KeptKeyframe, newer_features: Features,
-          min_matches: int) -> Sight | None:
+def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKeyframe, newer_features: Features,
+          min_matches: int) -> TwoViewGeometry | None:
     """Return how two keyframes lie to each other by their features, or None if fewer than `min_matches` agree.
 
     Asked both ways, by the depth of the one and of the other, which have to agree.
@@ -72,11 +72,11 @@ def sight(older: KeptKeyframe, older_features: Features, newer: KeptKeyframe, ne
     (older_newer, first), (newer_older, second) = found
     if rotation_angle(older_newer[:3, :3] @ newer_older[:3, :3]) > np.radians(5):
         return None
-    return Sight(min(len(first), len(second)), older_newer)
+    return TwoViewGeometry(min(len(first), len(second)), older_newer)
 
 
-def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: Sight,
-           pair: tuple[int, int], config: AlignmentConfig) -> Relation:
+def verify_loop(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: TwoViewGeometry,
+           pair: tuple[int, int], config: AlignmentConfig) -> LoopMeasurement:
     """Return how two keyframes lie to each other, by a joint reconstruction that must fit to the map around both.
 
     Args:
@@ -102,30 +102,30 @@ def relate(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[
         if keyframe not in joint:
             raise LoopRefused(f"the {name} place: the keyframe itself was not reconstructed")
         sides.append((known, side))
-    first_second, covariance = across(joint, pair, sides)
+    first_second, covariance = loop_relative_pose(joint, pair, sides)
     _check(older[pair[0]], newer[pair[1]], first_second, seen, config)
     between = [step for known, side in sides
-               for step in steps({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, side)]
-    return Relation(first_second, covariance, tuple(between))
+               for step in relative_poses({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, side)]
+    return LoopMeasurement(first_second, covariance, tuple(between))
 
 
-def _check(older: View, newer: View, first_second: Sim3, seen: Sight, config: AlignmentConfig) -> None:
+def _check(older: View, newer: View, first_second: Sim3, seen: TwoViewGeometry, config: AlignmentConfig) -> None:
     """Refuse a relation that features or depth contradict."""
     older_newer = inverse(older.camera) @ first_second.apply_pose(newer.camera)
     turn = np.degrees(rotation_angle(older_newer[:3, :3].T @ seen.older_newer[:3, :3]))
     if turn > config.max_rotation:
         raise LoopRefused(f"the features see the other place turned by {turn:.1f} deg more")
-    shift = float(np.linalg.norm(older_newer[:3, 3] - seen.older_newer[:3, 3])) / older.kept.median_depth
+    shift = float(np.linalg.norm(older_newer[:3, 3] - seen.older_newer[:3, 3])) / older.keyframe.median_depth
     if shift > config.max_translation:
         raise LoopRefused(f"the features see the other place {100 * shift:.0f} % of its depth elsewhere")
-    alike, common = depth_agreement(older.kept, newer.kept, older_newer, first_second.scale)
+    alike, common = depth_agreement(older.keyframe, newer.keyframe, older_newer, first_second.scale)
     if common < _MIN_SEEN:
         raise LoopRefused(f"the two places have only {100 * common:.0f} % of their depth in common")
     if alike < _MIN_ALIKE:
         raise LoopRefused(f"only {100 * alike:.0f} % of the depth that both places see agrees")
 
 
-def depth_agreement(older: KeptKeyframe, newer: KeptKeyframe, older_newer: Array, scale: float) -> tuple[float, float]:
+def depth_agreement(older: MapKeyframe, newer: MapKeyframe, older_newer: Array, scale: float) -> tuple[float, float]:
     """Return which fraction of the depth that both keyframes see agrees, and how much of the older one that is.
 
     `older_newer` 4x4 is in units of the older keyframe's depth, of which `scale` are one unit of the newer's.

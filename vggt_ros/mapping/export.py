@@ -57,7 +57,7 @@ class Export:
         cameras: dict[tuple[float, ...], int] = {}
         lines = []
         for row, keyframe in enumerate(self.solution.ids.tolist()):
-            kept = self.solution.kept[keyframe]
+            kept = self.solution.keyframes[keyframe]
             (height, width), k = kept.depth.shape, kept.intrinsics
             key = (width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5)
             camera = cameras.setdefault(key, len(cameras) + 1)

@@ -10,13 +10,13 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
-from vggt_ros.mapping.window_edges import WindowLinks
+from vggt_ros.mapping.window_edges import WindowEdges
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
-from vggt_ros.pose_graph.relative_poses import Relation, Step
+from vggt_ros.pose_graph.relative_poses import LoopMeasurement, RelativePose
 from vggt_ros.storage.map_packing import pack_edges, pack_similarities, unpack_edges, unpack_similarities
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.solution import Edge, KeptKeyframe
+from vggt_ros.windows.solution import Edge, MapKeyframe
 
 _SPARE = 1.25
 """Nodes of the graph for each keyframe beyond which those of released keyframes are marginalized."""
@@ -47,7 +47,7 @@ class KeyframeGraph:
     def __init__(self, stride: int) -> None:
         """Begin empty; `stride` new keyframes come with each window."""
         self._graph = PoseGraph(stride)
-        self._links = WindowLinks()
+        self._links = WindowEdges()
         self._placed: dict[int, _Placed] = {}
         self._pivot: dict[int, Array] = {}  # of a node, the point that stays in place when its window is rescaled
         self.labels: list[int] = []
@@ -68,7 +68,7 @@ class KeyframeGraph:
     @property
     def loops(self) -> int:
         """How many loops the map was bent by, those that the overlaps have taken over among them."""
-        return self._graph.settled + sum(loop.taken for loop in self._graph.loops)
+        return self._graph.settled + sum(loop.accepted for loop in self._graph.loops)
 
     def submap(self, keyframe: int) -> int:
         """Return the submap in which a keyframe was solved."""
@@ -89,7 +89,7 @@ class KeyframeGraph:
         return [k for k in range(keyframe - count, keyframe + count + 1)
                 if k in self._placed and self._placed[k].submap == submap]
 
-    def add(self, keyframe: KeptKeyframe, submap: int, window: int) -> None:
+    def add(self, keyframe: MapKeyframe, submap: int, window: int) -> None:
         """Give a keyframe a node; `attach`, `attach_by` or `begin_submap` have to follow."""
         self._placed[keyframe.id] = _Placed(keyframe.stamp, submap, self._links.add(window))
 
@@ -98,11 +98,11 @@ class KeyframeGraph:
         self._graph.add_submap(self._placed[keyframe].node, map_keyframe,
                                None if reference is None else self._placed[reference].node, covariance)
 
-    def attach(self, steps: Iterable[Step]) -> None:
+    def attach(self, relative_poses: Iterable[RelativePose]) -> None:
         """Take in the relative poses of a window: new keyframes are attached, known relative poses are merged."""
         known: list[Edge] = []
         new: list[Edge] = []
-        for step in steps:
+        for step in relative_poses:
             (known if step.known else new).append(self._overlap(step))
         self._graph.merge(known)
         self._graph.add_nodes(new)
@@ -116,14 +116,14 @@ class KeyframeGraph:
         self._links.note(edge)
         self._pivot[edge.second] = pivot
 
-    def close_loop(self, first: int, second: int, relation: Relation) -> Loop:
+    def close_loop(self, first: int, second: int, relation: LoopMeasurement) -> Loop:
         """Relate two keyframes that see the same place; the graph says whether it believes it: PoseGraph.add_loop.
 
         If the loop is likely, what the joint reconstruction says of relative poses that the map has is merged with it.
         """
         edge = self._between(first, second, relation.first_second, relation.covariance)
         loop = self._graph.add_loop(edge.first, edge.second, edge.first_second, edge.covariance,
-                                    [self._overlap(step) for step in relation.steps], relation.images)
+                                    [self._overlap(step) for step in relation.relative_poses], relation.images)
         self._label()
         return loop
 
@@ -186,7 +186,7 @@ class KeyframeGraph:
             "anchor": np.array(self._graph.anchors, np.int64),
         }
 
-    def restore(self, record: MapRecord, keyframes: Iterable[KeptKeyframe]) -> None:
+    def restore(self, record: MapRecord, keyframes: Iterable[MapKeyframe]) -> None:
         """Go on, in an empty graph, from a record that was checked; `keyframes` in the record's order."""
         places = unpack_similarities(record.window_pose, record.window_scale)
         self._graph.restore(dict(zip(record.window_id.tolist(), places, strict=True)), record.anchor.tolist(),
@@ -206,7 +206,7 @@ class KeyframeGraph:
         nodes = list(self._graph.map_node)
         return nodes, scales(self._graph.placed(nodes))
 
-    def _overlap(self, step: Step) -> Edge:
+    def _overlap(self, step: RelativePose) -> Edge:
         """Return a relative pose of keyframes as one of nodes."""
         return self._between(step.first, step.second, step.first_second, step.covariance)
 

@@ -11,13 +11,13 @@ import numpy as np
 from vggt_ros.features.tracks import ImageFeatures, resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.threads import give_way
+from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.alignment import View
 from vggt_ros.windows.keyframe import Keyframe, Window
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 
-def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, KeptKeyframe]:
+def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[int, MapKeyframe]:
     """Return what is kept of each keyframe of a solved window, its maps at most `width` pixels wide."""
     height_full, width_full = geometry.depth.shape[1:]
     factor = min(1.0, width / width_full)
@@ -26,11 +26,11 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
     images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
     kept = {}
     for row, keyframe in enumerate(geometry.keyframe_ids):
-        give_way()
+        yield_to_tracking()
         depth = geometry.depth[row][np.ix_(rows, columns)].astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
         confidence = np.nan_to_num(geometry.confidence[row][np.ix_(rows, columns)])
-        kept[keyframe] = KeptKeyframe(
+        kept[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
             np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
@@ -39,12 +39,12 @@ def keep(window: Window, geometry: WindowGeometry, width: int) -> dict[int, Kept
     return kept
 
 
-def own_views(geometry: WindowGeometry, kept: Mapping[int, KeptKeyframe]) -> dict[int, View]:
+def window_views(geometry: WindowGeometry, kept: Mapping[int, MapKeyframe]) -> dict[int, View]:
     """Return keyframe id to what a solved window says of it, in its own frame and units."""
     return {k: View(camera, kept[k]) for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
 
 
-def with_features(kept: KeptKeyframe, keyframe: Keyframe) -> KeptKeyframe:
+def with_binary_features(kept: MapKeyframe, keyframe: Keyframe) -> MapKeyframe:
     """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
     binary = ImageFeatures.of(keyframe).binary
     small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.mapping.ray_casting import Cast, Cells, cast, layers
-from vggt_ros.windows.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 """Values of nav_msgs/OccupancyGrid."""
@@ -45,7 +45,7 @@ class Grid:
 class _Vote:
     """What a keyframe has said, and from where."""
 
-    kept: KeptKeyframe
+    kept: MapKeyframe
     map_camera: Array
     scale: float
     cast: Cast
@@ -77,7 +77,7 @@ class Occupancy:
         poses = {keyframe: (map_world @ solution.map_camera[row], float(solution.scale[row]))
                  for row, keyframe in enumerate(solution.ids.tolist())}
         for keyframe in list(self._votes):
-            if keyframe not in poses or self._votes[keyframe].kept is not solution.kept[keyframe]:
+            if keyframe not in poses or self._votes[keyframe].kept is not solution.keyframes[keyframe]:
                 self._add(self._votes.pop(keyframe).cast, -1)
         stale = [keyframe for keyframe, at in poses.items()
                  if keyframe not in self._votes or self._moved(self._votes[keyframe], *at) > _STALE]
@@ -85,7 +85,7 @@ class Occupancy:
         for keyframe in stale[:limit]:
             if keyframe in self._votes:
                 self._add(self._votes.pop(keyframe).cast, -1)
-            kept, (map_camera, scale) = solution.kept[keyframe], poses[keyframe]
+            kept, (map_camera, scale) = solution.keyframes[keyframe], poses[keyframe]
             self._votes[keyframe] = _Vote(kept, map_camera, scale, cast(kept, map_camera, scale, self._config))
             self._add(self._votes[keyframe].cast, 1)
             self.casts += 1

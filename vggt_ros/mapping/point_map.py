@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.threads import give_way
-from vggt_ros.windows.solution import KeptKeyframe, PointCloud, Solution
+from vggt_ros.threads import yield_to_tracking
+from vggt_ros.windows.solution import MapKeyframe, PointCloud, Solution
 
 
 @dataclass(eq=False)
@@ -90,8 +90,8 @@ class PointMap:
 
     def _insert(self, keyframe: int, solution: Solution, row: int) -> None:
         """Keep the keyframe's points that fall into voxels without a point, the more confident first."""
-        give_way()
-        cloud = unproject(solution.kept[keyframe], self._config)
+        yield_to_tracking()
+        cloud = unproject(solution.keyframes[keyframe], self._config)
         # A copy: a view would keep the poses of all keyframes of this solution for as long as this one is kept.
         camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
         keys = _voxel_keys(_place(cloud.points, camera, scale), self._voxel)
@@ -118,7 +118,7 @@ class PointMap:
         return bool(shift + (turn + stretch) * points.depth > self._voxel)
 
 
-def unproject(kept: KeptKeyframe, config: MapConfig) -> PointCloud:
+def unproject(kept: MapKeyframe, config: MapConfig) -> PointCloud:
     """Return a keyframe's points in its camera frame and its window's units, without the doubtful and far ones."""
     depth = kept.depth.astype(np.float32)
     known = depth > 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 Cells = NDArray[np.unsignedinteger]
 _LAYER, _MAX_LAYERS = 0.1, 16
@@ -50,7 +50,7 @@ def layers(config: GridConfig) -> int:
     return int(np.clip(np.ceil((config.max_height - config.min_height) / _LAYER), 1, _MAX_LAYERS))
 
 
-def cast(kept: KeptKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Cast:
+def cast(kept: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Cast:
     """Cast the rays of a keyframe from its pose 4x4 in the z-up `map`; `scale` makes its depth meters."""
     ends = _ends(kept, map_camera, scale, config)
     count = layers(config)
@@ -73,7 +73,7 @@ def cast(kept: KeptKeyframe, map_camera: Array, scale: float, config: GridConfig
                 np.floor(shown.min(0)).astype(np.int64)[::-1] - 1, np.ceil(shown.max(0)).astype(np.int64)[::-1] + 1)
 
 
-def _ends(kept: KeptKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Array:
+def _ends(kept: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Array:
     """Return where the rays end in `map` (n, 3), at most `grid.max_range` away."""
     depth = kept.depth[::_RAYS, ::_RAYS].astype(np.float64) * scale
     known = (depth > 0) & (kept.confidence[::_RAYS, ::_RAYS] >= 255 * config.min_confidence)

@@ -14,7 +14,7 @@ _BENT = np.diag([0.0] * 6 + [0.009**2])
 """Covariance of how much of its scale a window is taken to have bent where the next one hangs on it."""
 
 
-class WindowLinks:
+class WindowEdges:
     """The windows of a graph's nodes, which are numbered 0, 1, ...
 
     Attributes:
@@ -65,5 +65,5 @@ class WindowLinks:
             yield Edge(self.window[edge.first], self.window[edge.second], "overlap", edge.first_second,
                        edge.covariance + _BENT)
         for loop in graph.loops:
-            yield Edge(self.window[loop.first], self.window[loop.second], "loop" if loop.taken else "refused",
+            yield Edge(self.window[loop.first], self.window[loop.second], "loop" if loop.accepted else "refused",
                        loop.first_second, loop.covariance)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from vggt_ros.config import Config
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.window_relocalization import WindowFinder
+from vggt_ros.mapping.window_relocalization import WindowRelocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
 from vggt_ros.windows.alignment import AlignmentRefused
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass
-class Attempt:
+class Placement:
     """What became of a window.
 
     Attributes:
@@ -51,16 +51,16 @@ class WindowPlacer:
     def __init__(self, config: Config, reconstructor: Reconstructor, atlas: Atlas) -> None:
         """Begin without keyframes."""
         self._config, self._reconstructor, self._atlas = config, reconstructor, atlas
-        self._finder = WindowFinder(config.tracking)
+        self._finder = WindowRelocalizer(config.tracking)
         self.recent: dict[int, Keyframe] = {}
 
-    def place(self, window: Window, solution: Solution) -> Attempt:
+    def place(self, window: Window, solution: Solution) -> Placement:
         """Reconstruct a window and hang it on the map, whose newest `solution` is given.
 
         A refusal is met with another choice of keyframes; after a second one the window begins a new submap, or, if
         it could not be reconstructed at all, is given up, and the next one bridges the gap or begins a submap.
         """
-        attempt, loose = Attempt(), None
+        attempt, loose = Placement(), None
         for keyframe in sorted(self.recent)[: -2 * self._config.windows.size]:
             del self.recent[keyframe]
         self.recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
@@ -121,7 +121,7 @@ class WindowPlacer:
         what = f"submap {apart}, {len(places)} images of which are found in the map,"
         try:
             loop = self._atlas.rejoin(window, geometry, places, solution)
-            said = f"{what} {'joins it' if loop.taken else f'is refused: {loop.reason}'}"
+            said = f"{what} {'joins it' if loop.accepted else f'is refused: {loop.reason}'}"
         except AlignmentRefused as refusal:
             said = f"{what} is refused: {refusal}"
         _LOG.info(said)

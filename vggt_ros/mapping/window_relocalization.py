@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.places.relocalization import Found, Relocalizer
+from vggt_ros.places.relocalization import Relocalization, Relocalizer
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Solution
 
 
-class WindowFinder:
+class WindowRelocalizer:
     """Finds windows by their images, near where the tracker took them to be, or anywhere."""
 
     def __init__(self, config: TrackingConfig) -> None:
@@ -24,7 +24,9 @@ class WindowFinder:
         """Forget the map."""
         self._relocalizer.clear()
 
-    def find(self, window: Window, solution: Solution, rows: NDArray[np.int64] | None = None) -> dict[int, Found]:
+    def find(
+        self, window: Window, solution: Solution, rows: NDArray[np.int64] | None = None
+    ) -> dict[int, Relocalization]:
         """Return keyframe id to where it was taken, of those images of the window that were found.
 
         With `rows` (n,) only those keyframes of the solution are asked. What was found anywhere, and not near where it
@@ -41,7 +43,7 @@ class WindowFinder:
                 places[keyframe.id] = found
         return places if sure or len(places) > 1 else {}
 
-    def _near(self, keyframe: Keyframe, image: ImageFeatures, solution: Solution) -> Found | None:
+    def _near(self, keyframe: Keyframe, image: ImageFeatures, solution: Solution) -> Relocalization | None:
         """Return where a keyframe was taken, near where the tracker took it to be in any of the submaps."""
         if keyframe.map_camera is None:
             return None

@@ -16,7 +16,7 @@ from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 
-def frame_path(frames: Sequence[TrackedFrame], solution: Solution, submap: int,
+def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution, submap: int,
                moved: Callable[[TrackedFrame], Array | None]) -> tuple[NDArray[np.int64], Array]:
     """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap, as the map holds them now.
 

@@ -11,8 +11,8 @@ import numpy as np
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, inverse
-from vggt_ros.odometry.tracker import FEW, Location, Tracker
-from vggt_ros.places.relocalization import Expectation, Relocalizer
+from vggt_ros.odometry.tracker import FEW, TrackedPose, Tracker
+from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -45,7 +45,7 @@ class Localizer:
         for part in (self.features, self._tracker, self._relocalizer):
             part.clear()
 
-    def expect(self, expected: Expectation) -> None:
+    def expect(self, expected: PosePrior) -> None:
         """Look for the camera where it is `expected`, from the next image on."""
         self._tracker.clear()
         self.features.clear()
@@ -112,7 +112,7 @@ class Localizer:
         if poses is not None:  # the map has moved or grown, not the camera: odom -> camera stays
             self._map_odom, self._seen = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
 
-    def _weakness(self, location: Location) -> str:
+    def _weakness(self, location: TrackedPose) -> str:
         """Return what a pose lacks, in words; empty if nothing."""
         if location.turned:
             return "without parallax only the camera's turn is known: move it sideways"

@@ -7,7 +7,7 @@ import numpy as np
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, orthonormalize
-from vggt_ros.odometry.tracked_keyframe import Sighting
+from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 
 _TRIALS = 60
 _AGREES = 1.5
@@ -18,7 +18,7 @@ _AGREEING = 0.7
 """Fraction of the rays that must agree: with parallax they do not."""
 
 
-class Turning:
+class RotationTracker:
     """Poses by rotation alone, since the last full pose: the camera is taken to stay where it was."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Turning:
         """Note that the newest image became a keyframe."""
         self._hops += self._now
 
-    def locate(self, sighting: Sighting, tracks: FeatureTracks, intrinsics: Array, shrink: float,
+    def locate(self, sighting: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, shrink: float,
                least: int) -> tuple[Array, Array, int] | None:
         """Return pose 4x4, covariance (6, 6) and number of corners by the turn since `sighting`, if one explains them.
 

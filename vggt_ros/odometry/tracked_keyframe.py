@@ -15,7 +15,7 @@ from vggt_ros.windows.solution import Solution
 
 
 @dataclass(eq=False)
-class Sighting:
+class TrackedKeyframe:
     """What a keyframe saw.
 
     Track ids (n,), rising, at pixels (n, 2); binary features; the camera's pose as the tracker knew it, or None; its
@@ -38,6 +38,6 @@ class Sighting:
         """Return the world points (n, 3) at `pixels` (n, 2) of it as the solved `keyframe`; NaN where there is none."""
         row = solution.index(keyframe)
         assert row is not None
-        kept = solution.kept[keyframe]
+        kept = solution.keyframes[keyframe]
         small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / self.width) - 0.5
         return landmarks(kept, solution.map_camera[row], float(solution.scale[row]), small)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.triangulation import midpoints
-from vggt_ros.odometry.tracked_keyframe import Sighting
+from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.windows.solution import Solution
 
 _MEMORY = 60
@@ -43,12 +43,12 @@ class TrackedLandmarks:
         """Forget all."""
         self.points: dict[int, Array] = {}
         self.measured: set[int] = set()
-        self.sightings: dict[int, Sighting] = {}
+        self.sightings: dict[int, TrackedKeyframe] = {}
         self.solution = Solution()
         self.reference = -1
         self.anchor: Sim3 | None = None
 
-    def remember(self, keyframe: int, sighting: Sighting) -> None:
+    def remember(self, keyframe: int, sighting: TrackedKeyframe) -> None:
         """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
         self.sightings[keyframe] = sighting
         while len(self.sightings) > _MEMORY:
@@ -132,7 +132,7 @@ class TrackedLandmarks:
                 ratio = float(np.median(new[known] / old[known]))
         return Sim3.from_pose(solution.map_camera[row], ratio) @ Sim3.from_pose(inverse(sighting.world_camera))
 
-    def _triangulate(self, newest: Sighting) -> None:
+    def _triangulate(self, newest: TrackedKeyframe) -> None:
         """Place the tracks without solved depth between the first keyframe that saw them and the newest."""
         assert newest.world_camera is not None
         waiting = np.array([t for t in newest.ids.tolist() if t not in self.measured], np.int64)

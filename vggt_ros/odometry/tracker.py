@@ -17,10 +17,10 @@ from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array
-from vggt_ros.odometry.rotation import Turning
-from vggt_ros.odometry.tracked_keyframe import Sighting
+from vggt_ros.odometry.rotation import RotationTracker
+from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
-from vggt_ros.places.relocalization import Found
+from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.windows.solution import Solution
 
 FEW = 2
@@ -38,7 +38,7 @@ _INLIER = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Location:
+class TrackedPose:
     """A pose found.
 
     `world_camera` 4x4, covariance (6, 6) of its right perturbation, inliers, reference keyframe, how many inliers have
@@ -68,13 +68,15 @@ class Tracker:
         self._landmarks.clear()
         self._last: Array | None = None
         self._lost = 0  # images without a pose
-        self._turning = Turning()
+        self._turning = RotationTracker()
 
     def remember(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                  world_camera: Array | None) -> None:
         """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
-        self._landmarks.remember(keyframe, Sighting(tracks.ids, tracks.pixels, image.binary, world_camera, intrinsics,
-                                                    image.gray.shape[1]))
+        self._landmarks.remember(
+            keyframe,
+            TrackedKeyframe(tracks.ids, tracks.pixels, image.binary, world_camera, intrinsics, image.gray.shape[1]),
+        )
         self._turning.hop()
 
     @property
@@ -88,7 +90,7 @@ class Tracker:
         return self._lost >= _SHORT
 
     def locate(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
-               solution: Solution) -> Location | None:
+               solution: Solution) -> TrackedPose | None:
         """Return where the frame `image` with these `tracks` was taken.
 
         If the landmarks as they are tell, they are left as they are: `catch_up` takes up a new `solution` when the pose
@@ -116,7 +118,7 @@ class Tracker:
         self._last = location.world_camera if location else None
         return None if location is None or before is None else (location.world_camera, before)
 
-    def take(self, tracks: FeatureTracks, found: Found, fresh: bool) -> Location:
+    def take(self, tracks: FeatureTracks, found: Relocalization, fresh: bool) -> TrackedPose:
         """Take landmarks found in the newest image by other means than tracks, and return where it was taken.
 
         They are followed from then on, in the stead of all others; in a `fresh` place nothing that was before counts.
@@ -128,14 +130,14 @@ class Tracker:
                 sighting.world_camera = None
         depth = float(np.median((found.points - found.map_camera[:3, 3]) @ found.map_camera[:3, 2]))
         self._turning.settle(found.covariance, depth)
-        return Location(found.map_camera, found.covariance, len(found.points), found.keyframe, len(found.points))
+        return TrackedPose(found.map_camera, found.covariance, len(found.points), found.keyframe, len(found.points))
 
     def _adopt(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Take landmarks from a new solution."""
         self._landmarks.adopt(tracks.ids, solution)
         self._last = None
 
-    def _match(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array) -> Location | None:
+    def _match(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array) -> TrackedPose | None:
         """Locate by the binary features of the newest solved keyframes; what agrees is followed from then on."""
         solved, width = self._landmarks.solved(self.solution)[:3], image.gray.shape[1]
         if not solved or len(image.binary) < self._config.min_inliers:
@@ -162,7 +164,7 @@ class Tracker:
                 return self._solve(tracks, intrinsics, width)
         return None
 
-    def _solve(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> Location | None:
+    def _solve(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Return the pose by the present landmarks, or None if too few agree."""
         known, points = self._landmarks.known(tracks.ids)
         if len(points) < self._config.min_inliers:
@@ -187,16 +189,16 @@ class Tracker:
             drift = own * _DRIFT * float(np.linalg.norm(pose[:3, 3] - self._landmarks.anchor.translation))
             covariance = covariance + np.diag([drift / depth] * 3 + [drift] * 3) ** 2
         self._turning.settle(covariance, depth)
-        return Location(pose, covariance, int(inliers.sum()), self._landmarks.reference, measured)
+        return TrackedPose(pose, covariance, int(inliers.sum()), self._landmarks.reference, measured)
 
-    def _turn(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> Location | None:
+    def _turn(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Locate by rotation alone, if it explains how the tracks have moved since the newest keyframe with a place."""
         newest = list(self._landmarks.sightings.values())[:-4:-1]
         sighting = next((s for s in newest if s.world_camera is not None), None)
         if sighting is None or self.solution.index(self._landmarks.reference) is None:
             return None
         found = self._turning.locate(sighting, tracks, intrinsics, REFERENCE_WIDTH / width, self._config.min_inliers)
-        return None if found is None else Location(*found, self._landmarks.reference, 0, turned=True)
+        return None if found is None else TrackedPose(*found, self._landmarks.reference, 0, turned=True)
 
     @staticmethod
     def _limit(width: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.places.database import Places
+from vggt_ros.places.database import PlaceDatabase
 from vggt_ros.windows.solution import Solution
 
 _LOG = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _BEST, _IN_TURN = 4, 4
 """Keyframes that are tried for one image: the best, and others of the shortlist, on from image to image."""
 
 
-class Candidates:
+class RelocalizationCandidates:
     """Ranks the keyframes of a map for an image, and never names so many that an image would have to wait."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Candidates:
 
     def clear(self) -> None:
         """Forget the map."""
-        self._places = Places()
+        self._places = PlaceDatabase()
         self._looks: dict[int, NDArray[np.float32]] = {}
         self._version = -1
         self._turn = 0
@@ -60,7 +60,7 @@ class Candidates:
         if solution.version == self._version:
             return
         self._version = solution.version
-        looks = {k: look for k in solution.ids.tolist() if (look := solution.kept[k].appearance) is not None}
+        looks = {k: look for k in solution.ids.tolist() if (look := solution.keyframes[k].appearance) is not None}
         for keyframe in self._looks.keys() - looks.keys():
             self._places.remove(keyframe)
         self._places.add_all({k: look for k, look in looks.items() if look is not self._looks.get(k)})

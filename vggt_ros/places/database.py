@@ -23,7 +23,7 @@ _REACH = 3.0
 search_parameters: Any = faiss.SearchParameters  # its stub takes no arguments
 
 
-class Places:
+class PlaceDatabase:
     """A descriptor a keyframe, and the keyframes whose descriptors are most similar to a given one.
 
     All are searched by inner product after a random projection into fewer dimensions, which keeps it nearly as it is

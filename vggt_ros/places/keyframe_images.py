@@ -24,7 +24,7 @@ class _Photo:
     features: Features
 
 
-class Album:
+class KeyframeImages:
     """Keyframes of which the image is at hand."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import consensus, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
-from vggt_ros.places.candidates import Candidates
+from vggt_ros.places.candidates import RelocalizationCandidates
 from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
@@ -44,7 +44,7 @@ _MIN_LIKENESS = 0.35
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Relocalization:
     """A place found: `map_camera` 4x4, covariance (6, 6), the points (n, 3) behind it at `pixels` (n, 2) of the image,
     the keyframe it was found by and its submap, and how like that one the image is.
     """
@@ -59,7 +59,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Expectation:
+class PosePrior:
     """Where the camera is said to be: `map_camera` 4x4, within `radius` map units and `angle` radians."""
 
     map_camera: Array
@@ -80,17 +80,17 @@ class Relocalizer:
         """Search with the settings of `config`."""
         self._config = config
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
-        self._candidates = Candidates()
+        self._candidates = RelocalizationCandidates()
         self.clear()
 
     def clear(self) -> None:
         """Forget the map and what is expected."""
         self._candidates.clear()
-        self.expected: Expectation | None = None
+        self.expected: PosePrior | None = None
         self.searched = False
 
     def search(self, image: ImageFeatures, intrinsics: Array, solution: Solution,
-               rows: NDArray[np.int64] | None = None) -> Found | None:
+               rows: NDArray[np.int64] | None = None) -> Relocalization | None:
         """Return where `image` was taken, or None; the keyframes tried are those that look most like it.
 
         With `rows` (n,) only those keyframes of the solution are tried; with an expectation only those near it, and a
@@ -107,7 +107,7 @@ class Relocalizer:
         return found
 
     def near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array, submap: int,
-             tracked: bool = False) -> Found | None:
+             tracked: bool = False) -> Relocalization | None:
         """Return where `image` was taken, given about where in a submap; None if nothing there is like it.
 
         `tracked` says whether the pose given is one that tracks of known points lead to.
@@ -122,7 +122,7 @@ class Relocalizer:
         return rows[[_within(camera, self.expected, 2.0) for camera in solution.map_camera]]
 
     def _try(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
-             guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Found | None:
+             guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Relocalization | None:
         """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
         binary, (height, width) = image.binary, image.gray.shape
         if len(binary) < _INLIERS or not rows:
@@ -152,7 +152,7 @@ class Relocalizer:
         spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
         if inliers.sum() < _INLIERS or spread < min_spread:
             return None
-        look = Photometric.of(image.gray, intrinsics, solution.kept[int(solution.ids[around[0]])].depth.shape[1])
+        look = Photometric.of(image.gray, intrinsics, solution.keyframes[int(solution.ids[around[0]])].depth.shape[1])
         textures = [textured_points(solution, row) for row in around]
         map_camera = look.refine(np.concatenate([points[::_THINNED] for points, _ in textures]),
                                  np.concatenate([values[::_THINNED] for _, values in textures]), map_camera)
@@ -161,12 +161,12 @@ class Relocalizer:
         if likenesses[chosen] < _MIN_LIKENESS:
             return None
         points, where = _seen(points[inliers], intrinsics, map_camera, (height, width))
-        return Found(map_camera, covariance, points, where, int(solution.ids[around[chosen]]), submap,
+        return Relocalization(map_camera, covariance, points, where, int(solution.ids[around[chosen]]), submap,
                      likenesses[chosen])
 
     def _match(self, binary: BinaryFeatures, solution: Solution, row: int) -> tuple[NDArray[np.int64], Array]:
         """Return which features (n,) of an image a keyframe has too, and where they are in the map (n, 3)."""
-        kept = solution.kept[int(solution.ids[row])]
+        kept = solution.keyframes[int(solution.ids[row])]
         if len(kept.features) < 2:
             return np.zeros(0, np.int64), np.zeros((0, 3))
         pairs = [best for best, second in self._matcher.knnMatch(binary.looks, kept.features, k=2)
@@ -184,7 +184,7 @@ def neighbors(solution: Solution, map_camera: Array, submap: int, count: int) ->
     A keyframe's view is taken as the point at its median depth ahead of it: nearest to the other's wins.
     """
     rows = np.flatnonzero(solution.submaps == submap)
-    median = np.array([solution.kept[k].median_depth for k in solution.ids[rows].tolist()])
+    median = np.array([solution.keyframes[k].median_depth for k in solution.ids[rows].tolist()])
     depth, cameras = np.nan_to_num(median, nan=1.0) * solution.scale[rows], solution.map_camera[rows]
     ahead = cameras[:, :3, 3] + depth[:, None] * cameras[:, :3, 2]
     here = map_camera[:3, 3] + depth[:, None] * map_camera[:3, 2]
@@ -215,7 +215,7 @@ def depth_seen(solution: Solution, rows: Iterable[int], map_camera: Array, intri
 
 def _points(solution: Solution, row: int) -> Array:
     """Return all points (n, 3) of a keyframe in the map."""
-    kept, map_camera = solution.kept[int(solution.ids[row])], solution.map_camera[row]
+    kept, map_camera = solution.keyframes[int(solution.ids[row])], solution.map_camera[row]
     rows, columns = np.nonzero(kept.depth > 0)
     rays = pixel_rays(kept.intrinsics, columns, rows)
     local = rays * (kept.depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
@@ -231,7 +231,7 @@ def _seen(points: Array, intrinsics: Array, map_camera: Array,
     return points[inside], pixels[inside].astype(np.float32)
 
 
-def _within(map_camera: Array, expected: Expectation, factor: float = 1.0) -> bool:
+def _within(map_camera: Array, expected: PosePrior, factor: float = 1.0) -> bool:
     apart = np.linalg.norm(map_camera[:3, 3] - expected.map_camera[:3, 3])
     turn = rotation_angle(expected.map_camera[:3, :3].T @ map_camera[:3, :3])
     return bool(apart < factor * expected.radius and turn < factor * expected.angle)

@@ -18,7 +18,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, log, to_matrix, transported
-from vggt_ros.pose_graph.spanning_tree import Index, OverlapTree
+from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
 GATE = 24.3
 """The 99.9 % quantile of chi-square with the 7 degrees of freedom of a similarity."""
@@ -41,7 +41,7 @@ class Loop:
         id: number of the loop, never reused.
         first, second: ids of the windows; first_second: the similarity between them.
         covariance: (7, 7) of its perturbation on the right.
-        taken: whether the graph believes it now.
+        accepted: whether the graph believes it now.
         images: how many images say so, each for itself.
         waits: whether it is to be judged when something else tells how its submaps lie.
         reason: why, or why not.
@@ -58,7 +58,7 @@ class Loop:
     second_row: int
     images: int = 1
     waits: bool = False
-    taken: bool = False
+    accepted: bool = False
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -72,21 +72,21 @@ def ends(loops: Sequence[Loop]) -> tuple[Index, Index]:
             np.array([loop.second_row for loop in loops], np.int64))
 
 
-def misfit(place: Array, loops: Sequence[Loop]) -> Array:
+def residual_chi2(place: Array, loops: Sequence[Loop]) -> Array:
     """Return the chi-square (n,) of loops against windows that lie at `place` (w, 4, 4)."""
     if not loops:
         return np.zeros(0)
     first, second = ends(loops)
     error = log(inverse(np.array([loop.matrix for loop in loops])) @ inverse(place[first]) @ place[second])
-    return squared(error, np.array([loop.covariance for loop in loops]))
+    return mahalanobis_squared(error, np.array([loop.covariance for loop in loops]))
 
 
-def squared(errors: Array, covariances: Array) -> Array:
+def mahalanobis_squared(errors: Array, covariances: Array) -> Array:
     """Return the squared Mahalanobis lengths (n,) of errors (n, 7) under covariances (n, 7, 7)."""
     return np.einsum("ni,ni->n", errors, np.linalg.solve(covariances, errors[..., None])[..., 0])
 
 
-def surprise(tree: OverlapTree, loops: Sequence[Loop], given: Sequence[Loop]) -> Array:
+def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], given: Sequence[Loop]) -> Array:
     """Return the chi-square (n,) of each of the loops under the drift that overlaps and the loops `given` leave open.
 
     The places in `tree` are taken to be the solution with the loops given.
@@ -98,12 +98,12 @@ def surprise(tree: OverlapTree, loops: Sequence[Loop], given: Sequence[Loop]) ->
     matrices = np.array([loop.matrix for loop in loops])
     innovation = log(place[first] @ matrices @ inverse(place[second]))
     noise = transported(np.array([loop.covariance for loop in loops]), place[second])
-    covariance = _between(tree, first, second) + noise
+    covariance = _drift_covariance(tree, first, second) + noise
     if given:
-        given = _nearest(given, first, second)
+        given = _nearest_loops(given, first, second)
         first_given, second_given = ends(given)
-        cross = _shared_drift(tree, first[:, None], second[:, None], first_given, second_given)
-        joint = _shared_drift(tree, first_given[:, None], second_given[:, None], first_given, second_given)
+        cross = _cross_covariance(tree, first[:, None], second[:, None], first_given, second_given)
+        joint = _cross_covariance(tree, first_given[:, None], second_given[:, None], first_given, second_given)
         index = np.arange(len(given))
         joint[index, index] += transported(np.array([loop.covariance for loop in given]), place[second_given])
         size = 7 * len(given)
@@ -120,7 +120,7 @@ def surprise(tree: OverlapTree, loops: Sequence[Loop], given: Sequence[Loop]) ->
     return np.asarray((projected**2 / np.maximum(values, floor)).sum(1))
 
 
-def companions(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
+def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
     """Return those of `others` that agree with a loop: around both and the overlaps between them it is one place."""
     if not others:
         return []
@@ -132,27 +132,27 @@ def companions(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Lo
     back = inverse(chained[second]) @ chained[loop.second_row, None]
     around = inverse(loop.matrix[None]) @ there @ matrices @ back
     to_second = inverse(chained[loop.second_row, None])
-    drift = _between(tree, np.full_like(first, loop.first_row), first) + _between(
+    drift = _drift_covariance(tree, np.full_like(first, loop.first_row), first) + _drift_covariance(
         tree, second, np.full_like(second, loop.second_row))
     # The tree's covariances are of its places; overlaps of one segment move together, so turn them back with it.
     local = transported(drift, inverse(tree.place[loop.second_row, None]))
     noise = transported(np.array([other.covariance for other in others]), to_second @ chained[second])
-    agree = squared(log(around), local + noise + loop.covariance) <= GATE
+    agree = mahalanobis_squared(log(around), local + noise + loop.covariance) <= GATE
     return [other for other, fits in zip(others, agree, strict=True) if fits]
 
 
-def group(tree: OverlapTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
+def consistent_set(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
     """Return a loop and those of the others that agree with it and with each other, taken greedily."""
-    chosen, left = [loop], companions(tree, loop, others)
+    chosen, left = [loop], consistent_with(tree, loop, others)
     while left:
-        supporters = {other.id: companions(tree, other, left) for other in left} if len(left) < 12 else {}
+        supporters = {other.id: consistent_with(tree, other, left) for other in left} if len(left) < 12 else {}
         best = max(left, key=lambda other: len(supporters.get(other.id, ())))
         chosen.append(best)
-        left = [other for other in supporters.get(best.id) or companions(tree, best, left) if other is not best]
+        left = [other for other in supporters.get(best.id) or consistent_with(tree, best, left) if other is not best]
     return chosen
 
 
-def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1) -> float:
+def score(loops: Sequence[Loop], residuals_chi2: Array, chain_chi2: float, stride: int = 1) -> float:
     """Return how well a set of loops explains what was seen: higher is better.
 
     Args:
@@ -165,17 +165,17 @@ def score(loops: Sequence[Loop], misfits: Array, strain: float, stride: int = 1)
     clusters = _clusters(loops, _NEIGHBORS * stride)
     gain = GATE * sum(1 + float(np.log2(len(cluster))) for cluster in clusters)
     if len(clusters) < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
-        return gain - float(misfits.sum()) - strain / _LONE
+        return gain - float(residuals_chi2.sum()) - chain_chi2 / _LONE
     freedom = 7.0 * len(loops)
-    return gain - float(misfits.sum()) - freedom * float(np.log1p(strain / (freedom * _STRAIN)))
+    return gain - float(residuals_chi2.sum()) - freedom * float(np.log1p(chain_chi2 / (freedom * _STRAIN)))
 
 
-def pieces(loops: Sequence[Loop], stride: int = 1) -> int:
+def independent_clusters(loops: Sequence[Loop], stride: int = 1) -> int:
     """Return how many independent pieces of evidence loops are; `stride` as for `score`."""
     return len(_clusters(loops, _NEIGHBORS * stride))
 
 
-def witnesses(loops: Sequence[Loop], stride: int = 1) -> int:
+def supporting_images(loops: Sequence[Loop], stride: int = 1) -> int:
     """Return how many images speak for loops; those of several between the same two windows may be the same ones."""
     return sum(max(loop.images for loop in cluster) for cluster in _clusters(loops, stride - 1))
 
@@ -195,12 +195,14 @@ def _clusters(loops: Sequence[Loop], reach: int) -> list[list[Loop]]:
     return clusters
 
 
-def _between(tree: OverlapTree, first: Index, second: Index) -> Array:
+def _drift_covariance(tree: SpanningTree, first: Index, second: Index) -> Array:
     """Return the covariance (n, 7, 7) of the drift between rows."""
-    return _shared_drift(tree, first, second, first, second)
+    return _cross_covariance(tree, first, second, first, second)
 
 
-def _shared_drift(tree: OverlapTree, first: Index, second: Index, first_other: Index, second_other: Index) -> Array:
+def _cross_covariance(
+    tree: SpanningTree, first: Index, second: Index, first_other: Index, second_other: Index
+) -> Array:
     """Return the covariance (..., 7, 7) of the drift from `first` to `second` with that of the others."""
     def both(row: Index, other: Index) -> Array:
         return tree.covariance(tree.ancestor(row, other))
@@ -209,7 +211,7 @@ def _shared_drift(tree: OverlapTree, first: Index, second: Index, first_other: I
                       + both(first, first_other))
 
 
-def _nearest(given: Sequence[Loop], first: Index, second: Index) -> Sequence[Loop]:
+def _nearest_loops(given: Sequence[Loop], first: Index, second: Index) -> Sequence[Loop]:
     """Return the loops of `given` whose ends are nearest to those of any of the rows."""
     if len(given) <= _CONDITIONS:
         return given

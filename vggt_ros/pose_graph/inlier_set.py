@@ -14,13 +14,13 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, log
-from vggt_ros.pose_graph.consistency import Loop, ends, misfit, score, squared
+from vggt_ros.pose_graph.consistency import Loop, ends, mahalanobis_squared, residual_chi2, score
 from vggt_ros.pose_graph.optimization import solve
-from vggt_ros.pose_graph.spanning_tree import OverlapTree, Segments
+from vggt_ros.pose_graph.spanning_tree import Segments, SpanningTree
 
 
 @dataclass(frozen=True, eq=False)
-class Hypothesis:
+class InlierSet:
     """What becomes of the map with a set of loops.
 
     Attributes:
@@ -36,19 +36,25 @@ class Hypothesis:
 
     loops: tuple[Loop, ...]
     place: Array
-    strain: float
-    misfits: Array
+    chain_chi2: float
+    residuals_chi2: Array
     stride: int = 1
-    broken: float = 0.0
+    breaks_chi2: float = 0.0
 
     @property
     def score(self) -> float:
         """How well it explains what was seen; see `consensus.score`."""
-        return score(self.loops, self.misfits, self.strain, self.stride) - self.broken
+        return score(self.loops, self.residuals_chi2, self.chain_chi2, self.stride) - self.breaks_chi2
 
 
-def bent(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, log_scale: Mapping[int, float],
-         start: Array | None = None) -> Hypothesis:
+def solve_inliers(
+    tree: SpanningTree,
+    submap: Sequence[int],
+    loops: Sequence[Loop],
+    stride: int,
+    log_scale: Mapping[int, float],
+    start: Array | None = None,
+) -> InlierSet:
     """Return the least squares solution with a set of loops.
 
     Args:
@@ -67,17 +73,21 @@ def bent(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride
     measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
     covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
     solved = solve(nodes, start[nodes], first, second, measured, covariance, log_scale)
-    return _judged(segments, submap, loops, stride, tree.spread(nodes, solved))
+    return _evaluated(segments, submap, loops, stride, tree.spread(nodes, solved))
 
 
-def judged(tree: OverlapTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array) -> Hypothesis:
-    """Return what overlaps and a set of loops say of places (n, 4, 4); arguments as for `bent`."""
-    return _judged(tree.segments(np.concatenate(ends(loops))), submap, loops, stride, place)
+def evaluate_inliers(
+    tree: SpanningTree, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array
+) -> InlierSet:
+    """Return what overlaps and a set of loops say of places (n, 4, 4); arguments as for `solve_inliers`."""
+    return _evaluated(tree.segments(np.concatenate(ends(loops))), submap, loops, stride, place)
 
 
-def _judged(segments: Segments, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array) -> Hypothesis:
+def _evaluated(
+    segments: Segments, submap: Sequence[int], loops: Sequence[Loop], stride: int, place: Array
+) -> InlierSet:
     error = log(inverse(segments.measured) @ inverse(place[segments.above]) @ place[segments.below])
-    strain, submaps = squared(error, segments.covariance), np.array(submap, np.int64)
+    chain_chi2, submaps = mahalanobis_squared(error, segments.covariance), np.array(submap, np.int64)
     within = submaps[segments.above] == submaps[segments.below]
-    return Hypothesis(tuple(loops), place, float(strain[within].sum()), misfit(place, loops), stride,
-                      float(strain[~within].sum()))
+    return InlierSet(tuple(loops), place, float(chain_chi2[within].sum()), residual_chi2(place, loops), stride,
+                      float(chain_chi2[~within].sum()))

@@ -11,9 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.pose_graph.consistency import GATE, Loop, group, misfit, pieces, score, surprise, witnesses
-from vggt_ros.pose_graph.inlier_set import Hypothesis, bent, judged
-from vggt_ros.pose_graph.spanning_tree import Index, OverlapTree
+from vggt_ros.pose_graph.consistency import (
+    GATE,
+    Loop,
+    consistent_set,
+    independent_clusters,
+    predicted_chi2,
+    residual_chi2,
+    score,
+    supporting_images,
+)
+from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers
+from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 from vggt_ros.pose_graph.submaps import UNKNOWN, Submaps
 
 _DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
@@ -29,7 +38,7 @@ _MEDIAN, _MAX_MISFIT = 6.35, 9.0
 """The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
 
 
-class Belief:
+class LoopSelection:
     """Overlaps, loops between their nodes, and which of the loops are believed.
 
     Attributes:
@@ -44,28 +53,28 @@ class Belief:
     def __init__(self, stride: int) -> None:
         """Begin empty; `stride` nodes come with each window."""
         self._stride = stride
-        self.tree, self.submaps = OverlapTree(), Submaps()
+        self.tree, self.submaps = SpanningTree(), Submaps()
         self.tree.inflation = _DOUBT
         self.loops: list[Loop] = []
         self.settled = 0
         self.log_scale: dict[int, float] = {}
         self._doubt, self._doubted, self._counted = _DOUBT, _DOUBTED, 0  # belief of before, its worth, loops in it
         self._eased = 0  # the newest row that a settled loop had corrected
-        self._now = Hypothesis((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))  # its loops, and its score
+        self._now = InlierSet((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))  # its loops, and its score
 
     @property
-    def taken(self) -> list[Loop]:
+    def accepted(self) -> list[Loop]:
         """The loops that are believed."""
-        return [loop for loop in self.loops if loop.taken]
+        return [loop for loop in self.loops if loop.accepted]
 
     @property
     def connected(self) -> list[int]:
         """Of each submap, the oldest one that loops connect it with."""
-        return self.submaps.connected(self.taken)
+        return self.submaps.connected(self.accepted)
 
     def likely(self, loop: Loop) -> bool:
         """Return whether a loop is likely under the drift that overlaps and loops taken leave open; note why not."""
-        squared_distance = float(surprise(self.tree, [loop], self.taken)[0])
+        squared_distance = float(predicted_chi2(self.tree, [loop], self.accepted)[0])
         if squared_distance > GATE:
             loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
         return squared_distance <= GATE
@@ -76,29 +85,36 @@ class Belief:
         Nothing speaks against a loop between submaps of which nothing tells how they lie, so another one has to agree
         with it. What looks alike agrees with itself, too: the loops may still be outvoted.
         """
-        related = self.submaps.related(self.taken)
+        related = self.submaps.related(self.accepted)
         here = self._components(loop, related)
         if len(here) == 1:
             return [loop]
-        agreeing = group(self.tree, loop, [other for other in self.loops if not other.taken and other is not loop
-                                           and self._components(other, related) == here])
-        if witnesses(agreeing, self._stride) >= _WITNESSES:
+        agreeing = consistent_set(
+            self.tree,
+            loop,
+            [
+                other
+                for other in self.loops
+                if not other.accepted and other is not loop and self._components(other, related) == here
+            ],
+        )
+        if supporting_images(agreeing, self._stride) >= _WITNESSES:
             return agreeing
         loop.waits, loop.reason = True, "waits for another one that agrees: nothing else tells how the two submaps lie"
         return []
 
     def take(self, loops: Sequence[Loop]) -> None:
         """Believe loops, of which the first is likely and the others agree, unless the solution says otherwise."""
-        loop, label, taken = loops[0], self.connected, self.taken
+        loop, label, taken = loops[0], self.connected, self.accepted
         joins = label[self.submaps.of[loop.first_row]] != label[self.submaps.of[loop.second_row]]
         if joins:
             self.submaps.join(self.tree, label, loop)
         self._decide(self._reconsidered(self._with([*taken, *loops])))
         self._settle()
-        if joins and loop.taken:
-            images = witnesses([other for other in loops if other.taken], self._stride)
+        if joins and loop.accepted:
+            images = supporting_images([other for other in loops if other.accepted], self._stride)
             loop.reason = "joins two submaps" + (f", as {images} images agree" if images > 1 else "")
-            self._call(self.submaps.related(self.taken))
+            self._call(self.submaps.related(self.accepted))
 
     def outvote(self, loop: Loop) -> None:
         """Ask whether refused loops that agree with a new one explain the map better than those taken now.
@@ -109,13 +125,13 @@ class Belief:
         """
         label = self.connected
         here = self._components(loop, label)
-        refused = [other for other in self.loops if not other.taken and other is not loop
+        refused = [other for other in self.loops if not other.accepted and other is not loop
                    and self._components(other, label) <= here]
-        agreeing = group(self.tree, loop, refused)
+        agreeing = consistent_set(self.tree, loop, refused)
         within = self.submaps.within(loop)
-        if (len(agreeing) < 2 and within) or (len(here) > 1 and pieces(agreeing, self._stride) < 2):
+        if (len(agreeing) < 2 and within) or (len(here) > 1 and independent_clusters(agreeing, self._stride) < 2):
             return
-        chosen = agreeing + [other for other in group(self.tree, loop, self.taken) if other is not loop]
+        chosen = agreeing + [other for other in consistent_set(self.tree, loop, self.accepted) if other is not loop]
         if score(chosen, np.zeros(0), 0.0, self._stride) <= self._now.score:  # as good as it could get
             return
         before = self._cast_off(max(here)) if len(here) > 1 else None
@@ -132,7 +148,7 @@ class Belief:
 
     def stand(self) -> None:
         """Judge the loops believed by where the tree has the nodes now."""
-        self._decide(self._judged(self._now.loops))
+        self._decide(self._evaluated(self._now.loops))
 
     def solve(self) -> None:
         """Solve again with the loops believed, and reconsider them; without any, stand by the tree."""
@@ -144,10 +160,10 @@ class Belief:
     def restore(self, place: Array) -> None:
         """Take over places (n, 4, 4), and the verdicts that loops already bear."""
         self.tree.move(place)
-        self._decide(self._judged(self.taken))
+        self._decide(self._evaluated(self.accepted))
 
     def contract(self, rows: Index) -> list[int]:
-        """Let go of all rows but the given ones and those that branches need; see `OverlapTree.contracted`.
+        """Let go of all rows but the given ones and those that branches need; see `SpanningTree.contracted`.
 
         Given are those in which loops end and submaps begin, too. Return the rows left, which are numbered anew in
         that order.
@@ -166,7 +182,7 @@ class Belief:
         """Judge the loops that wait between submaps of which something else tells now how they lie."""
         for loop in [loop for loop in self.loops if loop.waits and self._tells(loop, related)]:
             loop.waits = False
-            if loop.taken:
+            if loop.accepted:
                 continue
             if self.likely(loop):
                 self.take([loop])
@@ -181,60 +197,62 @@ class Belief:
         return {label[self.submaps.of[row]] for row in (loop.first_row, loop.second_row)}
 
     def _cast_off(self, submap: int) -> tuple[Index, Array, Array]:
-        """Forget the place at which the chain broke before a submap; return what `OverlapTree.revise` brings back."""
+        """Forget the place at which the chain broke before a submap; return what `SpanningTree.revise` brings back."""
         root = np.array([self.submaps.anchor[submap]])
         measured, covariance = self.tree.edges(root)
         before = (root, measured, covariance.copy())
         self.tree.revise(root, measured, UNKNOWN[None])
         return before
 
-    def _with(self, loops: Sequence[Loop], start: Array | None = None) -> Hypothesis:
-        return bent(self.tree, self.submaps.of, loops, self._stride, self.log_scale, start)
+    def _with(self, loops: Sequence[Loop], start: Array | None = None) -> InlierSet:
+        return solve_inliers(self.tree, self.submaps.of, loops, self._stride, self.log_scale, start)
 
-    def _judged(self, loops: Sequence[Loop]) -> Hypothesis:
-        return judged(self.tree, self.submaps.of, loops, self._stride, self.tree.place.copy())
+    def _evaluated(self, loops: Sequence[Loop]) -> InlierSet:
+        return evaluate_inliers(self.tree, self.submaps.of, loops, self._stride, self.tree.place.copy())
 
-    def _reconsidered(self, found: Hypothesis) -> Hypothesis:
+    def _reconsidered(self, found: InlierSet) -> InlierSet:
         """Return a solution without the loops that it contradicts, and with those refused ones that now fit."""
         found = self._without_contradicted(found)
         related = self.submaps.related(found.loops)
         others = [loop for loop in self.loops if loop not in found.loops and self._tells(loop, related)]
-        near = [loop for loop, off in zip(others, misfit(found.place, others), strict=True) if off <= 10 * GATE]
+        near = [loop for loop, off in zip(others, residual_chi2(found.place, others), strict=True) if off <= 10 * GATE]
         if not near:
             return found
         before = self.tree.place.copy()
         self.tree.move(found.place)
-        fitting = [loop for loop, off in zip(near, surprise(self.tree, near, found.loops), strict=True) if off <= GATE]
+        fitting = [
+            loop for loop, off in zip(near, predicted_chi2(self.tree, near, found.loops), strict=True) if off <= GATE
+        ]
         if fitting:
             more = self._without_contradicted(self._with([*found.loops, *fitting]))
             found = more if more.score > found.score else found
         self.tree.move(before)
         return found
 
-    def _without_contradicted(self, found: Hypothesis) -> Hypothesis:
+    def _without_contradicted(self, found: InlierSet) -> InlierSet:
         """Return a solution without the loops that stay unlikely in it, the worst first."""
         while len(found.loops):
             # Most loops are true: where even the median is off, loops are not as good as they say.
-            limit = GATE * float(np.clip(np.median(found.misfits) / _MEDIAN, 1.0, _MAX_MISFIT))
-            over = int((found.misfits > limit).sum())
+            limit = GATE * float(np.clip(np.median(found.residuals_chi2) / _MEDIAN, 1.0, _MAX_MISFIT))
+            over = int((found.residuals_chi2 > limit).sum())
             if not over:
                 break
-            worst = np.argsort(-found.misfits)[: max(1, over // 3)]
+            worst = np.argsort(-found.residuals_chi2)[: max(1, over // 3)]
             found = self._with([loop for row, loop in enumerate(found.loops) if row not in worst])
         return found
 
-    def _decide(self, found: Hypothesis) -> None:
+    def _decide(self, found: InlierSet) -> None:
         """Make a solution the map."""
         for loop in self.loops:
-            before, loop.taken = loop.taken, loop in found.loops
-            if loop.taken:
+            before, loop.accepted = loop.accepted, loop in found.loops
+            if loop.accepted:
                 loop.reason = "agrees with the map"
             elif before:
                 loop.reason = "contradicted by later loops"
         self._now = found
         self.tree.move(found.place)
         # How far the loops had to bend the chain tells whether the overlaps' covariances are honest.
-        bent_by = found.strain * self.tree.inflation + 7 * self._doubt * self._doubted
+        bent_by = found.chain_chi2 * self.tree.inflation + 7 * self._doubt * self._doubted
         count = max(0, len(found.loops) - self._counted) + self._doubted
         self.tree.inflation = float(np.clip(bent_by / (7 * count), 1.0, _MAX_INFLATION))
 
@@ -249,7 +267,7 @@ class Belief:
         if len(within) <= _MOST_LOOPS:
             return
         settled = sorted(within, key=lambda loop: loop.id)[: _MOST_LOOPS // 4]
-        refused = [loop for loop in self.loops if not loop.taken][: -_MOST_LOOPS]
+        refused = [loop for loop in self.loops if not loop.accepted][: -_MOST_LOOPS]
         gone = {loop.id for loop in (*settled, *refused)}
         left = tuple(loop for loop in taken if loop.id not in gone)
         self.loops = [loop for loop in self.loops if loop.id not in gone]
@@ -260,4 +278,4 @@ class Belief:
         self.tree.ease(np.arange(self._eased + 1, newest + 1), _SETTLED)
         self._eased = max(self._eased, newest)
         self.tree.rechain(self.tree.place.copy(), self.tree.place.copy())
-        self._decide(self._judged(left))
+        self._decide(self._evaluated(left))

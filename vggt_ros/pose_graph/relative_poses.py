@@ -23,7 +23,7 @@ adds up along the chain, and what loops tell the pose graph better."""
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class RelativePose:
     """Where a keyframe lies in the frame of another one, each in units of its own.
 
     Attributes:
@@ -42,21 +42,21 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Relation:
+class LoopMeasurement:
     """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
 
-    `steps` are those that the joint reconstruction has between keyframes of the map, on either side; `images` is how
-    many of the newer place's say so, each for itself.
+    `relative_poses` are those of the joint reconstruction between keyframes of the map, on either side; `images` is how
+    many images of the newer place say so independently.
     """
 
     first_second: Sim3
     covariance: Array
-    steps: tuple[Step, ...] = ()
+    relative_poses: tuple[RelativePose, ...] = ()
     images: int = 1
 
 
-def steps(window: Mapping[int, View], known: Mapping[int, View] | None = None,
-          alignment: Alignment | None = None) -> Iterator[Step]:
+def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None = None,
+          alignment: Alignment | None = None) -> Iterator[RelativePose]:
     """Yield the steps of a window, so that the map has the first keyframe of each when its turn comes.
 
     Args:
@@ -69,7 +69,7 @@ def steps(window: Mapping[int, View], known: Mapping[int, View] | None = None,
     placed = [row for row, keyframe in enumerate(keyframes) if keyframe in known] or [0]
     # Units of each keyframe's own in one of the window.
     units = {k: alignment.reference_window.scale / known[k].scale if alignment and k in known else 1.0 for k in window}
-    depth = float(np.median([view.kept.median_depth for view in window.values()]))
+    depth = float(np.median([view.keyframe.median_depth for view in window.values()]))
     ways = list(pairwise(keyframes))
     backwards = [(second, first) for first, second in ways[:placed[0]][::-1]]
     for first, second in [*ways[placed[0]:], *backwards]:
@@ -85,11 +85,12 @@ def steps(window: Mapping[int, View], known: Mapping[int, View] | None = None,
             there = alignment.reference_window @ Sim3.from_pose(window[second].camera)
             aligned = to_matrix(Sim3.from_pose(known[first].camera, known[first].scale).inverse() @ there)[None]
             relation = to_sim3(aligned @ exp(log(inverses(aligned) @ to_matrix(relation)[None]) / 2))[0]
-        yield Step(first, second, relation, covariance, first in known and second in known)
+        yield RelativePose(first, second, relation, covariance, first in known and second in known)
 
 
-def across(window: Mapping[int, View], pair: tuple[int, int], sides: Sequence[tuple[Mapping[int, View], Alignment]]
-           ) -> tuple[Sim3, Array]:
+def loop_relative_pose(
+    window: Mapping[int, View], pair: tuple[int, int], sides: Sequence[tuple[Mapping[int, View], Alignment]]
+) -> tuple[Sim3, Array]:
     """Return how the keyframes of a pair lie to each other by a window that has both, and the covariance (7, 7).
 
     Each side is what the map knows around a keyframe of the pair, in its frame and units, and where the window lies

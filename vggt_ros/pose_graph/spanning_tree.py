@@ -36,7 +36,7 @@ class Segments:
     covariance: Array
 
 
-class OverlapTree:
+class SpanningTree:
     """Nodes in rows 0, 1, ..., each after the row that it hangs on.
 
     Attributes:
@@ -196,13 +196,13 @@ class OverlapTree:
         covariance = transported(self.covariance(below) - self.covariance(upper), inverse(self.place[below]))
         return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
 
-    def contracted(self, rows: Index) -> tuple[OverlapTree, list[int]]:
+    def contracted(self, rows: Index) -> tuple[SpanningTree, list[int]]:
         """Return a tree of only the given rows, the root, and where branches that they need begin; and which those are.
 
         Overlaps between them are composed into one; places and their covariances stay as they are. Rows are numbered
         anew, in the same order.
         """
-        left, tree = self.segments(rows), OverlapTree()
+        left, tree = self.segments(rows), SpanningTree()
         kept, tree.inflation = np.append(0, left.below), self.inflation
         edges = np.append(self._edge[:1], left.covariance / self.inflation, axis=0)
         same = np.flatnonzero(self._parent[kept[1:]] == left.above) + 1

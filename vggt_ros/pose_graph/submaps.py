@@ -12,7 +12,7 @@ import numpy as np
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse
 from vggt_ros.pose_graph.consistency import Loop
-from vggt_ros.pose_graph.spanning_tree import OverlapTree
+from vggt_ros.pose_graph.spanning_tree import SpanningTree
 
 UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
 """Covariance of where a submap lies in the map if nothing tells: nearly nothing is known."""
@@ -75,7 +75,7 @@ class Submaps:
             component[component == max(first, second)] = min(first, second)
         return place
 
-    def join(self, tree: OverlapTree, label: Sequence[int], loop: Loop) -> None:
+    def join(self, tree: SpanningTree, label: Sequence[int], loop: Loop) -> None:
         """Move the younger of two components, by `label` as above, to where a loop sees it."""
         place = self.assembled(tree.place, label, [loop])
         younger = max(label[self.of[row]] for row in (loop.first_row, loop.second_row))

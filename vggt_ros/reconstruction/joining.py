@@ -12,7 +12,7 @@ from vggt_ros.config import AlignmentConfig
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.windows.alignment import AlignmentRefused, View, align
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 
 def split(window: Window, overlap: int, most: int) -> list[Window]:
@@ -64,7 +64,7 @@ def _views(geometry: WindowGeometry) -> dict[int, View]:
     """Return keyframe id to what alignment compares; depth in medians, so that float16 holds any unit."""
     unit = float(np.nanmedian(geometry.depth))
     color = np.zeros((0, 0, 3), np.uint8)
-    return {keyframe: View(geometry.window_camera[row], KeptKeyframe(
+    return {keyframe: View(geometry.window_camera[row], MapKeyframe(
         keyframe, 0, geometry.intrinsics[row], (geometry.depth[row] / unit).astype(np.float16),
         np.rint(255 * geometry.confidence[row]).astype(np.uint8), color), unit)
         for row, keyframe in enumerate(geometry.keyframe_ids)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.threads import one_thread_for_linear_algebra
+from vggt_ros.threads import single_threaded_blas
 from vggt_ros.windows.keyframe import Window
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _begin(config: Config) -> None:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICENESS)
-    one_thread_for_linear_algebra()
+    single_threaded_blas()
     _here = Multiview(config)
 
 

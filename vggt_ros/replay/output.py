@@ -90,7 +90,7 @@ def write_depth(result: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     solution = result.slam.solution
     for row, keyframe in enumerate(solution.ids.tolist()):
-        kept = solution.kept[keyframe]
+        kept = solution.keyframes[keyframe]
         np.savez_compressed(folder / f"{format_stamp(kept.stamp)}.npz",
                             depth=kept.depth.astype(np.float32) * np.float32(solution.scale[row]),
                             confidence=kept.confidence.astype(np.float32) / 255, K=kept.intrinsics)

@@ -16,7 +16,7 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
-from vggt_ros.odometry.frame_trajectory import frame_path
+from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.replay.metric_sources import MetricSources
@@ -78,8 +78,8 @@ class Run:
         return self._against_truth(*self.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
-        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_path`."""
-        return frame_path(self.frames, self.slam.solution, submap, self.slam.frame_pose)
+        """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_trajectory`."""
+        return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
 
     def frame_figures(self) -> dict[str, float | None]:
         """Return what share of the images since the first pose is located in the largest submap, and how well."""

@@ -19,7 +19,7 @@ from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, names_recti
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import described, why_silent
-from vggt_ros.threads import going_first
+from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
 
 THROTTLE = 5.0
@@ -131,7 +131,7 @@ class ImageSource:
             details: rclpy's information on the message; it must not have a default, or rclpy leaves it out.
 
         """
-        with going_first():
+        with prioritize():
             self._take_image(message, details)
 
     def _take_image(self, message: Any, details: Mapping[str, Any]) -> None:

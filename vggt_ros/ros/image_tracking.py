@@ -13,7 +13,7 @@ from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.slam import Slam
-from vggt_ros.threads import let_others_go
+from vggt_ros.threads import end_priority
 from vggt_ros.windows.solution import Frame
 from vggt_ros.worker import Worker
 
@@ -52,7 +52,7 @@ class ImageTracking:
         if not self._is_resetting():  # before what only keyframes need: the pose is waited for
             self._frames.broadcast(tracked)
             self._outputs.publish_tracked(tracked)
-        let_others_go()
+        end_priority()
         self._monitor.latency.note(self._source.received_at, busy=not self._worker.idle)
         published = time.perf_counter()
         try:

@@ -97,14 +97,14 @@ class Outputs:
         known = [keyframe for keyframe in keyframes if solution.index(keyframe) is not None]
         if self.depth.get_subscription_count() or self.depth_info.get_subscription_count():
             for keyframe in known:
-                kept = solution.kept[keyframe]
+                kept = solution.keyframes[keyframe]
                 head = messages.header(kept.stamp, frame)
                 height, width = kept.depth.shape
                 depth = kept.depth.astype(np.float32) * np.float32(solution.scale[solution.index(keyframe)])
                 self.depth.publish(messages.depth_image(depth, head))
                 self.depth_info.publish(messages.camera_info(kept.intrinsics, (width, height), head))
         if known and self.cloud.get_subscription_count():
-            head = messages.header(solution.kept[known[-1]].stamp, frame)
+            head = messages.header(solution.keyframes[known[-1]].stamp, frame)
             self.cloud.publish(messages.point_cloud(self._slam.keyframe_cloud(known[-1]), head))
 
     def refresh(self) -> None:

@@ -35,7 +35,7 @@ from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Frames
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.threads import hand_over_quickly, one_thread_for_linear_algebra
+from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
@@ -268,8 +268,8 @@ def main() -> int:
         print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
               "listed in the README.")
         return 0
-    one_thread_for_linear_algebra()
-    hand_over_quickly()
+    single_threaded_blas()
+    shorten_switch_interval()
     return spin("vggt_slam", SlamNode)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
 from vggt_ros.geometry.poses import robust_sigma
 from vggt_ros.scale.ratios import Ratios
-from vggt_ros.windows.solution import KeptKeyframe, Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 TOLERANCE = 20_000_000
 """A depth image belongs to the image whose stamp is at most this far away, nanoseconds."""
@@ -66,7 +66,7 @@ class DepthSource:
             if keyframe not in self._compared and len(stamps):
                 nearest = int(np.argmin(np.abs(stamps - stamp)))
                 if abs(int(stamps[nearest]) - stamp) <= TOLERANCE:
-                    found = compare(waiting[nearest][1], solution.kept[keyframe])
+                    found = compare(waiting[nearest][1], solution.keyframes[keyframe])
                     self._compared[keyframe] = found or (float("nan"), float("nan"))
             if np.isfinite((compared := self._compared.get(keyframe, (float("nan"),) * 2))[0]):
                 log.append(compared[0] - float(np.log(solution.scale[row])))
@@ -76,7 +76,7 @@ class DepthSource:
         return Ratios(np.array(log), np.array(sigma), np.array(when, np.int64), np.array(windows, np.int64), _COMMON)
 
 
-def compare(sensor: NDArray[np.float32], kept: KeptKeyframe) -> tuple[float, float] | None:
+def compare(sensor: NDArray[np.float32], kept: MapKeyframe) -> tuple[float, float] | None:
     """Return the logarithm of the sensor's meters in a unit of a keyframe's window, and its sigma.
 
     None if too few pixels are known to both. The less confident half of ours is left out.

@@ -12,7 +12,7 @@ import numpy as np
 
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, robust_sigma
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 _LEVEL = np.cos(np.radians(12.0))
 """Least cosine between the plane's normal and what is taken for down: a slope, and the drift of the map's own level."""
@@ -32,7 +32,7 @@ _INDEPENDENT = 30
 """How many independent errors the cells of a floor are taken to hold: errors of neighbors are alike."""
 
 
-def ground(kept: KeptKeyframe, up: Array) -> tuple[float, float] | None:
+def ground(kept: MapKeyframe, up: Array) -> tuple[float, float] | None:
     """Return the distance of the ground from the camera, in units of its window, and its relative sigma.
 
     `up` (3,) is a unit vector in the camera's frame. None if no ground is seen.
@@ -55,7 +55,7 @@ def ground(kept: KeptKeyframe, up: Array) -> tuple[float, float] | None:
     return None if best is None else _fitted(best, rays, inverse_depth, up)
 
 
-def _cells(kept: KeptKeyframe) -> tuple[Array, Array]:
+def _cells(kept: MapKeyframe) -> tuple[Array, Array]:
     """Return the middle rays (n, 3) of an image's cells, and their median inverse depth (n,)."""
     side = max(1, kept.depth.shape[1] // _CELLS)
     height, width = (side * (length // side) for length in kept.depth.shape)

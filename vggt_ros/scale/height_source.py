@@ -47,7 +47,7 @@ class HeightSource:
             keyframe = int(solution.ids[row])
             if keyframe not in self._planes:
                 up = solution.map_camera[row, :3, :3].T @ self.up
-                self._planes[keyframe] = ground(solution.kept[keyframe], up) or (float("nan"), float("nan"))
+                self._planes[keyframe] = ground(solution.keyframes[keyframe], up) or (float("nan"), float("nan"))
             distance, spread = self._planes[keyframe]
             if np.isfinite(distance):
                 log.append(float(np.log(self.height / (distance * solution.scale[row]))))

@@ -160,7 +160,9 @@ class ImuSource:
         if far:
             self._integrate(solution, far)
             steps |= {pair: step for pair in far if (step := self._steps[pair]) is not None}
-        depth = np.median(solution.scale[rows]) * np.nanmedian([solution.kept[k].median_depth for k in ids.tolist()])
+        depth = np.median(solution.scale[rows]) * np.nanmedian(
+            [solution.keyframes[k].median_depth for k in ids.tolist()]
+        )
         sigma = _SIGMA_MAP * float(depth)
         found = solve_scale(camera, solution.windows[rows], self.camera_imu, list(steps.values()), sigma)
         if found is None or not found.sigma < _WORST:

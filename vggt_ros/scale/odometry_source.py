@@ -93,7 +93,7 @@ class OdometrySource:
             return Ratios.join([])
         places = np.array([self._places[k] for k in solution.ids[rows].tolist()])
         units = solution.map_camera[rows, :3, 3]
-        depth = solution.scale[rows] * np.array([np.nan_to_num(solution.kept[k].median_depth, nan=1.0)
+        depth = solution.scale[rows] * np.array([np.nan_to_num(solution.keyframes[k].median_depth, nan=1.0)
                                                  for k in solution.ids[rows].tolist()])
         if inside:
             complete = np.isfinite(places).all((1, 2))

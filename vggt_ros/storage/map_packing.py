@@ -10,10 +10,10 @@ import numpy as np
 from vggt_ros.features.appearance import SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
 from vggt_ros.storage.map_record import KINDS, MapRecord
-from vggt_ros.windows.solution import Edge, KeptKeyframe
+from vggt_ros.windows.solution import Edge, MapKeyframe
 
 
-def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:
+def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
     """Return the arrays of a MapRecord that hold what is kept of `keyframes`; at least one."""
     described = [k.descriptor for k in keyframes if k.descriptor is not None]
     looks = [np.zeros(SIZE) if k.appearance is None else k.appearance for k in keyframes]
@@ -34,7 +34,7 @@ def pack_keyframes(keyframes: Sequence[KeptKeyframe]) -> dict[str, Any]:
     }
 
 
-def unpack_keyframes(record: MapRecord) -> list[KeptKeyframe]:
+def unpack_keyframes(record: MapRecord) -> list[MapKeyframe]:
     """Return what is kept of each keyframe of a record, copied: the record is not kept for one of them."""
     pixel_ends, feature_ends = np.cumsum(record.keyframe_size.prod(1)), np.cumsum(record.keyframe_features)
     descriptors = iter(record.descriptor)
@@ -42,7 +42,7 @@ def unpack_keyframes(record: MapRecord) -> list[KeptKeyframe]:
     for row, (height, width) in enumerate(record.keyframe_size.tolist()):
         pixels = slice(int(pixel_ends[row]) - height * width, int(pixel_ends[row]))
         features = slice(int(feature_ends[row] - record.keyframe_features[row]), int(feature_ends[row]))
-        keyframes.append(KeptKeyframe(
+        keyframes.append(MapKeyframe(
             int(record.keyframe_id[row]), int(record.keyframe_stamp[row]), record.keyframe_intrinsics[row].copy(),
             record.depth[pixels].copy().reshape(height, width),
             record.confidence[pixels].copy().reshape(height, width),

@@ -15,7 +15,7 @@ _NOISE = 0.0002, 0.002
 """Of the same, in a root hertz: a small MEMS sensor's."""
 
 
-def felt_on(world_imu: Array, stamps: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], Array]:
+def imu_samples(world_imu: Array, stamps: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], Array]:
     """Return stamps (n - 2,) and samples (n - 2, 6), rad/s and m/s^2 in the IMU's frame, z up in the world.
 
     `world_imu` (n, 4, 4) are its poses at even `stamps` (n,), nanoseconds, dense enough for differences of neighbors.

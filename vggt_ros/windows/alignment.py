@@ -28,7 +28,7 @@ from vggt_ros.geometry.poses import (
     so3_log,
 )
 from vggt_ros.geometry.sim3 import rotation_vectors, skews
-from vggt_ros.windows.solution import KeptKeyframe
+from vggt_ros.windows.solution import MapKeyframe
 
 _SAMPLES = 300
 """Points of a shared keyframe that take part; more add nothing, their errors are alike."""
@@ -50,13 +50,13 @@ class View:
     """A keyframe as one side sees it: camera pose 4x4 and depth (h, w), NaN where unknown, in that side's units."""
 
     camera: Array
-    kept: KeptKeyframe
+    keyframe: MapKeyframe
     scale: float = 1.0
     """Units of this side in a unit of `kept.depth`."""
 
     def depth(self) -> NDArray[np.float32]:
         """Return the depth (h, w) in this side's units."""
-        return self.kept.depth.astype(np.float32) * np.float32(self.scale)
+        return self.keyframe.depth.astype(np.float32) * np.float32(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
                      float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
 
 
-def suppose(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig
+def guess_alignment(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig
             ) -> tuple[int, Sim3, Array] | None:
     """Return where a window may lie of which `align` refused to say it, or None if no keyframe of it is known.
 
@@ -126,8 +126,11 @@ def suppose(reference: Mapping[int, View], window: Mapping[int, View], config: A
     depth, and how far it may be off is what `config` has as limits. Returned are the keyframe's id, `reference_window`,
     and the covariance (7, 7) as in `Alignment`.
     """
-    depths = {k: (reference[k].kept.median_depth * reference[k].scale, window[k].kept.median_depth * window[k].scale)
-              for k in window if k in reference}
+    depths = {
+        k: (reference[k].keyframe.median_depth * reference[k].scale, window[k].keyframe.median_depth * window[k].scale)
+        for k in window
+        if k in reference
+    }
     shared = next((k for k, both in depths.items() if np.isfinite(both).all()), None)
     if shared is None:
         return None
@@ -141,17 +144,17 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
     """Return points that both sides know, or None if there are fewer than `min_pixels`."""
     depth_reference, depth_window = reference.depth(), window.depth()
     if depth_reference.shape != depth_window.shape:
-        raise ValueError(f"depth of keyframe {reference.kept.id}: {depth_reference.shape} and {depth_window.shape}")
+        raise ValueError(f"depth of keyframe {reference.keyframe.id}: {depth_reference.shape} and {depth_window.shape}")
     known = (depth_reference > 0) & (depth_window > 0)
     if known.sum() < min_pixels:
         return None
-    weights = np.minimum(reference.kept.confidence, window.kept.confidence).astype(np.float32) / 255
+    weights = np.minimum(reference.keyframe.confidence, window.keyframe.confidence).astype(np.float32) / 255
     known &= weights >= np.median(weights[known])
     rows, columns = np.nonzero(known)
     log_ratio = np.log(depth_reference[known].astype(np.float64) / depth_window[known])
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     rows, columns = rows[chosen], columns[chosen]
-    rays = pixel_rays(window.kept.intrinsics, columns, rows)
+    rays = pixel_rays(window.keyframe.intrinsics, columns, rows)
     return _Overlap(reference.camera, window.camera, rays * depth_reference[rows, columns, None],
                     rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
 

@@ -89,7 +89,7 @@ class TrackedFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class KeptKeyframe:
+class MapKeyframe:
     """What is kept of a keyframe for good, about 0.2 MB: never a full image or a full cloud.
 
     Attributes:
@@ -153,7 +153,7 @@ class Solution:
         ids, stamps, submaps, windows: int64 (n,); `windows` is the id of the window that placed the keyframe.
         map_camera: float64 (n, 4, 4), camera poses, optical axes; the world is the first camera's optical frame.
         scale: float64 (n,), map units in a unit of the keyframe's window.
-        kept: keyframe id to what is kept of it.
+        keyframes: keyframe id to what is kept of it.
         window_ids: int64 (w,), the windows of the graph, each after the one that it hangs on.
         window_origin: float64 (w, 3), where each begins; `window_scale` (w,), map units in a unit of it.
         edges: relations of the windows.
@@ -169,7 +169,7 @@ class Solution:
     windows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     map_camera: Array = field(default_factory=lambda: np.zeros((0, 4, 4)))
     scale: Array = field(default_factory=lambda: np.zeros(0))
-    kept: Mapping[int, KeptKeyframe] = field(default_factory=dict)
+    keyframes: Mapping[int, MapKeyframe] = field(default_factory=dict)
     window_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     window_origin: Array = field(default_factory=lambda: np.zeros((0, 3)))
     window_scale: Array = field(default_factory=lambda: np.zeros(0))
