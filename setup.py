@@ -1,10 +1,27 @@
-"""Installs vggt_ros as an ament_python package."""
+"""Installs vggt_ros: as an ament_python package by colcon, or by pip without ROS."""
 
+import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = "vggt_ros"
+ROS_EXECUTABLES = [
+    "slam_node = vggt_ros.ros.slam_node:main",
+    "bag_player = vggt_ros.ros.bag_player:main",
+    "replay = vggt_ros.cli.replay:main",
+    "evaluate = vggt_ros.cli.evaluate:main",
+    "export = vggt_ros.cli.export:main",
+    "benchmark = vggt_ros.cli.benchmark:main",
+    "parity = vggt_ros.cli.parity:main",
+]
+"""Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
+BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
+"""pip builds a wheel, colcon and the build farm call `install` or `develop`."""
+REQUIREMENTS = re.findall(r"^[\w-].*?(?=\s{2,}#|$)", Path("requirements.txt").read_text(), re.MULTILINE)
+MULTIVIEW = [line for line in REQUIREMENTS if line.startswith("pycolmap")]
+VGGT = ["torch>=2.3", "safetensors>=0.4", "huggingface_hub>=0.25"]
 
 setup(
     name=NAME,
@@ -21,18 +38,9 @@ setup(
         *((f"share/{NAME}/{folder}", sorted(str(path) for path in Path(folder).iterdir() if path.is_file()))
           for folder in ("launch", "config")),
     ],
-    install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    python_requires=">=3.10",
+    install_requires=[line for line in REQUIREMENTS if line not in MULTIVIEW] if BY_PIP else ["setuptools"],
+    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "test": ["pytest"]},
     zip_safe=True,
-    entry_points={
-        "console_scripts": [
-            "slam_node = vggt_ros.ros.slam_node:main",
-            "bag_player = vggt_ros.ros.bag_player:main",
-            "replay = vggt_ros.cli.replay:main",
-            "evaluate = vggt_ros.cli.evaluate:main",
-            "export = vggt_ros.cli.export:main",
-            "benchmark = vggt_ros.cli.benchmark:main",
-            "parity = vggt_ros.cli.parity:main",
-        ],
-    },
+    entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)]},
 )

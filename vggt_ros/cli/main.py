@@ -1,0 +1,42 @@
+"""vggt_ros: one command for all that needs no ROS, with the executables of `ros2 run` as its subcommands."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "replay": "run a recording through the pipeline: folder of images, rosbag2, video",
+    "evaluate": "errors of a trajectory or of depth maps against ground truth",
+    "export": "write a saved map in the formats of other programs",
+    "benchmark": "accuracy, fusion, memory and speed: every figure in the documentation",
+    "parity": "hold the network against reference outputs of the published one",
+}
+"""Subcommand, which is a module of this package, to what it does."""
+
+
+def usage() -> str:
+    """Return the help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: vggt_ros COMMAND ...", "", "Dense monocular SLAM, without ROS.", "", "commands:", *lines,
+                      "", "`vggt_ros COMMAND --help` lists the arguments of a command."])
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the subcommand named first."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["--version"]:
+        print(import_module("vggt_ros").__version__)
+        return 0
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        print(f"vggt_ros: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

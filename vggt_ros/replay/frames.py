@@ -1,0 +1,24 @@
+"""The images of a sequence as `Slam.track` takes them: rectified, at the reconstructor's working size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences.sequence import Sequence
+from vggt_ros.windows.solution import Frame
+
+
+def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) -> Rectifier:
+    """Return what rectifies the images of a sequence, by its calibration and the setting `camera.rectified`."""
+    rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
+    return Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
+
+
+def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:
+    """Yield the images of a sequence as frames; raises SequenceError at a broken image."""
+    rectify = rectifier(sequence, reconstructor, config or Config())
+    for stamp, image in sequence:
+        yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
