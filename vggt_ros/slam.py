@@ -173,21 +173,21 @@ class Slam:
         """
         began = time.perf_counter()
         if window.ids[0] < self._first_keyframe:
-            return Update(window.id, (), self._atlas.submap, refused="formed before the reset")
+            return Update(window.id, (), self._atlas.current_submap, refused="formed before the reset")
         self._offered.update(window.ids)
         self._let_go()
         before = set(self._atlas.keyframes)
         attempt = self._placer.place(window, self.solution)
         solution, rescaled = self._with_scale(self._atlas.solution())
         placed = tuple(sorted(self._atlas.keyframes.keys() - before))
-        loop = "; ".join(filter(None, (attempt.rejoined, self._close_loop(window, placed, solution, verify))))
+        loop = "; ".join(filter(None, (attempt.join_result, self._close_loop(window, placed, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
-                                refused_loops=tuple(self._loops.refused))
+                                refused_loops=tuple(self._loops.rejected))
         self._map.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._count(attempt)
-        return Update(window.id, placed, self._atlas.submap, "; then: ".join(attempt.refusals), attempt.fresh,
-                      rescaled, time.perf_counter() - began, attempt.seconds, attempt.report, loop)
+        return Update(window.id, placed, self._atlas.current_submap, "; then: ".join(attempt.refusals),
+                      attempt.new_submap, rescaled, time.perf_counter() - began, attempt.seconds, attempt.report, loop)
 
     def _close_loop(self, window: Window, placed: Sequence[int], solution: Solution, verify: bool) -> str:
         """Look for the places of newly placed keyframes in the map; return what became of a loop, if one was tried."""
@@ -195,7 +195,7 @@ class Slam:
         looks = self._atlas.describe(keyframes)
         if not self.config.loops.enabled:
             return ""
-        self._loops.look(keyframes, looks, self._atlas, solution, self.counts)
+        self._loops.add_keyframes(keyframes, looks, self._atlas, solution, self.counts)
         return self._loops.close(window.id, self._atlas, self.counts) if verify else ""
 
     def _count(self, attempt: Placement) -> None:
@@ -204,7 +204,7 @@ class Slam:
         self.counts.retried += bool(attempt.refusals)
         self.counts.refused += attempt.failed
         self.counts.submaps = len(np.unique(self.solution.submaps))
-        self.counts.loops = self._atlas.loops
+        self.counts.loops = self._atlas.loop_count
         self.counts.unplaced = len(self._offered - self._atlas.keyframes.keys())
 
     def _with_scale(self, solution: Solution) -> tuple[Solution, float]:
@@ -217,7 +217,7 @@ class Slam:
                       rescaling.metric.source, 100 * rescaling.metric.sigma)
         else:
             _LOG.warning("scale is in doubt: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
-        self._atlas.observe_scale(rescaling.log_scale, rescaling.metric)
+        self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 
     def reset_map(self) -> None:
@@ -268,11 +268,11 @@ class Slam:
         if excess <= 0:
             return
         gone = self._map.redundant(excess, before=max(self._atlas.keyframes) - _NEWEST)
-        self._atlas.release(gone)
+        self._atlas.remove(gone)
         self._offered -= set(gone)
         self.counts.released += len(gone)
         for keyframe in gone:
-            self._loops.forget(keyframe)
+            self._loops.remove(keyframe)
 
     # What became of it.
 

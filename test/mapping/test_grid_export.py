@@ -1,4 +1,4 @@
-"""The grid against the exact room, and exports as other programs read them."""
+"""The grid compared with the exact room, and exports as other programs read them."""
 
 from dataclasses import replace
 from functools import cache
@@ -61,14 +61,14 @@ def test_obstacles_are_where_surfaces_are():
 def test_free_cells_are_free_and_in_the_room():
     """No free cell beyond a wall, and hardly one on a surface."""
     cells = cells_of(grid(), FREE)
-    places = grid().origin + (cells + 0.5) * grid().resolution
+    centers = grid().origin + (cells + 0.5) * grid().resolution
     assert len(cells) > 500
-    assert (np.abs(places) < (2.5 + 0.06, 2.0 + 0.06)).all()
+    assert (np.abs(centers) < (2.5 + 0.06, 2.0 + 0.06)).all()
     assert np.mean(distance_to_surfaces(cells) < 0.5 * SETTINGS.resolution) < 0.03
 
 
 def test_where_the_camera_was_is_free():
-    """The cameras' own places, except where the path leads over furniture lower than the camera."""
+    """The cells of the cameras, except where the trajectory passes above furniture."""
     cells = np.floor((in_the_room().map_camera[:, :2, 3] - grid().origin) / grid().resolution).astype(int)
     cells = cells[distance_to_surfaces(cells) > 0.2]
     assert len(cells) > 5
@@ -76,9 +76,9 @@ def test_where_the_camera_was_is_free():
 
 
 def test_what_nobody_has_seen_is_unknown():
-    """Beyond the walls everything is; with a single keyframe, also what is behind the camera."""
-    places = grid().origin + (cells_of(grid(), UNKNOWN) + 0.5) * grid().resolution
-    assert (np.abs(places) > (2.5, 2.0)).any()
+    """All cells beyond the walls; with a single keyframe, also those behind the camera."""
+    centers = grid().origin + (cells_of(grid(), UNKNOWN) + 0.5) * grid().resolution
+    assert (np.abs(centers) > (2.5, 2.0)).any()
     whole = in_the_room()
     one = Solution(
         version=1,
@@ -92,8 +92,8 @@ def test_what_nobody_has_seen_is_unknown():
     )
     small = occupancy_grid(one, np.eye(4), SETTINGS)
     rows, columns = np.nonzero(small.cells != UNKNOWN)
-    places = small.origin + (np.column_stack([columns, rows]) + 0.5) * small.resolution
-    ahead = (places - one.map_camera[0, :2, 3]) @ one.map_camera[0, :2, 2]
+    centers = small.origin + (np.column_stack([columns, rows]) + 0.5) * small.resolution
+    ahead = (centers - one.map_camera[0, :2, 3]) @ one.map_camera[0, :2, 2]
     assert ahead.min() > -2 * small.resolution
 
 
@@ -103,7 +103,7 @@ def test_the_size_is_bounded():
 
 
 def first(solution, count):
-    """The solution as it was when it had so many keyframes."""
+    """The solution with only the first `count` keyframes."""
     return replace(solution, ids=solution.ids[:count], stamps=solution.stamps[:count],
                    submaps=solution.submaps[:count], windows=solution.windows[:count],
                    map_camera=solution.map_camera[:count], scale=solution.scale[:count])
@@ -116,8 +116,8 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("cells", [1500, 60])
-def test_a_grid_that_grows_and_shrinks_is_the_one_made_at_once(cells):
-    """Also where the map is cut off, around a middle that moves; what is known is not cast again."""
+def test_an_incremental_grid_equals_one_made_at_once(cells):
+    """Also where the map is cropped, around a middle that moves; known keyframes are not cast again."""
     settings, whole = replace(SETTINGS, max_cells=cells), first(in_the_room(), 12)
     occupancy = Occupancy(settings)
     for count, casts in ((3, 3), (9, 9), (12, 12), (5, 12)):
@@ -143,7 +143,7 @@ def test_only_what_moved_is_cast_again():
 
 
 def test_small_moves_add_up():
-    """A keyframe that creeps is held against where it was cast, not against where it was last."""
+    """The displacement of a keyframe that moves slowly counts from where it was cast, not from the last update."""
     one, shift = first(in_the_room(), 1), np.eye(4)
     occupancy = Occupancy(SETTINGS)
     for _ in range(30):
@@ -152,7 +152,7 @@ def test_small_moves_add_up():
     assert 30 * 0.01 / (0.5 * SETTINGS.resolution + 0.01) - 1 <= occupancy.casts < 30
 
 
-def test_a_turn_of_the_map_takes_as_many_updates_as_the_limit_says_and_new_keyframes_go_first():
+def test_the_limit_spreads_a_turn_of_the_map_over_updates_with_new_keyframes_first():
     whole, turn = first(in_the_room(), 10), pose(so3_exp(np.array([0.0, 0.0, 0.5])), np.zeros(3))
     occupancy = Occupancy(SETTINGS)
     occupancy.update(first(whole, 8), np.eye(4))
@@ -165,13 +165,13 @@ def test_an_empty_map_has_an_empty_grid():
     assert occupancy_grid(Solution(), np.eye(4), SETTINGS).cells.size == 0
 
 
-def test_a_band_has_a_bottom_below_its_top():
+def test_the_minimum_height_must_be_below_the_maximum():
     with pytest.raises(ConfigError, match=r"grid\.min_height"):
         Config().replace({"grid.min_height": 2.0})
 
 
 def test_nav2_reads_rows_from_the_top(tmp_path):
-    """map_server: the first row of the image is the largest y; 0 occupied, 254 free, 205 unknown."""
+    """map_server: the first row of the image is the largest y; 0 is occupied, 254 free, 205 unknown."""
     cells = np.array([[FREE, OCCUPIED], [UNKNOWN, FREE]], np.int8)
     write_nav2(tmp_path / "map.yaml", Grid(cells, np.array([-1.0, 2.0]), 0.05))
     image = cv2.imread(str(tmp_path / "map.pgm"), cv2.IMREAD_GRAYSCALE)
@@ -185,17 +185,17 @@ def test_nav2_reads_rows_from_the_top(tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The demo room's map, saved, and exported by the command; and the export's own view of it."""
+    """The demo room's map, saved and exported by the command, and the `Export` object of the same map."""
     folder = tmp_path_factory.mktemp("export")
     upright = lap().world_camera[0]
     record = mapped().record(upright)
-    nothing = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-    save_map(folder / "map", record, nothing, np.tile(np.eye(4), (len(record), 1, 1)), Config())
+    no_points = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+    save_map(folder / "map", record, no_points, np.tile(np.eye(4), (len(record), 1, 1)), Config())
     assert export_command.main([str(folder / "map"), "--output", str(folder / "out")]) == 0
     return folder / "out", Export(record, Config())
 
 
-def test_the_trajectory_and_the_points_are_the_maps(exported):
+def test_the_exported_trajectory_and_points_are_those_of_the_map(exported):
     folder, export = exported
     stamps, poses = read_trajectory(folder / "trajectory.txt")
     np.testing.assert_array_equal(stamps, export.solution.stamps)
@@ -204,7 +204,7 @@ def test_the_trajectory_and_the_points_are_the_maps(exported):
 
 
 def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(exported):
-    """pycolmap's own reader; every image's colors at the projected points are the points' colors."""
+    """Read by pycolmap; the colors of an image at the projected points are the points' colors."""
     pycolmap = pytest.importorskip("pycolmap")
     folder, export = exported
     model = pycolmap.Reconstruction(str(folder / "colmap" / "sparse" / "0"))
@@ -220,17 +220,17 @@ def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(e
             continue
         picture = cv2.cvtColor(cv2.imread(str(folder / "colmap" / "images" / image.name)), cv2.COLOR_BGR2RGB)
         local = points @ camera_map[:3, :3].T + camera_map[:3, 3]
-        kept = export.solution.keyframes[int(export.solution.ids[row])]
+        keyframe = export.solution.keyframes[int(export.solution.ids[row])]
         k = model.cameras[image.camera_id].calibration_matrix()
         pixels = np.floor(local @ k.T / local[:, 2:])[:, :2].astype(int)  # COLMAP: pixel 0 covers 0 to 1
         height, width = picture.shape[:2]
         seen = (local[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels < (width, height)).all(1)
-        there = kept.depth[pixels[seen, 1], pixels[seen, 0]].astype(float) * export.solution.scale[row]
+        there = keyframe.depth[pixels[seen, 1], pixels[seen, 0]].astype(float) * export.solution.scale[row]
         front = np.abs(there / local[seen, 2] - 1) < 0.02
         close.append(np.abs(picture[pixels[seen, 1], pixels[seen, 0]] - colors[seen])[front].mean(1))
     assert np.median(np.concatenate(close)) < 12
 
 
-def test_export_names_what_is_wrong(tmp_path, capsys):
+def test_export_reports_a_missing_map(tmp_path, capsys):
     assert export_command.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
     assert "no map is saved there" in capsys.readouterr().err

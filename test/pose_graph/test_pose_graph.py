@@ -1,4 +1,4 @@
-"""The graph against exact loops and against a batch solver."""
+"""The pose graph with exact loops, and compared with a batch solver."""
 
 import gtsam
 import numpy as np
@@ -11,7 +11,7 @@ from vggt_ros.windows.solution import Edge
 
 
 def ring(count: int) -> list[Sim3]:
-    """Return the true places of windows on a circle, each in a unit of its own."""
+    """Return the true poses of nodes on a circle, each in its own unit."""
     rng = np.random.default_rng(0)
     return [Sim3(float(np.exp(0.3 * rng.standard_normal())) if i else 1.0,
                  so3_exp(np.array([0, 2 * np.pi * i / count, 0])),
@@ -20,7 +20,7 @@ def ring(count: int) -> list[Sim3]:
 
 
 def edge(first: int, second: int, relation: Sim3, covariance: np.ndarray = COVARIANCE) -> Edge:
-    """Return a measurement of how a node hangs on another one."""
+    """Return a measurement of the relative pose of two nodes."""
     return Edge(first, second, "overlap", relation, covariance)
 
 
@@ -42,7 +42,7 @@ def test_a_chain_without_noise_is_exact():
 
 
 def test_a_loop_takes_out_most_of_the_drift():
-    """Noise adds up along the ring; one true loop at its end brings the error down severalfold, in scale too."""
+    """Noise accumulates along the ring; one true loop at its end reduces the error severalfold, in scale too."""
     gains = []
     for seed in range(6):
         rng, truth, graph = np.random.default_rng(seed), ring(30), PoseGraph()
@@ -56,7 +56,7 @@ def test_a_loop_takes_out_most_of_the_drift():
 
 
 def test_the_increments_reach_what_a_batch_solve_reaches():
-    """iSAM2 after a loop against Levenberg-Marquardt on the same factors."""
+    """The graph after a loop against one batch Levenberg-Marquardt solve of the same factors."""
     rng, truth, graph = np.random.default_rng(3), ring(20), PoseGraph()
     factors, guesses = gtsam.NonlinearFactorGraph(), gtsam.Values()
     noise = gtsam.noiseModel.Gaussian.Covariance(COVARIANCE)
@@ -82,8 +82,8 @@ def test_the_increments_reach_what_a_batch_solve_reaches():
         assert graph.map_node[i].scale == pytest.approx(expected.scale(), rel=0.01)
 
 
-def test_submaps_stand_beside_each_other():
-    """A second submap has a prior of its own and does not move the first."""
+def test_a_second_submap_does_not_move_the_first():
+    """A second submap has its own anchor."""
     truth, graph = ring(4), PoseGraph()
     graph.add_submap(0, truth[0])
     graph.add_node(1, 0, truth[0].inverse() @ truth[1], COVARIANCE)
@@ -93,8 +93,8 @@ def test_submaps_stand_beside_each_other():
     assert [e.kind for e in graph.edges] == ["overlap"]
 
 
-def test_two_measurements_of_a_step_are_averaged_by_their_information():
-    """What hangs on the step goes along; a measurement that contradicts the first one is not taken."""
+def test_two_measurements_of_a_relative_pose_are_fused_by_their_information():
+    """Nodes attached behind it move along; a measurement that contradicts the first one is not fused."""
     truth, graph = ring(6), PoseGraph()
     graph.add_submap(0, truth[0])
     step = truth[1].inverse() @ truth[2]
@@ -103,18 +103,18 @@ def test_two_measurements_of_a_step_are_averaged_by_their_information():
         graph.add_node(i, i - 1, truth[i - 1].inverse() @ truth[i] @ (off if i == 2 else Sim3.identity()), COVARIANCE)
     before = graph.map_node[2].inverse() @ graph.map_node[5]
     far = step @ Sim3(2.0, np.eye(3), np.zeros(3))
-    assert graph.merge([edge(1, 3, step), edge(1, 2, far)]) == [False, False]  # it does not hang there; contradicted
+    assert graph.merge([edge(1, 3, step), edge(1, 2, far)]) == [False, False]  # another parent; contradicted
     assert graph.merge([edge(1, 2, step, COVARIANCE / 3), edge(1, 3, step)]) == [True, False]
     left = graph.map_node[1].inverse() @ graph.map_node[2]
     assert np.log(left.scale / step.scale) == pytest.approx(np.log(1.02) / 4, rel=0.02)
     assert rotation_angle(step.rotation.T @ left.rotation) == pytest.approx(0.01 / 4, rel=0.02)
-    assert np.allclose(graph.overlaps([2])[0].covariance, COVARIANCE / 4)
+    assert np.allclose(graph.overlap_edges([2])[0].covariance, COVARIANCE / 4)
     after = graph.map_node[2].inverse() @ graph.map_node[5]
     assert np.allclose(after.translation, before.translation) and after.scale == pytest.approx(before.scale)
 
 
 def test_rounding_errors_do_not_grow_along_a_chain():
-    """Every step is measured again from the places, as windows do: they stay similarities, and where they belong."""
+    """Every relative pose is measured again from the poses, as windows do: rotations stay orthonormal."""
     truth, graph = ring(12), PoseGraph()
     graph.add_submap(0, Sim3.identity())
     for i in range(1, 1500):
@@ -128,16 +128,16 @@ def test_rounding_errors_do_not_grow_along_a_chain():
     assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-12
 
 
-def test_nodes_that_are_let_go_change_nothing():
-    """Of two graphs alike, one lets go of most nodes; then both grow, close loops that move them, and stay alike.
+def test_marginalized_nodes_do_not_change_the_map():
+    """Of two equal graphs, one marginalizes most nodes; then both grow, close loops that move them, and stay equal.
 
-    Not to rounding: where an uncertainty lies is linearized once for what was composed. Both have a branch, a second
-    submap that a loop joins, merged steps, and loops before and after.
+    They are not equal to rounding errors: the covariance of composed factors is linearized once. Both have a branch, a
+    second submap that a loop joins, a merged relative pose, and loops before and after.
     """
     count, graphs = 60, [PoseGraph(), PoseGraph()]
     truth = ring(count)
     kept = [0, 3, 7, 8, 15, 22, 23, 31, 33, 39]
-    for graph, contracts in zip(graphs, (False, True), strict=True):
+    for graph, marginalizes in zip(graphs, (False, True), strict=True):
         rng = np.random.default_rng(1)
 
         def step(first: int, second: int, rng=rng) -> tuple[Sim3, np.ndarray]:
@@ -153,26 +153,26 @@ def test_nodes_that_are_let_go_change_nothing():
         graph.add_loop(5, 25, *step(5, 25))
         graph.add_loop(6, 36, *step(6, 36))
         graph.add_loop(9, 39, *step(9, 39))
-        if contracts:
+        if marginalizes:
             before = {node: graph.map_node[node] for node in kept}
             size = len(graph.map_node)
-            graph.contract(kept)
+            graph.marginalize(kept)
             assert len(graph.map_node) < 0.5 * size
-            for node, place in before.items():
-                assert np.allclose(graph.map_node[node].translation, place.translation, atol=1e-9)
-            hangs = {edge.second: edge.first for edge in graph.edges if edge.kind == "overlap"}
-            assert {*hangs, *hangs.values(), *graph.anchors} <= {*graph.map_node}
-            assert hangs[39] == 36 and hangs[33] == 31  # over those let go, and as it was
+            for node, pose in before.items():
+                assert np.allclose(graph.map_node[node].translation, pose.translation, atol=1e-9)
+            parents = {edge.second: edge.first for edge in graph.edges if edge.kind == "overlap"}
+            assert {*parents, *parents.values(), *graph.anchors} <= {*graph.map_node}
+            assert parents[39] == 36 and parents[33] == 31  # across marginalized nodes, and unchanged
         for i in range(40, count):
             graph.add_node(i, i - 1, *step(i - 1, i))
         graph.rescale(39, 1.1)
-        unbent = graph.map_node[45].translation
+        before_loops = graph.map_node[45].translation
         for first, second in ((7, 50), (22, 45), (33, 58)):
             graph.add_loop(first, second, *step(first, second))
     whole, small = graphs
     for node in (*kept, *range(40, count)):
         assert np.allclose(small.map_node[node].translation, whole.map_node[node].translation, atol=5e-4)
         assert small.map_node[node].scale == pytest.approx(whole.map_node[node].scale, rel=1e-4)
-    assert np.linalg.norm(whole.map_node[45].translation - unbent) > 0.1
+    assert np.linalg.norm(whole.map_node[45].translation - before_loops) > 0.1
     assert [loop.accepted for loop in small.loops] == [loop.accepted for loop in whole.loops]
     assert sum(loop.accepted for loop in small.loops) >= 4

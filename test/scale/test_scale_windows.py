@@ -111,10 +111,10 @@ def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored()
     assert lost > 0.1
     told = {k: float(np.log(place.scale)) for k, place in enumerate(true)}
     for _ in range(40):
-        graph.observe_scale(told, {k: np.array([0.1, 0.0, 0.2]) for k in range(1, 26)})
-    assert graph.add_loop(2, 22, true[2].inverse() @ true[22], covariance / 9).taken
+        graph.set_scales(told, {k: np.array([0.1, 0.0, 0.2]) for k in range(1, 26)})
+    assert graph.add_loop(2, 22, true[2].inverse() @ true[22], covariance / 9).accepted
     for _ in range(40):
-        graph.observe_scale(told, {})
+        graph.set_scales(told, {})
     for k, place in enumerate(true):
         assert graph.map_node[k].scale == pytest.approx(place.scale, rel=0.01)
         np.testing.assert_allclose(graph.map_node[k].rotation, place.rotation, atol=0.01)

@@ -92,7 +92,7 @@ def test_a_chain_that_breaks_begins_a_new_submap():
     fresh = [u for u in done.updates if u.new_submap]
     assert len(fresh) == 1
     assert fresh[0].refused == \
-        "no keyframe of the window is known, nor was one found in the map; then: no matches"
+        "the window shares no keyframe with the map, and none of its images was found in it; then: no matches"
     assert done.slam.counts.unplaced == 0  # those of the lost windows never came to it
     for submap in range(2):
         stamps, poses = done.slam.trajectory(submap)

@@ -1,4 +1,4 @@
-"""Loop closure: candidates among the places seen before, verified one at a time, and what became of each."""
+"""Loop closure: candidates by place recognition, verified one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
-from vggt_ros.loops.verification import LoopRefused, TwoViewGeometry, two_view_geometry, verify_loop
+from vggt_ros.loops.verification import LoopRejected, TwoViewGeometry, two_view_geometry, verify_loop
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views
 from vggt_ros.places.database import PlaceDatabase, within_reach
@@ -21,137 +21,139 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import Counts, Solution
 
 _LOG = logging.getLogger(__name__)
-_WAITING = 12
-"""RelocalizationCandidates that are kept for later, those with the most matches."""
-_TRIES = 2
+_MAX_PENDING = 12
+"""Most candidates that wait for verification, those with the most matches; and most rejected ones that are listed."""
+_MAX_ATTEMPTS = 2
 """How often a candidate is verified, each time with other keyframes around the two places."""
-_TRIES_OF_PLACES = 4
-"""How often two windows are tried to relate, by whichever keyframes."""
+_MAX_WINDOW_PAIR_ATTEMPTS = 4
+"""How often candidates between the same two windows are verified."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Two keyframes that may show the same place, what their features say, and how often that was tried to verify."""
+    """Two keyframes that may show the same place, their two-view geometry, and how often it was tried to verify."""
 
     older: int
     newer: int
-    seen: TwoViewGeometry
-    tries: int = 0
+    two_view: TwoViewGeometry
+    attempts: int = 0
 
 
 class LoopCloser:
-    """Finds places that are seen again, and relates their windows in the graph.
+    """Finds places that are seen again, and adds verified loops to the graph.
 
     Attributes:
-        places: the keyframes' descriptors.
-        album: their images.
-        waiting: candidates that wait to be verified.
-        refused: pairs of windows of candidates that were not verified, the newest ones.
+        places: the place descriptors of the keyframes.
+        images: the keyframes' images.
+        pending: candidates that wait for verification.
+        rejected: pairs of windows of candidates that verification rejected, the newest ones.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
-        """Close loops as `config` says; places are verified by the reconstructor."""
+        """Close loops with the settings of `config`; the reconstructor verifies candidates."""
         self._config, self._reconstructor = config, reconstructor
-        self.places, self.album = PlaceDatabase(), KeyframeImages()
-        self.waiting: list[Candidate] = []
-        self.refused: deque[tuple[int, int]] = deque(maxlen=_WAITING)
-        self._tries: Counter[tuple[int, int]] = Counter()
+        self.places, self.images = PlaceDatabase(), KeyframeImages()
+        self.pending: list[Candidate] = []
+        self.rejected: deque[tuple[int, int]] = deque(maxlen=_MAX_PENDING)
+        self._attempts: Counter[tuple[int, int]] = Counter()
         self._closed: set[tuple[int, int]] = set()  # pairs of windows, and of those next to them
 
-    def look(self, keyframes: Sequence[Keyframe], features: Sequence[Features], atlas: Atlas, solution: Solution,
-             counts: Counts) -> None:
-        """Note newly solved keyframes with their local features, and which places seen before they may show."""
+    def add_keyframes(self, keyframes: Sequence[Keyframe], features: Sequence[Features], atlas: Atlas,
+                      solution: Solution, counts: Counts) -> None:
+        """Add newly solved keyframes with their local features, and look for a loop candidate for each."""
         for keyframe, local in zip(keyframes, features, strict=True):
             yield_to_tracking()
-            self.album.add(keyframe, local)
-            self._seek(keyframe.id, atlas, solution, counts)
-            look = atlas.keyframes[keyframe.id].look
-            assert look is not None
-            self.places.add(keyframe.id, look)
+            self.images.add(keyframe, local)
+            self._find_candidate(keyframe.id, atlas, solution, counts)
+            descriptor = atlas.keyframes[keyframe.id].look
+            assert descriptor is not None
+            self.places.add(keyframe.id, descriptor)
 
     def close(self, window: int, atlas: Atlas, counts: Counts) -> str:
-        """Verify the best candidate that waits; return what became of it, empty if there is none."""
-        self.waiting = [c for c in self.waiting if self._is_open(c, atlas)]
-        if not self.waiting:
+        """Verify the best pending candidate; return a message of the result, empty if there is none."""
+        self.pending = [c for c in self.pending if self._is_eligible(c, atlas)]
+        if not self.pending:
             return ""
-        candidate = max(self.waiting, key=lambda c: (-c.tries, c.seen.inliers))
-        self.waiting.remove(candidate)
+        candidate = max(self.pending, key=lambda c: (-c.attempts, c.two_view.inliers))
+        self.pending.remove(candidate)
         first, second = atlas.window_of(candidate.older), atlas.window_of(candidate.newer)
-        self._tries[first, second] += 1
-        what = f"loop of keyframes {candidate.older} and {candidate.newer} ({candidate.seen.inliers} matches)"
+        self._attempts[first, second] += 1
+        name = f"loop of keyframes {candidate.older} and {candidate.newer} ({candidate.two_view.inliers} matches)"
         try:
-            relation = self._verify(window, candidate, atlas)
-        except LoopRefused as refusal:
+            measurement = self._verify(window, candidate, atlas)
+        except LoopRejected as rejection:
             counts.loops_refused += 1
-            self.refused.append((first, second))
-            if candidate.tries + 1 < _TRIES:
-                self.waiting.append(replace(candidate, tries=candidate.tries + 1))
-            _LOG.info("%s refused: %s", what, refusal)
-            return f"{what} refused: {refusal}"
-        loop = atlas.close_loop(candidate.older, candidate.newer, relation)
+            self.rejected.append((first, second))
+            if candidate.attempts + 1 < _MAX_ATTEMPTS:
+                self.pending.append(replace(candidate, attempts=candidate.attempts + 1))
+            _LOG.info("%s not accepted: %s", name, rejection)
+            return f"{name} not accepted: {rejection}"
+        loop = atlas.close_loop(candidate.older, candidate.newer, measurement)
         self._closed |= {(first + i, second + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
         counts.loops_refused += not loop.accepted
-        _LOG.info("%s %s: %s", what, "taken" if loop.accepted else "refused", loop.reason)
-        return f"{what} {'taken' if loop.accepted else 'refused'}: {loop.reason}"
+        _LOG.info("%s %s: %s", name, "accepted" if loop.accepted else "not accepted", loop.reason)
+        return f"{name} {'accepted' if loop.accepted else 'not accepted'}: {loop.reason}"
 
-    def forget(self, keyframe: int) -> None:
-        """Let go of a keyframe: it will not be found any more."""
+    def remove(self, keyframe: int) -> None:
+        """Remove a keyframe, so that it is no longer a candidate."""
         self.places.remove(keyframe)
-        self.album.remove(keyframe)
+        self.images.remove(keyframe)
 
-    def _seek(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
-        """Add the best candidate for a new keyframe, if there is one, to those that wait."""
-        kept, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
-        if row is None or kept.look is None:
+    def _find_candidate(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
+        """Add the best candidate for a new keyframe, if there is one, to the pending ones."""
+        keyframe, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
+        if row is None or keyframe.look is None:
             return
-        similar = self.places.similar(kept.look, settings.candidates, before=newer - settings.min_gap)
-        depth = kept.median_depth * float(solution.scale[row])
+        similar = self.places.similar(keyframe.look, settings.candidates, before=newer - settings.min_gap)
+        depth = keyframe.median_depth * float(solution.scale[row])
         best: Candidate | None = None
         for older in within_reach(newer, similar, solution, depth, settings).tolist():
-            if older not in self.album or older not in atlas.keyframes:
+            if older not in self.images or older not in atlas.keyframes:
                 continue
             yield_to_tracking()
-            seen = two_view_geometry(
+            two_view = two_view_geometry(
                 atlas.keyframes[older],
-                self.album.features(older),
-                kept,
-                self.album.features(newer),
+                self.images.features(older),
+                keyframe,
+                self.images.features(newer),
                 settings.min_matches,
             )
-            if seen is not None and (best is None or seen.inliers > best.seen.inliers):
-                best = Candidate(older, newer, seen)
-        if best is not None and self._is_open(best, atlas):
+            if two_view is not None and (best is None or two_view.inliers > best.two_view.inliers):
+                best = Candidate(older, newer, two_view)
+        if best is not None and self._is_eligible(best, atlas):
             counts.loop_candidates += 1
-            self.waiting = sorted([*self.waiting, best], key=lambda c: -c.seen.inliers)[:_WAITING]
+            self.pending = sorted([*self.pending, best], key=lambda c: -c.two_view.inliers)[:_MAX_PENDING]
 
-    def _is_open(self, candidate: Candidate, atlas: Atlas) -> bool:
-        """Return True if the windows of a candidate are not related already, nor tried too often."""
-        if candidate.older not in self.album or candidate.newer not in self.album:
+    def _is_eligible(self, candidate: Candidate, atlas: Atlas) -> bool:
+        """Return whether the images of a candidate are stored, and its windows neither related nor tried too often."""
+        if candidate.older not in self.images or candidate.newer not in self.images:
             return False
         first, second = atlas.window_of(candidate.older), atlas.window_of(candidate.newer)
-        return first != second and (first, second) not in self._closed and self._tries[first, second] < _TRIES_OF_PLACES
+        return (first != second and (first, second) not in self._closed
+                and self._attempts[first, second] < _MAX_WINDOW_PAIR_ATTEMPTS)
 
     def _verify(self, window: int, candidate: Candidate, atlas: Atlas) -> LoopMeasurement:
-        """Reconstruct the two places together; raises LoopRefused."""
-        sides = [self._around(keyframe, atlas, 1 + candidate.tries) for keyframe in (candidate.older, candidate.newer)]
+        """Reconstruct the two places together; raises LoopRejected."""
+        sides = [self._neighbors(keyframe, atlas, 1 + candidate.attempts)
+                 for keyframe in (candidate.older, candidate.newer)]
         sides[1] = [keyframe for keyframe in sides[1] if keyframe not in sides[0]]
-        # The two most alike meet in the middle, so that what both see is followed from one to the other.
+        # The two most similar keyframes are next to each other in the middle, so that features track across both sides.
         order = [*sides[0][::-1], *sides[1]]
-        joint = Window(window, tuple(self.album.keyframe(keyframe) for keyframe in order))
+        joint = Window(window, tuple(self.images.keyframe(keyframe) for keyframe in order))
         try:
             geometry = self._reconstructor.reconstruct(joint)
         except ReconstructionRefused as refusal:
-            raise LoopRefused(f"not reconstructed together: {refusal}") from refusal
+            raise LoopRejected(f"the joint reconstruction of both places failed: {refusal}") from refusal
         views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width))
         older, newer = (atlas.views(side, side[0]) for side in sides)
         return verify_loop(
-            older, newer, views, candidate.seen, (candidate.older, candidate.newer), self._config.alignment
+            older, newer, views, candidate.two_view, (candidate.older, candidate.newer), self._config.alignment
         )
 
-    def _around(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
+    def _neighbors(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
         """Return half a window of keyframes around one, the nearest first, every `step`-th."""
         half = max(2, self._config.windows.size // 2)
-        near = sorted((k for k in atlas.chain(keyframe, half * step) if k in self.album),
+        near = sorted((k for k in atlas.temporal_neighbors(keyframe, half * step) if k in self.images),
                       key=lambda k: (abs(k - keyframe), k))
         return near[::step][:half]

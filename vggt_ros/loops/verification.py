@@ -1,9 +1,9 @@
-"""Do two keyframes show the same place? First by their features and depth, then by reconstructing both together.
+"""Geometric verification of loop candidates: first by features and depth, then by a joint reconstruction.
 
-What looks alike is not the same place yet. Features must agree on one pose by the depth of either keyframe; the same
-reconstructor as everywhere must be able to solve a window of keyframes around both; that window must fit to the map on
-both sides, in pose, depth and scale, say the same as the features do, and put the depth of one keyframe on that of the
-other.
+Similar appearance does not make two keyframes views of the same place. Their features must agree on one pose, by the
+depth of either keyframe. The reconstructor must then solve a window of keyframes around both. That window must align
+with the map on both sides, in pose, depth and scale, its pose must agree with that by the features, and the depth of
+one keyframe must agree with that of the other.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from vggt_ros.pose_graph.relative_poses import LoopMeasurement, loop_relative_po
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.windows.solution import MapKeyframe
 
-_INLIER = 4.0
-"""Largest reprojection error of a match, px at 640 px width."""
-_ALIKE = 0.15
+_MAX_REPROJECTION_ERROR = 4.0
+"""Largest reprojection error of an inlier, px at 640 px width."""
+_MAX_LOG_DEPTH_RATIO = 0.15
 """Largest difference of the logarithms of two depths that agree."""
-_MIN_ALIKE = 0.5
-"""Least fraction of the pixels that both keyframes see whose depths agree."""
-_MIN_SEEN = 0.1
-"""Least fraction of one keyframe's pixels that the other one sees."""
+_MIN_DEPTH_AGREEMENT = 0.5
+"""Least fraction of the pixels seen by both keyframes whose depths agree."""
+_MIN_DEPTH_OVERLAP = 0.1
+"""Least fraction of the older keyframe's pixels that the newer one sees."""
 
 
-class LoopRefused(Exception):
-    """Two keyframes do not show the same place as far as can be told; the text says why."""
+class LoopRejected(Exception):
+    """Verification rejected a loop candidate; the text is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class TwoViewGeometry:
-    """The same place in two keyframes by their features: how many agree, and the pose `older_newer` 4x4.
+    """The relative pose `older_newer` 4x4 of two keyframes by their features, and how many inliers it has.
 
     The unit is that of the window that placed the older one.
     """
@@ -50,10 +50,10 @@ class TwoViewGeometry:
 
 
 def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKeyframe, newer_features: Features,
-          min_matches: int) -> TwoViewGeometry | None:
-    """Return how two keyframes lie to each other by their features, or None if fewer than `min_matches` agree.
+                      min_matches: int) -> TwoViewGeometry | None:
+    """Return the relative pose of two keyframes by their features, or None if it has fewer than `min_matches` inliers.
 
-    Asked both ways, by the depth of the one and of the other, which have to agree.
+    It is estimated in both directions, by the depth of the one and of the other, and both rotations have to agree.
     """
     rows, columns = match(older_features, newer_features)
     if len(rows) < min_matches:
@@ -61,87 +61,89 @@ def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKe
     pixels = (older_features.pixels(older.depth.shape[::-1])[rows],
               newer_features.pixels(newer.depth.shape[::-1])[columns])
     found = []
-    for here, there, at, seen_at in ((older, newer, *pixels), (newer, older, *pixels[::-1])):
-        points = landmarks(here, np.eye(4), 1.0, at)
+    for source, target, source_pixels, target_pixels in ((older, newer, *pixels), (newer, older, *pixels[::-1])):
+        points = landmarks(source, np.eye(4), 1.0, source_pixels)
         known = np.isfinite(points[:, 2])
-        limit = _INLIER * there.depth.shape[1] / REFERENCE_WIDTH
-        agreed = consensus(points[known], seen_at[known], there.intrinsics, limit)
-        if agreed is None or len(agreed[1]) < min_matches:
+        limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
+        estimate = consensus(points[known], target_pixels[known], target.intrinsics, limit)
+        if estimate is None or len(estimate[1]) < min_matches:
             return None
-        found.append(agreed)
+        found.append(estimate)
     (older_newer, first), (newer_older, second) = found
     if rotation_angle(older_newer[:3, :3] @ newer_older[:3, :3]) > np.radians(5):
         return None
     return TwoViewGeometry(min(len(first), len(second)), older_newer)
 
 
-def verify_loop(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View], seen: TwoViewGeometry,
-           pair: tuple[int, int], config: AlignmentConfig) -> LoopMeasurement:
-    """Return how two keyframes lie to each other, by a joint reconstruction that must fit to the map around both.
+def verify_loop(older: Mapping[int, View], newer: Mapping[int, View], joint: Mapping[int, View],
+                two_view: TwoViewGeometry, pair: tuple[int, int], config: AlignmentConfig) -> LoopMeasurement:
+    """Return the relative pose of two keyframes by a joint reconstruction that aligns with the map around both.
 
     Args:
-        older, newer: keyframe id to what the map knows of it, in the frame and units of the older or newer keyframe of
+        older, newer: keyframe id to its view in the map, in the frame and units of the older or newer keyframe of
             `pair`.
-        joint: keyframe id to what the joint reconstruction says.
-        seen: what the features say.
+        joint: keyframe id to its view in the joint reconstruction.
+        two_view: the relative pose by the features.
         pair: ids of the older and the newer keyframe.
-        config: when an overlap is believed.
+        config: limits of an alignment.
 
     Raises:
-        LoopRefused: it does not fit, or not all of it says the same.
+        LoopRejected: the alignment fails on a side, or features or depth contradict the result.
 
     """
     sides: list[tuple[Mapping[int, View], Alignment]] = []
     for name, known, keyframe in (("older", older, pair[0]), ("newer", newer, pair[1])):
         try:
-            side = align(known, joint, config)
+            alignment = align(known, joint, config)
         except AlignmentRefused as refusal:
-            raise LoopRefused(f"the {name} place: {refusal}") from refusal
-        if len(side.shared) < 2:
-            raise LoopRefused(f"the {name} place: a single keyframe of it was reconstructed")
+            raise LoopRejected(f"the joint reconstruction does not align with the {name} place: {refusal}") from refusal
+        if len(alignment.shared) < 2:
+            raise LoopRejected(f"only one keyframe of the {name} place was reconstructed")
         if keyframe not in joint:
-            raise LoopRefused(f"the {name} place: the keyframe itself was not reconstructed")
-        sides.append((known, side))
+            raise LoopRejected(f"the {name} keyframe itself was not reconstructed")
+        sides.append((known, alignment))
     first_second, covariance = loop_relative_pose(joint, pair, sides)
-    _check(older[pair[0]], newer[pair[1]], first_second, seen, config)
-    between = [step for known, side in sides
-               for step in relative_poses({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, side)]
+    _check_consistency(older[pair[0]], newer[pair[1]], first_second, two_view, config)
+    between = [relative for known, alignment in sides for relative in
+               relative_poses({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, alignment)]
     return LoopMeasurement(first_second, covariance, tuple(between))
 
 
-def _check(older: View, newer: View, first_second: Sim3, seen: TwoViewGeometry, config: AlignmentConfig) -> None:
-    """Refuse a relation that features or depth contradict."""
+def _check_consistency(
+    older: View, newer: View, first_second: Sim3, two_view: TwoViewGeometry, config: AlignmentConfig
+) -> None:
+    """Raise LoopRejected if features or depth contradict a relative pose."""
     older_newer = inverse(older.camera) @ first_second.apply_pose(newer.camera)
-    turn = np.degrees(rotation_angle(older_newer[:3, :3].T @ seen.older_newer[:3, :3]))
+    turn = np.degrees(rotation_angle(older_newer[:3, :3].T @ two_view.older_newer[:3, :3]))
     if turn > config.max_rotation:
-        raise LoopRefused(f"the features see the other place turned by {turn:.1f} deg more")
-    shift = float(np.linalg.norm(older_newer[:3, 3] - seen.older_newer[:3, 3])) / older.keyframe.median_depth
+        raise LoopRejected(f"the rotation by the features differs by {turn:.1f} deg")
+    shift = float(np.linalg.norm(older_newer[:3, 3] - two_view.older_newer[:3, 3])) / older.keyframe.median_depth
     if shift > config.max_translation:
-        raise LoopRefused(f"the features see the other place {100 * shift:.0f} % of its depth elsewhere")
-    alike, common = depth_agreement(older.keyframe, newer.keyframe, older_newer, first_second.scale)
-    if common < _MIN_SEEN:
-        raise LoopRefused(f"the two places have only {100 * common:.0f} % of their depth in common")
-    if alike < _MIN_ALIKE:
-        raise LoopRefused(f"only {100 * alike:.0f} % of the depth that both places see agrees")
+        raise LoopRejected(f"the position by the features differs by {100 * shift:.0f} % of the depth")
+    agreement, overlap = depth_agreement(older.keyframe, newer.keyframe, older_newer, first_second.scale)
+    if overlap < _MIN_DEPTH_OVERLAP:
+        raise LoopRejected(f"the newer keyframe sees only {100 * overlap:.0f} % of the depth of the older one")
+    if agreement < _MIN_DEPTH_AGREEMENT:
+        raise LoopRejected(f"the depths agree in only {100 * agreement:.0f} % of the pixels that both keyframes see")
 
 
 def depth_agreement(older: MapKeyframe, newer: MapKeyframe, older_newer: Array, scale: float) -> tuple[float, float]:
-    """Return which fraction of the depth that both keyframes see agrees, and how much of the older one that is.
+    """Return in which fraction of the depth that both keyframes see they agree, and its share of the older's pixels.
 
     `older_newer` 4x4 is in units of the older keyframe's depth, of which `scale` are one unit of the newer's.
     """
     depth = older.depth.astype(np.float64)[::2, ::2]
     rows, columns = np.nonzero(depth > 0)
     rays = pixel_rays(older.intrinsics, 2 * columns, 2 * rows)
-    camera = inverse(older_newer)
-    points = (rays * depth[rows, columns, None]) @ camera[:3, :3].T + camera[:3, 3]
+    newer_older = inverse(older_newer)
+    points = (rays * depth[rows, columns, None]) @ newer_older[:3, :3].T + newer_older[:3, 3]
     points = points[points[:, 2] > 1e-6]
-    at = np.rint((points @ newer.intrinsics.T)[:, :2] / points[:, 2:]).astype(int)
+    pixels = np.rint((points @ newer.intrinsics.T)[:, :2] / points[:, 2:]).astype(int)
     height, width = newer.depth.shape
-    inside = (at >= 0).all(1) & (at < (width, height)).all(1)
-    there = newer.depth[at[inside, 1], at[inside, 0]].astype(np.float64) * scale
-    known = there > 0
+    inside = (pixels >= 0).all(1) & (pixels < (width, height)).all(1)
+    seen = newer.depth[pixels[inside, 1], pixels[inside, 0]].astype(np.float64) * scale
+    known = seen > 0
     if not known.any():
         return 0.0, 0.0
-    off = np.abs(np.log(points[inside][known, 2] / there[known]))
-    return float(np.mean(off < _ALIKE)), float(known.sum() / max(len(rows), 1))
+    difference = np.abs(np.log(points[inside][known, 2] / seen[known]))
+    return float(np.mean(difference < _MAX_LOG_DEPTH_RATIO)), float(known.sum() / max(len(rows), 1))

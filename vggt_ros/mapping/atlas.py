@@ -1,4 +1,4 @@
-"""The map: solved keyframes in a pose graph, and submaps where the chain of windows broke."""
+"""The atlas: solved keyframes in a pose graph, in submaps that begin where the chain of windows breaks."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align,
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import MapKeyframe, MetricScale, Solution
 
-_NEIGHBORS = 4
-"""Keyframes of the map whose depth stands for what the map knows of an image found in it."""
+_RENDERED_KEYFRAMES = 4
+"""Number of keyframes of the map whose depth is rendered into a relocalized image."""
 
 
 class Atlas:
     """Everything solved so far. A keyframe has the units of the first window that solved it.
 
     Attributes:
-        submap: the submap that grows; -1 before the first.
-        kept: keyframe id to what is kept of it.
-        metric: what is known of the unit of the submap that grows.
+        current_submap: the submap that windows are attached to; -1 before the first.
+        keyframes: keyframe id to the data that the map keeps of it.
+        metric: what is known of the scale of the current submap.
 
     """
 
     def __init__(self, config: Config, version: int = 0) -> None:
-        """Begin empty; the solutions' versions go on from `version`."""
+        """Begin empty; the versions of the solutions continue from `version`."""
         self._config = config
         self._graph = KeyframeGraph(config.windows.size - config.windows.overlap)
         self._version = version
         self.metric = MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
-        self.submap = -1
-        self._metrics: dict[int, MetricScale] = {}  # of submaps, as they were when the next one began
+        self.current_submap = -1
+        self._submap_metrics: dict[int, MetricScale] = {}  # of earlier submaps, as they were when the next one began
 
     @property
-    def loops(self) -> int:
-        """How many loops the map was bent by, those that the overlaps have taken over among them."""
-        return self._graph.loops
+    def loop_count(self) -> int:
+        """How many loops were accepted, settled ones (absorbed into the overlap factors) included."""
+        return self._graph.loop_count
 
-    def knows(self, keyframe: int) -> bool:
-        """Return True if a keyframe is solved in the submap that grows, or in one that loops connect it with."""
-        labels = self._graph.labels
-        return keyframe in self._graph and labels[self._graph.submap(keyframe)] == labels[self.submap]
+    def is_connected(self, keyframe: int) -> bool:
+        """Return whether a keyframe is solved in the current submap, or in one that loops connect it with."""
+        components = self._graph.components
+        return keyframe in self._graph and components[self._graph.submap(keyframe)] == components[self.current_submap]
 
     def window_of(self, keyframe: int) -> int:
         """Return the window that placed a solved keyframe."""
         return self._graph.window(keyframe)
 
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
-        """Return what is known of solved keyframes, in the frame and units of one of their submap."""
-        reference_map, known = self._graph.pose(reference).inverse(), {}
+        """Return the views of solved keyframes in the map, in the frame and units of one of their submap."""
+        reference_map, views = self._graph.pose(reference).inverse(), {}
         for keyframe in keyframes:
-            place = reference_map @ self._graph.pose(keyframe)
-            known[keyframe] = View(place.apply_pose(np.eye(4)), self.keyframes[keyframe], place.scale)
-        return known
+            pose = reference_map @ self._graph.pose(keyframe)
+            views[keyframe] = View(pose.apply_pose(np.eye(4)), self.keyframes[keyframe], pose.scale)
+        return views
 
-    def chain(self, keyframe: int, count: int) -> list[int]:
-        """Return the solved keyframes of one's submap that came at most `count` before or after it."""
-        return self._graph.near(keyframe, count)
+    def temporal_neighbors(self, keyframe: int, count: int) -> list[int]:
+        """Return the solved keyframes of the same submap whose ids differ by at most `count`, itself included."""
+        return self._graph.temporal_neighbors(keyframe, count)
 
     def describe(self, keyframes: Sequence[Keyframe]) -> list[Features]:
-        """Note what the places of solved keyframes look like, and return the local features of each."""
+        """Compute and store the place descriptors of solved keyframes, and return the local features of each."""
         found = []
         for keyframe in keyframes:
             yield_to_tracking()
@@ -86,156 +86,164 @@ class Atlas:
             found.append(features)
         return found
 
-    def release(self, keyframes: Iterable[int]) -> None:
-        """Let go of solved keyframes; solutions that were handed out before keep them."""
-        gone = set(keyframes)
-        self.keyframes = {k: kept for k, kept in self.keyframes.items() if k not in gone}
-        self._graph.release(gone)
+    def remove(self, keyframes: Iterable[int]) -> None:
+        """Remove solved keyframes; earlier solutions keep them."""
+        removed = set(keyframes)
+        self.keyframes = {k: keyframe for k, keyframe in self.keyframes.items() if k not in removed}
+        self._graph.remove(removed)
 
-    def close_loop(self, first: int, second: int, relation: LoopMeasurement) -> Loop:
-        """Relate two keyframes that see the same place; the graph says whether it believes it: PoseGraph.add_loop.
+    def close_loop(self, first: int, second: int, measurement: LoopMeasurement) -> Loop:
+        """Add a loop between two keyframes; see `PoseGraph.add_loop` for whether it is accepted.
 
-        If the loop is likely, what the joint reconstruction says of steps that the map has is merged with it.
+        If the loop is likely, the relative poses of the joint reconstruction are merged with those in the map.
         """
-        before = self._graph.labels
-        loop = self._graph.close_loop(first, second, relation)
-        joined = self._graph.labels[self.submap]
-        if joined != before[self.submap]:  # the younger submap has taken over the unit of the older
-            self.metric = self._metrics.get(joined, self.metric)
+        before = self._graph.components
+        loop = self._graph.close_loop(first, second, measurement)
+        joined = self._graph.components[self.current_submap]
+        if joined != before[self.current_submap]:  # the younger submap now has the unit of the older
+            self.metric = self._submap_metrics.get(joined, self.metric)
         return loop
 
     def attach(self, window: Window, geometry: WindowGeometry) -> None:
-        """Align a window to the submap that grows by the keyframes that both know, and add it to the graph.
+        """Align a window with the current submap by the keyframes that both have, and add it to the graph.
 
         Raises:
-            AlignmentRefused: the overlap does not determine its place, or contradicts itself.
+            AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
-        kept = map_keyframes(window, geometry, self._config.map.kept_width)
-        shared = [k for k in geometry.keyframe_ids if self.knows(k)]
-        known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, kept)
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
+        known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
         alignment = align(known, views, self._config.alignment)
-        self._take(window, kept)
+        self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 
-    def join(
-        self, window: Window, geometry: WindowGeometry, places: Mapping[int, Relocalization], solution: Solution
+    def attach_relocalized(
+        self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization], solution: Solution
     ) -> None:
-        """Align a window that shares no keyframe with the map by where its images were found in it.
+        """Align a window that shares no keyframe with the map by relocalizing its images, and add it to the graph.
 
-        The map knows an image by the depth that its own keyframes have of what the image sees, the window by its own;
-        so found images stand for shared keyframes. `places` is keyframe id to where it was found in `solution`.
+        The depth of the map's keyframes, rendered at the relocalized pose of an image, is aligned with the depth that
+        the window has of the image; so relocalized images take the role of shared keyframes. `found` is keyframe id to
+        its relocalization in `solution`.
 
         Raises:
-            AlignmentRefused: no image was found, or they contradict each other.
+            AlignmentRefused: no image was relocalized, or the relocalizations are inconsistent.
 
         """
-        kept = map_keyframes(window, geometry, self._config.map.kept_width)
-        reference, alignment = self._seen_from_map(geometry, kept, places, solution)
-        self.submap = self._graph.submap(reference)
-        self._take(window, kept)
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        reference, alignment = self._align_relocalized(geometry, keyframes, found, solution)
+        self.current_submap = self._graph.submap(reference)
+        self._add_keyframes(window, keyframes)
         newest = geometry.keyframe_ids.index(max(alignment.shared))
-        self._graph.attach_by(reference, geometry.keyframe_ids[0], alignment.reference_window, alignment.covariance,
-                              geometry.window_camera[newest, :3, 3])  # there the path goes on from the map's
-        self._graph.attach(relative_poses(window_views(geometry, kept)))
+        self._graph.attach_keyframe(reference, geometry.keyframe_ids[0], alignment.reference_window,
+                                    alignment.covariance,
+                                    geometry.window_camera[newest, :3, 3])  # the newest relocalized camera
+        self._graph.attach(relative_poses(window_views(geometry, keyframes)))
 
-    def rejoin(self, window: Window, geometry: WindowGeometry, places: Mapping[int, Relocalization],
-               solution: Solution) -> Loop:
-        """Relate a solved window's submap to another one by where its images were found there; see `join`.
+    def close_loop_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],
+                               solution: Solution) -> Loop:
+        """Add a loop between a solved window's submap and another one; see `attach_relocalized` for the alignment.
 
         Raises:
-            AlignmentRefused: the places found contradict each other.
+            AlignmentRefused: the relocalizations are inconsistent.
 
         """
-        kept = map_keyframes(window, geometry, self._config.map.kept_width)
-        reference, alignment = self._seen_from_map(geometry, kept, places, solution)
-        views = window_views(geometry, kept)
-        own = next(k for k in views if self.knows(k))
-        # The window hangs where its keyframes do, which may have the units of the one before.
-        back = align(self.views([k for k in views if self.knows(k)], own), views, self._config.alignment)
-        window_own = back.reference_window.inverse()
-        covariance = transported(alignment.covariance[None], to_matrix(back.reference_window)[None])[0]
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        reference, alignment = self._align_relocalized(geometry, keyframes, found, solution)
+        views = window_views(geometry, keyframes)
+        own = next(k for k in views if self.is_connected(k))
+        # The pose of the window in its own submap is that of its keyframes, which may have the units of the one before.
+        own_alignment = align(self.views([k for k in views if self.is_connected(k)], own), views,
+                              self._config.alignment)
+        window_own = own_alignment.reference_window.inverse()
+        covariance = transported(alignment.covariance[None], to_matrix(own_alignment.reference_window)[None])[0]
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
-                                                        images=len(alignment.shared)))
+                                                               images=len(alignment.shared)))
 
-    def elsewhere(self, solution: Solution) -> NDArray[np.int64]:
-        """Return the rows of the solution whose submaps nothing connects with the one that grows."""
-        labels = self._graph.labels
-        return np.flatnonzero(solution.submaps != labels[self.submap]) if labels else np.zeros(0, np.int64)
+    def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
+        """Return the rows of the solution whose submaps no loop connects with the current one."""
+        components = self._graph.components
+        return (np.flatnonzero(solution.submaps != components[self.current_submap])
+                if components else np.zeros(0, np.int64))
 
-    def _seen_from_map(
+    def _align_relocalized(
         self,
         geometry: WindowGeometry,
-        kept: Mapping[int, MapKeyframe],
-        places: Mapping[int, Relocalization],
+        keyframes: Mapping[int, MapKeyframe],
+        relocalizations: Mapping[int, Relocalization],
         solution: Solution,
     ) -> tuple[int, Alignment]:
-        """Return a keyframe of the map, and where a solved window lies in its frame; raises AlignmentRefused."""
-        found = {k: place for k, place in places.items() if k in kept}
-        if len({place.submap for place in found.values()}) > 1:  # the oldest knows the most
-            found = {k: place for k, place in found.items() if place.submap == min(p.submap for p in found.values())}
+        """Return a keyframe of the map, and the alignment of a solved window to it; raises AlignmentRefused."""
+        found = {k: one for k, one in relocalizations.items() if k in keyframes}
+        if len({one.submap for one in found.values()}) > 1:  # the oldest submap has the most information
+            found = {k: one for k, one in found.items() if one.submap == min(o.submap for o in found.values())}
         if not found:
-            raise AlignmentRefused("no keyframe of the window is known, nor was one found in the map")
-        around = {k: neighbors(solution, place.map_camera, place.submap, _NEIGHBORS) for k, place in found.items()}
+            raise AlignmentRefused("the window shares no keyframe with the map, and none of its images was found in it")
+        around = {k: neighbors(solution, one.map_camera, one.submap, _RENDERED_KEYFRAMES) for k, one in found.items()}
         reference = int(max(solution.ids[rows[0]] for rows in around.values()))
         reference_map = self._graph.pose(reference).inverse()
         known = {}
-        for keyframe, place in found.items():
-            own = kept[keyframe]
-            depth = depth_seen(solution, around[keyframe], place.map_camera, own.intrinsics, own.depth.shape)
-            seen = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
-            known[keyframe] = View(reference_map.apply_pose(place.map_camera), seen, reference_map.scale)
-        return reference, align(known, window_views(geometry, kept), self._config.alignment)
+        for k, one in found.items():
+            own = keyframes[k]
+            depth = depth_seen(solution, around[k], one.map_camera, own.intrinsics, own.depth.shape)
+            rendered = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
+            known[k] = View(reference_map.apply_pose(one.map_camera), rendered, reference_map.scale)
+        return reference, align(known, window_views(geometry, keyframes), self._config.alignment)
 
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
 
-        The first lies at the map's origin. Where a later one lies is hardly known: until a loop tells, by a keyframe
-        that the submap before has, too, or else where the newest one was; it takes over the median depth.
+        The first submap begins at the map's origin. The pose of a later one is uncertain until a loop connects it: it
+        is that by a keyframe that the window shares with the submap before, or else that of the newest keyframe, with a
+        scale that gives both the same median depth.
         """
-        kept = map_keyframes(window, geometry, self._config.map.kept_width)
-        views, reference, covariance = window_views(geometry, kept), None, None
-        if self.submap < 0:
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        views, reference, covariance = window_views(geometry, keyframes), None, None
+        if self.current_submap < 0:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
             newest = self._graph.ids[-1]
-            before = self._graph.pose(newest)
-            known = self.views((k for k in geometry.keyframe_ids if self.knows(k)), newest)
-            if (supposed := guess_alignment(known, views, self._config.alignment)) is not None:
-                reference, newest_window, covariance = supposed
-                map_window = before @ newest_window
+            map_newest = self._graph.pose(newest)
+            known = self.views((k for k in geometry.keyframe_ids if self.is_connected(k)), newest)
+            if (guess := guess_alignment(known, views, self._config.alignment)) is not None:
+                reference, newest_window, covariance = guess
+                map_window = map_newest @ newest_window
             else:
-                depth = self.keyframes[newest].median_depth * before.scale
+                depth = self.keyframes[newest].median_depth * map_newest.scale
                 scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
-                map_window = Sim3.from_pose(before.apply_pose(np.eye(4)), scale)
-            self._metrics[self.submap] = self.metric
+                map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
+            self._submap_metrics[self.current_submap] = self.metric
             if not geometry.metric:
                 self.metric = taken_over(self.metric)
-        self.submap = len(self._graph.labels)
-        self._graph.labels.append(self.submap)
-        self._take(window, kept)
+        self.current_submap = len(self._graph.components)
+        self._graph.components.append(self.current_submap)
+        self._add_keyframes(window, keyframes)
         self._graph.begin_submap(geometry.keyframe_ids[0], map_window, reference, covariance)
         self._graph.attach(relative_poses(views))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:
-        """Make the submap that grows, and what loops connect it with, larger by `factor`; see PoseGraph.rescale."""
+        """Scale the connected component of the current submap by `factor`; see `PoseGraph.rescale`."""
         self._graph.rescale(self._graph.ids[-1], factor)
         self.metric = metric
 
-    def observe_scale(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
-        """Take in the scale of all windows connected with the submap that grows; see PoseGraph.observe_scale."""
+    def set_scales(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
+        """Set the scales of all windows connected with the current submap; see `KeyframeGraph.set_scales`."""
         if log_scale:
-            self._graph.observe_scale(log_scale)
+            self._graph.set_scales(log_scale)
         self.metric = metric
 
     def solution(self) -> Solution:
-        """Return the state of the map as the graph holds it now."""
+        """Return the current state of the map as a new version."""
         self._version += 1
-        return Solution(version=self._version, keyframes=self.keyframes, metric=self.metric, **self._graph.arrays())
+        return Solution(version=self._version, keyframes=self.keyframes, metric=self.metric,
+                        **self._graph.solution_fields())
 
     def record(self, next_keyframe: int, next_window: int, map_world: Array) -> MapRecord:
-        """Return all that the map is, for storage; `map_world` 4x4 turns it upright, ids below `next_...` are used.
+        """Return the whole map for storage; `map_world` 4x4 is the pose of its world in the z-up frame `map`.
+
+        All ids in use are below `next_keyframe` and `next_window`.
 
         Raises:
             ValueError: nothing is mapped yet.
@@ -244,21 +252,23 @@ class Atlas:
         if not len(self._graph):
             raise ValueError("nothing is mapped yet")
         return MapRecord(
-            **pack_keyframes([self.keyframes[k] for k in self._graph.ids]), **self._graph.record(), submap=self.submap,
-            next_keyframe=next_keyframe, next_window=next_window, scale_state=self.metric.state,
-            scale_sigma=self.metric.sigma, scale_source=self.metric.source, map_world=map_world)
+            **pack_keyframes([self.keyframes[k] for k in self._graph.ids]), **self._graph.record_fields(),
+            submap=self.current_submap, next_keyframe=next_keyframe, next_window=next_window,
+            scale_state=self.metric.state, scale_sigma=self.metric.sigma, scale_source=self.metric.source,
+            map_world=map_world)
 
     def restore(self, record: MapRecord) -> None:
-        """Go on, in an empty atlas, from a record that was checked."""
-        self.keyframes = {kept.id: kept for kept in unpack_keyframes(record)}
+        """Restore an empty atlas from a record that was checked."""
+        self.keyframes = {keyframe.id: keyframe for keyframe in unpack_keyframes(record)}
         self._graph.restore(record, self.keyframes.values())
-        self.submap = record.submap
+        self.current_submap = record.submap
         self.metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
 
-    def _take(self, window: Window, kept: dict[int, MapKeyframe]) -> None:
+    def _add_keyframes(self, window: Window, keyframes: dict[int, MapKeyframe]) -> None:
+        """Add those keyframes of a window that the current component does not have yet."""
         images = {keyframe.id: keyframe for keyframe in window.keyframes}
-        for keyframe, what in kept.items():
-            if not self.knows(keyframe):
+        for k, keyframe in keyframes.items():
+            if not self.is_connected(k):
                 yield_to_tracking()
-                self._graph.add(what, self.submap, window.id)
-                self.keyframes[keyframe] = with_binary_features(what, images[keyframe])
+                self._graph.add(keyframe, self.current_submap, window.id)
+                self.keyframes[k] = with_binary_features(keyframe, images[k])

@@ -1,4 +1,4 @@
-"""A saved map in the formats of others: PLY, TUM trajectory, COLMAP text, and the map of Nav2's map_server."""
+"""Export of a saved map: PLY, TUM trajectory, COLMAP text model, and the map format of Nav2's map_server."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from vggt_ros.windows.solution import PointCloud, Solution
 
 
 class Export:
-    """What a saved map is, in the z-up frame `map`."""
+    """A saved map in the z-up frame `map`, and methods that write it in other formats."""
 
     def __init__(self, record: MapRecord, config: Config) -> None:
-        """Rebuild the map; points and grid are chosen with the settings of `config`."""
+        """Rebuild the map from a record; `config` has the settings for points and grid."""
         atlas = Atlas(config)
         atlas.restore(record)
         self.solution: Solution = atlas.solution()
         points = PointMap(config.map)
         points.update(self.solution)
         cloud = points.cloud(self.solution)
-        turn = record.map_world
-        self._turn, self._config = turn, config
-        self.map_camera: Array = turn @ self.solution.map_camera
-        self.cloud = PointCloud((cloud.points @ turn[:3, :3].T + turn[:3, 3]).astype(np.float32), cloud.colors,
-                                cloud.confidence)
+        map_world = record.map_world
+        self._map_world, self._config = map_world, config
+        self.map_camera: Array = map_world @ self.solution.map_camera
+        self.cloud = PointCloud((cloud.points @ map_world[:3, :3].T + map_world[:3, 3]).astype(np.float32),
+                                cloud.colors, cloud.confidence)
 
     def ply(self, folder: Path) -> list[Path]:
         """Write `map.ply`."""
@@ -41,30 +41,30 @@ class Export:
         return [folder / "map.ply"]
 
     def tum(self, folder: Path) -> list[Path]:
-        """Write `trajectory.txt`: the keyframes' cameras in `map`, optical axes."""
+        """Write `trajectory.txt`: the poses of the keyframes' optical frames in `map`."""
         write_trajectory(folder / "trajectory.txt", self.solution.stamps, self.map_camera)
         return [folder / "trajectory.txt"]
 
     def colmap(self, folder: Path) -> list[Path]:
-        """Write `colmap/sparse/0/{cameras,images,points3D}.txt` and the kept images, for Gaussian splatting.
+        """Write `colmap/sparse/0/{cameras,images,points3D}.txt` and the keyframes' images, for Gaussian splatting.
 
-        The images are as small as they are kept (`map.kept_width`); the points have no tracks. COLMAP's pixel centers
-        are at halves, ours at integers; its poses are `camera_world`.
+        The images have the reduced size that the map keeps (`map.kept_width`); the points have no tracks. COLMAP's
+        pixel centers are at half-integers, those of this package at integers; COLMAP's poses are `camera_world`.
         """
         sparse, images = folder / "colmap" / "sparse" / "0", folder / "colmap" / "images"
         sparse.mkdir(parents=True, exist_ok=True)
         images.mkdir(parents=True, exist_ok=True)
         cameras: dict[tuple[float, ...], int] = {}
         lines = []
-        for row, keyframe in enumerate(self.solution.ids.tolist()):
-            kept = self.solution.keyframes[keyframe]
-            (height, width), k = kept.depth.shape, kept.intrinsics
+        for row, keyframe_id in enumerate(self.solution.ids.tolist()):
+            keyframe = self.solution.keyframes[keyframe_id]
+            (height, width), k = keyframe.depth.shape, keyframe.intrinsics
             key = (width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5)
             camera = cameras.setdefault(key, len(cameras) + 1)
             camera_map = inverse(self.map_camera[row])
             x, y, z, w = quaternion_from_matrix(camera_map[:3, :3])
-            name = f"{format_stamp(kept.stamp)}.png"
-            cv2.imwrite(str(images / name), cv2.cvtColor(kept.color, cv2.COLOR_RGB2BGR))
+            name = f"{format_stamp(keyframe.stamp)}.png"
+            cv2.imwrite(str(images / name), cv2.cvtColor(keyframe.color, cv2.COLOR_RGB2BGR))
             values = " ".join(f"{value:.12g}" for value in (w, x, y, z, *camera_map[:3, 3]))
             lines.append(f"{row + 1} {values} {camera} {name}\n\n")
         (sparse / "cameras.txt").write_text("".join(
@@ -78,17 +78,17 @@ class Export:
 
     def nav2(self, folder: Path) -> list[Path]:
         """Write `nav2.pgm` and `nav2.yaml` for map_server, in its trinary mode."""
-        grid = occupancy_grid(self.solution, self._turn, self._config.grid)
+        grid = occupancy_grid(self.solution, self._map_world, self._config.grid)
         write_nav2(folder / "nav2.yaml", grid)
         return [folder / "nav2.yaml", folder / "nav2.pgm"]
 
 
 FORMATS = ("ply", "tum", "colmap", "nav2")
-"""Names of the methods that write a format."""
+"""Names of the methods of `Export` that write a format."""
 
 
 def write_nav2(path: Path, grid: Grid) -> None:
-    """Write a grid as map_server reads it: `path` (yaml) and a pgm beside it, whose first row is the largest y.
+    """Write a grid in map_server's format: `path` (yaml) and a pgm beside it, whose first row is the largest y.
 
     https://docs.nav2.org/configuration/packages/configuring-map-server.html: free 254, occupied 0, unknown 205.
     """

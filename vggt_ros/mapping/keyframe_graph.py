@@ -1,4 +1,4 @@
-"""Solved keyframes as nodes of the pose graph, in submaps, each placed by a window."""
+"""Solved keyframes as nodes of the pose graph, with the submap and the window of each."""
 
 from __future__ import annotations
 
@@ -18,217 +18,220 @@ from vggt_ros.storage.map_packing import pack_edges, pack_similarities, unpack_e
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import Edge, MapKeyframe
 
-_SPARE = 1.25
-"""Nodes of the graph for each keyframe beyond which those of released keyframes are marginalized."""
-_SAME = Sim3.identity()
+_MAX_NODES_PER_KEYFRAME = 1.25
+"""Nodes of the graph per keyframe beyond which the nodes of removed keyframes are marginalized."""
+_IDENTITY = Sim3.identity()
 
 
 @dataclass(frozen=True, eq=False)
-class _Placed:
-    """A solved keyframe: its submap, its node in the graph, and its pose there.
+class _KeyframeNode:
+    """A solved keyframe: its submap, its node in the graph, and its pose in that node.
 
-    A keyframe is a node of its own, but for maps of older versions, where a window is one.
+    A keyframe is a node of its own, except in maps of older versions, where a window is a node.
     """
 
     stamp: int
     submap: int
     node: int
-    node_camera: Sim3 = _SAME
+    node_camera: Sim3 = _IDENTITY
 
 
 class KeyframeGraph:
-    """Which node of the pose graph each keyframe is, and the submap and window that it came with.
+    """The pose graph by keyframe ids, with the submap and the window of each keyframe.
 
     Attributes:
-        labels: of each submap, the oldest one that loops connect it with.
+        components: for each submap, the oldest one that loops connect it with.
 
     """
 
     def __init__(self, stride: int) -> None:
         """Begin empty; `stride` new keyframes come with each window."""
         self._graph = PoseGraph(stride)
-        self._links = WindowEdges()
-        self._placed: dict[int, _Placed] = {}
-        self._pivot: dict[int, Array] = {}  # of a node, the point that stays in place when its window is rescaled
-        self.labels: list[int] = []
+        self._window_edges = WindowEdges()
+        self._keyframe_nodes: dict[int, _KeyframeNode] = {}
+        # Of a node, the point in its frame that keeps its position in the parent's frame when its scale is set.
+        self._fixed_point: dict[int, Array] = {}
+        self.components: list[int] = []
 
     def __len__(self) -> int:
         """Return the number of keyframes."""
-        return len(self._placed)
+        return len(self._keyframe_nodes)
 
     def __contains__(self, keyframe: int) -> bool:
         """Return True if a keyframe is solved."""
-        return keyframe in self._placed
+        return keyframe in self._keyframe_nodes
 
     @property
     def ids(self) -> list[int]:
-        """The solved keyframes, rising."""
-        return sorted(self._placed)
+        """The solved keyframes in ascending order."""
+        return sorted(self._keyframe_nodes)
 
     @property
-    def loops(self) -> int:
-        """How many loops the map was bent by, those that the overlaps have taken over among them."""
+    def loop_count(self) -> int:
+        """How many loops were accepted, settled ones (absorbed into the overlap factors) included."""
         return self._graph.settled + sum(loop.accepted for loop in self._graph.loops)
 
     def submap(self, keyframe: int) -> int:
         """Return the submap in which a keyframe was solved."""
-        return self._placed[keyframe].submap
+        return self._keyframe_nodes[keyframe].submap
 
     def window(self, keyframe: int) -> int:
         """Return the window that placed a keyframe."""
-        return self._links.window[self._placed[keyframe].node]
+        return self._window_edges.window[self._keyframe_nodes[keyframe].node]
 
     def pose(self, keyframe: int) -> Sim3:
-        """Return `map_camera`, whose scale is map units in a unit of the keyframe's depth."""
-        placed = self._placed[keyframe]
-        return self._graph.map_node[placed.node] @ placed.node_camera
+        """Return `map_camera`, whose scale is map units per unit of the keyframe's depth."""
+        own = self._keyframe_nodes[keyframe]
+        return self._graph.map_node[own.node] @ own.node_camera
 
-    def near(self, keyframe: int, count: int) -> list[int]:
-        """Return the keyframes of one's submap that came at most `count` before or after it."""
-        submap = self._placed[keyframe].submap
+    def temporal_neighbors(self, keyframe: int, count: int) -> list[int]:
+        """Return the keyframes of the same submap whose ids differ by at most `count`, itself included."""
+        submap = self._keyframe_nodes[keyframe].submap
         return [k for k in range(keyframe - count, keyframe + count + 1)
-                if k in self._placed and self._placed[k].submap == submap]
+                if k in self._keyframe_nodes and self._keyframe_nodes[k].submap == submap]
 
     def add(self, keyframe: MapKeyframe, submap: int, window: int) -> None:
-        """Give a keyframe a node; `attach`, `attach_by` or `begin_submap` have to follow."""
-        self._placed[keyframe.id] = _Placed(keyframe.stamp, submap, self._links.add(window))
+        """Create a node for a keyframe; `attach`, `attach_keyframe` or `begin_submap` have to follow."""
+        self._keyframe_nodes[keyframe.id] = _KeyframeNode(keyframe.stamp, submap, self._window_edges.add_node(window))
 
     def begin_submap(self, keyframe: int, map_keyframe: Sim3, reference: int | None, covariance: Array | None) -> None:
-        """Begin a submap with a keyframe at `map_keyframe`; see PoseGraph.add_submap."""
-        self._graph.add_submap(self._placed[keyframe].node, map_keyframe,
-                               None if reference is None else self._placed[reference].node, covariance)
+        """Begin a submap with a keyframe at `map_keyframe`; see `PoseGraph.add_submap`."""
+        self._graph.add_submap(self._keyframe_nodes[keyframe].node, map_keyframe,
+                               None if reference is None else self._keyframe_nodes[reference].node, covariance)
 
     def attach(self, relative_poses: Iterable[RelativePose]) -> None:
-        """Take in the relative poses of a window: new keyframes are attached, known relative poses are merged."""
+        """Add the relative poses of a window: attach new keyframes, and merge the relative poses between known ones."""
         known: list[Edge] = []
         new: list[Edge] = []
-        for step in relative_poses:
-            (known if step.known else new).append(self._overlap(step))
+        for relative in relative_poses:
+            (known if relative.known else new).append(self._overlap_edge(relative))
         self._graph.merge(known)
         self._graph.add_nodes(new)
-        self._note(new)
+        self._record_edges(new)
 
-    def attach_by(self, reference: int, keyframe: int, reference_keyframe: Sim3, covariance: Array,
-                  pivot: Array) -> None:
-        """Attach a new keyframe to a known one; `pivot` (3,), in its frame, stays in place if it is rescaled."""
-        edge = self._between(reference, keyframe, reference_keyframe, covariance)
+    def attach_keyframe(self, reference: int, keyframe: int, reference_keyframe: Sim3, covariance: Array,
+                        fixed_point: Array) -> None:
+        """Attach a new keyframe to a known one; `fixed_point` (3,) is in the new one's frame, see `set_scales`."""
+        edge = self._node_edge(reference, keyframe, reference_keyframe, covariance)
         self._graph.add_nodes([edge])
-        self._links.note(edge)
-        self._pivot[edge.second] = pivot
+        self._window_edges.add_edge(edge)
+        self._fixed_point[edge.second] = fixed_point
 
-    def close_loop(self, first: int, second: int, relation: LoopMeasurement) -> Loop:
-        """Relate two keyframes that see the same place; the graph says whether it believes it: PoseGraph.add_loop.
+    def close_loop(self, first: int, second: int, measurement: LoopMeasurement) -> Loop:
+        """Add a loop between two keyframes; see `PoseGraph.add_loop` for whether it is accepted.
 
-        If the loop is likely, what the joint reconstruction says of relative poses that the map has is merged with it.
+        If the loop is likely, the relative poses of the joint reconstruction are merged with those in the map.
         """
-        edge = self._between(first, second, relation.first_second, relation.covariance)
+        edge = self._node_edge(first, second, measurement.first_second, measurement.covariance)
         loop = self._graph.add_loop(edge.first, edge.second, edge.first_second, edge.covariance,
-                                    [self._overlap(step) for step in relation.relative_poses], relation.images)
-        self._label()
+                                    [self._overlap_edge(relative) for relative in measurement.relative_poses],
+                                    measurement.images)
+        self._update_components()
         return loop
 
-    def release(self, keyframes: set[int]) -> None:
-        """Let go of keyframes; their nodes are marginalized when there are many."""
-        self._placed = {k: placed for k, placed in self._placed.items() if k not in keyframes}
-        if len(self._graph.map_node) > _SPARE * len(self._placed):
+    def remove(self, keyframes: set[int]) -> None:
+        """Remove keyframes; their nodes are marginalized when there are many."""
+        self._keyframe_nodes = {k: own for k, own in self._keyframe_nodes.items() if k not in keyframes}
+        if len(self._graph.map_node) > _MAX_NODES_PER_KEYFRAME * len(self._keyframe_nodes):
             self._marginalize()
 
     def rescale(self, keyframe: int, factor: float) -> None:
-        """Make a keyframe's submap, and what loops connect it with, larger by `factor`; see PoseGraph.rescale."""
-        self._graph.rescale(self._placed[keyframe].node, factor)
+        """Scale the connected component of a keyframe by `factor`; see `PoseGraph.rescale`."""
+        self._graph.rescale(self._keyframe_nodes[keyframe].node, factor)
 
-    def observe_scale(self, log_scale: Mapping[int, float]) -> None:
-        """Take in the scale of windows; see PoseGraph.observe_scale."""
-        nodes, size = self._nodes()
-        windows = [self._links.window[node] for node in nodes]
-        # What windows have bent inside stays.
-        bend = np.log(size / size[self._links.begins(nodes)])
-        self._graph.observe_scale({node: log_scale[window] + inside for node, window, inside in zip(
-            nodes, windows, bend.tolist(), strict=True) if window in log_scale}, self._pivot)
+    def set_scales(self, log_scale: Mapping[int, float]) -> None:
+        """Set the scales of windows: window id to the logarithm of its scale; see `PoseGraph.set_scales`."""
+        nodes, scale = self._node_scales()
+        windows = [self._window_edges.window[node] for node in nodes]
+        # Scale differences within a window, from its non-rigid deformation, are kept.
+        within = np.log(scale / scale[self._window_edges.first_rows(nodes)])
+        self._graph.set_scales({node: log_scale[window] + offset for node, window, offset in zip(
+            nodes, windows, within.tolist(), strict=True) if window in log_scale}, self._fixed_point)
 
-    def arrays(self) -> dict[str, Any]:
-        """Return what a Solution says of keyframes, windows and the edges between them, by its names."""
-        placed = [self._placed[k] for k in self.ids]
-        map_camera = self._graph.placed([p.node for p in placed])
-        for row, one in enumerate(placed):
-            if one.node_camera is not _SAME:
+    def solution_fields(self) -> dict[str, Any]:
+        """Return the fields of a Solution that concern keyframes, windows and the edges between them."""
+        own = [self._keyframe_nodes[k] for k in self.ids]
+        map_camera = self._graph.poses([p.node for p in own])
+        for row, one in enumerate(own):
+            if one.node_camera is not _IDENTITY:
                 map_camera[row] = map_camera[row] @ to_matrix(one.node_camera)
         scale = scales(map_camera)
         map_camera[:, :3, :3] /= scale[:, None, None]
-        nodes, size = self._nodes()
-        begins = np.unique(self._links.begins(nodes))
-        begin = [nodes[row] for row in begins.tolist()]
+        nodes, node_scale = self._node_scales()
+        first_rows = np.unique(self._window_edges.first_rows(nodes))
+        first_nodes = [nodes[row] for row in first_rows.tolist()]
         return {
             "ids": np.array(self.ids, np.int64),
-            "stamps": np.array([p.stamp for p in placed], np.int64),
-            "submaps": np.array([self.labels[p.submap] for p in placed], np.int64),
-            "windows": np.array([self._links.window[p.node] for p in placed], np.int64),
+            "stamps": np.array([p.stamp for p in own], np.int64),
+            "submaps": np.array([self.components[p.submap] for p in own], np.int64),
+            "windows": np.array([self._window_edges.window[p.node] for p in own], np.int64),
             "map_camera": map_camera,
             "scale": scale,
-            "window_ids": np.array([self._links.window[node] for node in begin], np.int64),
-            "window_origin": self._graph.placed(begin)[:, :3, 3],
-            "window_scale": size[begins],
-            "edges": tuple(self._links.edges(self._graph)),
+            "window_ids": np.array([self._window_edges.window[node] for node in first_nodes], np.int64),
+            "window_origin": self._graph.poses(first_nodes)[:, :3, 3],
+            "window_scale": node_scale[first_rows],
+            "edges": tuple(self._window_edges.edges(self._graph)),
         }
 
-    def record(self) -> dict[str, Any]:
-        """Return the graph's part of a MapRecord, by its names."""
-        placed, places = [self._placed[k] for k in self.ids], self._graph.map_node
-        window_pose, window_scale = pack_similarities(list(places.values()))
+    def record_fields(self) -> dict[str, Any]:
+        """Return the fields of a MapRecord that concern the graph."""
+        own, poses = [self._keyframe_nodes[k] for k in self.ids], self._graph.map_node
+        window_pose, window_scale = pack_similarities(list(poses.values()))
         return pack_edges(self._graph.edges) | {
-            "keyframe_submap": np.array([p.submap for p in placed], np.int64),
-            "keyframe_window": np.array([p.node for p in placed], np.int64),
-            "keyframe_pose": np.array([p.node_camera.apply_pose(np.eye(4)) for p in placed]),
-            "node_window": np.array([self._links.window[node] for node in places], np.int64),
-            "window_id": np.array(list(places), np.int64),
+            "keyframe_submap": np.array([p.submap for p in own], np.int64),
+            "keyframe_window": np.array([p.node for p in own], np.int64),
+            "keyframe_pose": np.array([p.node_camera.apply_pose(np.eye(4)) for p in own]),
+            "node_window": np.array([self._window_edges.window[node] for node in poses], np.int64),
+            "window_id": np.array(list(poses), np.int64),
             "window_pose": window_pose,
             "window_scale": window_scale,
             "anchor": np.array(self._graph.anchors, np.int64),
         }
 
     def restore(self, record: MapRecord, keyframes: Iterable[MapKeyframe]) -> None:
-        """Go on, in an empty graph, from a record that was checked; `keyframes` in the record's order."""
-        places = unpack_similarities(record.window_pose, record.window_scale)
-        self._graph.restore(dict(zip(record.window_id.tolist(), places, strict=True)), record.anchor.tolist(),
+        """Restore an empty graph from a record that was checked; `keyframes` in the record's order."""
+        poses = unpack_similarities(record.window_pose, record.window_scale)
+        self._graph.restore(dict(zip(record.window_id.tolist(), poses, strict=True)), record.anchor.tolist(),
                             unpack_edges(record))
-        self._links.restore(record.window_id.tolist(), record.node_window.tolist(), self._graph)
+        self._window_edges.restore(record.window_id.tolist(), record.node_window.tolist(), self._graph)
         rows = zip(keyframes, record.keyframe_submap, record.keyframe_window, record.keyframe_pose, strict=True)
-        self._placed = {kept.id: _Placed(kept.stamp, int(submap), int(node),
-                                         _SAME if np.array_equal(camera, np.eye(4)) else Sim3.from_pose(camera))
-                        for kept, submap, node, camera in rows}
-        self._label()
+        self._keyframe_nodes = {
+            keyframe.id: _KeyframeNode(keyframe.stamp, int(submap), int(node),
+                                       _IDENTITY if np.array_equal(camera, np.eye(4)) else Sim3.from_pose(camera))
+            for keyframe, submap, node, camera in rows}
+        self._update_components()
 
-    def _label(self) -> None:
-        self.labels = [self._graph.component(anchor) for anchor in self._graph.anchors]
+    def _update_components(self) -> None:
+        self.components = [self._graph.component(anchor) for anchor in self._graph.anchors]
 
-    def _nodes(self) -> tuple[list[int], Array]:
-        """Return the graph's nodes (n), and map units in a unit of each."""
+    def _node_scales(self) -> tuple[list[int], Array]:
+        """Return the graph's nodes (n), and the map units per unit of each."""
         nodes = list(self._graph.map_node)
-        return nodes, scales(self._graph.placed(nodes))
+        return nodes, scales(self._graph.poses(nodes))
 
-    def _overlap(self, step: RelativePose) -> Edge:
-        """Return a relative pose of keyframes as one of nodes."""
-        return self._between(step.first, step.second, step.first_second, step.covariance)
+    def _overlap_edge(self, relative: RelativePose) -> Edge:
+        """Return a relative pose of keyframes as an edge between their nodes."""
+        return self._node_edge(relative.first, relative.second, relative.first_second, relative.covariance)
 
-    def _between(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Edge:
-        """Return how the nodes of two keyframes lie to each other, given how those do."""
-        one, other = self._placed[first], self._placed[second]
-        if one.node_camera is _SAME is other.node_camera:
+    def _node_edge(self, first: int, second: int, first_second: Sim3, covariance: Array) -> Edge:
+        """Return the edge between the nodes of two keyframes, given their relative pose."""
+        one, other = self._keyframe_nodes[first], self._keyframe_nodes[second]
+        if one.node_camera is _IDENTITY is other.node_camera:
             return Edge(one.node, other.node, "overlap", first_second, covariance)
-        relation = one.node_camera @ first_second @ other.node_camera.inverse()
-        return Edge(one.node, other.node, "overlap", relation,
+        relative = one.node_camera @ first_second @ other.node_camera.inverse()
+        return Edge(one.node, other.node, "overlap", relative,
                     transported(covariance[None], to_matrix(other.node_camera)[None])[0])
 
-    def _note(self, edges: Iterable[Edge]) -> None:
-        """Note edges by which nodes are attached; the camera before a node stays in place if its window is rescaled."""
+    def _record_edges(self, edges: Iterable[Edge]) -> None:
+        """Record edges that attach nodes, with the origin of the parent as the fixed point of each node."""
         for edge in edges:
-            self._links.note(edge)
-            self._pivot[edge.second] = edge.first_second.inverse().translation
+            self._window_edges.add_edge(edge)
+            self._fixed_point[edge.second] = edge.first_second.inverse().translation
 
     def _marginalize(self) -> None:
-        """Let go of the graph's nodes that no keyframe needs."""
-        made = self._graph.contract(placed.node for placed in self._placed.values())
+        """Marginalize the graph's nodes that no keyframe needs."""
+        new_edges = self._graph.marginalize(own.node for own in self._keyframe_nodes.values())
         nodes = self._graph.map_node.keys()
-        self._pivot = {node: point for node, point in self._pivot.items() if node in nodes}
-        self._links.keep(nodes)
-        self._note(made)
+        self._fixed_point = {node: point for node, point in self._fixed_point.items() if node in nodes}
+        self._window_edges.retain(nodes)
+        self._record_edges(new_edges)

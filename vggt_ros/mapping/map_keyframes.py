@@ -1,4 +1,4 @@
-"""What is kept of a solved keyframe for good: its depth, color and features, small."""
+"""The data that the map keeps of a solved keyframe: depth, color and features at reduced size."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from vggt_ros.windows.solution import MapKeyframe
 
 
 def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[int, MapKeyframe]:
-    """Return what is kept of each keyframe of a solved window, its maps at most `width` pixels wide."""
+    """Return the map's data of each keyframe of a solved window; depth and color are at most `width` pixels wide."""
     height_full, width_full = geometry.depth.shape[1:]
     factor = min(1.0, width / width_full)
     size = (max(1, round(width_full * factor)), max(1, round(height_full * factor)))
     columns, rows = nearest_pixels(width_full, size[0]), nearest_pixels(height_full, size[1])
     images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
-    kept = {}
+    result = {}
     for row, keyframe in enumerate(geometry.keyframe_ids):
         yield_to_tracking()
         depth = geometry.depth[row][np.ix_(rows, columns)].astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
         confidence = np.nan_to_num(geometry.confidence[row][np.ix_(rows, columns)])
-        kept[keyframe] = MapKeyframe(
+        result[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
             np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
             np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
             None if geometry.descriptors is None else geometry.descriptors[row].copy())
-    return kept
+    return result
 
 
-def window_views(geometry: WindowGeometry, kept: Mapping[int, MapKeyframe]) -> dict[int, View]:
-    """Return keyframe id to what a solved window says of it, in its own frame and units."""
-    return {k: View(camera, kept[k]) for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
+def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe]) -> dict[int, View]:
+    """Return keyframe id to its view in a solved window, in the window's frame and units."""
+    return {k: View(camera, keyframes[k])
+            for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
 
 
-def with_binary_features(kept: MapKeyframe, keyframe: Keyframe) -> MapKeyframe:
-    """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
-    binary = ImageFeatures.of(keyframe).binary
-    small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])
-    return replace(kept, pixels=small, features=binary.looks)
+def with_binary_features(keyframe: MapKeyframe, image: Keyframe) -> MapKeyframe:
+    """Return a keyframe of the map with the binary features of its full image, which relocalization matches."""
+    binary = ImageFeatures.of(image).binary
+    pixels = resize_pixels(binary.pixels, keyframe.depth.shape[1] / image.image.shape[1])
+    return replace(keyframe, pixels=pixels, features=binary.looks)

@@ -1,7 +1,7 @@
-"""The rays of one keyframe, cast through cells: where they end, what they pass, where they see the floor.
+"""Casting the rays of one keyframe through grid cells: where they end, what they pass, where they see the floor.
 
-Cells lie on a lattice that is fixed in `map`: cell (layer, row, column) begins at (column, row) times the resolution,
-`layer` layers above `grid.min_height`. So what a keyframe has to say does not depend on how large the grid is.
+Cells are on a lattice that is fixed in `map`: cell (layer, row, column) begins at (column, row) times the resolution,
+`layer` layers above `grid.min_height`. So the result for a keyframe does not depend on how large the grid is.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.windows.solution import MapKeyframe
 
 Cells = NDArray[np.unsignedinteger]
-_LAYER, _MAX_LAYERS = 0.1, 16
-"""Height of a layer, in meters, and the most that there are."""
-_RAYS = 3
-"""Every so many pixels, in rows and columns, there is a ray."""
+_LAYER_HEIGHT, _MAX_LAYERS = 0.1, 16
+"""Height of a layer, in meters, and the largest number of layers."""
+_PIXEL_STRIDE = 3
+"""Rays are cast through every n-th pixel, in rows and columns."""
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
-    """What a keyframe says of the cells in a box of the lattice, as flat indices into the box, each once.
+class RayCast:
+    """The cells that the rays of a keyframe hit and pass, as flat indices into a box of the lattice, each once.
 
     Attributes:
         corner: int64 (2,), row and column of the box's first cell.
         shape: layers, rows and columns of the box.
-        hit, passed: cells in which rays end, and others that they pass.
+        hit, passed: cells in which rays end, and other cells that rays pass.
         floor: of (rows, columns), those that are seen down to the floor: passed or hit in their lowest layer, or below.
-        low, high: int64 (2,), row and column of the first and behind the last cell of what the grid should show.
+        low, high: int64 (2,), row and column of the first and behind the last cell that the grid has to include.
 
     """
 
@@ -45,15 +45,15 @@ class Cast:
     high: NDArray[np.int64]
 
 
-def layers(config: GridConfig) -> int:
-    """Return into how many layers the band of heights is cut."""
-    return int(np.clip(np.ceil((config.max_height - config.min_height) / _LAYER), 1, _MAX_LAYERS))
+def layer_count(config: GridConfig) -> int:
+    """Return into how many layers the range of heights is divided."""
+    return int(np.clip(np.ceil((config.max_height - config.min_height) / _LAYER_HEIGHT), 1, _MAX_LAYERS))
 
 
-def cast(kept: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Cast:
-    """Cast the rays of a keyframe from its pose 4x4 in the z-up `map`; `scale` makes its depth meters."""
-    ends = _ends(kept, map_camera, scale, config)
-    count = layers(config)
+def cast_rays(keyframe: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> RayCast:
+    """Cast the rays of a keyframe from its pose 4x4 in the z-up `map`; `scale` converts its depth to meters."""
+    ends = _ray_ends(keyframe, map_camera, scale, config)
+    count = layer_count(config)
     edge = np.array([config.resolution, config.resolution, (config.max_height - config.min_height) / count])
     bottom = np.array([0.0, 0.0, config.min_height])
     center, end = (map_camera[:3, 3] - bottom) / edge, (ends - bottom) / edge
@@ -63,43 +63,44 @@ def cast(kept: MapKeyframe, map_camera: Array, scale: float, config: GridConfig)
     shape = (count, rows, columns)
     center[:2] -= corner
     end[:, :2] -= corner
-    hit = _cells(end, shape)
-    passed = np.setdiff1d(_passed(center, end, shape), hit)
+    hit = _cell_indices(end, shape)
+    passed = np.setdiff1d(_passed_cells(center, end, shape), hit)
     below = end[end[:, 2] <= 0] * (1, 1, 0)
     lowest = np.concatenate([cells[cells < rows * columns] for cells in (hit, passed)])
-    floor = np.union1d(_cells(below, (1, rows, columns)), lowest)
+    floor = np.union1d(_cell_indices(below, (1, rows, columns)), lowest)
     small = np.min_scalar_type(count * rows * columns)
-    return Cast(corner[::-1], shape, hit.astype(small), passed.astype(small), floor.astype(small),
-                np.floor(shown.min(0)).astype(np.int64)[::-1] - 1, np.ceil(shown.max(0)).astype(np.int64)[::-1] + 1)
+    return RayCast(corner[::-1], shape, hit.astype(small), passed.astype(small), floor.astype(small),
+                   np.floor(shown.min(0)).astype(np.int64)[::-1] - 1, np.ceil(shown.max(0)).astype(np.int64)[::-1] + 1)
 
 
-def _ends(kept: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Array:
+def _ray_ends(keyframe: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Array:
     """Return where the rays end in `map` (n, 3), at most `grid.max_range` away."""
-    depth = kept.depth[::_RAYS, ::_RAYS].astype(np.float64) * scale
-    known = (depth > 0) & (kept.confidence[::_RAYS, ::_RAYS] >= 255 * config.min_confidence)
+    depth = keyframe.depth[::_PIXEL_STRIDE, ::_PIXEL_STRIDE].astype(np.float64) * scale
+    known = (depth > 0) & (
+        keyframe.confidence[::_PIXEL_STRIDE, ::_PIXEL_STRIDE] >= 255 * config.min_confidence)
     rows, columns = np.nonzero(known)
-    rays = pixel_rays(kept.intrinsics, _RAYS * columns, _RAYS * rows)
+    rays = pixel_rays(keyframe.intrinsics, _PIXEL_STRIDE * columns, _PIXEL_STRIDE * rows)
     points: Array = rays * depth[rows, columns, None] @ map_camera[:3, :3].T + map_camera[:3, 3]
     return points[np.linalg.norm(points[:, :2] - map_camera[:2, 3], axis=1) < config.max_range]
 
 
-def _passed(center: Array, ends: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
+def _passed_cells(center: Array, ends: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
     """Return the flat indices of the cells that rays from `center` (3,) to `ends` (n, 3) pass; all in cells.
 
-    The last cell before the end is left out: a surface that is seen at a slant must not clear itself.
+    The last cell before the end is left out: otherwise rays would clear a surface that they meet at a grazing angle.
     """
     if not len(ends):
         return np.zeros(0, np.int64)
     shift = ends - center
     length = np.maximum(np.linalg.norm(shift[:, :2], axis=1), 1e-9)
     steps = int(np.ceil(1.5 * length.max())) + 1
-    along = np.linspace(0, 1, steps)[None] * length.max() / length[:, None]
-    rows, places = np.nonzero(along < 1 - 1.5 / length[:, None])
-    return _cells(center + along[rows, places, None] * shift[rows], shape)
+    fractions = np.linspace(0, 1, steps)[None] * length.max() / length[:, None]
+    rows, samples = np.nonzero(fractions < 1 - 1.5 / length[:, None])
+    return _cell_indices(center + fractions[rows, samples, None] * shift[rows], shape)
 
 
-def _cells(points: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Return the flat indices, each once, of the cells of `shape` in which `points` (n, 3), x y z in cells, lie."""
+def _cell_indices(points: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Return the flat indices, each once, of the cells of `shape` in which `points` (n, 3), x y z in cells, are."""
     inside = ((points >= 0) & (points < shape[::-1])).all(1)
     column, row, layer = points[inside].astype(np.int64).T
     return np.unique((layer * shape[1] + row) * shape[2] + column)

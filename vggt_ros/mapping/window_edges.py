@@ -1,4 +1,4 @@
-"""The pose graph seen as windows: with which window each node came, and by which nodes windows hang on each other."""
+"""The pose graph at the level of windows: the window of each node, and the edges between windows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.windows.solution import Edge
 
-_BENT = np.diag([0.0] * 6 + [0.009**2])
-"""Covariance of how much of its scale a window is taken to have bent where the next one hangs on it."""
+_DEFORMATION_COVARIANCE = np.diag([0.0] * 6 + [0.009**2])
+"""Assumed covariance of the change of scale within a window, up to where the next window is attached to it."""
 
 
 class WindowEdges:
@@ -25,45 +25,45 @@ class WindowEdges:
     def __init__(self) -> None:
         """Begin without nodes."""
         self.window: list[int] = []
-        self._borders: list[int] = []  # the nodes by which windows hang on others
-        self._hung: set[int] = set()  # windows that do
+        self._attaching_nodes: list[int] = []  # the nodes by which windows are attached to others
+        self._attached_windows: set[int] = set()
 
-    def add(self, window: int) -> int:
-        """Number a new node that comes with a window."""
+    def add_node(self, window: int) -> int:
+        """Return the number of a new node that comes with a window."""
         self.window.append(window)
         return len(self.window) - 1
 
-    def note(self, edge: Edge) -> None:
-        """Note whether the second node of an overlap is the first of its window to hang on another one."""
+    def add_edge(self, edge: Edge) -> None:
+        """Record an overlap if it attaches a window to another one, as the first that does."""
         window = self.window[edge.second]
-        if window != self.window[edge.first] and window not in self._hung:
-            self._hung.add(window)
-            self._borders.append(edge.second)
+        if window != self.window[edge.first] and window not in self._attached_windows:
+            self._attached_windows.add(window)
+            self._attaching_nodes.append(edge.second)
 
-    def keep(self, nodes: Container[int]) -> None:
-        """Forget the borders at all but the given nodes."""
-        self._borders = [node for node in self._borders if node in nodes]
-        self._hung = {self.window[node] for node in self._borders}
+    def retain(self, nodes: Container[int]) -> None:
+        """Forget the attaching nodes that are not among the given ones."""
+        self._attaching_nodes = [node for node in self._attaching_nodes if node in nodes]
+        self._attached_windows = {self.window[node] for node in self._attaching_nodes}
 
     def restore(self, nodes: Sequence[int], windows: Sequence[int], graph: PoseGraph) -> None:
-        """Take over the windows of nodes from a saved map whose graph is restored."""
+        """Restore the windows of nodes from a saved map whose graph is restored."""
         self.window = np.full(max(nodes) + 1, -1).tolist()
         for node, window in zip(nodes, windows, strict=True):
             self.window[node] = window
         for edge in graph.edges:
             if edge.kind == "overlap":
-                self.note(edge)
+                self.add_edge(edge)
 
-    def begins(self, nodes: Sequence[int]) -> NDArray[np.int64]:
-        """Return for each node (n,) the row among them of the first one that came with its window."""
+    def first_rows(self, nodes: Sequence[int]) -> NDArray[np.int64]:
+        """Return for each node (n,) the row among them of the first one of its window."""
         rows: dict[int, int] = {}
         return np.array([rows.setdefault(self.window[node], row) for row, node in enumerate(nodes)], np.int64)
 
     def edges(self, graph: PoseGraph) -> Iterator[Edge]:
-        """Yield the relations of windows: how each hangs on another one, and the loops between their nodes."""
-        for edge in graph.overlaps(self._borders):
+        """Yield the edges between windows: the overlap that attaches each to another one, and the loops."""
+        for edge in graph.overlap_edges(self._attaching_nodes):
             yield Edge(self.window[edge.first], self.window[edge.second], "overlap", edge.first_second,
-                       edge.covariance + _BENT)
+                       edge.covariance + _DEFORMATION_COVARIANCE)
         for loop in graph.loops:
             yield Edge(self.window[loop.first], self.window[loop.second], "loop" if loop.accepted else "refused",
                        loop.first_second, loop.covariance)

@@ -1,4 +1,4 @@
-"""From a window of images to its place on the map, and what is tried when that is refused."""
+"""Placing windows of images in the map: reconstruction, alignment, and what is tried when one of them fails."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class Placement:
-    """What became of a window.
+    """The result of placing a window.
 
     Attributes:
-        refusals: why it was refused, try by try.
-        failed: whether no try was taken.
-        fresh: whether it began a submap for that.
-        rejoined: what became of joining its submap to another one, if that was tried.
+        refusals: why reconstruction or alignment refused it, one entry per attempt.
+        failed: whether all attempts were refused.
+        new_submap: whether it began a submap because of that.
+        join_result: message of the attempt to join its submap to another one, empty if that was not tried.
         seconds: how long reconstruction and alignment took.
         report: the reconstructor's figures.
 
@@ -34,95 +34,97 @@ class Placement:
 
     refusals: list[str] = field(default_factory=list)
     failed: bool = False
-    fresh: bool = False
-    rejoined: str = ""
+    new_submap: bool = False
+    join_result: str = ""
     seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
 
 
 class WindowPlacer:
-    """Reconstructs windows and hangs them on an atlas.
+    """Reconstructs windows and adds them to an atlas.
 
     Attributes:
-        recent: the newest keyframes, by id: those whose images are still there.
+        recent: the newest keyframes with their full images, by id.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor, atlas: Atlas) -> None:
         """Begin without keyframes."""
         self._config, self._reconstructor, self._atlas = config, reconstructor, atlas
-        self._finder = WindowRelocalizer(config.tracking)
+        self._relocalizer = WindowRelocalizer(config.tracking)
         self.recent: dict[int, Keyframe] = {}
 
     def place(self, window: Window, solution: Solution) -> Placement:
-        """Reconstruct a window and hang it on the map, whose newest `solution` is given.
+        """Reconstruct a window and add it to the map, whose newest `solution` is given.
 
-        A refusal is met with another choice of keyframes; after a second one the window begins a new submap, or, if
-        it could not be reconstructed at all, is given up, and the next one bridges the gap or begins a submap.
+        After a refusal, another choice of keyframes is tried. After a second one the window begins a new submap. If it
+        could not be reconstructed at all, it is dropped, and the next window bridges the gap or begins a submap.
         """
-        attempt, loose = Placement(), None
+        placement, unattached = Placement(), None
         for keyframe in sorted(self.recent)[: -2 * self._config.windows.size]:
             del self.recent[keyframe]
         self.recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
-        for chosen in self._choices(window):
+        for choice in self._keyframe_choices(window):
             started = time.perf_counter()
             try:
-                geometry = self._reconstructor.reconstruct(chosen)
-                attempt.report = geometry.report
-                if self._atlas.submap < 0:
-                    self._atlas.begin_submap(chosen, geometry)
+                geometry = self._reconstructor.reconstruct(choice)
+                placement.report = geometry.report
+                if self._atlas.current_submap < 0:
+                    self._atlas.begin_submap(choice, geometry)
                     break
-                loose = loose or (chosen, geometry)
-                if any(self._atlas.knows(k) for k in geometry.keyframe_ids):
-                    self._atlas.attach(chosen, geometry)
-                    attempt.rejoined = self._rejoin(chosen, geometry, solution)
+                unattached = unattached or (choice, geometry)
+                if any(self._atlas.is_connected(k) for k in geometry.keyframe_ids):
+                    self._atlas.attach(choice, geometry)
+                    placement.join_result = self._join_submap(choice, geometry, solution)
                 else:
-                    self._atlas.join(chosen, geometry, self._finder.find(chosen, solution), solution)
+                    self._atlas.attach_relocalized(choice, geometry, self._relocalizer.find(choice, solution), solution)
                 break
             except (ReconstructionRefused, AlignmentRefused) as refusal:
-                attempt.refusals.append(str(refusal))
+                placement.refusals.append(str(refusal))
             finally:
-                attempt.seconds += time.perf_counter() - started
+                placement.seconds += time.perf_counter() - started
         else:
-            attempt.failed = True
-            if loose is not None:
-                attempt.fresh = True
-                self._atlas.begin_submap(*loose)
-        return attempt
+            placement.failed = True
+            if unattached is not None:
+                placement.new_submap = True
+                self._atlas.begin_submap(*unattached)
+        return placement
 
-    def _choices(self, window: Window) -> Iterator[Window]:
+    def _keyframe_choices(self, window: Window) -> Iterator[Window]:
         """Yield the window, then another choice of keyframes with more overlap and baseline.
 
-        That one has more of the solved keyframes and the new ones thinned, those of windows that were given up among
-        them, so that the chain goes on across a gap. The shared ones and those that the next window will share stay.
+        The second choice has more of the solved keyframes, and every n-th of the new ones, those of dropped windows
+        included, so that the chain continues across a gap. The shared keyframes and those that the next window will
+        share are always in it.
         """
         yield window
         size, overlap = self._config.windows.size, self._config.windows.overlap
         recent = sorted(self.recent)
-        known = [k for k in recent if self._atlas.knows(k)]
+        known = [k for k in recent if self._atlas.is_connected(k)]
         new = [k for k in recent if k not in known]
-        kept = set(known[-overlap:]) | set(known[:-overlap][::-2][:overlap]) | set(new[-overlap:]) | set(window.shared)
-        middle = [k for k in new if k not in kept]
-        spare = max(1, size + overlap - len(kept))
-        kept |= set(middle[:: max(1, -(-len(middle) // spare))])
-        chosen = tuple(self.recent[k] for k in sorted(kept))
-        if kept != set(window.ids):
-            yield Window(window.id, chosen, tuple(k for k in sorted(kept) if self._atlas.knows(k)))
+        chosen = (set(known[-overlap:]) | set(known[:-overlap][::-2][:overlap]) | set(new[-overlap:])
+                  | set(window.shared))
+        middle = [k for k in new if k not in chosen]
+        spare = max(1, size + overlap - len(chosen))
+        chosen |= set(middle[:: max(1, -(-len(middle) // spare))])
+        keyframes = tuple(self.recent[k] for k in sorted(chosen))
+        if chosen != set(window.ids):
+            yield Window(window.id, keyframes, tuple(k for k in sorted(chosen) if self._atlas.is_connected(k)))
 
-    def _rejoin(self, window: Window, geometry: WindowGeometry, solution: Solution) -> str:
-        """Join the submap that grows to the rest of the map, if nothing else does and images of it are found there."""
+    def _join_submap(self, window: Window, geometry: WindowGeometry, solution: Solution) -> str:
+        """Join the current submap to an unconnected one in which the window's images are found; return a message."""
         if not self._config.loops.enabled:
             return ""
-        rows = self._atlas.elsewhere(solution)
-        places = self._finder.find(window, solution, rows) if len(rows) else {}
-        if not places:
+        rows = self._atlas.unconnected_rows(solution)
+        found = self._relocalizer.find(window, solution, rows) if len(rows) else {}
+        if not found:
             return ""
-        apart = self._atlas.submap
-        what = f"submap {apart}, {len(places)} images of which are found in the map,"
+        submap = self._atlas.current_submap
+        name = f"submap {submap}, {len(found)} images of which were found in the rest of the map,"
         try:
-            loop = self._atlas.rejoin(window, geometry, places, solution)
-            said = f"{what} {'joins it' if loop.accepted else f'is refused: {loop.reason}'}"
+            loop = self._atlas.close_loop_relocalized(window, geometry, found, solution)
+            message = f"{name} {'joins it' if loop.accepted else f'does not join it: {loop.reason}'}"
         except AlignmentRefused as refusal:
-            said = f"{what} is refused: {refusal}"
-        _LOG.info(said)
-        return said
+            message = f"{name} does not join it: {refusal}"
+        _LOG.info(message)
+        return message

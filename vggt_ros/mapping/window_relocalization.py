@@ -1,4 +1,4 @@
-"""Where the images of a window are in a map that it shares no keyframe with."""
+"""Relocalization of the images of a window in a map that it shares no keyframe with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vggt_ros.windows.solution import Solution
 
 
 class WindowRelocalizer:
-    """Finds windows by their images, near where the tracker took them to be, or anywhere."""
+    """Relocalizes the images of windows, near the poses that the tracker estimated, or in the whole map."""
 
     def __init__(self, config: TrackingConfig) -> None:
         """Search with the settings of `config`."""
@@ -27,26 +27,26 @@ class WindowRelocalizer:
     def find(
         self, window: Window, solution: Solution, rows: NDArray[np.int64] | None = None
     ) -> dict[int, Relocalization]:
-        """Return keyframe id to where it was taken, of those images of the window that were found.
+        """Return keyframe id to its relocalization, for those images of the window that were found.
 
-        With `rows` (n,) only those keyframes of the solution are asked. What was found anywhere, and not near where it
-        was expected, is believed if more than one image says so.
+        With `rows` (n,), only those keyframes of the solution are searched, without the tracker's poses. If no image
+        was found near the tracker's pose, the relocalizations are returned only if there is more than one.
         """
-        places, sure = {}, False
+        found, near_estimate = {}, False
         for keyframe in window.keyframes:
             image = ImageFeatures.of(keyframe, self._config.features)
-            found = self._near(keyframe, image, solution) if rows is None else None
-            sure |= found is not None
-            if found is None:
-                found = self._relocalizer.search(image, keyframe.intrinsics, solution, rows)
-            if found is not None:
-                places[keyframe.id] = found
-        return places if sure or len(places) > 1 else {}
+            relocalization = self._find_near(keyframe, image, solution) if rows is None else None
+            near_estimate |= relocalization is not None
+            if relocalization is None:
+                relocalization = self._relocalizer.search(image, keyframe.intrinsics, solution, rows)
+            if relocalization is not None:
+                found[keyframe.id] = relocalization
+        return found if near_estimate or len(found) > 1 else {}
 
-    def _near(self, keyframe: Keyframe, image: ImageFeatures, solution: Solution) -> Relocalization | None:
-        """Return where a keyframe was taken, near where the tracker took it to be in any of the submaps."""
+    def _find_near(self, keyframe: Keyframe, image: ImageFeatures, solution: Solution) -> Relocalization | None:
+        """Return the relocalization of a keyframe near the tracker's pose, in the first submap where it succeeds."""
         if keyframe.map_camera is None:
             return None
-        tries = (self._relocalizer.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
-                 for submap in np.unique(solution.submaps).tolist())
-        return next((found for found in tries if found is not None), None)
+        attempts = (self._relocalizer.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
+                    for submap in np.unique(solution.submaps).tolist())
+        return next((found for found in attempts if found is not None), None)

@@ -1,12 +1,13 @@
-"""Which loops to believe.
+"""Statistical consistency of loop closures: gating, pairwise consistency, and a score for a set of loops.
 
-A loop is an observation of the drift between two windows, and the overlaps say how much drift to expect: a loop is
-taken if what it asks for is likely under the drift that overlaps and loops taken so far leave open (joint
-compatibility: Neira, Tardos, TRA 2001). Refused loops are kept. When some agree with each other pairwise (Mangelson et
-al., Pairwise Consistent Measurement Set Maximization, ICRA 2018), the map that they would make is compared with the
-present one by a truncated least squares score, in which loops between the same two stretches of the way count as one
-piece of evidence (as clusters do in Latif, Cadena, Neira, Robust Loop Closing over Time, IJRR 2013): look-alike
-corridors agree with themselves, but with nothing else.
+A loop measures the drift between two nodes, and the overlap factors predict how much drift to expect: a loop is
+accepted if its measurement is likely given the overlap factors and the loops accepted so far (joint compatibility:
+Neira, Tardos, TRA 2001). Rejected loops are kept. When some of them are pairwise consistent (Mangelson et al., Pairwise
+Consistent Measurement Set Maximization, ICRA 2018), the map that they would give is compared with the current map by a
+truncated least squares score. In that score, loops between the same two stretches of the trajectory form one cluster,
+which counts as one piece of evidence (as in Latif, Cadena, Neira, Robust Loop Closing over Time, IJRR 2013): false
+loops caused by perceptual aliasing, such as those between look-alike corridors, agree with each other, but with nothing
+else.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, log, to_matrix, transported
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
-GATE = 24.3
+CHI2_GATE = 24.3
 """The 99.9 % quantile of chi-square with the 7 degrees of freedom of a similarity."""
-_STRAIN = 9.0
-"""The covariances of overlaps may be too small by this factor before drift speaks against a group of loops; beyond it
-the logarithm counts, because how much too small they are is what only loops can tell."""
-_LONE = 4.0
-"""The same for a single piece of evidence, without the logarithm."""
-_NEIGHBORS = 6
-"""Loops whose ends are within so many windows of each other are one piece of evidence."""
-_CONDITIONS = 60
-"""Most loops taken that a new one is tested against: those with the nearest ends."""
+_CHAIN_TOLERANCE = 9.0
+"""The covariances of the overlap factors may be too small by this factor before their chi-square lowers the score of a
+set of loops. Beyond it the chi-square counts logarithmically, because only loops can tell how much too small the
+covariances are."""
+_SINGLE_CLUSTER_TOLERANCE = 4.0
+"""The same factor for a set that is a single cluster; its chi-square counts linearly."""
+_CLUSTER_WINDOWS = 6
+"""Loops whose end nodes are within this many windows of each other are one cluster."""
+_MAX_CONDITIONING_LOOPS = 60
+"""Most accepted loops that a new one is tested against: those with the nearest end nodes."""
 
 
 @dataclass(eq=False)
 class Loop:
-    """A relation between two windows that see the same place.
+    """A relative-pose measurement between two nodes that see the same place.
 
     Attributes:
         id: number of the loop, never reused.
-        first, second: ids of the windows; first_second: the similarity between them.
+        first, second: ids of the nodes; first_second: the similarity between them.
         covariance: (7, 7) of its perturbation on the right.
-        accepted: whether the graph believes it now.
-        images: how many images say so, each for itself.
-        waits: whether it is to be judged when something else tells how its submaps lie.
-        reason: why, or why not.
-        first_row, second_row: of the windows in the tree.
+        first_row, second_row: rows of the nodes in the spanning tree.
+        images: how many images support the measurement independently.
+        pending: whether it waits, undecided, for another constraint on the relative pose of its submaps.
+        accepted: whether it is a factor of the graph now.
+        reason: why it was accepted, rejected, or left pending.
 
     """
 
@@ -57,7 +59,7 @@ class Loop:
     first_row: int
     second_row: int
     images: int = 1
-    waits: bool = False
+    pending: bool = False
     accepted: bool = False
     reason: str = ""
 
@@ -66,18 +68,18 @@ class Loop:
         self.matrix = to_matrix(self.first_second)
 
 
-def ends(loops: Sequence[Loop]) -> tuple[Index, Index]:
-    """Return the rows (n,) of both ends of loops."""
+def end_rows(loops: Sequence[Loop]) -> tuple[Index, Index]:
+    """Return the rows (n,) of the first and of the second nodes of loops."""
     return (np.array([loop.first_row for loop in loops], np.int64),
             np.array([loop.second_row for loop in loops], np.int64))
 
 
-def residual_chi2(place: Array, loops: Sequence[Loop]) -> Array:
-    """Return the chi-square (n,) of loops against windows that lie at `place` (w, 4, 4)."""
+def residual_chi2(poses: Array, loops: Sequence[Loop]) -> Array:
+    """Return the chi-square (n,) of the residuals of loops, given the poses (w, 4, 4) of all rows."""
     if not loops:
         return np.zeros(0)
-    first, second = ends(loops)
-    error = log(inverse(np.array([loop.matrix for loop in loops])) @ inverse(place[first]) @ place[second])
+    first, second = end_rows(loops)
+    error = log(inverse(np.array([loop.matrix for loop in loops])) @ inverse(poses[first]) @ poses[second])
     return mahalanobis_squared(error, np.array([loop.covariance for loop in loops]))
 
 
@@ -86,33 +88,34 @@ def mahalanobis_squared(errors: Array, covariances: Array) -> Array:
     return np.einsum("ni,ni->n", errors, np.linalg.solve(covariances, errors[..., None])[..., 0])
 
 
-def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], given: Sequence[Loop]) -> Array:
-    """Return the chi-square (n,) of each of the loops under the drift that overlaps and the loops `given` leave open.
+def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence[Loop]) -> Array:
+    """Return the chi-square (n,) of the innovation of each loop, given the overlap factors and the `accepted` loops.
 
-    The places in `tree` are taken to be the solution with the loops given.
+    The poses in `tree` have to be the solution with the accepted loops.
     """
     if not loops:
         return np.zeros(0)
-    place = tree.place
-    first, second = ends(loops)
+    poses = tree.poses
+    first, second = end_rows(loops)
     matrices = np.array([loop.matrix for loop in loops])
-    innovation = log(place[first] @ matrices @ inverse(place[second]))
-    noise = transported(np.array([loop.covariance for loop in loops]), place[second])
+    innovation = log(poses[first] @ matrices @ inverse(poses[second]))
+    noise = transported(np.array([loop.covariance for loop in loops]), poses[second])
     covariance = _drift_covariance(tree, first, second) + noise
-    if given:
-        given = _nearest_loops(given, first, second)
-        first_given, second_given = ends(given)
-        cross = _cross_covariance(tree, first[:, None], second[:, None], first_given, second_given)
-        joint = _cross_covariance(tree, first_given[:, None], second_given[:, None], first_given, second_given)
-        index = np.arange(len(given))
-        joint[index, index] += transported(np.array([loop.covariance for loop in given]), place[second_given])
-        size = 7 * len(given)
+    if accepted:
+        accepted = _nearest_loops(accepted, first, second)
+        first_accepted, second_accepted = end_rows(accepted)
+        cross = _cross_covariance(tree, first[:, None], second[:, None], first_accepted, second_accepted)
+        joint = _cross_covariance(tree, first_accepted[:, None], second_accepted[:, None], first_accepted,
+                                  second_accepted)
+        index = np.arange(len(accepted))
+        joint[index, index] += transported(np.array([loop.covariance for loop in accepted]), poses[second_accepted])
+        size = 7 * len(accepted)
         flat = joint.swapaxes(1, 2).reshape(size, size)
-        unit = 1 / np.sqrt(np.diag(flat))  # rotations and positions far from the origin are orders of magnitude apart
-        factor = np.linalg.cholesky(flat * unit[:, None] * unit + 1e-12 * np.eye(size))
-        sides = cross.transpose(1, 3, 0, 2).reshape(size, -1) * unit[:, None]
-        half = np.linalg.solve(factor, sides).reshape(size, len(loops), 7)
-        covariance = covariance - np.einsum("snd,sne->nde", half, half)
+        scaling = 1 / np.sqrt(np.diag(flat))  # rotations and far positions differ by orders of magnitude
+        factor = np.linalg.cholesky(flat * scaling[:, None] * scaling + 1e-12 * np.eye(size))
+        flat_cross = cross.transpose(1, 3, 0, 2).reshape(size, -1) * scaling[:, None]
+        whitened = np.linalg.solve(factor, flat_cross).reshape(size, len(loops), 7)
+        covariance = covariance - np.einsum("snd,sne->nde", whitened, whitened)
     # The subtraction leaves rounding errors of the far larger drift; a loop's own noise bounds it from below.
     values, vectors = np.linalg.eigh((covariance + covariance.swapaxes(1, 2)) / 2)
     floor = np.linalg.eigvalsh(noise)[:, :1]
@@ -121,76 +124,81 @@ def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], given: Sequence[Lo
 
 
 def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
-    """Return those of `others` that agree with a loop: around both and the overlaps between them it is one place."""
+    """Return those of `others` that are pairwise consistent with a loop.
+
+    Two loops are consistent if the cycle of both and of the overlap factors between their ends closes within the gate.
+    """
     if not others:
         return []
-    chained = tree.chained
-    first, second = ends(others)
+    chained_poses = tree.chained_poses
+    first, second = end_rows(others)
     matrices = np.array([other.matrix for other in others])
-    # first -> other first -> other second -> second, against the loop itself, as seen from its second window.
-    there = inverse(chained[loop.first_row, None]) @ chained[first]
-    back = inverse(chained[second]) @ chained[loop.second_row, None]
-    around = inverse(loop.matrix[None]) @ there @ matrices @ back
-    to_second = inverse(chained[loop.second_row, None])
+    # first -> other first -> other second -> second, against the loop itself, in the frame of its second node.
+    to_other = inverse(chained_poses[loop.first_row, None]) @ chained_poses[first]
+    from_other = inverse(chained_poses[second]) @ chained_poses[loop.second_row, None]
+    cycle = inverse(loop.matrix[None]) @ to_other @ matrices @ from_other
+    to_second = inverse(chained_poses[loop.second_row, None])
     drift = _drift_covariance(tree, np.full_like(first, loop.first_row), first) + _drift_covariance(
         tree, second, np.full_like(second, loop.second_row))
-    # The tree's covariances are of its places; overlaps of one segment move together, so turn them back with it.
-    local = transported(drift, inverse(tree.place[loop.second_row, None]))
-    noise = transported(np.array([other.covariance for other in others]), to_second @ chained[second])
-    agree = mahalanobis_squared(log(around), local + noise + loop.covariance) <= GATE
-    return [other for other, fits in zip(others, agree, strict=True) if fits]
+    # The tree's covariances are in the frame of its current poses; transport them to the frame of the second node.
+    local = transported(drift, inverse(tree.poses[loop.second_row, None]))
+    noise = transported(np.array([other.covariance for other in others]), to_second @ chained_poses[second])
+    agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance) <= CHI2_GATE
+    return [other for other, agrees in zip(others, agree, strict=True) if agrees]
 
 
 def consistent_set(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
-    """Return a loop and those of the others that agree with it and with each other, taken greedily."""
-    chosen, left = [loop], consistent_with(tree, loop, others)
-    while left:
-        supporters = {other.id: consistent_with(tree, other, left) for other in left} if len(left) < 12 else {}
-        best = max(left, key=lambda other: len(supporters.get(other.id, ())))
+    """Return a loop and those of the others that are pairwise consistent with it and each other, chosen greedily."""
+    chosen, candidates = [loop], consistent_with(tree, loop, others)
+    while candidates:
+        supporters = {other.id: consistent_with(tree, other, candidates)
+                      for other in candidates} if len(candidates) < 12 else {}
+        best = max(candidates, key=lambda other: len(supporters.get(other.id, ())))
         chosen.append(best)
-        left = [other for other in supporters.get(best.id) or consistent_with(tree, best, left) if other is not best]
+        candidates = [other for other in supporters.get(best.id) or consistent_with(tree, best, candidates)
+                      if other is not best]
     return chosen
 
 
 def score(loops: Sequence[Loop], residuals_chi2: Array, chain_chi2: float, stride: int = 1) -> float:
-    """Return how well a set of loops explains what was seen: higher is better.
+    """Return how well a set of loops explains the measurements: higher is better.
 
     Args:
-        loops: those believed.
-        misfits: their chi-square (n,).
-        strain: chi-square of the overlaps.
-        stride: nodes of the graph in a window.
+        loops: the accepted ones.
+        residuals_chi2: chi-square (n,) of their residuals.
+        chain_chi2: chi-square of the overlap factors.
+        stride: new nodes of the graph per window.
 
     """
-    clusters = _clusters(loops, _NEIGHBORS * stride)
-    gain = GATE * sum(1 + float(np.log2(len(cluster))) for cluster in clusters)
-    if len(clusters) < 2:  # nothing but itself speaks for it: the overlaps are taken at their word, or nearly so
-        return gain - float(residuals_chi2.sum()) - chain_chi2 / _LONE
+    clusters = _clusters(loops, _CLUSTER_WINDOWS * stride)
+    gain = CHI2_GATE * sum(1 + float(np.log2(len(cluster))) for cluster in clusters)
+    if len(clusters) < 2:  # without independent support, the covariances of the overlaps are trusted, or nearly so
+        return gain - float(residuals_chi2.sum()) - chain_chi2 / _SINGLE_CLUSTER_TOLERANCE
     freedom = 7.0 * len(loops)
-    return gain - float(residuals_chi2.sum()) - freedom * float(np.log1p(chain_chi2 / (freedom * _STRAIN)))
+    return gain - float(residuals_chi2.sum()) - freedom * float(np.log1p(chain_chi2 / (freedom * _CHAIN_TOLERANCE)))
 
 
 def independent_clusters(loops: Sequence[Loop], stride: int = 1) -> int:
-    """Return how many independent pieces of evidence loops are; `stride` as for `score`."""
-    return len(_clusters(loops, _NEIGHBORS * stride))
+    """Return how many clusters, independent pieces of evidence, loops form; `stride` as for `score`."""
+    return len(_clusters(loops, _CLUSTER_WINDOWS * stride))
 
 
 def supporting_images(loops: Sequence[Loop], stride: int = 1) -> int:
-    """Return how many images speak for loops; those of several between the same two windows may be the same ones."""
+    """Return how many images support loops; several loops between the same two windows may have the same images."""
     return sum(max(loop.images for loop in cluster) for cluster in _clusters(loops, stride - 1))
 
 
-def _clusters(loops: Sequence[Loop], reach: int) -> list[list[Loop]]:
-    """Return the loops that connect each pair of stretches of the way, `reach` nodes to either side of one of them."""
-    # By the nodes' numbers, as the way went: rows come closer when nodes between them are let go.
+def _clusters(loops: Sequence[Loop], radius: int) -> list[list[Loop]]:
+    """Return the loops by pairs of stretches of the trajectory, up to `radius` nodes to either side of one loop."""
+    # By node ids, which follow the trajectory: rows move closer when nodes between them are marginalized.
     first = np.array([loop.first for loop in loops], np.int64)
     second = np.array([loop.second for loop in loops], np.int64)
-    clusters, counted = [], np.zeros(len(loops), bool)
+    clusters, assigned = [], np.zeros(len(loops), bool)
     for row in range(len(loops)):
-        if not counted[row]:
-            near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= reach
-            near &= ~counted
-            counted |= near
+        if not assigned[row]:
+            near = np.maximum(abs(first - first[row]), abs(second - second[row])) <= radius
+            near &= ~assigned
+            assigned |= near
             clusters.append([loop for loop, is_near in zip(loops, near, strict=True) if is_near])
     return clusters
 
@@ -203,20 +211,20 @@ def _drift_covariance(tree: SpanningTree, first: Index, second: Index) -> Array:
 def _cross_covariance(
     tree: SpanningTree, first: Index, second: Index, first_other: Index, second_other: Index
 ) -> Array:
-    """Return the covariance (..., 7, 7) of the drift from `first` to `second` with that of the others."""
-    def both(row: Index, other: Index) -> Array:
-        return tree.covariance(tree.ancestor(row, other))
+    """Return the covariance (..., 7, 7) of the drift from `first` to `second` with that between the other rows."""
+    def shared(row: Index, other: Index) -> Array:
+        return tree.covariance(tree.common_ancestor(row, other))
 
-    return np.asarray(both(second, second_other) - both(second, first_other) - both(first, second_other)
-                      + both(first, first_other))
+    return np.asarray(shared(second, second_other) - shared(second, first_other) - shared(first, second_other)
+                      + shared(first, first_other))
 
 
-def _nearest_loops(given: Sequence[Loop], first: Index, second: Index) -> Sequence[Loop]:
-    """Return the loops of `given` whose ends are nearest to those of any of the rows."""
-    if len(given) <= _CONDITIONS:
-        return given
-    a, b = ends(given)
-    distance = np.zeros(len(given))
+def _nearest_loops(loops: Sequence[Loop], first: Index, second: Index) -> Sequence[Loop]:
+    """Return at most `_MAX_CONDITIONING_LOOPS` of the loops, those whose end nodes are nearest to any of the rows."""
+    if len(loops) <= _MAX_CONDITIONING_LOOPS:
+        return loops
+    first_rows, second_rows = end_rows(loops)
+    distance = np.zeros(len(loops))
     for end in (first, second):
-        distance += np.minimum(abs(a[:, None] - end).min(1), abs(b[:, None] - end).min(1))
-    return [given[row] for row in np.argsort(distance, kind="stable")[:_CONDITIONS]]
+        distance += np.minimum(abs(first_rows[:, None] - end).min(1), abs(second_rows[:, None] - end).min(1))
+    return [loops[row] for row in np.argsort(distance, kind="stable")[:_MAX_CONDITIONING_LOOPS]]

@@ -1,7 +1,7 @@
-"""What the pose graph believes: which loops, how uncertain overlaps are, and where that puts the nodes.
+"""Robust loop selection: which loops are inliers, how uncertain the overlap factors are, and the resulting poses.
 
-`consensus.py` says which loops are likely and which agree with each other, `hypothesis.py` what becomes of the map with
-a set of them. Nodes are the rows of the tree of overlaps.
+`consistency.py` has the tests for loops, `inlier_set.py` the solution of the graph with a set of them. Nodes are rows
+of the spanning tree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.pose_graph.consistency import (
-    GATE,
+    CHI2_GATE,
     Loop,
     consistent_set,
     independent_clusters,
@@ -23,259 +23,277 @@ from vggt_ros.pose_graph.consistency import (
 )
 from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
-from vggt_ros.pose_graph.submaps import UNKNOWN, Submaps
+from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE, Submaps
 
-_DOUBT, _DOUBTED, _MAX_INFLATION = 4.0, 2, 1000.0
-"""By how much the covariances of overlaps are taken to be too small before loops tell, the number of loops that this
-belief is worth, and the most that it may become."""
-_MOST_LOOPS = 100
-"""Most loops that are solved for: with more, the overlaps take over what the oldest quarter of them says."""
-_SETTLED = 0.1
-"""How much of their covariance is left to the overlaps that oldest loops have corrected."""
-_WITNESSES = 2
-"""Images that have to agree to join submaps of which nothing else tells how they lie."""
-_MEDIAN, _MAX_MISFIT = 6.35, 9.0
-"""The median of chi-square with 7 degrees of freedom; how much worse than they say loops may be."""
+_INITIAL_INFLATION, _INITIAL_WEIGHT, _MAX_INFLATION = 4.0, 2, 1000.0
+"""Prior on the inflation of the covariances of the overlap factors, its weight as a number of loops, and the upper
+limit of the inflation."""
+_MAX_LOOPS = 100
+"""Most accepted loops in the graph: with more, the oldest quarter is settled, that is, absorbed into the overlap
+factors."""
+_SETTLED_COVARIANCE = 0.1
+"""Factor on the covariances of the overlap factors that settled loops have corrected."""
+_MIN_SUPPORTING_IMAGES = 2
+"""Images that have to support the relative pose of two submaps that nothing else constrains."""
+_CHI2_MEDIAN, _MAX_RESIDUAL_INFLATION = 6.35, 9.0
+"""The median of chi-square with 7 degrees of freedom; the upper limit of the factor by which the covariances of loops
+may be too small."""
 
 
 class LoopSelection:
-    """Overlaps, loops between their nodes, and which of the loops are believed.
+    """Overlap factors, loops between their nodes, and which of the loops are accepted.
 
     Attributes:
-        tree: the overlaps, and where the nodes lie.
-        submaps: where the chain of overlaps broke.
-        loops: the loops, in the order in which they came; each says whether it is believed, and why.
-        settled: how many were taken and are part of the overlaps now.
-        log_scale: row to the logarithm of its scale, where sources of meters have told.
+        tree: the overlap factors, and the poses of the nodes.
+        submaps: the submaps, which begin where the chain of overlap factors breaks.
+        loops: the loops, in the order in which they came; each has whether it is accepted, and the reason.
+        settled: how many accepted loops were settled, that is, absorbed into the overlap factors.
+        log_scale: row to the logarithm of its scale, for rows whose scale is known from metric sources.
 
     """
 
     def __init__(self, stride: int) -> None:
-        """Begin empty; `stride` nodes come with each window."""
+        """Begin empty; `stride` new nodes come with each window."""
         self._stride = stride
         self.tree, self.submaps = SpanningTree(), Submaps()
-        self.tree.inflation = _DOUBT
+        self.tree.inflation = _INITIAL_INFLATION
         self.loops: list[Loop] = []
         self.settled = 0
         self.log_scale: dict[int, float] = {}
-        self._doubt, self._doubted, self._counted = _DOUBT, _DOUBTED, 0  # belief of before, its worth, loops in it
-        self._eased = 0  # the newest row that a settled loop had corrected
-        self._now = InlierSet((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))  # its loops, and its score
+        # Prior on the inflation, its weight, and the number of present loops that it includes.
+        self._prior_inflation, self._prior_weight, self._prior_loops = _INITIAL_INFLATION, _INITIAL_WEIGHT, 0
+        self._newest_settled_row = 0  # the newest row that a settled loop has corrected
+        self._current = InlierSet((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
 
     @property
     def accepted(self) -> list[Loop]:
-        """The loops that are believed."""
+        """The accepted loops."""
         return [loop for loop in self.loops if loop.accepted]
 
     @property
-    def connected(self) -> list[int]:
-        """Of each submap, the oldest one that loops connect it with."""
-        return self.submaps.connected(self.accepted)
+    def components(self) -> list[int]:
+        """For each submap, the oldest one that accepted loops connect it with."""
+        return self.submaps.components(self.accepted)
 
-    def likely(self, loop: Loop) -> bool:
-        """Return whether a loop is likely under the drift that overlaps and loops taken leave open; note why not."""
+    def passes_gate(self, loop: Loop) -> bool:
+        """Return whether a loop is likely given the overlap factors and the accepted loops; if not, set its reason."""
         squared_distance = float(predicted_chi2(self.tree, [loop], self.accepted)[0])
-        if squared_distance > GATE:
-            loop.reason = f"off by chi-square {squared_distance:.0f} of what the map leaves open"
-        return squared_distance <= GATE
+        if squared_distance > CHI2_GATE:
+            loop.reason = f"its chi-square against the map is {squared_distance:.0f}, more than {CHI2_GATE}"
+        return squared_distance <= CHI2_GATE
 
-    def backed(self, loop: Loop) -> list[Loop]:
-        """Return a loop that is likely and those to believe with it; none if it has to wait for them, noting that.
+    def loops_to_accept(self, loop: Loop) -> list[Loop]:
+        """Return a loop that passes the gate and those to accept with it; none, and set it pending, if it has to wait.
 
-        Nothing speaks against a loop between submaps of which nothing tells how they lie, so another one has to agree
-        with it. What looks alike agrees with itself, too: the loops may still be outvoted.
+        Any loop passes the gate between submaps whose relative pose nothing constrains, so another one has to be
+        consistent with it. False loops from perceptual aliasing may be consistent, too: later loops can still replace
+        them.
         """
-        related = self.submaps.related(self.accepted)
-        here = self._components(loop, related)
-        if len(here) == 1:
+        label = self.submaps.constrained_components(self.accepted)
+        ends = self._end_components(loop, label)
+        if len(ends) == 1:
             return [loop]
-        agreeing = consistent_set(
+        consistent = consistent_set(
             self.tree,
             loop,
             [
                 other
                 for other in self.loops
-                if not other.accepted and other is not loop and self._components(other, related) == here
+                if not other.accepted and other is not loop and self._end_components(other, label) == ends
             ],
         )
-        if supporting_images(agreeing, self._stride) >= _WITNESSES:
-            return agreeing
-        loop.waits, loop.reason = True, "waits for another one that agrees: nothing else tells how the two submaps lie"
+        if supporting_images(consistent, self._stride) >= _MIN_SUPPORTING_IMAGES:
+            return consistent
+        loop.pending, loop.reason = True, ("waiting for a second consistent loop: nothing else constrains the relative "
+                                           "pose of the two submaps")
         return []
 
-    def take(self, loops: Sequence[Loop]) -> None:
-        """Believe loops, of which the first is likely and the others agree, unless the solution says otherwise."""
-        loop, label, taken = loops[0], self.connected, self.accepted
-        joins = label[self.submaps.of[loop.first_row]] != label[self.submaps.of[loop.second_row]]
+    def accept(self, loops: Sequence[Loop]) -> None:
+        """Accept loops: the first passes the gate, and the others are consistent with it.
+
+        The solution with them may still reject some. If the first loop connects two components, the younger one is
+        moved to where the loop measures it before.
+        """
+        loop, label, accepted = loops[0], self.components, self.accepted
+        joins = label[self.submaps.of_row[loop.first_row]] != label[self.submaps.of_row[loop.second_row]]
         if joins:
             self.submaps.join(self.tree, label, loop)
-        self._decide(self._reconsidered(self._with([*taken, *loops])))
-        self._settle()
+        self._adopt(self._refine(self._solve([*accepted, *loops])))
+        self._settle_oldest()
         if joins and loop.accepted:
             images = supporting_images([other for other in loops if other.accepted], self._stride)
-            loop.reason = "joins two submaps" + (f", as {images} images agree" if images > 1 else "")
-            self._call(self.submaps.related(self.accepted))
+            loop.reason = "joins two submaps" + (f", supported by {images} images" if images > 1 else "")
+            self._reconsider_pending(self.submaps.constrained_components(self.accepted))
 
-    def outvote(self, loop: Loop) -> None:
-        """Ask whether refused loops that agree with a new one explain the map better than those taken now.
+    def try_alternative(self, loop: Loop) -> None:
+        """Test the hypothesis that a new loop and rejected ones consistent with it are true; adopt it if it wins.
 
-        Between two submaps that nothing connects yet, such loops speak against the place at which the chain broke:
-        for that it takes two independent pieces of evidence. Where loops have joined submaps, even a single one may be
-        a better hypothesis of how they lie.
+        It wins if the solution with them has a better score than the current one.
+
+        Between two submaps that no loop connects yet, such loops contradict the break between them, which takes two
+        independent clusters. Where loops have joined submaps, even a single loop may give a better hypothesis of their
+        relative pose.
         """
-        label = self.connected
-        here = self._components(loop, label)
-        refused = [other for other in self.loops if not other.accepted and other is not loop
-                   and self._components(other, label) <= here]
-        agreeing = consistent_set(self.tree, loop, refused)
-        within = self.submaps.within(loop)
-        if (len(agreeing) < 2 and within) or (len(here) > 1 and independent_clusters(agreeing, self._stride) < 2):
+        label = self.components
+        ends = self._end_components(loop, label)
+        rejected = [other for other in self.loops if not other.accepted and other is not loop
+                    and self._end_components(other, label) <= ends]
+        consistent = consistent_set(self.tree, loop, rejected)
+        within = self.submaps.is_within_one(loop)
+        if (len(consistent) < 2 and within) or (
+                len(ends) > 1 and independent_clusters(consistent, self._stride) < 2):
             return
-        chosen = agreeing + [other for other in consistent_set(self.tree, loop, self.accepted) if other is not loop]
-        if score(chosen, np.zeros(0), 0.0, self._stride) <= self._now.score:  # as good as it could get
+        chosen = consistent + [other for other in consistent_set(self.tree, loop, self.accepted) if other is not loop]
+        if score(chosen, np.zeros(0), 0.0, self._stride) <= self._current.score:  # the upper bound of its score
             return
-        before = self._cast_off(max(here)) if len(here) > 1 else None
-        start = None if within else self.submaps.assembled(self.tree.place, range(len(label)), chosen)
-        found = self._without_contradicted(self._with(chosen, start))
-        if loop in found.loops and found.score > self._now.score:
-            found = self._reconsidered(found)
-        if loop in found.loops and found.score > self._now.score:
-            self._decide(found)
-            if before is not None:
-                self.submaps.behind[max(here)] = -1
-        elif before is not None:
-            self.tree.revise(*before)
+        break_edge = self._release_break(max(ends)) if len(ends) > 1 else None
+        initial = None if within else self.submaps.joined_poses(self.tree.poses, range(len(label)), chosen)
+        alternative = self._remove_outliers(self._solve(chosen, initial))
+        if loop in alternative.loops and alternative.score > self._current.score:
+            alternative = self._refine(alternative)
+        if loop in alternative.loops and alternative.score > self._current.score:
+            self._adopt(alternative)
+            if break_edge is not None:
+                self.submaps.break_parent[max(ends)] = -1
+        elif break_edge is not None:
+            self.tree.replace_edges(*break_edge)
 
-    def stand(self) -> None:
-        """Judge the loops believed by where the tree has the nodes now."""
-        self._decide(self._evaluated(self._now.loops))
+    def reevaluate(self) -> None:
+        """Recompute the residuals of the accepted loops at the tree's poses."""
+        self._adopt(self._evaluate(self._current.loops))
 
     def solve(self) -> None:
-        """Solve again with the loops believed, and reconsider them; without any, stand by the tree."""
-        if self._now.loops:
-            self._decide(self._reconsidered(self._with(self._now.loops)))
+        """Solve again with the accepted loops, and reclassify them; without any, keep the tree's poses."""
+        if self._current.loops:
+            self._adopt(self._refine(self._solve(self._current.loops)))
         else:
-            self.stand()
+            self.reevaluate()
 
-    def restore(self, place: Array) -> None:
-        """Take over places (n, 4, 4), and the verdicts that loops already bear."""
-        self.tree.move(place)
-        self._decide(self._evaluated(self.accepted))
+    def restore(self, poses: Array) -> None:
+        """Restore poses (n, 4, 4), with the loops accepted or rejected as they are marked."""
+        self.tree.set_poses(poses)
+        self._adopt(self._evaluate(self.accepted))
 
-    def contract(self, rows: Index) -> list[int]:
-        """Let go of all rows but the given ones and those that branches need; see `SpanningTree.contracted`.
+    def marginalize(self, rows: Index) -> list[int]:
+        """Marginalize all rows but the given ones and those that branches need; see `SpanningTree.marginalized`.
 
-        Given are those in which loops end and submaps begin, too. Return the rows left, which are numbered anew in
-        that order.
+        The given rows have to include those in which loops end and submaps begin. Return the rows left, which are
+        renumbered in that order.
         """
-        self.tree, kept = self.tree.contracted(rows)
+        self.tree, kept = self.tree.marginalized(rows)
         row = dict(zip(kept, range(len(kept)), strict=True))
-        self.submaps.of = [self.submaps.of[old] for old in kept]
-        self.submaps.anchor = [row[old] for old in self.submaps.anchor]
+        self.submaps.of_row = [self.submaps.of_row[old] for old in kept]
+        self.submaps.anchor_row = [row[old] for old in self.submaps.anchor_row]
         self.log_scale = {row[old]: log for old, log in self.log_scale.items() if old in row}
         for loop in self.loops:
             loop.first_row, loop.second_row = row[loop.first_row], row[loop.second_row]
-        self._eased = int(np.searchsorted(kept, self._eased, side="right")) - 1
+        self._newest_settled_row = int(np.searchsorted(kept, self._newest_settled_row, side="right")) - 1
         return kept
 
-    def _call(self, related: Sequence[int]) -> None:
-        """Judge the loops that wait between submaps of which something else tells now how they lie."""
-        for loop in [loop for loop in self.loops if loop.waits and self._tells(loop, related)]:
-            loop.waits = False
+    def _reconsider_pending(self, label: Sequence[int]) -> None:
+        """Decide on the pending loops between submaps whose relative pose is constrained by now."""
+        for loop in [loop for loop in self.loops if loop.pending and self._is_constrained(loop, label)]:
+            loop.pending = False
             if loop.accepted:
                 continue
-            if self.likely(loop):
-                self.take([loop])
+            if self.passes_gate(loop):
+                self.accept([loop])
             else:
-                self.outvote(loop)
+                self.try_alternative(loop)
 
-    def _tells(self, loop: Loop, related: Sequence[int]) -> bool:
-        """Return whether something else tells how the submaps of a loop lie, or it is of one."""
-        return len(self._components(loop, related)) == 1
+    def _is_constrained(self, loop: Loop, label: Sequence[int]) -> bool:
+        """Return whether the graph without a loop constrains the relative pose of its submaps, or both are the same."""
+        return len(self._end_components(loop, label)) == 1
 
-    def _components(self, loop: Loop, label: Sequence[int]) -> set[int]:
-        return {label[self.submaps.of[row]] for row in (loop.first_row, loop.second_row)}
+    def _end_components(self, loop: Loop, label: Sequence[int]) -> set[int]:
+        return {label[self.submaps.of_row[row]] for row in (loop.first_row, loop.second_row)}
 
-    def _cast_off(self, submap: int) -> tuple[Index, Array, Array]:
-        """Forget the place at which the chain broke before a submap; return what `SpanningTree.revise` brings back."""
-        root = np.array([self.submaps.anchor[submap]])
-        measured, covariance = self.tree.edges(root)
+    def _release_break(self, submap: int) -> tuple[Index, Array, Array]:
+        """Make the break before a submap unconstrained; return the arguments of `replace_edges` that restore it."""
+        root = np.array([self.submaps.anchor_row[submap]])
+        measured, covariance = self.tree.parent_edges(root)
         before = (root, measured, covariance.copy())
-        self.tree.revise(root, measured, UNKNOWN[None])
+        self.tree.replace_edges(root, measured, UNCONSTRAINED_COVARIANCE[None])
         return before
 
-    def _with(self, loops: Sequence[Loop], start: Array | None = None) -> InlierSet:
-        return solve_inliers(self.tree, self.submaps.of, loops, self._stride, self.log_scale, start)
+    def _solve(self, loops: Sequence[Loop], initial: Array | None = None) -> InlierSet:
+        return solve_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.log_scale, initial)
 
-    def _evaluated(self, loops: Sequence[Loop]) -> InlierSet:
-        return evaluate_inliers(self.tree, self.submaps.of, loops, self._stride, self.tree.place.copy())
+    def _evaluate(self, loops: Sequence[Loop]) -> InlierSet:
+        return evaluate_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.tree.poses.copy())
 
-    def _reconsidered(self, found: InlierSet) -> InlierSet:
-        """Return a solution without the loops that it contradicts, and with those refused ones that now fit."""
-        found = self._without_contradicted(found)
-        related = self.submaps.related(found.loops)
-        others = [loop for loop in self.loops if loop not in found.loops and self._tells(loop, related)]
-        near = [loop for loop, off in zip(others, residual_chi2(found.place, others), strict=True) if off <= 10 * GATE]
+    def _refine(self, found: InlierSet) -> InlierSet:
+        """Return a solution without the loops that are outliers in it, and with the rejected ones that now fit."""
+        found = self._remove_outliers(found)
+        label = self.submaps.constrained_components(found.loops)
+        others = [loop for loop in self.loops if loop not in found.loops and self._is_constrained(loop, label)]
+        near = [loop for loop, chi2 in zip(others, residual_chi2(found.poses, others), strict=True)
+                if chi2 <= 10 * CHI2_GATE]
         if not near:
             return found
-        before = self.tree.place.copy()
-        self.tree.move(found.place)
+        before = self.tree.poses.copy()
+        self.tree.set_poses(found.poses)
         fitting = [
-            loop for loop, off in zip(near, predicted_chi2(self.tree, near, found.loops), strict=True) if off <= GATE
+            loop
+            for loop, chi2 in zip(near, predicted_chi2(self.tree, near, found.loops), strict=True)
+            if chi2 <= CHI2_GATE
         ]
         if fitting:
-            more = self._without_contradicted(self._with([*found.loops, *fitting]))
-            found = more if more.score > found.score else found
-        self.tree.move(before)
+            larger = self._remove_outliers(self._solve([*found.loops, *fitting]))
+            found = larger if larger.score > found.score else found
+        self.tree.set_poses(before)
         return found
 
-    def _without_contradicted(self, found: InlierSet) -> InlierSet:
-        """Return a solution without the loops that stay unlikely in it, the worst first."""
+    def _remove_outliers(self, found: InlierSet) -> InlierSet:
+        """Return a solution without the loops whose residuals stay above the gate in it, the worst first."""
         while len(found.loops):
-            # Most loops are true: where even the median is off, loops are not as good as they say.
-            limit = GATE * float(np.clip(np.median(found.residuals_chi2) / _MEDIAN, 1.0, _MAX_MISFIT))
-            over = int((found.residuals_chi2 > limit).sum())
-            if not over:
+            # Most loops are true: if even their median is high, the covariances of loops are too small.
+            limit = CHI2_GATE * float(np.clip(np.median(found.residuals_chi2) / _CHI2_MEDIAN, 1.0,
+                                              _MAX_RESIDUAL_INFLATION))
+            outliers = int((found.residuals_chi2 > limit).sum())
+            if not outliers:
                 break
-            worst = np.argsort(-found.residuals_chi2)[: max(1, over // 3)]
-            found = self._with([loop for row, loop in enumerate(found.loops) if row not in worst])
+            worst = np.argsort(-found.residuals_chi2)[: max(1, outliers // 3)]
+            found = self._solve([loop for row, loop in enumerate(found.loops) if row not in worst])
         return found
 
-    def _decide(self, found: InlierSet) -> None:
-        """Make a solution the map."""
+    def _adopt(self, found: InlierSet) -> None:
+        """Make a solution the current one: set the poses, the loops' states, and the inflation."""
         for loop in self.loops:
             before, loop.accepted = loop.accepted, loop in found.loops
             if loop.accepted:
-                loop.reason = "agrees with the map"
+                loop.reason = "consistent with the map"
             elif before:
-                loop.reason = "contradicted by later loops"
-        self._now = found
-        self.tree.move(found.place)
-        # How far the loops had to bend the chain tells whether the overlaps' covariances are honest.
-        bent_by = found.chain_chi2 * self.tree.inflation + 7 * self._doubt * self._doubted
-        count = max(0, len(found.loops) - self._counted) + self._doubted
-        self.tree.inflation = float(np.clip(bent_by / (7 * count), 1.0, _MAX_INFLATION))
+                loop.reason = "inconsistent with later loops"
+        self._current = found
+        self.tree.set_poses(found.poses)
+        # The chi-square of the chain after the loops are closed estimates by how much its covariances are too small.
+        chi2 = found.chain_chi2 * self.tree.inflation + 7 * self._prior_inflation * self._prior_weight
+        count = max(0, len(found.loops) - self._prior_loops) + self._prior_weight
+        self.tree.inflation = float(np.clip(chi2 / (7 * count), 1.0, _MAX_INFLATION))
 
-    def _settle(self) -> None:
-        """Let the overlaps take over what the oldest loops say, and forget old refused ones, lest the solve grow.
+    def _settle_oldest(self) -> None:
+        """Absorb the oldest loops into the overlap factors, and drop old rejected ones, to bound the problem's size.
 
-        Overlaps that such loops have corrected are more certain from then on, so that later loops bend what is newer.
-        How much too small the other covariances are, as all loops told so far, stays believed.
+        Overlap factors that settled loops have corrected get smaller covariances, so that later loops correct the newer
+        part of the trajectory. The inflation of the other covariances, estimated from all loops so far, becomes the
+        prior.
         """
-        taken = self._now.loops
-        within = [loop for loop in taken if self.submaps.within(loop)]
-        if len(within) <= _MOST_LOOPS:
+        accepted = self._current.loops
+        within = [loop for loop in accepted if self.submaps.is_within_one(loop)]
+        if len(within) <= _MAX_LOOPS:
             return
-        settled = sorted(within, key=lambda loop: loop.id)[: _MOST_LOOPS // 4]
-        refused = [loop for loop in self.loops if not loop.accepted][: -_MOST_LOOPS]
-        gone = {loop.id for loop in (*settled, *refused)}
-        left = tuple(loop for loop in taken if loop.id not in gone)
-        self.loops = [loop for loop in self.loops if loop.id not in gone]
+        settled = sorted(within, key=lambda loop: loop.id)[: _MAX_LOOPS // 4]
+        rejected = [loop for loop in self.loops if not loop.accepted][: -_MAX_LOOPS]
+        removed = {loop.id for loop in (*settled, *rejected)}
+        left = tuple(loop for loop in accepted if loop.id not in removed)
+        self.loops = [loop for loop in self.loops if loop.id not in removed]
         self.settled += len(settled)
-        self._doubt, self._doubted = self.tree.inflation, min(_MOST_LOOPS, self._doubted + len(taken) - self._counted)
-        self._counted = len(left)
+        self._prior_inflation, self._prior_weight = self.tree.inflation, min(
+            _MAX_LOOPS, self._prior_weight + len(accepted) - self._prior_loops)
+        self._prior_loops = len(left)
         newest = max(max(loop.first_row, loop.second_row) for loop in settled)
-        self.tree.ease(np.arange(self._eased + 1, newest + 1), _SETTLED)
-        self._eased = max(self._eased, newest)
-        self.tree.rechain(self.tree.place.copy(), self.tree.place.copy())
-        self._decide(self._evaluated(left))
+        self.tree.scale_edge_covariance(np.arange(self._newest_settled_row + 1, newest + 1), _SETTLED_COVARIANCE)
+        self._newest_settled_row = max(self._newest_settled_row, newest)
+        self.tree.replace_chain(self.tree.poses.copy(), self.tree.poses.copy())
+        self._adopt(self._evaluate(left))

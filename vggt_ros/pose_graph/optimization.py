@@ -1,7 +1,7 @@
-"""Similarities that fit best to relations measured between them, by gtsam's Levenberg-Marquardt in short steps.
+"""Least squares over Sim(3) nodes by gtsam's Levenberg-Marquardt, one iteration at a time.
 
-gtsam holds Python's lock during a call, so no call is longer than one iteration. It writes a similarity as
-p' = s (R p + t); ours is p' = s R p + t.
+gtsam holds Python's global interpreter lock during a call, so no call is longer than one iteration. Its Similarity3 is
+p' = s (R p + t); here it is p' = s R p + t.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from vggt_ros.geometry.sim3 import normalized, scales, to_matrix, to_sim3
 from vggt_ros.pose_graph.spanning_tree import Index
 
 GAUGE_SIGMA = 1e-4
-"""Sigma of the first node: it fixes the gauge (rotation in radians, position in map units, log scale)."""
-_ANYWHERE, _SIGMA_SCALE = 1e4, 0.02
-"""Sigma of the place and of the logarithm of the scale of a node whose scale sources of meters tell."""
-_ITERATIONS = 12
-"""The Similarity3 factors leave out the Jacobian of Log, so a few more than Gauss-Newton needs."""
+"""Sigma of the prior on the first node, which fixes the gauge (rotation in radians, position in map units, log
+scale)."""
+_UNINFORMATIVE_SIGMA, _SCALE_SIGMA = 1e4, 0.02
+"""Sigmas of the pose and of the log scale in the prior on a node whose scale is known from metric sources."""
+_MAX_ITERATIONS = 12
+"""The Similarity3 factors leave out the Jacobian of Log, so a few more iterations are needed than by Gauss-Newton."""
 
 
-def solve(nodes: Index, place: Array, first: Index, second: Index, measured: Array, covariance: Array,
+def solve(nodes: Index, poses: Array, first: Index, second: Index, measured: Array, covariance: Array,
           log_scale: Mapping[int, float]) -> Array:
-    """Return where nodes (n,) lie, (n, 4, 4); the first stays at its place.
+    """Return the optimized poses (n, 4, 4) of nodes (n,); the first stays at its pose.
 
     Args:
         nodes: their numbers.
-        place: (n, 4, 4), where they lie now.
-        first, second: (m,), numbers of the nodes that are related.
+        poses: (n, 4, 4), the initial estimate.
+        first, second: (m,), numbers of the nodes that each factor relates.
         measured: (m, 4, 4), of each second node in the frame of the first.
         covariance: (m, 7, 7), of its perturbation on the right.
-        log_scale: number of a node to the logarithm of its scale, for those of which that is known.
+        log_scale: number of a node to the logarithm of its scale, for those whose scale is known.
 
     """
     graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
-    known = place.copy()
-    known[:, :3, :3] /= scales(place)[:, None, None]
-    known[:, :3, :3] *= np.exp([log_scale.get(node, 0.0) for node in nodes.tolist()])[:, None, None]
-    some_scale = gtsam.noiseModel.Diagonal.Sigmas(np.array([*[_ANYWHERE] * 6, _SIGMA_SCALE]))
-    for node, similarity, prior in zip(nodes.tolist(), _to_gtsam(place), _to_gtsam(known), strict=True):
+    scaled = poses.copy()
+    scaled[:, :3, :3] /= scales(poses)[:, None, None]
+    scaled[:, :3, :3] *= np.exp([log_scale.get(node, 0.0) for node in nodes.tolist()])[:, None, None]
+    scale_noise = gtsam.noiseModel.Diagonal.Sigmas(np.array([*[_UNINFORMATIVE_SIGMA] * 6, _SCALE_SIGMA]))
+    for node, similarity, prior in zip(nodes.tolist(), _to_gtsam(poses), _to_gtsam(scaled), strict=True):
         values.insert(node, similarity)
         if node in log_scale:
-            graph.add(gtsam.PriorFactorSimilarity3(node, prior, some_scale))
+            graph.add(gtsam.PriorFactorSimilarity3(node, prior, scale_noise))
     fixed = int(nodes[0])
     graph.add(gtsam.PriorFactorSimilarity3(fixed, values.atSimilarity3(fixed),
                                            gtsam.noiseModel.Isotropic.Sigma(7, GAUGE_SIGMA)))
@@ -54,7 +55,7 @@ def solve(nodes: Index, place: Array, first: Index, second: Index, measured: Arr
         graph.add(gtsam.BetweenFactorSimilarity3(one, other, similarity, gtsam.noiseModel.Gaussian.Covariance(sigma)))
     solver = gtsam.LevenbergMarquardtOptimizer(graph, values)
     error = solver.error()
-    for _ in range(_ITERATIONS):
+    for _ in range(_MAX_ITERATIONS):
         solver.iterate()
         before, error = error, solver.error()
         if before - error <= 1e-4 * error + 1e-9:
@@ -64,7 +65,7 @@ def solve(nodes: Index, place: Array, first: Index, second: Index, measured: Arr
 
 
 def _to_gtsam(matrices: Array) -> list[gtsam.Similarity3]:
-    """Return matrices (n, 4, 4) as gtsam writes them; Rot3 takes any matrix, and keeps its faults."""
+    """Return matrices (n, 4, 4) in gtsam's convention, orthonormalized first because Rot3 does not do that."""
     return [gtsam.Similarity3(gtsam.Rot3(s.rotation), s.translation / s.scale, s.scale)
             for s in to_sim3(normalized(matrices))]
 

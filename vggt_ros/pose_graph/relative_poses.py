@@ -1,7 +1,8 @@
-"""A window as what it says of the steps from each of its keyframes to the next.
+"""The relative poses that a window measures, from each of its keyframes to the next.
 
-Keyframes are the nodes of the graph, each in the units of the window that placed it. Two windows that have the same
-step are two measurements of it, and a correction that is spread over steps bends windows inside.
+Keyframes are the nodes of the graph, each in the units of the window that placed it. Two windows that have the same two
+consecutive keyframes are two measurements of the relative pose between them. A correction that is spread over relative
+poses deforms windows non-rigidly.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
 from vggt_ros.windows.alignment import Alignment, View
 
-_ROTATION, _TRANSLATION, _SCALE = 0.0022, 0.0045, 0.0045
-"""How much a window is taken to be off from one keyframe to the next (radians, fraction of the depth, logarithm): what
-adds up along the chain, and what loops tell the pose graph better."""
+_SIGMA_ROTATION, _SIGMA_TRANSLATION, _SIGMA_LOG_SCALE = 0.0022, 0.0045, 0.0045
+"""Assumed errors of a window from one keyframe to the next (radians, fraction of the depth, log scale). They accumulate
+along the chain; the pose graph corrects their size by the loops (`SpanningTree.inflation`)."""
 
 
 @dataclass(frozen=True, eq=False)
 class RelativePose:
-    """Where a keyframe lies in the frame of another one, each in units of its own.
+    """The pose of a keyframe in the frame of another one, each in its own units.
 
     Attributes:
         first, second: ids of the keyframes.
@@ -43,10 +44,10 @@ class RelativePose:
 
 @dataclass(frozen=True, eq=False)
 class LoopMeasurement:
-    """Where the newer keyframe lies in the frame of the older; `covariance` (7, 7) as in `Alignment`.
+    """The pose of the newer keyframe in the frame of the older; `covariance` (7, 7) as in `Alignment`.
 
     `relative_poses` are those of the joint reconstruction between keyframes of the map, on either side; `images` is how
-    many images of the newer place say so independently.
+    many images of the newer place support the measurement independently.
     """
 
     first_second: Sim3
@@ -56,53 +57,57 @@ class LoopMeasurement:
 
 
 def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None = None,
-          alignment: Alignment | None = None) -> Iterator[RelativePose]:
-    """Yield the steps of a window, so that the map has the first keyframe of each when its turn comes.
+                   alignment: Alignment | None = None) -> Iterator[RelativePose]:
+    """Yield the relative poses of a window, in an order in which the first keyframe of each is in the map already.
 
     Args:
-        window: keyframe id to what the window says of it, in the order of its way.
-        known: what the map knows of some of them; without, the window's first keyframe is all that the map has.
-        alignment: where the window lies in the frame of `known`.
+        window: keyframe id to its view in the window, in the order of the trajectory.
+        known: keyframe id to its view in the map, for those in the map; without, the map has only the window's first.
+        alignment: of the window to `known`.
 
     """
     known, keyframes = known or {}, list(window)
-    placed = [row for row, keyframe in enumerate(keyframes) if keyframe in known] or [0]
-    # Units of each keyframe's own in one of the window.
+    known_rows = [row for row, keyframe in enumerate(keyframes) if keyframe in known] or [0]
+    # Units of each keyframe in one unit of the window.
     units = {k: alignment.reference_window.scale / known[k].scale if alignment and k in known else 1.0 for k in window}
     depth = float(np.median([view.keyframe.median_depth for view in window.values()]))
-    ways = list(pairwise(keyframes))
-    backwards = [(second, first) for first, second in ways[:placed[0]][::-1]]
-    for first, second in [*ways[placed[0]:], *backwards]:
+    pairs = list(pairwise(keyframes))
+    backwards = [(second, first) for first, second in pairs[:known_rows[0]][::-1]]
+    for first, second in [*pairs[known_rows[0]:], *backwards]:
         if second in known and first not in known:
-            continue  # the map has both ends already, by other ways
-        sigmas = np.array([_ROTATION] * 3 + [_TRANSLATION * depth * units[second]] * 3 + [_SCALE])
+            continue  # both are attached already, through other keyframes
+        sigmas = np.array([_SIGMA_ROTATION] * 3 + [_SIGMA_TRANSLATION * depth * units[second]] * 3
+                          + [_SIGMA_LOG_SCALE])
         covariance = np.diag(sigmas**2)
         if alignment and first in known and second not in known:
             covariance += transported(alignment.covariance[None], inverse(window[second].camera)[None])[0]
-        relation = _relation(window, first, second, units)
+        relative = _relative_pose(window, first, second, units)
         if alignment and first in known and second not in known:
-            # Errors of poses that add up speak for the step, independent ones for the mean over the overlap.
-            there = alignment.reference_window @ Sim3.from_pose(window[second].camera)
-            aligned = to_matrix(Sim3.from_pose(known[first].camera, known[first].scale).inverse() @ there)[None]
-            relation = to_sim3(aligned @ exp(log(inverses(aligned) @ to_matrix(relation)[None]) / 2))[0]
-        yield RelativePose(first, second, relation, covariance, first in known and second in known)
+            # Half by the window alone, which is best if errors of its poses accumulate, and half by the alignment over
+            # the whole overlap, which is best if they are independent.
+            reference_second = alignment.reference_window @ Sim3.from_pose(window[second].camera)
+            aligned = to_matrix(
+                Sim3.from_pose(known[first].camera, known[first].scale).inverse() @ reference_second)[None]
+            relative = to_sim3(aligned @ exp(log(inverses(aligned) @ to_matrix(relative)[None]) / 2))[0]
+        yield RelativePose(first, second, relative, covariance, first in known and second in known)
 
 
 def loop_relative_pose(
     window: Mapping[int, View], pair: tuple[int, int], sides: Sequence[tuple[Mapping[int, View], Alignment]]
 ) -> tuple[Sim3, Array]:
-    """Return how the keyframes of a pair lie to each other by a window that has both, and the covariance (7, 7).
+    """Return the relative pose of the keyframes of a pair by a window that has both, and the covariance (7, 7).
 
-    Each side is what the map knows around a keyframe of the pair, in its frame and units, and where the window lies
-    there. The covariance is of the perturbation on the right.
+    Each side has the views in the map around one keyframe of the pair, in its frame and units, and the alignment of the
+    window to them. The covariance is of the perturbation on the right.
     """
     units = {k: alignment.reference_window.scale / known[k].scale
              for k, (known, alignment) in zip(pair, sides, strict=True)}
     (_, first), (_, second) = sides
-    there = to_matrix(second.reference_window)[None]
-    return (_relation(window, *pair, units), transported((first.covariance + second.covariance)[None], there)[0])
+    second_window = to_matrix(second.reference_window)[None]
+    return (_relative_pose(window, *pair, units),
+            transported((first.covariance + second.covariance)[None], second_window)[0])
 
 
-def _relation(window: Mapping[int, View], first: int, second: int, units: Mapping[int, float]) -> Sim3:
-    move = inverse(window[first].camera) @ window[second].camera
-    return Sim3(units[first] / units[second], orthonormalize(move[:3, :3]), units[first] * move[:3, 3])
+def _relative_pose(window: Mapping[int, View], first: int, second: int, units: Mapping[int, float]) -> Sim3:
+    first_second = inverse(window[first].camera) @ window[second].camera
+    return Sim3(units[first] / units[second], orthonormalize(first_second[:3, :3]), units[first] * first_second[:3, 3])

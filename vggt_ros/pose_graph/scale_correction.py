@@ -1,4 +1,4 @@
-"""Places whose scale becomes what sources of meters say, node by node along the chain."""
+"""Poses whose scales are replaced by those from metric sources, node by node along the tree."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from vggt_ros.geometry.poses import Array, orthonormalize
 from vggt_ros.geometry.sim3 import scales
 
 
-def rescaled(places: Array, parent: Mapping[int, int], scale: Mapping[int, float], pivot: Mapping[int, Array]) -> Array:
-    """Return places (w, 4, 4) whose scale is that given for rows, each hung on its parent or on the first of them.
+def rescaled(
+    poses: Array, parent: Mapping[int, int], scale: Mapping[int, float], fixed_point: Mapping[int, Array]
+) -> Array:
+    """Return poses (w, 4, 4) with the given scale of each row, re-attached to its parent or else to the first row.
 
-    The `pivot` (3,) of a row, in its own frame, stays where its parent sees it; without, its origin does.
+    The `fixed_point` (3,) of a row, in its own frame, keeps its position in the parent's frame; without one, the origin
+    of the row does.
     """
-    result, first, size = places.copy(), min(scale), scales(places)
-    result[first, :3, :3] *= scale[first] / size[first]
+    result, first, old_scale = poses.copy(), min(scale), scales(poses)
+    result[first, :3, :3] *= scale[first] / old_scale[first]
     for row in sorted(scale.keys() - {first}):
         above = parent.get(row, first)
-        relative = np.linalg.inv(places[above]) @ places[row]
-        larger = scale[row] / scale[above] * (size[above] / size[row])
-        relative[:3, 3] += (1 - larger) * relative[:3, :3] @ pivot.get(row, np.zeros(3))
-        relative[:3, :3] *= larger
+        relative = np.linalg.inv(poses[above]) @ poses[row]
+        factor = scale[row] / scale[above] * (old_scale[above] / old_scale[row])
+        relative[:3, 3] += (1 - factor) * relative[:3, :3] @ fixed_point.get(row, np.zeros(3))
+        relative[:3, :3] *= factor
         result[row] = result[above] @ relative
-        # Done again after every few windows, rounding errors would add up to shears.
+        # This is repeated after every few windows: without it, rounding errors would accumulate to shears.
         result[row, :3, :3] = scale[row] * orthonormalize(result[row, :3, :3])
     return result

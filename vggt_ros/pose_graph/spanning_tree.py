@@ -1,7 +1,7 @@
-"""The nodes of the graph, which are keyframes, as windows chain them: where each lies, and how uncertain that is.
+"""The nodes of the graph, which are keyframes, in the spanning tree of overlap factors: poses and their uncertainty.
 
-Every node hangs on one before it, so overlaps form a tree, nearly always a chain. Errors are taken as
-perturbations on the left, in the map's frame: there the error of a node is the sum of the errors of the overlaps
+Every node is attached to an earlier one, so the overlap factors form a tree, nearly always a chain. Errors are
+perturbations on the left, in the map's frame: there the error of a node is the sum of the errors of the overlap factors
 between it and the root, and the covariance of two nodes is that of their last common ancestor.
 """
 
@@ -21,236 +21,245 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Stretches of overlaps, each composed into one.
+    """Paths in the tree, with the overlap factors along each composed into one factor.
 
     Attributes:
-        above, below: (n,), the rows at the ends, each `below` ascending and once.
-        measured: (n, 4, 4), what the overlaps say of `below` in `above`.
+        ancestor, descendant: (n,), the rows at the ends; each `descendant` appears once, in ascending order.
+        measured: (n, 4, 4), the pose of `descendant` in the frame of `ancestor` by the overlap factors.
         covariance: (n, 7, 7), of its perturbation on the right.
 
     """
 
-    above: Index
-    below: Index
+    ancestor: Index
+    descendant: Index
     measured: Array
     covariance: Array
 
 
 class SpanningTree:
-    """Nodes in rows 0, 1, ..., each after the row that it hangs on.
+    """Nodes in rows 0, 1, ..., each after the row that is its parent.
 
     Attributes:
-        chained: (n, 4, 4), where overlaps alone put the nodes.
-        place: (n, 4, 4), where they lie by the newest solve.
-        inflation: by what the covariances of overlaps are multiplied, as the loops tell.
+        chained_poses: (n, 4, 4), by composing the overlap factors alone.
+        poses: (n, 4, 4), by the newest solution of the graph.
+        inflation: factor on the covariances of the overlap factors, as estimated from the loops.
 
     """
 
     def __init__(self) -> None:
         """Begin empty."""
         self._count = 0
-        self._chained, self._place = np.zeros((16, 4, 4)), np.zeros((16, 4, 4))
-        self._edge, self._covariance = np.zeros((16, 7, 7)), np.zeros((16, 7, 7))
+        self._chained_poses, self._poses = np.zeros((16, 4, 4)), np.zeros((16, 4, 4))
+        self._edge_covariance, self._covariance = np.zeros((16, 7, 7)), np.zeros((16, 7, 7))
         self._branch, self._parent = np.zeros(16, np.int64), np.zeros(16, np.int64)
         self.inflation = 1.0
-        self._tips: list[int] = []
-        self._stems: list[int] = []
+        self._branch_end: list[int] = []
+        self._branch_parent: list[int] = []
 
     def __len__(self) -> int:
         """Return the number of nodes."""
         return self._count
 
     @property
-    def chained(self) -> Array:
-        """Where overlaps alone put the nodes."""
-        return self._chained[: self._count]
+    def chained_poses(self) -> Array:
+        """The poses of the nodes by composing the overlap factors alone."""
+        return self._chained_poses[: self._count]
 
     @property
-    def place(self) -> Array:
-        """Where the nodes lie by the newest solve."""
-        return self._place[: self._count]
+    def poses(self) -> Array:
+        """The poses of the nodes by the newest solution."""
+        return self._poses[: self._count]
 
     @property
     def branch(self) -> Index:
-        """The branch of each row: within one, every row hangs on the row of that branch before it."""
+        """The branch of each row: a path in which the parent of every row but the first is the row before it."""
         return self._branch[: self._count]
 
     @property
-    def stems(self) -> Index:
-        """The row that each branch hangs on; -1 for the first."""
-        return np.array(self._stems, np.int64)
+    def branch_parent(self) -> Index:
+        """The parent of the first row of each branch; -1 for the first branch."""
+        return np.array(self._branch_parent, np.int64)
 
     def covariance(self, rows: Index) -> Array:
-        """Return the covariance (..., 7, 7) of rows' places by the overlaps, of perturbations on the left."""
+        """Return the covariance (..., 7, 7) of the poses of rows by the overlap factors; perturbations on the left."""
         return self.inflation * self._covariance[rows]
 
     @property
     def parent(self) -> Index:
-        """The row that each row hangs on; -1 for the first."""
+        """The parent of each row; -1 for the first."""
         return self._parent[: self._count]
 
-    def edges(self, rows: Index) -> tuple[Array, Array]:
-        """Return how rows hang on theirs, (n, 4, 4), and the covariances (n, 7, 7) of perturbations on the right."""
-        return inverse(self._chained[self._parent[rows]]) @ self._chained[rows], self._edge[rows]
+    def parent_edges(self, rows: Index) -> tuple[Array, Array]:
+        """Return the overlap factors between rows and their parents.
+
+        They are the poses (n, 4, 4) in the parents' frames, and the covariances (n, 7, 7) of their perturbations on
+        the right, not inflated.
+        """
+        return (inverse(self._chained_poses[self._parent[rows]]) @ self._chained_poses[rows],
+                self._edge_covariance[rows])
 
     def add(self, parents: Sequence[int], measured: Array, covariance: Array) -> list[int]:
-        """Hang nodes on rows, each on one before it, the very first on -1; return their rows.
+        """Attach new nodes, each to an earlier row as its parent, the very first to -1; return their rows.
 
-        `covariance` (n, 7, 7) is of perturbations of `measured` (n, 4, 4), each node in its parent's frame, on the
-        right.
+        `measured` (n, 4, 4) is the pose of each node in its parent's frame, `covariance` (n, 7, 7) that of its
+        perturbation on the right.
         """
         rows = list(range(self._count, self._count + len(parents)))
         self._count += len(rows)
         while self._count > len(self._branch):
             self._grow()
-        for row, parent, relation in zip(rows, parents, measured, strict=True):
-            self._chained[row] = self._chained[parent] @ relation if row else relation
-            self._place[row] = self._place[parent] @ relation if row else relation
+        for row, parent, relative in zip(rows, parents, measured, strict=True):
+            self._chained_poses[row] = self._chained_poses[parent] @ relative if row else relative
+            self._poses[row] = self._poses[parent] @ relative if row else relative
             branch = int(self._branch[parent]) if row else -1
-            if branch < 0 or self._tips[branch] != parent:
-                branch = len(self._tips)
-                self._tips.append(row)
-                self._stems.append(parent)
-            self._tips[branch], self._branch[row], self._parent[row] = row, branch, parent
-        self._edge[rows] = covariance
-        self._take_up(np.array(rows, np.int64))
+            if branch < 0 or self._branch_end[branch] != parent:
+                branch = len(self._branch_end)
+                self._branch_end.append(row)
+                self._branch_parent.append(parent)
+            self._branch_end[branch], self._branch[row], self._parent[row] = row, branch, parent
+        self._edge_covariance[rows] = covariance
+        self._update(np.array(rows, np.int64))
         return rows
 
     def merge(self, rows: Index, measured: Array, covariance: Array, gate: float) -> NDArray[np.bool_]:
-        """Average how rows (n,), each once, hang on theirs with another measurement, by their information.
+        """Fuse the overlap factors of rows (n,), each once, with second measurements, weighted by information.
 
-        Arguments as for `add`. Return which of them (n,) were taken: not those off by a chi-square beyond the gate.
+        Arguments as for `add`. Return which of the measurements (n,) were fused: those within the chi-square `gate`.
         """
-        known, before = self.edges(rows)
-        off = log(inverse(known) @ measured)
-        gain = np.linalg.solve(before + covariance, np.concatenate([before, off[..., None]], axis=2))
-        agrees = np.asarray(np.einsum("ni,ni->n", off, gain[..., 7]) <= gate)
+        known, before = self.parent_edges(rows)
+        innovation = log(inverse(known) @ measured)
+        gain = np.linalg.solve(before + covariance, np.concatenate([before, innovation[..., None]], axis=2))
+        agrees = np.asarray(np.einsum("ni,ni->n", innovation, gain[..., 7]) <= gate)
         merged = known @ exp((before @ gain[..., 7:])[..., 0])
-        left = before - before @ gain[..., :7]
+        after = before - before @ gain[..., :7]
         if agrees.any():
-            self.revise(rows[agrees], normalized(merged[agrees]), (left + left.swapaxes(1, 2))[agrees] / 2)
+            self.replace_edges(rows[agrees], normalized(merged[agrees]),
+                               (after + after.swapaxes(1, 2))[agrees] / 2)
         return agrees
 
-    def revise(self, rows: Index, measured: Array, covariance: Array) -> None:
-        """Measure again how rows hang on theirs; what hangs on them goes along. Arguments as for `add`."""
+    def replace_edges(self, rows: Index, measured: Array, covariance: Array) -> None:
+        """Replace the overlap factors of rows, and move their descendants with them. Arguments as for `add`."""
         later = np.arange(int(rows.min()), self._count)
         moved = np.zeros(len(later), bool)
-        for row, relation in zip(rows.tolist(), measured, strict=True):
-            hangs = self.ancestor(np.full_like(later, row), later) == row
-            ends = np.stack([self._chained[row], self._place[row]])
-            back = inverse(ends)
-            shift = ends @ (back[0] @ self._chained[self._parent[row]] @ relation) @ back
-            self._chained[later[hangs]] = shift[0] @ self._chained[later[hangs]]
-            self._place[later[hangs]] = shift[1] @ self._place[later[hangs]]
-            moved |= hangs
-        self._edge[rows] = covariance
-        self._take_up(later[moved])
+        for row, relative in zip(rows.tolist(), measured, strict=True):
+            descends = self.common_ancestor(np.full_like(later, row), later) == row
+            both = np.stack([self._chained_poses[row], self._poses[row]])
+            back = inverse(both)
+            motion = both @ (back[0] @ self._chained_poses[self._parent[row]] @ relative) @ back
+            self._chained_poses[later[descends]] = motion[0] @ self._chained_poses[later[descends]]
+            self._poses[later[descends]] = motion[1] @ self._poses[later[descends]]
+            moved |= descends
+        self._edge_covariance[rows] = covariance
+        self._update(later[moved])
 
-    def move(self, place: Array) -> None:
-        """Take new places (n, 4, 4), and turn the covariances with them."""
-        self._place[: self._count] = normalized(place)
-        self._add_up(np.arange(self._count))
+    def set_poses(self, poses: Array) -> None:
+        """Set the poses (n, 4, 4) of all nodes, and transport the covariances to them."""
+        self._poses[: self._count] = normalized(poses)
+        self._accumulate_covariance(np.arange(self._count))
 
-    def rechain(self, chained: Array, place: Array) -> None:
-        """Take what the overlaps say anew: where they put the windows (n, 4, 4), and where those are to lie."""
-        self._chained[: self._count] = chained
-        self.move(place)
+    def replace_chain(self, chained_poses: Array, poses: Array) -> None:
+        """Replace the measurements of all overlap factors by the poses that they give, and set the poses, (n, 4, 4)."""
+        self._chained_poses[: self._count] = chained_poses
+        self.set_poses(poses)
 
-    def ease(self, rows: Index, factor: float) -> None:
-        """Multiply the covariances by which `rows` hang on theirs; `move` then takes it up."""
-        self._edge[rows] *= factor
+    def scale_edge_covariance(self, rows: Index, factor: float) -> None:
+        """Multiply the covariances of the overlap factors of rows; takes effect with the next `set_poses`."""
+        self._edge_covariance[rows] *= factor
 
-    def shift(self, rows: Index, transform: Array) -> None:
-        """Move whole submaps, all their `rows`, rigidly by a similarity (4, 4) of the map."""
-        self._chained[rows] = transform @ self._chained[rows]
-        place = self.place.copy()
-        place[rows] = transform @ place[rows]
-        self.move(place)
+    def transform_rows(self, rows: Index, transform: Array) -> None:
+        """Transform all `rows` of whole submaps by a similarity (4, 4) in the map's frame."""
+        self._chained_poses[rows] = transform @ self._chained_poses[rows]
+        poses = self.poses.copy()
+        poses[rows] = transform @ poses[rows]
+        self.set_poses(poses)
 
-    def ancestor(self, first: Index, second: Index) -> Index:
+    def common_ancestor(self, first: Index, second: Index) -> Index:
         """Return the last common ancestors of rows (n,) and rows (n,)."""
         first, second = np.broadcast_arrays(first, second)
-        first, second, stems = first.copy(), second.copy(), self.stems
+        first, second, branch_parent = first.copy(), second.copy(), self.branch_parent
         while (apart := self._branch[first] != self._branch[second]).any():
             later = self._branch[first] > self._branch[second]
-            for ends, move in ((first, apart & later), (second, apart & ~later)):
-                ends[move] = stems[self._branch[ends[move]]]
+            for ends, ascends in ((first, apart & later), (second, apart & ~later)):
+                ends[ascends] = branch_parent[self._branch[ends[ascends]]]
         return np.asarray(np.minimum(first, second))
 
     def segments(self, rows: Index) -> Segments:
-        """Return the overlaps composed between the given rows, the root, and where branches that they need begin."""
-        stems, chosen = self.stems, {0, *rows.tolist()}
-        waiting = list(chosen)
-        while waiting:
-            stem = int(stems[self.branch[waiting.pop()]])
-            if stem >= 0 and stem not in chosen:
-                chosen.add(stem)
-                waiting.append(stem)
-        below, above = np.array(sorted(chosen)), []
+        """Return the segments between the given rows, the root, and the rows where branches that they need begin."""
+        branch_parent, chosen = self.branch_parent, {0, *rows.tolist()}
+        queue = list(chosen)
+        while queue:
+            parent = int(branch_parent[self.branch[queue.pop()]])
+            if parent >= 0 and parent not in chosen:
+                chosen.add(parent)
+                queue.append(parent)
+        descendant, parents = np.array(sorted(chosen)), []
         last: dict[int, int] = {}
-        for row in below.tolist():
+        for row in descendant.tolist():
             branch = int(self.branch[row])
-            above.append(last.get(branch, int(stems[branch])))
+            parents.append(last.get(branch, int(branch_parent[branch])))
             last[branch] = row
-        upper, below = np.array(above[1:], np.int64), below[1:]
-        covariance = transported(self.covariance(below) - self.covariance(upper), inverse(self.place[below]))
-        return Segments(upper, below, inverse(self.chained[upper]) @ self.chained[below], covariance)
+        ancestor, descendant = np.array(parents[1:], np.int64), descendant[1:]
+        covariance = transported(self.covariance(descendant) - self.covariance(ancestor),
+                                 inverse(self.poses[descendant]))
+        return Segments(ancestor, descendant,
+                        inverse(self.chained_poses[ancestor]) @ self.chained_poses[descendant], covariance)
 
-    def contracted(self, rows: Index) -> tuple[SpanningTree, list[int]]:
-        """Return a tree of only the given rows, the root, and where branches that they need begin; and which those are.
+    def marginalized(self, rows: Index) -> tuple[SpanningTree, list[int]]:
+        """Return a tree of only the given rows, the root, and where branches that they need begin; and those rows.
 
-        Overlaps between them are composed into one; places and their covariances stay as they are. Rows are numbered
-        anew, in the same order.
+        The overlap factors between them are composed into one each; poses and their covariances do not change. Rows
+        are renumbered in the same order.
         """
-        left, tree = self.segments(rows), SpanningTree()
-        kept, tree.inflation = np.append(0, left.below), self.inflation
-        edges = np.append(self._edge[:1], left.covariance / self.inflation, axis=0)
-        same = np.flatnonzero(self._parent[kept[1:]] == left.above) + 1
-        edges[same] = self._edge[kept[same]]  # as measured, not as the difference of what has added up
-        relations = np.append(self.chained[:1], left.measured, axis=0)
-        parents = np.append(-1, np.searchsorted(kept, left.above)).tolist()
-        tree.add(parents, relations, (edges + edges.swapaxes(1, 2)) / 2)
-        tree.move(self.place[kept])
+        segments, tree = self.segments(rows), SpanningTree()
+        kept, tree.inflation = np.append(0, segments.descendant), self.inflation
+        covariance = np.append(self._edge_covariance[:1], segments.covariance / self.inflation, axis=0)
+        same = np.flatnonzero(self._parent[kept[1:]] == segments.ancestor) + 1
+        covariance[same] = self._edge_covariance[kept[same]]  # as measured: a difference of sums has rounding errors
+        measured = np.append(self.chained_poses[:1], segments.measured, axis=0)
+        parents = np.append(-1, np.searchsorted(kept, segments.ancestor)).tolist()
+        tree.add(parents, measured, (covariance + covariance.swapaxes(1, 2)) / 2)
+        tree.set_poses(self.poses[kept])
         return tree, kept.tolist()
 
-    def spread(self, nodes: Index, solved: Array) -> Array:
-        """Return places (w, 4, 4) of all nodes, given those (n, 4, 4) of the `nodes` (n,), ends of segments.
+    def distribute_correction(self, nodes: Index, solved: Array) -> Array:
+        """Return the poses (w, 4, 4) of all rows, given the solved poses (n, 4, 4) of `nodes` (n,), ends of segments.
 
-        What a node takes of the correction between two nodes is the conditional mean of its drift, given the sum.
+        The share of a row in the correction between two nodes is the conditional mean of its drift, given the sum.
         """
-        place, covariance = self.place.copy(), self._covariance
-        place[nodes] = solved
-        for branch, stem in enumerate(self._stems):
+        poses, covariance = self.poses.copy(), self._covariance
+        poses[nodes] = solved
+        for branch, branch_parent in enumerate(self._branch_parent):
             inside = nodes[self.branch[nodes] == branch]
             rows = np.setdiff1d(np.flatnonzero(self.branch == branch), inside, assume_unique=True)
-            after, ends = np.searchsorted(inside, rows), np.append(stem, inside)
-            carried = place[ends] @ inverse(self.chained[ends])
-            place[rows] = carried[after] @ self.chained[rows]
+            after, ends = np.searchsorted(inside, rows), np.append(branch_parent, inside)
+            motion = poses[ends] @ inverse(self.chained_poses[ends])
+            poses[rows] = motion[after] @ self.chained_poses[rows]
             rows, after = rows[after < len(inside)], after[after < len(inside)]
             needed, index = np.unique(after, return_inverse=True)
-            above, below = ends[needed], inside[needed]
-            gap = log(place[below] @ inverse(carried[needed] @ self.chained[below]))
-            share = np.linalg.solve(covariance[below] - covariance[above], gap[..., None])
-            bend = covariance[rows] @ share[index] - (covariance[above] @ share)[index]
-            place[rows] = exp(bend[..., 0]) @ place[rows]
-        return place
+            ancestor, descendant = ends[needed], inside[needed]
+            gap = log(poses[descendant] @ inverse(motion[needed] @ self.chained_poses[descendant]))
+            gain = np.linalg.solve(covariance[descendant] - covariance[ancestor], gap[..., None])
+            correction = covariance[rows] @ gain[index] - (covariance[ancestor] @ gain)[index]
+            poses[rows] = exp(correction[..., 0]) @ poses[rows]
+        return poses
 
-    def _take_up(self, rows: Index) -> None:
-        """Have rows that were composed be similarities again, and their covariances add up; see `_add_up`."""
-        both = normalized(np.concatenate([self._chained[rows], self._place[rows]]))
-        self._chained[rows], self._place[rows] = both[: len(rows)], both[len(rows):]
-        self._add_up(rows)
+    def _update(self, rows: Index) -> None:
+        """Normalize rows whose poses were composed to similarities, and accumulate their covariances."""
+        both = normalized(np.concatenate([self._chained_poses[rows], self._poses[rows]]))
+        self._chained_poses[rows], self._poses[rows] = both[: len(rows)], both[len(rows):]
+        self._accumulate_covariance(rows)
 
-    def _add_up(self, rows: Index) -> None:
-        """Sum up the covariances of rows; with each, all that hang on it are given."""
-        edges, branches = transported(self._edge[rows], self._place[rows]), self._branch[rows]
+    def _accumulate_covariance(self, rows: Index) -> None:
+        """Sum up the covariances along the tree for rows, which have to include all their descendants."""
+        covariance, branches = transported(self._edge_covariance[rows], self._poses[rows]), self._branch[rows]
         for branch in np.unique(branches).tolist():
             own = np.flatnonzero(branches == branch)
             first = int(rows[own[0]])
-            edges[own[0]] += self._covariance[self._parent[first]] if first else 0.0
-            self._covariance[rows[own]] = np.cumsum(edges[own], axis=0)
+            covariance[own[0]] += self._covariance[self._parent[first]] if first else 0.0
+            self._covariance[rows[own]] = np.cumsum(covariance[own], axis=0)
 
     def _grow(self) -> None:
-        for name in ("_chained", "_place", "_edge", "_covariance", "_branch", "_parent"):
+        """Double the length of the arrays."""
+        for name in ("_chained_poses", "_poses", "_edge_covariance", "_covariance", "_branch", "_parent"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old)]))

@@ -1,6 +1,6 @@
-"""Submaps, where the chain of windows broke: which of them loops connect, and how a loop puts one beside another.
+"""Submaps, which begin where the chain of windows breaks: which of them loops connect, and how a loop aligns them.
 
-Nodes are the rows of the tree of overlaps.
+Nodes are rows of the spanning tree.
 """
 
 from __future__ import annotations
@@ -14,83 +14,85 @@ from vggt_ros.geometry.sim3 import inverse
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
 
-UNKNOWN = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
-"""Covariance of where a submap lies in the map if nothing tells: nearly nothing is known."""
+UNCONSTRAINED_COVARIANCE = np.diag([3.0] * 3 + [1e3] * 3 + [2.0]) ** 2
+"""Covariance of the pose of a submap in the map when nothing constrains it: nearly no information."""
 
 
 class Submaps:
-    """The submaps of a tree of overlaps, numbered 0, 1, ... as they began.
+    """The submaps of a spanning tree, numbered 0, 1, ... in the order in which they began.
 
     Attributes:
-        of: the submap of each row.
-        anchor: the first row of each.
-        behind: of each, the one at which the chain broke; -1 where nothing tells of its place.
+        of_row: the submap of each row.
+        anchor_row: the first row of each submap.
+        break_parent: for each submap, the one that its break attaches it to; -1 where nothing constrains its pose.
 
     """
 
     def __init__(self) -> None:
         """Begin without any."""
-        self.of: list[int] = []
-        self.anchor: list[int] = []
-        self.behind: list[int] = []
+        self.of_row: list[int] = []
+        self.anchor_row: list[int] = []
+        self.break_parent: list[int] = []
 
-    def begin(self, row: int, behind: int) -> None:
+    def begin(self, row: int, break_parent: int) -> None:
         """Begin a submap with a new row."""
-        self.of.append(len(self.anchor))
-        self.anchor.append(row)
-        self.behind.append(behind)
+        self.of_row.append(len(self.anchor_row))
+        self.anchor_row.append(row)
+        self.break_parent.append(break_parent)
 
-    def within(self, loop: Loop) -> bool:
-        """Return whether both ends of a loop are in one."""
-        return self.of[loop.first_row] == self.of[loop.second_row]
+    def is_within_one(self, loop: Loop) -> bool:
+        """Return whether both ends of a loop are in the same submap."""
+        return self.of_row[loop.first_row] == self.of_row[loop.second_row]
 
-    def connected(self, loops: Iterable[Loop]) -> list[int]:
-        """Return for each the oldest one that loops connect it with."""
-        return _united(range(len(self.anchor)), ((self.of[loop.first_row], self.of[loop.second_row]) for loop in loops))
+    def components(self, loops: Iterable[Loop]) -> list[int]:
+        """Return for each submap its connected component by the loops, labeled by the oldest submap in it."""
+        return _merged_labels(range(len(self.anchor_row)),
+                              ((self.of_row[loop.first_row], self.of_row[loop.second_row]) for loop in loops))
 
-    def related(self, loops: Iterable[Loop]) -> list[int]:
-        """Return for each the oldest one to which loops, or places at which the chain broke, tell how it lies."""
-        return _united(self.connected(loops), ((s, behind) for s, behind in enumerate(self.behind) if behind >= 0))
+    def constrained_components(self, loops: Iterable[Loop]) -> list[int]:
+        """Return for each submap its connected component by the loops and the breaks, labeled as in `components`."""
+        return _merged_labels(self.components(loops),
+                              ((s, parent) for s, parent in enumerate(self.break_parent) if parent >= 0))
 
-    def assembled(self, place: Array, label: Sequence[int], loops: Iterable[Loop]) -> Array:
-        """Return places (n, 4, 4) with the younger of two components where the first loop between them sees it.
+    def joined_poses(self, poses: Array, label: Sequence[int], loops: Iterable[Loop]) -> Array:
+        """Return poses (n, 4, 4) after moving the younger of two components to where the first loop between them is.
 
         Args:
-            place: (n, 4, 4), of the rows now.
-            label: of each submap, the oldest one of its component.
-            loops: those that are to hold the components together.
+            poses: (n, 4, 4), the current ones of the rows.
+            label: of each submap, its component.
+            loops: those that are to connect the components.
 
         """
-        place, component, submaps = place.copy(), np.array(label), np.array(self.of)
+        poses, component, submaps = poses.copy(), np.array(label), np.array(self.of_row)
         for loop in loops:
             first, second = component[submaps[[loop.first_row, loop.second_row]]].tolist()
             if first < second:
-                row, target = loop.second_row, place[loop.first_row] @ loop.matrix
+                row, target = loop.second_row, poses[loop.first_row] @ loop.matrix
             elif first > second:
-                row, target = loop.first_row, place[loop.second_row] @ inverse(loop.matrix[None])[0]
+                row, target = loop.first_row, poses[loop.second_row] @ inverse(loop.matrix[None])[0]
             else:
                 continue
             moved = component[submaps] == max(first, second)
-            place[moved] = target @ inverse(place[row, None])[0] @ place[moved]
+            poses[moved] = target @ inverse(poses[row, None])[0] @ poses[moved]
             component[component == max(first, second)] = min(first, second)
-        return place
+        return poses
 
     def join(self, tree: SpanningTree, label: Sequence[int], loop: Loop) -> None:
-        """Move the younger of two components, by `label` as above, to where a loop sees it."""
-        place = self.assembled(tree.place, label, [loop])
-        younger = max(label[self.of[row]] for row in (loop.first_row, loop.second_row))
-        if self.behind[younger] >= 0:  # the place at which the chain broke goes on to speak
-            tree.move(place)
+        """Move the younger of the two components that a loop connects to where the loop measures it."""
+        poses = self.joined_poses(tree.poses, label, [loop])
+        younger = max(label[self.of_row[row]] for row in (loop.first_row, loop.second_row))
+        if self.break_parent[younger] >= 0:  # its break stays a factor, so only the poses change
+            tree.set_poses(poses)
             return
         moved = [value == younger for value in label]
-        for submap, behind in enumerate(self.behind):
-            moved[submap] = moved[submap] or (label[submap] == submap and behind >= 0 and moved[behind])
-        rows, one = np.flatnonzero(np.array(moved)[self.of]), self.anchor[younger]
-        tree.shift(rows, place[one] @ inverse(tree.place[one, None])[0])
+        for submap, parent in enumerate(self.break_parent):
+            moved[submap] = moved[submap] or (label[submap] == submap and parent >= 0 and moved[parent])
+        rows, anchor = np.flatnonzero(np.array(moved)[self.of_row]), self.anchor_row[younger]
+        tree.transform_rows(rows, poses[anchor] @ inverse(tree.poses[anchor, None])[0])
 
 
-def _united(label: Sequence[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return the labels of submaps after those of each pair have become one, the smaller."""
+def _merged_labels(label: Sequence[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return the labels of submaps after the components of each pair are merged under the smaller label."""
     label = list(label)
     for pair in pairs:
         low, high = sorted(label[submap] for submap in pair)
