@@ -199,7 +199,7 @@ class Atlas:
         scale that gives both the same median depth.
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
-        views, reference, covariance = window_views(geometry, keyframes), None, None
+        views, reference_node, covariance = window_views(geometry, keyframes), None, None
         if self.current_submap < 0:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
@@ -209,6 +209,7 @@ class Atlas:
             known = self.views((k for k in geometry.keyframe_ids if self.is_connected(k)), newest)
             if (guess := guess_alignment(known, views, self._config.alignment)) is not None:
                 reference, newest_window, covariance = guess
+                reference_node = self._graph.node(reference)  # before its keyframe gets a node in the new submap
                 map_window = map_newest @ newest_window
             else:
                 depth = self.keyframes[newest].median_depth * map_newest.scale
@@ -220,7 +221,7 @@ class Atlas:
         self.current_submap = len(self._graph.components)
         self._graph.components.append(self.current_submap)
         self._add_keyframes(window, keyframes)
-        self._graph.begin_submap(geometry.keyframe_ids[0], map_window, reference, covariance)
+        self._graph.begin_submap(geometry.keyframe_ids[0], map_window, reference_node, covariance)
         self._graph.attach(relative_poses(views))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:

@@ -94,10 +94,18 @@ class KeyframeGraph:
         """Create a node for a keyframe; `attach`, `attach_keyframe` or `begin_submap` have to follow."""
         self._keyframe_nodes[keyframe.id] = _KeyframeNode(keyframe.stamp, submap, self._window_edges.add_node(window))
 
-    def begin_submap(self, keyframe: int, map_keyframe: Sim3, reference: int | None, covariance: Array | None) -> None:
-        """Begin a submap with a keyframe at `map_keyframe`; see `PoseGraph.add_submap`."""
-        self._graph.add_submap(self._keyframe_nodes[keyframe].node, map_keyframe,
-                               None if reference is None else self._keyframe_nodes[reference].node, covariance)
+    def node(self, keyframe: int) -> int:
+        """Return the node of a keyframe in the graph."""
+        return self._keyframe_nodes[keyframe].node
+
+    def begin_submap(
+        self, keyframe: int, map_keyframe: Sim3, reference_node: int | None, covariance: Array | None
+    ) -> None:
+        """Begin a submap with a keyframe at `map_keyframe`; see `PoseGraph.add_submap`.
+
+        The reference is a node, because its keyframe may have got a new node in the new submap by then.
+        """
+        self._graph.add_submap(self._keyframe_nodes[keyframe].node, map_keyframe, reference_node, covariance)
 
     def attach(self, relative_poses: Iterable[RelativePose]) -> None:
         """Add the relative poses of a window: attach new keyframes, and merge the relative poses between known ones."""
