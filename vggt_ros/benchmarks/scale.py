@@ -71,7 +71,7 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(world_camera[:, :3, 3], axis=0), axis=1))])
     errors: list[tuple[float, float, float]] = []
 
-    def watch(slam: Slam, _: Update) -> None:
+    def on_update(slam: Slam, _: Update) -> None:
         solution = slam.solution
         if solution.metric.state != OBSERVED and (source != "factor" or not len(solution)):
             return
@@ -90,7 +90,7 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
                        1 / scale - 1))
 
     odometry = drifting_odometry(stamps, world_camera, OdometryNoise(), seed) if source == "odometry" else None
-    done = run(sequence, config, reconstructor, watch=watch, sensor_depth=source == "depth", odometry=odometry,
+    done = run(sequence, config, reconstructor, on_update=on_update, sensor_depth=source == "depth", odometry=odometry,
                imu=imu)
     figures = report(done)
     later = [entry for entry in errors if entry[0] >= 20.0 or entry[1] >= 10.0]
