@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vggt_ros.benchmarks import scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
-from vggt_ros.benchmarks.fusion_report import fuse
+from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.updates import updates
@@ -32,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
                     else (load(name), None) for name in options.sequences]
             figures = scale.scale(runs, options.sources, Config().parse(options.set))
         elif options.command == "fusion":
-            figures = fuse(options.scenes, options.seeds, options.windows, options.false, options.picture)
+            figures = compare_schemes(options.scenes, options.seeds, options.windows, options.false, options.picture)
         elif options.command == "updates":
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
