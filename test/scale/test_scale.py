@@ -49,7 +49,7 @@ def test_an_odometry_makes_the_map_metric_once(observed):
     assert metric.state == OBSERVED and metric.sigma < 0.015 and metric.source == "odometry"
     assert trajectory_error(*slam.trajectory(0), lap())[1].scale == pytest.approx(1.0, abs=0.01)
     assert sum(update.rescaled != 1.0 for update in updates) == 1
-    assert "m a unit" in slam.scale.report["odometry"]
+    assert "m per map unit" in slam.scale.report["odometry"]
 
 
 def test_the_whole_map_is_rescaled(observed):

@@ -28,7 +28,7 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
     true = read_trajectory(truth / "groundtruth.txt" if truth.is_dir() else truth)
     figures = accuracy(*ours, *true, with_scale=with_scale)
     print(f"{figures.poses} poses aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
-          + (f", {figures.scale:.6g} m in a map unit" if with_scale else ""))
+          + (f", {figures.scale:.6g} m per map unit" if with_scale else ""))
     print(f"ATE  RMSE {figures.ate_rmse:.4f} m ({100 * figures.ate_rmse / max(figures.path, 1e-9):.2f} % of the path), "
           f"median {figures.ate_median:.4f} m, max {figures.ate_max:.4f} m")
     print(f"RPE  RMSE {figures.rpe_translation:.4f} m, {figures.rpe_rotation:.3f} deg from one pose to the next")
@@ -52,7 +52,7 @@ def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
     sequence = open_sequence(sequence_path)
     folder = folder / "depth" if (folder / "depth").is_dir() else folder
     figures = depth_accuracy(folder, tqdm(sequence.depths(), unit="map", disable=None, leave=False), sequence.camera)
-    print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m in a map unit (median of all)")
+    print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m per map unit (median of all)")
     print(f"absolute relative error {figures.confident:.4f} (median over the more confident half), "
           f"{figures.all:.4f} (median over all)")
     print(f"known for {100 * figures.known:.1f} % of the pixels where the sensor has depth")

@@ -175,7 +175,7 @@ def _is_consistent(one: ScaleEstimate, estimate: ScaleEstimate) -> bool:
 
 def _describe(one: ScaleEstimate, estimate: ScaleEstimate | None, log_correction: float) -> str:
     """Return a source's estimate for the newest window as text, and whether it contradicts the estimate of all."""
-    text = (f"{math.exp(one.log + log_correction):.4g} m a unit, sigma {100 * one.sigma:.2g} %, {one.seconds} s, "
-            f"{100 * one.inlier_fraction:.0f} % of it agree")
+    text = (f"{math.exp(one.log + log_correction):.4g} m per map unit, sigma {100 * one.sigma:.2g} %, "
+            f"{one.seconds} s ({100 * one.inlier_fraction:.0f} %) of measurements agree")
     contradicts = estimate is not None and not _is_consistent(one, estimate)
     return text + ("; contradicts the other sources" if contradicts else "")
