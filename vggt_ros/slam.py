@@ -30,7 +30,7 @@ from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
 from vggt_ros.scale.height_source import HeightSource
 from vggt_ros.scale.imu_source import ImuSource
-from vggt_ros.scale.observer import ScaleObserver, given, refactored
+from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_change
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -241,10 +241,10 @@ class Slam:
 
     def configure(self, config: Config) -> None:
         """Take settings that may change while it runs, and choose the map's points anew; on the worker's thread."""
-        factor = refactored(self.config.scale.factor, config.scale.factor)
+        factor = factor_change(self.config.scale.factor, config.scale.factor)
         self.config = config
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
-            self._atlas.rescale(factor, given(config.scale))
+            self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
         self._map = PointMap(config.map)
         self._map.update(self.solution)

@@ -1,4 +1,4 @@
-"""The accuracy that is promised: a slow test, and the numbers of the README by `benchmark accuracy`."""
+"""Bounds on the accuracy that the README states; `benchmark accuracy` measures its figures. A slow test."""
 
 from __future__ import annotations
 

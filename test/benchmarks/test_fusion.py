@@ -1,4 +1,4 @@
-"""Fusion of made windows: a slice of `benchmark fusion`, and the scenes on which peers come apart."""
+"""Fusion of simulated windows: a part of `benchmark fusion`, and the scenes in which the published schemes fail."""
 
 import json
 
@@ -7,20 +7,20 @@ import pytest
 
 from vggt_ros.benchmarks import fusion, trajectories
 from vggt_ros.benchmarks.ours import Fusion
-from vggt_ros.benchmarks.simulated_windows import Errors, Network
+from vggt_ros.benchmarks.simulated_windows import Errors, WindowSimulator
 from vggt_ros.cli.benchmark import main
 
 
-def test_without_errors_every_scheme_is_at_the_truth():
-    """To 1e-3 of the way, except for centers where they are degenerate: neither scene is."""
-    for score in fusion.exact(windows=32):
+def test_without_errors_every_scheme_equals_the_truth():
+    """To 1e-3 of the path, except for centers where they are degenerate, which they are in neither scene."""
+    for score in fusion.run_exact(windows=32):
         assert score.ate < 0.1, score  # percent
         assert score.rotation < 0.1 and score.covered == 1
         assert score.scheme in ("centers",) or score.taken == score.offered > 0
 
 
-def test_false_loops_change_nothing_of_ours_and_ruin_the_others(tmp_path, capsys):
-    """A slice of the table, through the command line."""
+def test_false_loops_do_not_change_our_result_and_ruin_the_others(tmp_path, capsys):
+    """A part of the table, by the command line."""
     arguments = ["fusion", "--scenes", "drive", "--seeds", "2", "--windows", "36", "--false", "0", "1"]
     assert main([*arguments, "--json", str(tmp_path / "f.json"), "--picture", str(tmp_path / "f.png")]) == 0
     figures = json.loads((tmp_path / "f.json").read_text())
@@ -29,30 +29,30 @@ def test_false_loops_change_nothing_of_ours_and_ruin_the_others(tmp_path, capsys
     runs = {(r["seed"], r["false"], r["scheme"]): r for r in figures["runs"]}
     assert figures["ate_with_false_over_without_worst"] <= 1.1
     assert figures["true_loops_rejected"] <= 0.2
-    assert figures["ate_over_rigid_median"]["drive"] < 1  # windows that bend are worth something
+    assert figures["ate_over_rigid_median"]["drive"] < 1  # deformable windows reduce the error
     for seed in (0, 1):
         false = runs[seed, 1.0, "ours"]
         assert false["taken_false"] == 0 < false["offered_false"]
         for rival in ("dense", "sl4"):
             assert runs[seed, 1.0, rival]["ate"] > 2 * false["ate"]
             assert runs[seed, 0.0, "ours"]["ate"] < 1.15 * runs[seed, 0.0, rival]["ate"]
-        rigid, told = runs[seed, 1.0, "rigid"], runs[seed, 1.0, "told"]  # what the truth about loops is worth
+        rigid, told = runs[seed, 1.0, "rigid"], runs[seed, 1.0, "told"]  # how much knowing the true loops helps
         assert rigid["taken_false"] == 0 and told["ate"] < rigid["ate"] < 1.1 * runs[seed, 0.0, "dense"]["ate"]
         assert told["taken_false"] == 0 and runs[seed, 0.0, "ours"]["ate"] < 1.2 * told["ate"]
 
 
 @pytest.mark.parametrize("name", ["straight", "turn", "planar", "dropped"])
-def test_degenerate_ways_do_not_turn_the_map(name):
-    """Rotation of a window against the truth below one degree, or a refusal: a new submap, never silent.
+def test_degenerate_trajectories_do_not_rotate_the_map(name):
+    """Rotation of a window against the truth below one degree, or a rejection: a new submap, never silent.
 
-    The windows have errors only of the kinds that alignment must deal with; what a window bends is another matter.
+    The windows have only errors that alignment must cope with; their non-rigid deformation is tested elsewhere.
     """
     make, _ = fusion.SCENES[name]
-    errors = Errors(bend_rotation=0.0, bend_scale=0.0, focal=0.0, rotation=2e-4, translation=5e-4,
+    errors = Errors(deformation_rotation=0.0, deformation_scale=0.0, focal=0.0, rotation=2e-4, translation=5e-4,
                     dropped=0.2 if name == "dropped" else 0.0)
     for seed in range(3):
         world = make(9, seed)
-        windows = Network(world, errors, np.random.default_rng(seed)).windows()
+        windows = WindowSimulator(world, errors, np.random.default_rng(seed)).windows()
         assert name != "dropped" or seed or len(windows) < 9 or len(windows[-1].views) != 8
         fused = Fusion()
         poses, _ = fused.run(windows)
@@ -67,12 +67,12 @@ def test_degenerate_ways_do_not_turn_the_map(name):
 
 
 @pytest.mark.parametrize("name", ["straight", "turn", "planar", "dropped", "partial"])
-def test_a_joint_turns_less_than_a_degree(name):
-    """With default errors: what is beyond what the windows say themselves. Camera centers on a line leave it open."""
+def test_the_excess_rotation_at_an_overlap_is_below_a_degree(name):
+    """With default errors, beyond those of the windows. Camera centers on a line do not determine it."""
     make, errors = fusion.SCENES[name]
     for seed in range(2):
         world = make(12, seed)
-        windows = Network(world, errors, np.random.default_rng(seed)).windows()
+        windows = WindowSimulator(world, errors, np.random.default_rng(seed)).windows()
         scores = {scheme: fusion.measure(world, name, seed, 0.0, scheme, fusion.schemes()[scheme], windows, [])
                   for scheme in ("centers", "ours")}
         assert scores["ours"].joint < 1.0 and scores["ours"].covered == 1
@@ -80,16 +80,16 @@ def test_a_joint_turns_less_than_a_degree(name):
             assert scores["centers"].joint > 1.0
 
 
-def test_the_rotation_error_of_a_straight_way_is_that_of_the_cameras():
-    """Positions on a line leave open how the map is turned about it; orientations do not."""
+def test_the_rotation_error_of_a_straight_trajectory_is_that_of_the_cameras():
+    """Positions on a line do not determine the rotation about it; orientations do."""
     world = trajectories.straight(4, 0)
-    windows = Network(world, Errors(), np.random.default_rng(0)).windows()
+    windows = WindowSimulator(world, Errors(), np.random.default_rng(0)).windows()
     assert fusion.measure(world, "straight", 0, 0.0, "ours", fusion.schemes()["ours"], windows, []).rotation < 2
 
 
-def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
-    """Its joint window is not to be split in the middle."""
-    network = Network(trajectories.partial(31, 0), Errors.none(), np.random.default_rng(0))
+def test_a_loop_at_the_end_of_the_trajectory_has_fewer_keyframes_there():
+    """Its joint window must not be split in the middle."""
+    network = WindowSimulator(trajectories.partial(31, 0), Errors.none(), np.random.default_rng(0))
     windows = network.windows()
     loops = network.loops(windows, 1.0)
     at = {window.id: window.views.keys() for window in windows}
@@ -101,7 +101,7 @@ def test_a_loop_at_the_end_of_the_way_has_fewer_keyframes_there():
 
 def test_the_last_partial_window_is_placed_by_its_true_overlap():
     short = trajectories.partial(6, 0)
-    windows = Network(short, Errors.none(), np.random.default_rng(0)).windows()
+    windows = WindowSimulator(short, Errors.none(), np.random.default_rng(0)).windows()
     assert len(windows[-1].views) < 8
     score = fusion.measure(short, "short", 0, 0.0, "ours", fusion.schemes()["ours"], windows, [])
     assert score.ate < 0.1 and score.covered == 1

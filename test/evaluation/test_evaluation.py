@@ -26,7 +26,7 @@ def test_a_similarity_of_the_truth_has_no_error():
 
 
 def test_ate_is_the_rmse_of_the_positions():
-    """Noise that no similarity can take away, against the formula."""
+    """Noise that no similarity removes, against the formula."""
     ours = TRUTH.copy()
     ours[:, 2, 3] += 0.05 * (-1.0) ** np.arange(200)
     assert accuracy(STAMPS, ours, STAMPS, TRUTH).ate_rmse == pytest.approx(0.05, rel=0.02)
@@ -34,14 +34,14 @@ def test_ate_is_the_rmse_of_the_positions():
 
 
 def test_the_motion_over_a_second_is_compared_with_the_true_one():
-    """Poses at other times than a second apart take the next best; a drifting heading and a step are seen."""
+    """Where no pose is exactly a second later the nearest one is used; a drifting heading and a jump are measured."""
     turning = TRUTH.copy()
     for index, matrix in enumerate(turning):
         matrix[:3, :3] = so3_exp(np.array([0.0, 0.0, np.radians(0.05 * index)])) @ matrix[:3, :3]
     figures = accuracy(STAMPS, turning, STAMPS, TRUTH)
     assert figures.rpe_second_rotation == pytest.approx(0.5, rel=0.01)
     moved = TRUTH.copy()
-    moved[100:, 2, 3] += 0.05  # ten of the 190 motions of a second go over the step
+    moved[100:, 2, 3] += 0.05  # ten of the 190 motions over a second contain the jump
     rows = np.arange(200) % 7 < 6
     for chosen in (np.ones(200, bool), rows):
         found = accuracy(STAMPS[chosen], moved[chosen], STAMPS, TRUTH, with_scale=False)
@@ -50,7 +50,7 @@ def test_the_motion_over_a_second_is_compared_with_the_true_one():
     assert apart.rpe_second_translation is None and apart.rpe_second_rotation is None
 
 
-def test_only_near_stamps_belong_together():
+def test_only_near_stamps_are_associated():
     rows, true_rows = associate(STAMPS[:4] + np.array([0, 19_000_000, -19_000_000, 21_000_000]), STAMPS)
     assert rows.tolist() == [0, 1, 2] and true_rows.tolist() == [0, 1, 2]
     with pytest.raises(EvaluationError, match="only 0 of 200"):
@@ -66,7 +66,7 @@ def test_coverage_counts_what_is_missing():
     assert coverage(with_hole, STAMPS, centers) == pytest.approx(0.8, abs=0.01)
     still = np.concatenate([centers, np.repeat(centers[-1:], 50, 0)])
     stamps = STAMPS[0] + np.arange(250) * 10**8
-    assert coverage(stamps[:200], stamps, still) == pytest.approx(1)  # standing still is no way
+    assert coverage(stamps[:200], stamps, still) == pytest.approx(1)  # standing still adds no path
 
 
 CAMERA = Camera(320, 240, pinhole(320, 240, 80), (-0.28, 0.07, 0.001, 0.0002))

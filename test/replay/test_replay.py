@@ -52,7 +52,7 @@ def test_every_image_after_the_first_window_is_located_and_compared(result):
     assert 0.4 < report(blind)["frames_located"] < 0.6
 
 
-def test_all_is_written_with_exact_stamps(result, sequence, tmp_path):
+def test_all_files_are_written_with_exact_stamps(result, sequence, tmp_path):
     (tmp_path / "trajectory_7.txt").write_text("of an older run")
     write(result, tmp_path, depth=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -74,14 +74,14 @@ def test_all_is_written_with_exact_stamps(result, sequence, tmp_path):
 
 
 def error(run_, stamps_poses, world_map):
-    """RMSE of positions to the run's truth, meters, under a similarity that is given."""
+    """RMSE of positions against the run's truth, meters, after a given similarity."""
     rows = np.searchsorted(run_.sequence.truth[0], stamps_poses[0])
     there = world_map.apply(stamps_poses[1][:, :3, 3]) - run_.sequence.truth[1][rows, :3, 3]
     return float(np.sqrt((there**2).sum(1).mean()))
 
 
-def test_a_saved_map_is_localized_in_and_gone_on_in(sequence, tmp_path):
-    """On another way, backwards: as near to the truth as the map is, in its frame, and no keyframe more."""
+def test_localization_in_a_saved_map_and_continuing_it(sequence, tmp_path):
+    """On another trajectory, backwards: errors like those of the map, in its frame, and no new keyframe."""
     noise = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
     mapped = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth, noise))
     save(mapped, tmp_path / "map")
@@ -92,10 +92,10 @@ def test_a_saved_map_is_localized_in_and_gone_on_in(sequence, tmp_path):
     figures = report(located)
     assert figures["images_located"] > 0.9 * len(other) and figures["keyframes"] == 0
     assert figures["keyframes_loaded"] == len(mapped.slam.solution) == len(located.slam.solution)
-    way = mapped.frame_trajectory(0)
-    rows = np.searchsorted(sequence.truth[0], way[0])
-    world_map = umeyama(way[1][:, :3, 3], sequence.truth[1][rows, :3, 3])
-    assert error(located, located.trajectory(0), world_map) < 1.5 * error(mapped, way, world_map)
+    trajectory = mapped.frame_trajectory(0)
+    rows = np.searchsorted(sequence.truth[0], trajectory[0])
+    world_map = umeyama(trajectory[1][:, :3, 3], sequence.truth[1][rows, :3, 3])
+    assert error(located, located.trajectory(0), world_map) < 1.5 * error(mapped, trajectory, world_map)
     grown = run(other, Config(), SceneReconstructor(SCENE, *other.truth, noise), loaded=loaded)
     figures = report(grown)
     assert figures["keyframes"] > 5 and figures["submaps"] == 1
@@ -111,7 +111,7 @@ def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):
 
 
 def test_one_seed_one_result(sequence):
-    """By the CPU reconstructor, whose RANSAC and threads could differ."""
+    """With the CPU reconstructor, whose RANSAC and threads might differ from run to run."""
     short = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:40], size=(640, 480))
     config = Config().replace({"reconstructor": "multiview", "seed": 3})
     first, second = run(short, config), run(short, config)
@@ -121,7 +121,7 @@ def test_one_seed_one_result(sequence):
     assert report(first)["ate_percent_of_path"] < 3
 
 
-def test_refused_windows_begin_a_submap_that_is_written_apart(sequence, tmp_path):
+def test_rejected_windows_begin_a_submap_that_is_written_to_files_of_its_own(sequence, tmp_path):
     noise = OracleNoise(scale=0)
     refusing = SceneReconstructor(SCENE, *sequence.truth, noise, refuse=[2, 3, 4])
     figures = write(run(sequence, Config(), refusing), tmp_path)
@@ -134,12 +134,12 @@ def test_refused_windows_begin_a_submap_that_is_written_apart(sequence, tmp_path
 @pytest.mark.parametrize(("arguments", "named"), [(["nowhere"], "nowhere"), ([".", "--set", "windows.size=1"],
                                                                              "windows.size"),
                                                   ([".", "--set", "nonsense=1"], "nonsense")])
-def test_bad_arguments_are_named(tmp_path, capsys, arguments, named):
+def test_errors_name_bad_arguments(tmp_path, capsys, arguments, named):
     assert main([*arguments, "--output", str(tmp_path)]) == 1
     assert named in capsys.readouterr().err
 
 
-def test_nothing_to_see_is_no_success(tmp_path, capsys):
+def test_images_without_content_are_no_success(tmp_path, capsys):
     for index in range(12):
         cv2.imwrite(str(tmp_path / f"{index:02d}.png"), np.zeros((240, 320, 3), np.uint8))
     assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
@@ -159,12 +159,12 @@ class _Start(ImageFolder):
 def test_a_recorded_sequence():
     result = run(_Start(recorded("kitti07_first160"), 50), Config())
     figures = report(result)
-    # The car sets off slowly: the longest gaps between keyframes are many of its first steps, and count as holes.
+    # The car sets off slowly: the longest gaps between keyframes are many of its first steps, and count as gaps.
     assert figures["submaps"] == 1 and figures["coverage"] > 0.85
     assert figures["ate_percent_of_path"] < 2
 
 
-def test_images_that_come_late_are_left_out_and_counted():
+def test_images_out_of_order_are_left_out_and_counted():
     """As the node does: a bag keeps images in the order in which they arrived."""
 
     class Disordered(RenderedSequence):

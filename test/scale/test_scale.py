@@ -1,4 +1,4 @@
-"""Metric scale as a state: when it is believed, how the map and the odometry take it, and who says so."""
+"""Metric scale as a state: when it is accepted, how the map and the odometry are rescaled, and by which source."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ def drive(feed, config=SMALL):
 
 
 def slips(index, step):
-    """For three seconds of the twenty the odometry says that it moves at twice the speed."""
+    """For three seconds of the twenty the odometry measures twice the speed."""
     return pose(step[:3, :3], (2.0 if 85 <= index < 115 else 1.0) * step[:3, 3])
 
 
@@ -49,10 +49,10 @@ def test_an_odometry_makes_the_map_metric_once(observed):
     assert metric.state == OBSERVED and metric.sigma < 0.015 and metric.source == "odometry"
     assert trajectory_error(*slam.trajectory(0), lap())[1].scale == pytest.approx(1.0, abs=0.01)
     assert sum(update.rescaled != 1.0 for update in updates) == 1
-    assert "m a unit" in slam.scale.report["odometry"]
+    assert "m per map unit" in slam.scale.report["odometry"]
 
 
-def test_everything_of_the_map_takes_the_scale(observed):
+def test_the_whole_map_is_rescaled(observed):
     """Keyframes, their depth, and what is mapped after the rescaling: exact in meters."""
     slam, _, _ = observed
     solution = slam.solution
@@ -61,9 +61,9 @@ def test_everything_of_the_map_takes_the_scale(observed):
     truth = lap().truth(solution.stamps)
     oracle = lap().oracle()
     for row in (0, len(solution) - 1):
-        kept = solution.keyframes[int(solution.ids[row])]
-        depth = oracle.scene.depth(truth[row], kept.intrinsics, kept.depth.shape[::-1])
-        ratio = np.nanmedian(depth / (kept.depth.astype(np.float32) * solution.scale[row]))
+        keyframe = solution.keyframes[int(solution.ids[row])]
+        depth = oracle.scene.depth(truth[row], keyframe.intrinsics, keyframe.depth.shape[::-1])
+        ratio = np.nanmedian(depth / (keyframe.depth.astype(np.float32) * solution.scale[row]))
         assert ratio == pytest.approx(1.0, abs=0.01)
     spread = np.linalg.norm(slam.map_cloud().points.max(0) - slam.map_cloud().points.min(0))
     assert 5.0 < spread < 9.0  # of a room whose diagonal is 6.9 m
@@ -98,22 +98,22 @@ def test_an_odometry_that_slips_for_three_seconds_does_not_matter():
 
 
 def test_a_map_whose_sources_contradict_themselves_does_not_stay_observed():
-    """From the middle on the odometry says something else every two seconds: no unit is right, the sigma says so."""
-    lies = 0.4, 1.8, 0.7, 3.0, 0.25, 1.3
+    """From the middle on the odometry's scale changes every two seconds: no scale fits, and sigma grows."""
+    factors = 0.4, 1.8, 0.7, 3.0, 0.25, 1.3
 
     def drifts(index, step):
-        return pose(step[:3, :3], step[:3, 3] * (1.0 if index < 80 else lies[(index - 80) // 20]))
+        return pose(step[:3, :3], step[:3, 3] * (1.0 if index < 80 else factors[(index - 80) // 20]))
     slam, updates = solve(odometry(drifts))
-    assert any(update.rescaled != 1.0 for update in updates), "it was believed at first"
+    assert any(update.rescaled != 1.0 for update in updates), "it was accepted at first"
     assert slam.solution.metric.state == PRIOR and slam.solution.metric.source == "sources that no longer agree"
     assert slam.solution.metric.sigma > 0.03
 
 
-@pytest.mark.parametrize("lie", [lambda _, step: np.eye(4), lambda i, step: pose(step[:3, :3], step[:3, 3] + 5.0)])
-def test_an_odometry_that_stands_still_or_jumps_from_the_beginning_is_not_believed(lie):
-    """Three seconds of nonsense first: no scale before there is more evidence against it than for it."""
+@pytest.mark.parametrize("fault", [lambda _, step: np.eye(4), lambda i, step: pose(step[:3, :3], step[:3, 3] + 5.0)])
+def test_an_odometry_that_stands_still_or_jumps_from_the_beginning_is_not_accepted(fault):
+    """Three seconds of outliers first: no scale before there is more evidence against them than for them."""
     def at_first(index, step):
-        return lie(index, step) if index < 30 else step
+        return fault(index, step) if index < 30 else step
     slam, updates = solve(odometry(at_first))
     for update in updates:
         assert 0.3 < update.rescaled < 3.0
@@ -122,7 +122,7 @@ def test_an_odometry_that_stands_still_or_jumps_from_the_beginning_is_not_believ
         assert meters(slam) == pytest.approx(1.0, abs=0.02)
 
 
-def test_an_odometry_that_is_not_finite_is_left_out():
+def test_odometry_that_is_not_finite_is_ignored():
     def broken(slam, index, stamp):
         good(slam, index, stamp)
         slam.odometry.add(stamp + 1, np.full((4, 4), np.nan))
@@ -148,8 +148,8 @@ def test_a_factor_does_not_touch_a_scale_that_is_observed(observed):
     slam.configure(SMALL)
 
 
-def test_a_new_submap_has_to_be_measured_anew():
-    """What follows a break takes over a median depth, which says little; only that submap is rescaled then."""
+def test_the_scale_of_a_new_submap_has_to_be_measured_anew():
+    """The submap after a break inherits the median depth, which is uncertain; only that submap is rescaled then."""
     class Nearsighted(SceneReconstructor):
         def reconstruct(self, window):
             if np.diff(window.ids).max() > 4:
@@ -167,8 +167,8 @@ def test_a_new_submap_has_to_be_measured_anew():
     assert 0.3 < slam.solution.metric.sigma < 0.6
 
 
-def test_the_tracker_survives_a_rescaling_that_it_did_not_see():
-    """The camera is covered while the map is rescaled: odometry goes on where it was, and not where the map went."""
+def test_the_tracker_survives_a_rescaling_while_it_has_no_pose():
+    """The camera is covered while the map is rescaled: odometry continues where it was, not where the map moved."""
     sequence = lap()
     slam = Slam(SMALL, sequence.oracle())
     feed, last = odometry(world_camera=sequence.world_camera), None
@@ -204,6 +204,6 @@ def test_a_graph_of_two_submaps_rescales_the_one_that_is_meant():
         place = graph.map_node[number]
         np.testing.assert_allclose(place.translation, center + 1.7 * (before[number].translation - center), atol=1e-6)
         assert place.scale == pytest.approx(1.7 * before[number].scale, rel=1e-6)
-    graph.add_node(5, 4, step, covariance)  # what comes after fits
+    graph.add_node(5, 4, step, covariance)  # a later node fits
     expected = graph.map_node[4] @ step
     np.testing.assert_allclose(graph.map_node[5].translation, expected.translation, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Each source of metric scale by its own truth, also when it lies for a while."""
+"""Each source of metric scale against its own truth, also when it is wrong for some seconds."""
 
 from functools import cache
 
@@ -11,8 +11,8 @@ from scenes import SIZE
 
 from vggt_ros.geometry.camera import Camera, Rectifier, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose, robust_sigma, so3_exp
-from vggt_ros.scale.depth_source import compare, rectified_depth
-from vggt_ros.scale.ground_plane import ground
+from vggt_ros.scale.depth_source import depth_ratio, rectified_depth
+from vggt_ros.scale.ground_plane import ground_distance
 from vggt_ros.scale.odometry_source import OdometrySource, interpolate
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import SceneReconstructor, room
@@ -28,16 +28,16 @@ def depth_at(index):
 def kept(depth, intrinsics=VIEW):
     height, width = depth.shape
     return MapKeyframe(0, 0, intrinsics, depth.astype(np.float16), np.full(depth.shape, 200, np.uint8),
-                        np.zeros((height, width, 3), np.uint8))
+                       np.zeros((height, width, 3), np.uint8))
 
 
 # Odometry.
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_drifting_odometry_that_lies_is_good_to_two_percent_after_ten_meters(seed):
+def test_a_drifting_odometry_that_slips_is_good_to_two_percent_after_ten_meters(seed):
     """1 % and 0.1 degrees of noise a step, stamps 10 ms late, and three seconds at twice the speed."""
-    stamps, poses = drifting_odometry(STAMPS, POSES, OdometryNoise(lie_begin=[0, 6, 15][seed]), seed)
+    stamps, poses = drifting_odometry(STAMPS, POSES, OdometryNoise(slip_begin=[0, 6, 15][seed]), seed)
     slam, _ = solve(lambda slam, index, _: slam.odometry.add(int(stamps[index]), poses[index]))
     assert slam.solution.metric.state == OBSERVED
     error = abs(meters(slam) - 1)
@@ -45,8 +45,8 @@ def test_a_drifting_odometry_that_lies_is_good_to_two_percent_after_ten_meters(s
     assert error < 3.5 * slam.solution.metric.sigma
 
 
-def test_a_robot_that_stands_still_gives_no_evidence():
-    """Nothing moves in either: noise of the map must not be compared with nothing."""
+def test_a_robot_that_stands_still_gives_no_ratios():
+    """Nothing moves in map or odometry: the noise of the map must not be taken for a path."""
     rng = np.random.default_rng(0)
     source, count = OdometrySource(), 20
     stamps = np.arange(count) * 3 * 10**8
@@ -59,30 +59,30 @@ def test_a_robot_that_stands_still_gives_no_evidence():
                         windows=np.zeros(count, int), map_camera=poses, scale=np.ones(count),
                         keyframes=dict.fromkeys(range(count), same))
     assert len(source.ratios(solution, np.arange(count))) == 0
-    poses[:, 0, 3] += 0.3 * np.arange(count)  # the map moves: an odometry that stands still lies, and is counted
+    poses[:, 0, 3] += 0.3 * np.arange(count)  # the map moves: an odometry that stands still is an outlier, and counts
     assert len(source.ratios(solution, np.arange(count))) > 5
 
 
-def test_places_between_those_of_the_odometry_are_on_the_line_and_elsewhere_unknown():
-    stamps, places = np.array([10**9, 10**9 + 2 * 10**8, 2 * 10**9]), np.array([[1.0, 2, 3], [1.4, 2, 1], [0, 0, 0]])
-    found = interpolate(stamps, places, stamps[0] + np.array([0, 5 * 10**7, 2 * 10**8, 10**9]))
+def test_positions_are_interpolated_linearly_and_unknown_outside():
+    stamps, positions = np.array([10**9, 10**9 + 2 * 10**8, 2 * 10**9]), np.array([[1.0, 2, 3], [1.4, 2, 1], [0, 0, 0]])
+    found = interpolate(stamps, positions, stamps[0] + np.array([0, 5 * 10**7, 2 * 10**8, 10**9]))
     np.testing.assert_allclose(found, [[1, 2, 3], [1.1, 2, 2.5], [1.4, 2, 1], [0, 0, 0]], atol=1e-12)
-    outside = interpolate(stamps, places, np.array([10**9 - 1, 2 * 10**9 + 1, 15 * 10**8]))
+    outside = interpolate(stamps, positions, np.array([10**9 - 1, 2 * 10**9 + 1, 15 * 10**8]))
     assert np.isnan(outside).all(), "before, after, and where two are too far apart"
 
 
-def test_an_odometry_that_begins_anew_does_not_mix_with_what_was():
+def test_an_odometry_whose_stamps_start_over_forgets_the_earlier_ones():
     source = OdometrySource()
     for stamp in (10, 20, 30):
         source.add(stamp * 10**8, np.eye(4))
     source.add(5 * 10**8, np.eye(4))
-    assert [stamp for stamp, _ in source._waiting] == [5 * 10**8]
+    assert [stamp for stamp, _ in source._buffer] == [5 * 10**8]
 
 
 # Depth.
 
 
-def lying_depth(begin, end, factor):
+def depth_feed(begin, end, factor):
     def feed(slam, index, stamp):
         if index % 3 == 0:
             slam.depth.add(stamp, depth_at(index) * np.float32(factor if begin <= index < end else 1.0))
@@ -90,8 +90,8 @@ def lying_depth(begin, end, factor):
 
 
 @pytest.mark.parametrize(("begin", "end", "factor"), [(0, 0, 1.0), (90, 120, 1.5), (0, 30, 0.5)])
-def test_depth_is_good_to_half_a_percent_also_when_it_lies_for_three_seconds(begin, end, factor):
-    slam, _ = solve(lying_depth(begin, end, factor))
+def test_depth_is_good_to_half_a_percent_also_when_it_is_wrong_for_three_seconds(begin, end, factor):
+    slam, _ = solve(depth_feed(begin, end, factor))
     assert slam.solution.metric.state == OBSERVED and slam.solution.metric.source == "depth"
     assert meters(slam) == pytest.approx(1.0, abs=0.005)
 
@@ -103,7 +103,7 @@ def test_depth_of_every_fourth_image_is_enough():
     assert meters(slam) == pytest.approx(1.0, abs=0.01)
 
 
-def test_depth_of_other_images_is_not_taken():
+def test_depth_images_with_other_stamps_are_ignored():
     slam, _ = solve(lambda slam, index, stamp: slam.depth.add(stamp + 3 * 10**7, depth_at(index))
                     if index % 3 == 0 else None)
     assert slam.solution.metric.state == UNKNOWN
@@ -111,10 +111,10 @@ def test_depth_of_other_images_is_not_taken():
 
 def test_depth_is_compared_pixel_by_pixel_at_any_size():
     ours = kept(cv2.resize(depth_at(0), (160, 120), interpolation=cv2.INTER_NEAREST) / 2.5)
-    log, sigma = compare(depth_at(0), ours)
+    log, sigma = depth_ratio(depth_at(0), ours)
     assert np.exp(log) == pytest.approx(2.5, rel=0.003)
     assert sigma < 0.03
-    assert compare(np.full((240, 320), np.nan, np.float32), ours) is None
+    assert depth_ratio(np.full((240, 320), np.nan, np.float32), ours) is None
 
 
 def test_registered_depth_is_rectified_as_its_image_is():
@@ -156,15 +156,15 @@ def view_of_ground(height, tilt=0.25, seed=0, table=0.0, noise=0.01):
 @pytest.mark.parametrize("height", [0.3, 1.2])
 @pytest.mark.parametrize("tilt", [0.0, 0.25, 0.6])
 def test_the_ground_is_found(height, tilt):
-    distance, sigma = ground(*view_of_ground(height, tilt))
+    distance, sigma = ground_distance(*view_of_ground(height, tilt))
     assert distance == pytest.approx(height, rel=0.015)
     assert sigma < 0.02
 
 
 @pytest.mark.parametrize(("tilt", "noise"), [(0.0, 0.02), (0.25, 0.05), (0.25, 0.08)])
 def test_noise_of_the_pixels_neither_hides_the_ground_nor_moves_it(tilt, noise):
-    """Most of a floor is seen at grazing angles, where a fit of points in space leans with their noise."""
-    found = [ground(*view_of_ground(1.2, tilt, seed, noise=noise)) for seed in range(8)]
+    """Most of a floor is seen at grazing angles, where a fit to points in space tilts with their noise."""
+    found = [ground_distance(*view_of_ground(1.2, tilt, seed, noise=noise)) for seed in range(8)]
     assert None not in found
     errors = np.array([distance / 1.2 - 1 for distance, _ in found])
     assert np.abs(errors).max() < 0.01 and abs(errors.mean()) < 0.004
@@ -172,25 +172,25 @@ def test_noise_of_the_pixels_neither_hides_the_ground_nor_moves_it(tilt, noise):
 
 
 def test_a_table_is_not_the_ground():
-    distance, _ = ground(*view_of_ground(1.2, table=0.6))
+    distance, _ = ground_distance(*view_of_ground(1.2, table=0.6))
     assert distance == pytest.approx(1.2, rel=0.02)
 
 
 def test_a_wall_is_not_the_ground():
     depth, up = view_of_ground(1.2)
-    assert ground(depth, so3_exp(np.array([0.0, 0.0, 1.2])) @ up) is None
-    assert ground(kept(np.full((120, 160), 2.0), depth.intrinsics), np.array([0, -1.0, 0])) is None
+    assert ground_distance(depth, so3_exp(np.array([0.0, 0.0, 1.2])) @ up) is None
+    assert ground_distance(kept(np.full((120, 160), 2.0), depth.intrinsics), np.array([0, -1.0, 0])) is None
 
 
 def test_the_floor_of_a_recorded_depth_camera_is_found_at_one_height():
-    """A head that carries it, in rooms: the floor is as far below as the true camera is high, but for a constant."""
+    """Head-worn, in rooms: the floor is as far below as the true camera is high, up to a constant."""
     sequence = open_sequence(recorded("hololens_dvmvs_000"))
     truth, up = dict(zip(sequence.truth[0].tolist(), sequence.truth[1], strict=True)), np.array([0.0, 1.0, 0.0])
     floors = []
     for stamp, depth in sequence.depths():
         world_camera = truth[min(truth, key=lambda other: abs(other - stamp))]
         small, intrinsics = depth[1::3, 1::3], resize_intrinsics(sequence.camera.intrinsics, 1 / 3, 1 / 3)
-        found = ground(kept(np.nan_to_num(small), intrinsics), world_camera[:3, :3].T @ up)
+        found = ground_distance(kept(np.nan_to_num(small), intrinsics), world_camera[:3, :3].T @ up)
         if found is not None:
             floors.append(world_camera[1, 3] - found[0])
     assert len(floors) > 50
@@ -212,10 +212,10 @@ def test_a_known_camera_height_makes_the_map_metric():
 # Together.
 
 
-def test_sources_that_agree_are_both_named_and_one_that_does_not_is_told():
-    both = [odometry(), lying_depth(0, 0, 1.0)]
+def test_sources_that_agree_are_both_named_and_a_contradiction_is_reported():
+    both = [odometry(), depth_feed(0, 0, 1.0)]
     slam, _ = solve(lambda *args: [feed(*args) for feed in both])
     assert slam.solution.metric.source == "odometry, depth"
-    wrong = [odometry(lambda _, step: pose(step[:3, :3], 1.3 * step[:3, 3])), lying_depth(0, 0, 1.0)]
+    wrong = [odometry(lambda _, step: pose(step[:3, :3], 1.3 * step[:3, 3])), depth_feed(0, 0, 1.0)]
     slam, _ = solve(lambda *args: [feed(*args) for feed in wrong])
     assert "contradicts" in slam.scale.report["odometry"] or "contradicts" in slam.scale.report["depth"]

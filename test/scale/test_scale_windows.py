@@ -1,4 +1,4 @@
-"""Scale that is lost from window to window, in a real chain of windows with exact geometry but for their overlaps."""
+"""Scale drift from window to window, in a real chain of windows that are exact but for the scale of their overlaps."""
 
 from dataclasses import replace
 from functools import cache
@@ -15,10 +15,10 @@ from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import OBSERVED, UNKNOWN
 
 
-class Losing:
-    """Sees the keyframes that it shares with the window before at a wrong depth: the overlap misleads on scale."""
+class DriftingScale:
+    """A reconstructor with wrong depth at the keyframes shared with the window before: scale drifts at the overlap."""
 
-    name, each, step, at = "losing", 0.04, 0.0, 0
+    name, each, step, at = "drifting", 0.04, 0.0, 0
 
     def __init__(self, exact=None):
         self.exact = exact or oracle()
@@ -27,13 +27,13 @@ class Losing:
         geometry = self.exact.reconstruct(window)
         if not window.shared:
             return geometry
-        lost = self.each * np.random.default_rng((7, window.id)).standard_normal() + self.step * (window.id == self.at)
+        drift = self.each * np.random.default_rng((7, window.id)).standard_normal() + self.step * (window.id == self.at)
         depth = geometry.depth.copy()
-        depth[: len(window.shared)] *= np.exp(lost)
+        depth[: len(window.shared)] *= np.exp(drift)
         return replace(geometry, depth=depth)
 
 
-class Breaking(Losing):
+class BreakingScale(DriftingScale):
     each, step, at = 0.0, 0.4, 7
 
 
@@ -58,9 +58,9 @@ def depth(index):
 
 
 def test_without_a_source_nothing_changes():
-    """Not a bit of it: with the observer's sources silent, and with none."""
-    slam, _ = solve(lambda *_: None, reconstructor=Losing())
-    bare = Slam(SMALL, Losing())
+    """To the last bit: with sources that have no measurements, and with no sources."""
+    slam, _ = solve(lambda *_: None, reconstructor=DriftingScale())
+    bare = Slam(SMALL, DriftingScale())
     bare.scale.sources = ()
     for number, last in enumerate(range(4, 67, 3)):
         bare.step(window(number, [3 * k for k in range(last - 4, last + 1)], 2))
@@ -69,8 +69,8 @@ def test_without_a_source_nothing_changes():
         np.testing.assert_array_equal(getattr(slam.solution, name), getattr(bare.solution, name))
 
 
-@pytest.mark.parametrize("kind", [Losing, Breaking])
-def test_windows_that_lose_scale_are_mended_by_an_odometry_that_lies_for_three_seconds(kind):
+@pytest.mark.parametrize("kind", [DriftingScale, BreakingScale])
+def test_scale_drift_is_corrected_by_an_odometry_that_slips_for_three_seconds(kind):
     before = errors(solve(lambda *_: None, reconstructor=kind())[0])
     slam, _ = solve(odometry(slips), reconstructor=kind())
     rigid, similar, spread = errors(slam)
@@ -80,13 +80,13 @@ def test_windows_that_lose_scale_are_mended_by_an_odometry_that_lies_for_three_s
     assert similar < 0.65 * before[1] and spread < 0.7 * before[2]
 
 
-def test_windows_that_lose_scale_are_mended_by_depth_that_begins_late():
+def test_scale_drift_is_corrected_by_depth_that_begins_late():
     """From the third second on, every other image has depth."""
     def feed(slam, index, stamp):
         if index >= 24 and index % 2 == 0:
             slam.depth.add(stamp, depth(index))
-    before = errors(solve(lambda *_: None, reconstructor=Breaking())[0])
-    slam, updates = solve(feed, reconstructor=Breaking())
+    before = errors(solve(lambda *_: None, reconstructor=BreakingScale())[0])
+    slam, updates = solve(feed, reconstructor=BreakingScale())
     rigid, similar, spread = errors(slam)
     print(before, (rigid, similar, spread))
     assert {update.rescaled for update in updates[:4]} == {1.0}
@@ -96,7 +96,7 @@ def test_windows_that_lose_scale_are_mended_by_depth_that_begins_late():
 
 
 def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored():
-    """Overlaps that lose 5 % each, a loop, and an answer that is given again and again: nothing winds up."""
+    """Overlaps with 5 % of scale error each, a loop, and the same scales given repeatedly: errors do not accumulate."""
     rng, graph, true = np.random.default_rng(0), PoseGraph(), []
     covariance = np.diag([0.005**2] * 3 + [0.02**2] * 3 + [0.012**2])
     for k in range(26):
@@ -107,18 +107,18 @@ def test_a_graph_with_loops_takes_the_scale_of_its_windows_and_can_be_restored()
     for k in range(1, 26):
         exact = true[k - 1].inverse() @ true[k]
         graph.add_node(k, k - 1, replace(exact, scale=exact.scale * np.exp(0.05 * rng.standard_normal())), covariance)
-    lost = max(abs(np.log(graph.map_node[k].scale / true[k].scale)) for k in range(26))
-    assert lost > 0.1
-    told = {k: float(np.log(place.scale)) for k, place in enumerate(true)}
+    drift = max(abs(np.log(graph.map_node[k].scale / true[k].scale)) for k in range(26))
+    assert drift > 0.1
+    log_scale = {k: float(np.log(expected.scale)) for k, expected in enumerate(true)}
     for _ in range(40):
-        graph.set_scales(told, {k: np.array([0.1, 0.0, 0.2]) for k in range(1, 26)})
+        graph.set_scales(log_scale, {k: np.array([0.1, 0.0, 0.2]) for k in range(1, 26)})
     assert graph.add_loop(2, 22, true[2].inverse() @ true[22], covariance / 9).accepted
     for _ in range(40):
-        graph.set_scales(told, {})
-    for k, place in enumerate(true):
-        assert graph.map_node[k].scale == pytest.approx(place.scale, rel=0.01)
-        np.testing.assert_allclose(graph.map_node[k].rotation, place.rotation, atol=0.01)
-        assert np.linalg.norm(graph.map_node[k].translation - place.translation) < 0.15
+        graph.set_scales(log_scale, {})
+    for k, expected in enumerate(true):
+        assert graph.map_node[k].scale == pytest.approx(expected.scale, rel=0.01)
+        np.testing.assert_allclose(graph.map_node[k].rotation, expected.rotation, atol=0.01)
+        assert np.linalg.norm(graph.map_node[k].translation - expected.translation) < 0.15
     again = PoseGraph()
     again.restore(graph.map_node, graph.anchors, graph.edges)
     for k in range(26):

@@ -1,4 +1,4 @@
-"""Decoding of image messages: every encoding against a conversion written anew, with padding and byte order."""
+"""Decoding of image messages: every encoding against an independent conversion, with padding and byte order."""
 
 import array
 
@@ -60,7 +60,7 @@ def test_big_endian(encoding):
 
 
 def smooth():
-    """A picture without edges, so that interpolated color is near the truth."""
+    """An image without edges, so that interpolated color is near the truth."""
     columns, rows = np.meshgrid(np.linspace(0, 1, WIDTH), np.linspace(0, 1, HEIGHT))
     return np.stack([60 + 120 * columns, 60 + 120 * rows, 180 - 100 * columns], 2).astype(np.uint8)
 
@@ -129,7 +129,7 @@ def broken(**changes):
     (broken(width=0), "empty"),
     (Image(), "encoding ''"),
 ])
-def test_a_broken_image_is_refused_in_words(image, words):
+def test_errors_say_why_an_image_cannot_be_decoded(image, words):
     with pytest.raises(ImageError, match=words):
         decode(image)
 
@@ -143,6 +143,6 @@ def test_compressed(kind):
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image at all", bytes(200)])
-def test_a_broken_compressed_image_is_refused_in_words(data):
+def test_errors_say_why_a_compressed_image_cannot_be_decoded(data):
     with pytest.raises(ImageError, match=r"empty|cannot be decoded"):
         decode_compressed(CompressedImage(format="jpeg", data=array.array("B", data)))

@@ -26,7 +26,7 @@ def write_folder(path, images, suffix=".png"):
 
 
 def write_bag(path, images, info=True, truth=True, others=(), first=50.0, binning=0, unturned=0):
-    """Write images, calibration and truth; `others` have the same images, `unturned` truths no rotation."""
+    """Write images, calibration and truth; topics `others` have the same images, `unturned` poses have no rotation."""
     kinds = {name: TYPES.types[name] for name in (
         "builtin_interfaces/msg/Time", "std_msgs/msg/Header", "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo",
         "sensor_msgs/msg/RegionOfInterest", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/Pose",
@@ -70,12 +70,12 @@ def test_recorded_folder():
     assert stamp == 1305031102175304000 and 0.5 < np.nanmedian(depth) < 2 and np.isnan(depth).any()
 
 
-def test_millimeters_are_told_from_the_readme():
+def test_the_depth_unit_is_read_from_the_readme():
     _, depth = next(open_sequence(recorded("hololens_dvmvs_000")).depths())
     assert 0.5 < np.nanmedian(depth) < 5
 
 
-def test_a_bag_is_the_folder_it_was_made_of():
+def test_a_bag_equals_the_folder_it_was_made_from():
     folder, bag = open_sequence(recorded("tum_fr1_xyz")), open_sequence(recorded("ros2bag_tum_fr1_xyz"))
     assert len(folder) == len(bag) and bag.name == "ros2bag_tum_fr1_xyz"
     assert np.allclose(folder.camera.intrinsics, bag.camera.intrinsics)
@@ -99,13 +99,13 @@ def test_raw_bag(tmp_path):
         open_sequence(tmp_path / "raw", image_topic="/nope")
 
 
-def test_bag_without_calibration_says_so(tmp_path):
+def test_a_missing_calibration_is_reported(tmp_path):
     write_bag(tmp_path / "bare", pictures(2), info=False, truth=False)
     sequence = open_sequence(tmp_path / "bare", fov=80)
     assert not sequence.camera.calibrated and "80 degrees" in sequence.assumptions[0] and sequence.truth is None
 
 
-def test_a_choice_among_topics_is_said(tmp_path):
+def test_a_choice_among_topics_is_reported(tmp_path):
     write_bag(tmp_path / "two", pictures(2), others=["/cam/b", "/left/image_raw"])
     sequence = open_sequence(tmp_path / "two")
     assert sequence.image_topic == "/cam/b"
@@ -115,7 +115,7 @@ def test_a_choice_among_topics_is_said(tmp_path):
     assert "calibration of /cam/camera_info" in chosen.assumptions[-1]  # there is none beside the images
 
 
-def test_a_calibration_that_does_not_fit_is_named(tmp_path):
+def test_errors_name_an_invalid_calibration(tmp_path):
     write_bag(tmp_path / "nan", pictures(2), first=np.nan)
     with pytest.raises(SequenceError, match=r"/cam/camera_info.*NaN"):
         open_sequence(tmp_path / "nan")
@@ -126,7 +126,7 @@ def test_a_calibration_that_does_not_fit_is_named(tmp_path):
         list(open_sequence(tmp_path / "binned"))
 
 
-def test_truth_without_a_rotation_is_left_out_and_said(tmp_path):
+def test_truth_without_a_rotation_is_left_out_and_reported(tmp_path):
     write_bag(tmp_path / "zero", pictures(4), unturned=3)
     sequence = open_sequence(tmp_path / "zero")
     assert sequence.truth[0].tolist() == [STAMP + 3 * 10**8] and np.isfinite(sequence.truth[1]).all()
@@ -144,7 +144,7 @@ def test_a_bag_is_opened_by_any_of_its_paths(tmp_path, monkeypatch):
         open_sequence(tmp_path / "cam")
 
 
-def test_unreadable_bags_are_named(tmp_path):
+def test_errors_name_an_unreadable_bag(tmp_path):
     (tmp_path / "broken.mcap").write_bytes(b"not a bag at all" * 100)
     with pytest.raises(SequenceError, match=r"broken\.mcap"):
         open_sequence(tmp_path / "broken.mcap")
@@ -155,7 +155,7 @@ def test_unreadable_bags_are_named(tmp_path):
         open_sequence(tmp_path / "cut")
 
 
-def test_folder_of_images_is_taken_in_order_and_says_what_it_assumes(tmp_path):
+def test_a_folder_of_images_is_sorted_and_reports_its_assumptions(tmp_path):
     images = pictures()
     write_folder(tmp_path / "shots", images)
     sequence = open_sequence(tmp_path / "shots", rate=20)
@@ -183,7 +183,7 @@ def test_video(tmp_path):
 
 @pytest.mark.parametrize("case", ["missing", "empty", "text", "broken image", "other size", "missing image",
                                   "bad list", "bad calibration"])
-def test_bad_input_is_named(tmp_path, case):
+def test_errors_name_bad_input(tmp_path, case):
     folder = tmp_path / "sequence"
     write_folder(folder / "rgb", pictures(3))
     lines = [f"{i}.5 rgb/{i:03d}.png" for i in range(3)]

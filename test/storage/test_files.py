@@ -27,17 +27,17 @@ def test_stamps_are_exact(stamp):
 
 @pytest.mark.parametrize(("text", "stamp"), [("1305031102.175304", 1305031102175304000), ("0.3", 300000000),
                                              ("7", 7 * 10**9), ("1.1234567890", 1123456789)])
-def test_stamps_as_people_write_them(text, stamp):
+def test_stamps_in_other_notations(text, stamp):
     assert parse_stamp(text) == stamp
 
 
 @pytest.mark.parametrize("text", ["", "abc", "1e9", "-1.0", "1.12345678901", "1.2.3", "nan"])
-def test_what_is_no_stamp_is_refused(text):
+def test_text_that_is_no_stamp_is_rejected(text):
     with pytest.raises(ValueError, match="not a time"):
         parse_stamp(text)
 
 
-def test_trajectory_comes_back(tmp_path):
+def test_a_trajectory_is_read_as_it_was_written(tmp_path):
     stamps, poses = 1_700_000_000_123_456_789 + np.arange(20) * 33_333_333, laps(20)
     write_trajectory(tmp_path / "t.txt", stamps, poses)
     again_stamps, again = read_trajectory(tmp_path / "t.txt")
@@ -48,19 +48,19 @@ def test_trajectory_comes_back(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "1.0 1 2 3\n", "1.0 1 2 3 0 0 0 x\n", "1.0 1 2 3 0 0 0 0\n",
                                   "1.0 nan 2 3 0 0 0 1\n", "x 1 2 3 0 0 0 1\n"])
-def test_broken_trajectories_are_named(tmp_path, text):
+def test_errors_name_the_damaged_trajectory(tmp_path, text):
     (tmp_path / "broken.txt").write_text(text)
     with pytest.raises(FileError, match=r"broken\.txt"):
         read_trajectory(tmp_path / "broken.txt")
 
 
-def test_missing_files_are_named(tmp_path):
+def test_errors_name_the_missing_file(tmp_path):
     for read in (read_trajectory, read_ply):
         with pytest.raises(FileError, match="nowhere: No such file"):
             read(tmp_path / "nowhere")
 
 
-def test_ply_holds_what_any_reader_expects(tmp_path):
+def test_ply_has_the_fields_that_any_reader_expects(tmp_path):
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 256, (50, 3), np.uint8),
                        rng.random(50, np.float32))
@@ -77,7 +77,7 @@ def test_ply_holds_what_any_reader_expects(tmp_path):
     for name in ("points", "colors", "confidence"):
         assert np.array_equal(getattr(again, name), getattr(cloud, name))
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(FileError, match="cut short"):
+    with pytest.raises(FileError, match="truncated"):
         read_ply(path)
     path.write_text("ply\nformat ascii 1.0\nend_header\n")
     with pytest.raises(FileError, match="not a PLY file"):

@@ -1,4 +1,4 @@
-"""Maps at rest: what is loaded is what was saved, an interrupted save harms nothing, and damage is named."""
+"""Saved maps: a loaded map equals the saved one, an interrupted save is harmless, and errors name what is damaged."""
 
 import json
 import subprocess
@@ -22,13 +22,13 @@ def same(first, second):
         np.testing.assert_array_equal(getattr(first, item.name), getattr(second, item.name), err_msg=item.name)
 
 
-def test_a_map_comes_back_to_the_last_bit(tmp_path):
+def test_a_map_is_loaded_exactly_as_it_was_saved(tmp_path):
     save(tmp_path / "map")
     same(load_map(tmp_path / "map"), record())
 
 
-def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
-    """Poses, units, depth, features, graph: what an atlas makes of the loaded map is what the old one held."""
+def test_an_atlas_continues_from_a_saved_map(tmp_path):
+    """Poses, scales, depth, features and graph of an atlas restored from the saved map are those of the old one."""
     save(tmp_path / "map")
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
@@ -39,29 +39,29 @@ def test_an_atlas_goes_on_from_a_saved_map(tmp_path):
         np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-6)
     assert after.metric == before.metric
     assert [(e.first, e.second, e.kind) for e in after.edges] == [(e.first, e.second, e.kind) for e in before.edges]
-    for keyframe, kept in before.keyframes.items():
-        other = after.keyframes[keyframe]
+    for number, keyframe in before.keyframes.items():
+        other = after.keyframes[number]
         for name in ("intrinsics", "depth", "confidence", "color", "pixels", "features"):
-            np.testing.assert_array_equal(getattr(other, name), getattr(kept, name))
-        assert other.appearance @ kept.appearance > 0.999
-        assert len(kept.features) > 100
+            np.testing.assert_array_equal(getattr(other, name), getattr(keyframe, name))
+        assert other.appearance @ keyframe.appearance > 0.999
+        assert len(keyframe.features) > 100
     assert atlas.record(record().next_keyframe, record().next_window, UPRIGHT).submap == record().submap
 
 
-def test_descriptors_of_some_keyframes_come_back(tmp_path):
+def test_descriptors_of_some_keyframes_are_kept(tmp_path):
     described = np.arange(len(record())) % 3 == 0
     vectors = np.random.default_rng(0).normal(size=(int(described.sum()), 16)).astype(np.float32)
     changed = replace(record(), keyframe_described=described, descriptor=vectors)
     save(tmp_path / "map", changed)
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
-    found = [kept.descriptor for kept in atlas.keyframes.values()]
+    found = [keyframe.descriptor for keyframe in atlas.keyframes.values()]
     assert [vector is not None for vector in found] == described.tolist()
     np.testing.assert_array_equal([vector for vector in found if vector is not None], vectors)
 
 
 def test_a_map_of_version_1_is_read(tmp_path):
-    """It has no descriptors of places by appearance, and windows are the nodes of its graph."""
+    """It has no place descriptors by appearance, and windows are the nodes of its graph."""
     save(tmp_path / "map")
     for name in ("appearance", "node_window"):
         (tmp_path / "map" / f"{name}.npy").unlink()
@@ -71,17 +71,17 @@ def test_a_map_of_version_1_is_read(tmp_path):
     atlas = Atlas(Config())
     atlas.restore(load_map(tmp_path / "map"))
     assert len(atlas.keyframes) == len(record())
-    assert all(kept.appearance is None for kept in atlas.keyframes.values())
+    assert all(keyframe.appearance is None for keyframe in atlas.keyframes.values())
 
 
 def test_memory_of_a_keyframe():
     """About 0.2 MB a keyframe at the default width, features included."""
-    kept = next(iter(mapped().solution.keyframes.values()))
-    assert kept.pixels.nbytes + kept.features.nbytes <= 20_000
-    assert kept.depth.nbytes + kept.color.nbytes + kept.confidence.nbytes + 20_000 < 230_000
+    keyframe = next(iter(mapped().solution.keyframes.values()))
+    assert keyframe.pixels.nbytes + keyframe.features.nbytes <= 20_000
+    assert keyframe.depth.nbytes + keyframe.color.nbytes + keyframe.confidence.nbytes + 20_000 < 230_000
 
 
-def test_a_save_replaces_the_old_map_and_keeps_what_is_not_ours(tmp_path):
+def test_a_save_replaces_the_old_map_and_keeps_other_files(tmp_path):
     save(tmp_path / "map", replace(record(), submap=7))
     (tmp_path / "map" / "notes.txt").write_text("mine")
     save(tmp_path / "map")
@@ -99,7 +99,7 @@ def test_a_folder_that_is_no_map_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../outside", "/tmp/outside", ".hidden", "a/../../b"])
-def test_names_stay_in_the_folder(tmp_path, name):
+def test_names_cannot_leave_the_folder(tmp_path, name):
     with pytest.raises(StorageError, match=r"map\.name"):
         map_folder(str(tmp_path), name)
 
@@ -122,7 +122,7 @@ for _ in range(50):
     child = os.fork()
     if child == 0:
         record = before
-        while True:  # every keyframe's stamp tells which save it was: a mixture of two maps would show
+        while True:  # the stamps of keyframes are the number of the save: a mixture of two would show
             record = replace(record, next_window=record.next_window + 1, keyframe_stamp=record.keyframe_stamp + 1)
             os.write(write, b".")
             save(folder, record)
@@ -135,14 +135,14 @@ for _ in range(50):
     cut += any(path.name.startswith(".map") for path in folder.parent.iterdir())
     after = load_map(folder)
     assert set(after.keyframe_stamp) == {{after.next_window - first}}, "a mixture of two saves"
-    assert after.next_window - before.next_window in (begun, begun - 1), "a save that had ended is gone"
+    assert after.next_window - before.next_window in (begun, begun - 1), "a completed save is lost"
 print(cut, after.next_window - first)
 """
 
 
 @cache
 def small():
-    """A map of few bytes: what is tested is when a save is cut short, not how long it takes."""
+    """A map of few bytes, because only the moment at which a save is interrupted matters."""
     whole = record()
     count, pixels = len(whole), 12
     return replace(whole, keyframe_size=np.full((count, 2), (3, 4)), depth=whole.depth[:count * pixels],
@@ -152,15 +152,15 @@ def small():
                    appearance=whole.appearance[:, :0])
 
 
-def test_a_save_that_is_killed_harms_no_map(tmp_path):
-    """kill -9 during a save, 50 times: the map is whole, and is the newest that was saved or the one being saved."""
+def test_a_killed_save_leaves_a_complete_map(tmp_path):
+    """kill -9 during a save, 50 times: the map is complete, and is the last one saved or the one being saved."""
     save(tmp_path / "map", small())
     code = KILLER.format(paths=[str(ROOT), str(SUPPORT)])
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "map")], capture_output=True, text=True,
                           timeout=120)
     assert done.returncode == 0, done.stderr
     cut_short, saves = (int(word) for word in done.stdout.split())
-    assert cut_short > 10, f"only {cut_short} of 50 kills left a save half done"
+    assert cut_short > 10, f"only {cut_short} of 50 kills interrupted a save"
     assert saves > 5
 
 
@@ -179,7 +179,7 @@ def test_an_empty_map_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", SCHEMA)
-def test_each_array_is_missed_cut_short_and_of_another_type_by_name(tmp_path, name):
+def test_errors_name_an_array_that_is_missing_truncated_or_of_another_type(tmp_path, name):
     save(tmp_path / "map", small())
     path = tmp_path / "map" / f"{name}.npy"
     good = path.read_bytes()
@@ -198,7 +198,7 @@ def test_each_array_is_missed_cut_short_and_of_another_type_by_name(tmp_path, na
         load_map(tmp_path / "map")
 
 
-def test_pickles_are_refused(tmp_path):
+def test_pickles_are_rejected(tmp_path):
     save(tmp_path / "map", small())
     np.save(tmp_path / "map" / "depth.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(StorageError, match=r"depth\.npy"):
@@ -213,11 +213,12 @@ def test_pickles_are_refused(tmp_path):
     ("keyframe_size", lambda v: v + 1, "keyframe_size"), ("depth", lambda v: -np.abs(v), "positive"),
     ("keyframe_features", lambda v: v + 1, "feature"), ("window_scale", lambda v: 0 * v, "positive"),
     ("window_id", lambda v: 0 * v, "differ"), ("anchor", lambda v: v + 1000, "window"),
-    ("edge_first", lambda v: v + 1000, "window"), ("edge_second", lambda v: v[::-1] * 0 + v[-1], "hangs on none"),
+    ("edge_first", lambda v: v + 1000, "window"),
+    ("edge_second", lambda v: v[::-1] * 0 + v[-1], "no overlap with an earlier one"),
     ("edge_kind", lambda v: v + 9, "kind"),
     ("edge_covariance", lambda v: -v, "covariance"), ("edge_pose", lambda v: v[:, ::-1].copy(), "pose"),
 ])
-def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
+def test_errors_name_invalid_values(tmp_path, name, change, word):
     save(tmp_path / "map", small())
     path = tmp_path / "map" / f"{name}.npy"
     np.save(path, change(np.load(path)))
@@ -229,7 +230,7 @@ def test_values_that_make_no_sense_are_named(tmp_path, name, change, word):
     ({"version": 5}, "version 5"), ({"version": "1"}, "version '1'"),
     ({"format": "other"}, "not a map"), ({"next_window": None}, "map.json"),
     ({"map_world": [[1, 2], [3, 4]]}, "map_world"), ({"submap": -1}, "submap")])
-def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):
+def test_an_invalid_description_is_rejected(tmp_path, change, word):
     save(tmp_path / "map", small())
     path = tmp_path / "map" / "map.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -237,7 +238,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path, change, word):
         load_map(tmp_path / "map")
 
 
-def test_what_is_no_map_is_named(tmp_path):
+def test_errors_name_a_folder_that_is_no_map(tmp_path):
     with pytest.raises(StorageError, match=r"map\.json is missing"):
         load_map(tmp_path / "map")
     (tmp_path / "map").mkdir()

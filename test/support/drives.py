@@ -1,4 +1,4 @@
-"""A drive whose scale is to be found: windows straight into the mapper, and sources that know the truth."""
+"""A trajectory whose metric scale is to be estimated: windows go straight into the mapper, sources are ideal."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SMALL = Config().replace({"windows.size": 5, "windows.overlap": 2})
 POSES = laps(200, laps=1.2)
 STAMPS = START + 10**8 * np.arange(len(POSES))
 VIEW, BLANK = pinhole(*SIZE), np.zeros((*SIZE[::-1], 3), np.uint8)
-"""Ten meters in twenty seconds; what only goes to the oracle needs no image."""
+"""Ten meters in twenty seconds; images are blank, because the oracle does not use them."""
 
 
-class Remembering(SceneReconstructor):
+class CachingReconstructor(SceneReconstructor):
     """Solves each window once for all tests."""
 
     solved: ClassVar = {}
@@ -37,7 +37,7 @@ class Remembering(SceneReconstructor):
 
 
 @cache
-def oracle(kind=Remembering):
+def oracle(kind=CachingReconstructor):
     return kind(room(), STAMPS.tolist(), POSES)
 
 
@@ -47,7 +47,7 @@ def window(number, indices, shared=0):
 
 
 def solve(feed, config=SMALL, reconstructor=None, every=3, up=None):
-    """Solve windows of every third image, without tracking; `feed(slam, index, stamp)` tells the sources of each."""
+    """Solve windows of every third image, without tracking; `feed(slam, index, stamp)` feeds the sources."""
     slam = Slam(config, reconstructor or oracle())
     if up is not None:
         slam.height.up = up
@@ -60,11 +60,11 @@ def solve(feed, config=SMALL, reconstructor=None, every=3, up=None):
     return slam, updates
 
 
-def odometry(lie=lambda index, step: step, world_camera=POSES):
-    """Feed the true motion as an odometry in a frame of its own; `lie` changes single steps."""
+def odometry(change=lambda index, step: step, world_camera=POSES):
+    """Feed the true motion as an odometry in a frame of its own; `change` alters single steps."""
     odom = [pose(so3_exp(np.array([0.3, -0.2, 2.0])), np.array([3.0, -8.0, 1.0]))]
     for index in range(1, len(world_camera)):
-        odom.append(odom[-1] @ lie(index, inverse(world_camera[index - 1]) @ world_camera[index]))
+        odom.append(odom[-1] @ change(index, inverse(world_camera[index - 1]) @ world_camera[index]))
     return lambda slam, index, stamp: slam.odometry.add(stamp, odom[index])
 
 

@@ -1,4 +1,4 @@
-"""A small map to save."""
+"""A small map that tests save."""
 
 from functools import cache
 

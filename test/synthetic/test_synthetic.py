@@ -22,7 +22,7 @@ def scene() -> Scene:
 
 
 def ray_cast(scene, world_camera, pixel):
-    """The depth of one pixel by intersecting its ray with every rectangle: a second implementation."""
+    """Depth of one pixel by intersecting its ray with every rectangle: an independent implementation."""
     ray = world_camera[:3, :3] @ np.linalg.solve(K, [*pixel, 1.0])
     center, nearest = world_camera[:3, 3], np.inf
     for face in scene.faces:
@@ -34,18 +34,18 @@ def ray_cast(scene, world_camera, pixel):
     return nearest
 
 
-def test_depth_is_that_of_rays_cast_one_by_one(scene):
+def test_depth_equals_that_of_single_rays(scene):
     rng = np.random.default_rng(1)
-    off = 0
+    wrong = 0
     for matrix in (*laps(5), look_at(np.array([0.2, -1.2, 2.2]), np.array([0, 0, 0.1]))):
         depth = scene.depth(matrix, K, SIZE)
         for x, y in rng.integers(0, SIZE, (60, 2)):
-            off += abs(depth[y, x] / ray_cast(scene, matrix, (x, y)) - 1) > 1e-4
-    assert off <= 2  # a pixel exactly on an edge may go either way
+            wrong += abs(depth[y, x] / ray_cast(scene, matrix, (x, y)) - 1) > 1e-4
+    assert wrong <= 2  # a pixel exactly on an edge may go either way
 
 
-def test_tracked_corners_land_where_depth_and_pose_send_them(scene):
-    """Sub-pixel matching is what the textures are for: aliased ones would shift corners."""
+def test_tracked_corners_reproject_by_depth_and_pose(scene):
+    """Textures have to allow sub-pixel matching: aliasing would shift corners."""
     first, second = laps(1500)[[500, 501]]
     size, intrinsics = (640, 480), pinhole(640, 480)
     images, depth = [], None
@@ -63,8 +63,8 @@ def test_tracked_corners_land_where_depth_and_pose_send_them(scene):
     expected = (points @ second_first[:3, :3].T + second_first[:3, 3]) @ intrinsics.T
     expected = expected[:, :2] / expected[:, 2:]
     nearness, kernel = 1 / depth, np.ones((15, 15))
-    whole = cv2.dilate(nearness, kernel) - cv2.erode(nearness, kernel) < 0.1 * nearness  # no edge in the patch
-    error = np.linalg.norm(tracked - expected, axis=1)[(status.ravel() == 1) & whole[y, x]]
+    smooth = cv2.dilate(nearness, kernel) - cv2.erode(nearness, kernel) < 0.1 * nearness  # no edge in the patch
+    error = np.linalg.norm(tracked - expected, axis=1)[(status.ravel() == 1) & smooth[y, x]]
     assert len(error) > 250 and np.median(np.linalg.norm(expected - corners, axis=1)) > 2
     assert np.median(error) < 0.08
 
@@ -85,17 +85,17 @@ def test_one_seed_one_room():
     assert np.abs(images[0] - images[2]).mean() > 10
 
 
-def test_two_laps_are_closed_smooth_and_never_turn_on_the_spot():
+def test_two_laps_are_closed_smooth_and_have_no_pure_rotation():
     count = 450
     poses = laps(count)
     centers = poses[:, :3, 3]
     assert np.allclose(poses[0], poses[-1], atol=1e-6)
     half = centers[count // 2:][:, None] - centers[None, :count // 2]
-    assert np.linalg.norm(half, axis=2).min(1).max() < 0.05  # the second lap comes by everywhere again
+    assert np.linalg.norm(half, axis=2).min(1).max() < 0.05  # the second lap revisits the whole first one
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
     assert np.abs(np.diff(steps)).max() < 0.1 * steps.max()
     turns = np.array([rotation_angle(a[:3, :3].T @ b[:3, :3]) for a, b in pairwise(poses)])
-    assert (steps / turns).min() > 0.5  # meters of way in a radian
+    assert (steps / turns).min() > 0.5  # meters a radian
     assert np.allclose(np.linalg.det(poses[:, :3, :3]), 1)
     assert (poses[:, 2, 1] < -0.9).all()  # upright: y points down
 
@@ -115,7 +115,7 @@ def window_of(scene, poses, number=0):
     return Window(number, tuple(Keyframe(10 + i, 1000 + i, image, K) for i in range(len(poses))))
 
 
-def test_the_oracle_tells_the_truth_in_a_unit_of_its_own(scene):
+def test_the_oracle_returns_the_truth_at_a_scale_of_its_own(scene):
     poses = orbit(4)
     oracle = SceneReconstructor(scene, range(1000, 1004), poses)
     geometry, other = (oracle.reconstruct(window_of(scene, poses, number)) for number in (0, 1))
@@ -134,7 +134,7 @@ def test_the_oracle_tells_the_truth_in_a_unit_of_its_own(scene):
     assert np.array_equal(geometry.depth, oracle.reconstruct(window_of(scene, poses)).depth)
 
 
-def test_the_oracle_can_be_wrong_and_can_refuse(scene):
+def test_the_oracle_can_have_errors_and_can_refuse(scene):
     poses = orbit(4)
     noise = OracleNoise(scale=0, rotation=0.01, translation=0.01, depth=0.05, unknown=0.3)
     geometry = SceneReconstructor(scene, range(1000, 1004), poses, noise).reconstruct(window_of(scene, poses))
@@ -150,7 +150,7 @@ def test_the_oracle_can_be_wrong_and_can_refuse(scene):
         SceneReconstructor(scene, range(4), poses).reconstruct(window_of(scene, poses))
 
 
-def test_the_demo_has_stamps_that_no_float_holds():
+def test_the_demo_has_stamps_that_no_float_can_hold():
     sequence = demo_sequence(5)
     stamps = [stamp for stamp, _ in sequence]
     assert stamps == sequence.truth[0].tolist() and len(sequence) == 5

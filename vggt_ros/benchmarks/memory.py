@@ -14,10 +14,10 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 
 def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) -> dict[str, float]:
-    """Map a room over and over again from exact geometry and return what that costs; prints it too.
+    """Map a room again and again from exact geometry, print and return the resident memory.
 
-    Windows go straight to `Slam.step`, laps of `lap` keyframes each, so that the space is bounded and only what is
-    kept of keyframes, windows and map grows; beyond `map.max_keyframes` no more keyframes are kept.
+    Windows go straight to `Slam.step`, in laps of `lap` keyframes, so that the space is bounded and only the memory of
+    keyframes, windows and map grows; beyond `map.max_keyframes` keyframes are removed.
     """
     config = config or Config()
     scene = room()
@@ -27,7 +27,7 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
     oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.multiview.depth_width)
     slam = Slam(config, oracle)
     view, shape = pinhole(320, 240), (320, 240)
-    images = [scene.render(matrix, view, shape)[0] for matrix in poses[:keyframes]]  # before anything is measured
+    images = [scene.render(matrix, view, shape)[0] for matrix in poses[:keyframes]]  # before memory is measured
     size, overlap = config.windows.size, config.windows.overlap
     made: list[Keyframe] = []
     resident: dict[int, float] = {}
@@ -44,7 +44,7 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
     half = keyframes // 2
     growth = (resident[2 * half] - resident[half]) / half
     print(f"{growth:.3f} MB a keyframe, {100 * (resident[2 * half] / resident[half] - 1):.1f} % in the second half; "
-          f"{len(slam.solution)} keyframes kept, {slam.counts.released} let go, {slam.counts.loops} loops")
+          f"{len(slam.solution)} keyframes in the map, {slam.counts.released} removed, {slam.counts.loops} loops")
     return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
 
 

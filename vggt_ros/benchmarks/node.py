@@ -1,4 +1,4 @@
-"""What the node itself costs: everything that it does with an image, but for tracking and reconstruction."""
+"""Cost of the node itself: all that it does with an image, except for tracking and reconstruction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISTORTION = [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0]
 
 
 class _Idle:
-    """A reconstructor that is never asked."""
+    """A reconstructor that is never called."""
 
     name = "none"
 
@@ -40,7 +40,7 @@ class _Idle:
 
 
 def node_cost(images: int = 200, size: tuple[int, int] = (640, 480), domain: int = 94) -> dict[str, float]:
-    """Print and return the node's cost of an image, in milliseconds of one core, raw and compressed, and of a cloud.
+    """Print and return the node's CPU time for an image, in milliseconds, raw and compressed, and for a cloud.
 
     Images of a distorted camera go over DDS into the node, whose tracker is replaced by a constant answer; odometry,
     pose and TF go out. The executor thread's CPU time counts, so that other load on the machine does not.
@@ -60,7 +60,7 @@ def node_cost(images: int = 200, size: tuple[int, int] = (640, 480), domain: int
 
 
 def cloud_cost(points: int, repetitions: int = 20) -> float:
-    """Return the milliseconds that packing a cloud of so many points takes, median."""
+    """Return the median time to pack a cloud of so many points, milliseconds."""
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(size=(points, 3)).astype(np.float32), rng.integers(0, 256, (points, 3), np.uint8),
                        rng.random(points, np.float32))
@@ -89,7 +89,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     node.slam.locate = _constant  # type: ignore[method-assign]
     node.slam.select = _constant  # type: ignore[method-assign, assignment]
     node.trigger_activate()
-    node.worker.call(lambda: None).result()  # loaded
+    node.worker.call(lambda: None).result()  # wait until it is loaded
     try:
         deadline = time.monotonic() + 20
         while not (publisher.get_subscription_count() and infos.get_subscription_count()):
@@ -110,7 +110,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
         node.destroy_node()
         peer.destroy_node()
         rclpy.shutdown(context=context)
-    usual = np.array(costs[len(costs) // 4:])  # the first ones build the rectifier
+    usual = np.array(costs[len(costs) // 4:])  # without the first ones, which build the rectifier
     return {"ms an image": 1e3 * float(np.median(usual)), "p90 ms": 1e3 * float(np.percentile(usual, 90)),
             "of it decoding and rectifying ms": 1e3 * float(decode), "of it publishing ms": 1e3 * float(publish)}
 

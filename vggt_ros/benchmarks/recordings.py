@@ -1,4 +1,4 @@
-"""The sequences that benchmarks run on, and where recorded ones lie."""
+"""The sequences of the benchmarks, and the folder of recorded ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEQUENCES = ("demo_room", "tum_fr1_xyz", "euroc_mh01_start", "kitti07_first160",
 
 
 def data_folder() -> Path:
-    """Return the folder of recorded sequences: VGGT_ROS_DATA, else `../shared/data` beside the repository."""
+    """Return the folder of recorded sequences: VGGT_ROS_DATA, else `../shared/data` next to the repository."""
     return Path(os.environ.get("VGGT_ROS_DATA") or REPOSITORY.parent / "shared" / "data")
 
 

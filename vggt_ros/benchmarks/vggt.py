@@ -1,4 +1,4 @@
-"""benchmark vggt: latency, memory and throughput of the network, beside the published way to run it.
+"""benchmark vggt: latency, memory and throughput of the network, compared with the published way to run it.
 
 torch is imported in the processes that measure, not here.
 """
@@ -21,13 +21,13 @@ HEADER = (f"{'mode':<10} {'S':>3} {'shared':>6} {'image':>9} {'type':>9} {'compu
 
 
 class BenchmarkError(RuntimeError):
-    """A measurement did not come to an end; the text is its last words."""
+    """A measurement failed; the text is the last line of its output."""
 
 
 def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), dtype: str = "auto",
          network: str = "full", rounds: int = 3, repeat: int = 5, compile_: bool = False,
          same_kernels: bool = False) -> dict[str, Any]:
-    """Measure our mode and the reference mode in turn, each in a process of its own; print and return the figures.
+    """Measure our mode and the reference mode in turn, each in a separate process; print and return the figures.
 
     Args:
         frames, overlap: of a window.
@@ -69,7 +69,7 @@ def vggt(frames: int = 8, overlap: int = 3, size: tuple[int, int] = (518, 392), 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `vggt` takes."""
+    """Add the arguments of `vggt`."""
     parser.add_argument("--frames", type=int, default=8, help="of a window (default 8)")
     parser.add_argument("--overlap", type=int, default=3, help="of them shared with the window before (default 3)")
     parser.add_argument("--size", type=int, nargs=2, default=(518, 392), metavar=("WIDTH", "HEIGHT"),

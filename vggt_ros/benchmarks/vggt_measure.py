@@ -1,4 +1,4 @@
-"""One measurement of the network's speed and memory, in a process of its own."""
+"""One measurement of the network's speed and memory, in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vggt_ros.windows.keyframe import Keyframe
 
 
 def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outputs: tuple[str, ...]) -> Network:
-    """Return a network with weights of the right scale that are made at once: speed does not depend on their values."""
+    """Return a network with quickly generated weights of the right scale: speed does not depend on their values."""
     noise = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0))
     unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)
     with torch.device("meta"):
@@ -47,7 +47,7 @@ def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outp
 
 def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int, int], dtype: str, repeat: int,
             compile_: bool = False, same_kernels: bool = False) -> dict[str, object]:
-    """Return latencies (seconds, the first window apart), peak memory and the share of each part.
+    """Return latencies (seconds, the first window separately), peak memory and the share of each part.
 
     Args:
         mode: `ours` or `reference`.

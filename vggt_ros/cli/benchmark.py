@@ -1,4 +1,4 @@
-"""benchmark: every figure in the documentation, from the command that it names."""
+"""benchmark: measures every figure in the documentation; each is stated with its command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vggt_ros.benchmarks import scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
-from vggt_ros.benchmarks.fusion_report import fuse
+from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.updates import updates
@@ -32,15 +32,15 @@ def main(args: list[str] | None = None) -> int:
                     else (load(name), None) for name in options.sequences]
             figures = scale.scale(runs, options.sources, Config().parse(options.set))
         elif options.command == "fusion":
-            figures = fuse(options.scenes, options.seeds, options.windows, options.false, options.picture)
+            figures = compare_schemes(options.scenes, options.seeds, options.windows, options.false, options.picture)
         elif options.command == "updates":
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
-                                          options.network, options.rounds, options.repeat, options.compile,
-                                          options.same_kernels)
+                                options.network, options.rounds, options.repeat, options.compile,
+                                options.same_kernels)
     except (vggt.BenchmarkError, ConfigError, FileError, ImportError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
@@ -59,31 +59,31 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    command = commands.add_parser("scale", help="how near the map's unit comes to the meter, from each source; needs "
-                                  "VGGT_ROS_DATA, except for rendered_drive")
+    command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
+                                  "rendered_drive and rendered_uneven")
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
-                         help="rendered_drive or rendered_uneven, which have every source, or of VGGT_ROS_DATA")
+                         help="rendered_drive or rendered_uneven, which have all sources, or names in VGGT_ROS_DATA")
     command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=scale.SOURCES)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    commands.add_parser("node", help="what the node costs an image outside reconstructor and tracker; needs ROS 2")
+    commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
-    command.add_argument("--keyframes", type=int, default=1000, help="of the run (default 1000)")
+    command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    command = commands.add_parser("fusion", help="ways to fuse windows, on windows made from ground truth; recorded "
-                                  "ways need VGGT_ROS_DATA")
+    command = commands.add_parser("fusion", help="compares methods to fuse windows, on windows simulated from ground "
+                                  "truth; scenes with recorded trajectories need VGGT_ROS_DATA")
     command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
     command.add_argument("--seeds", type=int, default=10, help="runs of each scene (default 10)")
-    command.add_argument("--windows", type=int, default=40, help="of a run (default 40; up to 1000)")
+    command.add_argument("--windows", type=int, default=40, help="number of windows (default 40; up to 1000)")
     command.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
-                         help="false loops for a true one (default 0 1 2)")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="write a PNG of all errors there")
-    command = commands.add_parser("updates", help="how long an update of the pose graph takes, and others wait for it")
-    command.add_argument("--windows", type=int, default=1000, help="of the run (default 1000)")
+                         help="number of false loops for each true one (default 0 1 2)")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the errors of all runs there, as PNG")
+    command = commands.add_parser("updates", help="time of a pose graph update, and how long it delays other threads")
+    command.add_argument("--windows", type=int, default=1000, help="number of windows (default 1000)")
     vggt.add_arguments(commands.add_parser(
-        "vggt", help="latency, memory and throughput of the network beside the published way to run it; needs torch, "
-        "but no weights"))
+        "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
+        "torch, but no weights"))
     for command in commands.choices.values():
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""evaluate: a trajectory, or depth maps, against the truth."""
+"""evaluate: a trajectory, or depth maps, against ground truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vggt_ros.storage.files import FileError, read_trajectory
 
 
 def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: Path | None) -> dict[str, float]:
-    """Print how near a trajectory is to the truth, draw both if asked for, and return the figures.
+    """Print the errors of a trajectory against ground truth, draw both if asked to, and return the figures.
 
     Raises:
         FileError: a file cannot be read.
@@ -28,7 +28,7 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
     true = read_trajectory(truth / "groundtruth.txt" if truth.is_dir() else truth)
     figures = accuracy(*ours, *true, with_scale=with_scale)
     print(f"{figures.poses} poses aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
-          + (f", {figures.scale:.6g} m in a unit" if with_scale else ""))
+          + (f", {figures.scale:.6g} m per map unit" if with_scale else ""))
     print(f"ATE  RMSE {figures.ate_rmse:.4f} m ({100 * figures.ate_rmse / max(figures.path, 1e-9):.2f} % of the path), "
           f"median {figures.ate_median:.4f} m, max {figures.ate_max:.4f} m")
     print(f"RPE  RMSE {figures.rpe_translation:.4f} m, {figures.rpe_rotation:.3f} deg from one pose to the next")
@@ -42,17 +42,17 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
 
 
 def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
-    """Print how near depth maps are to a sequence's sensor depth, and return the figures.
+    """Print the errors of depth maps against a sequence's sensor depth, and return the figures.
 
     Raises:
         FileError: a file cannot be read.
-        EvaluationError: nothing to compare.
+        EvaluationError: there is nothing to compare.
 
     """
     sequence = open_sequence(sequence_path)
     folder = folder / "depth" if (folder / "depth").is_dir() else folder
     figures = depth_accuracy(folder, tqdm(sequence.depths(), unit="map", disable=None, leave=False), sequence.camera)
-    print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m in a unit (median of all)")
+    print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m per map unit (median of all)")
     print(f"absolute relative error {figures.confident:.4f} (median over the more confident half), "
           f"{figures.all:.4f} (median over all)")
     print(f"known for {100 * figures.known:.1f} % of the pixels where the sensor has depth")
@@ -60,16 +60,17 @@ def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Evaluate what is named on the command line."""
-    parser = argparse.ArgumentParser(prog="evaluate", description="Compares a trajectory or depth maps to the truth.")
+    """Evaluate the files named on the command line."""
+    parser = argparse.ArgumentParser(prog="evaluate", description="Compares a trajectory or depth maps with "
+                                     "ground truth.")
     parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY", help="file in TUM's format")
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
                         help="file in TUM's format, or a sequence's folder")
-    parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="what is free (default sim3)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both, from above, as PNG")
+    parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both trajectories from above, as PNG")
     parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
                         help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(args)
     if (options.depth is None) == (options.truth is None) or (options.depth and options.estimate):
         parser.error("give TRAJECTORY and GROUNDTRUTH, or --depth FOLDER SEQUENCE")

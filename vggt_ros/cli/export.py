@@ -16,9 +16,9 @@ def main(args: list[str] | None = None) -> int:
     """Export the map named on the command line."""
     parser = argparse.ArgumentParser(prog="export", description="Writes a saved map in the formats of other programs.")
     parser.add_argument("map", type=Path, help="folder of a saved map")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the files")
     parser.add_argument("--format", action="append", choices=FORMATS, default=[],
-                        help="may be given more than once; all if it is not given")
+                        help="may be given more than once (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as map.voxel or grid.max_height")
     options = parser.parse_args(args)

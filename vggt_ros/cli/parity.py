@@ -1,4 +1,4 @@
-"""parity: our VGGT against reference outputs of the published one."""
+"""parity: this package's VGGT against reference outputs of the published implementation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the relative error of every array in a reference file; return 1 if one is over the tolerance, else 0."""
+    """Print the relative error of every array in a reference file; return 1 if one exceeds the tolerance, else 0."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("file", type=Path, help="reference outputs (.npz)")
-    parser.add_argument("--seed", type=int, required=True, help="of the rule-made weights")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the generated weights")
     parser.add_argument("--network", choices=("small", "full"), required=True)
     parser.add_argument("--tolerance", type=float, default=1e-4)
-    parser.add_argument("--allow-spread", action="store_true", help="let tracks differ by 4 times what float32's "
-                        "rounding moves them by, which is measured and printed")
-    parser.add_argument("--bfloat16", action="store_true", help="also print what bfloat16 in the aggregator costs, "
-                        "beside the published way of it; more than 1.5 times that fails")
+    parser.add_argument("--allow-spread", action="store_true", help="let tracks differ by 4 times the effect of "
+                        "rounding in float32, which is measured and printed")
+    parser.add_argument("--bfloat16", action="store_true", help="also print the error of bfloat16 in the aggregator, "
+                        "next to that of the published mode; more than 1.5 times that fails")
     options = parser.parse_args(arguments)
     if not options.file.is_file():
         print(f"parity: {options.file} does not exist", file=sys.stderr)
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
 
-    print(f"making the weights of the {options.network} network", file=sys.stderr, flush=True)
+    print(f"generating the weights of the {options.network} network", file=sys.stderr, flush=True)
     try:
         network = rule_network({"small": SMALL, "full": PUBLISHED}[options.network], options.seed)
         errors = compare(options.file, network)

@@ -1,4 +1,4 @@
-"""replay: a recorded sequence through the pipeline, without ROS; see `replay_run.py` and `replay_output.py`."""
+"""replay: a recorded sequence through the pipeline, without ROS; see `vggt_ros/replay`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from vggt_ros.storage.map_folder import StorageError, load_map
 
 
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how a sequence is read and with which settings."""
+    """Add the arguments for reading a sequence, and for settings."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     for kind, what in (("image", "images"), ("info", "calibration"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--rate", type=float, default=10.0, help="images a second of a folder without times")
+    parser.add_argument("--rate", type=float, default=10.0,
+                        help="images a second in a folder of images without stamps (default 10)")
 
 
 def main(args: list[str] | None = None) -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog="replay", description="Runs a sequence through the pipeline, without ROS.")
     parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the results go")
-    parser.add_argument("--seed", type=int, help="seed of everything random; the same as --set seed=N")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument("--seed", type=int, help="random seed; the same as --set seed=N")
     parser.add_argument("--odometry", type=Path, metavar="FILE",
                         help="another odometry for metric scale: the camera's poses in meters, in TUM's format")
     parser.add_argument("--depth-source", action="store_true",
@@ -36,7 +37,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--depth", action="store_true", help="write the keyframes' depth maps too")
     parser.add_argument("--save", type=Path, metavar="MAP", help="save the map as this folder")
     parser.add_argument("--load", type=Path, metavar="MAP",
-                        help="go on in a saved map; with --set mode=localization only locate the images in it")
+                        help="continue a saved map; with --set mode=localization only locate the images in it")
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
     try:
@@ -56,8 +57,8 @@ def main(args: list[str] | None = None) -> int:
     except (ConfigError, FileError, StorageError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
-    if result.late:
-        print(f"left out: {result.late} images that are no newer than the one before", file=sys.stderr)
+    if result.dropped_images:
+        print(f"left out: {result.dropped_images} images that are no newer than the one before", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")

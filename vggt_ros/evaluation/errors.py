@@ -1,4 +1,4 @@
-"""Trajectories and depth against the truth: ATE and RPE by evo, coverage, and depth in the terms of the field."""
+"""Errors of trajectories and depth against ground truth: ATE and RPE by evo, coverage, relative depth error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import Array, Sim3, orthonormalize, rotation_angle,
 from vggt_ros.storage.files import FileError, format_stamp
 
 MAX_DIFFERENCE = 0.02
-"""Poses and truth belong together when their stamps are at most this far apart, seconds."""
+"""Largest difference between the stamps of a pose and of its true pose, seconds."""
 
 
 class EvaluationError(ValueError):
@@ -23,7 +23,7 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How near a trajectory is to the truth.
+    """Errors of a trajectory against ground truth.
 
     Attributes:
         ate_rmse, ate_median, ate_max: absolute trajectory error after alignment, meters.
@@ -32,8 +32,8 @@ class Accuracy:
             two poses are a second apart.
         scale: meters in a unit of the trajectory; 1 if it is not free.
         path: length of the true path, meters.
-        coverage: share of the true path that is spanned; see `coverage`.
-        poses: pairs compared.
+        coverage: fraction of the true path that is covered; see `coverage`.
+        poses: number of poses compared.
 
     """
 
@@ -51,7 +51,7 @@ class Accuracy:
 
 
 def associate(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Return rows of both (n,) that belong together: for each stamp the nearest true one, if near enough."""
+    """Return the rows of both (n,) that correspond: for each stamp the nearest true one, if it is near enough."""
     nearest = _nearest(stamps, truth_stamps)
     rows = np.flatnonzero(np.abs(truth_stamps[nearest] - stamps) <= MAX_DIFFERENCE * 1e9)
     return rows, nearest[rows]
@@ -66,7 +66,7 @@ def _nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
     return np.where(stamps - others[before] <= others[after] - stamps, before, after)
 
 
-def _enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+def _associate_enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Return the rows of `associate`; raises EvaluationError if they are fewer than an alignment needs."""
     rows, true_rows = associate(stamps, truth_stamps)
     if len(rows) < 3:
@@ -76,30 +76,30 @@ def _enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple
 
 def align(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np.int64], world_camera: Array,
           with_scale: bool = True) -> Sim3:
-    """Return `world_map` that moves the trajectory onto the truth, best for the positions.
+    """Return `world_map` that aligns the trajectory's positions to the truth by least squares.
 
     Raises:
-        EvaluationError: fewer than three poses have a true one.
+        EvaluationError: fewer than three poses have a true pose.
 
     """
-    rows, true_rows = _enough(stamps, truth_stamps)
+    rows, true_rows = _associate_enough(stamps, truth_stamps)
     return umeyama(map_camera[rows, :3, 3], world_camera[true_rows, :3, 3], with_scale)
 
 
 def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray[np.int64], world_camera: Array,
              with_scale: bool = True) -> Accuracy:
-    """Compare poses `map_camera` (n, 4, 4) with the truth, after the best SE(3) or, `with_scale`, Sim(3).
+    """Compare poses `map_camera` (n, 4, 4) with the truth, after alignment by SE(3) or, `with_scale`, Sim(3).
 
     Raises:
-        EvaluationError: fewer than three poses have a true one.
+        EvaluationError: fewer than three poses have a true pose.
 
     """
     from evo.core import metrics, trajectory  # slow to import
 
-    rows, true_rows = _enough(stamps, truth_stamps)
+    rows, true_rows = _associate_enough(stamps, truth_stamps)
     seconds = (truth_stamps[true_rows] - truth_stamps[0]) / 1e9  # from the beginning, where a float is fine
-    truth = trajectory.PoseTrajectory3D(poses_se3=_clean(world_camera[true_rows]), timestamps=seconds)
-    ours = trajectory.PoseTrajectory3D(poses_se3=_clean(map_camera[rows]), timestamps=seconds)
+    truth = trajectory.PoseTrajectory3D(poses_se3=_with_exact_rotations(world_camera[true_rows]), timestamps=seconds)
+    ours = trajectory.PoseTrajectory3D(poses_se3=_with_exact_rotations(map_camera[rows]), timestamps=seconds)
     _, _, scale = ours.align(truth, correct_scale=with_scale)
     ate = metrics.APE(metrics.PoseRelation.translation_part)
     ate.process_data((truth, ours))
@@ -120,46 +120,46 @@ def _motion_error(stamps: NDArray[np.int64], ours: Array, truth: Array,
                   seconds: float) -> tuple[float | None, float | None]:
     """Return the RMSE of the motion from each pose to the one `seconds` later, meters and degrees, or None twice.
 
-    `ours` and `truth` (n, 4, 4) are at the same rising `stamps` (n,). The later one may be off by a tenth of the time.
+    `ours` and `truth` (n, 4, 4) have the same rising `stamps` (n,). The later stamp may be off by a tenth of `seconds`.
     """
-    wanted = stamps + round(seconds * 1e9)
-    later = _nearest(wanted, stamps)
-    rows = np.flatnonzero(np.abs(stamps[later] - wanted) <= seconds * 1e8)
+    later_stamps = stamps + round(seconds * 1e9)
+    later = _nearest(later_stamps, stamps)
+    rows = np.flatnonzero(np.abs(stamps[later] - later_stamps) <= seconds * 1e8)
     if not len(rows):
         return None, None
-    moved, really = (np.linalg.inv(poses[rows]) @ poses[later[rows]] for poses in (ours, truth))
-    error = np.linalg.inv(really) @ moved
-    turned = [rotation_angle(one[:3, :3]) for one in error]
+    motion, true_motion = (np.linalg.inv(poses[rows]) @ poses[later[rows]] for poses in (ours, truth))
+    error = np.linalg.inv(true_motion) @ motion
+    angles = [rotation_angle(one[:3, :3]) for one in error]
     return (float(np.sqrt(np.mean(np.sum(error[:, :3, 3]**2, axis=1)))),
-            float(np.degrees(np.sqrt(np.mean(np.square(turned))))))
+            float(np.degrees(np.sqrt(np.mean(np.square(angles))))))
 
 
 def coverage(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64], centers: Array) -> float:
-    """Return the share of the true path, positions `centers` (n, 3), between neighboring poses that are near enough.
+    """Return the fraction of the true path, positions `centers` (n, 3), between consecutive poses without a gap.
 
-    What lies before the first pose, after the last one, or in a hole does not count. A hole is longer than ten typical
+    What lies before the first pose, after the last one, or in a gap does not count. A gap is longer than ten typical
     steps of the truth and than a meter, or than a twentieth of the path where that is less than a meter.
     """
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-    way = np.concatenate([[0.0], np.cumsum(steps)])
-    if way[-1] == 0:
+    path = np.concatenate([[0.0], np.cumsum(steps)])
+    if path[-1] == 0:
         return 0.0
     moving = steps[steps > 1e-3 * steps.max()]
-    allowed = max(10 * float(np.median(moving)), min(1.0, 0.05 * way[-1]))
+    max_gap = max(10 * float(np.median(moving)), min(1.0, 0.05 * path[-1]))
     begin = truth_stamps[0]
-    gaps = np.diff(np.interp((np.sort(stamps) - begin) / 1e9, (truth_stamps - begin) / 1e9, way))
-    return float(gaps[gaps <= allowed].sum() / way[-1])
+    gaps = np.diff(np.interp((np.sort(stamps) - begin) / 1e9, (truth_stamps - begin) / 1e9, path))
+    return float(gaps[gaps <= max_gap].sum() / path[-1])
 
 
 @dataclass(frozen=True)
 class DepthAccuracy:
-    """How near depth maps are to a sensor's, after one scale for all of them.
+    """Errors of depth maps against a sensor's depth, after one scale for all of them.
 
     Attributes:
         keyframes: maps compared.
         confident: median absolute relative error over the more confident half of each map.
         all: the same over all pixels.
-        known: share of the sensor's pixels that the maps know.
+        known: fraction of the sensor's pixels for which the maps have depth.
         scale: sensor meters in a unit of the maps.
 
     """
@@ -172,7 +172,7 @@ class DepthAccuracy:
 
 
 def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]]], camera: Camera) -> DepthAccuracy:
-    """Compare the maps `folder/<stamp>.npz` with sensor depth registered to the images of `camera` as they come.
+    """Compare the maps `folder/<stamp>.npz` with sensor depth registered to the unrectified images of `camera`.
 
     Raises:
         FileError: the folder has no maps, or one cannot be read.
@@ -191,13 +191,13 @@ def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]
             with np.load(file) as data:
                 depth, confidence, intrinsics = data["depth"], data["confidence"], data["K"]
         except (OSError, ValueError, KeyError) as error:
-            raise FileError(f"{file}: not a depth map of this package ({error})") from error
+            raise FileError(f"{file}: not a depth map written by this package ({error})") from error
         truth = sample_sensor(sensor, camera, intrinsics, depth.shape)
-        both = np.isfinite(depth) & (depth > 0) & np.isfinite(truth)
-        known.append(both.sum() / max(np.isfinite(truth).sum(), 1))
-        if both.any():
-            ratios.append(truth[both] / depth[both])
-            confident.append(confidence[both] >= np.median(confidence[both]))
+        valid = np.isfinite(depth) & (depth > 0) & np.isfinite(truth)
+        known.append(valid.sum() / max(np.isfinite(truth).sum(), 1))
+        if valid.any():
+            ratios.append(truth[valid] / depth[valid])
+            confident.append(confidence[valid] >= np.median(confidence[valid]))
     if not ratios:
         raise EvaluationError(f"{folder}: no depth map has sensor depth of the same stamp")
     ratio = np.concatenate(ratios)
@@ -211,9 +211,9 @@ def _length(centers: Array) -> float:
     return float(np.linalg.norm(np.diff(centers, axis=0), axis=1).sum())
 
 
-def _clean(poses: Array) -> list[Array]:
-    """Return poses that evo takes for valid, which are rotations to the last digit."""
-    cleaned = poses.copy()
-    for matrix in cleaned:
+def _with_exact_rotations(poses: Array) -> list[Array]:
+    """Return poses with exactly orthonormal rotations, as evo requires them."""
+    exact = poses.copy()
+    for matrix in exact:
         matrix[:3, :3] = orthonormalize(matrix[:3, :3])
-    return list(cleaned)
+    return list(exact)

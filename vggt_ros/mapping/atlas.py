@@ -18,7 +18,7 @@ from vggt_ros.places.relocalization import Relocalization, depth_seen, neighbors
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.scale.observer import initial_scale, taken_over
+from vggt_ros.scale.observer import inherited_scale, initial_scale
 from vggt_ros.storage.map_packing import pack_keyframes, unpack_keyframes
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import yield_to_tracking
@@ -217,7 +217,7 @@ class Atlas:
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
             self._submap_metrics[self.current_submap] = self.metric
             if not geometry.metric:
-                self.metric = taken_over(self.metric)
+                self.metric = inherited_scale(self.metric)
         self.current_submap = len(self._graph.components)
         self._graph.components.append(self.current_submap)
         self._add_keyframes(window, keyframes)

@@ -1,4 +1,4 @@
-"""What a recording knows of metric scale, given to the pipeline as it would come live: not before its time."""
+"""Feeds the metric data of a recording to the pipeline in the order in which they would arrive live."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from vggt_ros.scale.depth_source import rectified_depth
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 
-_AHEAD = 100_000_000
-"""So much of odometry and IMU, nanoseconds, is there when an image is tracked; a window is solved later still."""
+_LOOK_AHEAD = 100_000_000
+"""Odometry and IMU samples up to so much later, nanoseconds, have arrived when the window of an image is solved."""
 _T = TypeVar("_T")
 
 
 class MetricSources:
-    """Another odometry, an IMU and the depth images of a sequence."""
+    """Another odometry, an IMU and the depth images of a sequence, as sources of metric scale."""
 
     def __init__(self, slam: Slam, sequence: Sequence, rectify: Rectifier, odometry: Truth | None = None,
                  sensor_depth: bool = False, imu: tuple[NDArray[np.int64], Array] | None = None) -> None:
-        """Feed `slam` with `odometry`, stamps (n,) and camera poses (n, 4, 4), and with the `sequence`'s depth.
+        """Feed `slam` with `odometry`, stamps (n,) and camera poses (n, 4, 4), and with the depth of `sequence`.
 
-        The `imu` has stamps (n,) and samples (n, 6), rad/s and m/s^2 in the camera's frame.
+        `imu` is stamps (n,) and samples (n, 6), rad/s and m/s^2 in the camera's frame.
         """
         self._poses = _Queue(() if odometry is None else zip(*odometry, strict=True), slam.odometry.add)
         self._samples = _Queue(() if imu is None else zip(*imu, strict=True),
@@ -35,21 +35,21 @@ class MetricSources:
                               lambda stamp, depth: slam.depth.add(stamp, rectified_depth(depth, rectify)))
 
     def feed(self, stamp: int) -> None:
-        """Hand over what is known at the time `stamp`, nanoseconds."""
-        self._poses.feed(stamp + _AHEAD)
-        self._samples.feed(stamp + _AHEAD)
+        """Pass on all data that have arrived when the image of `stamp`, nanoseconds, is tracked."""
+        self._poses.feed(stamp + _LOOK_AHEAD)
+        self._samples.feed(stamp + _LOOK_AHEAD)
         self._depths.feed(stamp)
 
 
 class _Queue(Generic[_T]):
-    """Things in order of their stamps, which are handed to `take` when they are due."""
+    """Entries in order of their stamps, each passed to `consume` when it is due."""
 
-    def __init__(self, things: Iterable[tuple[int, _T]], take: Callable[[int, _T], None]) -> None:
-        self._things, self._take = iter(things), take
-        self._next = next(self._things, None)
+    def __init__(self, entries: Iterable[tuple[int, _T]], consume: Callable[[int, _T], None]) -> None:
+        self._entries, self._consume = iter(entries), consume
+        self._next = next(self._entries, None)
 
     def feed(self, until: int) -> None:
-        """Hand over what has a stamp of at most `until`."""
+        """Pass on the entries with stamps of at most `until`."""
         while self._next is not None and self._next[0] <= until:
-            self._take(int(self._next[0]), self._next[1])
-            self._next = next(self._things, None)
+            self._consume(int(self._next[0]), self._next[1])
+            self._next = next(self._entries, None)

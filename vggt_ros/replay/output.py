@@ -1,4 +1,4 @@
-"""What is written of a run: trajectories, map, pictures, depth, and the figures of report.json."""
+"""Output of a run: trajectories, map, pictures, depth maps, and the figures of report.json."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def report(result: Run) -> dict[str, Any]:
     """Return the figures of a run for report.json; lengths are in meters where the name says so."""
     slam, solution, figures = result.slam, result.slam.solution, result.accuracy()
     unscaled = result.accuracy(with_scale=False) if solution.metric.state != UNKNOWN else None
-    steps = [update.seconds for update in result.updates]
-    own = int((solution.ids >= result.first_keyframe).sum())
+    update_seconds = [update.seconds for update in result.updates]
+    new_keyframes = int((solution.ids >= result.first_keyframe).sum())
     return {
         "sequence": result.sequence.name,
         "images": len(result.frames),
@@ -33,16 +33,16 @@ def report(result: Run) -> dict[str, Any]:
         "coverage": figures and figures.coverage,
         **result.frame_figures(),
         "images_located": sum(tracked.map_camera is not None for tracked in result.frames),
-        "images_per_keyframe": len(result.frames) / max(own, 1),
-        "keyframes": own,
+        "images_per_keyframe": len(result.frames) / max(new_keyframes, 1),
+        "keyframes": new_keyframes,
         "keyframes_loaded": 0 if result.loaded is None else len(result.loaded),
         "largest_submap_keyframes": int((solution.submaps == solution.largest_submap).sum()),
         "windows": slam.counts.windows,
         "submaps": len(np.unique(solution.submaps)),
-        "seconds_a_window_median": float(np.median(steps)) if steps else None,
+        "seconds_a_window_median": float(np.median(update_seconds)) if update_seconds else None,
         "wall_seconds": result.seconds,
         "counts": dataclasses.asdict(slam.counts),
-        "dropped_images": result.late,
+        "dropped_images": result.dropped_images,
         "refusals": [update.refused for update in result.updates if update.refused],
         "loops": [update.loop for update in result.updates if update.loop],
         "scale": solution.metric.state,
@@ -56,13 +56,13 @@ def report(result: Run) -> dict[str, Any]:
 
 
 def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
-    """Write trajectories, map, pictures and report into `folder`, with `depth` the depth maps too; return the report.
+    """Write trajectories, map, pictures and report into `folder`, and with `depth` the depth maps; return the report.
 
-    `trajectory.txt` and `frames.txt` are of the largest submap, those with a number are of the others.
+    `trajectory.txt` and `frames.txt` are of the largest submap, files with a number are of the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     slam, solution = result.slam, result.slam.solution
-    for pattern in ("trajectory_*.txt", "frames_*.txt", "depth/*.npz"):  # an older run may have had more
+    for pattern in ("trajectory_*.txt", "frames_*.txt", "depth/*.npz"):  # an earlier run may have had more
         for old in folder.glob(pattern):
             old.unlink()
     largest = solution.largest_submap
@@ -75,9 +75,9 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
     figures = report(result)
     stamps, poses = result.trajectory(largest)
     if len(stamps):
-        measured = result.accuracy()
-        draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if measured else None,
-                        measured, result.sequence.name)
+        accuracy = result.accuracy()
+        draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if accuracy else None,
+                        accuracy, result.sequence.name)
         draw_map(folder / "map.png", cloud, poses, result.config.map.voxel)
     if depth:
         write_depth(result, folder / "depth")
@@ -86,30 +86,31 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
 
 
 def write_depth(result: Run, folder: Path) -> None:
-    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that size."""
+    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that image size."""
     folder.mkdir(parents=True, exist_ok=True)
     solution = result.slam.solution
     for row, keyframe in enumerate(solution.ids.tolist()):
-        kept = solution.keyframes[keyframe]
-        np.savez_compressed(folder / f"{format_stamp(kept.stamp)}.npz",
-                            depth=kept.depth.astype(np.float32) * np.float32(solution.scale[row]),
-                            confidence=kept.confidence.astype(np.float32) / 255, K=kept.intrinsics)
+        stored = solution.keyframes[keyframe]
+        np.savez_compressed(folder / f"{format_stamp(stored.stamp)}.npz",
+                            depth=stored.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                            confidence=stored.confidence.astype(np.float32) / 255, K=stored.intrinsics)
 
 
 def save(result: Run, folder: Path) -> None:
     """Save the map, for `--load`, the node's `~/load_map` and `export`.
 
-    A map that began here is turned as if the first camera had been level on a robot.
+    A map that began in this run is made z up on the assumption that the first camera was level.
 
     Raises:
-        StorageError: there is nothing to save, or the folder holds something else than a map.
+        StorageError: the map is empty, or the folder holds something other than a map.
         OSError: the folder cannot be written.
 
     """
-    slam, turn = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
+    slam, map_world = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
     if not len(slam.solution):
         raise StorageError("nothing is mapped, so there is nothing to save")
-    save_map(folder, slam.record(turn), slam.map_cloud().moved(turn), turn @ slam.solution.map_camera, result.config)
+    save_map(folder, slam.record(map_world), slam.map_cloud().moved(map_world), map_world @ slam.solution.map_camera,
+             result.config)
 
 
 def summary(figures: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A recorded sequence through the node's own pipeline, without ROS, as fast as it goes and never dropping."""
+"""A recorded sequence through the pipeline of the node, without ROS, as fast as possible; no window is dropped."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from vggt_ros.windows.solution import Frame, TrackedFrame, Update
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What came of a sequence.
+    """Result of a replay.
 
     Attributes:
-        sequence: what was run.
+        sequence: the images.
         config: the settings.
-        reconstructor: who reconstructed, and why.
+        reconstructor: name of the reconstructor, and why it was chosen.
         slam: with the map.
         frames: every image's pose as it was tracked.
-        updates: what each window did.
-        late: images left out because they are no newer than the one before; the node leaves them out too.
+        updates: result of each window.
+        dropped_images: number of images left out because they are no newer than the one before, as in the node.
         seconds: wall time.
-        loaded: the saved map that it went on in, None if it began an empty one.
+        loaded: the saved map that was loaded at the start, None if the map began empty.
 
     """
 
@@ -49,31 +49,31 @@ class Run:
     slam: Slam
     frames: list[TrackedFrame]
     updates: list[Update]
-    late: int
+    dropped_images: int
     seconds: float
     loaded: MapRecord | None = None
 
     @property
     def first_keyframe(self) -> int:
-        """The least id of a keyframe of this run; those before came with the map."""
+        """The least id of a keyframe of this run; those below it are of the loaded map."""
         return 0 if self.loaded is None else self.loaded.next_keyframe
 
     def trajectory(self, submap: int) -> Truth:
-        """Return stamps (n,) and `map_camera` (n, 4, 4) of this run's keyframes in a submap, as the graph holds them.
+        """Return stamps (n,) and `map_camera` (n, 4, 4) of this run's keyframes in a submap, as the graph has them.
 
-        In mode localization, which adds no keyframes, every image that was found.
+        In mode localization, which adds no keyframes, those of every located image.
         """
         if self.config.mode == "localization":
             return self.frame_trajectory(submap)
         stamps, poses = self.slam.trajectory(submap)
         solution = self.slam.solution
-        own = solution.ids[solution.submaps == submap] >= self.first_keyframe
-        return stamps[own], poses[own]
+        is_new = solution.ids[solution.submaps == submap] >= self.first_keyframe
+        return stamps[is_new], poses[is_new]
 
     def accuracy(self, with_scale: bool = True) -> Accuracy | None:
-        """Return how near `trajectory` is to the truth in the largest submap; None if that cannot be said.
+        """Return the errors of `trajectory` in the largest submap; None without ground truth or with too few poses.
 
-        Aligned by a similarity, or not `with_scale`: by a rigid motion, so that an error of scale counts.
+        Aligned by a similarity, or without `with_scale` by a rigid motion, so that an error of scale counts.
         """
         return self._against_truth(*self.trajectory(self.slam.solution.largest_submap), with_scale=with_scale)
 
@@ -82,16 +82,16 @@ class Run:
         return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
 
     def frame_figures(self) -> dict[str, float | None]:
-        """Return what share of the images since the first pose is located in the largest submap, and how well."""
+        """Return the fraction of images since the first pose that the largest submap locates, and their errors."""
         stamps, poses = self.frame_trajectory(self.slam.solution.largest_submap)
         begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
-        offered = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
+        count = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
         frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
-        live = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
-        odometry = self._against_truth(np.array([stamp for stamp, _ in live], np.int64),
-                                       np.array([matrix for _, matrix in live]).reshape(-1, 4, 4))
+        located = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
+        odometry = self._against_truth(np.array([stamp for stamp, _ in located], np.int64),
+                                       np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
         return {
-            "frames_located": int((stamps >= begin).sum()) / offered if begin is not None else None,
+            "frames_located": int((stamps >= begin).sum()) / count if begin is not None else None,
             "frames_ate_rmse_m": frames.ate_rmse if frames else None,
             "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
             "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
@@ -112,28 +112,28 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        watch: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
+        on_update: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
     """Run a sequence through the pipeline.
 
     Args:
         sequence: images and their camera.
         config: all settings.
-        reconstructor: instead of the one that the settings name.
-        progress: show a bar.
+        reconstructor: used instead of the one in the settings.
+        progress: show a progress bar.
         odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
         sensor_depth: take metric scale from the sequence's depth images.
-        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's place and axes.
-        loaded: a saved map to go on in.
-        watch: told of each window that was solved.
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
+        loaded: a saved map to continue.
+        on_update: called after each window that was solved.
 
     Raises:
-        SequenceError: an image is broken.
+        SequenceError: an image is damaged.
 
     """
-    cv2.setRNGSeed(config.seed)  # RANSAC
-    why = "as given"
+    cv2.setRNGSeed(config.seed)  # of RANSAC
+    reason = "as given"
     if reconstructor is None:
-        reconstructor, why = create_reconstructor(config)
+        reconstructor, reason = create_reconstructor(config)
     slam = Slam(config, reconstructor)
     if loaded is not None:
         slam.reset_tracking(loaded)
@@ -142,26 +142,26 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
-    late = 0
+    dropped_images = 0
     sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth, imu)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for stamp, image in sequence:
             bar.update()
             if frames and stamp <= frames[-1].stamp:
-                late += 1
+                dropped_images += 1
                 continue
             sources.feed(stamp)
             tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
             if tracked.window is not None:
                 updates.append(slam.step(tracked.window))
-                watch(slam, updates[-1])
+                on_update(slam, updates[-1])
                 bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
                                 submaps=slam.counts.submaps)
-                tracked = dataclasses.replace(tracked, window=None)  # its images are not needed any more
+                tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
         last = slam.flush()
         if last is not None:
             updates.append(slam.step(last))
-            watch(slam, updates[-1])
-    return Run(sequence, config, why, slam, frames, updates, late, time.perf_counter() - began, loaded)
+            on_update(slam, updates[-1])
+    return Run(sequence, config, reason, slam, frames, updates, dropped_images, time.perf_counter() - began, loaded)

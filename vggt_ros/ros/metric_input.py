@@ -20,7 +20,7 @@ from vggt_ros.geometry.poses import inverse
 from vggt_ros.ros.image_source import THROTTLE, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
 from vggt_ros.ros.transforms import Frames
-from vggt_ros.scale.depth_source import TOLERANCE, rectified_depth
+from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
 from vggt_ros.sequences.encodings import ImageError, decode_depth
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import TrackedFrame
@@ -165,7 +165,7 @@ class MetricInput:
         """Turn the map by gravity at its first keyframe, once, before anything of it is published."""
         if self._is_leveled or self._begin is None or self._frames.base_camera is None:
             return
-        up = self._slam.imu.up(self._begin)
+        up = self._slam.imu.up_direction(self._begin)
         if up is not None:
             self._frames.level(up)
             self._node.get_logger().info("the map is leveled by gravity")
@@ -177,7 +177,7 @@ class MetricInput:
     def _match(self, message: Image) -> None:
         """Hand a depth image over if it belongs to a keyframe; decoded here, rectified on the worker's thread."""
         stamp, rectify = nanoseconds(message.header.stamp), self._images.rectifier
-        keyframe = next((other for other in self._keyframes if abs(other - stamp) <= TOLERANCE), None)
+        keyframe = next((other for other in self._keyframes if abs(other - stamp) <= STAMP_TOLERANCE), None)
         if keyframe is None or rectify is None:
             return
         self._keyframes.remove(keyframe)

@@ -1,4 +1,4 @@
-"""Metric scale from the camera's height over the ground: meters over the distance of the ground's plane in the map."""
+"""Metric scale from the camera's height over the ground: its meters over the distance of the map's ground plane."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.scale.ground_plane import ground
-from vggt_ros.scale.ratios import Ratios
+from vggt_ros.scale.ground_plane import ground_distance
+from vggt_ros.scale.ratios import ScaleRatios
 from vggt_ros.windows.solution import Solution
 
-_SIGMA = 0.025
-"""Sigma of the height of one keyframe: the camera sways, the ground is not flat."""
-_COMMON = 0.008
-"""Sigma of what all keyframes have in common: the height as it was measured."""
+_KEYFRAME_SIGMA = 0.025
+"""Sigma of the height at one keyframe: the camera sways, the ground is not flat."""
+_COMMON_SIGMA = 0.008
+"""Sigma of the error that all keyframes share: how well the height was measured."""
 
 
 class HeightSource:
-    """Fits the ground below every solved keyframe.
+    """Fits the ground plane below every solved keyframe.
 
     Attributes:
-        height: of the camera's center over the ground, meters; 0 if it is not known.
-        up: unit vector (3,) in the map's world, the first camera's optical frame; by default that camera is level.
+        height: of the camera's center over the ground, meters; 0: not known.
+        up: unit vector (3,) in the world frame of the map, the first camera's optical frame; by default that camera
+            is level.
 
     """
 
@@ -38,21 +39,22 @@ class HeightSource:
         """Forget all planes."""
         self._planes: dict[int, tuple[float, float]] = {}
 
-    def ratios(self, solution: Solution, rows: NDArray[np.int64], inside: bool = False) -> Ratios:
-        """Return a ratio for each keyframe that sees the ground."""
+    def ratios(self, solution: Solution, rows: NDArray[np.int64], per_window: bool = False) -> ScaleRatios:
+        """Return a ratio for each keyframe in which the ground is visible."""
         if self.height <= 0:
-            return Ratios.join([])
+            return ScaleRatios.join([])
         log, sigma, stamps, windows = [], [], [], []
         for row in rows.tolist():
             keyframe = int(solution.ids[row])
             if keyframe not in self._planes:
                 up = solution.map_camera[row, :3, :3].T @ self.up
-                self._planes[keyframe] = ground(solution.keyframes[keyframe], up) or (float("nan"), float("nan"))
-            distance, spread = self._planes[keyframe]
+                self._planes[keyframe] = (ground_distance(solution.keyframes[keyframe], up)
+                                          or (float("nan"), float("nan")))
+            distance, relative_sigma = self._planes[keyframe]
             if np.isfinite(distance):
                 log.append(float(np.log(self.height / (distance * solution.scale[row]))))
-                sigma.append(float(np.hypot(_SIGMA, spread)))
+                sigma.append(float(np.hypot(_KEYFRAME_SIGMA, relative_sigma)))
                 stamps.append(int(solution.stamps[row]))
                 windows.append(int(solution.windows[row]))
-        return Ratios(np.array(log), np.array(sigma), np.array(stamps, np.int64), np.array(windows, np.int64), _COMMON)
-
+        return ScaleRatios(np.array(log), np.array(sigma), np.array(stamps, np.int64), np.array(windows, np.int64),
+                           _COMMON_SIGMA)

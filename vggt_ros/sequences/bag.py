@@ -28,7 +28,7 @@ class BagSequence:
 
     def __init__(self, path: Path, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
                  fov: float = 65.0) -> None:
-        """Read all but the images.
+        """Read everything but the images.
 
         Raises:
             SequenceError: the bag cannot be read, has no images or an unusable calibration, or a topic that is asked
@@ -41,12 +41,12 @@ class BagSequence:
         with self._open() as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
-                raise SequenceError(f"{path}: no topic with images ({' or '.join(IMAGES)}) in it")
+                raise SequenceError(f"{path}: no topic with images ({' or '.join(IMAGES)})")
             self.image_topic, self._count = images.topic, sum(
                 c.msgcount for c in reader.connections if c.topic == images.topic)
             self.rectified = names_rectified(images.topic)
             info = self._choose(reader, INFOS, info_topic, images.topic)
-            camera, lacking = self._calibration(reader, info)
+            camera, missing = self._calibration(reader, info)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
             if not image_topic:
@@ -54,13 +54,13 @@ class BagSequence:
             if not truth_topic and truth:
                 assumptions += self._alternatives(reader, POSES, truth, "ground truth")
         if info and not info_topic and not info.topic.startswith(_namespace(images.topic)):
-            assumptions.append(f"the calibration of {info.topic}, since there is none beside {images.topic}")
+            assumptions.append(f"the calibration of {info.topic}, since there is none next to {images.topic}")
         if camera is None:
             _, first = next(self._images(), (0, None))
             if first is None:
                 raise SequenceError(f"{path}: {self.image_topic} has no images")
             camera = Camera.assumed(first.shape[1], first.shape[0], fov)
-            assumptions.insert(0, f"a field of view of {fov:g} degrees, since {lacking}")
+            assumptions.insert(0, f"a field of view of {fov:g} degrees, since {missing}")
         self.camera = camera
         self.assumptions: tuple[str, ...] = tuple(assumptions)
 
@@ -82,7 +82,7 @@ class BagSequence:
             yield stamp, image
 
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield nothing: bags with sensor depth are not compared."""
+        """Yield nothing: sensor depth is not read from bags."""
         return iter(())
 
     def _images(self) -> Iterator[tuple[int, Image]]:
@@ -103,33 +103,33 @@ class BagSequence:
         try:
             reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()
-        except Exception as error:  # a damaged file fails anywhere inside of its parser
+        except Exception as error:  # the parser of a damaged file may raise anything
             raise SequenceError(f"{self.path}: not a readable rosbag2 ({error})") from error
         try:
             yield reader
         finally:
             reader.close()
 
-    def _choose(self, reader: AnyReader, kinds: tuple[str, ...], topic: str, near: str = "") -> Connection | None:
-        """Return the connection of `topic`, or the first of these kinds, those beside `near` first.
+    def _choose(self, reader: AnyReader, types: tuple[str, ...], topic: str, near: str = "") -> Connection | None:
+        """Return the connection of `topic`, or the first of these types, those in the namespace of `near` first.
 
-        Then those that have messages, then those that are not depth.
+        Then come those that have messages, then those that are not depth.
         """
-        found = [connection for connection in reader.connections if connection.msgtype in kinds]
+        found = [connection for connection in reader.connections if connection.msgtype in types]
         if topic:
             if chosen := next((c for c in found if c.topic == topic), None):
                 return chosen
-            there = ", ".join(sorted(c.topic for c in found)) or "none"
-            raise SequenceError(f"{self.path}: no topic {topic} of type {' or '.join(kinds)}; there are: {there}")
-        beside = _namespace(near)
-        found.sort(key=lambda c: (not c.topic.startswith(beside), not c.msgcount, "depth" in c.topic, c.topic))
+            available = ", ".join(sorted(c.topic for c in found)) or "none"
+            raise SequenceError(f"{self.path}: no topic {topic} of type {' or '.join(types)}; there are: {available}")
+        namespace = _namespace(near)
+        found.sort(key=lambda c: (not c.topic.startswith(namespace), not c.msgcount, "depth" in c.topic, c.topic))
         return found[0] if found else None
 
-    def _alternatives(self, reader: AnyReader, kinds: tuple[str, ...], chosen: Connection, what: str) -> list[str]:
-        """Return a line that names the topics which could have been meant as well, if there are any."""
-        others = {c.topic for c in reader.connections if c.msgtype in kinds and c.msgcount and "depth" not in c.topic
+    def _alternatives(self, reader: AnyReader, types: tuple[str, ...], chosen: Connection, content: str) -> list[str]:
+        """Return a line that names the other topics that could have been chosen, if there are any."""
+        others = {c.topic for c in reader.connections if c.msgtype in types and c.msgcount and "depth" not in c.topic
                   and c.topic.removesuffix("/compressed") != chosen.topic.removesuffix("/compressed")}
-        return [f"the {what} of {chosen.topic}; there are others: {', '.join(sorted(others))}"] if others else []
+        return [f"the {content} of {chosen.topic}; there are others: {', '.join(sorted(others))}"] if others else []
 
     def _calibration(self, reader: AnyReader, info: Connection | None) -> tuple[Camera | None, str]:
         """Return the camera, or None and why there is none; raises SequenceError if the calibration is unusable."""
@@ -155,11 +155,11 @@ class BagSequence:
             except StopIteration:
                 return
             except Exception as error:  # as in _open
-                raise SequenceError(f"{self.path}: cannot be read on ({error})") from error
+                raise SequenceError(f"{self.path}: reading stopped at a damaged message ({error})") from error
             yield message.header.stamp.sec * 10**9 + message.header.stamp.nanosec, message
 
     def _truth(self, reader: AnyReader, connection: Connection, assumptions: list[str]) -> Truth | None:
-        """Return the ground truth; poses that are none are left out, and `assumptions` says so."""
+        """Return the ground truth; invalid poses are left out, and `assumptions` says so."""
         stamps, poses, total = [], [], 0
         for stamp, message in self._messages(reader, connection):
             p, q = message.pose.position, message.pose.orientation
@@ -175,5 +175,5 @@ class BagSequence:
 
 
 def _namespace(topic: str) -> str:
-    """Return what the topics beside an image's begin with."""
+    """Return the namespace of an image topic."""
     return topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/"

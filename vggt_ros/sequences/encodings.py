@@ -1,6 +1,6 @@
-"""The pixels of image messages to RGB arrays, by numpy and OpenCV: no ROS needed, nor cv_bridge.
+"""Decoding of image messages to RGB arrays, by numpy and OpenCV, without ROS and cv_bridge.
 
-cv_bridge breaks when NumPy or OpenCV come from pip; the encodings that cameras send are decoded here directly.
+cv_bridge breaks when NumPy or OpenCV come from pip; the encodings that cameras use are decoded here directly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Image = NDArray[np.uint8]
 
 _COLOR = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4}
 _GRAY = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
-# OpenCV names a pattern by its second row and column, ROS by its first.
+# OpenCV names a Bayer pattern by the pixels of its second row and column, ROS by those of its first.
 _BAYER = {"bayer_rggb8": cv2.COLOR_BayerBG2RGB, "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
           "bayer_gbrg8": cv2.COLOR_BayerGR2RGB, "bayer_grbg8": cv2.COLOR_BayerGB2RGB}
 _YUV422 = {"yuv422": cv2.COLOR_YUV2RGB_UYVY, "uyvy": cv2.COLOR_YUV2RGB_UYVY,
            "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2, "yuyv": cv2.COLOR_YUV2RGB_YUY2}
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 ENCODINGS = (*_COLOR, *_GRAY, *_BAYER, *_YUV422, *_YUV420)
-"""The encodings of sensor_msgs/Image that are known here."""
+"""The supported encodings of sensor_msgs/Image."""
 
 
 class ImageError(ValueError):
@@ -48,7 +48,7 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
 
     """
     if encoding not in ENCODINGS:
-        raise UnknownEncoding(f"encoding {encoding!r} is not known; these are: {', '.join(ENCODINGS)}")
+        raise UnknownEncoding(f"encoding {encoding!r} is not supported; these are: {', '.join(ENCODINGS)}")
     if width == 0 or height == 0 or len(data) == 0:
         raise ImageError(f"the image is empty ({width}x{height}, {len(data)} bytes)")
     if encoding in _COLOR:
@@ -87,7 +87,7 @@ def decode_compressed(kind: str, data: Any) -> Image:
     except cv2.error as error:
         raise ImageError(f"format {kind!r} cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png can")
+        raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png are supported")
     return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
 
 
@@ -102,12 +102,12 @@ def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian
         data: its bytes, anything with the buffer protocol.
 
     Raises:
-        UnknownEncoding: the encoding is none of a depth image.
+        UnknownEncoding: not an encoding of depth images.
         ImageError: the image is empty, or its step or data are too short for its size.
 
     """
     if encoding not in ("32FC1", "16UC1", "mono16"):
-        raise UnknownEncoding(f"encoding {encoding!r} is not one of a depth image: 32FC1 or 16UC1")
+        raise UnknownEncoding(f"encoding {encoding!r} is not supported for depth; 32FC1 and 16UC1 are")
     if width == 0 or height == 0 or len(data) == 0:
         raise ImageError(f"the image is empty ({width}x{height}, {len(data)} bytes)")
     kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(">" if is_bigendian else "<")

@@ -1,4 +1,4 @@
-"""Folders of image files as sequences, with or without lists of their times."""
+"""Folders of image files as sequences, with or without a list of their stamps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 class ImageFolder:
-    """Image files: listed with their times in `rgb.txt`, or all of a folder, taken at an assumed rate."""
+    """Image files: listed with their stamps in `rgb.txt`, or all of a folder, at an assumed rate."""
 
     rectified = False
 
@@ -26,7 +26,7 @@ class ImageFolder:
         """Read the lists; images are read when they are iterated over.
 
         Raises:
-            SequenceError: no images, or a list that cannot be read.
+            SequenceError: no images, or an unreadable list.
 
         """
         self.path, self.name = path, path.resolve().name
@@ -53,7 +53,7 @@ class ImageFolder:
         return len(self._files)
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield stamp and image; raises SequenceError at an image that is missing, broken or of another size."""
+        """Yield stamp and image; raises SequenceError at an image that is missing, damaged or of another size."""
         for stamp, file in self._files:
             image = _read_image(file)
             if image.shape[:2] != (self.camera.height, self.camera.width):
@@ -65,7 +65,7 @@ class ImageFolder:
         """Yield stamp and depth for every line of `depth.txt`, if there is one.
 
         Raises:
-            SequenceError: a file is broken, or README.txt does not say what a meter is.
+            SequenceError: a file is damaged, or README.txt does not state the depth unit.
 
         """
         if not (self.path / "depth.txt").exists():
@@ -86,21 +86,21 @@ def _read_image(file: Path) -> Image:
 
 
 def _read_list(path: Path) -> list[tuple[int, Path]]:
-    """Return stamps and files of a list with lines `timestamp filename`."""
+    """Return stamps and files of a list with the lines `timestamp filename`."""
     entries = []
     for number, line in enumerate(read_lines(path), 1):
-        words = line.split(maxsplit=1)
-        if not words or words[0].startswith("#"):
+        fields = line.split(maxsplit=1)
+        if not fields or fields[0].startswith("#"):
             continue
         try:
-            entries.append((parse_stamp(words[0]), path.parent / words[1].strip()))
+            entries.append((parse_stamp(fields[0]), path.parent / fields[1].strip()))
         except (ValueError, IndexError) as error:
             raise SequenceError(f"{path}, line {number}: expected `timestamp filename`") from error
     return entries
 
 
 def _read_calibration(path: Path, width: int, height: int) -> Camera:
-    """Return the camera of a file `fx fy cx cy [k1 k2 p1 p2 [k3]]`."""
+    """Return the camera of a file with `fx fy cx cy [k1 k2 p1 p2 [k3]]`."""
     try:
         lines = [line for line in read_lines(path) if line.strip() and not line.startswith("#")]
         fx, fy, cx, cy, *distortion = (float(word) for word in " ".join(lines).split())
@@ -110,10 +110,10 @@ def _read_calibration(path: Path, width: int, height: int) -> Camera:
 
 
 def _depth_unit(path: Path) -> float:
-    """Return the units in a meter of 16-bit depth images, as the line `Depth` of the folder's README.txt says."""
+    """Return the units per meter of 16-bit depth images, from the line `Depth` of the folder's README.txt."""
     line = next((line for line in read_lines(path) if line.startswith("Depth")), "")
     if match := re.search(r"(\d+) units per met", line):
         return float(match[1])
     if re.search(r"\bmm\b", line):
         return 1000.0
-    raise SequenceError(f"{path}: its line `Depth` must say `N units per meter` or `mm`")
+    raise SequenceError(f"{path}: its line `Depth` must state `N units per meter` or `mm`")

@@ -1,4 +1,4 @@
-"""Which kind of sequence a path leads to."""
+"""Opens a sequence of whichever kind is at a path."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ BAG_SUFFIXES = {".mcap", ".db3"}
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
                   fov: float = 65.0, rate: float = 10.0) -> Sequence:
-    """Open a folder of ours, a rosbag2, a video or a folder of images.
+    """Open a folder with `rgb.txt`, a rosbag2, a video or a folder of images.
 
     Args:
         path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
-            `bag/`, a video file, or a folder of images, taken in the order of their names. `~` is expanded.
-        image_topic, info_topic, truth_topic: of a bag; empty: the only or first of its type.
+            `bag/`, a video file, or a folder of images, which are sorted by name. `~` is expanded.
+        image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: horizontal field of view in degrees, assumed where there is no calibration.
-        rate: images a second, assumed for a folder of images without times.
+        rate: images a second, assumed for a folder of images without stamps.
 
     Raises:
-        SequenceError: there is nothing like that at `path`.
+        SequenceError: there is no sequence at `path`.
 
     """
     path = Path(path).expanduser()
@@ -35,7 +35,7 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         return ImageFolder(path, fov=fov)
     bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
     if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
-        from vggt_ros.sequences.bag import BagSequence  # rosbags is not needed for anything else
+        from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
     if path.is_dir() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):

@@ -1,4 +1,4 @@
-"""What a sequence of recorded images is, wherever it comes from."""
+"""Interface of a sequence of recorded images, whatever its source."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Truth = tuple[NDArray[np.int64], Array]
 
 
 class SequenceError(FileError):
-    """A sequence cannot be opened or read on; the text names the file or folder."""
+    """A sequence cannot be opened or read further; the text names the file or folder."""
 
 
 class Sequence(Protocol):
     """Images in order of time.
 
     Attributes:
-        name: what to call it.
-        camera: of the images as they come.
-        rectified: whether they are rectified already, whatever distortion the camera has.
-        assumptions: what is not known but assumed, one line each.
+        name: for reports.
+        camera: of the images as they are.
+        rectified: whether the images are rectified already, whatever distortion the camera has.
+        assumptions: one line for each thing that is assumed because the recording does not have it.
 
     """
 
@@ -38,7 +38,7 @@ class Sequence(Protocol):
 
     @property
     def truth(self) -> Truth | None:
-        """Stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes, if they are known."""
+        """Stamps, nanoseconds (n,), and poses `world_camera` (n, 4, 4) in optical axes; None if they are not known."""
         ...
 
     def __len__(self) -> int:
@@ -46,9 +46,9 @@ class Sequence(Protocol):
         ...
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield stamp, nanoseconds, and image, RGB uint8 (H, W, 3); raises SequenceError at a broken image."""
+        """Yield stamp, nanoseconds, and image, RGB uint8 (H, W, 3); raises SequenceError at a damaged image."""
         ...
 
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield stamp and sensor depth (H, W), meters along the optical axis, NaN where unknown; pixels as images'."""
+        """Yield stamp and sensor depth (H, W) registered to the image, meters along the optical axis, NaN: unknown."""
         ...

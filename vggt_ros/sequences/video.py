@@ -14,13 +14,13 @@ from vggt_ros.sequences.sequence import Image, SequenceError, Truth
 
 
 class Video:
-    """A video file; its camera is not known."""
+    """A video file; its camera is not calibrated."""
 
     rectified = False
     truth: Truth | None = None
 
     def __init__(self, path: Path, fov: float = 65.0) -> None:
-        """Open the file once to see that it can be read; raises SequenceError if not."""
+        """Read the first image; raises SequenceError if the file cannot be read."""
         self.path, self.name = path, path.stem
         capture = cv2.VideoCapture(str(path))
         readable, first = capture.read() if capture.isOpened() else (False, None)
@@ -35,7 +35,7 @@ class Video:
                             *(() if rate > 0 else ("30 images a second, since the file does not say",)))
 
     def __len__(self) -> int:
-        """Return the number of images, as the file's header has it."""
+        """Return the number of images, as the file's header states it."""
         return self._count
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:

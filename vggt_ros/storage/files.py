@@ -1,4 +1,4 @@
-"""Files that others read too: point clouds as PLY, trajectories in TUM's format, stamps exact to the nanosecond."""
+"""Files that other programs read: point clouds as PLY, trajectories in TUM's format, stamps exact to the nanosecond."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PLY_NAMES = {"f4": "float", "u1": "uchar"}
 
 
 class FileError(ValueError):
-    """A file is missing, broken or not what it should be; the text names it and says why."""
+    """A file is missing, damaged or of another format; the text names it and says why."""
 
 
 def parse_stamp(text: str) -> int:
-    """Return the nanoseconds of seconds written in decimal, exactly: a float keeps only 200 ns of today's time.
+    """Return the nanoseconds of a decimal number of seconds, exactly: a float64 of a Unix time resolves 200 ns only.
 
     Raises:
         ValueError: not a decimal number, or finer than a nanosecond.
@@ -47,7 +47,7 @@ def write_trajectory(path: Path, stamps: NDArray[np.int64], world_camera: Array)
 
 
 def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
-    """Return stamps, nanoseconds (n,), and poses (n, 4, 4) of a file in TUM's format, in order of time.
+    """Return stamps, nanoseconds (n,), and poses (n, 4, 4) of a file in TUM's format, sorted by time.
 
     Raises:
         FileError: the file is missing, empty, or a line is not eight numbers.
@@ -94,7 +94,7 @@ def write_ply(path: Path, cloud: PointCloud) -> None:
 
 
 def read_ply(path: Path) -> PointCloud:
-    """Return the cloud of a PLY file that `write_ply` wrote; raises FileError if it is another kind, or cut short."""
+    """Return the cloud of a PLY file that `write_ply` wrote; raises FileError if it is another kind, or truncated."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -102,9 +102,9 @@ def read_ply(path: Path) -> PointCloud:
     header, end, body = data.partition(b"end_header\n")
     names = [line.split()[-1] for line in header.decode(errors="replace").splitlines() if line.startswith("property")]
     if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != list(_VERTEX.names or ()):
-        raise FileError(f"{path}: not a PLY file of this package")
+        raise FileError(f"{path}: not a PLY file written by this package")
     if len(body) != _VERTEX.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
-        raise FileError(f"{path}: cut short")
+        raise FileError(f"{path}: the file is truncated")
     vertices = np.frombuffer(body, _VERTEX)
     return PointCloud(np.stack([vertices[name] for name in ("x", "y", "z")], axis=1),
                       np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1),

@@ -1,6 +1,6 @@
-"""Saved maps: a folder of numpy arrays and JSON, written beside the old map and put in its place at once.
+"""Saved maps: a folder of numpy arrays and JSON, written beside the old map and then exchanged with it.
 
-docs/maps.md describes the format. Nothing in it is code: arrays are read without pickle, and checked before use.
+docs/maps.md describes the format. It holds no code: arrays are read without pickle, and checked before use.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.windows.solution import PointCloud
 
 FORMAT, VERSION = "vggt_ros map", 4
-"""Version of the format; it rises when a reader could not tell what is missing. Older ones are read."""
-_SINCE = {"appearance": 2, "node_window": 3}
-"""Arrays that older versions lack."""
-_PLAIN = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
-_OURS = frozenset({"map.json", "map.ply", "trajectory.txt"})
+"""Version of the format; it rises when a reader could not tell which arrays are missing. Older ones are read."""
+_ADDED_IN_VERSION = {"appearance": 2, "node_window": 3}
+"""Arrays that older versions lack, and the version since which they exist."""
+_SCALAR_FIELDS = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
+_MAP_FILES = frozenset({"map.json", "map.ply", "trajectory.txt"})
 
 
 class StorageError(ValueError):
@@ -33,10 +33,10 @@ class StorageError(ValueError):
 
 
 def map_folder(folder: str, name: str) -> Path:
-    """Return the folder of the map `name` inside `folder`.
+    """Return the folder of the map `name` in `folder`.
 
     Raises:
-        StorageError: the name is empty, begins with a dot, or leads out of the folder.
+        StorageError: the name is empty, begins with a dot, or leads outside `folder`.
 
     """
     inside = Path(folder).expanduser().resolve()
@@ -47,17 +47,17 @@ def map_folder(folder: str, name: str) -> Path:
 
 
 def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.ndarray, config: Config) -> None:
-    """Write a map; until it is whole, the one that is there stays as it is.
+    """Write a map; an existing one is replaced only when the new one is complete.
 
     Args:
-        folder: becomes the map; files in it that are not ours are carried over.
+        folder: of the map; files in it that are not part of a map are kept.
         record: the map.
-        cloud: its points in the z-up map, for `map.ply`.
+        cloud: its points in the z-up frame `map`, for `map.ply`.
         map_camera: its keyframes' poses (k, 4, 4) there, optical axes, for `trajectory.txt` in TUM's format.
-        config: the settings, for the reader's information.
+        config: the settings, for information only.
 
     Raises:
-        StorageError: there is nothing to save, or the folder holds something else than a map.
+        StorageError: the map is empty, or the folder holds something other than a map.
         OSError: the folder cannot be written.
 
     """
@@ -67,7 +67,7 @@ def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.
     _recover(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "map.json").exists() \
             and not (folder / "map.ply").exists():
-        raise StorageError(f"{folder} is not a map; it is not overwritten")
+        raise StorageError(f"{folder} is not a map, and is not overwritten")
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -76,7 +76,7 @@ def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.
     write_ply(new / "map.ply", cloud)
     write_trajectory(new / "trajectory.txt", record.keyframe_stamp, map_camera)
     description = {"format": FORMAT, "version": VERSION, "written_by": f"vggt_ros {__version__}",
-                   **{name: _jsonable(getattr(record, name)) for name in _PLAIN}, "settings": asdict(config)}
+                   **{name: _jsonable(getattr(record, name)) for name in _SCALAR_FIELDS}, "settings": asdict(config)}
     (new / "map.json").write_text(json.dumps(description, indent=1) + "\n")
     _exchange(new, folder)
 
@@ -85,7 +85,7 @@ def load_map(folder: Path) -> MapRecord:
     """Return a saved map, checked.
 
     Raises:
-        StorageError: it is missing, of a version that is not known, or damaged.
+        StorageError: it is missing, of an unknown version, or damaged.
 
     """
     try:
@@ -99,10 +99,11 @@ def load_map(folder: Path) -> MapRecord:
         raise StorageError(f"{folder / 'map.json'}: not a map of this package")
     version = description.get("version")
     if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise StorageError(f"{folder / 'map.json'}: version {version!r} of the format, this program reads versions 1 "
+        raise StorageError(f"{folder / 'map.json'}: version {version!r} of the format; this program reads versions 1 "
                            f"to {VERSION}")
-    values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA if _SINCE.get(name, 1) <= version}
-    values.setdefault("node_window", values["window_id"])  # windows were the nodes
+    values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA
+                              if _ADDED_IN_VERSION.get(name, 1) <= version}
+    values.setdefault("node_window", values["window_id"])  # windows were the nodes of the graph
     values.setdefault("appearance", np.zeros((len(values["keyframe_id"]), 0), np.float16))
     try:
         values |= {name: int(description[name]) for name in ("submap", "next_keyframe", "next_window")}
@@ -121,54 +122,54 @@ def load_map(folder: Path) -> MapRecord:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Return the array of a file; a header that promises more than the file holds is refused before memory is taken."""
+    """Return the array of a file; a header that does not fit its length is rejected before memory is allocated."""
     try:
         if path.stat().st_size > 0:
             with path.open("rb") as file:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, kind = read(file)
-                promised = int(np.prod(shape, dtype=object)) * kind.itemsize
-                if kind.hasobject or promised != path.stat().st_size - file.tell():
-                    raise ValueError("its length is not what its header says")
+                expected = int(np.prod(shape, dtype=object)) * kind.itemsize
+                if kind.hasobject or expected != path.stat().st_size - file.tell():
+                    raise ValueError("the length of the file does not fit its header")
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _exchange(new: Path, folder: Path) -> None:
-    """Put the folder `new` in the place of `folder`; at every moment one of them is whole (see `_recover`)."""
+    """Replace `folder` by the folder `new`; at every moment one of the two is complete (see `_recover`)."""
     old = _old(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         for entry in folder.iterdir():
-            if entry.name not in _OURS and entry.suffix != ".npy" and not (new / entry.name).exists():
+            if entry.name not in _MAP_FILES and entry.suffix != ".npy" and not (new / entry.name).exists():
                 (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, new / entry.name)
     for path in [*(p for p in new.rglob("*") if p.is_file()), new]:
-        _to_disk(path)
+        _sync_to_disk(path)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
-    _to_disk(folder.parent)
+    _sync_to_disk(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _recover(folder: Path) -> None:
-    """Undo an exchange that was interrupted between its two renames, and clear away what other saves left half."""
+    """Undo an exchange that was interrupted between its two renames, and remove incomplete folders of other saves."""
     old = _old(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
-    for left in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        start, _, process = left.name.rpartition("-")
+    for leftover in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        start, _, process = leftover.name.rpartition("-")
         if start == f".{folder.name}.new" and process.isdecimal() and not Path("/proc", process).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _to_disk(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Between the objects of a map and the arrays of its record."""
+"""Conversion between the objects of a map and the arrays of its record."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vggt_ros.windows.solution import Edge, MapKeyframe
 
 
 def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
-    """Return the arrays of a MapRecord that hold what is kept of `keyframes`; at least one."""
+    """Return the arrays of a MapRecord that hold `keyframes`; at least one."""
     described = [k.descriptor for k in keyframes if k.descriptor is not None]
-    looks = [np.zeros(SIZE) if k.appearance is None else k.appearance for k in keyframes]
+    appearance = [np.zeros(SIZE) if k.appearance is None else k.appearance for k in keyframes]
     return {
         "keyframe_id": np.array([k.id for k in keyframes], np.int64),
         "keyframe_stamp": np.array([k.stamp for k in keyframes], np.int64),
@@ -24,7 +24,7 @@ def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
         "keyframe_size": np.array([k.depth.shape for k in keyframes], np.int64),
         "keyframe_features": np.array([len(k.features) for k in keyframes], np.int64),
         "keyframe_described": np.array([k.descriptor is not None for k in keyframes], np.bool_),
-        "appearance": np.array(looks, np.float16),
+        "appearance": np.array(appearance, np.float16),
         "depth": np.concatenate([k.depth.ravel() for k in keyframes]),
         "confidence": np.concatenate([k.confidence.ravel() for k in keyframes]),
         "color": np.concatenate([k.color.reshape(-1, 3) for k in keyframes]),
@@ -35,7 +35,7 @@ def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
 
 
 def unpack_keyframes(record: MapRecord) -> list[MapKeyframe]:
-    """Return what is kept of each keyframe of a record, copied: the record is not kept for one of them."""
+    """Return the keyframes of a record. Arrays are copied, so that a keyframe does not keep the record in memory."""
     pixel_ends, feature_ends = np.cumsum(record.keyframe_size.prod(1)), np.cumsum(record.keyframe_features)
     descriptors = iter(record.descriptor)
     keyframes = []
@@ -54,7 +54,7 @@ def unpack_keyframes(record: MapRecord) -> list[MapKeyframe]:
 
 
 def pack_edges(edges: Sequence[Edge]) -> dict[str, Any]:
-    """Return the arrays of a MapRecord that hold the relations of windows."""
+    """Return the arrays of a MapRecord that hold the edges of the pose graph."""
     poses, scales = pack_similarities([edge.first_second for edge in edges])
     return {
         "edge_first": np.array([edge.first for edge in edges], np.int64),
@@ -67,11 +67,12 @@ def pack_edges(edges: Sequence[Edge]) -> dict[str, Any]:
 
 
 def unpack_edges(record: MapRecord) -> list[Edge]:
-    """Return the relations of windows of a record."""
-    relations = unpack_similarities(record.edge_pose, record.edge_scale)
-    rows = zip(record.edge_first, record.edge_second, record.edge_kind, relations, record.edge_covariance, strict=True)
-    return [Edge(int(first), int(second), KINDS[kind], relation, covariance)
-            for first, second, kind, relation, covariance in rows]
+    """Return the edges of the pose graph of a record."""
+    similarities = unpack_similarities(record.edge_pose, record.edge_scale)
+    rows = zip(record.edge_first, record.edge_second, record.edge_kind, similarities, record.edge_covariance,
+               strict=True)
+    return [Edge(int(first), int(second), KINDS[kind], similarity, covariance)
+            for first, second, kind, similarity, covariance in rows]
 
 
 def pack_similarities(similarities: Sequence[Sim3]) -> tuple[Array, Array]:

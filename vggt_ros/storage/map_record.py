@@ -1,7 +1,7 @@
-"""Everything that a map is, as plain arrays: what is saved, and what mapping goes on from.
+"""A whole map as plain arrays: what is saved, and what mapping continues from.
 
-`SCHEMA` says for every array its type and shape; letters are sizes that must agree from array to array. Arrays that
-belong to keyframes of different sizes are laid end to end in the order of keyframes, with the counts beside them.
+`SCHEMA` has the type and shape of every array; letters are sizes that must be equal in all arrays. Arrays of keyframes
+of different sizes are concatenated in the order of keyframes, with the counts in another array.
 """
 
 from __future__ import annotations
@@ -51,28 +51,29 @@ SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class MapRecord:
-    """A map at rest: k keyframes, w nodes in the graph, m relations measured between them.
+    """A map as arrays: k keyframes, w nodes of the pose graph, m edges between them.
 
     Attributes:
         keyframe_id, keyframe_stamp: rising ids; nanoseconds.
-        keyframe_submap, keyframe_window: the submap, and the node in which it lies.
+        keyframe_submap, keyframe_window: its submap, and its node.
         keyframe_pose: `node_camera`, optical axes, units of the node.
-        keyframe_intrinsics: pinhole matrix for `keyframe_size`, which is height and width of the maps that follow.
+        keyframe_intrinsics: pinhole matrix for `keyframe_size`, which is height and width of its depth map and image.
         depth, confidence, color: of all pixels; units of the window, NaN where unknown; rank times 255; RGB.
-        keyframe_features, feature_pixel, feature: how many binary features (ORB), where (x, y of the kept size), what.
+        keyframe_features, feature_pixel, feature: number of binary features (ORB), their pixels (x, y at
+            `keyframe_size`), and their descriptors.
         keyframe_described, descriptor: which keyframes have a place descriptor by the reconstructor, and those.
-        appearance: what each place looks like by `vggt_ros/appearance.py`; a row of zeros where that is not known.
+        appearance: place descriptors by `vggt_ros/features/appearance.py`; a row of zeros where there is none.
         window_id, window_pose, window_scale: nodes of the graph, which were windows once and are keyframes now, and the
-            similarity `map_node`: p_map = scale R p_node + t. Those of keyframes that were let go are still there.
+            similarity `map_node`: p_map = scale R p_node + t. Nodes of removed keyframes may still be there.
         node_window: the window that placed a node.
-        anchor: the nodes that fix the gauge, one a component of the graph.
-        edge_first, edge_second, edge_kind: the nodes related; index into `KINDS`.
+        anchor: the nodes that fix the gauge, one in each component of the graph.
+        edge_first, edge_second, edge_kind: the two nodes; index into `KINDS`.
         edge_pose, edge_scale, edge_covariance: the similarity `first_second` and the covariance of its perturbation on
             the right, [rotation, translation, log scale].
-        map_world: pose 4x4 of the core's world (the first camera's optical frame) in the z-up frame `map`.
+        map_world: pose 4x4 of the world frame of the mapper (the first camera's optical frame) in the z-up frame `map`.
         submap: the submap that grows.
         next_keyframe, next_window: ids are never reused, not even in another session.
-        scale_state, scale_sigma, scale_source: what is known of the unit of the submap that grows.
+        scale_state, scale_sigma, scale_source: state of the metric scale of the submap that grows.
 
     """
 
@@ -116,20 +117,20 @@ class MapRecord:
         return len(self.keyframe_id)
 
     def check(self) -> None:
-        """Check everything that the program relies on.
+        """Check everything that loading a map relies on.
 
         Raises:
-            ValueError: the text begins with the name of the array that is wrong.
+            ValueError: the text begins with the name of the wrong array.
 
         """
         self._check_shapes()
         pixels = self.keyframe_size.prod(1)
-        shift = np.abs(self.edge_covariance - self.edge_covariance.transpose(0, 2, 1)).max(initial=0)
+        asymmetry = np.abs(self.edge_covariance - self.edge_covariance.transpose(0, 2, 1)).max(initial=0)
         windows, ids = self.window_id, self.keyframe_id
-        for name, good, what in (
+        for name, valid, problem in (
                 ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
                 ("node_window", self.node_window.max(initial=-1) < self.next_window, "an id is not below next_window"),
-                ("keyframe_id", _rising(ids) and ids.min(initial=0) >= 0, "ids must rise"),
+                ("keyframe_id", _increasing(ids) and ids.min(initial=0) >= 0, "ids must rise"),
                 ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
                 ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
                 ("keyframe_submap", self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap,
@@ -138,34 +139,37 @@ class MapRecord:
                 ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
                 ("keyframe_intrinsics", (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
                  and (self.keyframe_intrinsics[:, 2] == [0, 0, 1]).all(), "not a pinhole matrix"),
-                ("keyframe_size", ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(), "no image's size"),
-                ("depth", pixels.sum() == len(self.depth), "not as many pixels as keyframe_size says"),
+                ("keyframe_size", ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
+                 "not the size of an image"),
+                ("depth", pixels.sum() == len(self.depth), "the number of pixels does not fit keyframe_size"),
                 ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
                 ("keyframe_features", self.keyframe_features.min(initial=0) >= 0
-                 and self.keyframe_features.sum() == len(self.feature), "not as many as in feature"),
-                ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor), "not as in descriptor"),
-                ("appearance", self.appearance.shape[1] in (0, SIZE), f"not {SIZE} numbers a keyframe"),
+                 and self.keyframe_features.sum() == len(self.feature), "the counts do not fit feature"),
+                ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor),
+                 "the count does not fit descriptor"),
+                ("appearance", self.appearance.shape[1] in (0, SIZE), f"not {SIZE} numbers for each keyframe"),
                 ("window_pose", _rigid(self.window_pose), "not a pose"),
                 ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
                 ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
-                 "no such window, or one twice"),
+                 "no such window, or the same one twice"),
                 ("edge_first", np.isin(self.edge_first, windows).all(), "no such window"),
                 ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
                 ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
                 ("edge_pose", _rigid(self.edge_pose), "not a pose"),
                 ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
-                ("edge_covariance", shift < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
+                ("edge_covariance", asymmetry < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
                  "not a covariance"),
                 ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
                 ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
-                ("edge_second", self._is_chained(), "a window is no anchor, and hangs on none before it"),
-                ("edge_second", self._breaks_fit(), "a break leads to no anchor, to one twice, or from none before it"),
+                ("edge_second", self._is_connected(), "a window is no anchor, and has no overlap with an earlier one"),
+                ("edge_second", self._breaks_are_valid(),
+                 "a break leads to no anchor, to the same one twice, or not from an earlier window"),
                 ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
-            if not good:
-                raise ValueError(f"{name}: {what}")
+            if not valid:
+                raise ValueError(f"{name}: {problem}")
 
-    def _is_chained(self) -> bool:
-        """Return True if every window is an anchor, or overlaps with one that comes before it."""
+    def _is_connected(self) -> bool:
+        """Return True if every window is an anchor, or overlaps with one before it."""
         overlaps = self.edge_kind == KINDS.index("overlap")
         first = dict(zip(self.edge_second[overlaps].tolist(), self.edge_first[overlaps].tolist(), strict=True))
         order = {window: row for row, window in enumerate(self.window_id.tolist())}
@@ -173,8 +177,8 @@ class MapRecord:
         return all(window in anchors or order.get(first.get(window, window), row) < row
                    for window, row in order.items())
 
-    def _breaks_fit(self) -> bool:
-        """Return True if every break is of another anchor, and from a window that comes before it."""
+    def _breaks_are_valid(self) -> bool:
+        """Return True if every break leads to another anchor, from a window before it."""
         breaks = self.edge_kind == KINDS.index("break")
         order = {window: row for row, window in enumerate(self.window_id.tolist())}
         first, second = self.edge_first[breaks].tolist(), self.edge_second[breaks].tolist()
@@ -184,19 +188,19 @@ class MapRecord:
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}
-        for name, (kind, shape) in SCHEMA.items():
+        for name, (dtype, shape) in SCHEMA.items():
             values = getattr(self, name)
             expected = tuple(sizes.setdefault(side, length) if isinstance(side, str) else side
                              for side, length in zip(shape, values.shape, strict=False))
-            if values.dtype != kind or len(values.shape) != len(shape) or values.shape != expected:
-                raise ValueError(f"{name}: {values.dtype}{list(values.shape)} where {kind}{list(expected)} is expected")
+            if values.dtype != dtype or len(values.shape) != len(shape) or values.shape != expected:
+                raise ValueError(f"{name}: {values.dtype}{list(values.shape)}, expected {dtype}{list(expected)}")
             if values.dtype.kind == "f" and name != "depth" and not np.isfinite(values).all():
                 raise ValueError(f"{name}: not finite")
         if not sizes["k"]:
             raise ValueError("keyframe_id: there are no keyframes")
 
 
-def _rising(values: NDArray[np.int64]) -> bool:
+def _increasing(values: NDArray[np.int64]) -> bool:
     return bool((np.diff(values) > 0).all())
 
 
@@ -207,6 +211,6 @@ def _different(values: NDArray[np.int64]) -> bool:
 def _rigid(poses: Array) -> bool:
     """Return True if all of `poses` (n, 4, 4) are finite, with a rotation and the last row of a pose."""
     rotation = poses[:, :3, :3]
-    square = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0)
-    return bool(np.isfinite(poses).all() and square < 1e-6 and (np.linalg.det(rotation) > 0).all()
+    deviation = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0)
+    return bool(np.isfinite(poses).all() and deviation < 1e-6 and (np.linalg.det(rotation) > 0).all()
                 and (poses[:, 3] == [0, 0, 0, 1]).all())

@@ -1,4 +1,8 @@
-"""Rendered rooms with exact poses and depth: the truth that tests and the demo are measured against."""
+"""Rendered scenes with exact poses and depth, as ground truth for tests, benchmarks and the demo.
+
+It takes the size and seed of a room, a camera path, and how large the errors of simulated sensors are. It returns
+rendered sequences, windows as a reconstructor would return them, odometry and IMU samples, all with known truth.
+"""
 
 from vggt_ros.synthetic.oracle import OracleNoise, SceneReconstructor
 from vggt_ros.synthetic.paths import drive, laps, look_at, orbit, turn

@@ -1,4 +1,4 @@
-"""Another odometry, as good and as bad as those on robots: it drifts, its clock is off, and for a while it lies."""
+"""A simulated odometry with the errors of those on robots: it drifts, its clock is late, and it slips for a while."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 
 @dataclass(frozen=True)
 class OdometryNoise:
-    """What is wrong with it.
+    """Errors of the odometry.
 
     Attributes:
         translation: sigma of each step, as a fraction of its length.
         rotation: sigma of each step about each axis, radians.
         offset: how late its stamps are, seconds.
-        lie_begin, lie_seconds: while it slips, counted from the beginning.
-        lie_factor: by how much the steps are too long then.
+        slip_begin, slip_seconds: when it slips, in seconds from the beginning, and for how long.
+        slip_factor: factor on the length of the steps while it slips.
 
     """
 
     translation: float = 0.01
     rotation: float = float(np.radians(0.1))
     offset: float = 0.010
-    lie_begin: float = 4.0
-    lie_seconds: float = 3.0
-    lie_factor: float = 2.0
+    slip_begin: float = 4.0
+    slip_seconds: float = 3.0
+    slip_factor: float = 2.0
 
 
 def drifting_odometry(stamps: NDArray[np.int64], world_camera: Array, noise: OdometryNoise | None = None,
@@ -36,12 +36,12 @@ def drifting_odometry(stamps: NDArray[np.int64], world_camera: Array, noise: Odo
     """Return stamps (n,) and poses (n, 4, 4), in a frame of their own, of an odometry that follows `world_camera`."""
     noise, rng = noise or OdometryNoise(), np.random.default_rng(seed)
     seconds = (stamps - stamps[0]) / 1e9
-    lies = (seconds >= noise.lie_begin) & (seconds < noise.lie_begin + noise.lie_seconds)
+    slips = (seconds >= noise.slip_begin) & (seconds < noise.slip_begin + noise.slip_seconds)
     poses = [pose(so3_exp(rng.standard_normal(3)), 10 * rng.standard_normal(3))]
     for row in range(1, len(stamps)):
         step = inverse(world_camera[row - 1]) @ world_camera[row]
-        factor = noise.lie_factor if lies[row] else 1.0
+        factor = noise.slip_factor if slips[row] else 1.0
         length = float(np.linalg.norm(step[:3, 3]))
-        moved = factor * step[:3, 3] + noise.translation * length * rng.standard_normal(3)
-        poses.append(poses[-1] @ pose(step[:3, :3] @ so3_exp(noise.rotation * rng.standard_normal(3)), moved))
+        translation = factor * step[:3, 3] + noise.translation * length * rng.standard_normal(3)
+        poses.append(poses[-1] @ pose(step[:3, :3] @ so3_exp(noise.rotation * rng.standard_normal(3)), translation))
     return stamps + round(noise.offset * 1e9), np.array(poses)

@@ -1,4 +1,4 @@
-"""A reconstructor that knows the answer: it stands in for the real ones where the rest is tested."""
+"""A reconstructor with exact geometry plus noise: it replaces the real ones where other parts are tested."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vggt_ros.windows.keyframe import Window
 
 @dataclass(frozen=True)
 class OracleNoise:
-    """What is wrong with the answers, as standard deviations; the default is nothing but an unknown scale.
+    """Standard deviations of the errors; by default only the scale of a window is unknown.
 
     Attributes:
-        scale: of the logarithm of each window's unit.
+        scale: of the logarithm of each window's scale.
         rotation: of each pose but the first, radians.
         translation: of each pose but the first, as a fraction of the window's median depth.
         depth: of the logarithm of each pixel's depth.
@@ -37,23 +37,23 @@ class OracleNoise:
 class SceneReconstructor:
     """Looks up the exact poses of a window's keyframes by their stamps and renders their depth.
 
-    Each window has a unit of its own, as a monocular reconstruction has. The same window always has the same answer.
+    Each window has a scale of its own, as a monocular reconstruction has. The same window always has the same result.
     """
 
     name = "oracle"
 
     def __init__(self, scene: Scene, stamps: Sequence[int], world_camera: Array, noise: OracleNoise | None = None,
                  depth_width: int = 160, seed: int = 0, refuse: Sequence[int] = ()) -> None:
-        """Take the truth.
+        """Take the ground truth.
 
         Args:
-            scene: what the cameras look at.
+            scene: the scene.
             stamps: of the frames, nanoseconds.
             world_camera: their poses (n, 4, 4), optical axes.
-            noise: what is wrong with the answers.
+            noise: errors of the results.
             depth_width: width of the depth maps, pixels.
             seed: of the noise.
-            refuse: ids of windows that it refuses to solve.
+            refuse: ids of windows that it rejects.
 
         """
         self.scene, self.noise, self.depth_width, self.seed = scene, noise or OracleNoise(), depth_width, seed
@@ -65,7 +65,7 @@ class SceneReconstructor:
         return camera.width, camera.height
 
     def reconstruct(self, window: Window) -> WindowGeometry:
-        """Return the exact geometry in a random unit, plus the noise.
+        """Return the exact geometry at a random scale, plus the noise.
 
         Raises:
             ReconstructionRefused: the window's id is among those to refuse.
@@ -73,27 +73,28 @@ class SceneReconstructor:
 
         """
         if window.id in self.refuse:
-            raise ReconstructionRefused(f"window {window.id} is on the oracle's list")
+            raise ReconstructionRefused(f"window {window.id} is among those to refuse")
         rng = np.random.default_rng((self.seed, window.id))
-        unit = float(np.exp(self.noise.scale * rng.standard_normal()))
+        window_scale = float(np.exp(self.noise.scale * rng.standard_normal()))
         world_camera = np.array([self._poses[keyframe.stamp] for keyframe in window.keyframes])
         depth, intrinsics = [], []
         for keyframe, matrix in zip(window.keyframes, world_camera, strict=True):
             height, width = keyframe.image.shape[:2]
-            shrink = self.depth_width / width
-            small = resize_intrinsics(keyframe.intrinsics, shrink, shrink)
+            factor = self.depth_width / width
+            small = resize_intrinsics(keyframe.intrinsics, factor, factor)
             intrinsics.append(small)
-            depth.append(self.scene.depth(matrix, small, (self.depth_width, round(height * shrink))))
-        maps = np.array(depth)
-        median = float(np.nanmedian(maps))
+            depth.append(self.scene.depth(matrix, small, (self.depth_width, round(height * factor))))
+        depth_maps = np.array(depth)
+        median = float(np.nanmedian(depth_maps))
         window_camera = inverse(world_camera[0]) @ world_camera
         for matrix in window_camera[1:]:
             matrix[:] = matrix @ pose(so3_exp(self.noise.rotation * rng.standard_normal(3)),
                                       self.noise.translation * median * rng.standard_normal(3))
-        window_camera[:, :3, 3] /= unit
+        window_camera[:, :3, 3] /= window_scale
         window_camera[0] = np.eye(4)
-        maps *= np.exp(self.noise.depth * rng.standard_normal(maps.shape, np.float32)) / np.float32(unit)
-        maps[rng.random(maps.shape, np.float32) < self.noise.unknown] = np.nan
-        confidence = np.where(np.isnan(maps), 0, rng.random(maps.shape, np.float32)).astype(np.float32)
-        return WindowGeometry(window.ids, window_camera, np.array(intrinsics), maps, confidence,
-                              report={"unit_m": unit})
+        depth_maps *= np.exp(self.noise.depth * rng.standard_normal(depth_maps.shape, np.float32)) \
+            / np.float32(window_scale)
+        depth_maps[rng.random(depth_maps.shape, np.float32) < self.noise.unknown] = np.nan
+        confidence = np.where(np.isnan(depth_maps), 0, rng.random(depth_maps.shape, np.float32)).astype(np.float32)
+        return WindowGeometry(window.ids, window_camera, np.array(intrinsics), depth_maps, confidence,
+                              report={"unit_m": window_scale})

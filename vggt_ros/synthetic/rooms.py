@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from vggt_ros.synthetic.scene import Face, Scene
-from vggt_ros.synthetic.textures import hang_posters, material, shade_edges
+from vggt_ros.synthetic.textures import draw_posters, material, shade_edges
 
 LIGHT = {"top": 1.0, "bottom": 0.85, "x": 0.8, "y": 0.92}
-"""Brightness of surfaces by the way they face: a box is seen as a box."""
+"""Brightness of surfaces by their direction, so that the sides of a box can be told apart."""
 
 
 def room(size: tuple[float, float, float] = (5.0, 4.0, 2.5), seed: int = 0, texel: float = 0.004) -> Scene:
     """Return a furnished room with its origin on the floor in the middle.
 
-    A low table stands in the middle, shelves, boxes and a sofa along the walls: from a height of a meter the room is
-    seen across. Paths within 0.4 of half the size keep clear of the furniture above half a meter.
+    A low table stands in the middle, shelves, boxes and a sofa along the walls; a camera at a height of one meter sees
+    across the room. Paths within 0.4 of half the size keep clear of the furniture above half a meter.
 
     Args:
         size: length along x, width along y, height, meters.
@@ -33,14 +33,15 @@ def room(size: tuple[float, float, float] = (5.0, 4.0, 2.5), seed: int = 0, texe
     faces += _box(rng, texel, (-0.3 * table, -0.4 * table, 0.4), (0.5 * table, 0.4 * table, 0.22), ("fabric",))
     faces += _box(rng, texel, (0.4 * table, -0.1 * table, 0.4), (0.3 * table, 0.5 * table, 0.13), ("tiles",))
     for side in range(4):  # furniture along each wall: x runs along it, y into the room
-        along, across = (length, width) if side % 2 == 0 else (width, length)
-        turn = np.array([[1, 0], [0, 1]]) if side == 0 else np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), side)
-        x = -along / 2 + 0.15
-        while x < along / 2 - 0.45:
-            w, d = rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.09 * across)
-            w = min(w, along / 2 - 0.15 - x)
+        wall_length, room_depth = (length, width) if side % 2 == 0 else (width, length)
+        wall_rotation = np.array([[1, 0], [0, 1]]) if side == 0 else \
+            np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), side)
+        x = -wall_length / 2 + 0.15
+        while x < wall_length / 2 - 0.45:
+            w, d = rng.uniform(0.3, 0.8), rng.uniform(0.15, 0.09 * room_depth)
+            w = min(w, wall_length / 2 - 0.15 - x)
             h = rng.choice([0.35, 0.6, 0.9, 1.5])
-            ends = np.array([[x, -across / 2], [x + w, -across / 2 + d]]) @ turn.T
+            ends = np.array([[x, -room_depth / 2], [x + w, -room_depth / 2 + d]]) @ wall_rotation.T
             low, high = ends.min(0), ends.max(0)
             kind = str(rng.choice(["planks", "fabric", "tiles", "plaster", "bricks"]))
             faces += _box(rng, texel, (*low, 0), (*(high - low), h), (kind,))
@@ -66,29 +67,29 @@ def corridor(length: float = 30.0, width: float = 3.0, height: float = 2.5, seed
 
 def _box(rng: np.random.Generator, texel: float, low: Sequence[float], size: Sequence[float],
          kinds: Sequence[str], inside: bool = False) -> list[Face]:
-    """Return the faces of a box; seen from inside it is a room: x walls, y walls, floor and ceiling of four `kinds`."""
+    """Return the faces of a box; from `inside` it is a room: x walls, y walls, floor and ceiling of four `kinds`."""
     corner, extent = np.array(low, float), np.array(size, float)
     faces = []
-    shared = rng.uniform(0.3, 0.85, 3)
+    box_color = rng.uniform(0.3, 0.85, 3)
     for axis in range(3):
         for upper in (False, True):
             if not inside and axis == 2 and not upper:
-                continue  # nobody sees a box from below
+                continue  # boxes stand on the floor
             i, j = [k for k in range(3) if k != axis]  # j is z for walls: right is horizontal, down is -z
             origin, right, down = corner.copy(), np.zeros(3), np.zeros(3)
             origin[axis] += extent[axis] if upper else 0
             origin[j] += extent[j]
             right[i], down[j] = extent[i], -extent[j]
             outward = np.eye(3)[axis] * (1 if upper else -1)
-            looks = outward if not inside else -outward
-            if np.cross(right, down) @ looks > 0:  # `right x down` must look away from the viewer
+            facing = outward if not inside else -outward
+            if np.cross(right, down) @ facing > 0:  # `right x down` must point away from the viewer
                 origin[i] += extent[i]
                 right = -right
             kind = kinds[min(axis, len(kinds) - 1) if axis < 2 or not upper else -1]
-            color = rng.uniform(0.45, 0.85, 3) if inside else shared
+            color = rng.uniform(0.45, 0.85, 3) if inside else box_color
             h, w = (max(round(float(np.linalg.norm(edge)) / texel), 8) for edge in (down, right))
             texture = material(kind, rng, h, w, color * LIGHT[("x", "y", "top" if upper != inside else "bottom")[axis]])
             if inside and axis < 2:
-                hang_posters(texture, rng, max(2, round(w * texel / 1.2)))
+                draw_posters(texture, rng, max(2, round(w * texel / 1.2)))
             faces.append(Face(origin, right, down, shade_edges(texture, int(0.15 / texel)) if inside else texture))
     return faces

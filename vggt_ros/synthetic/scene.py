@@ -2,7 +2,7 @@
 
 Inverse depth on a plane is an affine function of the pixel, and so are the texture coordinates divided by depth: every
 rectangle costs a few additions a pixel. Textures are filtered by a mip map, so that moving images can be matched to a
-fraction of a pixel. Surfaces look the same from everywhere.
+fraction of a pixel. Surfaces are Lambertian.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.synthetic.textures import Atlas, Image
+from vggt_ros.synthetic.textures import Image, TextureAtlas
 
 NEAR = 0.05
 Float = NDArray[np.float32]
@@ -28,7 +28,7 @@ def pinhole(width: int, height: int, fov: float = 65.0) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A textured rectangle, seen from the side where `right` x `down` looks away.
+    """A textured rectangle, visible from the side from which `right` x `down` points away.
 
     Attributes:
         corner: world position (3,) of the texture's top left, meters.
@@ -49,7 +49,7 @@ class Scene:
     def __init__(self, faces: Sequence[Face]) -> None:
         """Take the rectangles and pack their textures."""
         self.faces = tuple(faces)
-        self._atlas = Atlas([face.texture for face in faces])
+        self._atlas = TextureAtlas([face.texture for face in faces])
 
     def render(self, world_camera: Array, intrinsics: Array, size: tuple[int, int]) -> tuple[Image, Float]:
         """Return the image, RGB uint8 (H, W, 3), and the depth, float32 (H, W), meters along the optical axis.
@@ -59,14 +59,14 @@ class Scene:
             intrinsics: float64 (3, 3); integer coordinates are pixel centers.
             size: width and height.
 
-        Pixels that see nothing are black with depth NaN.
+        Pixels without a surface are black with depth NaN.
 
         """
         inverse_depth, x, y, texel = self._rasterize(world_camera, intrinsics, size)
         empty = inverse_depth == 0
         with np.errstate(divide="ignore", invalid="ignore"):
             depth = np.reciprocal(inverse_depth)
-            # Texels that a pixel covers: across the slant, and half-way along it to keep grazing floors crisp.
+            # Texels that a pixel covers: across the slant, and half-way along it, to keep grazing floors sharp.
             tilt = _ray_length(intrinsics, size) * depth * texel[1]
             lod = np.log2(depth * texel[0]) + 0.5 * np.log2(np.maximum(tilt, 1))
         image = self._atlas.sample(x, y, np.where(empty, 0, lod))
@@ -95,7 +95,7 @@ class Scene:
         for face, corner in zip(self.faces, self._atlas.corner, strict=True):
             normal = np.cross(face.right, face.down)
             normal /= np.linalg.norm(normal)
-            distance = normal @ (face.corner - center)  # positive where the face looks at the camera
+            distance = normal @ (face.corner - center)  # positive where the face is visible from the camera
             box = _bounds(face, rotation, center, intrinsics, size) if distance > 1e-6 else None
             if box is None:
                 continue

@@ -1,4 +1,4 @@
-"""A rendered sequence with the interface of the recorded ones (`vggt_ros.sequences.Sequence`)."""
+"""A rendered sequence with the interface of recorded ones (`vggt_ros.sequences.sequence.Sequence`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vggt_ros.synthetic.rooms import room
 from vggt_ros.synthetic.scene import Scene, pinhole
 
 START = 1_700_000_000_123_456_789
-"""Stamp of the first image: no float64 of seconds holds it, so that a stamp that went through one is found out."""
+"""Stamp of the first image: a float64 of seconds cannot hold it, so that tests detect stamps converted to one."""
 
 
 class RenderedSequence:
-    """Images of a scene from given poses, rendered when they are asked for.
+    """Images of a scene from given poses, rendered while iterating.
 
     Attributes:
-        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's place and axes; None without.
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes; or None.
 
     """
 
@@ -31,7 +31,7 @@ class RenderedSequence:
 
     def __init__(self, name: str, scene: Scene, world_camera: Array, size: tuple[int, int] = (640, 480),
                  rate: float = 15.0) -> None:
-        """Look at `scene` from `world_camera` (n, 4, 4), `rate` times a second, with 65 degrees of view."""
+        """Render `scene` from `world_camera` (n, 4, 4), `rate` images a second, with a field of view of 65 degrees."""
         self.name, self.scene = name, scene
         self.camera = Camera(*size, pinhole(*size))
         stamps = START + np.round(np.arange(len(world_camera)) * 1e9 / rate).astype(np.int64)

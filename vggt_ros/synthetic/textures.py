@@ -22,8 +22,8 @@ def noise(rng: np.random.Generator, height: int, width: int, coarsest: int = 128
     cell, amplitude = coarsest, 0.5
     while cell >= 1:
         grid = rng.uniform(-1, 1, (height // cell + 2, width // cell + 2)).astype(np.float32)
-        enlarged = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
-        total += amplitude * enlarged[:height, :width]
+        resized = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
+        total += amplitude * resized[:height, :width]
         cell, amplitude = cell // 2, amplitude * 0.8
     return total
 
@@ -65,7 +65,7 @@ def material(kind: str, rng: np.random.Generator, height: int, width: int, color
     return np.clip(255 * image, 0, 255).astype(np.uint8)
 
 
-def hang_posters(image: Image, rng: np.random.Generator, count: int) -> None:
+def draw_posters(image: Image, rng: np.random.Generator, count: int) -> None:
     """Draw `count` framed posters of colored rectangles, disks and bars onto `image`, in place."""
     height, width = image.shape[:2]
     for _ in range(count):
@@ -87,7 +87,7 @@ def hang_posters(image: Image, rng: np.random.Generator, count: int) -> None:
 
 
 def shade_edges(image: Image, reach: int, strength: float = 0.35) -> Image:
-    """Return `image` darker towards its edges over `reach` texels, as ambient light leaves the corners of a room."""
+    """Return `image` darker within `reach` texels of its edges, as ambient light makes the corners of a room."""
     height, width = image.shape[:2]
     edge = np.minimum(np.minimum(np.arange(height), np.arange(height)[::-1])[:, None],
                       np.minimum(np.arange(width), np.arange(width)[::-1])[None])
@@ -95,22 +95,22 @@ def shade_edges(image: Image, reach: int, strength: float = 0.35) -> Image:
     return (image * light[..., None]).astype(np.uint8)
 
 
-class Atlas:
-    """All textures in one image with its mip levels beside it (Williams, Pyramidal Parametrics, 1983)."""
+class TextureAtlas:
+    """All textures in one image with its mip levels (Williams, Pyramidal Parametrics, 1983)."""
 
     def __init__(self, textures: Sequence[Image], width: int = 2048) -> None:
-        """Pack `textures` on shelves; `corner` (n, 2) becomes the x, y of each one's first texel at level 0."""
+        """Pack `textures` in rows; `corner` (n, 2) becomes the x, y of each one's first texel at level 0."""
         padded = [cv2.copyMakeBorder(t, PADDING, PADDING, PADDING, PADDING, cv2.BORDER_REPLICATE) for t in textures]
         width = max([width, *(t.shape[1] for t in padded)])
         self.corner = np.zeros((len(textures), 2), np.float32)
-        x = y = shelf = 0
+        x = y = row_height = 0
         for index in sorted(range(len(padded)), key=lambda i: -padded[i].shape[0]):
             h, w = padded[index].shape[:2]
             if x + w > width:
-                x, y, shelf = 0, y + shelf, 0
+                x, y, row_height = 0, y + row_height, 0
             self.corner[index] = x, y
-            x, shelf = x + w, max(shelf, h)
-        height = y + shelf
+            x, row_height = x + w, max(row_height, h)
+        height = y + row_height
         step = 2 ** (LEVELS - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
         base = np.zeros((height, width, 3), np.uint8)
@@ -136,7 +136,7 @@ class Atlas:
         return np.asarray(cv2.convertScaleAbs(near + (far.astype(np.float32) - near) * weight), np.uint8)
 
     def _bilinear(self, x: NDArray[np.float32], y: NDArray[np.float32], level: NDArray[np.int32]) -> Image:
-        shrink = (0.5 ** np.arange(LEVELS)).astype(np.float32)[level]
-        columns = (x + 0.5) * shrink - 0.5 + self.offset[level, 0]
-        rows = (y + 0.5) * shrink - 0.5 + self.offset[level, 1]
+        level_scale = (0.5 ** np.arange(LEVELS)).astype(np.float32)[level]
+        columns = (x + 0.5) * level_scale - 0.5 + self.offset[level, 0]
+        rows = (y + 0.5) * level_scale - 0.5 + self.offset[level, 1]
         return np.asarray(cv2.remap(self.image, columns, rows, cv2.INTER_LINEAR), np.uint8)

@@ -1,4 +1,4 @@
-"""The truth as VGGT would say it: in the network's raw output, through the real decoding."""
+"""Exact geometry encoded as raw output of the VGGT network, and decoded by the real decoder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vggt_ros.windows.keyframe import Window
 
 
 class VggtOracle(SceneReconstructor):
-    """Rendered geometry with the network's habits: units of its own, a first camera only about at the origin,
-    quaternions of any length.
+    """Rendered geometry with the properties of the network's output: an unknown scale, a first camera only near the
+    origin, quaternions that are not normalized.
 
     Attributes:
         settings: of the decoding.
-        first_rotation, first_translation: how far the first camera is off, radians and median depths.
+        first_rotation, first_translation: sigmas of the first camera's pose, radians and median depths.
 
     """
 
@@ -28,7 +28,7 @@ class VggtOracle(SceneReconstructor):
     first_translation = 0.01
 
     def reconstruct(self, window: Window) -> WindowGeometry:
-        """Return what decoding makes of the truth in raw output; raises as `SceneReconstructor.reconstruct`."""
+        """Return the decoded raw output of the exact geometry; raises as `SceneReconstructor.reconstruct` does."""
         self.depth_width = window.keyframes[0].image.shape[1]
         exact = super().reconstruct(window)
         rng = np.random.default_rng((self.seed, window.id, 1))
