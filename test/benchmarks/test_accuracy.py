@@ -1,4 +1,4 @@
-"""The accuracy that is promised: a slow test, and the numbers of the README by `benchmark accuracy`."""
+"""The accuracy that is promised: a slow test, and what makes docs/measurements/accuracy.md, `benchmark accuracy`."""
 
 from __future__ import annotations
 
