@@ -123,6 +123,7 @@ def test_options_exist(text):
             continue
         name, rest = found
         subcommand = rest[0] if name == "benchmark" and rest and rest[0] in subcommands() else ""
+        assert name != "benchmark" or not rest or subcommand, f"{text.name}: {' '.join(words)}: no such benchmark"
         used = {word.split("=")[0] for word in rest if word.startswith("--")}
         assert used <= options(name, subcommand), f"{text.name}: {' '.join(words)}"
 
