@@ -1,4 +1,4 @@
-"""Writes config/slam.yaml and the README's table of parameters from vggt_ros/config.py: `python dev/slam_yaml.py`.
+"""Writes config/slam.yaml and docs/reference/parameters.md from vggt_ros/config.py: `python dev/slam_yaml.py`.
 
 Tests compare them.
 """
@@ -11,14 +11,31 @@ from pathlib import Path
 from vggt_ros.config import Config
 from vggt_ros.settings import Setting, Value
 
-TARGET = Path(__file__).parents[1] / "config" / "slam.yaml"
-README = Path(__file__).parents[1] / "README.md"
-MARKS = "<!-- parameters: made by dev/slam_yaml.py -->\n", "<!-- end of parameters -->"
+ROOT = Path(__file__).parents[1]
+TARGET, PAGE = ROOT / "config" / "slam.yaml", ROOT / "docs" / "reference" / "parameters.md"
 HEADER = """\
 # Every parameter of vggt_slam with its default. Made from vggt_ros/config.py by dev/slam_yaml.py: change it there.
 # Copy this file, keep the lines you change, and pass it to the launch file as params_file.
 /**:
   ros__parameters:
+"""
+INTRODUCTION = """\
+# Parameters
+
+<!-- Made by dev/slam_yaml.py from vggt_ros/config.py: change it there. -->
+
+These are the parameters of the node `vggt_slam` and the settings of the command lines. `config/slam.yaml` holds all of
+them with their defaults. Copy it, keep the lines that you change, and pass it to the launch file:
+
+```sh
+ros2 launch vggt_ros slam.launch.py params_file:=mine.yaml
+```
+
+The command lines take the same names: `replay --set windows.size=10`.
+
+Parameters are read when the node starts. Those marked *live* may change while the node runs
+(`ros2 param set /vggt_slam map.min_confidence 0.5`); all others are read-only. Ranges are inclusive, and a value
+outside its range is refused.
 """
 
 
@@ -37,26 +54,41 @@ def slam_yaml(config: Config | None = None) -> str:
     return text
 
 
-def readme_with_parameters(readme: str) -> str:
-    """Return the text of the README with its table of parameters made anew."""
-    rows = ["| parameter | default | meaning |", "|---|---|---|"]
-    rows += [f"| `{setting.name}` | `{_shown(value)}` | {' '.join([setting.doc, _limits(setting)]).strip()} |"
-             for setting, value in Config()]
-    before, rest = readme.split(MARKS[0])
-    return before + MARKS[0] + "\n".join(rows) + "\n" + MARKS[1] + rest.split(MARKS[1])[1]
+def parameters_page() -> str:
+    """Return the text of docs/reference/parameters.md: a table for every group of settings."""
+    config, text, previous = Config(), INTRODUCTION, None
+    for setting, value in config:
+        group = setting.name.rpartition(".")[0]
+        if group != previous:
+            text += f"\n## {f'`{group}`' if group else 'General'}\n\n"
+            text += f"{type(getattr(config, group)).__doc__}\n\n" if group else ""
+            text += "| parameter | default | range | meaning |\n|---|---|---|---|\n"
+            previous = group
+        default = f"`{_shown(value)}`" if value != "" else ""
+        meaning = f"{setting.doc} *Live.*" if setting.live else setting.doc
+        known = setting.choices or (("true", "false") if isinstance(value, bool) else ())
+        allowed = ", ".join(f"`{choice}`" for choice in known) or _range(setting)
+        text += f"| `{setting.name}` | {default} | {allowed} | {meaning} |\n"
+    return text
 
 
 def _shown(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _limits(setting: Setting) -> str:
-    parts = [", ".join(setting.choices)] if setting.choices else []
+def _range(setting: Setting) -> str:
     if setting.low is not None and setting.high is not None:
-        parts.append(f"{setting.low:g} to {setting.high:g} {setting.unit}".rstrip())
-    if setting.live:
-        parts.append("may change while the node runs")
-    return f"({'; '.join(parts)})" if parts else ""
+        return f"{_number(setting.low)} to {_number(setting.high)} {setting.unit}".rstrip()
+    return ", ".join(setting.choices)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:g}"
+
+
+def _limits(setting: Setting) -> str:
+    parts = [_range(setting), "may change while the node runs" if setting.live else ""]
+    return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
 def _scalar(value: Value) -> str:
@@ -69,6 +101,6 @@ def _scalar(value: Value) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(slam_yaml())
-    README.write_text(readme_with_parameters(README.read_text()))
-    print(f"wrote {TARGET} and {README}")
+    for path, text in ((TARGET, slam_yaml()), (PAGE, parameters_page())):
+        path.write_text(text)
+        print(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""Bounds on the accuracy that the README states; `benchmark accuracy` measures its figures. A slow test."""
+"""Bounds on the accuracy that docs/measurements/accuracy.md states; `benchmark accuracy` measures it. A slow test."""
 
 from __future__ import annotations
 

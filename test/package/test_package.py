@@ -168,7 +168,7 @@ def test_entry_points_lead_somewhere(name):
 
 
 def test_commands_are_executable():
-    for name in ("dev/setup", "dev/demo", "dev/test", "dev/run", ".ci/run"):
+    for name in ("dev/setup", "dev/demo", "dev/docs", "dev/test", "dev/run", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name
 
 
@@ -261,18 +261,24 @@ def test_launch_file_remaps_all_that_rviz_shows():
     assert {f"/vggt_slam/{name}" for name in shown} == set(rviz_topics())
 
 
-def test_readme_names_the_topics(node_topics):
-    """The README's table of outputs: | `~/topic` | type | QoS |, latched ones by the words transient local."""
-    readme = ROOT / "README.md"
-    rows = re.findall(r"^\|\s*`(~/[\w/]+|/diagnostics)`\s*\|\s*`?([\w/]+)`?\s*\|([^|]*)\|", readme.read_text(),
+def test_reference_names_the_topics(node_topics):
+    """The table of outputs: | `~/topic` | type | QoS |, latched ones by the words transient local."""
+    page = ROOT / "docs" / "reference" / "topics.md"
+    rows = re.findall(r"^\|\s*`(~/[\w/]+|/diagnostics)`\s*\|\s*`?([\w/]+)`?\s*\|([^|]*)\|", page.read_text(),
                       re.MULTILINE)
-    outputs = {topic.replace("~", "/vggt_slam"): (kind, "transient local" in qos) for topic, kind, qos in rows
-               if kind.count("/") >= 1 and not kind.startswith("std_srvs")}
+    outputs = {topic.replace("~", "/vggt_slam"): (kind, "transient local" in qos) for topic, kind, qos in rows}
     assert outputs == {topic: (kind.replace("/msg/", "/"), latched) for topic, (kind, latched) in node_topics.items()}
 
 
-def test_readme_names_every_setting():
-    readme = (ROOT / "README.md").read_text()
-    assert readme == settings_writer().readme_with_parameters(readme), "run: python dev/slam_yaml.py"
-    rows = re.findall(r"^\| `([a-z_.]+)` \| `", readme, re.MULTILINE)
-    assert len(rows) > 40
+def test_reference_names_the_services():
+    """The table of services, against the names that the node gives to its commands."""
+    page = (ROOT / "docs" / "reference" / "services.md").read_text()
+    rows = re.findall(r"^\| `~/(\w+)` \| `std_srvs/Trigger` \|", page, re.MULTILINE)
+    node = (PACKAGE / "ros" / "slam_node.py").read_text()
+    assert rows == list(ast.literal_eval(re.search(r"Commands\(self, (\(.*?\))\)", node)[1]))
+
+
+def test_reference_names_every_setting():
+    page = (ROOT / "docs" / "reference" / "parameters.md").read_text()
+    assert page == settings_writer().parameters_page(), "run: python dev/slam_yaml.py"
+    assert len(re.findall(r"^\| `([a-z_.]+)` \| ", page, re.MULTILINE)) > 40

@@ -1,4 +1,4 @@
-"""Faults of the peers: the list of docs/faults.md, and those that only the package's own text can have."""
+"""Faults of other packages: the list of docs/explanation/tested-faults.md, and those that only text can have."""
 
 import ast
 import re
@@ -9,7 +9,8 @@ from paths import ROOT
 
 LAUNCH = ast.parse((ROOT / "launch" / "slam.launch.py").read_text())
 CALLS = [node for node in ast.walk(LAUNCH) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-LISTED = sorted(set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())))
+PAGE = (ROOT / "docs" / "explanation" / "tested-faults.md").read_text()
+LISTED = sorted(set(re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", PAGE)))
 
 
 @pytest.mark.parametrize(("file", "test"), LISTED)
@@ -19,7 +20,7 @@ def test_every_listed_test_exists(file, test):
 
 
 def test_every_fault_names_a_test():
-    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 20 and all("::test_" in row for row in rows)
 
 
@@ -46,7 +47,7 @@ def test_a_bag_is_launched_with_its_clock():
 
 def test_nothing_is_mocked():
     """gtsam and rclpy are the real ones in every test, and so is all else that could be replaced by a Mock."""
-    for path in sorted((ROOT / "test").glob("*.py")):
+    for path in sorted((ROOT / "test").rglob("*.py")):
         names = {alias.name for node in ast.walk(ast.parse(path.read_text())) for alias in getattr(node, "names", ())
                  if isinstance(alias, ast.alias)}
         modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}

@@ -117,7 +117,7 @@ def test_a_camera_uncovered_elsewhere_is_back_in_the_same_map():
 @pytest.mark.slow
 @pytest.mark.parametrize("cover", ["black", "noise"])
 def test_ten_kidnapped_cameras(cover):
-    """Prints what docs/maps.md tells."""
+    """Prints the figures of docs/measurements/places.md."""
     trials, slam = kidnap(1, 10, cover)
     for trial in trials:
         print(trial)

@@ -248,7 +248,7 @@ def test_errors_name_a_folder_that_is_no_map(tmp_path):
 
 
 def test_the_documentation_names_every_array():
-    text = (ROOT / "docs" / "maps.md").read_text()
+    text = (ROOT / "docs" / "reference" / "map-format.md").read_text()
     missing = [name for name in (*SCHEMA, "map_world", "next_keyframe", "next_window", "scale_state") if
                f"`{name}`" not in text]
     assert not missing

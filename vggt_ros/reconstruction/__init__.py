@@ -50,7 +50,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
 def _multiview(config: Config, apart: bool) -> Reconstructor:
     # pycolmap has no wheel for Linux on ARM; there VGGT must run without it.
     if find_spec("pycolmap") is None:
-        raise ConfigError("multiview needs pycolmap, which is not installed (docs/install.md)")
+        raise ConfigError("multiview needs pycolmap, which is not installed (docs/how-to/install.md)")
     if apart:
         from vggt_ros.reconstruction.process import MultiviewProcess
         return MultiviewProcess(config)

@@ -44,7 +44,7 @@ Success = TransitionCallbackReturn.SUCCESS
 
 
 class SlamNode(SteadyLifecycleNode):
-    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
+    """Dense monocular SLAM; topics, services, transforms and parameters are listed in docs/reference."""
 
     def __init__(self, create: Create = _APART, **options: Any) -> None:
         """Declare the parameters.
@@ -266,7 +266,7 @@ def main() -> int:
     """Run the node until it is interrupted."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
-              "listed in the README.")
+              "listed in docs/reference.")
         return 0
     single_threaded_blas()
     shorten_switch_interval()

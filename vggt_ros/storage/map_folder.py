@@ -1,6 +1,7 @@
 """Saved maps: a folder of numpy arrays and JSON, written beside the old map and then exchanged with it.
 
-docs/maps.md describes the format. It holds no code: arrays are read without pickle, and checked before use.
+docs/reference/map-format.md describes the format. It holds no code: arrays are read without pickle, and checked before
+use.
 """
 
 from __future__ import annotations
