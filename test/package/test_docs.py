@@ -57,7 +57,10 @@ def commands(text: Path) -> list[list[str]]:
 
 
 def executables() -> dict[str, str]:
-    return dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "setup.py").read_text()))
+    """Return name to module, of all but `vggt_ros`, whose subcommands they are."""
+    found = dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "setup.py").read_text()))
+    del found["vggt_ros"]
+    return found
 
 
 def executable(words: list[str]) -> tuple[str, list[str]] | None:

@@ -19,9 +19,9 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
-    options = _parser().parse_args(args)
+    options = _parser(prog).parse_args(args)
     try:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
@@ -49,8 +49,8 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmark", description="Measures accuracy, fusion, the node's cost, memory "
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, fusion, the node's cost, memory "
                                      "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "

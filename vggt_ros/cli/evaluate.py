@@ -59,9 +59,9 @@ def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
     return dataclasses.asdict(figures)
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
-    parser = argparse.ArgumentParser(prog="evaluate", description="Compares a trajectory or depth maps with "
+    parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory or depth maps with "
                                      "ground truth.")
     parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY", help="file in TUM's format")
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",

@@ -12,9 +12,9 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, load_map
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, prog: str = "export") -> int:
     """Export the map named on the command line."""
-    parser = argparse.ArgumentParser(prog="export", description="Writes a saved map in the formats of other programs.")
+    parser = argparse.ArgumentParser(prog=prog, description="Writes a saved map in the formats of other programs.")
     parser.add_argument("map", type=Path, help="folder of a saved map")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the files")
     parser.add_argument("--format", action="append", choices=FORMATS, default=[],

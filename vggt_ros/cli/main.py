@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"vggt_ros: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:]))
+    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:], f"vggt_ros {args[0]}"))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
     """Print the relative error of every array in a reference file; return 1 if one exceeds the tolerance, else 0."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=main.__doc__)
     parser.add_argument("file", type=Path, help="reference outputs (.npz)")
     parser.add_argument("--seed", type=int, required=True, help="seed of the generated weights")
     parser.add_argument("--network", choices=("small", "full"), required=True)

@@ -24,9 +24,9 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
                         help="images a second in a folder of images without stamps (default 10)")
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
-    parser = argparse.ArgumentParser(prog="replay", description="Runs a sequence through the pipeline, without ROS.")
+    parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
     parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--seed", type=int, help="random seed; the same as --set seed=N")
