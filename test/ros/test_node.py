@@ -30,7 +30,7 @@ from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.replay.run import run
 from vggt_ros.ros import messages
-from vggt_ros.ros.image_source import names_rectified
+from vggt_ros.ros.image_source import is_rectified_topic
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.solution import Frame
@@ -533,7 +533,7 @@ def test_a_calibration_that_changes_begins_a_new_map(make):
     ("/camera/image_rectified", True), ("/camera/image_raw", False), ("/direct/image", False),
     ("/rectory/image", False)])
 def test_a_rectified_topic_is_known_by_its_name(topic, rectified):
-    assert names_rectified(topic) is rectified
+    assert is_rectified_topic(topic) is rectified
 
 
 def test_a_live_setting_thins_the_map(make):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse
-from vggt_ros.geometry.triangulation import midpoints
+from vggt_ros.geometry.triangulation import triangulate_midpoints
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.windows.solution import Solution
 
@@ -148,7 +148,7 @@ class TrackedLandmarks:
                 waiting = waiting[~seen]
         if found:
             ids = np.concatenate(found)
-            points, good = midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
+            points, good = triangulate_midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
                                       newest.rays(ids))
             self.points.update(zip(ids[good].tolist(), points[good], strict=True))
 

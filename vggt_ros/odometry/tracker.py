@@ -15,7 +15,7 @@ import numpy as np
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
-from vggt_ros.geometry.pnp import consensus, refine_pose
+from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.rotation import RotationTracker
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
@@ -155,7 +155,7 @@ class Tracker:
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue
-            found_pose = consensus(points[known], pixels[here[known]], intrinsics, self._limit(width))
+            found_pose = pnp_ransac(points[known], pixels[here[known]], intrinsics, self._limit(width))
             if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
                 self._last, chosen = found_pose
                 if pixels[here[known][chosen]].std(0).min() < _MIN_SPREAD * width:
@@ -174,7 +174,7 @@ class Tracker:
         needed = max(least, min(_AGREEING * len(points), max(_AGREEING_WELL * len(points), trusted)))
         refined = None if self._last is None else refine_pose(self._last, points, pixels, intrinsics, limit)
         if refined is None or refined[2].sum() < needed:
-            found_pose = consensus(points, pixels, intrinsics, limit)
+            found_pose = pnp_ransac(points, pixels, intrinsics, limit)
             if found_pose is None:
                 return None
             refined = refine_pose(found_pose[0], points, pixels, intrinsics, limit)

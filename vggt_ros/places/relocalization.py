@@ -20,7 +20,7 @@ from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.photometric import Photometric, textured_points
 from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
-from vggt_ros.geometry.pnp import consensus, refine_pose
+from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.places.candidates import RelocalizationCandidates
 from vggt_ros.windows.keyframe import BinaryFeatures
@@ -134,7 +134,7 @@ class Relocalizer:
             matches[row] = self._match(binary, solution, row)
             if len(matches[row][0]) < most:  # too few even if all agreed, which they take long to deny
                 continue
-            agreed = consensus(matches[row][1], pixels[matches[row][0]], intrinsics, limit)
+            agreed = pnp_ransac(matches[row][1], pixels[matches[row][0]], intrinsics, limit)
             if agreed is not None and len(agreed[1]) >= most:
                 map_camera, most, submap = agreed[0], len(agreed[1]), int(solution.submaps[row])
         if map_camera is None:
