@@ -78,10 +78,10 @@ class Slam:
 
     # Every image, on the caller's thread.
 
-    def track(self, frame: Frame, room: bool = True) -> TrackedFrame:
+    def track(self, frame: Frame, has_capacity: bool = True) -> TrackedFrame:
         """Locate a frame in the newest solution, and form a window if it completes one; see `locate` and `select`."""
         self.locate(frame)
-        return self.select(room)
+        return self.select(has_capacity)
 
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Return where a frame was taken, by the newest solution; `select` has to follow.
@@ -97,16 +97,16 @@ class Slam:
         self._newest = frame, image, self._locate(frame, image, search)
         return self._newest[2]
 
-    def select(self, room: bool = True) -> TrackedFrame:
+    def select(self, has_capacity: bool = True) -> TrackedFrame:
         """Take the frame located last as a keyframe if it should be one, and form a window if it completes one.
 
         `room` says whether there is room for another window; without it, waiting keyframes are thinned.
         """
-        tracked = self._select(room)
+        tracked = self._select(has_capacity)
         self._localizer.catch_up(self._newest[0], self.solution)
         return tracked
 
-    def _select(self, room: bool) -> TrackedFrame:
+    def _select(self, has_capacity: bool) -> TrackedFrame:
         frame, image, tracked = self._newest
         previous, self._stamp = self._stamp, frame.stamp
         features = self._localizer.features
@@ -118,13 +118,14 @@ class Slam:
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
                             features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera, image.binary)
         self._next_keyframe += 1
-        before = self._buffer.cut() if self._was_away and self._selector.is_cut_off(features) else None
+        before = (self._buffer.flush_without_overlap() if self._was_away and self._selector.is_cut_off(features)
+                  else None)
         self._selector.accept(features)
         self._localizer.remember(keyframe, image)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, room) or before  # after a cut one keyframe completes no window
+        window = self._buffer.add(keyframe, has_capacity) or before  # after a cut one keyframe completes no window
         self.counts.thinned = self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 

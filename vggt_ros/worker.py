@@ -50,7 +50,7 @@ class Worker:
             return not self._busy and self._waiting == 0
 
     @property
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """True if one more window may be offered; `Slam.track` thins keyframes while there is no room."""
         return self._waiting < self._slam.config.windows.max_waiting
 

@@ -653,7 +653,7 @@ def test_a_pose_goes_out_before_what_only_keyframes_need(make):
     bench = make().start()
     bench.info(lap().frames[0])
     select = bench.node.slam.select
-    bench.node.slam.select = lambda room: time.sleep(0.5) or select(room)
+    bench.node.slam.select = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
     bench.image(lap().frames[0])
     bench.settle()
     assert float(bench.status_now()["latency idle p99 ms"]) < 450

@@ -115,7 +115,7 @@ def test_a_submap_begins_where_the_chain_broke():
     sequence = lap()
     done = run(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(Twisted))
     fresh = [u for u in done.updates if u.new_submap]
-    assert len(fresh) == 1 and "is turned by" in fresh[0].refused
+    assert len(fresh) == 1 and "is rotated by" in fresh[0].refused
     _, world_map = trajectory_error(*done.slam.trajectory(0), sequence)
     stamps, poses = done.slam.trajectory(1)
     truth = {frame.stamp: camera for frame, camera in zip(sequence.frames, sequence.world_camera, strict=True)}
@@ -296,7 +296,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     sequence = lap()
     slam = Slam(Config(), sequence.oracle())
     for i, frame in enumerate(sequence.frames):
-        tracked = slam.track(frame, room=not 30 < i < 70)
+        tracked = slam.track(frame, has_capacity=not 30 < i < 70)
         if tracked.window:
             slam.step(tracked.window)
     assert slam.counts.thinned > 0

@@ -50,13 +50,13 @@ def test_windows_are_solved_in_order_and_counted_while_they_wait(scene):
     """`room` is False while one waits; none is dropped, not even then."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second, third = windows(sequence, slam, 3)
-    assert worker.room
+    assert worker.has_capacity
     assert worker.idle
     worker.offer(first)
     assert oracle.started.wait(10)
-    assert worker.room
+    assert worker.has_capacity
     worker.offer(second)
-    assert not worker.room
+    assert not worker.has_capacity
     worker.offer(third)
     assert worker.waiting == 2
     assert not worker.idle

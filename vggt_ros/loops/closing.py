@@ -66,7 +66,7 @@ class LoopCloser:
             yield_to_tracking()
             self.album.add(keyframe, local)
             self._seek(keyframe.id, atlas, solution, counts)
-            look = atlas.keyframes[keyframe.id].look
+            look = atlas.keyframes[keyframe.id].place_descriptor
             assert look is not None
             self.places.add(keyframe.id, look)
 
@@ -103,9 +103,9 @@ class LoopCloser:
     def _seek(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
         """Add the best candidate for a new keyframe, if there is one, to those that wait."""
         kept, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
-        if row is None or kept.look is None:
+        if row is None or kept.place_descriptor is None:
             return
-        similar = self.places.similar(kept.look, settings.candidates, before=newer - settings.min_gap)
+        similar = self.places.similar(kept.place_descriptor, settings.candidates, before=newer - settings.min_gap)
         depth = kept.median_depth * float(solution.scale[row])
         best: Candidate | None = None
         for older in within_reach(newer, similar, solution, depth, settings).tolist():

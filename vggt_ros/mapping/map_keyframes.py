@@ -48,4 +48,4 @@ def with_binary_features(kept: MapKeyframe, keyframe: Keyframe) -> MapKeyframe:
     """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
     binary = ImageFeatures.of(keyframe).binary
     small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])
-    return replace(kept, pixels=small, features=binary.looks)
+    return replace(kept, pixels=small, features=binary.descriptors)

@@ -147,7 +147,8 @@ class Tracker:
             sighting = self._landmarks.sightings[keyframe]
             if len(sighting.binary) < self._config.min_inliers:
                 continue
-            pairs = [best for best, second in self._matcher.knnMatch(image.binary.looks, sighting.binary.looks, k=2)
+            pairs = [best for best, second in self._matcher.knnMatch(
+                image.binary.descriptors, sighting.binary.descriptors, k=2)
                      if best.distance < 0.8 * second.distance]
             here = np.array([pair.queryIdx for pair in pairs], int)
             there = np.array([pair.trainIdx for pair in pairs], int)

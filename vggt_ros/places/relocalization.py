@@ -169,7 +169,7 @@ class Relocalizer:
         kept = solution.keyframes[int(solution.ids[row])]
         if len(kept.features) < 2:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        pairs = [best for best, second in self._matcher.knnMatch(binary.looks, kept.features, k=2)
+        pairs = [best for best, second in self._matcher.knnMatch(binary.descriptors, kept.features, k=2)
                  if best.distance < _RATIO * second.distance]
         here = np.array([pair.queryIdx for pair in pairs], np.int64)
         there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)

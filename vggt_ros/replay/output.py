@@ -109,7 +109,8 @@ def save(result: Run, folder: Path) -> None:
     slam, turn = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
     if not len(slam.solution):
         raise StorageError("nothing is mapped, so there is nothing to save")
-    save_map(folder, slam.record(turn), slam.map_cloud().moved(turn), turn @ slam.solution.map_camera, result.config)
+    save_map(folder, slam.record(turn), slam.map_cloud().transformed(turn), turn @ slam.solution.map_camera,
+             result.config)
 
 
 def summary(figures: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ class ImageTracking:
         self._monitor.latency.note(self._source.received_at, busy=not self._worker.idle)
         published = time.perf_counter()
         try:
-            tracked = self._slam.select(room=self._worker.room)
+            tracked = self._slam.select(has_capacity=self._worker.has_capacity)
         except Exception as error:  # its pose stands
             self._note_failure(error)
         if tracked.keyframe is not None:

@@ -111,7 +111,7 @@ class MapFiles:
         solution, turn = self._slam.solution, self._frames.map_world
         if turn is None:
             raise StorageError("nothing is mapped yet")
-        save_map(folder, self._slam.record(turn), self._slam.map_cloud().moved(turn), turn @ solution.map_camera,
+        save_map(folder, self._slam.record(turn), self._slam.map_cloud().transformed(turn), turn @ solution.map_camera,
                  self._config())
 
     def _expect(self, message: PoseWithCovarianceStamped) -> None:
