@@ -46,6 +46,6 @@ def window_views(geometry: WindowGeometry, kept: Mapping[int, MapKeyframe]) -> d
 
 def with_binary_features(kept: MapKeyframe, keyframe: Keyframe) -> MapKeyframe:
     """Return `kept` with the binary features of the full image: by them a camera finds its place in the map again."""
-    binary = ImageFeatures.of(keyframe).binary
+    binary = ImageFeatures.from_keyframe(keyframe).binary
     small = resize_pixels(binary.pixels, kept.depth.shape[1] / keyframe.image.shape[1])
     return replace(kept, pixels=small, features=binary.descriptors)

@@ -34,7 +34,7 @@ class WindowRelocalizer:
         """
         places, sure = {}, False
         for keyframe in window.keyframes:
-            image = ImageFeatures.of(keyframe, self._config.features)
+            image = ImageFeatures.from_keyframe(keyframe, self._config.features)
             found = self._near(keyframe, image, solution) if rows is None else None
             sure |= found is not None
             if found is None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
-from vggt_ros.features.photometric import Photometric, textured_points
+from vggt_ros.features.photometric import PhotometricImage, textured_points
 from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
@@ -55,7 +55,7 @@ class Relocalization:
     pixels: NDArray[np.float32]
     keyframe: int
     submap: int
-    likeness: float
+    correlation: float
 
 
 @dataclass(frozen=True)
@@ -152,17 +152,18 @@ class Relocalizer:
         spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
         if inliers.sum() < _INLIERS or spread < min_spread:
             return None
-        look = Photometric.of(image.gray, intrinsics, solution.keyframes[int(solution.ids[around[0]])].depth.shape[1])
+        query = PhotometricImage.from_image(image.gray, intrinsics,
+                                            solution.keyframes[int(solution.ids[around[0]])].depth.shape[1])
         textures = [textured_points(solution, row) for row in around]
-        map_camera = look.refine(np.concatenate([points[::_THINNED] for points, _ in textures]),
-                                 np.concatenate([values[::_THINNED] for _, values in textures]), map_camera)
-        likenesses = [look.likeness(*texture, map_camera) for texture in textures]
-        chosen = int(np.argmax(likenesses))
-        if likenesses[chosen] < _MIN_LIKENESS:
+        map_camera = query.refine(np.concatenate([points[::_THINNED] for points, _ in textures]),
+                                  np.concatenate([values[::_THINNED] for _, values in textures]), map_camera)
+        correlations = [query.correlation(*texture, map_camera) for texture in textures]
+        chosen = int(np.argmax(correlations))
+        if correlations[chosen] < _MIN_LIKENESS:
             return None
         points, where = _seen(points[inliers], intrinsics, map_camera, (height, width))
         return Relocalization(map_camera, covariance, points, where, int(solution.ids[around[chosen]]), submap,
-                     likenesses[chosen])
+                     correlations[chosen])
 
     def _match(self, binary: BinaryFeatures, solution: Solution, row: int) -> tuple[NDArray[np.int64], Array]:
         """Return which features (n,) of an image a keyframe has too, and where they are in the map (n, 3)."""

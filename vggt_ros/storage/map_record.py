@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features.appearance import SIZE
+from vggt_ros.features.appearance import VLAD_SIZE
 from vggt_ros.geometry.poses import Array
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN
 
@@ -144,7 +144,7 @@ class MapRecord:
                 ("keyframe_features", self.keyframe_features.min(initial=0) >= 0
                  and self.keyframe_features.sum() == len(self.feature), "not as many as in feature"),
                 ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor), "not as in descriptor"),
-                ("appearance", self.appearance.shape[1] in (0, SIZE), f"not {SIZE} numbers a keyframe"),
+                ("appearance", self.appearance.shape[1] in (0, VLAD_SIZE), f"not {VLAD_SIZE} numbers a keyframe"),
                 ("window_pose", _rigid(self.window_pose), "not a pose"),
                 ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
                 ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
