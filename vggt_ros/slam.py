@@ -149,9 +149,9 @@ class Slam:
         self._selector.clear()
         self._buffer.clear()
 
-    def expect(self, map_camera: Array, radius: float, angle: float) -> None:
+    def set_pose_prior(self, map_camera: Array, radius: float, angle: float) -> None:
         """Look for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._localizer.expect(PosePrior(map_camera, radius, angle))
+        self._localizer.set_pose_prior(PosePrior(map_camera, radius, angle))
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame's pose by the newest solution, and count what became of it."""

@@ -12,7 +12,7 @@ from vggt_ros.features.appearance import Features
 from vggt_ros.loops.verification import LoopRefused, TwoViewGeometry, two_view_geometry, verify_loop
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views
-from vggt_ros.places.database import PlaceDatabase, within_reach
+from vggt_ros.places.database import PlaceDatabase, gate_by_distance
 from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
@@ -105,10 +105,10 @@ class LoopCloser:
         kept, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
         if row is None or kept.place_descriptor is None:
             return
-        similar = self.places.similar(kept.place_descriptor, settings.candidates, before=newer - settings.min_gap)
+        similar = self.places.query(kept.place_descriptor, settings.candidates, before=newer - settings.min_gap)
         depth = kept.median_depth * float(solution.scale[row])
         best: Candidate | None = None
-        for older in within_reach(newer, similar, solution, depth, settings).tolist():
+        for older in gate_by_distance(newer, similar, solution, depth, settings).tolist():
             if older not in self.album or older not in atlas.keyframes:
                 continue
             yield_to_tracking()

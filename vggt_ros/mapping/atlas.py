@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_binary_features
-from vggt_ros.places.relocalization import Relocalization, depth_seen, neighbors
+from vggt_ros.places.relocalization import Relocalization, neighbors, render_depth
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -182,7 +182,7 @@ class Atlas:
         known = {}
         for keyframe, place in found.items():
             own = kept[keyframe]
-            depth = depth_seen(solution, around[keyframe], place.map_camera, own.intrinsics, own.depth.shape)
+            depth = render_depth(solution, around[keyframe], place.map_camera, own.intrinsics, own.depth.shape)
             seen = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
             known[keyframe] = View(reference_map.apply_pose(place.map_camera), seen, reference_map.scale)
         return reference, align(known, window_views(geometry, kept), self._config.alignment)

@@ -47,6 +47,6 @@ class WindowRelocalizer:
         """Return where a keyframe was taken, near where the tracker took it to be in any of the submaps."""
         if keyframe.map_camera is None:
             return None
-        tries = (self._relocalizer.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
+        tries = (self._relocalizer.search_near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
                  for submap in np.unique(solution.submaps).tolist())
         return next((found for found in tries if found is not None), None)

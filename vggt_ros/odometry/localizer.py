@@ -45,11 +45,11 @@ class Localizer:
         for part in (self.features, self._tracker, self._relocalizer):
             part.clear()
 
-    def expect(self, expected: PosePrior) -> None:
+    def set_pose_prior(self, prior: PosePrior) -> None:
         """Look for the camera where it is `expected`, from the next image on."""
         self._tracker.clear()
         self.features.clear()
-        self._relocalizer.expected = expected
+        self._relocalizer.pose_prior = prior
 
     @property
     def is_away(self) -> bool:
@@ -78,13 +78,13 @@ class Localizer:
                 location, away = self._tracker.take(self.features, found, fresh=True), True
         elif location is not None and (visitor or location.turned) and wanted:
             submap = int(solution.submaps[solution.index(location.reference)])
-            found = self._relocalizer.near(image, frame.intrinsics, solution, location.world_camera, submap,
-                                           tracked=not location.turned)
+            found = self._relocalizer.search_near(image, frame.intrinsics, solution, location.world_camera, submap,
+                                                  tracked=not location.turned)
             if found is not None:
                 before = location.world_camera
                 location = self._tracker.take(self.features, found, fresh=False)
         if location is None:
-            lost = "RELOCALIZING" if self._relocalizer.searched else "LOST"
+            lost = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, lost if len(solution) else "INITIALIZING", map_odom=self._map_odom)
         if away:  # found again, or what it sees now is solved: the odometry goes on, map -> odom takes the rest
             self._map_odom, self._seen, before = location.world_camera @ inverse(self._odom_camera), solution, None

@@ -130,5 +130,5 @@ class MapFiles:
         sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
         radius = max(_LEAST_RADIUS, _SIGMAS * float(sigmas[:3].max()))
         angle = max(_LEAST_ANGLE, _SIGMAS * float(sigmas[3:].max()))
-        self._slam.expect(inverse(turn) @ values @ base_camera, radius, angle)
+        self._slam.set_pose_prior(inverse(turn) @ values @ base_camera, radius, angle)
         log.info(f"/initialpose: looking for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees")
