@@ -92,7 +92,7 @@ class Slam:
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
         image = ImageFeatures(gray, self.config.tracking.features)
         self.counts.frames += 1
-        self._was_away = self._localizer.is_away
+        self._was_away = self._localizer.is_lost
         self._localizer.features.advance(gray)
         self._newest = frame, image, self._locate(frame, image, search)
         return self._newest[2]
@@ -103,14 +103,14 @@ class Slam:
         `room` says whether there is room for another window; without it, waiting keyframes are thinned.
         """
         tracked = self._select(has_capacity)
-        self._localizer.catch_up(self._newest[0], self.solution)
+        self._localizer.update_solution(self._newest[0], self.solution)
         return tracked
 
     def _select(self, has_capacity: bool) -> TrackedFrame:
         frame, image, tracked = self._newest
         previous, self._stamp = self._stamp, frame.stamp
         features = self._localizer.features
-        if not self._selector.wants(features, image.gray.shape[1]):
+        if not self._selector.needs_keyframe(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
@@ -118,10 +118,10 @@ class Slam:
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
                             features.corners((frame.stamp - previous) * 1e-9), tracked.map_camera, image.binary)
         self._next_keyframe += 1
-        before = (self._buffer.flush_without_overlap() if self._was_away and self._selector.is_cut_off(features)
+        before = (self._buffer.flush_without_overlap() if self._was_away and self._selector.has_no_overlap(features)
                   else None)
-        self._selector.accept(features)
-        self._localizer.remember(keyframe, image)
+        self._selector.set_keyframe(features)
+        self._localizer.add_keyframe(keyframe, image)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
@@ -158,11 +158,11 @@ class Slam:
         solution = self.solution
         visitor = len(solution) > 0 and (self.config.mode == "localization" or
                                          solution.ids[-1] < self._first_keyframe)
-        wanted = self._selector.wants(self._localizer.features, image.gray.shape[1])
+        wanted = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
         tracked = self._localizer.locate(frame, image, solution, visitor, wanted, search)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
-        self.counts.relocalized = self._localizer.relocalized
+        self.counts.relocalized = self._localizer.relocalizations
         return tracked
 
     # Every window, on the worker's thread.
