@@ -246,7 +246,7 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     again.restore_map(slam.record(np.eye(4)))
     assert np.allclose(again.solution.map_camera, slam.solution.map_camera, atol=1e-9)
     # Each owns what it keeps: a view of what came with others would keep it all, for as long as one of them is kept.
-    assert not held_in_vain(slam._atlas) and not held_in_vain(slam._map)
+    assert not held_in_vain(slam._atlas) and not held_in_vain(slam._point_map)
     again._atlas.release(ids[::2].tolist())
     again._atlas.release(ids[1:20:6].tolist())
     again._atlas._graph._marginalize()  # few relations of many are new

@@ -652,8 +652,8 @@ def test_latency_counts_from_the_arrival_and_not_from_the_callback(make):
 def test_a_pose_goes_out_before_what_only_keyframes_need(make):
     bench = make().start()
     bench.info(lap().frames[0])
-    select = bench.node.slam.select
-    bench.node.slam.select = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
+    select = bench.node.slam.select_keyframe
+    bench.node.slam.select_keyframe = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
     bench.image(lap().frames[0])
     bench.settle()
     assert float(bench.status_now()["latency idle p99 ms"]) < 450

@@ -87,7 +87,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     peer.create_subscription(Odometry, "/vggt_slam/odom", lambda message: None, 5)
     node.trigger_configure()
     node.slam.locate = _constant  # type: ignore[method-assign]
-    node.slam.select = _constant  # type: ignore[method-assign, assignment]
+    node.slam.select_keyframe = _constant  # type: ignore[method-assign, assignment]
     node.trigger_activate()
     node.worker.call(lambda: None).result()  # loaded
     try:
