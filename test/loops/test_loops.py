@@ -296,6 +296,6 @@ def test_the_album_gives_back_what_it_was_given():
     assert 7 in album and (back.id, back.stamp, back.calibrated) == (7, 123, False)
     assert back.image.shape == given.image.shape and back.corners is given.corners
     off = np.abs(back.image.astype(int) - given.image)
-    assert np.mean(off) < 6 and album._photos[7].jpeg.nbytes < given.image.nbytes / 3
+    assert np.mean(off) < 6 and album._stored[7].jpeg.nbytes < given.image.nbytes / 3
     album.remove(7)
     assert 7 not in album
