@@ -1,4 +1,4 @@
-"""A setting: default, unit, range and one line why, kept in the metadata of a dataclass's field."""
+"""A setting: default, unit, range and a one-line description, stored in the metadata of a dataclass field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Value = bool | int | float | str
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the text names it and says what would be right."""
+    """A setting is unknown, of the wrong type or out of range; the text names it and says what is expected."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting besides its value."""
+    """The declaration of a setting: everything but its value."""
 
     name: str
     default: Value
@@ -27,10 +27,10 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
-    """True if the setting may change while the node runs."""
+    """True if the setting may be changed while the node runs."""
 
     def check(self, value: Any) -> Value:
-        """Return `value` in this setting's type.
+        """Return `value` converted to this setting's type.
 
         Raises:
             ConfigError: wrong type, not finite, out of range, or not one of the choices.
@@ -52,7 +52,7 @@ class Setting:
         return value
 
     def parse(self, text: str) -> Value:
-        """Return the value written as `text` on a command line; raises ConfigError as `check` does."""
+        """Return the value of a command line `text`; raises ConfigError as `check` does."""
         kind = type(self.default)
         if kind is bool:
             if text.lower() not in ("true", "false"):
@@ -67,12 +67,12 @@ class Setting:
 
 
 def setting(default: Any, doc: str, **details: Any) -> Any:
-    """Return a dataclass field with the details of `Setting`."""
+    """Return a dataclass field with the metadata of `Setting`."""
     return field(default=default, metadata={"doc": doc, **details})
 
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[Setting, Value]]:
-    """Yield every setting of a dataclass with its value, in the order of definition; groups may be nested."""
+    """Yield every setting of a dataclass with its value, in the order of definition; dataclasses may be nested."""
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""How the threads of the node share the cores, and Python's lock."""
+"""Sharing of CPU cores and of Python's global interpreter lock between the threads of the node."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
-_PATIENCE = 0.05
-"""Seconds for which one gives way at most: a machine that is too slow for its camera still has to make a map."""
-_clear = threading.Event()
-_clear.set()
+_MAX_WAIT = 0.05
+"""Longest wait in `yield_to_tracking`, seconds: a machine too slow for its camera still has to build a map."""
+_no_priority = threading.Event()
+_no_priority.set()
 
 
 def single_threaded_blas() -> None:
-    """Let NumPy's and SciPy's BLAS run in the thread that calls it, for good.
+    """Make the BLAS of NumPy and SciPy single-threaded in this process.
 
-    Tracker, worker and reconstructor are busy side by side, with matrices of some hundred rows. BLAS would split these
-    over all cores and wait, spinning, for threads that others keep from running: on two cores a window then takes a
-    fifth longer. PyTorch and OpenCV have threads of their own, which stay as they are.
+    The tracker, the worker and the reconstructor run side by side, on matrices of some hundred rows. BLAS would split
+    these over all cores and busy-wait for threads that cannot run: on two cores a window then takes a fifth longer.
+    PyTorch and OpenCV have thread pools of their own, which are not changed.
     """
     threadpool_limits(limits=1, user_api="blas")
 
 
 def shorten_switch_interval() -> None:
-    """Let Python's threads take turns every half millisecond instead of every five, for good.
+    """Set the switch interval of Python's threads to 0.5 ms instead of 5 ms in this process.
 
-    Tracking an image calls OpenCV a dozen times, which gives Python's lock away; while the worker computes, it has to
-    be waited for after each of them.
+    Tracking an image calls OpenCV a dozen times and releases the global interpreter lock each time. While the worker
+    computes, tracking has to wait after each call until it gets the lock back.
     """
     sys.setswitchinterval(0.0005)
 
 
 @contextmanager
 def prioritize() -> Iterator[None]:
-    """Let the threads that give way wait while the body runs, or until it calls `end_priority`."""
-    _clear.clear()
+    """Make `yield_to_tracking` wait in other threads while the body runs, or until it calls `end_priority`."""
+    _no_priority.clear()
     try:
         yield
     finally:
-        _clear.set()
+        _no_priority.set()
 
 
 def end_priority() -> None:
-    """Let the threads that wait in `yield_to_tracking` go on; harmless if nobody goes first."""
-    _clear.set()
+    """Release the threads that wait in `yield_to_tracking`; harmless if there is no priority."""
+    _no_priority.set()
 
 
 def yield_to_tracking() -> None:
-    """Wait while another thread is going first: called between pieces of work, some milliseconds each, by the worker.
+    """Wait while another thread has priority; the worker calls it between pieces of work of some milliseconds.
 
-    Python runs one thread at a time, so an image whose pose is waited for takes twice as long beside a busy worker,
-    and two cores have other work, too.
+    Python runs one thread at a time, so tracking an image takes twice as long next to a busy worker. Two cores have
+    other processes to run, too.
     """
-    _clear.wait(_PATIENCE)
+    _no_priority.wait(_MAX_WAIT)

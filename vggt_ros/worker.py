@@ -1,4 +1,4 @@
-"""The thread that owns the map: it solves windows and carries out commands, in the order in which they came."""
+"""The thread that owns the map: it processes windows and commands in the order in which they were queued."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs `Slam.step` for the windows that are offered.
+    """Runs `Slam.step` on the windows that are queued.
 
-    `on_update(update)` and `on_error(error)` are called on the worker's thread. An error of a step is reported, the
-    window is lost, the thread goes on.
+    `on_update(update)` and `on_error(error)` are called on the worker's thread. An error in a step is reported and its
+    window is lost, but the thread goes on.
     """
 
     def __init__(self, slam: Slam, on_update: Callable[[Update], None],
@@ -30,7 +30,7 @@ class Worker:
         self._slam = slam
         self._on_update = on_update
         self._on_error = on_error or (lambda error: _LOG.error("a window was lost", exc_info=error))
-        self._mailbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
         self._busy = False
@@ -40,31 +40,31 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Windows that wait; the one being solved is not counted."""
+        """Number of queued windows, without the one in progress."""
         return self._waiting
 
     @property
     def idle(self) -> bool:
-        """True if no window is being solved and none waits."""
+        """True if no window is in progress and none is queued."""
         with self._lock:
             return not self._busy and self._waiting == 0
 
     @property
-    def room(self) -> bool:
-        """True if one more window may be offered; `Slam.track` thins keyframes while there is no room."""
+    def has_capacity(self) -> bool:
+        """True if another window may be queued; otherwise `Slam.track` thins keyframes."""
         return self._waiting < self._slam.config.windows.max_waiting
 
-    def offer(self, window: Window) -> None:
+    def enqueue(self, window: Window) -> None:
         """Queue a window; it is never dropped."""
         with self._lock:
             self._waiting += 1
-        self._mailbox.put(lambda: self._step(window))
+        self._jobs.put(lambda: self._step(window))
 
     def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run `function` on the worker's thread, after all that was queued before; its result is the future's."""
+        """Run `function` on the worker's thread, after everything queued before; the future gets its result."""
         future: Future[Any] = Future()
 
-        def carry_out() -> None:
+        def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
@@ -75,28 +75,28 @@ class Worker:
         if self._closed:
             future.set_exception(RuntimeError("the worker is closed"))
         else:
-            self._mailbox.put(carry_out)
+            self._jobs.put(run)
         return future
 
     def reset(self) -> Future[Any]:
-        """Begin a new map; call it on the thread of `Slam.track`. Windows of the old map end without effect."""
+        """Begin a new map; call it on the thread of `Slam.track`. Windows of the old map will have no effect."""
         self._slam.reset_tracking()
         return self.call(self._slam.reset_map)
 
     def load(self, record: MapRecord) -> Future[Any]:
-        """Go on from a saved map; call it on the thread of `Slam.track`. Windows of the old map end without effect."""
+        """Continue with a saved map; as `reset`, call it on the thread of `Slam.track`."""
         self._slam.reset_tracking(record)
         return self.call(lambda: self._slam.restore_map(record))
 
     def close(self) -> None:
-        """End the thread and wait for it; windows that wait are left unsolved, commands that wait are carried out."""
+        """End the thread and wait for it; queued windows are dropped, queued commands are still run."""
         if not self._closed:
             self._closed = True
-            self._mailbox.put(None)
+            self._jobs.put(None)
             self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._mailbox.get()) is not None:
+        while (job := self._jobs.get()) is not None:
             job()
 
     def _step(self, window: Window) -> None:

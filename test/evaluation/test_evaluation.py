@@ -7,7 +7,7 @@ from data_folder import recorded
 
 from vggt_ros.cli.evaluate import main
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, associate, coverage, depth_accuracy
-from vggt_ros.geometry.camera import Camera, sample_sensor
+from vggt_ros.geometry.camera import Camera, rectify_depth
 from vggt_ros.geometry.poses import Sim3, so3_exp
 from vggt_ros.storage.files import FileError, format_stamp, write_trajectory
 from vggt_ros.synthetic import laps, pinhole, room
@@ -85,8 +85,8 @@ def distorted_depth(matrix):
 def test_sensor_depth_is_sampled_through_the_distortion():
     matrix, view = TRUTH[40], pinhole(160, 120, 70)
     exact, sensor = room(texel=0.02).depth(matrix, view, (160, 120)), distorted_depth(matrix)
-    error = np.abs(sample_sensor(sensor, CAMERA, view, (120, 160)) / exact - 1)
-    ignoring = np.abs(sample_sensor(sensor, Camera(320, 240, CAMERA.intrinsics), view, (120, 160)) / exact - 1)
+    error = np.abs(rectify_depth(sensor, CAMERA, view, (120, 160)) / exact - 1)
+    ignoring = np.abs(rectify_depth(sensor, Camera(320, 240, CAMERA.intrinsics), view, (120, 160)) / exact - 1)
     assert np.nanquantile(error, 0.9) < 0.02
     assert np.nanquantile(ignoring, 0.9) > 2 * np.nanquantile(error, 0.9)
 

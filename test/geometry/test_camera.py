@@ -1,4 +1,4 @@
-"""Cameras and rectification, against exact projections."""
+"""Cameras and rectification against exact projections."""
 
 from types import SimpleNamespace
 
@@ -25,14 +25,14 @@ def info(**changes):
 
 
 def project(camera, points):
-    """Pixels of points in front of the camera, by formulas written anew from the models' definitions."""
+    """Return the pixels of points in front of the camera, computed from the definitions of the distortion models."""
     x, y = points[:, 0] / points[:, 2], points[:, 1] / points[:, 2]
     d = camera.distortion
     if camera.model == "equidistant":
         radius = np.hypot(x, y)
         angle = np.arctan(radius)
-        bent = angle * (1 + d[0] * angle**2 + d[1] * angle**4 + d[2] * angle**6 + d[3] * angle**8)
-        x, y = x * bent / radius, y * bent / radius
+        distorted_angle = angle * (1 + d[0] * angle**2 + d[1] * angle**4 + d[2] * angle**6 + d[3] * angle**8)
+        x, y = x * distorted_angle / radius, y * distorted_angle / radius
     elif d:
         k1, k2, p1, p2, k3, k4, k5, k6 = (*d, *(0.0,) * 8)[:8]
         r2 = x * x + y * y
@@ -57,7 +57,7 @@ def centroid(image):
 
 @pytest.mark.parametrize("size", [(752, 480), (376, 240), (518, 336), (400, 300), (940, 600)])
 @pytest.mark.parametrize("name", [*MODELS, "pinhole"])
-def test_a_point_lands_where_the_new_intrinsics_say(name, size):
+def test_a_point_projects_to_the_pixel_that_the_rectified_intrinsics_give(name, size):
     model, distortion = MODELS.get(name, ("plumb_bob", ()))
     camera = Camera(752, 480, K, distortion, model)
     rectifier = Rectifier(camera, size)
@@ -86,7 +86,7 @@ def test_a_rectified_image_is_not_undistorted_again():
     assert not np.array_equal(Rectifier(camera, (752, 480))(image), image)
 
 
-def test_a_rectified_image_has_the_pinhole_of_p():
+def test_a_rectified_image_has_the_pinhole_matrix_of_p():
     projection = np.zeros((3, 4))
     projection[:, :3] = np.diag([400.0, 401.0, 1.0])
     projection[:2, 2] = 370, 240
@@ -105,7 +105,7 @@ def test_halving_an_image_moves_its_principal_point_by_pixel_centers():
 
 
 def test_binning_and_region_of_interest():
-    """A sensor of which the image shows a region, binned: the same ray hits the same spot of the sensor."""
+    """The image shows a binned region of the sensor: a ray projects to the same place on the sensor as before."""
     roi = SimpleNamespace(x_offset=100, y_offset=40, width=400, height=300, do_rectify=False)
     camera = Camera.from_info(info(roi=roi, binning_x=2, binning_y=4))
     assert (camera.width, camera.height) == (200, 75)
@@ -116,28 +116,28 @@ def test_binning_and_region_of_interest():
     np.testing.assert_allclose(sensor_of_binned, full[:2])
 
 
-def test_an_uncalibrated_camera_is_none():
+def test_camera_info_without_calibration_gives_no_camera():
     assert Camera.from_info(info(k=np.zeros(9))) is None
 
 
-@pytest.mark.parametrize(("changes", "words"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"k": np.where(np.arange(9) == 0, np.nan, K.ravel())}, "NaN"),
     ({"d": [0.1, np.nan, 0, 0]}, "NaN"),
     ({"k": np.where(np.arange(9) == 0, -1, K.ravel())}, "not positive"),
     ({"distortion_model": "kaleidoscope", "d": [0.1, 0, 0, 0]}, "kaleidoscope"),
     ({"d": [0.1, 0.2]}, "2 coefficients"),
 ])
-def test_an_unusable_calibration_is_refused_in_words(changes, words):
-    with pytest.raises(CameraError, match=words):
+def test_an_unusable_calibration_is_rejected_with_a_message(changes, message):
+    with pytest.raises(CameraError, match=message):
         Camera.from_info(info(**changes))
 
 
-def test_an_image_of_another_size_is_refused_in_words():
+def test_an_image_of_another_size_is_rejected_with_a_message():
     with pytest.raises(CameraError, match=r"320x240.*752x480"):
         Rectifier(Camera(752, 480, K), (376, 240))(np.zeros((240, 320, 3), np.uint8))
 
 
-def test_the_assumed_camera_has_the_asked_field_of_view():
+def test_the_assumed_camera_has_the_requested_field_of_view():
     camera = Camera.assumed(640, 480, 90.0)
     left, right = (np.linalg.solve(camera.intrinsics, [x, 0, 1])[0] for x in (-0.5, 639.5))
     np.testing.assert_allclose((left, right), (-1, 1))

@@ -25,16 +25,16 @@ vectors = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
 
 @given(vectors)
 @settings(max_examples=200, deadline=None)
-def test_exp_and_log_are_gtsams(omega):
-    """Also near half a turn, where naive logarithms fail."""
+def test_exp_and_log_agree_with_gtsam(omega):
+    """Also near an angle of pi, where naive logarithms fail."""
     rotation = so3_exp(omega)
     assert np.allclose(rotation, gtsam.Rot3.Expmap(omega).matrix(), atol=1e-9)
     assert np.allclose(so3_exp(so3_log(rotation)), rotation, atol=1e-7)
 
 
 @pytest.mark.parametrize("axis", np.eye(3))
-def test_log_of_half_a_turn(axis):
-    """Half a turn has no unique logarithm, but one of length pi."""
+def test_log_of_a_rotation_by_pi(axis):
+    """A rotation by pi has no unique logarithm, but each one has length pi."""
     rotation = so3_exp(np.pi * axis)
     assert np.linalg.norm(so3_log(rotation)) == pytest.approx(np.pi)
     assert np.allclose(matrix_from_quaternion(quaternion_from_matrix(rotation)), rotation)
@@ -59,15 +59,15 @@ def test_inverse_of_a_pose():
     assert np.allclose(inverse(matrix) @ matrix, np.eye(4))
 
 
-def test_mean_rotation_lies_in_the_middle():
+def test_the_mean_of_rotations_scattered_evenly_about_one_is_that_one():
     """Rotations scattered evenly about one have it as their mean."""
     middle, spread = so3_exp(np.array([1.0, -0.5, 2.0])), np.concatenate([np.eye(3), -np.eye(3)]) * 0.2
     found = mean_rotation(np.array([middle @ so3_exp(s) for s in spread]))
     assert rotation_angle(found.T @ middle) < 1e-9
 
 
-def test_umeyama_finds_the_similarity_and_no_mirror():
-    """Exact points give the exact answer; a mirrored cloud still gives a rotation."""
+def test_umeyama_finds_the_similarity_and_no_reflection():
+    """Exact points give the exact similarity; a reflected cloud still gives a rotation."""
     rng = np.random.default_rng(0)
     truth = Sim3(2.5, so3_exp(np.array([0.4, 0.8, -1.0])), np.array([3.0, -1.0, 0.5]))
     points = rng.standard_normal((20, 3))
@@ -78,7 +78,7 @@ def test_umeyama_finds_the_similarity_and_no_mirror():
 
 
 def test_robust_sigma_ignores_outliers():
-    """A tenth of wild values changes a standard deviation a hundredfold, this one hardly."""
+    """A tenth of outliers changes a standard deviation a hundredfold, but hardly changes this estimate."""
     rng = np.random.default_rng(0)
     values = np.concatenate([0.5 * rng.standard_normal(900), 1000 * np.ones(100)])
     assert robust_sigma(values) == pytest.approx(0.5, rel=0.25)

@@ -1,4 +1,4 @@
-"""Batched similarities against gtsam's own."""
+"""Batched similarities against gtsam."""
 
 import gtsam
 import numpy as np
@@ -27,6 +27,6 @@ def test_exp_rotates_and_scales_as_gtsam():
 
 def test_adjoint_and_inverse():
     matrices, x = exp(tangents(0.5)), 0.1 * tangents(1.0)
-    moved = np.einsum("nij,nj->ni", adjoint(matrices), x)
-    assert np.allclose(matrices @ exp(x) @ inverse(matrices), exp(moved))
+    transformed = np.einsum("nij,nj->ni", adjoint(matrices), x)
+    assert np.allclose(matrices @ exp(x) @ inverse(matrices), exp(transformed))
     assert np.allclose(scales(inverse(matrices)) * scales(matrices), 1)

@@ -1,4 +1,4 @@
-"""Images between solved keyframes: hung from both sides, and not across a gap in the tracking."""
+"""Images between solved keyframes: interpolated from both sides, but not across a loss of tracking."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ MAP = Solution(ids=KEYS, stamps=STAMPS[KEYS], submaps=np.zeros(6, np.int64), win
 
 
 def tracked(drift, lost=()):
-    """An odometry in a frame of its own whose every step turns and is too long by `drift`, located against 0 alone."""
+    """Odometry in its own frame; each step rotates and is too long by `drift`; located against keyframe 0 alone."""
     frames, odom = [], pose(so3_exp(np.array([0.1, 2.0, 0.3])), np.array([5.0, 1.0, 2.0]))
     for index, stamp in enumerate(STAMPS.tolist()):
         if index:
@@ -27,41 +27,41 @@ def tracked(drift, lost=()):
     return frames
 
 
-def alone(frame):
+def by_reference(frame):
     return np.eye(4)
 
 
-def test_an_exact_odometry_gives_the_exact_way():
-    stamps, poses = frame_trajectory(tracked(0.0), MAP, 0, alone)
+def test_an_exact_odometry_gives_the_exact_trajectory():
+    stamps, poses = frame_trajectory(tracked(0.0), MAP, 0, by_reference)
     np.testing.assert_array_equal(stamps, STAMPS)
     np.testing.assert_allclose(poses, TRUTH, atol=1e-9)
 
 
-def test_keyframes_are_where_they_are_solved_and_drift_is_shared_out_between_them():
+def test_keyframes_keep_their_solved_poses_and_drift_is_distributed_between_them():
     frames = tracked(0.05)
-    _, poses = frame_trajectory(frames, MAP, 0, alone)
+    _, poses = frame_trajectory(frames, MAP, 0, by_reference)
     np.testing.assert_allclose(poses[KEYS], TRUTH[KEYS], atol=1e-12)
     off = np.linalg.norm(poses[:, :3, 3] - TRUTH[:, :3, 3], axis=1)
     steps = np.linalg.norm(np.diff(TRUTH[:, :3, 3], axis=0), axis=1)
-    assert 0 < off.max() < 0.5 * 0.05 * 8 * steps.max(), "half of what hanging from one side leaves"
+    assert 0 < off.max() < 0.5 * 0.05 * 8 * steps.max(), "half of the error by one side alone"
     np.testing.assert_allclose(poses[:, :3, :3] @ poses[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (41, 1, 1)),
                                atol=1e-9)
 
 
-def test_nothing_is_hung_across_a_gap():
-    """Before it to the left, behind it to the right; what has a keyframe on one side only goes with its reference."""
-    stamps, poses = frame_trajectory(tracked(0.0, lost=(19, 20)), MAP, 0, alone)
+def test_poses_are_not_interpolated_across_a_tracking_loss():
+    """Images with a solved keyframe on one side only, before or after the gap, have their pose by the reference."""
+    stamps, poses = frame_trajectory(tracked(0.0, lost=(19, 20)), MAP, 0, by_reference)
     assert stamps.tolist() == np.delete(STAMPS, [19, 20]).tolist()
-    lonely = np.isin(stamps, STAMPS[[17, 18, 21, 22, 23]])
-    assert (poses[lonely] == np.eye(4)).all()
-    np.testing.assert_allclose(poses[~lonely], np.delete(TRUTH, [17, 18, 19, 20, 21, 22, 23], axis=0), atol=1e-9)
+    isolated = np.isin(stamps, STAMPS[[17, 18, 21, 22, 23]])
+    assert (poses[isolated] == np.eye(4)).all()
+    np.testing.assert_allclose(poses[~isolated], np.delete(TRUTH, [17, 18, 19, 20, 21, 22, 23], axis=0), atol=1e-9)
 
 
-def test_a_keyframe_that_was_solved_is_there_although_the_tracker_was_lost():
-    stamps, poses = frame_trajectory(tracked(0.0, lost=range(14, 19)), MAP, 0, alone)
+def test_a_solved_keyframe_has_a_pose_although_the_tracker_was_lost():
+    stamps, poses = frame_trajectory(tracked(0.0, lost=range(14, 19)), MAP, 0, by_reference)
     assert stamps.tolist() == np.delete(STAMPS, [14, 15, 17, 18]).tolist()
     np.testing.assert_array_equal(poses[stamps == STAMPS[16]][0], TRUTH[16])
 
 
-def test_another_submap_has_none_of_it():
-    assert not len(frame_trajectory(tracked(0.0), MAP, 1, alone)[0])
+def test_images_of_another_submap_are_left_out():
+    assert not len(frame_trajectory(tracked(0.0), MAP, 1, by_reference)[0])

@@ -1,4 +1,4 @@
-"""The tracker against exact landmarks, and the corners and keyframes that it is fed with."""
+"""The tracker against exact landmarks, and feature tracks and keyframe selection."""
 
 from itertools import pairwise
 
@@ -17,8 +17,8 @@ from vggt_ros.synthetic import pinhole, room, turn
 INTRINSICS = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 
 
-def seen(rng, count=100, sigma=0.0):
-    """Return a camera, points before it and the pixels where it sees them, with noise of `sigma` pixels."""
+def observed_points(rng, count=100, sigma=0.0):
+    """Return a camera, points in front of it, and their pixels with noise of `sigma` pixels."""
     camera = pose(so3_exp(np.array([0.2, -0.3, 0.5])), np.array([1.0, 2.0, -1.0]))
     local = np.column_stack([rng.uniform(-1.5, 1.5, (count, 2)), rng.uniform(2, 6, count)])
     pixels = local[:, :2] / local[:, 2:] * 500 + [320, 240] + sigma * rng.standard_normal((count, 2))
@@ -28,7 +28,7 @@ def seen(rng, count=100, sigma=0.0):
 def test_refinement_is_exact_and_ignores_outliers():
     """From a guess that is 3 degrees and 20 cm off, with a fifth of the pixels wrong."""
     rng = np.random.default_rng(0)
-    camera, points, pixels = seen(rng)
+    camera, points, pixels = observed_points(rng)
     pixels[:20] += rng.uniform(30, 60, (20, 2))
     guess = camera @ pose(so3_exp(np.array([0.03, -0.03, 0.03])), np.array([0.02, -0.02, 0.02]))
     found, covariance, inliers = refine_pose(guess, points, pixels, INTRINSICS, 60.0)
@@ -40,13 +40,13 @@ def test_refinement_is_exact_and_ignores_outliers():
 
 
 def test_refinement_does_not_creep():
-    """From 3 degrees and 3 cm off, as far as a camera gets from image to image, it ends where it does from the truth.
+    """From 3 degrees and 3 cm off, the motion between two images, it converges to the same pose as from the truth.
 
-    With an error of a pixel in what is right, and a fifth wrong; 0.0001 rad move a pixel by 0.05 px.
+    With noise of a pixel, and a fifth of outliers; 0.0001 rad move a pixel by 0.05 px.
     """
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        camera, points, pixels = seen(rng, sigma=1.0)
+        camera, points, pixels = observed_points(rng, sigma=1.0)
         pixels[:20] += rng.uniform(30, 60, (20, 2))
         away = camera @ pose(so3_exp(np.array([0.03, -0.03, 0.03])), np.array([0.02, -0.02, 0.02]))
         near, far = (refine_pose(guess, points, pixels, INTRINSICS, 3.0)[0] for guess in (camera, away))
@@ -54,11 +54,11 @@ def test_refinement_does_not_creep():
         assert np.linalg.norm(near[:3, 3] - far[:3, 3]) < 3e-4
 
 
-def test_covariance_of_the_pose_is_honest():
-    """The normalized error over seeds is what a chi-square of six degrees allows."""
+def test_the_covariance_of_the_pose_is_consistent():
+    """The normalized error over seeds is consistent with a chi-square of six degrees of freedom."""
     squares = []
     for seed in range(80):
-        camera, points, pixels = seen(np.random.default_rng(seed), 60, 0.5)
+        camera, points, pixels = observed_points(np.random.default_rng(seed), 60, 0.5)
         found, covariance, _ = refine_pose(camera, points, pixels, INTRINSICS, 5.0)
         error = inverse(camera) @ found
         vector = np.concatenate([so3_log(error[:3, :3]), error[:3, 3]])
@@ -67,7 +67,7 @@ def test_covariance_of_the_pose_is_honest():
 
 
 def test_tracks_follow_the_scene():
-    """Ten frames on, the corners stand where the rendered depth says that they went."""
+    """After ten frames the tracked corners are where the rendered depth predicts them."""
     sequence = lap()
     tracks = FeatureTracks(200)
     grays = [cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY) for f in sequence.frames[20:31]]
@@ -88,8 +88,8 @@ def test_tracks_follow_the_scene():
     assert np.median(np.linalg.norm(expected - tracks.pixels[np.isin(tracks.ids, ids)], axis=1)) < 0.5
 
 
-def test_new_corners_keep_away_from_the_old_ones():
-    """Replenishing fills up to the number asked for, and ids are never reused."""
+def test_new_corners_are_detected_away_from_the_old_ones():
+    """Detection fills up to the requested number, and ids are never reused."""
     gray = cv2.cvtColor(lap().frames[0].image, cv2.COLOR_RGB2GRAY)
     tracks = FeatureTracks(150)
     tracks.advance(gray)
@@ -103,8 +103,8 @@ def test_new_corners_keep_away_from_the_old_ones():
     assert distance[~np.eye(len(tracks.ids), dtype=bool)].min() > 4
 
 
-def test_an_image_of_another_size_starts_anew():
-    """Nothing is followed across a change of size, and nothing crashes."""
+def test_tracks_are_cleared_when_the_image_size_changes():
+    """Nothing is tracked across a change of size, and nothing crashes."""
     tracks = FeatureTracks(100)
     gray = cv2.cvtColor(lap().frames[0].image, cv2.COLOR_RGB2GRAY)
     tracks.advance(gray)
@@ -115,23 +115,23 @@ def test_an_image_of_another_size_starts_anew():
 
 @pytest.mark.parametrize("parallax", [12.0, 24.0, 48.0])
 def test_keyframes_are_spaced_by_parallax(parallax):
-    """Twice the parallax, about half the keyframes; a camera that stands still makes one."""
+    """Twice the parallax, about half the keyframes; a camera at rest makes one."""
     sequence, counts = lap(), []
     for frames in (sequence.frames, sequence.frames[:1] * 30):
         tracks, selector, count = FeatureTracks(300), KeyframeSelector(KeyframeConfig(min_parallax=parallax)), 0
         for frame in frames:
             tracks.advance(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
-            if selector.wants(tracks, SIZE[0]):
+            if selector.needs_keyframe(tracks, SIZE[0]):
                 tracks.replenish()
-                selector.accept(tracks)
+                selector.set_keyframe(tracks)
                 count += 1
         counts.append(count)
     assert counts[1] == 1
     assert counts[0] == pytest.approx(43 * 24 / parallax, rel=0.45)
 
 
-def test_a_fast_turn_makes_keyframes_before_the_view_is_lost():
-    """More than 40 % of the tracks gone: a keyframe, although the corners that are left may not have moved enough."""
+def test_a_fast_rotation_makes_keyframes_before_the_view_is_lost():
+    """More than 40 % of the tracks lost: a keyframe, although the remaining corners may not have moved enough."""
     scene, intrinsics = room(), pinhole(*SIZE)
     poses = turn(12, degrees=120)
     tracks = FeatureTracks(300)
@@ -139,9 +139,9 @@ def test_a_fast_turn_makes_keyframes_before_the_view_is_lost():
     accepted = []
     for i, p in enumerate(poses):
         tracks.advance(cv2.cvtColor(scene.render(p, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY))
-        if selector.wants(tracks, SIZE[0]):
+        if selector.needs_keyframe(tracks, SIZE[0]):
             tracks.replenish()
-            selector.accept(tracks)
+            selector.set_keyframe(tracks)
             accepted.append(i)
     gaps = [np.degrees(rotation_angle(poses[a][:3, :3].T @ poses[b][:3, :3]))
             for a, b in pairwise(accepted)]

@@ -1,4 +1,4 @@
-"""The linters of ROS, where they are installed; ruff says the same and more, everywhere.
+"""The linters of ROS, where they are installed; ruff checks the same and more everywhere.
 
 Not tried on a ROS installation: flake8 and pydocstyle themselves were run with these settings, not ament's wrappers.
 """
@@ -10,8 +10,8 @@ from paths import ROOT
 
 CODE = [str(ROOT / name) for name in ("vggt_ros", "launch")]
 PEP257_IGNORED = ["D105", "D107", "D205", "D401", "D402", "D413", "D415", "D417"]
-"""As in pyproject.toml; and D402, which takes a call in the text for a signature, and
-D415, which wants summaries of one line."""
+"""As in pyproject.toml; and D402, which mistakes a call in the text for a signature, and
+D415, which requires summaries of one line."""
 
 
 def linter(name: str):

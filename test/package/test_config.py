@@ -1,4 +1,4 @@
-"""Settings: defaults, ranges, and errors that name the setting and what would be right."""
+"""Settings: defaults, ranges, and errors that name the setting and what is expected."""
 
 import math
 
@@ -8,8 +8,8 @@ from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 
 
-def test_every_setting_is_explained_and_its_default_fits():
-    """A doc line that ends like a sentence, a default in range, a name that is used once."""
+def test_every_setting_is_described_and_its_default_is_valid():
+    """A description that is a sentence, a default in range, a unique name."""
     names = [setting.name for setting, _ in Config()]
     assert len(names) == len(set(names)) > 30
     for setting, value in Config():
@@ -19,7 +19,7 @@ def test_every_setting_is_explained_and_its_default_fits():
 
 
 def test_assignments_on_a_command_line():
-    """Values are parsed by the setting's type; the rest keeps its default."""
+    """Values are parsed by the setting's type; all others keep their default."""
     config = Config().parse(["windows.size=10", "keyframes.min_parallax=30", "reconstructor=multiview", "seed=7"])
     assert (config.windows.size, config.keyframes.min_parallax) == (10, 30.0)
     assert (config.reconstructor, config.seed) == ("multiview", 7)
@@ -36,14 +36,14 @@ def test_assignments_on_a_command_line():
     ("reconstructor=colmap", "reconstructor: 'colmap' is none of auto, vggt, multiview"),
     ("windows.overlap=8", "windows.overlap: 8 must be less than windows.size, 8"),
 ])
-def test_bad_settings_are_refused_by_name(assignment, message):
-    """The text names the setting, what came, and what would be right."""
+def test_invalid_settings_are_rejected_by_name(assignment, message):
+    """The text names the setting, the value, and what is expected."""
     with pytest.raises(ConfigError, match=message):
         Config().parse([assignment])
 
 
-def test_types_are_not_guessed():
-    """A bool is no number and a number is no text, but a whole number may stand for a float."""
+def test_types_are_not_converted():
+    """A bool is not a number and a number is not a text, but an integer may be given for a float."""
     assert Config().replace({"keyframes.min_parallax": 20}).keyframes.min_parallax == 20.0
     for name, value in (("windows.size", True), ("windows.size", 8.0), ("tf.map_frame", 3), ("seed", None),
                         ("keyframes.min_parallax", math.inf)):

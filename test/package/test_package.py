@@ -1,4 +1,4 @@
-"""What holds the package together: its description, its layers, and the files that must agree with each other."""
+"""Consistency of the package: its description, its layers, and files that must agree with each other."""
 
 import ast
 import importlib.util
@@ -19,11 +19,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 WINGS = ("settings", "threads"), ("config",), ("geometry",), ("windows",), ("reconstruction",), ("features",), \
     ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), \
     ("worker",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
-"""Lowest first: what a wing imports stands below it, or in it."""
-BESIDE = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
-"""Around the algorithm, never imported by it: each with the highest wing that it may import."""
+"""Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
+SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
+"""Wings that the algorithm never imports, each with the highest wing that it may import."""
 ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
-AROUND = ORDER["replay"]  # from here up, what is beside the algorithm may be imported
+MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
 CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
@@ -49,40 +49,40 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; say which package"
+            assert node.level == 0, f"{path}: relative import; use the full name of the package"
             modules = {f"{node.module}.{alias.name}" for alias in node.names} & KNOWN.keys()
             found |= modules or {node.module}
     return found
 
 
 def wings_imported() -> dict[str, dict[str, str]]:
-    """Return wing to the wings that it imports, each with a module that does."""
+    """Return, for each wing, the wings that it imports, with an example."""
     found: dict[str, dict[str, str]] = {}
     for name, path in KNOWN.items():
         for other in imports(path):
             if other.startswith("vggt_ros.") and wing(other) != wing(name):
                 found.setdefault(wing(name), {})[wing(other)] = f"{name} imports {other}"
-    found.pop("", None)  # the package itself: the front door to all of them
+    found.pop("", None)  # the package itself may import all
     return found
 
 
-def test_every_wing_has_its_place():
-    assert {wing(name) for name in KNOWN} - {""} == ORDER.keys() | BESIDE.keys()
+def test_every_wing_is_in_a_layer():
+    assert {wing(name) for name in KNOWN} - {""} == ORDER.keys() | SUPPORT.keys()
 
 
-def test_arrows_between_wings_point_down():
+def test_wings_import_from_lower_layers_only():
     for here, others in wings_imported().items():
         for other, what in others.items():
-            if other in BESIDE:
-                assert here in BESIDE or ORDER[here] >= AROUND, f"{what}, which is beside the algorithm"
-            elif here in BESIDE:
-                assert ORDER[other] <= ORDER[BESIDE[here]] or other == "storage", f"{what}: too high for {here}"
+            if other in SUPPORT:
+                assert here in SUPPORT or ORDER[here] >= MAY_USE_SUPPORT, f"{what}, which is a support wing"
+            elif here in SUPPORT:
+                assert ORDER[other] <= ORDER[SUPPORT[here]] or other == "storage", f"{what}: too high for {here}"
             else:
-                assert ORDER[other] < ORDER[here], f"{what}, which is above it"
+                assert ORDER[other] < ORDER[here], f"{what}, which is in a higher layer"
 
 
-def test_no_circle_of_modules():
-    """Not even within a wing, nor inside functions: what must be imported late is in another file than thought."""
+def test_no_circular_imports():
+    """Not even within a wing, nor inside functions: a late import is a sign that code belongs into another module."""
     known = {name: imports(path) & KNOWN.keys() for name, path in KNOWN.items() if name != "vggt_ros"}
     done: set[str] = set()
 
@@ -97,12 +97,12 @@ def test_no_circle_of_modules():
         visit(name, ())
 
 
-def test_modules_are_one_idea_each():
+def test_modules_have_at_most_300_lines():
     assert not [f"{path}: {count} lines" for path in MODULES if (count := len(path.read_text().splitlines())) > 300]
 
 
 @pytest.mark.parametrize("library", CONFINED)
-def test_heavy_imports_stay_where_they_belong(library):
+def test_heavy_imports_are_confined(library):
     allowed = CONFINED[library]
     users = {str(path.relative_to(ROOT)) for path in MODULES if any(name.split(".")[0] == library for name in
                                                                   imports(path))}
@@ -131,7 +131,7 @@ def test_package_xml():
 
 
 def test_dependencies_are_declared():
-    """Every ROS package that the code or the launch file imports is in package.xml, every other one from pip too."""
+    """All packages that the code or the launch file imports are in package.xml or requirements.txt."""
     tree = ElementTree.parse(ROOT / "package.xml").getroot()
     declared = {item.text for item in tree.iter("exec_depend")}
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
@@ -160,7 +160,7 @@ def entry_points() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark"])
-def test_entry_points_lead_somewhere(name):
+def test_entry_points_exist(name):
     module, function = entry_points()[name]
     path = ROOT / Path(*module.split(".")).with_suffix(".py")
     assert path.exists(), f"{name}: {path} does not exist"
@@ -180,7 +180,7 @@ def settings_writer():
 
 
 def test_parameter_file_is_the_settings():
-    """config/slam.yaml is what dev/slam_yaml.py writes, and reads back as the defaults with their types."""
+    """config/slam.yaml is what dev/slam_yaml.py writes, and is read back as the defaults with their types."""
     from vggt_ros.config import Config
 
     writer = settings_writer()
@@ -238,15 +238,15 @@ def node_topics(tmp_path_factory):
         rclpy.shutdown(context=context)
 
 
-def test_node_publishes_what_was_promised(node_topics):
-    promised = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
-    assert set(node_topics) == {f"/vggt_slam/{name}" for name in promised} | {"/diagnostics"}
+def test_node_publishes_the_documented_topics(node_topics):
+    expected = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
+    assert set(node_topics) == {f"/vggt_slam/{name}" for name in expected} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
         {"path", "map", "grid", "markers", "status"}
 
 
 def test_rviz_shows_what_the_node_publishes(node_topics):
-    """A display of a topic that nobody publishes, or of a durability that hides a latched one, is a fault of peers."""
+    """Known fault: a display of a topic that is not published, or with a durability that misses latched messages."""
     shown = rviz_topics()
     assert shown
     for topic, (display, durability) in shown.items():

@@ -1,4 +1,4 @@
-"""Threads that let others go first."""
+"""Threads that yield to tracking."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ import time
 from vggt_ros.threads import end_priority, prioritize, yield_to_tracking
 
 
-def waited() -> float:
-    """Return for how many seconds another thread gives way."""
+def seconds_waited() -> float:
+    """Return the seconds for which another thread waits in `yield_to_tracking`."""
     spent = []
 
     def work() -> None:
@@ -21,23 +21,23 @@ def waited() -> float:
     return spent[0]
 
 
-def test_others_wait_for_the_one_that_goes_first_but_not_for_ever():
-    """Within `prioritize` a thread waits 50 ms and goes on; after `end_priority`, or outside, at once."""
-    assert waited() < 0.04
+def test_other_threads_wait_for_the_prioritized_one_at_most_50_ms():
+    """Within `prioritize` a thread waits 50 ms and goes on; after `end_priority`, or outside, it does not wait."""
+    assert seconds_waited() < 0.04
     with prioritize():
-        assert 0.045 < waited() < 1
+        assert 0.045 < seconds_waited() < 1
         end_priority()
-        assert waited() < 0.04
+        assert seconds_waited() < 0.04
     with prioritize():
-        assert waited() > 0.045
-    assert waited() < 0.04
+        assert seconds_waited() > 0.045
+    assert seconds_waited() < 0.04
 
 
-def test_who_failed_keeps_nobody_waiting():
-    """An exception in the body ends its precedence."""
+def test_an_exception_ends_the_priority():
+    """An exception in the body ends its priority."""
     try:
         with prioritize():
             raise ValueError
     except ValueError:
         pass
-    assert waited() < 0.04
+    assert seconds_waited() < 0.04

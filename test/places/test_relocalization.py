@@ -1,4 +1,4 @@
-"""A camera in a saved map: found from nothing, followed as well as while mapping, and never found where it is not."""
+"""Relocalization and localization in a saved map, and no false relocalization outside of it."""
 
 from functools import cache
 
@@ -17,19 +17,19 @@ from vggt_ros.windows.solution import Frame
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 FIRST = 30
-"""Where another day's way begins."""
+"""First frame of the path of the second session."""
 
 
 @cache
 def mapped():
-    """The room, mapped with the errors of a real reconstructor; its record; and where the map lies in the world."""
+    """The room, mapped with the noise of a real reconstructor; its record; and the similarity from map to world."""
     done = run(lap(), Config(), lap().oracle(noise=NOISE))
     return done, done.slam.record(np.eye(4)), trajectory_error(*done.slam.trajectory(0), lap())[1]
 
 
 @cache
-def another_day():
-    """Frames of another way through the room, up to a decimeter off the first in every direction."""
+def second_session():
+    """Frames on another path through the room, up to 0.1 m from the first one in every direction."""
     poses, t = lap().world_camera.copy(), np.arange(len(lap().world_camera))
     poses[:, :3, 3] += 0.1 * np.stack([np.sin(t / 9), 0.3 * np.cos(t / 7), np.cos(t / 11)], axis=1)
     scene, intrinsics = room(), lap().frames[0].intrinsics
@@ -51,9 +51,9 @@ def error(tracked, truth):
                                   for t, p in zip(tracked, truth, strict=True) if t.map_camera is not None])))
 
 
-def test_localization_is_as_good_as_mapping_and_the_map_never_grows():
-    """At most 1.5 times the error of mapping, on another way through the room; every image from the first one found."""
-    slam, (poses, frames) = loaded("localization"), another_day()
+def test_localization_is_as_accurate_as_mapping_and_the_map_does_not_grow():
+    """At most 1.5 times the error of mapping, on another path through the room; no image after the first is lost."""
+    slam, (poses, frames) = loaded("localization"), second_session()
     before = slam.solution
     tracked = [slam.track(frame) for frame in frames]
     assert all(t.keyframe is None and t.window is None for t in tracked)
@@ -66,12 +66,12 @@ def test_localization_is_as_good_as_mapping_and_the_map_never_grows():
     assert error(tracked, poses) < 1.5 * error(mapping, lap().world_camera)
     steps = [np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3])
              for a, b in zip(tracked[first:], tracked[first + 1:], strict=False)]
-    assert max(steps) < 3 * np.median(steps), "the odometry jumps"
+    assert max(steps) < 3 * np.median(steps), "odometry jumps"
 
 
-def test_mapping_goes_on_in_a_loaded_map():
-    """Windows of another day join the map by where their images were found in it: no new submap."""
-    poses, frames = another_day()
+def test_mapping_continues_in_a_loaded_map():
+    """Windows of a second session are attached to the map by the poses of their images in it: no new submap."""
+    poses, frames = second_session()
     slam = loaded("mapping", SceneReconstructor(room(), [f.stamp for f in frames], poses, NOISE))
     old = len(slam.solution)
     for frame in frames:
@@ -85,13 +85,13 @@ def test_mapping_goes_on_in_a_loaded_map():
     new = solution.stamps >= 2 * 10**18
     truth = {f.stamp: p for f, p in zip(frames, poses, strict=True)}
     world_map = mapped()[2]
-    joined = np.flatnonzero(new)[:5]  # later ones have the drift of a chain of windows, as while mapping
+    joined = np.flatnonzero(new)[:5]  # later ones have the drift of a chain of windows, as in mapping
     off = [np.linalg.norm(world_map.apply(solution.map_camera[row, :3, 3]) - truth[int(solution.stamps[row])][:3, 3])
            for row in joined]
     assert np.median(off) < 0.04
 
 
-def kidnapped(seed):
+def random_view(seed):
     rng = np.random.default_rng(seed)
     camera = lap().world_camera[int(rng.integers(5, 100))] @ pose(so3_exp(rng.uniform(-0.1, 0.1, 3)),
                                                                  rng.uniform(-0.15, 0.15, 3))
@@ -99,8 +99,8 @@ def kidnapped(seed):
     return camera, cv2.cvtColor(room().render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY), intrinsics
 
 
-def test_a_camera_somewhere_else_is_never_found():
-    """50 images of a corridor and of another room with the same materials: none is taken for a place in the map."""
+def test_a_camera_outside_the_map_is_never_relocalized():
+    """50 images of a corridor and of another room with the same materials: none is found in the map."""
     solution, intrinsics = mapped()[0].slam.solution, pinhole(*SIZE)
     relocalizer, rng = Relocalizer(TrackingConfig()), np.random.default_rng(0)
     scenes = [(corridor(), (1, -0.5, 1), (25, 0.5, 1.5)), (room(seed=1), (-1.0, -0.8, 1), (1.0, 0.8, 1.5))]
@@ -112,17 +112,17 @@ def test_a_camera_somewhere_else_is_never_found():
         assert all(relocalizer.search(image, intrinsics, solution) is None for _ in range(5)), trial
 
 
-def test_without_a_search_a_lost_camera_stays_lost_and_the_next_image_finds_it():
-    slam, (_, frames) = loaded("localization"), another_day()
+def test_without_a_search_a_lost_camera_stays_lost_until_an_image_with_a_search():
+    slam, (_, frames) = loaded("localization"), second_session()
     for frame in frames[:5]:
         assert slam.locate(frame, search=False).state == "LOST"
-        slam.select()
+        slam.select_keyframe()
     states = [slam.track(frame).state for frame in frames[5:15]]
     assert "TRACKING" in states
 
 
-def test_the_state_tells_whether_the_camera_is_looked_for():
-    """Elsewhere it is looked for in vain, covered it cannot be, and expected where the map has nothing it is not."""
+def test_the_state_says_whether_a_search_was_attempted():
+    """Not found: RELOCALIZING. Black images, or a pose prior where the map has no keyframe: LOST."""
     slam, intrinsics = loaded("localization"), pinhole(*SIZE)
     eye = np.array([5.0, 0.0, 1.2])
     elsewhere = corridor().render(look_at(eye, eye + np.array([1.0, 0.3, 0.0])), intrinsics, SIZE)[0]
@@ -131,28 +131,28 @@ def test_the_state_tells_whether_the_camera_is_looked_for():
     assert [t.state for t in tracked] == ["RELOCALIZING", "RELOCALIZING", "LOST", "RELOCALIZING"]
     assert all(t.map_camera is None and t.odom_camera is None and t.covariance is None for t in tracked)
     assert slam.counts.lost == 4
-    slam.expect(pose(np.eye(3), np.full(3, 1e3)), 1.0, 0.5)
+    slam.set_pose_prior(pose(np.eye(3), np.full(3, 1e3)), 1.0, 0.5)
     assert slam.track(Frame(4 * 10**18, elsewhere, intrinsics)).state == "LOST"
 
 
-def test_what_is_expected_gates_the_search():
-    """Near the right place the first images find it; a camera said to be elsewhere is not found where it is."""
+def test_a_pose_prior_gates_the_search():
+    """Near the true pose the first images are found; with a prior elsewhere the true pose is rejected."""
     solution, world_map = mapped()[0].slam.solution, mapped()[2]
-    camera, gray, intrinsics = kidnapped(3)
+    camera, gray, intrinsics = random_view(3)
     true = world_map.inverse().apply_pose(camera)
     relocalizer = Relocalizer(TrackingConfig())
-    relocalizer.expected = PosePrior(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
+    relocalizer.pose_prior = PosePrior(true @ pose(np.eye(3), np.array([0.3, 0, 0.3])), 1.0, 0.8)
     assert any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(3))
-    assert relocalizer.expected is None, "once found, the search is free again"
+    assert relocalizer.pose_prior is None, "once found, the prior is removed"
     elsewhere = true.copy()
     elsewhere[:3, 3] += 3.0
-    relocalizer.expected = PosePrior(elsewhere, 1.0, 0.8)
+    relocalizer.pose_prior = PosePrior(elsewhere, 1.0, 0.8)
     assert not any(relocalizer.search(ImageFeatures(gray), intrinsics, solution) for _ in range(10))
 
 
 @pytest.mark.parametrize("blank", [np.zeros((240, 320), np.uint8), np.full((240, 320), 128, np.uint8)])
-def test_an_empty_image_is_found_nowhere(blank):
+def test_an_image_without_features_is_not_found(blank):
     relocalizer, solution = Relocalizer(TrackingConfig()), mapped()[0].slam.solution
     image, intrinsics = ImageFeatures(blank), lap().frames[0].intrinsics
     assert relocalizer.search(image, intrinsics, solution) is None
-    assert relocalizer.near(image, intrinsics, solution, solution.map_camera[0], 0) is None
+    assert relocalizer.search_near(image, intrinsics, solution, solution.map_camera[0], 0) is None

@@ -30,7 +30,7 @@ from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.replay.run import run
 from vggt_ros.ros import messages
-from vggt_ros.ros.image_source import names_rectified
+from vggt_ros.ros.image_source import is_rectified_topic
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.solution import Frame
@@ -533,7 +533,7 @@ def test_a_calibration_that_changes_begins_a_new_map(make):
     ("/camera/image_rectified", True), ("/camera/image_raw", False), ("/direct/image", False),
     ("/rectory/image", False)])
 def test_a_rectified_topic_is_known_by_its_name(topic, rectified):
-    assert names_rectified(topic) is rectified
+    assert is_rectified_topic(topic) is rectified
 
 
 def test_a_live_setting_thins_the_map(make):
@@ -652,8 +652,8 @@ def test_latency_counts_from_the_arrival_and_not_from_the_callback(make):
 def test_a_pose_goes_out_before_what_only_keyframes_need(make):
     bench = make().start()
     bench.info(lap().frames[0])
-    select = bench.node.slam.select
-    bench.node.slam.select = lambda room: time.sleep(0.5) or select(room)
+    select = bench.node.slam.select_keyframe
+    bench.node.slam.select_keyframe = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
     bench.image(lap().frames[0])
     bench.settle()
     assert float(bench.status_now()["latency idle p99 ms"]) < 450

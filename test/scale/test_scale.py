@@ -181,7 +181,7 @@ def test_the_tracker_survives_a_rescaling_while_it_has_no_pose():
         last = tracked.odom_camera if tracked.odom_camera is not None else last
         if tracked.window is not None:
             slam.step(tracked.window)
-            slam._localizer._tracker._last = None
+            slam._localizer._tracker._last_pose = None
 
 
 def test_a_graph_of_two_submaps_rescales_the_one_that_is_meant():

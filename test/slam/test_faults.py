@@ -25,7 +25,7 @@ def test_every_fault_names_a_test():
 
 
 def test_the_launch_file_needs_what_is_declared():
-    """Executables and files of other packages, which no import shows: a peer's launch needs Nav2, undeclared."""
+    """Executables and files of other packages, which no import shows: another wrapper needs Nav2, undeclared."""
     package = ElementTree.parse(ROOT / "package.xml").getroot()
     declared = {"vggt_ros"} | {item.text for item in package.iter("exec_depend")}
     started = {word.value.value for call in CALLS for word in call.keywords if word.arg == "package"}
@@ -35,7 +35,7 @@ def test_the_launch_file_needs_what_is_declared():
 
 
 def test_a_bag_is_launched_with_its_clock():
-    """The player publishes /clock, and the node takes its time from there unless it is told otherwise."""
+    """The player publishes /clock, and the node uses it unless it is configured otherwise."""
     started = {next(w.value.value for w in call.keywords if w.arg == "executable"): ast.unparse(call) for call in CALLS
                if call.func.id in ("Node", "LifecycleNode")}
     assert "'--clock'" in started["bag_player"]

@@ -1,4 +1,4 @@
-"""A camera that is covered for 5 s and uncovered elsewhere: back in the same map soon, and never in a wrong place."""
+"""A camera covered for 5 s and uncovered elsewhere is relocalized in the same map, and never at a wrong pose."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Frame, Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
-COVERED, SEEN = 50, 30
-"""Images of a trial at the image rate of 10 Hz: 5 s of nothing, then 3 s of a place of the room."""
-WRONG = 0.2
-"""A pose that is farther than this from the truth is wrong, meters; those found are right to a few centimeters."""
+COVERED, UNCOVERED = 50, 30
+"""Images of a trial at 10 Hz: 5 s covered, then 3 s of a place in the room."""
+WRONG_POSE = 0.2
+"""Position error of a wrong pose, meters; correct ones are within a few centimeters."""
 
 
-class Nearsighted(SceneReconstructor):
-    """Refuses windows over places that have nothing in common, and covered images, as a real one must."""
+class RefusesGaps(SceneReconstructor):
+    """Refuses covered images and windows over places without overlap, as a real reconstructor must."""
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         if not all(keyframe.stamp in self._poses for keyframe in window.keyframes):
@@ -49,38 +49,38 @@ class Trial:
     jump: float
 
 
-def ways(seed: int, count: int) -> list[list[Array]]:
-    """Return for each trial where the camera is after it was covered: elsewhere on the lap, off it, either way."""
-    rng, here, found = np.random.default_rng(seed), len(lap().frames) - 1, []
+def paths(seed: int, count: int) -> list[list[Array]]:
+    """Return the path of each trial after the camera was covered: elsewhere on or near the lap, in either direction."""
+    rng, position, found = np.random.default_rng(seed), len(lap().frames) - 1, []
     for _ in range(count):
-        start = next(i for i in iter(lambda: int(rng.integers(5, 98)), None) if abs(i - here) > 30)
-        step, here = int(rng.choice([-1, 1])), start
-        off = pose(so3_exp(rng.uniform(-0.1, 0.1, 3)), rng.uniform(-0.15, 0.15, 3))
-        way = []
-        for _ in range(SEEN):
-            step = step if 2 <= here + step < 102 else -step
-            here += step
-            way.append(lap().world_camera[here] @ off)
-        found.append(way)
+        start = next(i for i in iter(lambda: int(rng.integers(5, 98)), None) if abs(i - position) > 30)
+        step, position = int(rng.choice([-1, 1])), start
+        offset = pose(so3_exp(rng.uniform(-0.1, 0.1, 3)), rng.uniform(-0.15, 0.15, 3))
+        path = []
+        for _ in range(UNCOVERED):
+            step = step if 2 <= position + step < 102 else -step
+            position += step
+            path.append(lap().world_camera[position] @ offset)
+        found.append(path)
     return found
 
 
 def kidnap(seed: int, count: int, cover: str = "black") -> tuple[list[Trial], Slam]:
-    """Map the lap, then cover the camera and uncover it elsewhere, again and again."""
+    """Map the lap, then cover the camera and uncover it elsewhere, repeatedly."""
     scene, intrinsics, rng = room(), pinhole(*SIZE), np.random.default_rng(seed)
     stamp, script = lap().frames[-1].stamp, []
-    for way in ways(seed, count):
-        for camera in [None] * COVERED + way:
+    for path in paths(seed, count):
+        for camera in [None] * COVERED + path:
             stamp += 100_000_000
             script.append((stamp, camera))
     truth = [(f.stamp, p) for f, p in zip(lap().frames, lap().world_camera, strict=True)]
     truth += [(stamp, camera) for stamp, camera in script if camera is not None]
-    oracle = Nearsighted(scene, [s for s, _ in truth], np.array([p for _, p in truth]), NOISE)
+    oracle = RefusesGaps(scene, [s for s, _ in truth], np.array([p for _, p in truth]), NOISE)
     slam = run(lap(), Config(), oracle).slam
     world_map = trajectory_error(*slam.trajectory(0), lap())[1]
     trials, odometry = [], slam.track(lap().frames[-1]).odom_camera
     for at, (stamp, camera) in enumerate(script):
-        if at % (COVERED + SEEN) == 0:
+        if at % (COVERED + UNCOVERED) == 0:
             trials.append(Trial(None, 0.0, 0.0))
         image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8) if cover == "black" else \
             np.clip(20 + 5 * rng.standard_normal((SIZE[1], SIZE[0], 1)), 0, 255).astype(np.uint8).repeat(3, 2)
@@ -93,51 +93,51 @@ def kidnap(seed: int, count: int, cover: str = "black") -> tuple[list[Trial], Sl
             continue
         assert camera is not None, "a pose although the camera is covered"
         if trials[-1].images is None:
-            trials[-1].images = at % (COVERED + SEEN) - COVERED + 1
+            trials[-1].images = at % (COVERED + UNCOVERED) - COVERED + 1
             trials[-1].jump = float(np.linalg.norm(tracked.odom_camera[:3, 3] - odometry[:3, 3]))
         error = np.linalg.norm(world_map.apply(tracked.map_camera[:3, 3]) - camera[:3, 3])
         trials[-1].error, odometry = max(trials[-1].error, float(error)), tracked.odom_camera
     return trials, slam
 
 
-def check(trials: list[Trial], slam: Slam) -> None:
+def check_trials(trials: list[Trial], slam: Slam) -> None:
     assert sum(trial.images is not None for trial in trials) >= 0.9 * len(trials)
-    assert all(trial.error < WRONG for trial in trials), "a wrong place"
-    assert all(trial.jump < 1e-6 for trial in trials), "the odometry goes on from where it was"
-    assert slam.counts.submaps == 1, "it is the same map"
+    assert all(trial.error < WRONG_POSE for trial in trials), "a wrong pose"
+    assert all(trial.jump < 1e-6 for trial in trials), "the odometry continues from its last pose"
+    assert slam.counts.submaps == 1, "the map is the same"
 
 
-def test_a_camera_uncovered_elsewhere_is_back_in_the_same_map():
+def test_a_camera_uncovered_elsewhere_is_relocalized_in_the_same_map():
     """Three trials; the slow test has ten."""
     trials, slam = kidnap(0, 3)
     assert all(trial.images is not None for trial in trials)
-    check(trials, slam)
+    check_trials(trials, slam)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cover", ["black", "noise"])
 def test_ten_kidnapped_cameras(cover):
-    """Prints the figures of docs/measurements/places.md."""
+    """Prints the figures of docs/maps.md."""
     trials, slam = kidnap(1, 10, cover)
     for trial in trials:
         print(trial)
     print(slam.counts)
-    check(trials, slam)
+    check_trials(trials, slam)
 
 
-def elsewhere(trial: int, rng: np.random.Generator, scenes: list[Scene]) -> np.ndarray:
-    """Return an image (H, W) of a place that is not in the map, but like places in it."""
+def unmapped_view(trial: int, rng: np.random.Generator, scenes: list[Scene]) -> np.ndarray:
+    """Return an image (H, W) of a place that is not in the map, but resembles places in it."""
     kind = trial % 5
     low, high = ((1, -0.5, 1), (25, 0.5, 1.5)) if kind == 0 else ((-1.0, -0.8, 1), (1.0, 0.8, 1.5))
     eye, heading = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
     camera = look_at(eye, eye + np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.5, 0.1)]))
-    if kind == 4:  # the mapped room in a mirror
+    if kind == 4:  # the mapped room, mirrored
         camera = lap().world_camera[int(rng.integers(0, len(lap().frames)))]
     gray = cv2.cvtColor(scenes[kind].render(camera, pinhole(*SIZE), SIZE)[0], cv2.COLOR_RGB2GRAY)
     return np.ascontiguousarray(gray[:, ::-1]) if kind == 4 else gray
 
 
-def other_places() -> list[Scene]:
+def unmapped_scenes() -> list[Scene]:
     """Return a corridor, two rooms of the mapped one's materials, one with its table moved, and the mapped one."""
     mapped, other = room(), room(seed=2)
     table = [type(face)(face.corner + np.array([0.7, -0.5, 0.0]), face.right, face.down, face.texture)
@@ -145,17 +145,17 @@ def other_places() -> list[Scene]:
     return [corridor(), room(seed=1), other, Scene([*other.faces[:6], *table, *other.faces[21:]]), mapped]
 
 
-def wrongly_found(solution: Solution, count: int) -> list[int]:
-    """Return the trials, of `count` cameras that are not in the map, in which one is found there."""
-    rng, scenes, intrinsics, wrong = np.random.default_rng(0), other_places(), pinhole(*SIZE), []
+def false_relocalizations(solution: Solution, count: int) -> list[int]:
+    """Return the trials, of `count` cameras that are not in the map, in which a pose is found."""
+    rng, scenes, intrinsics, wrong = np.random.default_rng(0), unmapped_scenes(), pinhole(*SIZE), []
     for trial in range(count):
-        relocalizer, image = Relocalizer(TrackingConfig()), ImageFeatures(elsewhere(trial, rng, scenes))
+        relocalizer, image = Relocalizer(TrackingConfig()), ImageFeatures(unmapped_view(trial, rng, scenes))
         if any(relocalizer.search(image, intrinsics, solution) is not None for _ in range(10)):
             wrong.append(trial)
     return wrong
 
 
 @pytest.mark.slow
-def test_a_camera_somewhere_else_is_never_found():
-    """50 images of places that look like the mapped ones: ten each of five kinds, see `other_places`."""
-    assert wrongly_found(run(lap(), Config(), lap().oracle(noise=NOISE)).slam.solution, 50) == []
+def test_a_camera_outside_the_map_is_never_relocalized():
+    """50 images of places that resemble the mapped ones: ten each of five kinds, see `unmapped_scenes`."""
+    assert false_relocalizations(run(lap(), Config(), lap().oracle(noise=NOISE)).slam.solution, 50) == []

@@ -1,4 +1,4 @@
-"""The whole pipeline on an exactly known scene; each fault of the peers that it must not have has its test."""
+"""The whole pipeline on an exactly known scene, with a test for each known fault of other VGGT wrappers."""
 
 from itertools import pairwise
 
@@ -16,12 +16,12 @@ from vggt_ros.windows.solution import Frame
 
 @pytest.fixture(scope="module", name="exact")
 def _exact():
-    """The sequence, run with windows that are exact but for their units."""
+    """The sequence, run with windows that are exact up to their scale."""
     return lap(), run(lap(), Config(), lap().oracle())
 
 
 def test_exact_windows_give_an_exact_trajectory_and_map(exact):
-    """Windows of arbitrary units, right but for that, chain to the truth: 1e-4 m over a path of 4 m."""
+    """Exact windows of arbitrary scale give the true trajectory: 1e-4 m over a path of 4 m."""
     sequence, done = exact
     stamps, poses = done.slam.trajectory(0)
     error, world_map = trajectory_error(stamps, poses, sequence)
@@ -31,7 +31,7 @@ def test_exact_windows_give_an_exact_trajectory_and_map(exact):
              for t, p in zip(sequence.truth(stamps), poses, strict=True)]
     assert max(turns) < 1e-4
 
-    # Every point of the map lies on a surface of the room: seen from any keyframe, none is before what is rendered.
+    # Every point of the map lies on a surface of the room: from a keyframe, none is in front of the rendered depth.
     cloud = done.slam.map_cloud()
     assert len(cloud) > 5000
     camera = sequence.truth(stamps)[len(stamps) // 2]
@@ -47,7 +47,7 @@ def test_exact_windows_give_an_exact_trajectory_and_map(exact):
 
 
 def test_the_first_windows_keyframes_are_all_in_the_map(exact):
-    """Those of the overlap too: a peer leaves them out."""
+    """Those of the overlap too, which another wrapper leaves out."""
     _, done = exact
     keyframes = [t.keyframe for t in done.tracked if t.keyframe is not None]
     assert done.slam.solution.ids.tolist() == keyframes
@@ -56,7 +56,7 @@ def test_the_first_windows_keyframes_are_all_in_the_map(exact):
 
 
 def test_the_first_median_depth_is_the_assumed_one(exact):
-    """While scale is unknown, units are such that the first window's median depth is 2, and the solution says so."""
+    """While scale is unknown, units are such that the first window's median depth is 2, and the state is UNKNOWN."""
     _, done = exact
     solution = done.slam.solution
     assert solution.scale_state == "UNKNOWN"
@@ -66,7 +66,7 @@ def test_the_first_median_depth_is_the_assumed_one(exact):
 
 
 def test_a_dropped_window_breaks_nothing():
-    """The overlap is found by keyframe id: a peer that pairs it by position is wrong by 0.4 m here, silently."""
+    """The overlap is found by keyframe id; another wrapper pairs it by position and is silently wrong by 0.4 m here."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(), drop=(2,))
     stamps, poses = done.slam.trajectory(0)
@@ -76,10 +76,11 @@ def test_a_dropped_window_breaks_nothing():
 
 
 def test_a_chain_that_breaks_begins_a_new_submap():
-    """Nothing is shared with the map and nothing can bridge the gap: a new submap, said so, and right in itself."""
+    """A window shares nothing with the map and cannot bridge the gap: a new submap, reported, and accurate in
+    itself."""
 
-    class Nearsighted(SceneReconstructor):
-        """Refuses a window with a gap, as a real reconstructor must that sees nothing in common across it."""
+    class RefusesGaps(SceneReconstructor):
+        """Refuses a window with a gap, as a real reconstructor must without overlap across it."""
 
         def reconstruct(self, window):
             if np.diff(window.ids).max() > 4:
@@ -87,23 +88,23 @@ def test_a_chain_that_breaks_begins_a_new_submap():
             return super().reconstruct(window)
 
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(Nearsighted), drop=(2, 3))
+    done = run(sequence, Config(), sequence.oracle(RefusesGaps), drop=(2, 3))
     assert done.slam.counts.submaps == 2
-    fresh = [u for u in done.updates if u.new_submap]
-    assert len(fresh) == 1
-    assert fresh[0].refused == \
+    with_new_submap = [u for u in done.updates if u.new_submap]
+    assert len(with_new_submap) == 1
+    assert with_new_submap[0].refused == \
         "the window shares no keyframe with the map, and none of its images was found in it; then: no matches"
-    assert done.slam.counts.unplaced == 0  # those of the lost windows never came to it
+    assert done.slam.counts.unplaced == 0  # those of the dropped windows were never processed
     for submap in range(2):
         stamps, poses = done.slam.trajectory(submap)
         assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
 
 
 def test_a_submap_begins_where_the_chain_broke():
-    """A window that contradicts the map begins a submap where the keyframe lies that the map has, too."""
+    """A window that contradicts the map begins a submap at the pose of a keyframe that it shares with the map."""
 
-    class Twisted(SceneReconstructor):
-        """Turns all keyframes of a window but the first away, and those of another choice of them."""
+    class RotatesKeyframes(SceneReconstructor):
+        """Rotates all keyframes of a window but the first; also with another choice of keyframes."""
 
         def reconstruct(self, window):
             geometry = super().reconstruct(window)
@@ -113,9 +114,9 @@ def test_a_submap_begins_where_the_chain_broke():
             return geometry
 
     sequence = lap()
-    done = run(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(Twisted))
-    fresh = [u for u in done.updates if u.new_submap]
-    assert len(fresh) == 1 and "is turned by" in fresh[0].refused
+    done = run(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(RotatesKeyframes))
+    with_new_submap = [u for u in done.updates if u.new_submap]
+    assert len(with_new_submap) == 1 and "is rotated by" in with_new_submap[0].refused
     _, world_map = trajectory_error(*done.slam.trajectory(0), sequence)
     stamps, poses = done.slam.trajectory(1)
     truth = {frame.stamp: camera for frame, camera in zip(sequence.frames, sequence.world_camera, strict=True)}
@@ -124,26 +125,26 @@ def test_a_submap_begins_where_the_chain_broke():
     assert rotation_angle(world_map.rotation @ poses[0, :3, :3] @ begin[:3, :3].T) < 1e-3
 
 
-def test_keyframes_that_find_no_place_are_counted():
-    """A reconstructor that leaves out the newest keyframe of every window: what no other window places is counted."""
+def test_unplaced_keyframes_are_counted():
+    """The reconstructor leaves out the newest keyframe of every window; keyframes that no window places are counted."""
 
-    class Shy(SceneReconstructor):
+    class LeavesOutTheNewest(SceneReconstructor):
         def reconstruct(self, window):
             whole = super().reconstruct(window)
             return WindowGeometry(whole.keyframe_ids[:-1], whole.window_camera[:-1], whole.intrinsics[:-1],
                                   whole.depth[:-1], whole.confidence[:-1])
 
     sequence = lap()
-    slam = run(sequence, Config(), sequence.oracle(Shy)).slam
+    slam = run(sequence, Config(), sequence.oracle(LeavesOutTheNewest)).slam
     assert slam.counts.unplaced == slam.counts.keyframes - len(slam.solution) > 0
 
 
 def test_a_refused_window_is_bridged():
-    """The reconstructor gives up on a window; the next one takes some of its keyframes in and the map goes on."""
+    """The reconstructor refuses a window; the next one includes some of its keyframes, and the map goes on."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(refuse=(2,)))
     refused = [u for u in done.updates if u.refused]
-    assert "oracle's list" in refused[0].refused
+    assert "among those to refuse" in refused[0].refused
     assert done.slam.counts.refused == 1
     assert done.slam.counts.submaps == 1
     stamps, poses = done.slam.trajectory(0)
@@ -151,7 +152,7 @@ def test_a_refused_window_is_bridged():
 
 
 def test_a_partial_last_window_is_placed_by_its_true_overlap():
-    """The end of a stream is as right as its middle: a peer jumps by a meter here."""
+    """The end of a stream is as accurate as its middle; another wrapper jumps by a meter here."""
     sequence = lap()
     done = run(sequence, Config().replace({"windows.size": 9}), sequence.oracle())
     last = done.updates[-1]
@@ -163,7 +164,7 @@ def test_a_partial_last_window_is_placed_by_its_true_overlap():
 
 
 def test_every_frame_after_the_first_window_has_a_pose():
-    """The tracker's poses are right to a centimeter, also when moved with the final map."""
+    """The tracker's poses are accurate to a centimeter, also when corrected by the final map."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, depth=0.02)))
     stamps, poses = done.slam.trajectory(0)
@@ -178,7 +179,7 @@ def test_every_frame_after_the_first_window_has_a_pose():
 
 
 def test_odometry_does_not_jump_when_the_map_does():
-    """Noisy windows move the camera in the map at each solve; in the odometry its steps stay those of the frames."""
+    """Noisy windows move the camera in the map at each solve; the odometry keeps the steps between frames."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
     tracked = [(i, t) for i, t in enumerate(done.tracked) if t.state == "TRACKING"]
@@ -189,8 +190,8 @@ def test_odometry_does_not_jump_when_the_map_does():
         assert np.allclose(t.map_odom @ t.odom_camera, t.map_camera, atol=1e-9)
 
 
-def test_a_pose_goes_out_before_a_new_solution_is_taken_up():
-    """It is by the landmarks of before; `select` takes up the solution, and map -> odom what has moved by it."""
+def test_a_pose_is_published_before_the_landmarks_are_updated():
+    """The pose is by the previous landmarks; `select_keyframe` updates them, and map -> odom takes the correction."""
     sequence = lap()
     slam = Slam(Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
     tracker, before, moved = slam._localizer._tracker, None, []
@@ -201,7 +202,7 @@ def test_a_pose_goes_out_before_a_new_solution_is_taken_up():
         late &= newest is not tracker.solution
         if late:
             assert np.array_equal(tracked.map_odom, before.map_odom)
-        window = slam.select().window
+        window = slam.select_keyframe().window
         assert newest is tracker.solution
         if late:
             corrected = slam._localizer._map_odom @ tracked.odom_camera
@@ -209,13 +210,13 @@ def test_a_pose_goes_out_before_a_new_solution_is_taken_up():
         if window is not None:
             slam.step(window)
         before = tracked
-    assert len(moved) > 5 and max(moved) > 0.01  # else there was nothing to be taken up
+    assert len(moved) > 5 and max(moved) > 0.01  # else there was nothing to update
 
 
 def test_what_follows_a_correction_keeps_it():
-    """After a loop the next windows hang on the corrected ones, and points, poses and map -> odom follow.
+    """After a loop the next windows are attached to the corrected ones; points, poses and map -> odom follow.
 
-    A peer measures them from a pose of before the loop, and so tells its graph to undo the correction.
+    Another wrapper measures them from a pose before the loop, so that its graph undoes the correction.
     """
     sequence = lap()
     loop, after = Sim3(1.1, so3_exp(np.array([0.0, 0.2, 0.0])), np.array([0.2, 0.0, 0.1])), []
@@ -230,23 +231,23 @@ def test_what_follows_a_correction_keeps_it():
                 if window.id == 3 and corrected:
                     graph = slam._atlas._graph._graph
                     graph._selection.tree.inflation = (
-                        1e6  # as if the overlaps had been poor: else such a loop is refused
+                        1e6  # as if the overlaps were inaccurate: else such a loop is rejected
                     )
                     newest = max(graph.map_node)
                     seen = graph.map_node[0].inverse() @ graph.map_node[newest]
                     graph.add_loop(0, newest, seen @ loop, 1e-8 * np.eye(7))
         after.append((slam, tracked, slam._atlas._graph._graph.map_node))
-    (plain, _, before), (slam, tracked, places) = after
-    assert set(places) == set(before) and max(places) > newest + 5
-    moved = [places[n] @ before[n].inverse() for n in range(newest + 1, max(places) + 1)]
-    for other in moved[1:]:  # all that follows went along as one piece, by all of the loop
+    (plain, _, before), (slam, tracked, map_node) = after
+    assert set(map_node) == set(before) and max(map_node) > newest + 5
+    moved = [map_node[n] @ before[n].inverse() for n in range(newest + 1, max(map_node) + 1)]
+    for other in moved[1:]:  # all later ones moved rigidly, by the whole correction
         assert rotation_angle(other.rotation.T @ moved[0].rotation) < 0.01
         assert other.scale == pytest.approx(moved[0].scale, rel=0.01)
         assert np.linalg.norm(other.translation - moved[0].translation) < 0.02
     assert np.degrees(rotation_angle(moved[0].rotation)) > 10 and moved[0].scale > 1.08
     steps = np.array([np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3]) for a, b in pairwise(
         t for t in tracked if t.state == "TRACKING")])
-    assert steps.max() < 3 * np.median(steps)  # the correction is map -> odom's
+    assert steps.max() < 3 * np.median(steps)  # map -> odom takes the correction
     assert np.degrees(rotation_angle(tracked[-1].map_odom[:3, :3])) > 10
     newest = int(slam.solution.ids[-1])
     ours, theirs = (s.keyframe_cloud(newest).points for s in (slam, plain))
@@ -254,7 +255,7 @@ def test_what_follows_a_correction_keeps_it():
 
 
 def test_reset_keeps_old_windows_out_of_the_new_map():
-    """A window formed before the reset and solved after it leaves no trace."""
+    """A window formed before the reset and processed after it has no effect."""
     sequence = lap()
     slam = Slam(Config(), sequence.oracle())
     windows = [w for w in (slam.track(f).window for f in sequence.frames) if w]
@@ -267,7 +268,7 @@ def test_reset_keeps_old_windows_out_of_the_new_map():
 
 
 def test_two_runs_agree():
-    """The same input gives the same output, to the last bit."""
+    """The same input gives the same output, bit by bit."""
     sequence = lap()
     noise = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
     first, second = (run(sequence, Config(), sequence.oracle(noise=noise)) for _ in range(2))
@@ -277,7 +278,7 @@ def test_two_runs_agree():
 
 
 def test_black_images_are_no_keyframes():
-    """A covered lens makes no keyframe, loses the pose and says so; nothing crashes."""
+    """A covered lens makes no keyframe, and the state is LOST; nothing crashes."""
     sequence = lap()
     slam = Slam(Config(), sequence.oracle())
     black = [Frame(10**18 + i, np.zeros((SIZE[1], SIZE[0], 3), np.uint8), sequence.frames[0].intrinsics)
@@ -292,11 +293,11 @@ def test_black_images_are_no_keyframes():
 
 
 def test_back_pressure_thins_keyframes_and_counts_them():
-    """Without room no window is formed, keyframes are thinned and counted, and the map is still right."""
+    """Without capacity no window is formed, keyframes are thinned and counted, and the map is still accurate."""
     sequence = lap()
     slam = Slam(Config(), sequence.oracle())
     for i, frame in enumerate(sequence.frames):
-        tracked = slam.track(frame, room=not 30 < i < 70)
+        tracked = slam.track(frame, has_capacity=not 30 < i < 70)
         if tracked.window:
             slam.step(tracked.window)
     assert slam.counts.thinned > 0
@@ -311,7 +312,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
 
 @pytest.mark.parametrize("late", [20, 32])
 def test_tracking_bridges_a_slow_reconstructor(late):
-    """Windows are solved so many frames late: the tracker goes on by its own points, the odometry does not jump."""
+    """Windows are solved that many frames late: the tracker uses triangulated landmarks, the odometry does not jump."""
     sequence = lap()
     slam, waiting, tracked = Slam(Config(), sequence.oracle()), [], []
     for i, frame in enumerate(sequence.frames):

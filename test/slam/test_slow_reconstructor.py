@@ -1,4 +1,5 @@
-"""A camera faster than the reconstructor: keyframes are thinned, the tracker bridges, the map stays in one piece."""
+"""A reconstructor slower than the camera: keyframes are thinned, tracking bridges the gaps, and the map has no
+break."""
 
 from __future__ import annotations
 
@@ -14,16 +15,15 @@ from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Frame
 
 SECONDS_A_WINDOW = 2.2
-"""What a window costs here; the images of the sequence would need one a second."""
+"""Simulated time per window; the images of the sequence would need a window per second."""
 IMAGES = 220
 
 
 def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
-    """The worker's time is simulated, so that the test does not depend on the machine's.
+    """The worker's time is simulated, so that the test does not depend on the speed of the machine.
 
-    Keyframes beside each other are too far apart then for tracking from one to the next: without the corners that were
-    followed in between, windows fall apart here. With landmarks lost at every solution, a fifth of the images has no
-    pose.
+    Consecutive keyframes are then too far apart to match directly: without the features tracked in between, windows
+    fail here. If landmarks were lost at every new solution, a fifth of the images would have no pose.
     """
     sequence, config = open_sequence(recorded("tum_fr1_xyz")), Config()
     reconstructor = Multiview(config)
@@ -41,7 +41,7 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
             formed, solving = waiting.pop(0)
             free = max(free, formed) + SECONDS_A_WINDOW
         tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, True),
-                             room=len(waiting) < config.windows.max_waiting)
+                             has_capacity=len(waiting) < config.windows.max_waiting)
         if tracked.window is not None:
             waiting.append((now, tracked.window))
         states.append(tracked.state)

@@ -1,4 +1,4 @@
-"""The worker: order, back-pressure, commands, errors, the end."""
+"""The worker: order, back-pressure, commands, errors, shutdown."""
 
 import threading
 
@@ -11,12 +11,12 @@ from vggt_ros.synthetic import SceneReconstructor
 from vggt_ros.worker import Worker
 
 
-class Gated(SceneReconstructor):
-    """Waits for a gate before it answers, and fails on demand."""
+class Blocking(SceneReconstructor):
+    """Waits for an event before it answers, and fails on request."""
 
     def reconstruct(self, window):
         self.started.set()
-        assert self.gate.wait(20)
+        assert self.released.wait(20)
         if self.fail:
             raise RuntimeError("out of luck")
         return super().reconstruct(window)
@@ -25,13 +25,13 @@ class Gated(SceneReconstructor):
 @pytest.fixture(name="scene")
 def _scene():
     sequence = lap()
-    oracle = sequence.oracle(Gated)
-    oracle.started, oracle.gate, oracle.fail = threading.Event(), threading.Event(), False
+    oracle = sequence.oracle(Blocking)
+    oracle.started, oracle.released, oracle.fail = threading.Event(), threading.Event(), False
     slam = Slam(Config().replace({"windows.max_waiting": 1}), oracle)
     updates, errors = [], []
     worker = Worker(slam, updates.append, errors.append)
     yield sequence, slam, oracle, worker, updates, errors
-    oracle.gate.set()
+    oracle.released.set()
     worker.close()
 
 
@@ -47,20 +47,20 @@ def windows(sequence, slam, count):
 
 
 def test_windows_are_solved_in_order_and_counted_while_they_wait(scene):
-    """`room` is False while one waits; none is dropped, not even then."""
+    """`has_capacity` is False while a window is queued; none is dropped even then."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second, third = windows(sequence, slam, 3)
-    assert worker.room
+    assert worker.has_capacity
     assert worker.idle
-    worker.offer(first)
+    worker.enqueue(first)
     assert oracle.started.wait(10)
-    assert worker.room
-    worker.offer(second)
-    assert not worker.room
-    worker.offer(third)
+    assert worker.has_capacity
+    worker.enqueue(second)
+    assert not worker.has_capacity
+    worker.enqueue(third)
     assert worker.waiting == 2
     assert not worker.idle
-    oracle.gate.set()
+    oracle.released.set()
     assert worker.call(lambda: "done").result(20) == "done"
     assert [u.window for u in updates] == [0, 1, 2]
     assert worker.waiting == 0
@@ -69,42 +69,42 @@ def test_windows_are_solved_in_order_and_counted_while_they_wait(scene):
 
 
 def test_reset_during_a_reconstruction_leaves_nothing_of_the_old_map(scene):
-    """The window in flight ends, the ones that wait are skipped, the new map is empty."""
+    """The window in progress ends, the queued ones are skipped, and the new map is empty."""
     sequence, slam, oracle, worker, updates, _ = scene
     first, second = windows(sequence, slam, 2)
-    worker.offer(first)
+    worker.enqueue(first)
     assert oracle.started.wait(10)
-    worker.offer(second)
+    worker.enqueue(second)
     done = worker.reset()
-    oracle.gate.set()
+    oracle.released.set()
     done.result(20)
     assert "reset" in updates[-1].refused
     assert len(slam.solution) == 0
     assert slam.counts.keyframes == 0
     new = next(windows(sequence, slam, 1))
     assert new.ids[0] > second.ids[-1]
-    worker.offer(new)
+    worker.enqueue(new)
     worker.call(lambda: None).result(20)
     assert slam.solution.ids.tolist() == list(new.ids)
 
 
 def test_an_error_is_reported_and_the_thread_goes_on(scene):
-    """A bug in a reconstructor costs a window, not the node."""
+    """An error in a reconstructor costs a window, not the node."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second = windows(sequence, slam, 2)
     oracle.fail = True
-    oracle.gate.set()
-    worker.offer(first)
+    oracle.released.set()
+    worker.enqueue(first)
     worker.call(lambda: None).result(20)
     assert [str(e) for e in errors] == ["out of luck"]
     oracle.fail = False
-    worker.offer(second)
+    worker.enqueue(second)
     worker.call(lambda: None).result(20)
     assert [u.window for u in updates] == [second.id]
 
 
 def test_commands_return_their_result_or_their_error(scene):
-    """A command that fails raises in its future; after the end there are no more commands."""
+    """A command that fails raises in its future; after the shutdown commands are rejected."""
     worker = scene[3]
     assert worker.call(threading.get_ident).result(10) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
@@ -116,14 +116,14 @@ def test_commands_return_their_result_or_their_error(scene):
 
 
 def test_the_end_waits_for_the_window_being_solved_only(scene):
-    """Ctrl-C must not take as long as all that is queued: launch kills what has not ended after ten seconds."""
+    """Ctrl-C must not take as long as all that is queued: launch kills processes after ten seconds."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second = windows(sequence, slam, 2)
-    worker.offer(first)
+    worker.enqueue(first)
     assert oracle.started.wait(10)
-    worker.offer(second)
+    worker.enqueue(second)
     command = worker.call(lambda: "done")
-    threading.Timer(0.2, oracle.gate.set).start()
+    threading.Timer(0.2, oracle.released.set).start()
     worker.close()
     assert [u.window for u in updates] == [first.id] and command.result(0) == "done"
     assert not errors and worker.idle

@@ -25,7 +25,7 @@ class Sequence:
     world_camera: Array
 
     def oracle(self, kind: type[SceneReconstructor] = SceneReconstructor, **details: Any) -> SceneReconstructor:
-        """Return a reconstructor that knows the answers."""
+        """Return a reconstructor that returns the true geometry."""
         return kind(room(), [f.stamp for f in self.frames], self.world_camera, **details)
 
     def truth(self, stamps: Array) -> Array:
@@ -36,7 +36,7 @@ class Sequence:
 
 @cache
 def lap(count: int = 104, laps_: float = 0.6) -> Sequence:
-    """Return a way around the room."""
+    """Return a path around the room."""
     scene, intrinsics = room(), pinhole(*SIZE)
     poses = laps(count, laps=laps_)
     return Sequence(tuple(Frame(1_700_000_000_123_456_789 + 100_000_000 * i, scene.render(p, intrinsics, SIZE)[0],
@@ -45,7 +45,7 @@ def lap(count: int = 104, laps_: float = 0.6) -> Sequence:
 
 @dataclass(eq=False)
 class Run:
-    """What came of a sequence."""
+    """The results of a sequence."""
 
     slam: Slam
     tracked: list[TrackedFrame]
@@ -53,7 +53,7 @@ class Run:
 
 
 def run(sequence: Sequence, config: Config, reconstructor: object, drop: tuple[int, ...] = ()) -> Run:
-    """Run a sequence through the pipeline as replay does; windows with the ids in `drop` are lost on the way."""
+    """Run a sequence through the pipeline as replay does; windows with the ids in `drop` are not processed."""
     slam = Slam(config, reconstructor)  # type: ignore[arg-type]
     tracked, updates = [], []
     for frame in sequence.frames:
@@ -68,7 +68,7 @@ def run(sequence: Sequence, config: Config, reconstructor: object, drop: tuple[i
 
 
 def trajectory_error(stamps: Array, poses: Array, sequence: Sequence) -> tuple[float, Sim3]:
-    """Return the largest position error in meters after the best similarity, and that similarity."""
+    """Return the largest position error in meters after alignment by a similarity, and this similarity."""
     truth = sequence.truth(stamps)
     world_map = umeyama(poses[:, :3, 3], truth[:, :3, 3])
     return float(np.linalg.norm(world_map.apply(poses[:, :3, 3]) - truth[:, :3, 3], axis=1).max()), world_map

@@ -1,4 +1,4 @@
-"""Alignment of a window against exact geometry, and that its covariance is honest."""
+"""Alignment of a window against exact geometry, and the consistency of its covariance."""
 
 import numpy as np
 import pytest
@@ -13,31 +13,31 @@ INTRINSICS = np.array([[90.0, 0, 51.5], [0, 90.0, 38.5], [0, 0, 1]])
 TRUTH = Sim3(1.7, so3_exp(np.array([0.2, -0.4, 0.1])), np.array([1.0, -2.0, 0.5]))
 
 
-def kept(keyframe: int, depth) -> MapKeyframe:
-    """Return a keyframe of which only the depth matters."""
+def keyframe_with_depth(keyframe: int, depth) -> MapKeyframe:
+    """Return a keyframe with the given depth; the other data do not matter."""
     confidence = np.where(np.isfinite(depth), 200, 0).astype(np.uint8)
     return MapKeyframe(keyframe, keyframe, INTRINSICS, depth.astype(np.float16), confidence,
                         np.zeros((*depth.shape, 3), np.uint8))
 
 
-def straight_line(rng, noise=0.0, count=3, turned=True):
-    """Return both sides of `count` keyframes on a straight line, where camera centers determine no rotation.
+def straight_line(rng, noise=0.0, count=3, rotating=True):
+    """Return both sides of `count` keyframes on a straight line, where camera centers do not determine the rotation.
 
     `noise` is the sigma of the rotations in radians, of the centers in units of the depth, and a tenth of the depth's.
     """
     reference, window = {}, {}
     for k in range(count):
         depth = 2 + rng.random((8, 10)).repeat(10, 0).repeat(11, 1)[:78, :104] + 0.3 * rng.random((78, 104))
-        camera = pose(so3_exp(np.array([0.0, 0.05 * k, 0.0]) if turned else np.zeros(3)), np.array([0.1 * k, 0, 0]))
+        camera = pose(so3_exp(np.array([0.0, 0.05 * k, 0.0]) if rotating else np.zeros(3)), np.array([0.1 * k, 0, 0]))
         jitter = pose(so3_exp(noise * rng.standard_normal(3)), 2.5 * noise * rng.standard_normal(3))
-        window[k] = View(camera, kept(k, depth))
+        window[k] = View(camera, keyframe_with_depth(k, depth))
         blur = np.exp(3 * noise * rng.standard_normal(depth.shape))
-        reference[k] = View(TRUTH.apply_pose(camera @ jitter), kept(k, depth * TRUTH.scale * blur))
+        reference[k] = View(TRUTH.apply_pose(camera @ jitter), keyframe_with_depth(k, depth * TRUTH.scale * blur))
     return reference, window
 
 
 def test_exact_overlap_gives_the_exact_similarity():
-    """To the precision in which depth is kept."""
+    """Up to the precision in which depth is stored."""
     found = align(*straight_line(np.random.default_rng(0)), CONFIG)
     assert found.reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
     assert rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation) < 1e-4
@@ -52,22 +52,22 @@ def test_one_shared_keyframe_is_enough():
     assert found.reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
 
 
-def test_what_is_refused_may_lie_where_the_first_shared_keyframe_does():
-    """The rest of the window is turned away; of a keyframe without depth nothing is known."""
+def test_the_guess_for_a_rejected_alignment_is_the_pose_of_the_first_shared_keyframe():
+    """The other keyframes of the window are rotated; without depth in a shared keyframe there is no guess."""
     reference, window = straight_line(np.random.default_rng(3))
     for k in (1, 2):
         window[k] = View(window[k].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), window[k].keyframe)
     with pytest.raises(AlignmentRefused):
         align(reference, window, CONFIG)
-    shared, place, covariance = guess_alignment(reference, window, CONFIG)
+    shared, reference_window, covariance = guess_alignment(reference, window, CONFIG)
     assert shared == 0
-    assert place.scale == pytest.approx(TRUTH.scale, rel=1e-3)
-    assert rotation_angle(place.rotation.T @ TRUTH.rotation) < 1e-6
-    assert np.allclose(place.translation, TRUTH.translation, atol=1e-3)
+    assert reference_window.scale == pytest.approx(TRUTH.scale, rel=1e-3)
+    assert rotation_angle(reference_window.rotation.T @ TRUTH.rotation) < 1e-6
+    assert np.allclose(reference_window.translation, TRUTH.translation, atol=1e-3)
     depth = window[0].keyframe.median_depth
     assert np.allclose(np.sqrt(np.diag(covariance)), [np.radians(5.0)] * 3 + [0.15 * depth] * 3 + [1.0])
     assert guess_alignment({9: reference[0]}, window, CONFIG) is None
-    blind = View(reference[0].camera, kept(0, np.full((78, 104), np.nan)))
+    blind = View(reference[0].camera, keyframe_with_depth(0, np.full((78, 104), np.nan)))
     assert guess_alignment({0: blind, 1: reference[1]}, window, CONFIG)[0] == 1
     assert guess_alignment({0: blind}, window, CONFIG) is None
 
@@ -76,13 +76,13 @@ def test_straight_lines_do_not_turn_the_map():
     """With noise of 1 mm at 2 m, aligned camera centers are wrong by tens of degrees; this stays below half of one."""
     worst = 0.0
     for seed in range(20):
-        found = align(*straight_line(np.random.default_rng(seed), 5e-4, turned=False), CONFIG)
+        found = align(*straight_line(np.random.default_rng(seed), 5e-4, rotating=False), CONFIG)
         worst = max(worst, np.degrees(rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation)))
     assert worst < 0.5
 
 
 def test_scale_is_not_biased():
-    """Noisy depth on either side: the mean of the logarithm of scale over seeds is that of the truth."""
+    """Noisy depth on either side: the mean over seeds of the logarithm of scale is the true one."""
     errors = []
     for seed in range(60):
         reference, window = straight_line(np.random.default_rng(seed), 0.01)
@@ -93,9 +93,9 @@ def test_scale_is_not_biased():
 
 @pytest.mark.parametrize(("noise", "limit"), [(0.001, 1.0), (0.002, 1.1), (0.004, 2.0)])
 def test_the_covariance_is_honest(noise, limit):
-    """The normalized error squared over its 7 degrees is near 1 where errors are as expected.
+    """The normalized squared error over its 7 degrees of freedom is near 1 where errors are as expected.
 
-    Where they are twice as large the covariance follows: with one of fixed sigmas it would be 4.
+    Where they are twice as large the covariance follows: with fixed sigmas the ratio would be 4.
     """
     squares = []
     for seed in range(60):
@@ -106,44 +106,44 @@ def test_the_covariance_is_honest(noise, limit):
     assert 0.2 < np.mean(squares) / 7 < limit
 
 
-def test_outliers_in_depth_do_not_move_it():
-    """A tenth of the pixels is wrong by a factor."""
+def test_outliers_in_depth_do_not_change_the_alignment():
+    """A tenth of the pixels has its depth multiplied by 3."""
     rng = np.random.default_rng(0)
     reference, window = straight_line(rng)
     for k, view in list(reference.items()):
         depth = view.keyframe.depth.astype(float)
         depth[rng.random(depth.shape) < 0.1] *= 3
-        reference[k] = View(view.camera, kept(k, depth))
+        reference[k] = View(view.camera, keyframe_with_depth(k, depth))
     found = align(reference, window, CONFIG).reference_window
     assert found.scale == pytest.approx(TRUTH.scale, rel=2e-3)
     assert rotation_angle(found.rotation.T @ TRUTH.rotation) < 2e-3
 
 
-def test_refusals_name_their_reason():
-    """Nothing shared, too little depth, a turned keyframe, a moved one, contradicting depth."""
+def test_rejections_name_their_reason():
+    """Nothing shared, too little depth, a rotated keyframe, a translated one, contradicting depth."""
     reference, window = straight_line(np.random.default_rng(0))
-    with pytest.raises(AlignmentRefused, match="no keyframe of the window is known"):
+    with pytest.raises(AlignmentRefused, match="the window shares no keyframe with the map"):
         align({}, window, CONFIG)
-    empty = {k: View(v.camera, kept(k, np.full((78, 104), np.nan))) for k, v in reference.items()}
-    with pytest.raises(AlignmentRefused, match="500 pixels of depth"):
+    empty = {k: View(v.camera, keyframe_with_depth(k, np.full((78, 104), np.nan))) for k, v in reference.items()}
+    with pytest.raises(AlignmentRefused, match="500 pixels with depth"):
         align(empty, window, CONFIG)
     turned = dict(reference)
     turned[1] = View(reference[1].camera @ pose(so3_exp(np.array([0, 0.3, 0])), np.zeros(3)), reference[1].keyframe)
-    with pytest.raises(AlignmentRefused, match=r"keyframe \d is (turned|off)"):
+    with pytest.raises(AlignmentRefused, match=r"keyframe \d is (rotated|off)"):
         align(turned, window, CONFIG)
     moved = dict(reference)
     moved[1] = View(reference[1].camera @ pose(np.eye(3), np.array([2.5, 0, 0])), reference[1].keyframe)
     with pytest.raises(AlignmentRefused, match="keyframe 1 is off by"):
         align(moved, window, CONFIG)
     rng = np.random.default_rng(1)
-    torn = {k: View(v.camera, kept(k, v.keyframe.depth.astype(float) * np.exp(rng.standard_normal((78, 104)))))
-            for k, v in reference.items()}
+    noisy = {k: View(v.camera, keyframe_with_depth(
+        k, v.keyframe.depth.astype(float) * np.exp(rng.standard_normal((78, 104))))) for k, v in reference.items()}
     with pytest.raises(AlignmentRefused, match="differ by"):
-        align(torn, window, CONFIG)
+        align(noisy, window, CONFIG)
 
 
-def test_views_in_any_unit():
-    """A view's scale is applied to its depth: the reference may be given in map units."""
+def test_the_scale_of_a_view_is_applied_to_its_depth():
+    """The reference may be given in map units."""
     reference, window = straight_line(np.random.default_rng(2))
     stretched = {}
     for k, view in reference.items():

@@ -12,12 +12,12 @@ from vggt_ros.windows.sliding_buffer import SlidingBuffer
 
 
 def keyframe(number: int) -> Keyframe:
-    """Return a keyframe of which only the id matters."""
+    """Return a keyframe with the given id; the other data do not matter."""
     return Keyframe(number, number, np.zeros((2, 2, 3), np.uint8), np.eye(3))
 
 
 def test_windows_share_their_overlap():
-    """Eight keyframes each, three of them the last ones of the window before."""
+    """Eight keyframes each; the first three of a window are the last three of the previous one."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
     windows = [w for w in (buffer.add(keyframe(i)) for i in range(23)) if w]
     assert [w.ids for w in windows] == [tuple(range(s, s + 8)) for s in (0, 5, 10, 15)]
@@ -26,7 +26,7 @@ def test_windows_share_their_overlap():
 
 
 def test_a_partial_window_tells_its_true_overlap():
-    """Two new keyframes after a full window: five in all, three shared; then nothing is left to flush."""
+    """Two new keyframes after a full window: five keyframes, three shared; then nothing is left to flush."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
     for i in range(10):
         buffer.add(keyframe(i))
@@ -37,7 +37,7 @@ def test_a_partial_window_tells_its_true_overlap():
     assert buffer.flush() is None
 
 
-def test_a_single_keyframe_is_no_window():
+def test_a_single_keyframe_makes_no_window():
     """Nothing can be reconstructed from one image."""
     buffer = SlidingBuffer(WindowConfig())
     buffer.add(keyframe(0))
@@ -46,17 +46,17 @@ def test_a_single_keyframe_is_no_window():
 
 @given(st.lists(st.booleans(), min_size=20, max_size=200), st.integers(3, 10), st.data())
 @settings(max_examples=100, deadline=None)
-def test_nothing_is_lost_without_being_counted(room, size, data):
+def test_every_keyframe_is_in_a_window_or_waits_or_is_counted_as_thinned(capacity, size, data):
     """Every keyframe is in a window, waits, or is counted as thinned; the chain of overlaps never breaks."""
     overlap = data.draw(st.integers(1, size - 1))
     buffer = SlidingBuffer(WindowConfig(size=size, overlap=overlap))
-    windows = [w for w in (buffer.add(keyframe(i), free) for i, free in enumerate(room)) if w]
+    windows = [w for w in (buffer.add(keyframe(i), has_capacity) for i, has_capacity in enumerate(capacity)) if w]
     last = buffer.flush()
     windows += [last] if last else []
     seen = {k for w in windows for k in w.ids}
-    waiting = 0 if windows else min(len(room), 1)
-    assert len(seen) + buffer.thinned + waiting >= len(room) - (1 if not windows else 0)
-    assert len(seen) + buffer.thinned <= len(room)
+    waiting = 0 if windows else min(len(capacity), 1)
+    assert len(seen) + buffer.thinned + waiting >= len(capacity) - (1 if not windows else 0)
+    assert len(seen) + buffer.thinned <= len(capacity)
     for before, after in pairwise(windows):
         assert set(after.shared) <= set(before.ids)
         assert after.shared == after.ids[: len(after.shared)]
@@ -65,12 +65,12 @@ def test_nothing_is_lost_without_being_counted(room, size, data):
 
 
 def test_thinning_keeps_the_gaps_even():
-    """Twice as many keyframes as fit: those that stay are about evenly spaced, the shared and the newest among them."""
+    """Twice as many keyframes as fit: those left are evenly spaced, and the shared and the newest are among them."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
     for i in range(8):
         buffer.add(keyframe(i))
     for i in range(8, 18):
-        assert buffer.add(keyframe(i), room=False) is None
+        assert buffer.add(keyframe(i), has_capacity=False) is None
     window = buffer.flush()
     assert window is not None
     assert window.shared == (5, 6, 7)

@@ -87,7 +87,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     peer.create_subscription(Odometry, "/vggt_slam/odom", lambda message: None, 5)
     node.trigger_configure()
     node.slam.locate = _constant  # type: ignore[method-assign]
-    node.slam.select = _constant  # type: ignore[method-assign, assignment]
+    node.slam.select_keyframe = _constant  # type: ignore[method-assign, assignment]
     node.trigger_activate()
     node.worker.call(lambda: None).result()  # wait until it is loaded
     try:
@@ -141,7 +141,7 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
                  data=array.array("B", pixels.tobytes()))
 
 
-def _constant(frame: Frame | None = None, search: bool = True, room: bool = True) -> TrackedFrame:
+def _constant(frame: Frame | None = None, search: bool = True, has_capacity: bool = True) -> TrackedFrame:
     pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
     return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
 

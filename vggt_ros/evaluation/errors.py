@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.camera import Camera, sample_sensor
+from vggt_ros.geometry.camera import Camera, rectify_depth
 from vggt_ros.geometry.poses import Array, Sim3, orthonormalize, rotation_angle, umeyama
 from vggt_ros.storage.files import FileError, format_stamp
 
@@ -192,7 +192,7 @@ def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]
                 depth, confidence, intrinsics = data["depth"], data["confidence"], data["K"]
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"{file}: not a depth map written by this package ({error})") from error
-        truth = sample_sensor(sensor, camera, intrinsics, depth.shape)
+        truth = rectify_depth(sensor, camera, intrinsics, depth.shape)
         valid = np.isfinite(depth) & (depth > 0) & np.isfinite(truth)
         known.append(valid.sum() / max(np.isfinite(truth).sum(), 1))
         if valid.any():

@@ -1,4 +1,4 @@
-"""Corners that are followed from frame to frame by pyramidal Lucas-Kanade, and features that images are found by."""
+"""Feature tracks by pyramidal Lucas-Kanade optical flow, and the features of one image."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from vggt_ros.features.appearance import describe
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0
-"""Image width for which thresholds in pixels are given; they grow with the image."""
+"""Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
 _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
                             "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
-# Back from where it came to, a corner needs no search: a wrong match is pulled away from its origin all the same.
+# The check back to the origin needs no pyramid: from a wrong match the flow leads away from the origin in any case.
 _BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
 
 class FeatureTracks:
-    """The corners seen in the newest image, each with an id that lasts as long as it is followed.
+    """The tracked features (corners) in the newest image, each with an id that stays the same while it is tracked.
 
     Attributes:
         ids: int64 (n,), rising, never reused.
         pixels: float32 (n, 2), x and y in the newest image.
-        motion: float32 (n, 2), how far they came since the image before, NaN for new ones.
+        motion: float32 (n, 2), displacement since the previous image, NaN for new ones.
 
     """
 
     def __init__(self, count: int) -> None:
-        """Follow at most `count` corners."""
+        """Track at most `count` features."""
         self._count = count
         self._next_id = 0
         self._gray: NDArray[np.uint8] | None = None
@@ -46,22 +46,23 @@ class FeatureTracks:
         self._gray = None
 
     def advance(self, gray: NDArray[np.uint8]) -> None:
-        """Follow the tracks into `gray` (H, W); those that do not come back to where they were are dropped."""
+        """Track the features into `gray` (H, W); those that fail the forward-backward check are dropped."""
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
         if self._gray is not None and len(self.ids):
-            there, found, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, self.pixels, None, **_FORWARD)
-            back, found_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, there, self.pixels.copy(), **_BACKWARD)
+            forward, found, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, self.pixels, None, **_FORWARD)
+            backward, found_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, forward, self.pixels.copy(),
+                                                               **_BACKWARD)
             height, width = gray.shape
-            inside = (there > 1).all(1) & (there[:, 0] < width - 2) & (there[:, 1] < height - 2)
-            closed = np.linalg.norm(back - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
-            good = (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & closed
-            self.motion = there[good] - self.pixels[good]
-            self.ids, self.pixels = self.ids[good], there[good]
+            inside = (forward > 1).all(1) & (forward[:, 0] < width - 2) & (forward[:, 1] < height - 2)
+            consistent = np.linalg.norm(backward - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
+            valid = (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & consistent
+            self.motion = forward[valid] - self.pixels[valid]
+            self.ids, self.pixels = self.ids[valid], forward[valid]
         self._gray = gray
 
     def replenish(self) -> None:
-        """Detect new corners away from the present ones, up to the number that is followed."""
+        """Detect new corners (Shi-Tomasi) away from the present ones, up to the number of features to track."""
         missing = self._count - len(self.ids)
         if self._gray is None or missing <= 0:
             return
@@ -74,9 +75,9 @@ class FeatureTracks:
             self.append(corners.reshape(-1, 2))
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Follow `pixels` (k, 2) of the newest image from now on, and return their ids (k,).
+        """Track `pixels` (k, 2) of the newest image from now on, and return their ids (k,).
 
-        Beyond twice the number that is followed the oldest are let go.
+        Beyond twice the number of features to track, the oldest are dropped.
         """
         ids = np.arange(self._next_id, self._next_id + len(pixels), dtype=np.int64)
         self._next_id += len(pixels)
@@ -88,13 +89,13 @@ class FeatureTracks:
         return ids
 
     def corners(self, seconds: float) -> Corners:
-        """Return the tracks as they stand, `seconds` after the image before; without time there is no velocity."""
+        """Return the present tracks with velocities, by the `seconds` since the previous image; NaN if not positive."""
         velocity = self.motion / np.float32(seconds) if seconds > 0 else np.full_like(self.motion, np.nan)
         return Corners(self.ids, self.pixels, velocity)
 
 
 class ImageFeatures:
-    """An image and its features, each kind looked for once, when it is first asked for.
+    """An image and its features; each kind is extracted once, when it is first used.
 
     Attributes:
         gray: uint8 (H, W).
@@ -102,13 +103,13 @@ class ImageFeatures:
     """
 
     def __init__(self, gray: NDArray[np.uint8], count: int = 500) -> None:
-        """Look for at most `count` binary features in `gray`."""
+        """Prepare to detect at most `count` ORB features in `gray`."""
         self.gray = gray
         self._count = count
 
     @staticmethod
-    def of(keyframe: Keyframe, count: int = 500) -> ImageFeatures:
-        """Return the features of a keyframe, with those that were found when it came."""
+    def from_keyframe(keyframe: Keyframe, count: int = 500) -> ImageFeatures:
+        """Return the features of a keyframe, with its ORB features if they were extracted before."""
         features = ImageFeatures(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), count)
         if keyframe.binary is not None:
             features.binary = keyframe.binary
@@ -117,18 +118,18 @@ class ImageFeatures:
     @cached_property
     def binary(self) -> BinaryFeatures:
         """ORB features (Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011)."""
-        points, looks = cv2.ORB_create(self._count).detectAndCompute(self.gray, None)
-        if looks is None:
+        points, descriptors = cv2.ORB_create(self._count).detectAndCompute(self.gray, None)
+        if descriptors is None:
             return BinaryFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
         return BinaryFeatures(np.array([point.pt for point in points], np.float32).reshape(-1, 2),
-                              np.asarray(looks, np.uint8))
+                              np.asarray(descriptors, np.uint8))
 
     @cached_property
     def appearance(self) -> NDArray[np.float32]:
-        """What the place looks like (2048,), see `vggt_ros/appearance.py`."""
+        """The VLAD place descriptor (2048,), see `vggt_ros/features/appearance.py`."""
         return describe(self.gray)[1]
 
 
 def resize_pixels(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Return where `pixels` (n, 2) are in an image resized by `factor`; integers are pixel centers."""
+    """Return the positions of `pixels` (n, 2) in the image resized by `factor`; integers are pixel centers."""
     return np.asarray((pixels + 0.5) * factor - 0.5, np.float32)

@@ -1,4 +1,4 @@
-"""Cameras: intrinsics as they arrive, and rectification to the pinhole images that the rest works on."""
+"""Camera models: intrinsics as received, and rectification to the pinhole images that the rest of the package uses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
-"""How many coefficients each distortion model of sensor_msgs/CameraInfo has, in OpenCV's order."""
+COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+"""Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
 
 
 class CameraError(ValueError):
@@ -20,7 +20,7 @@ class CameraError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """Intrinsics of an image as it arrives.
+    """Intrinsics and distortion of an image as received.
 
     Attributes:
         width, height: size in pixels.
@@ -39,10 +39,10 @@ class Camera:
     calibrated: bool = True
 
     def __post_init__(self) -> None:
-        """Check what came from outside.
+        """Check the values, which come from outside the program.
 
         Raises:
-            CameraError: intrinsics or distortion not finite, no focal length, or an unknown model.
+            CameraError: intrinsics or distortion not finite, focal length not positive, or an unknown model.
 
         """
         if not np.isfinite(self.intrinsics).all() or not np.isfinite(self.distortion).all():
@@ -50,9 +50,9 @@ class Camera:
         focal_x, focal_y = self.intrinsics[0, 0], self.intrinsics[1, 1]
         if focal_x <= 0 or focal_y <= 0:
             raise CameraError(f"the focal lengths {focal_x:g}, {focal_y:g} are not positive")
-        if self.distortion and len(self.distortion) not in COEFFICIENTS.get(self.model, ()):
+        if self.distortion and len(self.distortion) not in COEFFICIENT_COUNTS.get(self.model, ()):
             raise CameraError(f"distortion model {self.model!r} with {len(self.distortion)} coefficients; known are "
-                              + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENTS.items()))
+                              + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENT_COUNTS.items()))
 
     def size_within(self, longest: int) -> tuple[int, int]:
         """Return (width, height), reduced so that no side is longer than `longest`, px; never enlarged."""
@@ -61,7 +61,7 @@ class Camera:
 
     @staticmethod
     def assumed(width: int, height: int, fov: float) -> Camera:
-        """Return a pinhole camera of `fov` degrees across the width, marked as not calibrated."""
+        """Return a pinhole camera with a horizontal field of view of `fov` degrees, marked as not calibrated."""
         focal = width / 2 / np.tan(np.radians(fov) / 2)
         intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
         return Camera(width, height, intrinsics, calibrated=False)
@@ -70,11 +70,11 @@ class Camera:
     def from_info(info: Any, rectified: bool = False) -> Camera | None:
         """Return the camera of a sensor_msgs/CameraInfo for the images that come with it; None if not calibrated.
 
-        REP-104: K[0] == 0 means not calibrated; K and P are for the full sensor, of which the image shows the region
-        of interest, binned. A `rectified` image has the pinhole of P and no distortion.
+        REP-104: K[0] == 0 means not calibrated. K and P are for the full sensor; the image shows the region of interest
+        after binning. A `rectified` image has the pinhole matrix of P and no distortion.
 
         Args:
-            info: the message, or anything with its fields.
+            info: the message, or any object with its fields.
             rectified: whether the images are rectified already.
 
         Raises:
@@ -89,14 +89,14 @@ class Camera:
             full = projection
         region, bin_x, bin_y = info.roi, max(int(info.binning_x), 1), max(int(info.binning_y), 1)
         width, height = int(region.width) or int(info.width), int(region.height) or int(info.height)
-        moved = full - np.array([[0, 0, region.x_offset], [0, 0, region.y_offset], [0, 0, 0]], np.float64)
+        cropped = full - np.array([[0, 0, region.x_offset], [0, 0, region.y_offset], [0, 0, 0]], np.float64)
         distortion = () if rectified or not np.any(info.d) else tuple(float(value) for value in info.d)
-        return Camera(width // bin_x, height // bin_y, resize_intrinsics(moved, 1 / bin_x, 1 / bin_y), distortion,
+        return Camera(width // bin_x, height // bin_y, resize_intrinsics(cropped, 1 / bin_x, 1 / bin_y), distortion,
                       info.distortion_model or "plumb_bob")
 
 
 def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
-    """Return `intrinsics` (3, 3) of an image resized by the factors `x` and `y`; integers are pixel centers."""
+    """Return `intrinsics` (3, 3) for an image resized by the factors `x` and `y`; integers are pixel centers."""
     scaled = np.diag([x, y, 1.0]) @ intrinsics
     scaled[:2, 2] += (np.array([x, y]) - 1) / 2
     return scaled
@@ -108,32 +108,32 @@ def pixel_rays(intrinsics: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any]
 
 
 def nearest_pixels(full: int, count: int) -> NDArray[np.int64]:
-    """Return the rows or columns (count,) of a side of `full` pixels that stand for it when it is made `count` long."""
+    """Return the indices (count,) of the nearest rows or columns when a side of `full` pixels is resized to `count`."""
     return ((np.arange(count) + 0.5) * full / count).astype(np.int64)
 
 
-def names_rectified(topic: str) -> bool:
-    """Return True if a topic's name says that its images are rectified, as image_proc's `image_rect_color` does."""
+def is_rectified_topic(topic: str) -> bool:
+    """Return True if a topic's name says that its images are rectified, as in image_proc's `image_rect_color`."""
     return re.search(r"(^|[/_])rect(ified)?([/_]|$)", topic) is not None
 
 
-def sample_sensor(sensor: NDArray[np.float32], camera: Camera, intrinsics: NDArray[np.float64],
+def rectify_depth(sensor: NDArray[np.float32], camera: Camera, intrinsics: NDArray[np.float64],
                   shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return sensor depth as a rectified view with `intrinsics` (3, 3) and `shape` (h, w) sees it.
+    """Return the sensor's depth in a rectified view with `intrinsics` (3, 3) and `shape` (h, w); NaN outside of it.
 
-    The sensor's pixels are those of the distorted image, at any resolution of the same aspect: each of the view's
-    pixels is distorted and takes the nearest one, since depth must not be blended across edges.
+    The sensor's depth belongs to the distorted image of `camera`, at any resolution of the same aspect ratio. Each
+    pixel of the view is distorted and takes the nearest depth, since depth must not be interpolated across edges.
     """
     matrix = resize_intrinsics(camera.intrinsics, sensor.shape[1] / camera.width, sensor.shape[0] / camera.height)
     height, width = shape
     rays = np.stack(np.meshgrid((np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0],
                                 (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]), axis=2).reshape(-1, 1, 2)
-    still, distortion = np.zeros(3), np.array(camera.distortion)
+    zero, distortion = np.zeros(3), np.array(camera.distortion)
     if camera.model == "equidistant" and camera.distortion:
         pixels = cv2.fisheye.distortPoints(rays, matrix, distortion)
     else:
         points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
-        pixels = cv2.projectPoints(points, still, still, matrix, distortion)[0]
+        pixels = cv2.projectPoints(points, zero, zero, matrix, distortion)[0]
     columns, rows = np.rint(np.asarray(pixels).reshape(height, width, 2)).astype(int).transpose(2, 0, 1)
     inside = (rows >= 0) & (rows < sensor.shape[0]) & (columns >= 0) & (columns < sensor.shape[1])
     sampled = np.full((height, width), np.nan, np.float32)
@@ -142,21 +142,21 @@ def sample_sensor(sensor: NDArray[np.float32], camera: Camera, intrinsics: NDArr
 
 
 class Rectifier:
-    """Makes images of one camera into pinhole images of one size, keeping the aspect ratio.
+    """Rectifies images of one camera to pinhole images of one size, keeping the aspect ratio.
 
-    The image is resized to cover the size, undistorted, and what sticks out is cropped evenly. The focal length is
-    the camera's, times the least zoom at which every pixel shows something.
+    The image is resized to cover the size, undistorted, and cropped evenly on both sides. The focal length is the
+    camera's, times the smallest zoom at which every pixel of the result lies inside the source image.
 
     Attributes:
-        size: (width, height) of what comes out.
-        intrinsics: float64 (3, 3) of what comes out.
+        size: (width, height) of the rectified images.
+        intrinsics: float64 (3, 3) of the rectified images.
 
     """
 
     ZOOMS = np.linspace(0.75, 1.5, 76)
 
     def __init__(self, camera: Camera, size: tuple[int, int], rectified: bool = False) -> None:
-        """Prepare for images of `camera`; `rectified` ones are only resized and cropped."""
+        """Prepare for images of `camera`; images that are `rectified` already are only resized and cropped."""
         self.camera, self.size = camera, size
         cover = max(size[0] / camera.width, size[1] / camera.height)
         self._resized = (max(round(camera.width * cover), size[0]), max(round(camera.height * cover), size[1]))
@@ -166,14 +166,14 @@ class Rectifier:
         self.intrinsics = source - np.array([[0, 0, self._left], [0, 0, self._top], [0, 0, 0]], np.float64)
         self._maps: tuple[Any, Any] | None = None
         if camera.distortion and not rectified:
-            self.intrinsics = self._zoomed(source)
+            self.intrinsics = self._valid_intrinsics(source)
             undistort = cv2.fisheye.initUndistortRectifyMap if camera.model == "equidistant" \
                 else cv2.initUndistortRectifyMap
             self._maps = undistort(source, np.array(camera.distortion), np.eye(3), self.intrinsics, size,
                                    cv2.CV_16SC2)
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return `image`, RGB uint8 (H, W, 3) as it came, rectified at `size`.
+        """Return `image`, RGB uint8 (H, W, 3) as received, rectified at `size`.
 
         Raises:
             CameraError: the image does not have the camera's size.
@@ -190,11 +190,11 @@ class Rectifier:
             return np.asarray(cv2.remap(image, *self._maps, cv2.INTER_LINEAR), np.uint8)
         return np.ascontiguousarray(image[self._top:self._top + self.size[1], self._left:self._left + self.size[0]])
 
-    def _zoomed(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the pinhole matrix (3, 3) with the least zoom that leaves no pixel empty.
+    def _valid_intrinsics(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the pinhole matrix (3, 3) with the smallest zoom that leaves no pixel empty.
 
-        Rays are followed from the center to the border: where the distorted radius stops growing, the polynomial has
-        left what it was calibrated for and folds back into the image.
+        Rays are sampled from the center to the border of the image. Where the distorted radius stops growing, the
+        distortion polynomial is outside the range that it was calibrated for, and pixels fold back into the image.
         """
         border = np.concatenate([np.stack([np.linspace(0, self.size[0] - 1, 33), np.full(33, y)], 1)
                                  for y in (0, self.size[1] - 1)]
@@ -204,11 +204,11 @@ class Rectifier:
         for zoom in self.ZOOMS:
             matrix = np.diag([zoom, zoom, 1.0]) @ self.intrinsics
             matrix[:2, 2] = self.intrinsics[:2, 2]
-            ends = (border - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
-            reached = self._distort(ends, source)
-            if not ((reached >= 0.1).all() and (reached <= limit - 0.1).all()):
+            border_rays = (border - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
+            border_pixels = self._distort(border_rays, source)
+            if not ((border_pixels >= 0.1).all() and (border_pixels <= limit - 0.1).all()):
                 continue
-            rays = np.linspace(0.05, 1, 20)[:, None, None] * ends
+            rays = np.linspace(0.05, 1, 20)[:, None, None] * border_rays
             pixels = self._distort(rays.reshape(-1, 2), source).reshape(20, -1, 2)
             radius = np.linalg.norm((pixels - source[:2, 2]) / source[[0, 1], [0, 1]], axis=2)
             if (np.diff(radius, axis=0) > 0).all():
@@ -216,8 +216,8 @@ class Rectifier:
         return self.intrinsics
 
     def _distort(self, rays: NDArray[np.float64], source: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the pixels (n, 2) in the resized image of `rays` (n, 2), coordinates at depth 1."""
-        points, still = np.concatenate([rays, np.ones((len(rays), 1))], 1)[:, None], np.zeros((3, 1))
+        """Return the pixels (n, 2), in the resized image, of `rays` (n, 2), which are coordinates at depth 1."""
+        points, zero = np.concatenate([rays, np.ones((len(rays), 1))], 1)[:, None], np.zeros((3, 1))
         project = cv2.fisheye.projectPoints if self.camera.model == "equidistant" else cv2.projectPoints
-        pixels = project(points, still, still, source, np.array(self.camera.distortion))[0]
+        pixels = project(points, zero, zero, source, np.array(self.camera.distortion))[0]
         return np.asarray(pixels, np.float64).reshape(-1, 2)

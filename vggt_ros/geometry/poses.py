@@ -30,7 +30,7 @@ def so3_exp(omega: Array) -> Array:
 
 
 def so3_log(rotation: Array) -> Array:
-    """Return the rotation vector (3,), radians, of `rotation` (3, 3); stable up to half a turn."""
+    """Return the rotation vector (3,), radians, of `rotation` (3, 3); stable up to an angle of pi."""
     quaternion = quaternion_from_matrix(rotation)
     if quaternion[3] < 0:
         quaternion = -quaternion
@@ -105,7 +105,7 @@ class Sim3:
 
     @staticmethod
     def identity() -> Sim3:
-        """Return the similarity that changes nothing."""
+        """Return the identity."""
         return Sim3(1.0, np.eye(3), np.zeros(3))
 
     @staticmethod
@@ -123,11 +123,11 @@ class Sim3:
         return Sim3(1.0 / self.scale, rotation, -rotation @ self.translation / self.scale)
 
     def apply(self, points: Array) -> Array:
-        """Return points (..., 3) moved from source to target."""
+        """Return points (..., 3) transformed from source to target."""
         return self.scale * points @ self.rotation.T + self.translation
 
     def apply_pose(self, source_camera: Array) -> Array:
-        """Return the 4x4 pose `target_camera`: the rotation turned, the center moved and scaled."""
+        """Return the 4x4 pose `target_camera`: the rotation composed, the camera center transformed."""
         return pose(self.rotation @ source_camera[:3, :3], self.apply(source_camera[:3, 3]))
 
 
@@ -138,12 +138,12 @@ def mean_rotation(rotations: Array, weights: Array | None = None) -> Array:
 
 
 def robust_sigma(values: Array) -> float:
-    """Return 1.4826 times the median absolute deviation of `values` (n,), a sigma that outliers do not move."""
+    """Return 1.4826 times the median absolute deviation of `values` (n,), an outlier-robust standard deviation."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 def umeyama(source: Array, target: Array, with_scale: bool = True) -> Sim3:
-    """Return the similarity that moves points `source` (n, 3) onto `target` (n, 3) in the least squares.
+    """Return the similarity that maps points `source` (n, 3) onto `target` (n, 3) with least squared error.
 
     Umeyama, Least-squares estimation of transformation parameters between two point patterns, PAMI 1991.
     """

@@ -1,4 +1,4 @@
-"""Many similarities at once, as matrices [[s R, t], [0, 1]] of shape (n, 4, 4), so that composition is `@`.
+"""Batches of Sim(3) similarities as matrices [[s R, t], [0, 1]] of shape (n, 4, 4), so that composition is `@`.
 
 Tangent vectors are [w, v, l] (rotation, translation, log scale) of the Lie algebra [[skew(w) + l I, v], [0, 0]]
 (Strasdat, Montiel, Davison, Scale Drift-Aware Large Scale Monocular SLAM, RSS 2010).
@@ -42,9 +42,10 @@ def inverse(matrices: Array) -> Array:
 
 
 def normalized(matrices: Array) -> Array:
-    """Return matrices (n, 4, 4) whose rotations, orthonormal but for rounding errors, are so again (a Newton step).
+    """Return matrices (n, 4, 4) whose rotations are orthonormalized by one Newton step.
 
-    `inverse` takes them at their word, so that rounding errors double where products and inverses alternate.
+    The rotations must be orthonormal up to rounding errors. `inverse` assumes orthonormal rotations, so rounding
+    errors double wherever products and inverses alternate.
     """
     result = matrices.copy()
     scale = scales(matrices)[:, None, None]
@@ -56,26 +57,26 @@ def normalized(matrices: Array) -> Array:
 def skews(vectors: Array) -> Array:
     """Return the cross product matrices (n, 3, 3) of vectors (n, 3)."""
     x, y, z = vectors.T
-    result = np.zeros((len(vectors), 3, 3))  # filled in: far faster than a stack where n is small
+    result = np.zeros((len(vectors), 3, 3))  # filled in place: much faster than np.stack for small n
     result[:, 2, 1], result[:, 0, 2], result[:, 1, 0] = x, y, z
     result[:, 1, 2], result[:, 2, 0], result[:, 0, 1] = -x, -y, -z
     return result
 
 
 def rotation_vectors(rotations: Array) -> Array:
-    """Return the rotation vectors (n, 3), radians, of rotations (n, 3, 3); stable up to half a turn."""
+    """Return the rotation vectors (n, 3), radians, of rotations (n, 3, 3); stable up to an angle of pi."""
     r = rotations
     sine = np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=1) / 2
     length, cosine = np.sqrt((sine**2).sum(1)), (r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2] - 1) / 2
     angle = np.arctan2(length, cosine)
     vectors = sine * np.where(length < 1e-9, 1.0, angle / np.maximum(length, 1e-12))[:, None]
-    if (far := cosine < -0.9).any():  # near half a turn the sine says nothing of the axis
-        vectors[far] = _by_quaternions(r[far])
+    if (near_pi := cosine < -0.9).any():  # near pi the sine does not determine the axis
+        vectors[near_pi] = _rotation_vectors_near_pi(r[near_pi])
     return np.asarray(vectors)
 
 
-def _by_quaternions(rotations: Array) -> Array:
-    """Return the rotation vectors (n, 3) of rotations (n, 3, 3) that are far from none."""
+def _rotation_vectors_near_pi(rotations: Array) -> Array:
+    """Return the rotation vectors (n, 3) of rotations (n, 3, 3) by large angles, through quaternions."""
     r = rotations
     # Four times the outer product of the quaternion x y z w with itself.
     outer = np.empty((len(r), 4, 4))
@@ -94,10 +95,10 @@ def _by_quaternions(rotations: Array) -> Array:
 
 def exp(tangents: Array) -> Array:
     """Return the matrices (n, 4, 4) of tangent vectors (n, 7)."""
-    linear, shear = _exponentials(tangents[:, :3], tangents[:, 6])
+    linear, v_matrix = _exponentials(tangents[:, :3], tangents[:, 6])
     result = np.zeros((len(tangents), 4, 4))
     result[:, :3, :3] = linear
-    result[:, :3, 3] = (shear @ tangents[:, 3:6, None])[..., 0]
+    result[:, :3, 3] = (v_matrix @ tangents[:, 3:6, None])[..., 0]
     result[:, 3, 3] = 1
     return result
 
@@ -108,29 +109,29 @@ def log(matrices: Array) -> Array:
     tangents = np.empty((len(matrices), 7))
     tangents[:, :3] = rotation_vectors(matrices[:, :3, :3] / scale[:, None, None])
     tangents[:, 6] = np.log(scale)
-    _, shear = _exponentials(tangents[:, :3], tangents[:, 6])
-    tangents[:, 3:6] = np.linalg.solve(shear, matrices[:, :3, 3, None])[..., 0]
+    _, v_matrix = _exponentials(tangents[:, :3], tangents[:, 6])
+    tangents[:, 3:6] = np.linalg.solve(v_matrix, matrices[:, :3, 3, None])[..., 0]
     return tangents
 
 
 def _exponentials(rotation: Array, log_scale: Array) -> tuple[Array, Array]:
-    """Return exp(A) and its mean over the way there, (exp(A) - 1) / A, both (n, 3, 3), for A = skew(w) + l I.
+    """Return exp(A) and V = (exp(A) - 1) / A, the mean of exp(t A) for t from 0 to 1, both (n, 3, 3).
 
-    A has the eigenvalues l and l +- i |w|, and the cube of skew(w) is -|w|^2 skew(w): so any function f of it is
-    f(l) I + Im f(l + i |w|) / |w| skew(w) + (f(l) - Re f(l + i |w|)) / |w|^2 skew(w)^2.
+    A = skew(w) + l I has the eigenvalues l and l +- i |w|, and the cube of skew(w) is -|w|^2 skew(w). Any function f
+    of A is therefore f(l) I + Im f(l + i |w|) / |w| skew(w) + (f(l) - Re f(l + i |w|)) / |w|^2 skew(w)^2.
     """
     angle = np.sqrt((rotation**2).sum(1))
     skew = skews(rotation)
-    values = np.stack([log_scale + 0j, log_scale + 1j * angle])
-    change = np.expm1(values)
-    near = np.abs(values) < 1e-7
-    mean = np.where(near, 1 + values / 2, change / np.where(near, 1.0, values))
-    some = np.maximum(angle, 1e-30)
-    of = np.stack([change + 1, mean])  # of exp(A), then its mean; at l, then l + i |w|
-    terms = np.stack([of[:, 0].real, of[:, 1].imag / some, (of[:, 0] - of[:, 1]).real / some**2])
-    powers = np.stack([np.broadcast_to(np.eye(3), skew.shape), skew, skew @ skew])
-    linear, shear = np.einsum("kfn,knij->fnij", terms, powers)
-    return linear, shear
+    eigenvalues = np.stack([log_scale + 0j, log_scale + 1j * angle])
+    exp_minus_one = np.expm1(eigenvalues)
+    is_small = np.abs(eigenvalues) < 1e-7
+    mean = np.where(is_small, 1 + eigenvalues / 2, exp_minus_one / np.where(is_small, 1.0, eigenvalues))
+    safe_angle = np.maximum(angle, 1e-30)
+    f = np.stack([exp_minus_one + 1, mean])  # rows: exp(A), then V; columns: at l, then at l + i |w|
+    terms = np.stack([f[:, 0].real, f[:, 1].imag / safe_angle, (f[:, 0] - f[:, 1]).real / safe_angle**2])
+    basis = np.stack([np.broadcast_to(np.eye(3), skew.shape), skew, skew @ skew])
+    linear, v_matrix = np.einsum("kfn,knij->fnij", terms, basis)
+    return linear, v_matrix
 
 
 def adjoint(matrices: Array) -> Array:
@@ -148,6 +149,6 @@ def adjoint(matrices: Array) -> Array:
 
 
 def transported(covariances: Array, matrices: Array) -> Array:
-    """Return covariances (n, 7, 7) of perturbations on the right of `matrices`, as of perturbations on the left."""
+    """Return covariances (n, 7, 7) of right perturbations of `matrices`, transported to left perturbations."""
     frames = adjoint(matrices)
     return np.asarray(frames @ covariances @ np.swapaxes(frames, 1, 2))

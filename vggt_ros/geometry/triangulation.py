@@ -1,4 +1,4 @@
-"""Points between the rays of two cameras."""
+"""Triangulation of points from the rays of two cameras."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import Array
 
 _MIN_ANGLE = np.radians(1.5)
-"""Least angle between the rays of a point that is triangulated."""
+"""Smallest angle between the two rays of a point that is triangulated, radians."""
 
 
-def midpoints(first: Array, first_rays: Array, second: Array, second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the points (n, 3) nearest to pairs of rays, and which are well determined (n,).
+def triangulate_midpoints(first: Array, first_rays: Array, second: Array,
+                          second_rays: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the points (n, 3) nearest to pairs of rays (midpoint method), and which are well determined (n,).
 
-    The rays of a pair are from `first` (n, 4, 4) and from `second` (4, 4).
+    The first rays of the pairs start at the cameras `first` (n, 4, 4), the second rays at the camera `second` (4, 4).
     """
     a, b = (first[:, :3, :3] @ first_rays[..., None])[..., 0], second_rays @ second[:3, :3].T
     a, b = a / np.linalg.norm(a, axis=1, keepdims=True), b / np.linalg.norm(b, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from vggt_ros.features.appearance import Features
 from vggt_ros.loops.verification import LoopRejected, TwoViewGeometry, two_view_geometry, verify_loop
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views
-from vggt_ros.places.database import PlaceDatabase, within_reach
+from vggt_ros.places.database import PlaceDatabase, gate_by_distance
 from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor
@@ -66,7 +66,7 @@ class LoopCloser:
             yield_to_tracking()
             self.images.add(keyframe, local)
             self._find_candidate(keyframe.id, atlas, solution, counts)
-            descriptor = atlas.keyframes[keyframe.id].look
+            descriptor = atlas.keyframes[keyframe.id].place_descriptor
             assert descriptor is not None
             self.places.add(keyframe.id, descriptor)
 
@@ -103,12 +103,12 @@ class LoopCloser:
     def _find_candidate(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
         """Add the best candidate for a new keyframe, if there is one, to the pending ones."""
         keyframe, row, settings = atlas.keyframes[newer], solution.index(newer), self._config.loops
-        if row is None or keyframe.look is None:
+        if row is None or keyframe.place_descriptor is None:
             return
-        similar = self.places.similar(keyframe.look, settings.candidates, before=newer - settings.min_gap)
+        similar = self.places.query(keyframe.place_descriptor, settings.candidates, before=newer - settings.min_gap)
         depth = keyframe.median_depth * float(solution.scale[row])
         best: Candidate | None = None
-        for older in within_reach(newer, similar, solution, depth, settings).tolist():
+        for older in gate_by_distance(newer, similar, solution, depth, settings).tolist():
             if older not in self.images or older not in atlas.keyframes:
                 continue
             yield_to_tracking()

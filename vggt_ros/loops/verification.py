@@ -18,7 +18,7 @@ from vggt_ros.features.appearance import Features, match
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.tracks import REFERENCE_WIDTH
 from vggt_ros.geometry.camera import pixel_rays
-from vggt_ros.geometry.pnp import consensus
+from vggt_ros.geometry.pnp import pnp_ransac
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, loop_relative_pose, relative_poses
 from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
@@ -65,7 +65,7 @@ def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKe
         points = landmarks(source, np.eye(4), 1.0, source_pixels)
         known = np.isfinite(points[:, 2])
         limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
-        estimate = consensus(points[known], target_pixels[known], target.intrinsics, limit)
+        estimate = pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit)
         if estimate is None or len(estimate[1]) < min_matches:
             return None
         found.append(estimate)

@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_binary_features
-from vggt_ros.places.relocalization import Relocalization, depth_seen, neighbors
+from vggt_ros.places.relocalization import Relocalization, neighbors, render_depth
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -186,7 +186,7 @@ class Atlas:
         known = {}
         for k, one in found.items():
             own = keyframes[k]
-            depth = depth_seen(solution, around[k], one.map_camera, own.intrinsics, own.depth.shape)
+            depth = render_depth(solution, around[k], one.map_camera, own.intrinsics, own.depth.shape)
             rendered = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
             known[k] = View(reference_map.apply_pose(one.map_camera), rendered, reference_map.scale)
         return reference, align(known, window_views(geometry, keyframes), self._config.alignment)

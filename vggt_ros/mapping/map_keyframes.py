@@ -47,6 +47,6 @@ def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe])
 
 def with_binary_features(keyframe: MapKeyframe, image: Keyframe) -> MapKeyframe:
     """Return a keyframe of the map with the binary features of its full image, which relocalization matches."""
-    binary = ImageFeatures.of(image).binary
+    binary = ImageFeatures.from_keyframe(image).binary
     pixels = resize_pixels(binary.pixels, keyframe.depth.shape[1] / image.image.shape[1])
-    return replace(keyframe, pixels=pixels, features=binary.looks)
+    return replace(keyframe, pixels=pixels, features=binary.descriptors)

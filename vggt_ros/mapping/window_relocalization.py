@@ -34,7 +34,7 @@ class WindowRelocalizer:
         """
         found, near_estimate = {}, False
         for keyframe in window.keyframes:
-            image = ImageFeatures.of(keyframe, self._config.features)
+            image = ImageFeatures.from_keyframe(keyframe, self._config.features)
             relocalization = self._find_near(keyframe, image, solution) if rows is None else None
             near_estimate |= relocalization is not None
             if relocalization is None:
@@ -47,6 +47,6 @@ class WindowRelocalizer:
         """Return the relocalization of a keyframe near the tracker's pose, in the first submap where it succeeds."""
         if keyframe.map_camera is None:
             return None
-        attempts = (self._relocalizer.near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
+        attempts = (self._relocalizer.search_near(image, keyframe.intrinsics, solution, keyframe.map_camera, submap)
                     for submap in np.unique(solution.submaps).tolist())
         return next((found for found in attempts if found is not None), None)

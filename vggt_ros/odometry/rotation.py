@@ -1,4 +1,4 @@
-"""How a camera turned between two images, where there is no parallax to tell how it moved."""
+"""Tracking of pure rotation: the rotation between two images without parallax."""
 
 from __future__ import annotations
 
@@ -9,88 +9,90 @@ from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array, orthonormalize
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 
-_TRIALS = 60
-_AGREES = 1.5
-"""Largest residual of a corner that a rotation explains, px at 640 px width."""
-_HIDDEN = 6.0
-"""Parallax that may pass for rotation from one keyframe to the next, px at 640 px width."""
-_AGREEING = 0.7
-"""Fraction of the rays that must agree: with parallax they do not."""
+_RANSAC_TRIALS = 60
+_MAX_RESIDUAL = 1.5
+"""Largest residual of an inlier of a rotation, px at 640 px width."""
+_HIDDEN_PARALLAX = 6.0
+"""Parallax per keyframe that rotation alone may hide, px at 640 px width."""
+_MIN_INLIER_RATIO = 0.7
+"""Smallest fraction of inliers among the rays; with parallax there are fewer."""
 
 
 class RotationTracker:
-    """Poses by rotation alone, since the last full pose: the camera is taken to stay where it was."""
+    """Poses by rotation alone since the last full pose; the position is assumed to be constant."""
 
     def __init__(self) -> None:
         """Begin without a full pose."""
-        self._hops = 0
+        self._keyframes_since_pose = 0
         self._covariance, self._depth = np.eye(6), 1.0
-        self._now = False
+        self._is_active = False
 
-    def settle(self, covariance: Array, depth: float) -> None:
-        """Note that there is a full pose, with its covariance (6, 6) and the median depth of its landmarks."""
-        self._hops, self._now, self._covariance, self._depth = 0, False, covariance, depth
+    def set_full_pose(self, covariance: Array, depth: float) -> None:
+        """Set the covariance (6, 6) of the newest full pose, and the median depth of its landmarks."""
+        self._keyframes_since_pose, self._is_active, self._covariance, self._depth = 0, False, covariance, depth
 
-    def hop(self) -> None:
-        """Note that the newest image became a keyframe."""
-        self._hops += self._now
+    def add_keyframe(self) -> None:
+        """Count the newest image as a keyframe, if it was located by rotation."""
+        self._keyframes_since_pose += self._is_active
 
-    def locate(self, sighting: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, shrink: float,
-               least: int) -> tuple[Array, Array, int] | None:
-        """Return pose 4x4, covariance (6, 6) and number of corners by the turn since `sighting`, if one explains them.
+    def locate(self, keyframe: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, width_factor: float,
+               min_inliers: int) -> tuple[Array, Array, int] | None:
+        """Return pose 4x4, covariance (6, 6) and number of tracks by the rotation since `keyframe`, or None.
 
-        What the camera may have moved meanwhile grows the covariance from keyframe to keyframe. `shrink` is how much
-        wider than the image 640 px are; at least `least` corners must agree.
+        The covariance grows with each keyframe by the motion that the rotation may hide. `width_factor` is 640 px over
+        the width of the image; at least `min_inliers` tracks must agree.
         """
-        assert sighting.world_camera is not None
-        focal = intrinsics[0, 0] * shrink
-        common = np.isin(tracks.ids, sighting.ids, assume_unique=True)
+        assert keyframe.map_camera is not None
+        focal = intrinsics[0, 0] * width_factor
+        common = np.isin(tracks.ids, keyframe.ids, assume_unique=True)
         rays = pixel_rays(intrinsics, *tracks.pixels[common].astype(np.float64).T)
-        turned = turn_between(sighting.rays(tracks.ids[common]), rays, _AGREES / focal, least)
-        self._now = turned is not None
-        if turned is None:
+        found = rotation_between(keyframe.rays(tracks.ids[common]), rays, _MAX_RESIDUAL / focal, min_inliers)
+        self._is_active = found is not None
+        if found is None:
             return None
-        camera, covariance, hops = sighting.world_camera.copy(), self._covariance.copy(), self._hops + 1
-        camera[:3, :3] = camera[:3, :3] @ turned[0]
-        covariance[:3, :3] += hops * turned[1]
-        covariance[3:, 3:] += (hops * _HIDDEN / focal * self._depth) ** 2 * np.eye(3)
-        return camera, covariance, int(common.sum())
+        map_camera, covariance, keyframes = (keyframe.map_camera.copy(), self._covariance.copy(),
+                                             self._keyframes_since_pose + 1)
+        map_camera[:3, :3] = map_camera[:3, :3] @ found[0]
+        covariance[:3, :3] += keyframes * found[1]
+        covariance[3:, 3:] += (keyframes * _HIDDEN_PARALLAX / focal * self._depth) ** 2 * np.eye(3)
+        return map_camera, covariance, int(common.sum())
 
 
-def turn_between(first: Array, second: Array, limit: float, least: int) -> tuple[Array, Array] | None:
-    """Return the rotation that explains how the rays of the same corners moved, if one does.
+def rotation_between(first: Array, second: Array, max_angle: float, min_inliers: int) -> tuple[Array, Array] | None:
+    """Return the rotation between two views of the same rays, or None if no rotation explains them.
 
     Args:
         first, second: rays (n, 3) of the same corners in either camera's frame, any length.
-        limit: angle within which a ray agrees, radians.
-        least: fewest rays that must agree.
+        max_angle: largest residual of an inlier, radians.
+        min_inliers: fewest inliers.
 
     Returns:
-        The rotation `first_second` (3, 3) and the covariance (3, 3) of its perturbation on the right; None if too few
-        rays agree. By consensus of pairs, then least squares (Wahba's problem).
+        The rotation `first_second` (3, 3) and the covariance (3, 3) of its perturbation on the right; None if there are
+        too few inliers. By RANSAC on pairs of rays, then least squares (Wahba's problem).
 
     """
     a, b = (rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in (first, second))
-    if len(a) < max(least, 2):
+    if len(a) < max(min_inliers, 2):
         return None
-    pairs = np.random.default_rng(0).integers(0, len(a), (_TRIALS, 2))
-    turns = _frames(*(a[rows] for rows in pairs.T)) @ np.swapaxes(_frames(*(b[rows] for rows in pairs.T)), 1, 2)
-    off = np.linalg.norm(np.einsum("tij,nj->tni", turns, b) - a, axis=2)
-    agreeing = off[np.argmax((off < limit).sum(1))] < limit
+    pairs = np.random.default_rng(0).integers(0, len(a), (_RANSAC_TRIALS, 2))
+    rotations = _ray_frames(*(a[rows] for rows in pairs.T)) @ np.swapaxes(
+        _ray_frames(*(b[rows] for rows in pairs.T)), 1, 2)
+    residuals = np.linalg.norm(np.einsum("tij,nj->tni", rotations, b) - a, axis=2)
+    inliers = residuals[np.argmax((residuals < max_angle).sum(1))] < max_angle
     for _ in range(3):
-        if agreeing.sum() < max(least, _AGREEING * len(a)):
+        if inliers.sum() < max(min_inliers, _MIN_INLIER_RATIO * len(a)):
             return None
-        rotation = orthonormalize(a[agreeing].T @ b[agreeing])
+        rotation = orthonormalize(a[inliers].T @ b[inliers])
         residual = np.linalg.norm(b @ rotation.T - a, axis=1)
-        agreeing = residual < limit
-    seen = b[agreeing]
-    information = len(seen) * np.eye(3) - seen.T @ seen
-    variance = max(float(np.mean(residual[agreeing] ** 2)) / 2, 1e-10)
+        inliers = residual < max_angle
+    inlier_rays = b[inliers]
+    information = len(inlier_rays) * np.eye(3) - inlier_rays.T @ inlier_rays
+    variance = max(float(np.mean(residual[inliers] ** 2)) / 2, 1e-10)
     return rotation, variance * np.linalg.inv(information)
 
 
-def _frames(first: Array, second: Array) -> Array:
-    """Return the right-handed frames (k, 3, 3) that pairs of rays (k, 3) span, their axes as columns."""
+def _ray_frames(first: Array, second: Array) -> Array:
+    """Return the right-handed frames (k, 3, 3) spanned by pairs of rays (k, 3), axes as columns."""
     normal = np.cross(first, second)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     return np.stack([first, np.cross(normal, first), normal], axis=2)

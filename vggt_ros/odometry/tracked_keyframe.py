@@ -1,4 +1,4 @@
-"""What the tracker remembers of a keyframe."""
+"""The tracker's record of a keyframe."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ from vggt_ros.windows.solution import Solution
 
 @dataclass(eq=False)
 class TrackedKeyframe:
-    """What a keyframe saw.
+    """Observations of a keyframe, for the tracker.
 
-    Track ids (n,), rising, at pixels (n, 2); binary features; the camera's pose as the tracker knew it, or None; its
-    pinhole matrix; and its image's width.
+    Attributes:
+        ids: int64 (n,), rising, the feature tracks in its image.
+        pixels: float32 (n, 2), their positions.
+        binary: its ORB features.
+        map_camera: 4x4, the camera's pose by the tracker or, when solved, by the map; None if it is unknown.
+        intrinsics: pinhole matrix (3, 3).
+        width: of its image, pixels.
+
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
     binary: BinaryFeatures
-    world_camera: Array | None
+    map_camera: Array | None
     intrinsics: Array
     width: int
 
     def rays(self, tracks: NDArray[np.int64]) -> Array:
-        """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,) that it has seen."""
+        """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,), all of which it has observed."""
         pixels = self.pixels[np.searchsorted(self.ids, tracks)].astype(np.float64)
         return pixel_rays(self.intrinsics, *pixels.T)
 
     def landmarks(self, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
-        """Return the world points (n, 3) at `pixels` (n, 2) of it as the solved `keyframe`; NaN where there is none."""
+        """Return the map points (n, 3) at its `pixels` (n, 2), by the depth of the solved `keyframe`, or NaN."""
         row = solution.index(keyframe)
         assert row is not None
-        kept = solution.keyframes[keyframe]
-        small = (pixels.astype(np.float64) + 0.5) * (kept.depth.shape[1] / self.width) - 0.5
-        return landmarks(kept, solution.map_camera[row], float(solution.scale[row]), small)
+        map_keyframe = solution.keyframes[keyframe]
+        scaled_pixels = (pixels.astype(np.float64) + 0.5) * (map_keyframe.depth.shape[1] / self.width) - 0.5
+        return landmarks(map_keyframe, solution.map_camera[row], float(solution.scale[row]), scaled_pixels)

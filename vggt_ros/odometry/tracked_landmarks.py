@@ -1,8 +1,8 @@
-"""Which tracks are landmarks: where the points lie that are followed from image to image.
+"""Landmarks of the feature tracks: their map points.
 
-A track that a solved keyframe has seen gets its landmark from that keyframe's depth. The reconstructor lags behind, so
-tracks that began later are triangulated between keyframes that the tracker has placed itself. When the next keyframe is
-solved, those landmarks are moved with it: they drift only as far as the reconstructor lags.
+A track observed by a solved keyframe gets its landmark from that keyframe's depth. The reconstructor lags behind, so
+later tracks are triangulated between keyframes with poses by the tracker. When the next keyframe is solved, those
+landmarks are corrected with it, so that they drift only over the time by which the reconstructor lags.
 """
 
 from __future__ import annotations
@@ -11,149 +11,157 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse
-from vggt_ros.geometry.triangulation import midpoints
+from vggt_ros.geometry.triangulation import triangulate_midpoints
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.windows.solution import Solution
 
-_MEMORY = 60
-"""Keyframes that are remembered by their tracks and features."""
-_ENOUGH = 4
-"""With so many times the least number of landmarks by solved depth, none are kept whose drift is not known."""
+_MAX_KEYFRAMES = 60
+"""Newest keyframes whose tracks and features are kept."""
+_SUFFICIENT_FACTOR = 4
+"""With so many times the fewest landmarks from solved depth, landmarks of unknown drift are discarded."""
 
 
 class TrackedLandmarks:
-    """Landmarks by track, and the keyframes that have seen them.
+    """Landmarks by track, and the keyframes that observed them.
 
     Attributes:
-        points: track to its place (3,) in the map.
-        measured: tracks whose landmark has solved depth.
-        sightings: keyframe to what it saw, the newest last.
-        solution: the state of the map that places are of.
-        reference: the solved keyframe that they hang on, -1 if there is none.
-        anchor: that keyframe as it was when the landmarks were taken.
+        points: track id to its map point (3,).
+        from_depth: tracks whose landmark comes from solved depth.
+        keyframes: keyframe id to its observations, the newest last.
+        solution: the solution that the points are in.
+        reference: the solved keyframe that the landmarks are attached to, -1 if there is none.
+        map_reference: similarity of this keyframe in `solution`; None if there is none.
 
     """
 
-    def __init__(self, least: int) -> None:
-        """Begin without any; `least` are needed for a pose."""
-        self._least = least
+    def __init__(self, min_landmarks: int) -> None:
+        """Begin without landmarks; at least `min_landmarks` are needed for a pose."""
+        self._min_landmarks = min_landmarks
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all landmarks and keyframes."""
         self.points: dict[int, Array] = {}
-        self.measured: set[int] = set()
-        self.sightings: dict[int, TrackedKeyframe] = {}
+        self.from_depth: set[int] = set()
+        self.keyframes: dict[int, TrackedKeyframe] = {}
         self.solution = Solution()
         self.reference = -1
-        self.anchor: Sim3 | None = None
+        self.map_reference: Sim3 | None = None
 
-    def remember(self, keyframe: int, sighting: TrackedKeyframe) -> None:
-        """Note what a new keyframe sees, and triangulate the tracks that have no landmark by solved depth."""
-        self.sightings[keyframe] = sighting
-        while len(self.sightings) > _MEMORY:
-            del self.sightings[min(self.sightings)]
-        if sighting.world_camera is not None:
-            self._triangulate(sighting)
+    def add_keyframe(self, keyframe: int, tracked: TrackedKeyframe) -> None:
+        """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""
+        self.keyframes[keyframe] = tracked
+        while len(self.keyframes) > _MAX_KEYFRAMES:
+            del self.keyframes[min(self.keyframes)]
+        if tracked.map_camera is not None:
+            self._triangulate(tracked)
 
     def replace(self, tracks: NDArray[np.int64], points: Array, keyframe: int) -> None:
-        """Take tracks (n,) at map points (n, 3) by the depth of a solved keyframe, in the stead of all others."""
+        """Replace all landmarks by tracks (n,) at map points (n, 3) from the depth of a solved keyframe."""
         self.points = dict(zip(tracks.tolist(), points, strict=True))
-        self.measured, self.reference = set(self.points), keyframe
-        self.anchor = _place(keyframe, self.solution)
+        self.from_depth, self.reference = set(self.points), keyframe
+        self.map_reference = _keyframe_similarity(keyframe, self.solution)
 
-    def known(self, tracks: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
-        """Return which of the tracks (n,) are landmarks, and where those (k, 3) lie."""
+    def lookup(self, tracks: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
+        """Return which of the tracks (n,) have landmarks, and the map points (k, 3) of those."""
         known = np.array([track in self.points for track in tracks.tolist()], bool)
         return known, np.array([self.points[track] for track in tracks[known].tolist()]).reshape(-1, 3)
 
-    def solved(self, solution: Solution) -> list[int]:
-        """Return the remembered keyframes that are solved, newest first."""
-        return [k for k in sorted(self.sightings, reverse=True) if solution.index(k) is not None]
+    def solved_keyframes(self, solution: Solution) -> list[int]:
+        """Return those of the keyframes that are solved, newest first."""
+        return [k for k in sorted(self.keyframes, reverse=True) if solution.index(k) is not None]
 
-    def adopt(self, waiting: NDArray[np.int64], solution: Solution) -> None:
-        """Give tracks (n,) landmarks by the depth of solved keyframes, the newest first, and move others with them."""
+    def update_solution(self, pending: NDArray[np.int64], solution: Solution) -> None:
+        """Update the landmarks to a new solution.
+
+        The `pending` tracks (n,) get landmarks from the depth of solved keyframes, the newest first. All other
+        landmarks, and the keyframes that are not solved yet, are corrected by the same similarity as the newest solved
+        keyframe.
+        """
         self.solution = solution
-        moved, self.points, measured = self.points, {}, self.measured
-        solved = self.solved(solution)
+        old_points, self.points, old_from_depth = self.points, {}, self.from_depth
+        solved = self.solved_keyframes(solution)
         for keyframe in solved:
-            sighting = self.sightings[keyframe]
-            ids = sighting.ids[np.isin(sighting.ids, waiting, assume_unique=True)]
+            tracked = self.keyframes[keyframe]
+            ids = tracked.ids[np.isin(tracked.ids, pending, assume_unique=True)]
             if not len(ids):
                 continue
-            points = sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
+            points = tracked.landmarks(tracked.pixels[np.searchsorted(tracked.ids, ids)], keyframe, solution)
             found = np.isfinite(points[:, 2])
             self.points.update(zip(ids[found].tolist(), points[found], strict=True))
-            waiting = np.setdiff1d(waiting, ids[found], assume_unique=True)
-        self.measured = set(self.points)
-        correction = self._correction(solved[0], moved, solution) if solved else None
-        if correction is None and len(self.points) < _ENOUGH * self._least:
-            # The newest was made while nothing was known yet, or while lost: an older one tells less of the drift.
-            located = next((k for k in solved if self.sightings[k].world_camera is not None), None)
-            correction = None if located is None else self._correction(located, moved, solution)
-        now = _place(self.reference, solution)
-        shift = None if now is None or self.anchor is None else now @ self.anchor.inverse()
-        if correction is None and len(self.points) < self._least:
-            correction = shift  # nor was one of them made since the camera was found
+            pending = np.setdiff1d(pending, ids[found], assume_unique=True)
+        self.from_depth = set(self.points)
+        correction = self._correction(solved[0], old_points, solution) if solved else None
+        if correction is None and len(self.points) < _SUFFICIENT_FACTOR * self._min_landmarks:
+            # The newest one may have had no pose (before the first solve, or while lost): an older one shows less of
+            # the drift.
+            located = next((k for k in solved if self.keyframes[k].map_camera is not None), None)
+            correction = None if located is None else self._correction(located, old_points, solution)
+        moved_reference = _keyframe_similarity(self.reference, solution)
+        reference_motion = (None if moved_reference is None or self.map_reference is None
+                            else moved_reference @ self.map_reference.inverse())
+        if correction is None and len(self.points) < self._min_landmarks:
+            correction = reference_motion  # nor has one had a pose since the camera was found
         elif solved:
             self.reference = solved[0]
-        self.anchor = _place(self.reference, solution)
-        for keyframe, sighting in self.sightings.items():
+        self.map_reference = _keyframe_similarity(self.reference, solution)
+        for keyframe, tracked in self.keyframes.items():
             row = solution.index(keyframe)
             if row is not None:
-                sighting.world_camera = solution.map_camera[row]
-            elif sighting.world_camera is not None:
-                sighting.world_camera = correction.apply_pose(sighting.world_camera) if correction else None
-        for track, point in moved.items():
-            # What was measured in the map, such as what the camera was found by, moves with it and has not drifted.
-            motion = shift if track in measured else correction
-            if motion is not None and track not in self.points:
-                self.points[track] = motion.apply(point)
-        self.measured |= measured & self.points.keys()
+                tracked.map_camera = solution.map_camera[row]
+            elif tracked.map_camera is not None:
+                tracked.map_camera = correction.apply_pose(tracked.map_camera) if correction else None
+        for track, point in old_points.items():
+            # Landmarks from depth, such as those of a relocalization, have not drifted: they move with the reference.
+            transform = reference_motion if track in old_from_depth else correction
+            if transform is not None and track not in self.points:
+                self.points[track] = transform.apply(point)
+        self.from_depth |= old_from_depth & self.points.keys()
 
     def _correction(self, keyframe: int, landmarks: dict[int, Array], solution: Solution) -> Sim3 | None:
-        """Return how a keyframe has moved from where the tracker took it to be to where it is solved, and its scale.
+        """Return the similarity that corrects the tracker's pose and scale of a keyframe to the solved ones.
 
-        None if the tracker did not know the keyframe's place.
+        The scale is the median ratio of the solved depth of its `landmarks` to the tracked depth. None if the tracker
+        had no pose of the keyframe.
         """
-        sighting, row = self.sightings[keyframe], solution.index(keyframe)
-        if sighting.world_camera is None or row is None:
+        tracked, row = self.keyframes[keyframe], solution.index(keyframe)
+        if tracked.map_camera is None or row is None:
             return None
-        ids = np.array([track for track in sighting.ids.tolist() if track in landmarks], np.int64)
-        ratio = 1.0
+        ids = np.array([track for track in tracked.ids.tolist() if track in landmarks], np.int64)
+        scale = 1.0
         if len(ids):
-            old = (np.array([landmarks[t] for t in ids.tolist()]) - sighting.world_camera[:3, 3]) \
-                @ sighting.world_camera[:3, 2]
+            old_depth = (np.array([landmarks[t] for t in ids.tolist()]) - tracked.map_camera[:3, 3]) \
+                @ tracked.map_camera[:3, 2]
             camera = solution.map_camera[row]
-            new = (sighting.landmarks(sighting.pixels[np.searchsorted(sighting.ids, ids)], keyframe, solution)
-                   - camera[:3, 3]) @ camera[:3, 2]
-            known = np.isfinite(new) & (old > 0)
-            if known.sum() >= 5:
-                ratio = float(np.median(new[known] / old[known]))
-        return Sim3.from_pose(solution.map_camera[row], ratio) @ Sim3.from_pose(inverse(sighting.world_camera))
+            new_depth = (tracked.landmarks(tracked.pixels[np.searchsorted(tracked.ids, ids)], keyframe, solution)
+                         - camera[:3, 3]) @ camera[:3, 2]
+            valid = np.isfinite(new_depth) & (old_depth > 0)
+            if valid.sum() >= 5:
+                scale = float(np.median(new_depth[valid] / old_depth[valid]))
+        return Sim3.from_pose(solution.map_camera[row], scale) @ Sim3.from_pose(inverse(tracked.map_camera))
 
     def _triangulate(self, newest: TrackedKeyframe) -> None:
-        """Place the tracks without solved depth between the first keyframe that saw them and the newest."""
-        assert newest.world_camera is not None
-        waiting = np.array([t for t in newest.ids.tolist() if t not in self.measured], np.int64)
+        """Triangulate tracks without solved depth between the first keyframe that observed them and the newest one."""
+        assert newest.map_camera is not None
+        pending = np.array([t for t in newest.ids.tolist() if t not in self.from_depth], np.int64)
         found, poses, rays = [], [], []
-        for sighting in self.sightings.values():
-            if not len(waiting) or sighting is newest:
+        for tracked in self.keyframes.values():
+            if not len(pending) or tracked is newest:
                 break
-            seen = np.isin(waiting, sighting.ids, assume_unique=True)
-            if sighting.world_camera is not None and seen.any():
-                found.append(waiting[seen])
-                poses.append(np.broadcast_to(sighting.world_camera, (len(found[-1]), 4, 4)))
-                rays.append(sighting.rays(found[-1]))
-                waiting = waiting[~seen]
+            seen = np.isin(pending, tracked.ids, assume_unique=True)
+            if tracked.map_camera is not None and seen.any():
+                found.append(pending[seen])
+                poses.append(np.broadcast_to(tracked.map_camera, (len(found[-1]), 4, 4)))
+                rays.append(tracked.rays(found[-1]))
+                pending = pending[~seen]
         if found:
             ids = np.concatenate(found)
-            points, good = midpoints(np.concatenate(poses), np.concatenate(rays), newest.world_camera,
-                                      newest.rays(ids))
-            self.points.update(zip(ids[good].tolist(), points[good], strict=True))
+            points, valid = triangulate_midpoints(np.concatenate(poses), np.concatenate(rays), newest.map_camera,
+                                                  newest.rays(ids))
+            self.points.update(zip(ids[valid].tolist(), points[valid], strict=True))
 
 
-def _place(keyframe: int, solution: Solution) -> Sim3 | None:
-    """Return where a keyframe lies in the map and how large its window's unit is, or None if it is not solved."""
+def _keyframe_similarity(keyframe: int, solution: Solution) -> Sim3 | None:
+    """Return `map_keyframe`, with map units per unit of the keyframe's window; None if the keyframe is not solved."""
     row = solution.index(keyframe)
     return None if row is None else Sim3.from_pose(solution.map_camera[row], float(solution.scale[row]))

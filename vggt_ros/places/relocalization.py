@@ -1,9 +1,9 @@
-"""Where in the map an image was taken, by what is kept of the keyframes: from nothing, or near where it is expected.
+"""Relocalization: the pose of an image in the map, searched in all of it or near an expected pose.
 
-Binary features of the image are matched to those of a keyframe, whose depth makes them points of the map. A pose on
-which enough of them agree is held against the neighbors of that keyframe, whose matches must agree with it too, and at
-last the keyframe's colors, moved into the image by its depth, must look like the image: places that look alike in
-corners rarely do so in every pixel under one pose.
+ORB features of the image are matched to those of a keyframe, whose depth gives their map points. A pose from PnP with
+enough inliers is verified with the keyframe's neighbors: their matches must agree with it too. Then the pose is refined
+on image intensities, and the textured pixels of a keyframe, projected into the image, must correlate with it. Different
+places that are similar in sparse features rarely correlate in all pixels under one pose.
 """
 
 from __future__ import annotations
@@ -17,36 +17,44 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
-from vggt_ros.features.photometric import Photometric, textured_points
+from vggt_ros.features.photometric import PhotometricImage, textured_points
 from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
 from vggt_ros.geometry.camera import pixel_rays
-from vggt_ros.geometry.pnp import consensus, refine_pose
+from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.places.candidates import RelocalizationCandidates
 from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
 _NEIGHBORS = 4
-_RATIO = 0.8
-"""Lowe's ratio of the best to the second match."""
-_INLIER = 3.0
+_MAX_RATIO = 0.8
+"""Largest ratio of the distance to the best match to that of the second best (Lowe's ratio test)."""
+_MAX_REPROJECTION_ERROR = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
-_FIRST_INLIERS, _INLIERS = 12, 30
-"""Matches that must agree with one keyframe, and with it and its neighbors."""
+_MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
+"""Fewest inliers with a single keyframe, and with it and its neighbors."""
 _MIN_SPREAD = 0.1
-"""Least standard deviation of the inliers in the image, x and y, as a fraction of its width."""
-_TRACKED_SPREAD = 0.05
-"""The same for a camera that tracks lead to: they rule out what a band of features across the image leaves open."""
-_THINNED = 3
-"""Of the keyframes' textured pixels every so many-th refines the pose; all of them judge it."""
-_MIN_LIKENESS = 0.35
-"""Least correlation of the keyframe's detail, moved into the image, with the image's."""
+"""Smallest standard deviation of the inliers in the image, in x and y, as a fraction of its width."""
+_MIN_SPREAD_TRACKED = 0.05
+"""The same for a tracked camera: its prior pose resolves the ambiguity of inliers in a narrow band of the image."""
+_REFINEMENT_STRIDE = 3
+"""Every n-th textured pixel of the keyframes is used in refinement; all of them are used for the correlation."""
+_MIN_CORRELATION = 0.35
+"""Smallest correlation of the textured pixels of a keyframe, projected into the image, with the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Relocalization:
-    """A place found: `map_camera` 4x4, covariance (6, 6), the points (n, 3) behind it at `pixels` (n, 2) of the image,
-    the keyframe it was found by and its submap, and how like that one the image is.
+    """A pose found in the map.
+
+    Attributes:
+        map_camera: 4x4.
+        covariance: float64 (6, 6) of its perturbation on the right, [rotation, translation].
+        points: float64 (n, 3), the map points of the inliers.
+        pixels: float32 (n, 2), their projections into the image.
+        keyframe, submap: the keyframe with the largest correlation, and its submap.
+        correlation: of this keyframe's textured pixels with the image.
+
     """
 
     map_camera: Array
@@ -55,12 +63,12 @@ class Relocalization:
     pixels: NDArray[np.float32]
     keyframe: int
     submap: int
-    likeness: float
+    correlation: float
 
 
 @dataclass(frozen=True)
 class PosePrior:
-    """Where the camera is said to be: `map_camera` 4x4, within `radius` map units and `angle` radians."""
+    """An expected pose of the camera: `map_camera` 4x4, within `radius` map units and `angle` radians."""
 
     map_camera: Array
     radius: float
@@ -71,8 +79,9 @@ class Relocalizer:
     """Finds images in a map.
 
     Attributes:
-        expected: where the camera is said to be, until it is found; None if nobody said.
-        searched: True if the newest image had features and the map keyframes to try them with, found or not.
+        pose_prior: expected pose of the camera until it is found; None if there is none.
+        attempted: True if the newest image had enough features for a search and there were keyframes to try, whether or
+            not it was found.
 
     """
 
@@ -84,154 +93,158 @@ class Relocalizer:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the map and what is expected."""
+        """Forget the map and the pose prior."""
         self._candidates.clear()
-        self.expected: PosePrior | None = None
-        self.searched = False
+        self.pose_prior: PosePrior | None = None
+        self.attempted = False
 
     def search(self, image: ImageFeatures, intrinsics: Array, solution: Solution,
                rows: NDArray[np.int64] | None = None) -> Relocalization | None:
-        """Return where `image` was taken, or None; the keyframes tried are those that look most like it.
+        """Return the pose of `image`, or None if it was not found; the keyframes tried are the most similar ones.
 
-        With `rows` (n,) only those keyframes of the solution are tried; with an expectation only those near it, and a
-        place outside of it is not believed.
+        With `rows` (n,) only those keyframes of the solution are tried. With a pose prior only keyframes near it are
+        tried, and a pose outside of it is rejected.
         """
-        rows = self._allowed(solution) if rows is None else rows
-        self.searched = len(rows) > 0 and len(image.binary) >= _INLIERS
-        if not self.searched:
+        rows = self._candidate_rows(solution) if rows is None else rows
+        self.attempted = len(rows) > 0 and len(image.binary) >= _MIN_INLIERS
+        if not self.attempted:
             return None
-        found = self._try(image, intrinsics, solution, self._candidates.choose(image, rows, solution))
-        if found is None or (self.expected is not None and not _within(found.map_camera, self.expected)):
+        found = self._locate(image, intrinsics, solution, self._candidates.choose(image, rows, solution))
+        if found is None or (self.pose_prior is not None and not _satisfies(found.map_camera, self.pose_prior)):
             return None
-        self.expected = None
+        self.pose_prior = None
         return found
 
-    def near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array, submap: int,
-             tracked: bool = False) -> Relocalization | None:
-        """Return where `image` was taken, given about where in a submap; None if nothing there is like it.
+    def search_near(self, image: ImageFeatures, intrinsics: Array, solution: Solution, map_camera: Array, submap: int,
+                    tracked: bool = False) -> Relocalization | None:
+        """Return the pose of `image` near `map_camera` in a submap, or None if no keyframe there matches.
 
-        `tracked` says whether the pose given is one that tracks of known points lead to.
+        `tracked` says whether `map_camera` was tracked by landmarks.
         """
         rows = neighbors(solution, map_camera, submap, _NEIGHBORS)
-        return self._try(image, intrinsics, solution, rows, map_camera, _TRACKED_SPREAD if tracked else _MIN_SPREAD)
+        return self._locate(image, intrinsics, solution, rows, map_camera,
+                            _MIN_SPREAD_TRACKED if tracked else _MIN_SPREAD)
 
-    def _allowed(self, solution: Solution) -> NDArray[np.int64]:
+    def _candidate_rows(self, solution: Solution) -> NDArray[np.int64]:
         rows = np.arange(len(solution))
-        if self.expected is None:
+        if self.pose_prior is None:
             return rows
-        return rows[[_within(camera, self.expected, 2.0) for camera in solution.map_camera]]
+        return rows[[_satisfies(camera, self.pose_prior, 2.0) for camera in solution.map_camera]]
 
-    def _try(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
-             guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Relocalization | None:
-        """Return the pose by the keyframes in `rows` that the most matches agree on, if it holds."""
+    def _locate(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
+                guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Relocalization | None:
+        """Return the pose with the most inliers among the keyframes in `rows`, if it passes all checks."""
         binary, (height, width) = image.binary, image.gray.shape
-        if len(binary) < _INLIERS or not rows:
+        if len(binary) < _MIN_INLIERS or not rows:
             return None
-        pixels, limit = binary.pixels.astype(np.float64), _INLIER * width / REFERENCE_WIDTH
-        map_camera, most, submap = guess, _FIRST_INLIERS, int(solution.submaps[rows[0]])
+        pixels, max_error = binary.pixels.astype(np.float64), _MAX_REPROJECTION_ERROR * width / REFERENCE_WIDTH
+        map_camera, best_inliers, submap = guess, _MIN_INLIERS_PER_KEYFRAME, int(solution.submaps[rows[0]])
         matches: dict[int, tuple[NDArray[np.int64], Array]] = {}
         for row in rows:
             matches[row] = self._match(binary, solution, row)
-            if len(matches[row][0]) < most:  # too few even if all agreed, which they take long to deny
+            if len(matches[row][0]) < best_inliers:  # too few even if all are inliers: skip RANSAC
                 continue
-            agreed = consensus(matches[row][1], pixels[matches[row][0]], intrinsics, limit)
-            if agreed is not None and len(agreed[1]) >= most:
-                map_camera, most, submap = agreed[0], len(agreed[1]), int(solution.submaps[row])
+            ransac = pnp_ransac(matches[row][1], pixels[matches[row][0]], intrinsics, max_error)
+            if ransac is not None and len(ransac[1]) >= best_inliers:
+                map_camera, best_inliers, submap = ransac[0], len(ransac[1]), int(solution.submaps[row])
         if map_camera is None:
             return None
-        around = neighbors(solution, map_camera, submap, _NEIGHBORS)
-        for row in around:
+        covisible = neighbors(solution, map_camera, submap, _NEIGHBORS)
+        for row in covisible:
             if row not in matches:
                 matches[row] = self._match(binary, solution, row)
-        which, once = np.unique(np.concatenate([matches[row][0] for row in around]), return_index=True)
-        points = np.concatenate([matches[row][1] for row in around])[once]
-        seen = pixels[which]
-        if len(points) < _INLIERS:
+        features, first = np.unique(np.concatenate([matches[row][0] for row in covisible]), return_index=True)
+        points = np.concatenate([matches[row][1] for row in covisible])[first]
+        observed = pixels[features]
+        if len(points) < _MIN_INLIERS:
             return None
-        map_camera, covariance, inliers = refine_pose(map_camera, points, seen, intrinsics, limit)
-        spread = seen[inliers].std(0).min() / width if inliers.any() else 0.0
-        if inliers.sum() < _INLIERS or spread < min_spread:
+        map_camera, covariance, inliers = refine_pose(map_camera, points, observed, intrinsics, max_error)
+        spread = observed[inliers].std(0).min() / width if inliers.any() else 0.0
+        if inliers.sum() < _MIN_INLIERS or spread < min_spread:
             return None
-        look = Photometric.of(image.gray, intrinsics, solution.keyframes[int(solution.ids[around[0]])].depth.shape[1])
-        textures = [textured_points(solution, row) for row in around]
-        map_camera = look.refine(np.concatenate([points[::_THINNED] for points, _ in textures]),
-                                 np.concatenate([values[::_THINNED] for _, values in textures]), map_camera)
-        likenesses = [look.likeness(*texture, map_camera) for texture in textures]
-        chosen = int(np.argmax(likenesses))
-        if likenesses[chosen] < _MIN_LIKENESS:
+        query = PhotometricImage.from_image(image.gray, intrinsics,
+                                            solution.keyframes[int(solution.ids[covisible[0]])].depth.shape[1])
+        textures = [textured_points(solution, row) for row in covisible]
+        map_camera = query.refine(np.concatenate([points[::_REFINEMENT_STRIDE] for points, _ in textures]),
+                                  np.concatenate([values[::_REFINEMENT_STRIDE] for _, values in textures]), map_camera)
+        correlations = [query.correlation(*texture, map_camera) for texture in textures]
+        chosen = int(np.argmax(correlations))
+        if correlations[chosen] < _MIN_CORRELATION:
             return None
-        points, where = _seen(points[inliers], intrinsics, map_camera, (height, width))
-        return Relocalization(map_camera, covariance, points, where, int(solution.ids[around[chosen]]), submap,
-                     likenesses[chosen])
+        points, visible_pixels = _visible_points(points[inliers], intrinsics, map_camera, (height, width))
+        return Relocalization(map_camera, covariance, points, visible_pixels, int(solution.ids[covisible[chosen]]),
+                              submap, correlations[chosen])
 
     def _match(self, binary: BinaryFeatures, solution: Solution, row: int) -> tuple[NDArray[np.int64], Array]:
-        """Return which features (n,) of an image a keyframe has too, and where they are in the map (n, 3)."""
-        kept = solution.keyframes[int(solution.ids[row])]
-        if len(kept.features) < 2:
+        """Return which features (n,) of an image match features of a keyframe, and their map points (n, 3)."""
+        keyframe = solution.keyframes[int(solution.ids[row])]
+        if len(keyframe.features) < 2:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        pairs = [best for best, second in self._matcher.knnMatch(binary.looks, kept.features, k=2)
-                 if best.distance < _RATIO * second.distance]
-        here = np.array([pair.queryIdx for pair in pairs], np.int64)
-        there = kept.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
-        points = landmarks(kept, solution.map_camera[row], float(solution.scale[row]), there)
+        pairs = [best for best, second in self._matcher.knnMatch(binary.descriptors, keyframe.features, k=2)
+                 if best.distance < _MAX_RATIO * second.distance]
+        features = np.array([pair.queryIdx for pair in pairs], np.int64)
+        keyframe_pixels = keyframe.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
+        points = landmarks(keyframe, solution.map_camera[row], float(solution.scale[row]), keyframe_pixels)
         known = np.isfinite(points[:, 2])
-        return here[known], points[known]
+        return features[known], points[known]
 
 
 def neighbors(solution: Solution, map_camera: Array, submap: int, count: int) -> list[int]:
-    """Return the rows of the `count` keyframes of a submap that see most of what a camera at `map_camera` 4x4 sees.
+    """Return the rows of the `count` keyframes of a submap that are most covisible with a camera at `map_camera` 4x4.
 
-    A keyframe's view is taken as the point at its median depth ahead of it: nearest to the other's wins.
+    Covisibility is approximated: by the distance of the camera centers, plus the distance of the points on the optical
+    axes at the keyframe's median depth, relative to this depth.
     """
     rows = np.flatnonzero(solution.submaps == submap)
-    median = np.array([solution.keyframes[k].median_depth for k in solution.ids[rows].tolist()])
-    depth, cameras = np.nan_to_num(median, nan=1.0) * solution.scale[rows], solution.map_camera[rows]
-    ahead = cameras[:, :3, 3] + depth[:, None] * cameras[:, :3, 2]
-    here = map_camera[:3, 3] + depth[:, None] * map_camera[:3, 2]
-    apart = np.linalg.norm(ahead - here, axis=1) + np.linalg.norm(cameras[:, :3, 3] - map_camera[:3, 3], axis=1)
-    return [int(row) for row in rows[np.argsort(apart / depth, kind="stable")[:count]]]
+    median_depth = np.array([solution.keyframes[k].median_depth for k in solution.ids[rows].tolist()])
+    depth, cameras = np.nan_to_num(median_depth, nan=1.0) * solution.scale[rows], solution.map_camera[rows]
+    keyframe_targets = cameras[:, :3, 3] + depth[:, None] * cameras[:, :3, 2]
+    camera_target = map_camera[:3, 3] + depth[:, None] * map_camera[:3, 2]
+    distance = (np.linalg.norm(keyframe_targets - camera_target, axis=1)
+                + np.linalg.norm(cameras[:, :3, 3] - map_camera[:3, 3], axis=1))
+    return [int(row) for row in rows[np.argsort(distance / depth, kind="stable")[:count]]]
 
 
-def depth_seen(solution: Solution, rows: Iterable[int], map_camera: Array, intrinsics: Array,
-               size: tuple[int, int]) -> NDArray[np.float16]:
-    """Return the depth (h, w) that keyframes know of what a camera at `map_camera` 4x4 sees; map units, NaN elsewhere.
+def render_depth(solution: Solution, rows: Iterable[int], map_camera: Array, intrinsics: Array,
+                 size: tuple[int, int]) -> NDArray[np.float16]:
+    """Return the depth (h, w) of keyframes rendered into a camera at `map_camera` 4x4; map units, NaN where unknown.
 
     `intrinsics` (3, 3) are for `size`, (h, w).
     """
     pixels, depths = [np.zeros((0, 2), int)], [np.zeros(0)]
     for row in rows:
-        local = _points(solution, row) @ map_camera[:3, :3] - map_camera[:3, 3] @ map_camera[:3, :3]
+        local = _keyframe_points(solution, row) @ map_camera[:3, :3] - map_camera[:3, 3] @ map_camera[:3, :3]
         local = local[local[:, 2] > 1e-3]
         pixel = np.rint(local[:, :2] / local[:, 2:] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2])
         inside = (pixel >= 0).all(1) & (pixel < size[::-1]).all(1)
         pixels.append(pixel[inside].astype(int))
         depths.append(local[inside, 2])
     pixel, depth = np.concatenate(pixels), np.concatenate(depths)
-    seen = np.full(size, np.nan, np.float16)
-    order = np.argsort(-depth)  # of those on one pixel the nearest is written last
-    seen[pixel[order, 1], pixel[order, 0]] = depth[order]
-    return seen
+    rendered = np.full(size, np.nan, np.float16)
+    order = np.argsort(-depth)  # the nearest point on a pixel is written last
+    rendered[pixel[order, 1], pixel[order, 0]] = depth[order]
+    return rendered
 
 
-def _points(solution: Solution, row: int) -> Array:
+def _keyframe_points(solution: Solution, row: int) -> Array:
     """Return all points (n, 3) of a keyframe in the map."""
-    kept, map_camera = solution.keyframes[int(solution.ids[row])], solution.map_camera[row]
-    rows, columns = np.nonzero(kept.depth > 0)
-    rays = pixel_rays(kept.intrinsics, columns, rows)
-    local = rays * (kept.depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
+    keyframe, map_camera = solution.keyframes[int(solution.ids[row])], solution.map_camera[row]
+    rows, columns = np.nonzero(keyframe.depth > 0)
+    rays = pixel_rays(keyframe.intrinsics, columns, rows)
+    local = rays * (keyframe.depth[rows, columns].astype(np.float64) * solution.scale[row])[:, None]
     return np.asarray(local @ map_camera[:3, :3].T + map_camera[:3, 3], np.float64)
 
 
-def _seen(points: Array, intrinsics: Array, map_camera: Array,
-          size: tuple[int, int]) -> tuple[Array, NDArray[np.float32]]:
-    """Return those of `points` (n, 3) that a camera sees, and at which pixels (n, 2) of its image of `size`."""
+def _visible_points(points: Array, intrinsics: Array, map_camera: Array,
+                    size: tuple[int, int]) -> tuple[Array, NDArray[np.float32]]:
+    """Return the `points` (n, 3) that project into an image of `size` (h, w), and their pixels (n, 2)."""
     local = (points - map_camera[:3, 3]) @ map_camera[:3, :3]
     pixels = local[:, :2] / np.maximum(local[:, 2:], 1e-6) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
     inside = (local[:, 2] > 1e-3) & (pixels >= 0).all(1) & (pixels <= np.array(size[1::-1]) - 1).all(1)
     return points[inside], pixels[inside].astype(np.float32)
 
 
-def _within(map_camera: Array, expected: PosePrior, factor: float = 1.0) -> bool:
-    apart = np.linalg.norm(map_camera[:3, 3] - expected.map_camera[:3, 3])
-    turn = rotation_angle(expected.map_camera[:3, :3].T @ map_camera[:3, :3])
-    return bool(apart < factor * expected.radius and turn < factor * expected.angle)
+def _satisfies(map_camera: Array, prior: PosePrior, factor: float = 1.0) -> bool:
+    distance = np.linalg.norm(map_camera[:3, 3] - prior.map_camera[:3, 3])
+    angle = rotation_angle(prior.map_camera[:3, :3].T @ map_camera[:3, :3])
+    return bool(distance < factor * prior.radius and angle < factor * prior.angle)

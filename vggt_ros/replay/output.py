@@ -109,8 +109,13 @@ def save(result: Run, folder: Path) -> None:
     slam, map_world = result.slam, BODY_OPTICAL if result.loaded is None else result.loaded.map_world
     if not len(slam.solution):
         raise StorageError("nothing is mapped, so there is nothing to save")
-    save_map(folder, slam.record(map_world), slam.map_cloud().moved(map_world), map_world @ slam.solution.map_camera,
-             result.config)
+    save_map(
+        folder,
+        slam.record(map_world),
+        slam.map_cloud().transformed(map_world),
+        map_world @ slam.solution.map_camera,
+        result.config,
+    )
 
 
 def summary(figures: dict[str, Any]) -> str:

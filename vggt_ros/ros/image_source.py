@@ -15,7 +15,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
-from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, names_rectified
+from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import described, why_silent
@@ -67,7 +67,7 @@ class ImageSource:
         compressed = config.transport == "compressed"
         self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
         self.info_topic = node.resolve_topic_name("camera_info")
-        self.rectified = config.rectified == "true" or (config.rectified == "auto" and names_rectified(self.topic))
+        self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
         self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
         self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
         self.seconds: deque[float] = deque(maxlen=100)

@@ -56,20 +56,20 @@ class ImageTracking:
         self._monitor.latency.note(self._source.received_at, busy=not self._worker.idle)
         published = time.perf_counter()
         try:
-            tracked = self._slam.select(room=self._worker.room)
+            tracked = self._slam.select_keyframe(has_capacity=self._worker.has_capacity)
         except Exception as error:  # its pose stands
             self._note_failure(error)
         if tracked.keyframe is not None:
             self._last_keyframe = time.monotonic()
         self._metric.note(tracked)
         if tracked.window is not None:
-            self._worker.offer(tracked.window)
+            self._worker.enqueue(tracked.window)
         self._monitor.note(tracked, located - began + time.perf_counter() - published, published - located)
 
     def flush(self, pause: float = 0.0) -> None:
         """Offer the partial window that waits, if no keyframe came for `pause` seconds."""
         if time.monotonic() - self._last_keyframe >= pause and (window := self._slam.flush()) is not None:
-            self._worker.offer(window)
+            self._worker.enqueue(window)
 
     def _has_time(self) -> bool:
         """Return False if the newest image has waited for others, but not for many in a row."""

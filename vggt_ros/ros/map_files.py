@@ -111,7 +111,7 @@ class MapFiles:
         solution, turn = self._slam.solution, self._frames.map_world
         if turn is None:
             raise StorageError("nothing is mapped yet")
-        save_map(folder, self._slam.record(turn), self._slam.map_cloud().moved(turn), turn @ solution.map_camera,
+        save_map(folder, self._slam.record(turn), self._slam.map_cloud().transformed(turn), turn @ solution.map_camera,
                  self._config())
 
     def _expect(self, message: PoseWithCovarianceStamped) -> None:
@@ -130,5 +130,5 @@ class MapFiles:
         sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
         radius = max(_LEAST_RADIUS, _SIGMAS * float(sigmas[:3].max()))
         angle = max(_LEAST_ANGLE, _SIGMAS * float(sigmas[3:].max()))
-        self._slam.expect(inverse(turn) @ values @ base_camera, radius, angle)
+        self._slam.set_pose_prior(inverse(turn) @ values @ base_camera, radius, angle)
         log.info(f"/initialpose: looking for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees")

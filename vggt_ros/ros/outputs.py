@@ -123,7 +123,7 @@ class Outputs:
         if self._map_request is None and self._is_new(self.map, solution):
             # The worker owns the points; it also packs them, so that images do not wait for it.
             self._map_request = self._in_worker(
-                lambda: messages.point_cloud(self._slam.map_cloud().moved(turn), head))
+                lambda: messages.point_cloud(self._slam.map_cloud().transformed(turn), head))
         if self._map_request is not None and self._map_request.done():
             request, self._map_request = self._map_request, None
             if error := request.exception():  # out of memory, say; the node stays up

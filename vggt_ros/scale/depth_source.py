@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.camera import Rectifier, nearest_pixels, resize_intrinsics, sample_sensor
+from vggt_ros.geometry.camera import Rectifier, nearest_pixels, rectify_depth, resize_intrinsics
 from vggt_ros.geometry.poses import robust_sigma
 from vggt_ros.scale.ratios import ScaleRatios
 from vggt_ros.windows.solution import MapKeyframe, Solution
@@ -98,4 +98,4 @@ def rectified_depth(sensor: NDArray[np.float32], rectify: Rectifier) -> NDArray[
     factor = min(1.0, _WIDTH / rectify.size[0])
     width, height = (max(1, round(factor * side)) for side in rectify.size)
     intrinsics = resize_intrinsics(rectify.intrinsics, width / rectify.size[0], height / rectify.size[1])
-    return sample_sensor(sensor, rectify.camera, intrinsics, (height, width))
+    return rectify_depth(sensor, rectify.camera, intrinsics, (height, width))

@@ -13,7 +13,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.geometry.camera import Camera, CameraError, names_rectified
+from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
 from vggt_ros.sequences.encodings import ImageError, decode, decode_compressed
 from vggt_ros.sequences.sequence import Image, SequenceError, Truth
@@ -44,7 +44,7 @@ class BagSequence:
                 raise SequenceError(f"{path}: no topic with images ({' or '.join(IMAGES)})")
             self.image_topic, self._count = images.topic, sum(
                 c.msgcount for c in reader.connections if c.topic == images.topic)
-            self.rectified = names_rectified(images.topic)
+            self.rectified = is_rectified_topic(images.topic)
             info = self._choose(reader, INFOS, info_topic, images.topic)
             camera, missing = self._calibration(reader, info)
             truth = self._choose(reader, POSES, truth_topic)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.features.appearance import SIZE
+from vggt_ros.features.appearance import VLAD_SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
 from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.windows.solution import Edge, MapKeyframe
@@ -16,7 +16,7 @@ from vggt_ros.windows.solution import Edge, MapKeyframe
 def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
     """Return the arrays of a MapRecord that hold `keyframes`; at least one."""
     described = [k.descriptor for k in keyframes if k.descriptor is not None]
-    appearance = [np.zeros(SIZE) if k.appearance is None else k.appearance for k in keyframes]
+    appearance = [np.zeros(VLAD_SIZE) if k.appearance is None else k.appearance for k in keyframes]
     return {
         "keyframe_id": np.array([k.id for k in keyframes], np.int64),
         "keyframe_stamp": np.array([k.stamp for k in keyframes], np.int64),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features.appearance import SIZE
+from vggt_ros.features.appearance import VLAD_SIZE
 from vggt_ros.geometry.poses import Array
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN
 
@@ -128,43 +128,69 @@ class MapRecord:
         asymmetry = np.abs(self.edge_covariance - self.edge_covariance.transpose(0, 2, 1)).max(initial=0)
         windows, ids = self.window_id, self.keyframe_id
         for name, valid, problem in (
-                ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
-                ("node_window", self.node_window.max(initial=-1) < self.next_window, "an id is not below next_window"),
-                ("keyframe_id", _increasing(ids) and ids.min(initial=0) >= 0, "ids must rise"),
-                ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
-                ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
-                ("keyframe_submap", self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap,
-                 "no such submap"),
-                ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
-                ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
-                ("keyframe_intrinsics", (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
-                 and (self.keyframe_intrinsics[:, 2] == [0, 0, 1]).all(), "not a pinhole matrix"),
-                ("keyframe_size", ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
-                 "not the size of an image"),
-                ("depth", pixels.sum() == len(self.depth), "the number of pixels does not fit keyframe_size"),
-                ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
-                ("keyframe_features", self.keyframe_features.min(initial=0) >= 0
-                 and self.keyframe_features.sum() == len(self.feature), "the counts do not fit feature"),
-                ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor),
-                 "the count does not fit descriptor"),
-                ("appearance", self.appearance.shape[1] in (0, SIZE), f"not {SIZE} numbers for each keyframe"),
-                ("window_pose", _rigid(self.window_pose), "not a pose"),
-                ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
-                ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
-                 "no such window, or the same one twice"),
-                ("edge_first", np.isin(self.edge_first, windows).all(), "no such window"),
-                ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
-                ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
-                ("edge_pose", _rigid(self.edge_pose), "not a pose"),
-                ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
-                ("edge_covariance", asymmetry < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
-                 "not a covariance"),
-                ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
-                ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
-                ("edge_second", self._is_connected(), "a window is no anchor, and has no overlap with an earlier one"),
-                ("edge_second", self._breaks_are_valid(),
-                 "a break leads to no anchor, to the same one twice, or not from an earlier window"),
-                ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose")):
+            ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
+            ("node_window", self.node_window.max(initial=-1) < self.next_window, "an id is not below next_window"),
+            ("keyframe_id", _increasing(ids) and ids.min(initial=0) >= 0, "ids must rise"),
+            ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
+            ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
+            (
+                "keyframe_submap",
+                self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap,
+                "no such submap",
+            ),
+            ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
+            ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
+            (
+                "keyframe_intrinsics",
+                (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
+                and (self.keyframe_intrinsics[:, 2] == [0, 0, 1]).all(),
+                "not a pinhole matrix",
+            ),
+            (
+                "keyframe_size",
+                ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
+                "not the size of an image",
+            ),
+            ("depth", pixels.sum() == len(self.depth), "the number of pixels does not fit keyframe_size"),
+            ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
+            (
+                "keyframe_features",
+                self.keyframe_features.min(initial=0) >= 0 and self.keyframe_features.sum() == len(self.feature),
+                "the counts do not fit feature",
+            ),
+            (
+                "keyframe_described",
+                self.keyframe_described.sum() == len(self.descriptor),
+                "the count does not fit descriptor",
+            ),
+            ("appearance", self.appearance.shape[1] in (0, VLAD_SIZE), f"not {VLAD_SIZE} numbers for each keyframe"),
+            ("window_pose", _rigid(self.window_pose), "not a pose"),
+            ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
+            (
+                "anchor",
+                len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
+                "no such window, or the same one twice",
+            ),
+            ("edge_first", np.isin(self.edge_first, windows).all(), "no such window"),
+            ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
+            ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
+            ("edge_pose", _rigid(self.edge_pose), "not a pose"),
+            ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
+            (
+                "edge_covariance",
+                asymmetry < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
+                "not a covariance",
+            ),
+            ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
+            ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
+            ("edge_second", self._is_connected(), "a window is no anchor, and has no overlap with an earlier one"),
+            (
+                "edge_second",
+                self._breaks_are_valid(),
+                "a break leads to no anchor, to the same one twice, or not from an earlier window",
+            ),
+            ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose"),
+        ):
             if not valid:
                 raise ValueError(f"{name}: {problem}")
 

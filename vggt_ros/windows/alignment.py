@@ -1,9 +1,9 @@
-"""One window against what is known of its keyframes: a similarity with a covariance, or a refusal.
+"""Alignment of a window to the map by their shared keyframes: a similarity with a covariance, or a rejection.
 
-A shared keyframe is seen by both sides through the same pixels, hence along the same rays. Scale is the median ratio
-of its two depths: symmetric in its noise, where a least-squares scale is biased towards small values. With the scale
-fixed, rotation and translation come from the shared poses and from points of the shared depth together, because camera
-centers alone do not determine a rotation about the line on which they lie.
+A shared keyframe has a depth map on both sides, for the same pixels and hence along the same rays. Scale is the median
+ratio of the two depths. It is symmetric in the noise of both sides, whereas a least-squares scale is biased towards
+small values. With the scale fixed, rotation and translation are estimated from the shared poses together with points of
+the shared depth. Camera centers alone do not determine the rotation about the line on which they lie.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ from vggt_ros.geometry.poses import (
 from vggt_ros.geometry.sim3 import rotation_vectors, skews
 from vggt_ros.windows.solution import MapKeyframe
 
-_SAMPLES = 300
-"""Points of a shared keyframe that take part; more add nothing, their errors are alike."""
-_INDEPENDENT = 30
-"""How many independent errors the depth of one keyframe is taken to hold: errors of neighboring pixels are alike."""
+_MAX_POINTS = 300
+"""Most points of a shared keyframe that are used; more add no information, since their errors are correlated."""
+_EFFECTIVE_SAMPLES = 30
+"""Effective number of independent depth errors in one keyframe: errors of neighboring pixels are correlated."""
 _SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
-"""Prior errors of a shared pose (radians; fraction of the depth) and of a point (fraction of its depth): the relative
-weights of the three kinds of evidence; the covariance is scaled by what is actually seen."""
-_REMEASURED = 1.0
-"""By how much the unit of a window may be another one than supposed, logarithm: sources of meters may yet change it."""
+"""Prior sigmas of a shared rotation (radians), of a shared center (fraction of the depth) and of a point (fraction of
+its depth). They are the relative weights of the three kinds of residuals; the covariance is scaled by the disagreement
+that is observed."""
+_SIGMA_LOG_SCALE = 1.0
+"""Sigma of a window's log scale in `guess_alignment`: sources of metric scale may still change it by much."""
 
 
 class AlignmentRefused(Exception):
-    """The overlap does not determine the window's place, or contradicts itself; the text says which."""
+    """The overlap does not determine the window's pose and scale, or contradicts itself; the text says which."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A keyframe as one side sees it: camera pose 4x4 and depth (h, w), NaN where unknown, in that side's units."""
+    """A keyframe on one side, window or map: camera pose 4x4 and depth (h, w) in that side's units, or NaN."""
 
     camera: Array
     keyframe: MapKeyframe
     scale: float = 1.0
-    """Units of this side in a unit of `kept.depth`."""
+    """Units of this side per unit of `keyframe.depth`."""
 
     def depth(self) -> NDArray[np.float32]:
         """Return the depth (h, w) in this side's units."""
@@ -61,13 +62,13 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where a window lies.
+    """Pose and scale of a window in a reference frame.
 
     Attributes:
         reference_window: the similarity.
         covariance: float64 (7, 7) of its perturbation on the right, [rotation, translation, log scale], in the
             window's frame and units (radians, window units, natural logarithm).
-        shared: ids of the keyframes behind it.
+        shared: ids of the keyframes that it was computed from.
         depth: median depth of their points, window units.
 
     """
@@ -80,7 +81,10 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class _Overlap:
-    """A shared keyframe: both poses, and common points (n, 3) in both cameras with their weights (n,)."""
+    """A shared keyframe: both poses, common points (n, 3) in both camera frames, and weights (n,).
+
+    `log_ratio` (m,) is the logarithm of reference depth over window depth, of all pixels that are used for scale.
+    """
 
     reference_camera: Array
     window_camera: Array
@@ -91,7 +95,7 @@ class _Overlap:
 
 
 def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig) -> Alignment:
-    """Return where `window` lies in the frame of `reference`; both are keyframe id to View.
+    """Return the alignment of `window` in the frame of `reference`; both are keyframe id to View.
 
     Raises:
         AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
@@ -99,49 +103,49 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     """
     shared = tuple(sorted(reference.keys() & window.keys()))
     if not shared:
-        raise AlignmentRefused("no keyframe of the window is known")
+        raise AlignmentRefused("the window shares no keyframe with the map")
     overlaps = {k: overlap for k in shared
                 if (overlap := _common_points(reference[k], window[k], config.min_pixels)) is not None}
     if not overlaps:
-        raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels of depth on both sides "
-                               f"({len(shared)} shared)")
+        raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels with depth in both the window and "
+                               f"the map (alignment.min_pixels; {len(shared)} shared)")
     ratios = np.concatenate([overlap.log_ratio for overlap in overlaps.values()])
     log_scale, scatter = float(np.median(ratios)), robust_sigma(ratios)
     if scatter > config.max_scale:
         raise AlignmentRefused(f"the depths of the shared keyframes differ by {100 * scatter:.0f} % after the best "
-                               f"scale, more than {100 * config.max_scale:.0f} %")
+                               f"scale, more than {100 * config.max_scale:.0f} % (alignment.max_scale)")
     medians = np.array([np.median(overlap.log_ratio) for overlap in overlaps.values()])
-    variance_scale = (scatter**2 / _INDEPENDENT + float(np.mean((medians - log_scale) ** 2)) + 1e-6) / len(overlaps)
-    found = _solve(list(overlaps.values()), float(np.exp(log_scale)))
-    _check_agreement(overlaps, found, config)
-    return Alignment(found, _covariance(list(overlaps.values()), found, variance_scale), tuple(overlaps),
+    variance_scale = (scatter**2 / _EFFECTIVE_SAMPLES + float(np.mean((medians - log_scale) ** 2))
+                      + 1e-6) / len(overlaps)
+    reference_window = _solve(list(overlaps.values()), float(np.exp(log_scale)))
+    _check_agreement(overlaps, reference_window, config)
+    return Alignment(reference_window, _covariance(list(overlaps.values()), reference_window, variance_scale),
+                     tuple(overlaps),
                      float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
 
 
-def guess_alignment(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig
-            ) -> tuple[int, Sim3, Array] | None:
-    """Return where a window may lie of which `align` refused to say it, or None if no keyframe of it is known.
+def guess_alignment(reference: Mapping[int, View], window: Mapping[int, View],
+                    config: AlignmentConfig) -> tuple[int, Sim3, Array] | None:
+    """Return a rough alignment of a window that `align` rejected, or None if there is no shared keyframe with depth.
 
-    A keyframe that both sides know is one camera, whatever else they say: the place is that by the first such one with
-    depth, and how far it may be off is what `config` has as limits. Returned are the keyframe's id, `reference_window`,
-    and the covariance (7, 7) as in `Alignment`.
+    A shared keyframe is the same camera on both sides, even if the rest of the window contradicts the map. The window
+    takes the pose of the first shared keyframe with depth; the sigmas are the limits of `config`. Returned are the
+    keyframe's id, `reference_window`, and the covariance (7, 7) as in `Alignment`.
     """
-    depths = {
-        k: (reference[k].keyframe.median_depth * reference[k].scale, window[k].keyframe.median_depth * window[k].scale)
-        for k in window
-        if k in reference
-    }
-    shared = next((k for k, both in depths.items() if np.isfinite(both).all()), None)
+    depths = {k: (reference[k].keyframe.median_depth * reference[k].scale,
+                  window[k].keyframe.median_depth * window[k].scale) for k in window if k in reference}
+    shared = next((k for k, pair in depths.items() if np.isfinite(pair).all()), None)
     if shared is None:
         return None
-    known, own, (there, depth) = reference[shared], window[shared], depths[shared]
-    found = Sim3.from_pose(known.camera, there / depth)
-    sigmas = np.array([np.radians(config.max_rotation)] * 3 + [config.max_translation * depth] * 3 + [_REMEASURED])
-    return shared, found @ Sim3.from_pose(own.camera).inverse(), np.diag(sigmas**2)
+    reference_view, window_view, (reference_depth, window_depth) = reference[shared], window[shared], depths[shared]
+    reference_camera = Sim3.from_pose(reference_view.camera, reference_depth / window_depth)
+    sigmas = np.array([np.radians(config.max_rotation)] * 3 + [config.max_translation * window_depth] * 3
+                      + [_SIGMA_LOG_SCALE])
+    return shared, reference_camera @ Sim3.from_pose(window_view.camera).inverse(), np.diag(sigmas**2)
 
 
 def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap | None:
-    """Return points that both sides know, or None if there are fewer than `min_pixels`."""
+    """Return the points that have depth on both sides, or None if there are fewer than `min_pixels`."""
     depth_reference, depth_window = reference.depth(), window.depth()
     if depth_reference.shape != depth_window.shape:
         raise ValueError(f"depth of keyframe {reference.keyframe.id}: {depth_reference.shape} and {depth_window.shape}")
@@ -152,7 +156,7 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
     known &= weights >= np.median(weights[known])
     rows, columns = np.nonzero(known)
     log_ratio = np.log(depth_reference[known].astype(np.float64) / depth_window[known])
-    chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
+    chosen = np.linspace(0, len(rows) - 1, min(_MAX_POINTS, len(rows))).astype(int)
     rows, columns = rows[chosen], columns[chosen]
     rays = pixel_rays(window.keyframe.intrinsics, columns, rows)
     return _Overlap(reference.camera, window.camera, rays * depth_reference[rows, columns, None],
@@ -162,38 +166,40 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
 def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
     """Return the similarity of a given scale by robust Gauss-Newton.
 
-    The residuals, each over its prior sigma, are those of the shared rotations, centers and points. The perturbation
-    is on the right: [rotation, translation] in the window's frame and units.
+    The residuals, each divided by its prior sigma, are those of the shared rotations, centers and points. The
+    perturbation is on the right: [rotation, translation] in the window's frame and units.
     """
-    cameras = np.array([o.window_camera for o in overlaps])
-    known = np.array([o.reference_camera for o in overlaps])
+    window = np.array([o.window_camera for o in overlaps])
+    reference = np.array([o.reference_camera for o in overlaps])
     depths = np.array([np.median(o.reference_points[:, 2]) for o in overlaps])
-    # Centers and points: both are points of the window that should meet their twins.
-    source = np.concatenate([cameras[:, :3, 3], *(o.window_points @ o.window_camera[:3, :3].T + o.window_camera[:3, 3]
-                                                  for o in overlaps)])
-    target = np.concatenate([known[:, :3, 3], *(o.reference_points @ o.reference_camera[:3, :3].T
-                                                + o.reference_camera[:3, 3] for o in overlaps)])
+    # Camera centers and points of the window (source), and the same ones of the reference (target).
+    source = np.concatenate([window[:, :3, 3], *(o.window_points @ o.window_camera[:3, :3].T + o.window_camera[:3, 3]
+                                                 for o in overlaps)])
+    target = np.concatenate([reference[:, :3, 3], *(o.reference_points @ o.reference_camera[:3, :3].T
+                                                    + o.reference_camera[:3, 3] for o in overlaps)])
     sigma = np.concatenate([_SIGMA_CENTER * depths, *(_SIGMA_POINT * o.reference_points[:, 2] for o in overlaps)])
-    share = np.concatenate([np.ones(len(overlaps)), *(o.weights * (_INDEPENDENT / o.weights.sum()) for o in overlaps)])
-    levers = skews(source)
-    turned = np.swapaxes(cameras[:, :3, :3], 1, 2) / _SIGMA_ROTATION
+    point_weight = np.concatenate([np.ones(len(overlaps)), *(o.weights * (_EFFECTIVE_SAMPLES / o.weights.sum())
+                                                             for o in overlaps)])
+    source_skews = skews(source)
+    rotation_jacobian = np.swapaxes(window[:, :3, :3], 1, 2) / _SIGMA_ROTATION
     jacobian = np.empty((len(source), 3, 6))
-    rotation = mean_rotation(known[:, :3, :3] @ np.swapaxes(cameras[:, :3, :3], 1, 2))
-    translation = np.mean(known[:, :3, 3] - scale * cameras[:, :3, 3] @ rotation.T, axis=0)
+    rotation = mean_rotation(reference[:, :3, :3] @ np.swapaxes(window[:, :3, :3], 1, 2))
+    translation = np.mean(reference[:, :3, 3] - scale * window[:, :3, 3] @ rotation.T, axis=0)
     for _ in range(10):
-        # Rotation: Log(R_reference' R R_window).
-        turns = rotation_vectors(np.swapaxes(known[:, :3, :3], 1, 2) @ rotation @ cameras[:, :3, :3]) / _SIGMA_ROTATION
-        weight = 1 / (1 + (turns**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
+        # Rotation residuals: Log(R_reference' R R_window).
+        rotation_residual = rotation_vectors(np.swapaxes(reference[:, :3, :3], 1, 2) @ rotation
+                                             @ window[:, :3, :3]) / _SIGMA_ROTATION
+        weight = 1 / (1 + (rotation_residual**2).sum(1) / 9.0) ** 2  # Geman-McClure at 3 sigma
         information, gradient = np.zeros((6, 6)), np.zeros(6)
-        information[:3, :3] = np.einsum("n,nki,nkj->ij", weight, turned, turned)
-        gradient[:3] = np.einsum("n,nki,nk->i", weight, turned, turns)
-        shifts = (scale * source @ rotation.T + translation - target) / sigma[:, None]
-        weight = share / (1 + (shifts**2).sum(1) / 9.0) ** 2
-        jacobian[:, :, :3] = -(scale / sigma)[:, None, None] * (rotation @ levers)
+        information[:3, :3] = np.einsum("n,nki,nkj->ij", weight, rotation_jacobian, rotation_jacobian)
+        gradient[:3] = np.einsum("n,nki,nk->i", weight, rotation_jacobian, rotation_residual)
+        point_residual = (scale * source @ rotation.T + translation - target) / sigma[:, None]
+        weight = point_weight / (1 + (point_residual**2).sum(1) / 9.0) ** 2
+        jacobian[:, :, :3] = -(scale / sigma)[:, None, None] * (rotation @ source_skews)
         jacobian[:, :, 3:] = (scale / sigma)[:, None, None] * rotation
         weighted = (weight[:, None, None] * jacobian).reshape(-1, 6).T
         information += weighted @ jacobian.reshape(-1, 6)
-        gradient += weighted @ shifts.ravel()
+        gradient += weighted @ point_residual.ravel()
         step = np.asarray(-np.linalg.solve(information, gradient), np.float64)
         translation = translation + scale * rotation @ step[3:]
         rotation = orthonormalize(rotation @ so3_exp(step[:3]))
@@ -202,43 +208,43 @@ def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
     return Sim3(scale, rotation, translation)
 
 
-def _covariance(overlaps: list[_Overlap], found: Sim3, variance_scale: float) -> Array:
+def _covariance(overlaps: list[_Overlap], reference_window: Sim3, variance_scale: float) -> Array:
     """Return the covariance (7, 7) of an alignment.
 
-    All points of a keyframe share the error of its pose, so the shared poses are what is independent, not the points.
-    The level of their errors is the prior one, corrected by how far they disagree.
+    All points of a keyframe share the error of its pose, so the shared poses are the independent measurements, not the
+    points. The error level is the prior one, corrected by the disagreement of the shared poses.
     """
-    information, squares = np.zeros((6, 6)), 0.0
+    information, squared_residuals = np.zeros((6, 6)), 0.0
     for o in overlaps:
-        placed = found.apply_pose(o.window_camera)
+        predicted = reference_window.apply_pose(o.window_camera)
         sigma_center = _SIGMA_CENTER * float(np.median(o.window_points[:, 2]))
-        turn = so3_log(o.reference_camera[:3, :3].T @ placed[:3, :3]) / _SIGMA_ROTATION
-        shift = (o.reference_camera[:3, 3] - placed[:3, 3]) / (found.scale * sigma_center)
-        squares += float(turn @ turn + shift @ shift)
+        rotation_residual = so3_log(o.reference_camera[:3, :3].T @ predicted[:3, :3]) / _SIGMA_ROTATION
+        center_residual = (o.reference_camera[:3, 3] - predicted[:3, 3]) / (reference_window.scale * sigma_center)
+        squared_residuals += float(rotation_residual @ rotation_residual + center_residual @ center_residual)
         center = np.hstack([-skew(o.window_camera[:3, 3]), np.eye(3)]) / sigma_center
         information[:3, :3] += np.eye(3) / _SIGMA_ROTATION**2
         information += center.T @ center
     covariance = np.zeros((7, 7))
-    covariance[:6, :6] = np.linalg.inv(information) * (6 + squares) / (6 * len(overlaps))
+    covariance[:6, :6] = np.linalg.inv(information) * (6 + squared_residuals) / (6 * len(overlaps))
     covariance[6, 6] = variance_scale
-    # An error of scale moves the cameras against the center of the points about which the scale was taken: there, scale
-    # and translation are independent.
-    lever = np.eye(7)
-    lever[3:6, 6] = -np.mean([o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3]
-                              for o in overlaps], axis=0)
-    return lever @ covariance @ lever.T
+    # Scale is estimated about the centroid of the points: there, scale and translation are independent, and a scale
+    # error moves the cameras relative to that centroid.
+    coupling = np.eye(7)
+    coupling[3:6, 6] = -np.mean([o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3]
+                                 for o in overlaps], axis=0)
+    return coupling @ covariance @ coupling.T
 
 
-def _check_agreement(overlaps: Mapping[int, _Overlap], found: Sim3, config: AlignmentConfig) -> None:
-    """Refuse an alignment from which a shared pose is farther than the settings allow."""
+def _check_agreement(overlaps: Mapping[int, _Overlap], reference_window: Sim3, config: AlignmentConfig) -> None:
+    """Raise AlignmentRefused if a shared pose disagrees with the alignment by more than the settings allow."""
     for keyframe, o in overlaps.items():
-        placed = found.apply_pose(o.window_camera)
-        turn = np.degrees(rotation_angle(o.reference_camera[:3, :3].T @ placed[:3, :3]))
+        predicted = reference_window.apply_pose(o.window_camera)
+        rotation_error = np.degrees(rotation_angle(o.reference_camera[:3, :3].T @ predicted[:3, :3]))
         depth = float(np.median(o.reference_points[:, 2]))
-        shift = float(np.linalg.norm(o.reference_camera[:3, 3] - placed[:3, 3])) / depth
-        if turn > config.max_rotation:
-            raise AlignmentRefused(f"keyframe {keyframe} is turned by {turn:.1f} deg against the map, more than "
-                                   f"{config.max_rotation:.1f}")
-        if shift > config.max_translation:
-            raise AlignmentRefused(f"keyframe {keyframe} is off by {100 * shift:.0f} % of its depth against the map, "
-                                   f"more than {100 * config.max_translation:.0f} %")
+        center_error = float(np.linalg.norm(o.reference_camera[:3, 3] - predicted[:3, 3])) / depth
+        if rotation_error > config.max_rotation:
+            raise AlignmentRefused(f"keyframe {keyframe} is rotated by {rotation_error:.1f} deg against the map, more "
+                                   f"than {config.max_rotation:.1f} (alignment.max_rotation)")
+        if center_error > config.max_translation:
+            raise AlignmentRefused(f"keyframe {keyframe} is off by {100 * center_error:.0f} % of its depth against the "
+                                   f"map, more than {100 * config.max_translation:.0f} % (alignment.max_translation)")

@@ -1,4 +1,4 @@
-"""Keyframes, and windows of them."""
+"""Keyframes and windows of keyframes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Corners:
-    """What is followed from image to image, where it stands in one of them.
+    """Tracked features of one image.
 
     Attributes:
-        ids: int64 (k,), rising; the same corner has the same id in every image.
+        ids: int64 (k,), rising; the same feature has the same id in every image.
         pixels: float32 (k, 2), x and y.
-        velocity: float32 (k, 2), pixels a second; NaN for corners that are new.
+        velocity: float32 (k, 2), pixels per second; NaN for features that are new in this image.
 
     """
 
@@ -26,10 +26,10 @@ class Corners:
 
 @dataclass(frozen=True, eq=False)
 class BinaryFeatures:
-    """ORB features of an image: pixels (m, 2), x and y, and what they look like, uint8 (m, 32)."""
+    """ORB features of an image: pixels (m, 2), x and y, and descriptors, uint8 (m, 32)."""
 
     pixels: NDArray[np.float32]
-    looks: NDArray[np.uint8]
+    descriptors: NDArray[np.uint8]
 
     def __len__(self) -> int:
         """Return the number of features."""
@@ -38,7 +38,7 @@ class BinaryFeatures:
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
-    """A frame that the reconstructor will see.
+    """A frame that will be reconstructed.
 
     Attributes:
         id: number of the keyframe; never reused, rising with time.
@@ -46,10 +46,10 @@ class Keyframe:
         image: rectified RGB, uint8 (H, W, 3), at the reconstructor's working size.
         intrinsics: pinhole matrix, float64 (3, 3), for this size; integer coordinates are pixel centers.
         calibrated: False if `intrinsics` are only assumed.
-        corners: those that tracking follows: they lead from one keyframe to the next however far apart they are, and
-            a rolling shutter shifts every row by its velocity. None if nothing was tracked.
-        map_camera: 4x4, where the tracker took it to be in the map; None if it did not know.
-        binary: its binary features; None if they were not looked for yet.
+        corners: the tracked features. They connect consecutive keyframes even if these are far apart, and their
+            velocity corrects the row-wise shift of a rolling shutter. None if nothing was tracked.
+        map_camera: 4x4, the tracker's estimate of the pose in the map; None if it had none.
+        binary: ORB features; None if they have not been extracted yet.
 
     """
 
@@ -65,7 +65,7 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Keyframes that are reconstructed at once, oldest first; `shared` are the ids that the window before had too."""
+    """Keyframes that are reconstructed together, oldest first; `shared` are the ids also in the previous window."""
 
     id: int
     keyframes: tuple[Keyframe, ...]

@@ -1,4 +1,4 @@
-"""The sliding buffer: keyframes become windows, and are thinned under back-pressure."""
+"""The sliding buffer: forms windows from keyframes, and thins waiting keyframes under back-pressure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 
 class SlidingBuffer:
-    """Forms windows of `size` keyframes that share `overlap` with the window before.
+    """Forms windows of `size` keyframes that share `overlap` keyframes with the previous window.
 
-    While the reconstructor has no room for another window, keyframes that wait here are thinned, always the one whose
-    removal leaves the smallest gap. A formed window is never dropped.
+    While the reconstructor has no capacity for another window, waiting keyframes are thinned: always the one whose
+    removal leaves the smallest gap. A window that was formed is never dropped.
 
     Attributes:
         thinned: keyframes removed so far.
@@ -19,39 +19,39 @@ class SlidingBuffer:
     """
 
     def __init__(self, config: WindowConfig) -> None:
-        """Form windows as `config` says."""
+        """Form windows of the size and overlap in `config`."""
         self._config = config
         self.next_window = 0
         self.clear()
 
     def clear(self) -> None:
-        """Forget the waiting keyframes and the count; window ids go on."""
+        """Forget the waiting keyframes and the count of thinned ones; window ids go on."""
         self.thinned = 0
         self._keyframes: list[Keyframe] = []
         self._gaps: list[int] = []
         self._shared = 0
 
-    def add(self, keyframe: Keyframe, room: bool = True) -> Window | None:
-        """Take a keyframe; return a window if it completes one and there is `room` for it."""
+    def add(self, keyframe: Keyframe, has_capacity: bool = True) -> Window | None:
+        """Add a keyframe; return a window if it completes one and `has_capacity` for another window is True."""
         self._keyframes.append(keyframe)
         self._gaps.append(1)
         if len(self._keyframes) < self._config.size:
             return None
-        if room:
-            return self._emit()
+        if has_capacity:
+            return self._form_window()
         self._thin()
         return None
 
     def flush(self) -> Window | None:
-        """Return the partial window, with its true overlap, or None if it would hold nothing new or a single frame."""
+        """Return the partial window, with its actual overlap; None if it has no new keyframe or only one."""
         if len(self._keyframes) == self._shared or len(self._keyframes) < 2:
             return None
-        return self._emit()
+        return self._form_window()
 
-    def cut(self) -> Window | None:
-        """Return what `flush` does, and share nothing of it: what follows has nothing in common with what was.
+    def flush_without_overlap(self) -> Window | None:
+        """Return what `flush` does, and share no keyframe with the next window, which has no tracks in common with it.
 
-        A single keyframe that is left over is counted with those thinned.
+        A single keyframe that cannot form a window is counted with the thinned ones.
         """
         window = self.flush()
         if window is None:
@@ -59,7 +59,7 @@ class SlidingBuffer:
         self._keyframes, self._gaps, self._shared = [], [], 0
         return window
 
-    def _emit(self) -> Window:
+    def _form_window(self) -> Window:
         window = Window(self.next_window, tuple(self._keyframes),
                         tuple(keyframe.id for keyframe in self._keyframes[: self._shared]))
         self.next_window += 1
@@ -69,11 +69,11 @@ class SlidingBuffer:
         return window
 
     def _thin(self) -> None:
-        """Remove the keyframe, neither shared nor newest, whose neighbors then lie closest together."""
+        """Remove the keyframe, neither shared nor newest, whose removal leaves the smallest gap."""
         candidates = range(self._shared, len(self._keyframes) - 1)
         if not candidates:
             return
-        victim = min(candidates, key=lambda i: self._gaps[i] + self._gaps[i + 1])
-        self._gaps[victim + 1] += self._gaps[victim]
-        del self._keyframes[victim], self._gaps[victim]
+        removed = min(candidates, key=lambda i: self._gaps[i] + self._gaps[i + 1])
+        self._gaps[removed + 1] += self._gaps[removed]
+        del self._keyframes[removed], self._gaps[removed]
         self.thinned += 1

@@ -1,4 +1,4 @@
-"""What the pipeline hands out: immutable snapshots that any thread may read."""
+"""The outputs of the pipeline: immutable snapshots that any thread may read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ UNKNOWN, PRIOR, OBSERVED = "UNKNOWN", "PRIOR", "OBSERVED"
 
 @dataclass(frozen=True)
 class MetricScale:
-    """How well the map's unit is known to be the meter.
+    """How well the length of a map unit in meters is known.
 
     Attributes:
-        state: UNKNOWN (`scale.assumed_depth` stands in), PRIOR (given or taken over) or OBSERVED.
-        sigma: standard deviation of the logarithm of the meters in a unit.
-        source: who says so.
+        state: UNKNOWN (`scale.assumed_depth` is used), PRIOR (given by the user or a metric reconstructor, or
+            inherited from another submap) or OBSERVED (estimated from sources of metric scale).
+        sigma: standard deviation of the logarithm of meters per unit.
+        source: name of the source.
 
     """
 
@@ -35,7 +36,7 @@ class MetricScale:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """An image as the pipeline takes it: rectified, at the reconstructor's working size.
+    """An input image of the pipeline: rectified, at the reconstructor's working size.
 
     Attributes:
         stamp: nanoseconds, exactly the message's.
@@ -53,21 +54,22 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """The pose of one frame, given as soon as it came.
+    """The pose of one frame, as tracked when the frame came.
 
     Attributes:
         stamp: the frame's, nanoseconds.
-        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `DEGRADED` (tracked, with less to go by: `reason` says
-            what is missing, the covariance what it costs), `RELOCALIZING` (the frame was looked for in the map and
-            not found yet) or `LOST` (it shows too little for that, or the map has nothing near where it is expected);
-            in these and the first the poses are None.
-        map_camera: 4x4 pose of the camera in the map, corrected.
-        odom_camera: 4x4 pose in the odometry frame, continuous through corrections of the map.
-        map_odom: 4x4 pose that takes what the map was corrected by.
-        covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], radians and meters.
+        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `DEGRADED` (tracked with less information than usual:
+            `reason` says what is missing, and the covariance is larger), `RELOCALIZING` (the frame was searched for in
+            the map, but not found) or `LOST` (the image has too few features for a search, or the map has no keyframe
+            near the pose prior). In `INITIALIZING`, `RELOCALIZING` and `LOST` the poses are None.
+        map_camera: 4x4 pose of the camera in the map, with all corrections of the map.
+        odom_camera: 4x4 pose in the odometry frame, continuous when the map is corrected.
+        map_odom: 4x4 pose of the odometry frame in the map, which takes the corrections of the map.
+        covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], in radians and map
+            units.
         reference: id of the solved keyframe that the pose was measured against.
         reference_camera: 4x4 pose in that keyframe's frame, in units of its window.
-        inliers: points behind the pose.
+        inliers: number of landmarks that agree with the pose.
         keyframe: id, if the frame became a keyframe.
         window: the window that the keyframe completed, for `Slam.step`.
         reason: why the state is `DEGRADED`, in words.
@@ -90,19 +92,19 @@ class TrackedFrame:
 
 @dataclass(frozen=True, eq=False)
 class MapKeyframe:
-    """What is kept of a keyframe for good, about 0.2 MB: never a full image or a full cloud.
+    """The data of a keyframe that stay in the map, about 0.2 MB: never a full image or a full point cloud.
 
     Attributes:
         id, stamp: the keyframe's.
-        intrinsics: float64 (3, 3) for the size (h, w) of the maps below.
+        intrinsics: float64 (3, 3) for the size (h, w) of the depth, confidence and color images.
         depth: float16 (h, w), units of the window, NaN where unknown.
-        confidence: uint8 (h, w), rank times 255.
+        confidence: uint8 (h, w), confidence rank times 255.
         color: uint8 (h, w, 3), RGB.
-        descriptor: float32 (D,), unit length, of the place by the reconstructor, or None.
-        pixels: float32 (m, 2), where its binary features are, x and y in the maps' pixels.
-        features: uint8 (m, 32), ORB, found in the full image.
-        appearance: float32 (2048,), unit length, of the place by `vggt_ros/appearance.py`, whoever reconstructs; None
-            only in a map saved without.
+        descriptor: float32 (D,), unit length, the place descriptor by the reconstructor, or None.
+        pixels: float32 (m, 2), positions of its ORB features, x and y in pixels of the depth image.
+        features: uint8 (m, 32), descriptors of its ORB features, which were detected in the full image.
+        appearance: float32 (2048,), unit length, the VLAD place descriptor of `vggt_ros/features/appearance.py`, the
+            same for all reconstructors; None only in a map that was saved without it.
 
     """
 
@@ -118,22 +120,22 @@ class MapKeyframe:
     appearance: NDArray[np.float32] | None = None
 
     @property
-    def look(self) -> NDArray[np.float32] | None:
-        """What its place is compared with others by: the reconstructor's descriptor if there is one."""
+    def place_descriptor(self) -> NDArray[np.float32] | None:
+        """The place descriptor for loop candidates: the reconstructor's if there is one, else `appearance`."""
         return self.appearance if self.descriptor is None else self.descriptor
 
     @cached_property
     def median_depth(self) -> float:
-        """The median of what is known of the depth, units of the window; NaN if nothing is."""
+        """Median of the known depth, units of the window; NaN if no depth is known."""
         known = self.depth[self.depth > 0]
         return float(np.median(known.astype(np.float32))) if len(known) else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """A measured relation of two windows in the pose graph.
+    """A relative pose of two windows in the pose graph.
 
-    `kind` is `overlap`, `loop`, or `refused` for a loop that is not believed.
+    `kind` is `overlap`, `loop`, or `refused` for a rejected loop.
     `covariance` (7, 7) is of the perturbation of `first_second` on the right, [rotation, translation, log scale].
     """
 
@@ -152,13 +154,14 @@ class Solution:
         version: rises with every change.
         ids, stamps, submaps, windows: int64 (n,); `windows` is the id of the window that placed the keyframe.
         map_camera: float64 (n, 4, 4), camera poses, optical axes; the world is the first camera's optical frame.
-        scale: float64 (n,), map units in a unit of the keyframe's window.
-        keyframes: keyframe id to what is kept of it.
-        window_ids: int64 (w,), the windows of the graph, each after the one that it hangs on.
-        window_origin: float64 (w, 3), where each begins; `window_scale` (w,), map units in a unit of it.
-        edges: relations of the windows.
-        refused_loops: pairs of windows that seemed to see the same place until that was verified, the newest ones.
-        metric: what is known of the unit of the submap that grows.
+        scale: float64 (n,), map units per unit of the keyframe's window.
+        keyframes: keyframe id to its stored data.
+        window_ids: int64 (w,), the windows of the graph, each after the one that it is attached to.
+        window_origin: float64 (w, 3), position of each window's first keyframe.
+        window_scale: float64 (w,), map units per unit of each window.
+        edges: relative poses of the windows.
+        refused_loops: pairs of windows whose loop candidate failed verification, the newest ones.
+        metric: metric scale of the active submap.
 
     """
 
@@ -193,24 +196,24 @@ class Solution:
 
     @property
     def largest_submap(self) -> int:
-        """The submap with the most keyframes, the older on ties; 0 if there is none."""
+        """The submap with the most keyframes, the older one on ties; 0 if there is none."""
         return int(np.bincount(self.submaps).argmax()) if len(self.ids) else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one `Slam.step` did.
+    """The result of one `Slam.step`.
 
     Attributes:
         window: id of the window.
         keyframes: ids of the keyframes that it placed, new ones only.
-        submap: the submap that they went to.
-        refused: why the reconstructor or the alignment refused, empty if neither did.
-        new_submap: True if a submap began here although there was one before.
-        rescaled: by how much the submap that grows was made larger, since its scale became known, or better known.
-        seconds: of the whole step; `reconstruct_seconds` of the reconstructor alone.
-        report: the reconstructor's figures.
-        loop: what became of a place that seemed to be seen again, empty if none was looked at.
+        submap: the submap that they were added to.
+        refused: why the reconstructor or the alignment rejected the window, attempt by attempt; empty if none did.
+        new_submap: True if it began a submap although there was one before.
+        rescaled: factor by which the active submap was scaled, because its metric scale became known or changed.
+        seconds: duration of the whole step; `reconstruct_seconds` of reconstruction and alignment.
+        report: the reconstructor's statistics.
+        loop: what became of the loop candidate that was verified, empty if there was none.
 
     """
 
@@ -238,15 +241,28 @@ class PointCloud:
         """Return the number of points."""
         return len(self.points)
 
-    def moved(self, target_source: Array) -> PointCloud:
-        """Return the cloud in another frame, by the pose 4x4 of its own there."""
-        turn, shift = target_source[:3, :3].T.astype(np.float32), target_source[:3, 3].astype(np.float32)
-        return PointCloud(self.points @ turn + shift, self.colors, self.confidence)
+    def transformed(self, target_source: Array) -> PointCloud:
+        """Return the cloud in the target frame of `target_source`, a 4x4 pose."""
+        rotation, translation = target_source[:3, :3].T.astype(np.float32), target_source[:3, 3].astype(np.float32)
+        return PointCloud(self.points @ rotation + translation, self.colors, self.confidence)
 
 
 @dataclass
 class Counts:
-    """Nothing is lost without being counted here."""
+    """Counters of all frames, keyframes, windows and loops, so that nothing is dropped silently.
+
+    Attributes:
+        frames, tracked, lost: images received, with a pose, and without one although there is a map.
+        relocalized: how often the camera was found again after it was lost.
+        keyframes: keyframes selected.
+        thinned: keyframes removed before reconstruction, because of back-pressure.
+        unplaced: keyframes of processed windows that are not in the map.
+        windows, refused, retried: windows processed, without any successful attempt, and with more than one attempt.
+        submaps: submaps that loops have not joined.
+        loop_candidates, loops, loops_refused: loop candidates found, loops accepted, and loops rejected.
+        released: keyframes removed from the map because of `map.max_keyframes`.
+
+    """
 
     frames: int = 0
     tracked: int = 0
