@@ -71,7 +71,7 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
 
     Rule-made weights know nothing of the room, so that windows fit each other by chance only; the first one is mapped.
     """
-    monkeypatch.setattr(weights, "_said", set())
+    monkeypatch.setattr(weights, "_license_logged", set())
     gate = threading.Event()
 
     def slowly(config, progress):
@@ -91,7 +91,7 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.counts["early"] == 3 and bench.node.slam.counts.frames == 0
     gate.set()
     assert bench.spin(lambda: state(bench) == "NO_IMAGE")
-    assert bench.logged("vggt, as set") and bench.logged("non-commercial")
+    assert bench.logged("vggt, as configured") and bench.logged("non-commercial")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bench.play(lap().frames[3:28])
     status = bench.status_now()
@@ -178,6 +178,6 @@ def test_auto_says_which_and_why():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     reconstructor, why = create_reconstructor(Config())
-    assert (reconstructor.name, why) == ("multiview", "multiview, since torch finds no GPU")
+    assert (reconstructor.name, why) == ("multiview", "multiview, because torch finds no GPU")
     with pytest.raises(ConfigError, match="does not exist"):
         create_reconstructor(Config().replace({"reconstructor": "vggt", "vggt.weights": "/nowhere"}))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
+from vggt_ros.reconstruction.deferred import FAILED, LOADING, DeferredReconstructor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
@@ -37,7 +37,7 @@ class Monitor:
     """
 
     def __init__(self, slam: Slam, worker: Worker, source: ImageSource,
-                 reconstructor: Deferred, metric: MetricInput) -> None:
+                 reconstructor: DeferredReconstructor, metric: MetricInput) -> None:
         """Watch these."""
         self._slam, self._worker, self._source, self._reconstructor = slam, worker, source, reconstructor
         self._metric = metric
@@ -89,8 +89,8 @@ class Monitor:
             "scale by": solution.metric.source,
             **self._metric.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
-            "reconstructor": reconstructor.why,
-            **reconstructor.facts,
+            "reconstructor": reconstructor.detail,
+            **reconstructor.status_values,
             "calibration": source.calibration,
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
@@ -115,9 +115,9 @@ class Monitor:
     def _judge(self, active: bool) -> tuple[bytes, str]:
         source, tracked, update = self._source, self.tracked, self.update
         if self._reconstructor.state == FAILED:
-            return DiagnosticStatus.ERROR, self._reconstructor.why
+            return DiagnosticStatus.ERROR, self._reconstructor.detail
         if self._reconstructor.state == LOADING:
-            return DiagnosticStatus.WARN, f"loading: {self._reconstructor.why}"
+            return DiagnosticStatus.WARN, f"loading: {self._reconstructor.detail}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
         if trouble := self.trouble():

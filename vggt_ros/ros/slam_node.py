@@ -19,7 +19,7 @@ from tf2_ros import Buffer
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.deferred import READY, Create, Deferred
+from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import Commands, Steps
 from vggt_ros.ros.diagnostics import Monitor
@@ -39,14 +39,14 @@ from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
-_APART = partial(create_reconstructor, apart=True)
+_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
 Success = TransitionCallbackReturn.SUCCESS
 
 
 class SlamNode(SteadyLifecycleNode):
     """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
-    def __init__(self, create: Create = _APART, **options: Any) -> None:
+    def __init__(self, create: ReconstructorFactory = _IN_SEPARATE_PROCESS, **options: Any) -> None:
         """Declare the parameters.
 
         Args:
@@ -68,7 +68,7 @@ class SlamNode(SteadyLifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Make the parts; the reconstructor is loaded by the worker, while the state is LOADING."""
         self._log = NodeLog(self.get_logger())
-        self.reconstructor = Deferred(self._create, self.config)
+        self.reconstructor = DeferredReconstructor(self._create, self.config)
         self.slam = Slam(self.config, self.reconstructor)
         self._updates: deque[Update | Exception] = deque()
         self._wake = self.create_guard_condition(self._take_updates)
@@ -137,7 +137,7 @@ class SlamNode(SteadyLifecycleNode):
         self._parts_made = self._active = False
         self.source.stop()
         self.metric.stop()
-        self.reconstructor.stop()
+        self.reconstructor.cancel_loading()
         self.worker.close()
         self.reconstructor.close()
         for timer in self._timers_made:
