@@ -1,6 +1,6 @@
-"""Writes config/slam.yaml and the README's table of parameters from vggt_ros/config.py: `python dev/slam_yaml.py`.
+"""Writes config/slam.yaml and the table of parameters in the README from vggt_ros/config.py: `python dev/slam_yaml.py`.
 
-Tests compare them.
+Tests check that they are up to date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vggt_ros.settings import Setting, Value
 
 TARGET = Path(__file__).parents[1] / "config" / "slam.yaml"
 README = Path(__file__).parents[1] / "README.md"
-MARKS = "<!-- parameters: made by dev/slam_yaml.py -->\n", "<!-- end of parameters -->"
+MARKERS = "<!-- parameters: made by dev/slam_yaml.py -->\n", "<!-- end of parameters -->"
 HEADER = """\
 # Every parameter of vggt_slam with its default. Made from vggt_ros/config.py by dev/slam_yaml.py: change it there.
 # Copy this file, keep the lines you change, and pass it to the launch file as params_file.
@@ -23,7 +23,7 @@ HEADER = """\
 
 
 def slam_yaml(config: Config | None = None) -> str:
-    """Return the text of the parameter file that holds all settings of `config`, each with a comment."""
+    """Return the text of the parameter file with all settings of `config`, each with a comment."""
     text, previous = HEADER, ""
     for setting, value in config or Config():
         group, _, name = setting.name.rpartition(".")
@@ -33,20 +33,20 @@ def slam_yaml(config: Config | None = None) -> str:
         indent = "      " if group else "    "
         comment = " ".join([setting.doc, _limits(setting)]).strip()
         text += textwrap.fill(comment, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ") + "\n"
-        text += f"{indent}{name}: {_scalar(value)}\n"
+        text += f"{indent}{name}: {_yaml_scalar(value)}\n"
     return text
 
 
 def readme_with_parameters(readme: str) -> str:
-    """Return the text of the README with its table of parameters made anew."""
+    """Return the text of the README with an updated table of parameters."""
     rows = ["| parameter | default | meaning |", "|---|---|---|"]
-    rows += [f"| `{setting.name}` | `{_shown(value)}` | {' '.join([setting.doc, _limits(setting)]).strip()} |"
+    rows += [f"| `{setting.name}` | `{_markdown_value(value)}` | {' '.join([setting.doc, _limits(setting)]).strip()} |"
              for setting, value in Config()]
-    before, rest = readme.split(MARKS[0])
-    return before + MARKS[0] + "\n".join(rows) + "\n" + MARKS[1] + rest.split(MARKS[1])[1]
+    before, rest = readme.split(MARKERS[0])
+    return before + MARKERS[0] + "\n".join(rows) + "\n" + MARKERS[1] + rest.split(MARKERS[1])[1]
 
 
-def _shown(value: Value) -> str:
+def _markdown_value(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -59,8 +59,8 @@ def _limits(setting: Setting) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
-def _scalar(value: Value) -> str:
-    """Return a YAML scalar that is read back with the same type: `true` in quotes stays a text."""
+def _yaml_scalar(value: Value) -> str:
+    """Return a YAML scalar that is read with the same type: `true` in quotes is a string."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -87,7 +87,7 @@ def solve_window(grays: list[NDArray[np.uint8]], centers: Array, observations: A
         raise ReconstructionRefused(f"too few tracks: no two of {visible.shape[1]} keyframes share {MIN_COMMON_TRACKS}")
     parallax = max(pair[1] for pair in pairs)
     if parallax < MIN_PARALLAX:
-        raise ReconstructionRefused(f"no parallax: the tracks move by only {parallax:.2f} px beside the best rotation")
+        raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
     rows = _longest_tracks(visible)
     best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
     refined = _refine_solution(best, grays, centers, observations, visible, shift, focal_sigma)

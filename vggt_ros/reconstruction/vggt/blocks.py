@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 RotaryTable = tuple[Tensor, Tensor]
 """Cosines and sines (N, head_dim) of the rotary position embedding of N tokens."""

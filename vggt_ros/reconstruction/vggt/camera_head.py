@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 from vggt_ros.reconstruction.vggt.blocks import Block, Linear, Mlp
 from vggt_ros.reconstruction.vggt.sizes import Sizes

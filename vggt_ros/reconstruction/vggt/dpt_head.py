@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 

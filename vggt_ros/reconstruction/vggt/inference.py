@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 from vggt_ros.config import VggtConfig
 from vggt_ros.reconstruction.vggt.decoding import FilteredOutput
