@@ -1,4 +1,4 @@
-"""Rosbag2 files for the demo, written from images."""
+"""Writing of rosbag2 files for the demo from images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 
 
 def jpeg(image: Image) -> bytes:
-    """Return an RGB image as JPEG of a quality at which features do not suffer."""
+    """Return an RGB image as JPEG with a quality that preserves features."""
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 def write_bag(path: Path, images: Iterable[tuple[int, bytes]], camera: Camera, truth: Truth | None = None) -> None:
-    """Write JPEG images with their stamps in nanoseconds, the calibration beside each, and the true poses."""
+    """Write JPEG images with stamps in nanoseconds, a CameraInfo for each, and the ground-truth poses."""
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         out = {topic: writer.add_connection(f"{topic}/compressed" if topic == IMAGE else topic, kind, typestore=STORE)
                for topic, kind in KINDS.items()}
@@ -40,12 +40,12 @@ def write_bag(path: Path, images: Iterable[tuple[int, bytes]], camera: Camera, t
         poses = deque(zip(truth[0].tolist(), truth[1])) if truth else deque()
         for stamp, data in images:
             while poses and poses[0][0] <= stamp:
-                at, world_camera = poses.popleft()
-                write(TRUTH, at, _pose(at, world_camera))
-            head = _header(stamp, FRAME)
+                pose_stamp, world_camera = poses.popleft()
+                write(TRUTH, pose_stamp, _pose(pose_stamp, world_camera))
+            header = _header(stamp, FRAME)
             write(IMAGE, stamp, _type("sensor_msgs/msg/CompressedImage")(
-                header=head, format="jpeg", data=np.frombuffer(data, np.uint8)))
-            write(INFO, stamp, _camera_info(camera, head))
+                header=header, format="jpeg", data=np.frombuffer(data, np.uint8)))
+            write(INFO, stamp, _camera_info(camera, header))
 
 
 def _type(name: str) -> Any:
@@ -57,14 +57,14 @@ def _header(stamp: int, frame: str) -> Any:
     return _type("std_msgs/msg/Header")(stamp=time, frame_id=frame)
 
 
-def _camera_info(camera: Camera, head: Any) -> Any:
-    """Return the calibration; all zeros, which means none (REP-104), where the field of view is only assumed."""
+def _camera_info(camera: Camera, header: Any) -> Any:
+    """Return the CameraInfo; intrinsics are zero, which means uncalibrated (REP-104), if they are only assumed."""
     intrinsics = camera.intrinsics if camera.calibrated else np.zeros((3, 3))
     projection = np.hstack([intrinsics, np.zeros((3, 1))])
     distortion = np.array(camera.distortion if camera.distortion else np.zeros(5), float)
     whole = _type("sensor_msgs/msg/RegionOfInterest")(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return _type(KINDS[INFO])(
-        header=head, height=camera.height, width=camera.width, distortion_model=camera.model, d=distortion,
+        header=header, height=camera.height, width=camera.width, distortion_model=camera.model, d=distortion,
         k=intrinsics.ravel(), r=np.eye(3).ravel(), p=projection.ravel(), binning_x=0, binning_y=0, roi=whole)
 
 

@@ -1,4 +1,4 @@
-"""The demo: a rendered room, a rosbag2 or a sequence folder through the whole node over DDS, and the outcome."""
+"""The demo: run the node over DDS on a rendered room, a rosbag2 or a sequence folder, and write the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ros.bag_player import BagError
 from vggt_ros.ros.recorder import Recording
-from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record
+from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record_node
 from vggt_ros.sequences.bag import BagSequence
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import Truth
@@ -36,25 +36,25 @@ from vggt_ros.synthetic import Scene, laps, pinhole, room
 ROOT = Path(__file__).parents[1]
 SIZE, FOV, IMAGES, HERTZ = (512, 384), 80.0, 400, 10.0
 PLAY_SECONDS = 60.0
-"""A bag is played so slowly that it takes this long at least: the CPU reconstructor needs a second or two a window."""
+"""Shortest playing time of a bag, seconds: the CPU reconstructor needs one or two seconds per window."""
 
 
 class RoomRenderer:
-    """Renders encoded images of the room; one scene serves all processes that are forked from here."""
+    """Renders JPEG images of the room; the forked processes share one scene."""
 
     def __init__(self, scene: Scene) -> None:
-        """Take the scene."""
+        """Store the scene."""
         self.scene, self.intrinsics = scene, pinhole(*SIZE, FOV)
 
     def __call__(self, world_camera: Array) -> bytes:
-        """Return the view from a pose as JPEG."""
+        """Return the image from a camera pose as JPEG."""
         image, _ = self.scene.render(world_camera, self.intrinsics, SIZE)
         return jpeg(image)
 
 
 def render_room(path: Path, images: int, seed: int, rounds: float = 2.0) -> None:
-    """Render two rounds in a textured room and write them as a rosbag2 with the exact poses."""
-    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
+    """Render laps in a textured room, and write them as a rosbag2 with the exact poses."""
+    cv2.setNumThreads(0)  # the threads of OpenCV do not work after a fork
     stamps = 1_700_000_000_000_000_000 + np.arange(images, dtype=np.int64) * round(1e9 / HERTZ)
     poses, render = laps(images, rounds), RoomRenderer(room(seed=seed))
     with multiprocessing.get_context("fork").Pool(initializer=_share, initargs=(render,)) as pool:
@@ -63,7 +63,7 @@ def render_room(path: Path, images: int, seed: int, rounds: float = 2.0) -> None
 
 
 _render_here: RoomRenderer
-"""What the forked processes render with."""
+"""The renderer in the forked processes."""
 
 
 def _share(render: RoomRenderer) -> None:
@@ -76,7 +76,7 @@ def _render(world_camera: Array) -> bytes:
 
 
 def find_bag(source: Path, scratch: Path) -> BagSequence:
-    """Return the rosbag2 at `source`, or one made in `scratch` from the images there.
+    """Return the rosbag2 at `source`, or one written to `scratch` from the images at `source`.
 
     Raises:
         vggt_ros.sequences.SequenceError: there are no images, or they cannot be read.
@@ -93,7 +93,7 @@ def find_bag(source: Path, scratch: Path) -> BagSequence:
 
 
 def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
-    """Return what the node counted."""
+    """Return counts and durations from the status of the node."""
     status = recording.status
 
     def number(key: str) -> int:
@@ -105,15 +105,15 @@ def counts(recording: Recording, topics: BagTopics) -> dict[str, Any]:
                                             "refused", "retried", "submaps")},
             "keyframes_in_path": len(recording.stamps), "odometry_messages": len(recording.odometry),
             "seconds_a_window": round(median(recording.window_seconds.values()), 2) if recording.window_seconds
-            else None, "most_windows_waiting": recording.most_waiting,
-            "seconds_after_the_bag": round(recording.seconds_after, 1),
+            else None, "most_windows_waiting": recording.max_waiting,
+            "seconds_after_the_bag": round(recording.delay_after_bag, 1),
             "points": 0 if recording.cloud is None else len(recording.cloud),
             **{key.replace(" ", "_"): float(value) for key, value in status.items() if key.startswith("latency ")},
             "scale_state": status.get("scale"), "reconstructor": status.get("reconstructor")}
 
 
 def write_results(out: Path, recording: Recording, truth: Truth | None, report: dict[str, Any]) -> None:
-    """Write trajectories, map, pictures and the report into `out`; what the truth tells is added to `report`."""
+    """Write trajectories, map, pictures and the report into `out`; accuracy by ground truth is added to `report`."""
     stamps, poses = recording.stamps, recording.map_camera
     write_trajectory(out / "trajectory.txt", stamps, poses)
     fit: Accuracy | None = None
@@ -133,41 +133,43 @@ def write_results(out: Path, recording: Recording, truth: Truth | None, report: 
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
-    """Return what a newcomer wants to know."""
-    pieces = "one piece" if report["submaps"] == 1 else f"{report['submaps']} pieces, it is broken"
+    """Return a summary of the results for the terminal."""
+    pieces = "one submap" if report["submaps"] == 1 else f"{report['submaps']} submaps, which are not connected"
     lines = [f"{report['received']} of {report['images']} images arrived; {report['keyframes']} were chosen as "
-             f"keyframes, {report['thinned']} of them were thinned out because the reconstructor was busy.",
+             f"keyframes, {report['thinned']} of them were dropped because the reconstructor was busy.",
              f"{report['windows']} windows of keyframes were reconstructed in {report['seconds_a_window']} s each; the "
              f"map has {report['points']:,} points in {pieces}."]
     if "ate_rmse_m" in report:
-        lines.append(f"The path is off by {100 * report['ate_rmse_m']:.1f} cm (RMS) or "
-                     f"{report['ate_percent_of_path']:.2f} % of the {report['path_length_m']:.1f} m, of which "
-                     f"{100 * report['coverage']:.0f} % are covered. One camera cannot know the scale: it was fitted.")
+        lines.append(f"The trajectory error (ATE RMSE) is {100 * report['ate_rmse_m']:.1f} cm, or "
+                     f"{report['ate_percent_of_path']:.2f} % of the path of {report['path_length_m']:.1f} m, of which "
+                     f"{100 * report['coverage']:.0f} % are covered; with one camera, scale was fitted.")
     else:
-        lines.append(report.get("not_evaluated", "There is no ground truth to compare with."))
-    lines += ["", f"In {out}:", "  trajectory.png   the path from above, with the truth where it is known",
+        lines.append(report.get("not_evaluated", "There is no ground truth."))
+    lines += ["", f"In {out}:", "  trajectory.png   the trajectory from above, with ground truth if available",
               "  map.png          the colored map, and map.ply for MeshLab or CloudCompare",
               "  trajectory.txt   poses of the keyframes (TUM format)",
-              "  report.json      all the numbers; node.log has what the node said"]
+              "  report.json      all statistics; node.log is the log of the node"]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Make the bag, run the node on it, write out/demo/ and say how it went."""
+    """Write the bag if necessary, run the node on it, write the results and print a summary."""
     parser = argparse.ArgumentParser(prog="dev/demo", description=__doc__)
-    parser.add_argument("path", nargs="?", type=Path, help="a rosbag2 or a folder with rgb.txt; none: a rendered room")
-    parser.add_argument("--rate", type=float, help=f"times as fast as recorded (default: to take {PLAY_SECONDS:g} s)")
-    parser.add_argument("--images", type=int, default=IMAGES, help=f"images of the room (default {IMAGES})")
+    parser.add_argument("path", nargs="?", type=Path,
+                        help="a rosbag2 or a folder with rgb.txt; default: a rendered room")
+    parser.add_argument("--rate", type=float,
+                        help=f"playback speed (default: 1, or slower to take at least {PLAY_SECONDS:g} s)")
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"number of images of the room (default {IMAGES})")
     parser.add_argument("--seed", type=int, default=0, help="seed of the room and of the node")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo", help="folder of the results")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo", help="output folder")
     options = parser.parse_args()
-    begin = time.monotonic()
+    start = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - begin:3.0f} s] {text}", flush=True)
+        print(f"[{time.monotonic() - start:3.0f} s] {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="vggt_ros_demo_") as scratch:
-        # Nobody else's nodes, and nobody else disturbed.
+        # Isolate the demo from other ROS nodes on the machine and in the network.
         os.environ |= {"ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 100)), "ROS_LOG_DIR": f"{scratch}/log",
                        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         try:
@@ -181,15 +183,15 @@ def main() -> int:
             shutil.rmtree(options.output, ignore_errors=True)
             options.output.mkdir(parents=True)
             rate = options.rate or min(1.0, topics.duration / PLAY_SECONDS)
-            say(f"{topics.images} images over {topics.duration:.0f} s, played at {rate:.2f} of their rate")
-            recording = record(sequence.path, topics, ROOT / "config" / "slam.yaml", options.output / "node.log",
-                               rate=rate, settings={"seed": options.seed}, say=say)
+            say(f"{topics.images} images over {topics.duration:.0f} s, played at {rate:.2f} times the recorded rate")
+            recording = record_node(sequence.path, topics, ROOT / "config" / "slam.yaml", options.output / "node.log",
+                                    rate=rate, settings={"seed": options.seed}, report_progress=say)
         except (BagError, FileError, NodeError) as error:
             print(f"dev/demo: {error}", file=sys.stderr)
             return 1
     report = {"source": str(options.path or "rendered room"), "rate": rate, **counts(recording, topics)}
     if len(recording.stamps) < 3:
-        print(f"dev/demo: the node placed {len(recording.stamps)} keyframes, too few to show; see "
+        print(f"dev/demo: the map has {len(recording.stamps)} keyframes, too few for results; see "
               f"{options.output / 'node.log'}", file=sys.stderr)
         return 1
     write_results(options.output, recording, sequence.truth, report)

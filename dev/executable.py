@@ -1,4 +1,4 @@
-"""Runs an executable of the package by its name, as `ros2 run vggt_ros NAME` does, without an installation."""
+"""Runs an executable of the package by its name, like `ros2 run vggt_ros NAME`, without installing the package."""
 
 import importlib
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def entry_points() -> dict[str, str]:
-    """Return name to `module:function`, as setup.py lists them."""
+    """Return the entry points in setup.py: name to `module:function`."""
     text = (Path(__file__).parents[1] / "setup.py").read_text()
     return dict(re.findall(r'"(\w+) = ([\w.]+:\w+)"', text))
 
 
 def main() -> None:
-    """Run the executable named first on the command line with the arguments after it."""
+    """Run the executable given by the first command-line argument with the remaining arguments."""
     known = entry_points()
     if len(sys.argv) < 2 or sys.argv[1] not in known:
         sys.exit(f"usage: dev/run EXECUTABLE ARGS...\nexecutables: {', '.join(known)}")

@@ -1,6 +1,6 @@
 """Writes config/slam.yaml and docs/reference/parameters.md from vggt_ros/config.py: `python dev/slam_yaml.py`.
 
-Tests compare them.
+Tests check that they are up to date.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ outside its range is refused.
 
 
 def slam_yaml(config: Config | None = None) -> str:
-    """Return the text of the parameter file that holds all settings of `config`, each with a comment."""
+    """Return the text of the parameter file with all settings of `config`, each with a comment."""
     text, previous = HEADER, ""
     for setting, value in config or Config():
         group, _, name = setting.name.rpartition(".")
@@ -50,7 +50,7 @@ def slam_yaml(config: Config | None = None) -> str:
         indent = "      " if group else "    "
         comment = " ".join([setting.doc, _limits(setting)]).strip()
         text += textwrap.fill(comment, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ") + "\n"
-        text += f"{indent}{name}: {_scalar(value)}\n"
+        text += f"{indent}{name}: {_yaml_scalar(value)}\n"
     return text
 
 
@@ -64,7 +64,7 @@ def parameters_page() -> str:
             text += f"{type(getattr(config, group)).__doc__}\n\n" if group else ""
             text += "| parameter | default | range | meaning |\n|---|---|---|---|\n"
             previous = group
-        default = f"`{_shown(value)}`" if value != "" else ""
+        default = f"`{_markdown_value(value)}`" if value != "" else ""
         meaning = f"{setting.doc} *Live.*" if setting.live else setting.doc
         known = setting.choices or (("true", "false") if isinstance(value, bool) else ())
         allowed = ", ".join(f"`{choice}`" for choice in known) or _range(setting)
@@ -72,7 +72,7 @@ def parameters_page() -> str:
     return text
 
 
-def _shown(value: Value) -> str:
+def _markdown_value(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -91,8 +91,8 @@ def _limits(setting: Setting) -> str:
     return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
-def _scalar(value: Value) -> str:
-    """Return a YAML scalar that is read back with the same type: `true` in quotes stays a text."""
+def _yaml_scalar(value: Value) -> str:
+    """Return a YAML scalar that is read with the same type: `true` in quotes is a string."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Learns vggt_ros/features/vocabulary.npz, which recognizes places, from rendered rooms. Usage: dev/vocabulary.py."""
+"""Trains vggt_ros/features/vocabulary.npz, the vocabulary for place recognition, on rendered rooms.
+
+Usage: dev/vocabulary.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SIZE = (640, 480)
 
 
 def main() -> None:
-    """Write the file."""
+    """Train the vocabulary and write the file."""
     parts = []
     for seed in range(4):
         scene = room(seed=seed)

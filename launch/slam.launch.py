@@ -1,6 +1,6 @@
-"""Starts vggt_slam on a camera's topics, or on a bag. `ros2 launch vggt_ros slam.launch.py --show-args` lists the rest.
+"""Starts vggt_slam for the topics of a camera or for a bag; `ros2 launch vggt_ros slam.launch.py --show-args`.
 
-The lifecycle node is configured and activated from here: no lifecycle manager is needed.
+The launch file configures and activates the lifecycle node, so that no lifecycle manager is needed.
 """
 
 from launch import LaunchDescription
@@ -21,7 +21,7 @@ SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the node, its transitions to active, and RViz and a bag player if they are asked for."""
+    """Return the node, its transitions to active, and RViz and the bag player if enabled by the arguments."""
     share = FindPackageShare("vggt_ros")
     image, transport, bag = (LaunchConfiguration(name) for name in ("image", "transport", "bag"))
     namespace, autostart = LaunchConfiguration("namespace"), IfCondition(LaunchConfiguration("autostart"))
@@ -31,27 +31,27 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument("image", default_value="/camera/image_raw",
                               description="Image topic; with transport:=compressed its base, without /compressed."),
-        DeclareLaunchArgument("camera_info", description="CameraInfo topic; by default the image's neighbor.",
+        DeclareLaunchArgument("camera_info", description="CameraInfo topic; by default camera_info next to the image.",
                               default_value=PythonExpression(["posixpath.join(posixpath.dirname('", image,
                                                               "'), 'camera_info')"], python_modules=["posixpath"])),
         DeclareLaunchArgument("transport", default_value="raw", choices=["raw", "compressed"],
-                              description="compressed subscribes <image>/compressed; goes before the params_file."),
+                              description="compressed subscribes to <image>/compressed; overrides the params_file."),
         DeclareLaunchArgument("params_file", default_value=PathJoinSubstitution([share, "config", "slam.yaml"]),
-                              description="Parameters of the node."),
-        DeclareLaunchArgument("bag", default_value="", description="A rosbag2 to replay, with /clock."),
+                              description="Parameter file of the node."),
+        DeclareLaunchArgument("bag", default_value="", description="A rosbag2 to play, with /clock."),
         DeclareLaunchArgument("rviz", default_value="false", description="Start RViz with config/slam.rviz."),
         DeclareLaunchArgument("use_sim_time", default_value=has_bag,
-                              description="Take time from /clock; by default when a bag is replayed."),
+                              description="Use time from /clock; true by default if a bag is played."),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes."),
         DeclareLaunchArgument("autostart", default_value="true",
-                              description="Configure and activate the node; false leaves that to you."),
+                              description="Configure and activate the node automatically."),
     ]
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
         parameters=[LaunchConfiguration("params_file"), {"camera.transport": transport}, sim_time],
         remappings=[("image", image), ("image/compressed", [image, "/compressed"]),
                     ("camera_info", LaunchConfiguration("camera_info"))])
-    # The handler comes first: a node that is configured at once must not be missed.
+    # Register the handler before the transition, to not miss it.
     activate = RegisterEventHandler(OnStateTransition(
         target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
         entities=[_change(node, Transition.TRANSITION_ACTIVATE)]), condition=autostart)
@@ -65,7 +65,7 @@ def generate_launch_description() -> LaunchDescription:
     rviz = Node(
         package="rviz2", executable="rviz2", namespace=namespace, condition=IfCondition(LaunchConfiguration("rviz")),
         arguments=["-d", PathJoinSubstitution([share, "config", "slam.rviz"])], parameters=[sim_time],
-        # The file names /vggt_slam/...; relative targets follow the namespace.
+        # The RViz file has topics /vggt_slam/...; the relative targets are in the namespace.
         remappings=[(f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN])
     return LaunchDescription([*arguments, node, activate, configure, player, rviz])
 

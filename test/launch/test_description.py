@@ -1,4 +1,4 @@
-"""Whom launch/slam.launch.py starts, and how, without starting anybody: RViz and bag are checked here everywhere."""
+"""The processes that launch/slam.launch.py would start, without starting them; covers RViz and bags without ROS."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from launch_ros.actions import Node
 FILE = Path(__file__).parents[2] / "launch" / "slam.launch.py"
 
 
-def started(**arguments):
-    """Return the command line of every node that these arguments start, by its executable."""
+def commands(**arguments):
+    """Return the command lines of the nodes that the launch file starts with these arguments, by executable."""
     try:
         get_package_share_directory("vggt_ros")
     except PackageNotFoundError:
@@ -35,17 +35,17 @@ def started(**arguments):
 
 
 def test_only_the_node_by_default():
-    assert set(started()) == {"slam_node"}
+    assert set(commands()) == {"slam_node"}
 
 
 def test_rviz_shows_our_configuration():
-    option, file, *_ = started(rviz="true")["rviz2"]
+    option, file, *_ = commands(rviz="true")["rviz2"]
     assert option == "-d" and Path(file).name == "slam.rviz" and Path(file).is_file()
 
 
 @pytest.mark.parametrize(("transport", "waited_for"), [("raw", "/front/image"),
                                                        ("compressed", "/front/image/compressed")])
-def test_a_bag_waits_for_the_node_and_brings_the_clock(transport, waited_for):
-    command = started(bag="/somewhere/bag", image="/front/image", transport=transport)["bag_player"]
+def test_the_bag_player_waits_for_the_node_and_publishes_the_clock(transport, waited_for):
+    command = commands(bag="/somewhere/bag", image="/front/image", transport=transport)["bag_player"]
     assert command[:4] == ["/somewhere/bag", "--clock", "--wait-for", waited_for]
     assert command[4:6] == ["--wait-ready", "vggt_slam/status"]

@@ -18,8 +18,8 @@ from launch.event_handlers import OnProcessExit, OnProcessIO, OnProcessStart
 from launch_ros.actions import Node
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
-from scenarios import SCENARIOS, play
-from stage import Stage
+from scenarios import SCENARIOS, run_scenario
+from stage import Launcher
 
 DOMAIN = 77
 
@@ -27,19 +27,19 @@ DOMAIN = 77
 @launch_testing.parametrize("name", list(SCENARIOS))
 @launch_testing.markers.keep_alive
 def generate_test_description(name):
-    """Nothing yet: each scenario has a launch of its own, into which it includes the launch file with its arguments."""
+    """Return an empty description: each scenario includes the launch file, with its arguments, while launch runs."""
     return LaunchDescription([launch_testing.actions.ReadyToTest()])
 
 
 class Process:
-    """A process of launch and what it has said so far."""
+    """A process of launch and its log so far."""
 
     def __init__(self, pid):
         self.pid, self.code, self.log = pid, None, ""
 
 
-class Launched(Stage):
-    """Includes the launch file into a launch that runs."""
+class LaunchFileLauncher(Launcher):
+    """Includes the launch file into the running launch."""
 
     def __init__(self, service, peer, folder):
         super().__init__(peer, folder)
@@ -65,7 +65,7 @@ class Launched(Stage):
         """Include an action and return the first process that it starts."""
         before = len(self.started)
         self._include(action)
-        assert self.peer.spin(lambda: len(self.started) > before, 10.0), "launch starts no process"
+        assert self.peer.spin(lambda: len(self.started) > before, 10.0), "launch has started no process"
         return self.started[before]
 
     def _include(self, *actions):
@@ -93,9 +93,9 @@ def installed(package):
 
 
 class TestSlam(unittest.TestCase):
-    """A scenario in its launch."""
+    """Runs one scenario."""
 
     def test_scenario(self, name, launch_service):
         installed("vggt_ros")
         with tempfile.TemporaryDirectory() as folder:
-            play(name, lambda *given: Launched(launch_service, *given), DOMAIN, Path(folder))
+            run_scenario(name, lambda *given: LaunchFileLauncher(launch_service, *given), DOMAIN, Path(folder))

@@ -1,4 +1,4 @@
-"""Windows in parts: how they are split, and that the joined parts are the window."""
+"""Splitting of windows into parts, and joining of the parts."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from scenes import lap
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.joining import join, smaller, split
+from vggt_ros.reconstruction.joining import join, part_size, split
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 
@@ -21,9 +21,9 @@ def window(count=8, first=0):
 @pytest.mark.parametrize("count", range(3, 13))
 @pytest.mark.parametrize("overlap", range(1, 6))
 def test_a_split_gives_two_windows_that_share_the_overlap(count, overlap):
-    """All keyframes in order, each part smaller than the whole, the later one knows what it shares."""
+    """All keyframes in order, each part smaller than the whole; the second part lists the shared keyframes."""
     whole = window(count)
-    parts = split(whole, overlap, smaller(count, overlap))
+    parts = split(whole, overlap, part_size(count, overlap))
     assert len(parts) == 2
     first, second = parts
     assert max(len(first.ids), len(second.ids)) < count
@@ -32,18 +32,18 @@ def test_a_split_gives_two_windows_that_share_the_overlap(count, overlap):
     assert sorted({*first.ids, *second.ids}) == list(whole.ids) and first.shared == whole.shared
 
 
-def test_what_fits_is_not_split():
+def test_a_window_that_fits_is_not_split():
     assert [part.ids for part in split(window(5), 3, 5)] == [window(5).ids]
     chain = split(window(8), 3, 4)
     assert [part.ids for part in chain] == [tuple(range(i, i + 4)) for i in range(5)]
     assert [part.ids for part in split(window(3), 3, 2)] == [(0, 1), (1, 2)]
 
 
-def test_the_joined_parts_are_the_window():
-    """Each part in a unit of its own; pose and depth come back to a thousandth."""
+def test_joined_parts_equal_the_window():
+    """Each part has a scale of its own; poses and depth are recovered to 0.1 %."""
     whole = lap().oracle(depth_width=160).reconstruct(window())
     parts = [lap().oracle(depth_width=160, seed=seed).reconstruct(part)
-             for seed, part in enumerate(split(window(), 3, smaller(8, 3)), start=5)]
+             for seed, part in enumerate(split(window(), 3, part_size(8, 3)), start=5)]
     assert abs(np.log(parts[0].report["unit_m"] / parts[1].report["unit_m"])) > 0.1
     joined = join(parts, AlignmentConfig())
     assert joined.keyframe_ids == whole.keyframe_ids
@@ -56,9 +56,9 @@ def test_the_joined_parts_are_the_window():
     assert len(joined.confidence) == len(joined.intrinsics) == 8
 
 
-def test_parts_that_contradict_each_other_are_refused():
+def test_inconsistent_parts_are_refused():
     first, second = (lap().oracle().reconstruct(part) for part in split(window(), 3, 6))
     turned = second.window_camera.copy()
     turned[1] = turned[1] @ pose(so3_exp(np.array([0.0, 0.3, 0.0])), np.zeros(3))
-    with pytest.raises(ReconstructionRefused, match=r"do not fit each other: keyframe .* is turned"):
+    with pytest.raises(ReconstructionRefused, match=r"are inconsistent: keyframe .* is turned"):
         join([first, dataclasses.replace(second, window_camera=turned)], AlignmentConfig())

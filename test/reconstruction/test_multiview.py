@@ -1,4 +1,4 @@
-"""The CPU reconstructor against rendered truth, exact geometry and real sequences."""
+"""The CPU reconstructor against rendered ground truth, exact geometry and real sequences."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.bundle import Scene, adjust
 from vggt_ros.reconstruction.multiview.depth import interpolate, rank
-from vggt_ros.reconstruction.multiview.poses import solve, triangulate
-from vggt_ros.reconstruction.multiview.reconstructor import _reduce
+from vggt_ros.reconstruction.multiview.poses import solve_from_pair, triangulate
+from vggt_ros.reconstruction.multiview.reconstructor import _downscale
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -46,7 +46,7 @@ def rendered() -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]], Arra
 
 @pytest.fixture(scope="module")
 def solved(rendered: tuple) -> WindowGeometry:
-    """The rendered window as the reconstructor sees it."""
+    """The reconstruction of the rendered window."""
     images, _, _, matrix = rendered
     return Multiview(Config()).reconstruct(window_of(images, matrix))
 
@@ -75,7 +75,7 @@ def test_depth_has_the_scale_of_the_poses_and_confidence_ranks_its_errors(render
     assert thirds[0] > thirds[1] > thirds[2]
 
 
-def test_a_window_is_solved_alike_whatever_was_solved_before(rendered: tuple, solved: WindowGeometry) -> None:
+def test_a_window_is_solved_independently_of_earlier_windows(rendered: tuple, solved: WindowGeometry) -> None:
     images, _, _, matrix = rendered
     multiview = Multiview(Config())
     multiview.reconstruct(window_of(images[:4], matrix))
@@ -94,7 +94,7 @@ def test_a_guessed_focal_length_is_corrected(rendered: tuple) -> None:
     assert shape_error(found.window_camera, poses)[0] < 0.01
 
 
-def test_rotation_alone_is_refused() -> None:
+def test_pure_rotation_is_refused() -> None:
     scene, matrix = room(), pinhole(*SIZE)
     images = [scene.render(world_camera, matrix, SIZE)[0] for world_camera in turn(8, degrees=30.0)]
     with pytest.raises(ReconstructionRefused, match=r"no parallax.* px"):
@@ -108,10 +108,10 @@ def test_images_without_texture_or_without_a_common_view_are_refused(rendered: t
             Multiview(Config()).reconstruct(window_of(bad, matrix))
 
 
-def test_a_keyframe_of_another_place_is_left_out(rendered: tuple) -> None:
+def test_a_keyframe_of_another_scene_is_left_out(rendered: tuple) -> None:
     images, _, poses, matrix = rendered
-    stranger = room(seed=5).render(orbit(60)[40], matrix, SIZE)[0]
-    found = Multiview(Config()).reconstruct(window_of([*images[:6], stranger], matrix))
+    outlier = room(seed=5).render(orbit(60)[40], matrix, SIZE)[0]
+    found = Multiview(Config()).reconstruct(window_of([*images[:6], outlier], matrix))
     assert found.keyframe_ids == tuple(range(6))
     assert shape_error(found.window_camera, poses[:6])[0] < 0.005
 
@@ -128,33 +128,33 @@ def exact_scene(seed: int = 0) -> tuple[Scene, Array]:
 
 @pytest.mark.parametrize("outliers", [0.0, 0.1])
 def test_bundle_adjustment_finds_the_exact_scene(outliers: float) -> None:
-    scene, observed = exact_scene()
+    scene, observations = exact_scene()
     rng = np.random.default_rng(1)
     wrong = rng.random((200, 6)) < outliers
-    observed = observed + wrong[..., None] * rng.uniform(-60, 60, (200, 6, 2))
+    observations = observations + wrong[..., None] * rng.uniform(-60, 60, (200, 6, 2))
     start = Scene(np.array([so3_exp(rng.normal(0, 0.005, 3)) @ rotation for rotation in scene.rotation]),
                   scene.translation + rng.normal(0, 0.01, (6, 3)), scene.points + rng.normal(0, 0.05, (200, 3)),
                   scene.focal)
-    found = adjust(start, observed, np.ones((200, 6), bool), iterations=60, tolerance=1e-12)
+    found = adjust(start, observations, np.ones((200, 6), bool), iterations=60, tolerance=1e-12)
     assert shape_error(cameras_of(found), cameras_of(scene))[0] < (1e-7 if not outliers else 1e-3)
 
 
 def test_bundle_adjustment_finds_the_focal_length() -> None:
-    scene, observed = exact_scene()
+    scene, observations = exact_scene()
     start = Scene(scene.rotation, scene.translation, scene.points, scene.focal * 1.08)
-    found = adjust(start, observed, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, focal_sigma=10.0)
+    found = adjust(start, observations, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, focal_sigma=10.0)
     np.testing.assert_allclose(found.focal, 400.0, rtol=1e-3)
 
 
 def test_triangulation_and_incremental_solution_of_exact_tracks() -> None:
-    scene, observed = exact_scene()
-    seen = np.random.default_rng(2).random((200, 6)) < 0.8
-    seen[seen.sum(1) < 2] = True
-    points, angle = triangulate(scene, np.where(seen[..., None], observed, 0.0), seen)
+    scene, observations = exact_scene()
+    visible = np.random.default_rng(2).random((200, 6)) < 0.8
+    visible[visible.sum(1) < 2] = True
+    points, angle = triangulate(scene, np.where(visible[..., None], observations, 0.0), visible)
     np.testing.assert_allclose(points, scene.points, atol=1e-6)
     assert (angle > 0).all()
-    found = solve(np.where(seen[..., None], observed, 0.0), seen, scene.focal, (0, 4), seed=0)
-    assert found is not None and found.placed.all()
+    found = solve_from_pair(np.where(visible[..., None], observations, 0.0), visible, scene.focal, (0, 4), seed=0)
+    assert found is not None and found.registered.all()
     assert shape_error(cameras_of(found.scene), cameras_of(scene))[0] < 1e-4
 
 
@@ -176,20 +176,20 @@ def test_rank_is_uniform_and_falls_with_sigma() -> None:
 
 def test_reduced_intrinsics_project_to_the_same_place() -> None:
     matrix = np.array([[400.0, 0, 239.5], [0, 410.0, 179.5], [0, 0, 1]])
-    small, reduced = _reduce([np.zeros((360, 480), np.uint8)], matrix[None], 160)
+    small, reduced = _downscale([np.zeros((360, 480), np.uint8)], matrix[None], 160)
     assert small.shape == (1, 120, 160)
     at = matrix @ [0.1, 0.2, 1.0]
     at_small = reduced[0] @ [0.1, 0.2, 1.0]
     np.testing.assert_allclose((at[:2] + 0.5) / 3, at_small[:2] + 0.5)
 
 
-def test_the_setting_names_the_reconstructor() -> None:
+def test_the_setting_selects_the_reconstructor() -> None:
     reconstructor, reason = create_reconstructor(Config(reconstructor="multiview"))
     assert reconstructor.name == "multiview" and reason
 
 
 @pytest.mark.parametrize(("name", "start", "step"), [("euroc_mh01_start", 40, 2), ("kitti07_first160", 60, 1)])
-def test_real_windows_are_right_to_a_hundredth(name: str, start: int, step: int) -> None:
+def test_real_windows_are_accurate_to_one_percent(name: str, start: int, step: int) -> None:
     folder = recorded(name)
     values = np.loadtxt(folder / "calibration.txt")
     matrix = np.array([[values[0], 0, values[2]], [0, values[1], values[3]], [0, 0, 1.0]])
@@ -210,5 +210,5 @@ def test_tracks_without_a_common_geometry_give_no_solution() -> None:
     rng = np.random.default_rng(4)
     for _ in range(5):
         noise = rng.uniform(-150, 150, (80, 4, 2))
-        found = solve(noise, np.ones((80, 4), bool), np.full((4, 2), 400.0), (0, 3), seed=0)
-        assert found is None or found.seen.mean() < 0.5
+        found = solve_from_pair(noise, np.ones((80, 4), bool), np.full((4, 2), 400.0), (0, 3), seed=0)
+        assert found is None or found.inliers.mean() < 0.5

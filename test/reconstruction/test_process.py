@@ -1,4 +1,4 @@
-"""The CPU reconstructor in a process of its own answers as the one here does."""
+"""The CPU reconstructor in a child process gives the same results as in this process."""
 
 import os
 import signal
@@ -22,27 +22,27 @@ def window(count: int, step: int = 4) -> Window:
     return Window(0, tuple(Keyframe(i, f.stamp, f.image, f.intrinsics) for i, f in enumerate(frames)))
 
 
-def test_same_answers_same_refusals_and_a_death_survived():
+def test_same_results_same_refusals_and_a_killed_process_is_restarted():
     config = Config(reconstructor="multiview")
-    elsewhere, why = create_reconstructor(config, apart=True)
+    in_process, reason = create_reconstructor(config, separate_process=True)
     try:
-        assert why == "multiview, as set"
-        assert elsewhere._pool.submit(os.nice, 0).result() > os.nice(0), "images do not come before windows"
-        there, here = elsewhere.reconstruct(window(5)), Multiview(config).reconstruct(window(5))
-        assert np.array_equal(there.window_camera, here.window_camera)
-        assert np.array_equal(there.depth, here.depth, equal_nan=True)
+        assert reason == "multiview, as configured"
+        assert in_process._pool.submit(os.nice, 0).result() > os.nice(0), "tracking has no priority over windows"
+        remote, local = in_process.reconstruct(window(5)), Multiview(config).reconstruct(window(5))
+        assert np.array_equal(remote.window_camera, local.window_camera)
+        assert np.array_equal(remote.depth, local.depth, equal_nan=True)
         with pytest.raises(ReconstructionRefused, match="too few tracks"):
-            elsewhere.reconstruct(window(1))
-        os.kill(next(iter(elsewhere._pool._processes)), signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="another one is started"):
-            elsewhere.reconstruct(window(5))
-        assert elsewhere.reconstruct(window(5)).keyframe_ids == there.keyframe_ids
+            in_process.reconstruct(window(1))
+        os.kill(next(iter(in_process._pool._processes)), signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="a new one is started"):
+            in_process.reconstruct(window(5))
+        assert in_process.reconstruct(window(5)).keyframe_ids == remote.keyframe_ids
     finally:
-        elsewhere.close()
+        in_process.close()
 
 
-def test_without_pycolmap_the_package_loads_and_names_it():
-    """There is no wheel of it for Linux on ARM, where VGGT must run without it."""
+def test_without_pycolmap_the_package_loads_and_the_error_names_it():
+    """pycolmap has no wheel for Linux on ARM, where VGGT must run without it."""
     code = ("import sys; sys.modules['pycolmap'] = None\n"
             "from vggt_ros.reconstruction import create_reconstructor\n"
             "from vggt_ros.config import Config\n"

@@ -1,4 +1,4 @@
-"""Rolling shutters: images whose rows are rendered at their own times."""
+"""Rolling-shutter correction, with images whose rows are rendered at their own times."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.multiview import Multiview
-from vggt_ros.reconstruction.multiview.rolling_shutter import skew
+from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.keyframe import Corners, Keyframe
@@ -20,7 +20,7 @@ SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera that goes around the room and exposes a strip of rows after the other."""
+    """A camera that moves around the room and exposes strips of rows one after the other."""
 
     readout: float
 
@@ -32,15 +32,15 @@ class Camera:
         for frame in range(FRAMES):
             strips = []
             for strip in range(STRIPS):
-                late = ((strip + 0.5) / STRIPS - 0.5) * self.readout / PERIOD * 60
+                delay = ((strip + 0.5) / STRIPS - 0.5) * self.readout / PERIOD * 60
                 moved = intrinsics.copy()
                 moved[1, 2] -= strip * rows
-                strips.append(scene.render(fine[round(frame * 60 + 30 + late)], moved, (SIZE[0], rows))[0])
+                strips.append(scene.render(fine[round(frame * 60 + 30 + delay)], moved, (SIZE[0], rows))[0])
             yield np.concatenate(strips), fine[frame * 60 + 30]
 
 
 def run(readout: float, setting: float):
-    """Return what `multiview` takes the readout to be, and the error in percent of the path."""
+    """Return the readout time estimated by `multiview`, and the trajectory error in percent of the path length."""
     config = Config().replace({"multiview.readout": setting, "keyframes.min_parallax": 20.0})
     reconstructor = Multiview(config)
     slam, truth = Slam(config, reconstructor), {}
@@ -57,34 +57,34 @@ def run(readout: float, setting: float):
     return reconstructor.readout, 100 * float(np.sqrt(np.mean(error**2))) / path
 
 
-def test_readout_is_found_and_helps():
-    """A readout of 60 ms is found to a quarter; with it the trajectory is better than with the images as they are."""
+def test_readout_is_estimated_and_improves_the_trajectory():
+    """A readout time of 60 ms is estimated to 25 %; the trajectory is better than without correction."""
     found, corrected = run(0.06, -1.0)
     assert found == pytest.approx(0.06, rel=0.25)
     assert corrected < 0.7 * run(0.06, 0.0)[1]
 
 
-def test_a_global_shutter_is_left_alone():
-    """Nothing to find, and nothing is corrected."""
+def test_a_global_shutter_is_not_corrected():
+    """The estimated readout time is 0."""
     assert run(0.0, -1.0)[0] == 0.0
 
 
-def test_skew_is_the_velocity_of_the_row():
-    """Above the middle a row is early, below it late; without velocities nothing is shifted."""
+def test_shift_is_velocity_times_row_height():
+    """Rows above the middle are exposed earlier, rows below it later; without velocities there is no shift."""
     pixels = np.column_stack([np.linspace(5, 300, 40), np.linspace(5, 230, 40)]).astype(np.float32)
     velocity = np.tile(np.array([100, -50], np.float32), (40, 1))
-    velocity[::4] = np.nan  # corners that are new
+    velocity[::4] = np.nan  # new features have no velocity
     corners = Corners(np.arange(40), pixels, velocity)
     moving = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, corners)
     still = Keyframe(1, 1, moving.image, np.eye(3))
     tracks = np.array([[[10.0, 0.0], [1, 1]], [[10.0, 120.0], [1, 1]], [[10.0, 240.0], [np.nan, np.nan]]])
-    shift = skew(tracks, (moving, still))
-    assert np.allclose(shift[:, 0], [[-50, 25], [0, 0], [50, -25]])
-    assert not shift[:, 1].any()
+    shift_rate = shift_per_second(tracks, (moving, still))
+    assert np.allclose(shift_rate[:, 0], [[-50, 25], [0, 0], [50, -25]])
+    assert not shift_rate[:, 1].any()
 
 
 def test_velocities_are_those_of_the_image():
-    """An image that moves by (3, -2) px in 0.1 s; new corners have none, and neither has a repeated stamp."""
+    """An image that moves by (3, -2) px in 0.1 s; new features have no velocity, nor has a repeated stamp."""
     rng = np.random.default_rng(0)
     big = np.kron(rng.integers(0, 255, (40, 50)), np.ones((8, 8))).astype(np.uint8)
     tracks = FeatureTracks(100)

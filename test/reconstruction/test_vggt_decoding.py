@@ -1,4 +1,4 @@
-"""From raw output to geometry, with numpy alone."""
+"""Decoding of raw network output to geometry, without a network."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
     predicted_intrinsics,
     unproject,
 )
-from vggt_ros.reconstruction.vggt.filtering import filter_points, on_edge, rank
+from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, rank
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -38,7 +38,7 @@ def _exact():
 
 
 def test_decoding_undoes_encoding(exact):
-    """Whatever the first camera's pose and the quaternions' lengths, the geometry comes back."""
+    """The geometry is recovered for any pose of the first camera and any norms of the quaternions."""
     first = pose(so3_exp(np.array([0.02, -0.01, 0.03])), np.array([0.1, -0.2, 0.05]))
     back = decode(encode(exact, first, (0.5, 2.0)).filtered(VggtConfig()), window())
     assert np.array_equal(back.window_camera[0], np.eye(4))
@@ -51,7 +51,7 @@ def test_decoding_undoes_encoding(exact):
 
 
 def test_raw_poses_are_camera_from_world(exact):
-    """A turn of a quarter about y, of a camera at x = 1: checked by hand."""
+    """A camera at x = 1, rotated by 90 degrees about y; expected values computed by hand."""
     encoding = np.array([[0, 0, 1.0, 0, np.sqrt(2), 0, np.sqrt(2), np.pi / 2, np.pi / 2]])
     matrix = camera_from_world(encoding)[0]
     np.testing.assert_allclose(matrix @ [1, 0, 0, 1], [0, 0, 0, 1], atol=1e-12)
@@ -59,8 +59,8 @@ def test_raw_poses_are_camera_from_world(exact):
     np.testing.assert_allclose(predicted_intrinsics(encoding, 100, 200)[0], [[100, 0, 100], [0, 50, 50], [0, 0, 1]])
 
 
-def test_unprojection_lands_on_the_same_surfaces(exact):
-    """A point seen by two frames is one point in the window."""
+def test_unprojection_is_consistent_between_frames(exact):
+    """A surface point observed by two frames has the same position in the window."""
     points = unproject(exact.depth, exact.window_camera, exact.intrinsics)
     local = (points[0] - exact.window_camera[1, :3, 3]) @ exact.window_camera[1, :3, :3]
     pixels = np.rint(local[..., :2] / local[..., 2:] * exact.intrinsics[1][[0, 1], [0, 1]]
@@ -72,7 +72,7 @@ def test_unprojection_lands_on_the_same_surfaces(exact):
 
 
 def test_unknown_intrinsics_come_from_the_network(exact):
-    """Not calibrated: the predicted focal length, or the one given, and the published principal point."""
+    """Without calibration: the predicted or the given focal length, and the published principal point."""
     raw = encode(exact).filtered(VggtConfig())
     back = decode(raw, window(calibrated=False))
     np.testing.assert_allclose(back.intrinsics[:, [0, 1], [0, 1]], exact.intrinsics[:, [0, 1], [0, 1]], rtol=1e-6)
@@ -82,32 +82,33 @@ def test_unknown_intrinsics_come_from_the_network(exact):
 
 
 def test_a_wrong_calibration_is_reported(exact):
-    """The network sees a focal length 10 % longer than the CameraInfo says."""
+    """The network predicts a focal length 10 % longer than that of the CameraInfo."""
     other = dataclasses.replace(exact, intrinsics=exact.intrinsics * [[1.1], [1.1], [1]])
     report = decode(encode(other).filtered(VggtConfig()), window()).report
     assert report["focal_predicted_ratio"] == pytest.approx(1.1, abs=1e-5)
 
 
-def test_what_is_left_out(exact):
-    """Edges, sky and far points go where the settings say so, and nothing goes without."""
+def test_filtering_of_depth(exact):
+    """Edges, sky and far points are filtered out according to the settings, and nothing without them."""
     raw = encode(exact)
 
-    def left(**settings):
+    def filtered(**settings):
         return decode(raw.filtered(VggtConfig(**settings)), window())
 
-    assert not np.isnan(left().depth).any()
-    assert np.array_equal(np.isnan(left(far=1.2).depth), exact.depth > 1.2 * np.median(exact.depth))
-    sky = left(min_raw_confidence=10.0)
+    assert not np.isnan(filtered().depth).any()
+    assert np.array_equal(np.isnan(filtered(far=1.2).depth), exact.depth > 1.2 * np.median(exact.depth))
+    sky = filtered(min_raw_confidence=10.0)
     assert np.array_equal(np.isnan(sky.depth), raw.depth_conf < 10)
     assert (sky.confidence[np.isnan(sky.depth)] == 0).all()
     step = torch.ones(1, 4, 6)
     step[:, :, 3:] = 2
-    assert np.array_equal(on_edge(step, 0.5)[0].numpy(), np.tile([False, False, True, True, False, False], (4, 1)))
-    assert not on_edge(step, 0.8).any()
+    assert np.array_equal(at_depth_edge(step, 0.5)[0].numpy(),
+                          np.tile([False, False, True, True, False, False], (4, 1)))
+    assert not at_depth_edge(step, 0.8).any()
 
 
-def test_the_filter_is_numpys(exact):
-    """A second implementation; pixels that are not finite are left out one by one."""
+def test_the_filter_equals_a_numpy_implementation(exact):
+    """Compared with a second implementation; pixels that are not finite are filtered out individually."""
     rng = np.random.default_rng(0)
     depth = np.exp(rng.standard_normal((2, 30, 40))).astype(np.float32)
     conf = 1 + np.exp(rng.standard_normal(depth.shape)).astype(np.float32)
@@ -118,18 +119,18 @@ def test_the_filter_is_numpys(exact):
         log = np.log(depth)
         edge = np.zeros(depth.shape, bool)
         for axis in (1, 2):
-            steep = np.abs(np.diff(log, axis=axis)) > 2.0
-            edge |= np.insert(steep, 0, False, axis) | np.insert(steep, steep.shape[axis], False, axis)
-        left = np.isfinite(depth) & (depth > 0) & np.isfinite(conf) & (conf >= np.float32(1.3)) & ~edge
-        left &= depth <= 3.0 * np.sort(depth[left])[(left.sum() - 1) // 2]
-    assert 0.3 < left.mean() < 0.9
-    assert np.array_equal(found, np.where(left, depth, np.nan), equal_nan=True)
-    assert (ranks[~left] == 0).all()
-    expected = conf[left].argsort().argsort() / left.sum()
-    assert np.corrcoef(expected, ranks[left])[0, 1] > 0.999
+            jumps = np.abs(np.diff(log, axis=axis)) > 2.0
+            edge |= np.insert(jumps, 0, False, axis) | np.insert(jumps, jumps.shape[axis], False, axis)
+        kept = np.isfinite(depth) & (depth > 0) & np.isfinite(conf) & (conf >= np.float32(1.3)) & ~edge
+        kept &= depth <= 3.0 * np.sort(depth[kept])[(kept.sum() - 1) // 2]
+    assert 0.3 < kept.mean() < 0.9
+    assert np.array_equal(found, np.where(kept, depth, np.nan), equal_nan=True)
+    assert (ranks[~kept] == 0).all()
+    expected = conf[kept].argsort().argsort() / kept.sum()
+    assert np.corrcoef(expected, ranks[kept])[0, 1] > 0.999
 
 
-def test_nonsense_is_refused(exact):
+def test_invalid_output_is_refused(exact):
     raw = encode(exact)
     bad = raw.pose_enc.copy()
     bad[1, 0] = np.nan
@@ -149,8 +150,8 @@ def test_ranks_are_uniform():
         assert np.mean(ranks < level) == pytest.approx(level, abs=0.01)
 
 
-def test_the_pipeline_gets_the_truth_back_from_raw_output():
-    """A lap said in raw output, each window in a unit of its own, comes out right to 1e-3 of the room's size."""
+def test_the_pipeline_recovers_the_ground_truth_from_raw_output():
+    """A lap encoded as raw output, with a different scale per window, is accurate to 1e-3 of the room size."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(kind=VggtOracle))
     stamps, poses = done.slam.trajectory(0)
@@ -166,7 +167,7 @@ def test_the_pipeline_gets_the_truth_back_from_raw_output():
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1920, 1080), (752, 480), (480, 640)])
 def test_sizes_are_the_published_ones_and_keep_the_aspect(width, height):
-    """4:3 gives 518x392, 16:9 518x294; K of the images that the rectifier makes maps back to the camera's exactly."""
+    """4:3 gives 518x392, 16:9 518x294; the intrinsics of the rectified images are the scaled ones of the camera."""
     from vggt_ros.reconstruction.vggt.images import network_size
 
     camera = Camera.assumed(width, height, 65.0)

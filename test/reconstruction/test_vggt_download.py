@@ -1,4 +1,4 @@
-"""Weights over HTTP: a hub of our own on this machine, and the real huggingface_hub as its client."""
+"""Download of weights over HTTP: a local imitation of the hub, and the real huggingface_hub as its client."""
 
 import hashlib
 import json
@@ -26,21 +26,21 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
 from vggt_ros.reconstruction.vggt import weights
-told = []
+reported = []
 def progress(text):
-    told.append(text)
+    reported.append(text)
     if sys.argv[4] == "stop":
         raise KeyboardInterrupt("enough")
 try:
     path = weights.find(sys.argv[2], cache=Path(sys.argv[3]), progress=progress)
-    print(json.dumps({"sizes": weights.load(path, torch.device("cpu")).sizes.embed_dim, "told": told}))
+    print(json.dumps({"sizes": weights.load(path, torch.device("cpu")).sizes.embed_dim, "progress": reported}))
 except (weights.WeightsError, KeyboardInterrupt) as error:
-    print(json.dumps({"error": str(error), "told": told}))
+    print(json.dumps({"error": str(error), "progress": reported}))
 """
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does for files of a repository, as far as its client asks."""
+    """Imitates the hub for the files of a repository, as far as its client needs."""
 
     files: dict[str, bytes]
 
@@ -104,23 +104,23 @@ def find(repository, cache, endpoint, mode="go"):
 def test_weights_and_sizes_are_downloaded_with_progress_then_cached(hub, tmp_path):
     first = find("someone/vggt", tmp_path, hub)
     assert first["sizes"] == 64
-    assert any(text.startswith("downloading the weights, 0.0") for text in first["told"])
-    again = find("someone/vggt", tmp_path, "http://127.0.0.1:9")  # nobody answers there
-    assert again == {"sizes": 64, "told": []}
+    assert any(text.startswith("downloading the weights, 0.0") for text in first["progress"])
+    again = find("someone/vggt", tmp_path, "http://127.0.0.1:9")  # no server at this port
+    assert again == {"sizes": 64, "progress": []}
 
 
-def test_who_is_told_of_progress_may_end_the_download(hub, tmp_path):
+def test_an_exception_of_the_progress_callback_ends_the_download(hub, tmp_path):
     assert find("someone/vggt", tmp_path, hub, "stop")["error"] == "enough"
 
 
 @pytest.mark.parametrize(("repository", "words"), [
     ("someone/gated", "gated: apply at https://huggingface.co/someone/gated"),
     ("someone/else", "there is no https://huggingface.co/someone/else, or it is private")])
-def test_refusals_say_what_to_do_next(hub, tmp_path, repository, words):
+def test_refusals_of_the_hub_name_the_cure(hub, tmp_path, repository, words):
     assert words in find(repository, tmp_path, hub)["error"]
 
 
 @pytest.mark.slow
 def test_no_network_and_nothing_cached(tmp_path):
-    """Half a minute, in which the hub's client tries again."""
+    """Takes half a minute, because the client of the hub retries."""
     assert "connect once, or copy model.safetensors" in find("someone/vggt", tmp_path, "http://127.0.0.1:9")["error"]

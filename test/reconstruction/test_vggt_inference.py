@@ -1,4 +1,4 @@
-"""How the network is run: no waits, no tables made twice, and a compiler that may fail."""
+"""Inference: no synchronization, cached position tables, and a compiler that may fail."""
 
 import os
 import subprocess
@@ -18,21 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.parity import rule_network
+from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.windows.keyframe import Keyframe
 
 CPU = torch.device("cpu")
 TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
              out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
-WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
-         "aten::masked_select", "aten::_unique2"}
-"""What makes the host wait for a GPU, because a value or a shape depends on it."""
-TABLES = {"aten::sin", "aten::cos", "aten::linspace", "aten::meshgrid", "aten::_upsample_bicubic2d_aa", "aten::pow"}
+SYNCHRONIZING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
+                 "aten::masked_select", "aten::_unique2"}
+"""Operations that make the host wait for a GPU, because a value or a shape depends on the result."""
+TABLE_OPERATIONS = {"aten::sin", "aten::cos", "aten::linspace", "aten::meshgrid",
+                    "aten::_upsample_bicubic2d_aa", "aten::pow"}
 
 
-class Watched(TorchDispatchMode):
-    """Notes the names of all operations."""
+class RecordOperations(TorchDispatchMode):
+    """Records the names of all operations."""
 
     def __init__(self):
         super().__init__()
@@ -50,29 +51,29 @@ def keyframes(frames=3, height=56, width=70):
 
 def inference(**settings):
     run = Inference(Config().replace({f"vggt.{name}": value for name, value in settings.items()}).vggt, CPU)
-    run.adopt(rule_network(TINY, 0))
+    run.set_network(pseudo_random_network(TINY, 0))
     return run
 
 
 @pytest.mark.parametrize("settings", [{}, {"edge_jump": 0.5, "far": 3.0, "min_raw_confidence": 1.1},
                                       {"outputs": "depth,points"}])
-def test_nothing_waits_and_tables_are_made_once(settings):
-    """Of the operations of a second window of a size, none waits for the device, none makes a table."""
+def test_no_operation_synchronizes_and_tables_are_cached(settings):
+    """In a second window of the same size no operation waits for the device, and none computes a table."""
     run = inference(**settings)
-    with Watched() as first:
+    with RecordOperations() as first:
         run.run(keyframes())
-    run.forget()
-    with Watched() as second:
+    run.clear_cache()
+    with RecordOperations() as second:
         run.run(keyframes())
-    assert "aten::addmm" in second.seen or "aten::linear" in second.seen  # else nothing is watched
-    assert TABLES & first.seen
-    assert not (WAITS | TABLES) & second.seen
+    assert "aten::addmm" in second.seen or "aten::linear" in second.seen  # else nothing is recorded
+    assert TABLE_OPERATIONS & first.seen
+    assert not (SYNCHRONIZING | TABLE_OPERATIONS) & second.seen
 
 
-def test_the_watch_sees_a_wait():
-    with Watched() as watch:
+def test_the_recorder_detects_synchronization():
+    with RecordOperations() as recorder:
         (torch.rand(3) > 0.5).any().item()
-    assert WAITS & watch.seen
+    assert SYNCHRONIZING & recorder.seen
 
 
 COMPILED = """
@@ -97,10 +98,10 @@ def compiled(**environment):
     return lines["COMPILED"], float(lines["DIFFERENCE"]), done.stderr
 
 
-def test_a_compiler_that_is_missing_leaves_the_network_uncompiled_and_says_why(tmp_path):
+def test_without_a_compiler_the_network_runs_uncompiled_and_the_reason_is_logged(tmp_path):
     text, difference, log = compiled(CXX=str(tmp_path / "no_compiler"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
-    assert text.startswith("no, since ") and "ompiler" in text
-    assert "the network runs uncompiled, since" in log
+    assert text.startswith("no, because of ") and "ompiler" in text
+    assert "the network runs uncompiled, because" in log
     assert difference == 0
 
 

@@ -1,4 +1,4 @@
-"""Memory of the network: the model against what is allocated, and windows that do not fit."""
+"""Memory of the network: the model compared with actual allocations, and windows that do not fit."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weights
 from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.parity import rule_network
+from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.sizes import SMALL, Sizes
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
              out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
 LOOSE = {"alignment.max_rotation": 45.0, "alignment.max_translation": 1.0, "alignment.max_scale": 1.0}
-"""Rule-made weights know no geometry: parts of their windows fit each other only roughly."""
+"""With pseudo-random weights the output is not geometry: parts of a window are consistent only roughly."""
 
 
 def keyframes(frames, height, width, first=0):
@@ -37,8 +37,8 @@ def keyframes(frames, height, width, first=0):
     return tuple(Keyframe(i, i, np.ascontiguousarray(images[i]), k) for i in range(first, first + frames))
 
 
-def most_allocated(function):
-    """Return the most bytes that torch's allocator held at once beyond what it held before, by its own profiler."""
+def peak_allocated(function):
+    """Return the peak bytes allocated by torch in addition to those before, measured by its profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     events = sorted(((e.start_ns(), e.nbytes()) for e in profile.profiler.kineto_results.events()
@@ -49,39 +49,39 @@ def most_allocated(function):
 @pytest.mark.parametrize(("sizes", "frames", "height", "width", "outputs"), [
     (SMALL, 2, 98, 126, "depth"), (SMALL, 8, 98, 126, "depth"), (SMALL, 2, 196, 266, "depth"),
     (SMALL, 5, 98, 126, "depth,points"), (TINY, 16, 98, 126, "depth"), (TINY, 3, 280, 392, "depth")])
-def test_the_memory_model_is_what_is_allocated(sizes, frames, height, width, outputs):
-    """Never less, for then a window that is said to fit would not; and at most 1.35 times as much."""
+def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, outputs):
+    """Never less, else a window that fits by the model would not fit; and at most 1.35 times as much."""
     run = Inference(Config().replace({"vggt.outputs": outputs}).vggt, CPU)
-    run.adopt(rule_network(sizes, 0))
+    run.set_network(pseudo_random_network(sizes, 0))
     window = keyframes(frames, height, width)
-    run.run(window[:2])  # tables
-    run.forget()
-    measured = most_allocated(lambda: run.run(window))
+    run.run(window[:2])  # computes the cached tables
+    run.clear_cache()
+    measured = peak_allocated(lambda: run.run(window))
     model = memory.activation_bytes(sizes, frames, height, width, 4, run.outputs, run.chunk)
     assert measured < model < 1.35 * measured, model / measured
 
 
 @cache
 def small():
-    return rule_network(SMALL, 0)
+    return pseudo_random_network(SMALL, 0)
 
 
 def vggt(**changes):
     made = Vggt(Config().replace({"vggt.device": "cpu", "windows.size": 8, "windows.overlap": 3, **LOOSE, **changes}))
-    made.adopt(small())
+    made.set_network(small())
     return made
 
 
 def budget(frames, height=98, width=126):
-    """Return what `vggt.memory` must be for so many frames."""
+    """Return the value of `vggt.memory` that suffices for so many frames."""
     return 1e-9 * (sum(p.nbytes for p in vggt().inference.network.parameters())
                    + memory.activation_bytes(SMALL, frames, height, width, 4) + 1e4)
 
 
 def test_a_window_beyond_the_budget_is_solved_in_two_parts(caplog):
-    """By the memory model, before anything is tried; the parts share three keyframes, whose tokens are not made anew.
+    """Decided by the memory model beforehand; the parts share three keyframes, whose tokens are reused.
 
-    What comes of each part is what the network says of it by itself.
+    The depth of each part is that of the network for this part alone.
     """
     made = vggt(**{"vggt.memory": budget(6)})
     window = Window(0, keyframes(8, 98, 126))
@@ -89,8 +89,8 @@ def test_a_window_beyond_the_budget_is_solved_in_two_parts(caplog):
         geometry = made.reconstruct(window)
     assert geometry.keyframe_ids == window.ids
     assert geometry.report["parts"] == 2 and geometry.report["reused_tokens"] == 3
-    assert made.most == 6 and "windows of more than 6 images are split" in caplog.text
-    assert "more than 6 images" in made.facts["split"]
+    assert made.max_keyframes == 6 and "windows of more than 6 images are split" in caplog.text
+    assert "more than 6 images" in made.status_values["split"]
     alone = vggt().reconstruct(Window(0, window.keyframes[:6]))
     np.testing.assert_array_equal(geometry.depth[:6], alone.depth)
     other = vggt().reconstruct(Window(0, window.keyframes[3:]))
@@ -99,12 +99,12 @@ def test_a_window_beyond_the_budget_is_solved_in_two_parts(caplog):
     assert made.reconstruct(Window(1, keyframes(5, 98, 126, first=5))).report["parts"] == 1
 
 
-def test_even_two_images_are_too_many():
-    with pytest.raises(ReconstructionRefused, match=r"2 images of 126x98 need about .* set vggt\.width lower"):
+def test_two_images_that_do_not_fit_are_refused():
+    with pytest.raises(ReconstructionRefused, match=r"2 images of 126x98 need about .* lower vggt\.width"):
         vggt(**{"vggt.memory": budget(2) - 1e-4}).reconstruct(Window(0, keyframes(8, 98, 126)))
 
 
-def test_too_little_memory_to_load_says_how_much_is_needed(tmp_path):
+def test_the_error_of_too_little_memory_to_load_names_the_need(tmp_path):
     SMALL.save(tmp_path / "config.json")
     safetensors.save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     small = Vggt(Config().replace({"vggt.device": "cpu", "vggt.weights": str(tmp_path), "vggt.memory": 0.1}))
@@ -118,30 +118,30 @@ import logging, resource, sys
 sys.path[:0] = sys.argv[1:]
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
 import torch
-from test_vggt_memory import CPU, LOOSE, SMALL, Vggt, Config, Window, keyframes, memory, rule_network
+from test_vggt_memory import CPU, LOOSE, SMALL, Vggt, Config, Window, keyframes, memory, pseudo_random_network
 torch.set_num_threads(1)
 vggt = Vggt(Config().replace({"vggt.device": "cpu", "windows.size": 8, "windows.overlap": 3, **LOOSE}))
-vggt.adopt(rule_network(SMALL, 0))
+vggt.set_network(pseudo_random_network(SMALL, 0))
 whole, later = (Window(i, keyframes(8, 196, 266, first=5 * i)) for i in range(2))
 vggt.reconstruct(Window(0, whole.keyframes[:2]))
-vggt.inference.forget()
+vggt.inference.clear_cache()
 pages = int(open("/proc/self/statm").read().split()[0])
 room = sum(memory.activation_bytes(SMALL, frames, 196, 266, 4) for frames in (4, 8)) // 2
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
 for window in (whole, later):
     geometry = vggt.reconstruct(window)
-    print("SOLVED", geometry.keyframe_ids == window.ids, int(geometry.report["parts"]), vggt.most)
+    print("SOLVED", geometry.keyframe_ids == window.ids, int(geometry.report["parts"]), vggt.max_keyframes)
 """
 
 
-def test_memory_that_really_runs_out_splits_windows_and_the_process_goes_on():
-    """The system refuses the allocations; what was learned holds for the next window."""
+def test_windows_are_split_after_out_of_memory_and_the_process_continues():
+    """The system refuses allocations; the reduced window size is kept for the next window."""
     here = Path(__file__).parent
-    # The limit is on addresses: an arena for each thread would reserve more of them than the windows need.
+    # The limit is on address space: one arena per thread would reserve more of it than the windows need.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run([sys.executable, "-c", LIMITED, str(ROOT), str(here), str(SUPPORT)], capture_output=True,
                           text=True, timeout=300, env=environment)
     solved = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SOLVED")]
     assert len(solved) == 2, done.stdout + done.stderr
     assert all(whole == "True" and int(parts) >= 2 and int(most) < 8 for whole, parts, most in solved), done.stdout
-    assert 0 < done.stdout.rindex("memory ran out on cpu") < done.stdout.index("SOLVED"), "it was not learned"
+    assert 0 < done.stdout.rindex("memory ran out on cpu") < done.stdout.index("SOLVED"), "the window size is not kept"

@@ -1,4 +1,4 @@
-"""The network against outputs of the published one, and against its published tensors."""
+"""The network compared with outputs and tensors of the published one."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from vggt_ros.cli.parity import main
 from vggt_ros.reconstruction.vggt import blocks, rule
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.parity import bfloat16_errors, compare, rule_network, track_spread
+from vggt_ros.reconstruction.vggt.parity import bfloat16_errors, compare, pseudo_random_network, track_rounding_error
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
-from vggt_ros.reconstruction.vggt.weights import shapes
+from vggt_ros.reconstruction.vggt.weights import tensor_shapes
 
 DATA = Path(__file__).parents[1] / "data"
 WITHOUT_TRACKS, WITH_TRACKS = DATA / "small_seed0_2x98x126.npz", DATA / "small_seed1_3x266x322.npz"
@@ -21,7 +21,7 @@ TRACKS = {"track_track", "track_vis", "track_conf"}
 
 @pytest.fixture(scope="module", name="networks")
 def _networks():
-    return {seed: rule_network(SMALL, seed) for seed in (0, 1)}
+    return {seed: pseudo_random_network(SMALL, seed) for seed in (0, 1)}
 
 
 def published():
@@ -31,9 +31,9 @@ def published():
 
 
 def test_the_state_dict_is_the_published_one():
-    assert shapes(PUBLISHED) == published()
+    assert tensor_shapes(PUBLISHED) == published()
     assert sum(int(np.prod(shape)) for shape in published().values()) == 1_256_537_516
-    assert set(shapes(SMALL)) < set(published())
+    assert set(tensor_shapes(SMALL)) < set(published())
 
 
 @pytest.mark.parametrize(("seed", "file"), [(0, WITHOUT_TRACKS), (1, WITH_TRACKS)])
@@ -43,17 +43,17 @@ def test_every_array_but_tracks_agrees_to_1e_5(networks, seed, file):
     assert max(error for name, error in errors.items() if name not in TRACKS) < 1e-5, errors
 
 
-def test_tracks_agree_as_far_as_float32_decides_them(networks):
-    """Two runs of our own whose features differ by 1e-7 differ by as much as ours and the reference do."""
-    errors, spread = compare(WITH_TRACKS, networks[1]), track_spread(WITH_TRACKS, networks[1])
+def test_tracks_agree_up_to_float32_rounding(networks):
+    """The difference to the reference is as large as between two runs whose features differ by 1e-7."""
+    errors, spread = compare(WITH_TRACKS, networks[1]), track_rounding_error(WITH_TRACKS, networks[1])
     for name in TRACKS:
         assert errors[name] < 4 * spread[name], name
     assert errors["track_track"] < 5e-4
     assert max(errors[name] for name in TRACKS) < 5e-3
 
 
-def test_other_weights_or_one_wrong_layer_fail(networks):
-    """The bound above means something: other images of the same network are far off."""
+def test_other_weights_fail(networks):
+    """The tolerance is meaningful: with other weights the errors are large."""
     assert min(compare(WITHOUT_TRACKS, networks[1])[f"tokens_{layer}"] for layer in SMALL.taps) > 0.1
 
 
@@ -72,16 +72,16 @@ def test_parity_command(tmp_path, capsys):
     assert main([str(tmp_path / "missing.npz"), "--seed", "0", "--network", "small"]) == 1
 
 
-def test_bfloat16_is_as_near_as_the_published_mode():
-    """Multiplied in bfloat16 as on a GPU: at most 1.5 times the error of autocast over float32 weights, per array."""
-    errors = bfloat16_errors(WITHOUT_TRACKS, rule_network(SMALL, 0))
+def test_bfloat16_is_as_accurate_as_the_published_mode():
+    """Multiplied in bfloat16 as on a GPU: at most 1.5 times the error of autocast with float32 weights, per array."""
+    errors = bfloat16_errors(WITHOUT_TRACKS, pseudo_random_network(SMALL, 0))
     assert set(errors) == {"pose_enc", "depth", "depth_conf", "world_points", "world_points_conf"}
     for name, (ours, published) in errors.items():
         assert 1e-5 < ours < 1.5 * published, (name, ours, published)
 
 
 def test_frames_after_the_first_may_be_permuted(networks):
-    """Nothing encodes time: a property of the published network that holds for every frame but the first."""
+    """Time is not encoded: the published network is equivariant to permutations of all frames but the first."""
     images = torch.from_numpy(rule.images(3, 56, 70))
     with torch.inference_mode():
         ours, swapped = networks[0](images), networks[0](images[[0, 2, 1]])
@@ -91,18 +91,18 @@ def test_frames_after_the_first_may_be_permuted(networks):
     assert (moved["depth"][[1, 0, 2]] - ours["depth"]).norm() > 0.01 * ours["depth"].norm()
 
 
-def test_rope_turns_by_differences_of_position_only():
-    """Products of turned q and k depend on the offset of two patches, and special tokens are not turned."""
+def test_rope_depends_on_relative_positions_only():
+    """Products of q and k with RoPE depend on the offset of two patches; special tokens are unchanged."""
     cosines, sines = blocks.rope(4, 5, 5, 1, 64, torch.device("cpu"))
     q, k = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
-    turned_q, turned_k = (blocks.rotate(x.expand(25, 64), (cosines, sines)) for x in (q, k))
+    turned_q, turned_k = (blocks.apply_rope(x.expand(25, 64), (cosines, sines)) for x in (q, k))
     assert torch.equal(turned_q[:5], q.expand(5, 64))
     torch.testing.assert_close(turned_q[5] @ turned_k[5 + 7], turned_q[5 + 2] @ turned_k[5 + 9])
     assert abs(turned_q[5] @ turned_k[5 + 7] - turned_q[5] @ turned_k[5 + 6]) > 0.01
 
 
-def test_an_unused_output_costs_nothing():
-    """Cameras alone need no dense head."""
+def test_an_unused_output_is_not_computed():
+    """The cameras alone need no dense head."""
     network = Network(SMALL)
     del network.depth_head, network.point_head, network.track_head
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Weights from real files, and the reconstructor that runs them."""
+"""Weights from real files, and the reconstructor that uses them."""
 
 import re
 
@@ -14,9 +14,9 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weights
-from vggt_ros.reconstruction.vggt.parity import relative_error, rule_network
+from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.reference import reference
+from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.reconstruction.vggt.weights import WeightsError
 from vggt_ros.settings import ConfigError
@@ -34,7 +34,7 @@ def _state():
 
 @pytest.fixture(name="folder")
 def _folder(state, tmp_path):
-    """A folder as the hub has it."""
+    """A folder like a repository of the hub."""
     TINY.save(tmp_path / "config.json")
     safetensors.save_file(state, tmp_path / "model.safetensors")
     return tmp_path
@@ -62,14 +62,14 @@ def test_both_formats_load_the_same(folder, state, tmp_path):
     images = torch.from_numpy(rule.images(2, 28, 42))
     with torch.inference_mode():
         a, b = (weights.load(path, CPU)(images) for path in (weights.find(str(folder)), tmp_path / "other.pt"))
-        c = rule_network(TINY, 0)(images)
+        c = pseudo_random_network(TINY, 0)(images)
     for name, value in c.items():
         assert torch.equal(a[name], value)
         assert torch.equal(b[name], value)
 
 
-def test_a_cache_as_the_hub_leaves_it_is_found_offline(folder, tmp_path, monkeypatch):
-    """No network: what is cached loads, what is not gives a next step."""
+def test_the_cache_of_the_hub_is_used_offline(folder, tmp_path, monkeypatch):
+    """Without network, cached weights load; for others the error names the cure."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     commit, repository = "a" * 40, tmp_path / "cache" / "models--facebook--VGGT-1B"
     (repository / "snapshots" / commit).mkdir(parents=True)
@@ -85,8 +85,8 @@ def test_a_cache_as_the_hub_leaves_it_is_found_offline(folder, tmp_path, monkeyp
             weights.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
 
 
-def test_a_gated_repository_without_a_token_says_where_to_apply(tmp_path, monkeypatch):
-    """The hub's own answer to such a request, without the hub."""
+def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path, monkeypatch):
+    """The response of the hub is simulated."""
     from huggingface_hub.errors import GatedRepoError
 
     def refuse(*_, **__):
@@ -97,18 +97,18 @@ def test_a_gated_repository_without_a_token_says_where_to_apply(tmp_path, monkey
         weights.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
 
 
-def test_what_is_no_weights_is_named(folder, tmp_path):
+def test_the_error_names_a_path_without_weights(folder, tmp_path):
     for source, message in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "config.json", "neither"),
                             ("nothing", "does not exist")):
         with pytest.raises(WeightsError, match=message):
             weights.find(str(source))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=r"holds none of model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"contains none of model\.safetensors"):
         weights.find(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_truncated_file_is_named(folder, state, suffix):
+def test_the_error_names_a_truncated_file(folder, state, suffix):
     path = folder / f"model.{suffix}"
     if suffix == "pt":
         torch.save(state, path)
@@ -119,7 +119,7 @@ def test_a_truncated_file_is_named(folder, state, suffix):
             weights.load(path, CPU)
 
 
-def test_a_pickle_that_runs_code_does_not_run(folder, tmp_path):
+def test_code_in_a_pickle_is_not_executed(folder, tmp_path):
     class Bad:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -130,7 +130,7 @@ def test_a_pickle_that_runs_code_does_not_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_another_architecture_names_the_first_tensors(folder, state):
+def test_the_error_of_another_architecture_names_the_first_tensors(folder, state):
     wrong = dict(state)
     del wrong["camera_head.embed_pose.bias"]
     wrong["aggregator.camera_token"] = torch.zeros(1, 2, 1, 65)
@@ -147,7 +147,7 @@ def test_another_architecture_names_the_first_tensors(folder, state):
 
 
 def test_reused_tokens_change_nothing(folder):
-    """Bit for bit, whichever frames came before."""
+    """Bit-identical results, whichever frames were in the window before."""
     first, second = window((0, 1, 2, 3)), window((2, 3, 4, 5))
     reuse, fresh = loaded(folder), loaded(folder, reuse_tokens=False)
     reuse.reconstruct(first)
@@ -159,12 +159,12 @@ def test_reused_tokens_change_nothing(folder):
     np.testing.assert_allclose(np.linalg.norm(ours.descriptors, axis=1), 1, rtol=1e-5)
 
 
-def test_the_reconstructor_decodes_what_the_network_says(folder):
-    """Depth and the confidences' order are the network's; the calibrated K is the keyframes'."""
+def test_the_reconstructor_decodes_the_network_output(folder):
+    """Depth and the order of confidences are those of the network; calibrated intrinsics are those of the keyframes."""
     geometry = loaded(folder).reconstruct(window())
     images = torch.from_numpy(np.stack([k.image for k in window().keyframes])).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        raw = rule_network(TINY, 0)(images)
+        raw = pseudo_random_network(TINY, 0)(images)
     np.testing.assert_allclose(geometry.depth, raw["depth"].numpy(), rtol=1e-5)
     assert geometry.keyframe_ids == (0, 1, 2)
     assert np.array_equal(geometry.intrinsics[0], window().keyframes[0].intrinsics)
@@ -172,15 +172,15 @@ def test_the_reconstructor_decodes_what_the_network_says(folder):
     assert geometry.confidence[best] == 1
 
 
-def test_points_and_tracks_where_asked_for(folder):
+def test_points_and_tracks_if_configured(folder):
     vggt = loaded(folder, outputs="depth,points,tracks")
     vggt.reconstruct(window((0, 1), 266, 266))
-    assert vggt.inference.extras["world_points"].shape == (2, 266, 266, 3)
-    assert vggt.inference.extras["track"].shape == (2, 64, 2)
-    assert torch.equal(vggt.inference.extras["track"][0, 0], torch.tensor([16.0, 16.0]))
+    assert vggt.inference.extra_outputs["world_points"].shape == (2, 266, 266, 3)
+    assert vggt.inference.extra_outputs["track"].shape == (2, 64, 2)
+    assert torch.equal(vggt.inference.extra_outputs["track"][0, 0], torch.tensor([16.0, 16.0]))
     plain = loaded(folder)
     plain.reconstruct(window())
-    assert plain.inference.extras == {}
+    assert plain.inference.extra_outputs == {}
     assert not hasattr(plain.inference.network, "point_head")
 
 
@@ -192,11 +192,11 @@ def test_bfloat16_weights_cost_little_accuracy(folder):
 
 
 def test_the_reference_mode_computes_the_same():
-    """Kept layers and fresh tables are slower, not different."""
-    network, images = rule_network(TINY, 0), torch.from_numpy(rule.images(2, 56, 70))
+    """Keeping all layers and recomputing tables is slower, with the same results."""
+    network, images = pseudo_random_network(TINY, 0), torch.from_numpy(rule.images(2, 56, 70))
     with torch.inference_mode():
         plain = network(images, ("cameras", "depth", "points"))
-    slow = reference(network, images, torch.float32)
+    slow = run_reference(network, images, torch.float32)
     assert slow.keys() == plain.keys()
     for name, value in plain.items():
         assert relative_error(slow[name], value.numpy()) < 1e-6
@@ -210,17 +210,17 @@ def test_images_of_another_size_are_refused(folder):
     assert vggt.image_size(Camera.assumed(640, 480, 60)) == (518, 392)
 
 
-def test_no_gpu_is_said(folder):
+def test_the_error_of_a_missing_gpu_names_the_setting(folder):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is asked for")):
+    with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is configured")):
         Vggt(config(folder, device="cuda"))
-    with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is asked for")):
+    with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is configured")):
         create_reconstructor(config(folder, device="cuda").replace({"reconstructor": "vggt"}))
 
 
 def test_the_model_of_the_weights_memory_is_exact(folder):
-    """Bytes of what is loaded, in both types; and the published figure of VGGT-1B."""
+    """The bytes of the loaded tensors, in both types; and the published number of parameters of VGGT-1B."""
     for dtype in (torch.float32, torch.bfloat16):
         network = weights.load(folder / "model.safetensors", CPU, dtype)
         loaded = sum(value.nbytes for value in network.state_dict().values())

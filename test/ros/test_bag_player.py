@@ -1,4 +1,4 @@
-"""bag_player as a user runs it: a process of its own, its messages taken from DDS."""
+"""bag_player as a separate process, with its messages received over DDS."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def image(index):
 
 @pytest.fixture(scope="module", params=["sqlite3", "mcap"])
 def bag(request, tmp_path_factory):
-    """A bag with images of 20 Hz on /a/image, and a topic of a type that nobody has."""
+    """A bag with images of 20 Hz on /a/image, and a topic of a type that is not installed."""
     path = tmp_path_factory.mktemp("bags") / request.param
     store = get_typestore(Stores.ROS2_JAZZY)
     plugin = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}[request.param]
@@ -68,7 +68,7 @@ def player(tmp_path, *arguments):
 
 @pytest.fixture
 def listener(monkeypatch):
-    """A node that keeps what arrives: (wall time, message) of images and clock; `run(process)` until it ends."""
+    """A node that records (wall time, image) and clock stamps; `node.run(process)` spins until the process ends."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=int(DOMAIN))
@@ -95,7 +95,7 @@ def listener(monkeypatch):
 
 
 def test_every_byte_arrives_in_order_and_in_time(bag, listener, tmp_path):
-    """Stamps and pixels are exact, at twice the rate it takes half the time, and /clock ticks between messages."""
+    """Messages are exact, at twice the rate they take half the time, and /clock is published between messages."""
     process = player(tmp_path, bag, "--rate", 2, "--clock", "--wait-for", "/a/image")
     listener.run(process)
     out, err = process.communicate(timeout=20)
@@ -111,18 +111,18 @@ def test_every_byte_arrives_in_order_and_in_time(bag, listener, tmp_path):
     assert f"played {COUNT} messages" in out
 
 
-def test_clock_ticks_at_forty_hertz_or_more(bag, listener, tmp_path):
-    """At a fifth of the rate the images are 0.25 s apart; the clock must not stand still meanwhile."""
+def test_clock_is_published_at_forty_hertz_or_more(bag, listener, tmp_path):
+    """At a fifth of the rate the images are 0.25 s apart; the clock must advance between them."""
     process = player(tmp_path, bag, "--rate", 0.2, "--clock", "--wait-for", "/a/image")
     listener.run(process, until=lambda: len(listener.images) >= 4)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    assert process.returncode == 0, "SIGINT is a clean end"
+    assert process.returncode == 0, "SIGINT must end it cleanly"
     assert np.median(np.diff(listener.ticks)) <= 0.2 * 25_000_000
 
 
-def test_loop_begins_again(bag, listener, tmp_path):
-    """With --loop the stamps jump back to the first; SIGINT ends it, however often it comes (here and from launch)."""
+def test_loop_starts_again(bag, listener, tmp_path):
+    """With --loop the stamps jump back to the first; SIGINT ends it, also if repeated (as under launch)."""
     process = player(tmp_path, bag, "--rate", 10, "--loop", "--wait-for", "/a/image")
     listener.run(process, until=lambda: len(listener.images) > COUNT + 3)
     while process.poll() is None:
@@ -133,21 +133,21 @@ def test_loop_begins_again(bag, listener, tmp_path):
     assert listener.images[COUNT][1].header.stamp == listener.images[0][1].header.stamp
 
 
-def test_a_node_that_loads_is_waited_for_and_one_that_failed_is_named(bag, listener, tmp_path):
+def test_the_player_waits_for_a_loading_node_and_reports_a_failed_one(bag, listener, tmp_path):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     status = listener.create_publisher(DiagnosticStatus, "/vggt_slam/status", latched)
 
-    def say(state):
+    def publish_state(state):
         status.publish(DiagnosticStatus(message="no weights", values=[KeyValue(key="state", value=state)]))
 
-    say("LOADING")
+    publish_state("LOADING")
     process = player(tmp_path, bag, "--rate", 20, "--wait-for", "/a/image", "--wait-ready", "/vggt_slam/status")
     listener.run(process, until=lambda: listener.images, timeout=4)
     assert not listener.images and process.poll() is None
-    say("NO_IMAGE")
+    publish_state("NO_IMAGE")
     listener.run(process)
     assert process.wait(20) == 0 and len(listener.images) == COUNT
-    say("FAILED")
+    publish_state("FAILED")
     process = player(tmp_path, bag, "--wait-ready", "/vggt_slam/status")
     listener.run(process)
     _, err = process.communicate(timeout=20)
@@ -159,7 +159,7 @@ def test_a_node_that_loads_is_waited_for_and_one_that_failed_is_named(bag, liste
     (lambda folder: folder, "there is no metadata.yaml in it"),
     (lambda folder: damaged(folder), "not a readable rosbag2"),
 ])
-def test_bad_bags_are_named(make, expected, tmp_path):
+def test_the_error_names_a_bad_bag(make, expected, tmp_path):
     path = make(tmp_path)
     with pytest.raises(BagError, match=expected) as caught:
         open_bag(path)
@@ -174,18 +174,18 @@ def damaged(folder):
 
 
 def test_errors_end_the_command(bag, tmp_path):
-    """The command says what is wrong in one line, without a traceback, and fails."""
+    """The command prints the error in one line, without a traceback, and fails."""
     for arguments, expected in (((tmp_path / "missing",), "no such file or folder"),
-                                ((bag, "--topics", "/b"), "no topic /b; there are /a/foreign, /a/image"),
+                                ((bag, "--topics", "/b"), "no topic /b; the bag has /a/foreign, /a/image"),
                                 ((bag, "--topics", "/a/foreign"), "no message that can be played")):
         process = player(tmp_path, *arguments)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 1 and expected in err and "Traceback" not in err
 
 
-def test_cut_file_is_an_error(bag, tmp_path):
-    """A bag that breaks off is named, whatever could be played before."""
-    broken = tmp_path / "cut"
+def test_a_truncated_file_is_an_error(bag, tmp_path):
+    """The error names a truncated bag, after its first part was played."""
+    broken = tmp_path / "truncated"
     shutil.copytree(bag, broken)
     for file in [*broken.glob("*.mcap"), *broken.glob("*.db3")]:
         file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])

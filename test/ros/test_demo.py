@@ -1,4 +1,4 @@
-"""The demo as it is run, on a short way through its room."""
+"""The demo on a short path through its rendered room."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
-    """A fifth of a round, as a rosbag2; rendered by a process of its own, because it forks."""
+    """A fifth of a lap as a rosbag2; rendered by a separate process, because it forks."""
     path = tmp_path_factory.mktemp("demo") / "bag"
     code = "import sys, demo, pathlib; demo.render_room(pathlib.Path(sys.argv[1]), images=45, seed=0, rounds=0.2)"
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True, timeout=120,
@@ -39,7 +39,7 @@ def bag(tmp_path_factory):
     return path
 
 
-def test_bag_holds_exactly_what_was_rendered(bag):
+def test_the_bag_contains_exactly_what_was_rendered(bag):
     """Stamps to the nanosecond, the true poses beside the images, and the renderer's intrinsics."""
     from vggt_ros.synthetic import laps, pinhole
 
@@ -52,7 +52,7 @@ def test_bag_holds_exactly_what_was_rendered(bag):
 
 
 def test_images_show_the_room_from_the_true_poses(bag, demo):
-    """JPEG costs a little; a wrong pose or color order would cost everything."""
+    """JPEG compression changes pixels a little; a wrong pose or color order would change them much more."""
     from vggt_ros.synthetic import laps, pinhole, room
 
     _, image = list(BagSequence(bag))[20]
@@ -63,8 +63,8 @@ def test_images_show_the_room_from_the_true_poses(bag, demo):
 
 
 @pytest.mark.slow
-def test_demo_leaves_what_it_promises(bag, tmp_path):
-    """Over DDS into the lifecycle node: files, figures that agree with them, and a path within 1 % of the truth."""
+def test_the_demo_writes_its_results(bag, tmp_path):
+    """Over DDS with the lifecycle node: result files, a consistent report, and a path within 1 % of ground truth."""
     out = tmp_path / "out"
     run = subprocess.run([sys.executable, "dev/demo.py", str(bag), "--output", str(out), "--rate", "0.3"], cwd=ROOT,
                          capture_output=True, text=True, timeout=280)
@@ -77,7 +77,7 @@ def test_demo_leaves_what_it_promises(bag, tmp_path):
     fit = accuracy(*trajectory, *truth)
     assert report["ate_rmse_m"] == pytest.approx(fit.ate_rmse, rel=1e-3)
     assert fit.ate_rmse < 0.01 * fit.path and fit.coverage > 0.9
-    # Position alone would not notice a base frame that was not turned into the camera's.
+    # Positions alone would not detect poses of the base frame that were not converted to the camera frame.
     turned = truth[1][np.searchsorted(truth[0], trajectory[0])][:, :3, :3]
     relative = trajectory[1][:, :3, :3].transpose(0, 2, 1) @ trajectory[1][0, :3, :3]
     expected = turned.transpose(0, 2, 1) @ turned[0]
@@ -88,8 +88,8 @@ def test_demo_leaves_what_it_promises(bag, tmp_path):
     assert report["frames"] + report["lost_on_the_way"] == report["images"] == 45
 
 
-def test_an_assumed_camera_is_no_calibration_in_the_bag(demo, tmp_path, capsys):
-    """A folder without calibration: the node must not take the assumed field of view for a measured one."""
+def test_an_assumed_camera_is_not_written_as_a_calibration(demo, tmp_path, capsys):
+    """For a folder without calibration the node must not get the assumed field of view as a calibration."""
     (tmp_path / "shots").mkdir()
     for index in range(3):
         cv2.imwrite(str(tmp_path / "shots" / f"{index}.png"), np.full((48, 64, 3), 90, np.uint8))
@@ -99,7 +99,7 @@ def test_an_assumed_camera_is_no_calibration_in_the_bag(demo, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("path", "expected"), [("missing", "no such file or folder"), ("", "no images")])
-def test_wrong_path_is_said(path, expected, tmp_path):
+def test_a_wrong_path_is_reported(path, expected, tmp_path):
     run = subprocess.run([sys.executable, "dev/demo.py", str(tmp_path / path), "--output", str(tmp_path / "out")],
                          cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1 and expected in run.stderr and "Traceback" not in run.stderr

@@ -1,4 +1,4 @@
-"""The grid as the node publishes it, on real DDS, against the exact room."""
+"""The occupancy grid published by the node over real DDS, compared with the exact room."""
 
 import os
 
@@ -22,12 +22,12 @@ from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 
 IMAGES = 60
 BASE = pose(np.eye(3), np.array([*lap().world_camera[0][:2, 3], 0.0]))
-"""Where the robot begins in the room: on the floor, below the first camera. `map` is the room, moved by it."""
+"""Initial pose of the robot in the room: on the floor, below the first camera. It is the pose of `map` in the room."""
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """A robot that knows where its camera sits, after most of a way around the room; nobody wants a grid yet."""
+    """A robot with its camera in TF, after most of a lap around the room; the grid has no subscriber yet."""
     os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
     oracle = SceneReconstructor(room(), [f.stamp for f in lap().frames], lap().world_camera, OracleNoise(scale=0.3))
     made = Bench(94, oracle, [], tf__base_timeout=5.0)
@@ -52,18 +52,18 @@ def received(bench):
 
 
 def test_the_grid_is_the_floor_plan_of_the_room(bench):
-    """Made for a late subscriber only, and made anew once the map has become metric."""
+    """Computed only once there is a subscriber, and computed again after the map was rescaled."""
     output, solution = bench.node.outputs.grid, bench.node.slam.solution
-    assert len(solution) > 16 and not output._occupancy.casts  # heavy, and nobody subscribed
+    assert len(solution) > 16 and not output._occupancy.casts  # expensive, and without a subscriber
     bench.record("/vggt_slam/grid", OccupancyGrid, LATCHED)
     assert bench.spin(lambda: bench.got["grid"], seconds=5)
-    poses = np.array([bench.node.frames.map_world @ camera for camera in solution.map_camera])
+    poses = np.array([bench.node.transforms.map_world @ camera for camera in solution.map_camera])
     _, room_map = trajectory_error(solution.stamps, poses, lap())
     bench.node.set_parameters([Parameter("scale.factor", value=room_map.scale)])
     assert bench.spin(lambda: bench.node.slam.solution.version > solution.version)
     bench.got["grid"].clear()
     assert bench.spin(lambda: bench.got["grid"], seconds=10)
-    bench.spin(seconds=5.0)  # until all keyframes are in it
+    bench.spin(seconds=5.0)  # until all keyframes are included
     message, grid, config = bench.got["grid"][-1], received(bench), GridConfig()
     assert (message.header.frame_id, stamp(message)) == ("map", solution.stamps[-1])
     assert grid.resolution == pytest.approx(config.resolution)

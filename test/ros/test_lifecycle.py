@@ -1,4 +1,4 @@
-"""Requests that rclpy's lifecycle node does not survive by itself."""
+"""Requests that the lifecycle node of rclpy does not survive."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
-from bench import Bench, Gate
+from bench import Bench, GatedReconstructor
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from scenes import lap
@@ -46,8 +46,8 @@ def test_a_transition_that_the_state_does_not_allow_is_refused(make):
 
 
 def test_cleanup_while_a_command_waits(make):
-    """The command is carried out, its answer comes, and the node can be configured again."""
-    gate = Gate(sequence().oracle())
+    """The command is executed, its response arrives, and the node can be configured again."""
+    gate = GatedReconstructor(sequence().oracle())
     bench = make(gate).start()
     bench.info(sequence().frames[0])
     gate.open.clear()

@@ -25,7 +25,7 @@ def _environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder with the map of a part of the room, and the poses of the base in it by stamp."""
+    """A folder with a map of a part of the room, and the poses of the base in this map by stamp."""
     folder = tmp_path_factory.mktemp("maps")
     bench = Bench(61, lap().oracle(), map__folder=str(folder), **QUICK).start()
     bench.info(lap().frames[0])
@@ -43,20 +43,21 @@ def started(saved, domain, **parameters):
     return bench
 
 
-def off(bench, poses):
-    """How far each pose of the base in `map` is from the saved one of the same image, meters."""
+def position_errors(bench, poses):
+    """Return the distance of each pose of the base in `map` from the saved one of the same image, meters."""
     found = {stamp(message): matrix(message.pose.pose) for message in bench.got["pose"]}
     return [float(np.linalg.norm(found[when][:3, 3] - pose[:3, 3])) for when, pose in poses.items() if when in found]
 
 
 def test_a_restarted_node_localizes_in_the_saved_map(saved):
-    """Mode localization loads at the start; the same images get the same poses, and the map never grows."""
+    """Mode localization loads the map at the start; images get the same poses as before, and the map does not grow."""
     bench = started(saved, 62, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
         before = len(bench.node.slam.solution)
         bench.play(lap().frames[10:SHORT])
-        errors = off(bench, {when: pose for when, pose in saved[1].items() if when >= lap().frames[12].stamp})
+        errors = position_errors(bench, {when: pose for when, pose in saved[1].items()
+                                         if when >= lap().frames[12].stamp})
         assert len(errors) > 5
         assert np.median(errors) < 0.03
         assert len(bench.node.slam.solution) == before
@@ -66,7 +67,7 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
         bench.close()
 
 
-def test_a_bag_that_begins_again_and_a_reset_leave_localization_its_map(saved):
+def test_localization_keeps_its_map_when_a_bag_loops_and_after_a_reset(saved):
     bench = started(saved, 62, mode="localization")
 
     def loaded(resets):
@@ -87,7 +88,7 @@ def test_a_bag_that_begins_again_and_a_reset_leave_localization_its_map(saved):
         bench.close()
 
 
-def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
+def test_load_map_replaces_the_map_and_mapping_continues(saved):
     bench = started(saved, 61)
     try:
         bench.play(lap().frames[60:70])
@@ -103,7 +104,7 @@ def test_load_map_replaces_the_map_and_mapping_goes_on(saved):
         bench.close()
 
 
-def test_a_map_that_is_missing_or_broken_leaves_the_present_one(saved):
+def test_the_current_map_is_kept_if_the_saved_one_is_missing(saved):
     bench = started(saved, 63, map__name="nowhere")
     try:
         bench.play(lap().frames[:30])
@@ -116,8 +117,8 @@ def test_a_map_that_is_missing_or_broken_leaves_the_present_one(saved):
         bench.close()
 
 
-def test_initialpose_gates_where_the_camera_is_looked_for(saved):
-    """Said to be far away, it is not found; said to be where it is, it is found at once."""
+def test_initialpose_limits_the_search_for_the_camera(saved):
+    """With a wrong initial pose far away the camera is not found; with the right one it is found at once."""
     bench = started(saved, 64, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
@@ -125,7 +126,7 @@ def test_initialpose_gates_where_the_camera_is_looked_for(saved):
         assert bench.spin(lambda: publisher.get_subscription_count())
         when, pose = list(saved[1].items())[8]
         row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
-        bench.image(lap().frames[row - 3])  # the node learns where the camera sits
+        bench.image(lap().frames[row - 3])  # the node looks up the pose of the camera on the base
         for shift, expected in ((30.0, "LOST"), (0.2, "TRACKING")):
             there = pose.copy()
             there[:3, 3] += shift
@@ -138,7 +139,7 @@ def test_initialpose_gates_where_the_camera_is_looked_for(saved):
         bench.close()
 
 
-def test_localization_without_a_map_is_an_error_that_names_the_folder(saved):
+def test_localization_without_a_saved_map_is_an_error(saved):
     bench = started(saved, 65, mode="localization", map__name="nowhere")
     try:
         assert bench.spin(lambda: bench.got["status"] and "no map is saved there" in bench.got["status"][-1].message)

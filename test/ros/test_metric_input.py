@@ -1,4 +1,4 @@
-"""Metric scale from topics and TF, over real DDS: the node's map is in meters, and bad messages do no harm."""
+"""Metric scale from topics and TF over real DDS: the map is in meters, and invalid messages are ignored."""
 
 import array
 import os
@@ -26,7 +26,7 @@ from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 SETTINGS = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200, "scale__max_sigma": 0.04}
 COUNT = 80
 BASE_CAMERA = pose(so3_exp(np.array([0.0, 0.2, 0.0])), np.array([0.3, 0.0, 0.4])) @ BODY_OPTICAL
-"""A camera ahead of the base and over it, looking down: its way is not the base's."""
+"""A camera in front of the base and above it, pitched down, so that its trajectory differs from that of the base."""
 
 
 @cache
@@ -50,8 +50,8 @@ def make(tmp_path, capfd):
         bench.close()
 
 
-def mounted(bench):
-    """Say in TF where the camera sits."""
+def publish_mounting(bench):
+    """Publish the pose of the camera on the base to TF."""
     caster = StaticTransformBroadcaster(bench.peer)
     caster.sendTransform(messages.transform(BASE_CAMERA, 0, "base_link", CAMERA))
     bench.spin(seconds=0.3)
@@ -63,11 +63,11 @@ def odom_base(index):
         @ inverse(BASE_CAMERA)
 
 
-def play(bench, tell):
+def play(bench, before_image):
     bench.info(lap().frames[0])
     for index, frame in enumerate(lap().frames[:COUNT]):
         assert bench.spin(lambda: bench.node.worker.idle)
-        tell(index, frame)
+        before_image(index, frame)
         bench.image(frame)
     bench.settle()
 
@@ -81,23 +81,23 @@ def check_metric(bench, source):
 
 
 def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
-    """The base turns about a point off the camera; poses that are nonsense come between."""
+    """The base rotates about a point away from the camera; invalid poses are published in between."""
     bench = make(scale__odometry="topic")
-    caster = mounted(bench)
+    caster = publish_mounting(bench)
     publisher = bench.peer.create_publisher(Odometry, "odometry", 50)
     assert bench.spin(publisher.get_subscription_count)
 
-    def tell(index, frame):
-        for placed, child in ((odom_base(index), "base_link"), (np.full((4, 4), np.nan), "base_link"),
+    def publish(index, frame):
+        for pose_in_odom, child in ((odom_base(index), "base_link"), (np.full((4, 4), np.nan), "base_link"),
                               (np.eye(4), "elsewhere")):
             message = Odometry(header=messages.header(frame.stamp, "odom"), child_frame_id=child)
-            if np.isfinite(placed).all():
-                message.pose.pose = messages.pose_message(placed)
+            if np.isfinite(pose_in_odom).all():
+                message.pose.pose = messages.pose_message(pose_in_odom)
             else:
                 message.pose.pose.position.x = float("nan")
             publisher.publish(message)
 
-    play(bench, tell)
+    play(bench, publish)
     check_metric(bench, "odometry")
     assert int(bench.status_now()["odometry refused"]) > COUNT
     assert bench.logged("odometry", "elsewhere")
@@ -110,7 +110,7 @@ def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
     publisher = bench.peer.create_publisher(Image, "depth", 5)
     assert bench.spin(publisher.get_subscription_count)
 
-    def tell(index, frame):
+    def publish(index, frame):
         depth = unit * room_depth(index)
         pixels = np.nan_to_num(depth).astype("<f4" if encoding == "32FC1" else "<u2")
         message = Image(header=messages.header(frame.stamp + 5_000_000, CAMERA), height=SIZE[1], width=SIZE[0],
@@ -119,7 +119,7 @@ def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
         if index == 10:
             publisher.publish(Image(header=message.header, height=10, width=10, encoding="rgb8", step=30))
 
-    play(bench, tell)
+    play(bench, publish)
     check_metric(bench, "depth")
 
 
@@ -128,10 +128,10 @@ def room_depth(index):
     return oracle().scene.depth(lap().world_camera[index], lap().frames[0].intrinsics, SIZE)
 
 
-def test_the_robots_own_odometry_in_tf_gives_scale_and_map_odom(make):
-    """tf.mode map_to_odom: TF is read at the images' stamps; map -> odom is the truth in meters then."""
+def test_odometry_of_the_robot_in_tf_gives_scale_and_map_odom(make):
+    """With tf.mode map_to_odom, TF is read at the images' stamps, and map -> odom is correct in meters."""
     bench = make(tf__mode="map_to_odom")
-    caster, moving = mounted(bench), TransformBroadcaster(bench.peer)
+    caster, moving = publish_mounting(bench), TransformBroadcaster(bench.peer)
     play(bench, lambda index, frame: moving.sendTransform(
         messages.transform(odom_base(index), frame.stamp, "odom", "base_link")))
     check_metric(bench, "odometry")
@@ -146,39 +146,39 @@ def test_the_robots_own_odometry_in_tf_gives_scale_and_map_odom(make):
 
 
 def test_gravity_levels_the_map_of_a_robot_that_stands_on_a_slope(make):
-    """The base is rolled by 10 degrees, the IMU is mounted askew: the base begins rolled in a map that is level."""
+    """The base is rolled by 10 degrees, the IMU is mounted rotated: the base starts rolled in a level map."""
     bench = make(scale__imu=True)
-    caster = mounted(bench)
-    askew, rolled = pose(so3_exp(np.array([0.4, -0.8, 1.5])), np.array([0.1, 0.0, 0.2])), np.radians(10.0)
-    caster.sendTransform(messages.transform(askew, 0, "base_link", "imu_link"))
+    caster = publish_mounting(bench)
+    base_imu, roll = pose(so3_exp(np.array([0.4, -0.8, 1.5])), np.array([0.1, 0.0, 0.2])), np.radians(10.0)
+    caster.sendTransform(messages.transform(base_imu, 0, "base_link", "imu_link"))
     publisher = bench.peer.create_publisher(Imu, "imu", 200)
     assert bench.spin(publisher.get_subscription_count)
-    gravity = askew[:3, :3].T @ so3_exp(np.array([-rolled, 0, 0])) @ np.array([0, 0, 9.81])
+    gravity = base_imu[:3, :3].T @ so3_exp(np.array([-roll, 0, 0])) @ np.array([0, 0, 9.81])
     rng = np.random.default_rng(0)
 
-    def tell(index, frame):
+    def publish(index, frame):
         if index == 1:
             for k in range(-140, 10):
                 message = Imu(header=messages.header(lap().frames[0].stamp + k * 5_000_000, "imu_link"))
-                felt = message.linear_acceleration
-                felt.x, felt.y, felt.z = (gravity + 0.05 * rng.standard_normal(3)).tolist()
+                acceleration = message.linear_acceleration
+                acceleration.x, acceleration.y, acceleration.z = (gravity + 0.05 * rng.standard_normal(3)).tolist()
                 publisher.publish(message)
                 bench.spin(seconds=0.002)
 
     bench.info(lap().frames[0])
     for index, frame in enumerate(lap().frames[:25]):
         assert bench.spin(lambda: bench.node.worker.idle)
-        tell(index, frame)
+        publish(index, frame)
         bench.image(frame)
     bench.settle()
     assert len(bench.node.slam.solution) > 0
-    map_base = bench.node.frames.map_base(np.eye(4))
+    map_base = bench.node.transforms.map_base(np.eye(4))
     np.testing.assert_allclose(map_base[:3, 3], 0, atol=1e-9)
-    assert np.degrees(rotation_angle(map_base[:3, :3].T @ so3_exp(np.array([rolled, 0, 0])))) < 1.0
+    assert np.degrees(rotation_angle(map_base[:3, :3].T @ so3_exp(np.array([roll, 0, 0])))) < 1.0
     assert bench.logged("leveled by gravity")
 
 
-def test_our_own_odometry_is_no_source_of_scale():
+def test_our_own_odometry_is_rejected_as_a_scale_source():
     with pytest.raises(ConfigError, match="our own odometry"):
         Config().replace({"scale.odometry": "tf"})
     assert Config().replace({"tf.mode": "map_to_odom"}).odometry_source == "tf"

@@ -1,4 +1,4 @@
-"""The ready parameter files: each is taken by the node's own declaration, and every line in it means something."""
+"""The parameter files for specific hardware: the node accepts each file, and all of its names are settings."""
 
 import os
 
@@ -13,7 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.ros import parameters
 
 FOLDER = ROOT / "config"
-READY = ("realsense_d435i", "oak_d", "usb_camera", "orin", "desktop_gpu")
+FILES = ("realsense_d435i", "oak_d", "usb_camera", "orin", "desktop_gpu")
 
 
 def flat(values, prefix=""):
@@ -25,13 +25,13 @@ def flat(values, prefix=""):
             yield prefix + name, value
 
 
-@pytest.mark.parametrize("name", READY)
-def test_the_node_takes_every_value(name, tmp_path):
+@pytest.mark.parametrize("name", FILES)
+def test_the_node_accepts_every_value(name, tmp_path):
     os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path)}
     path = FOLDER / f"{name}.yaml"
     written = dict(flat(yaml.safe_load(path.read_text())["/**"]["ros__parameters"]))
     known = {setting.name for setting, _ in Config()}
-    assert written.keys() <= known, "a name that the node would only warn of"
+    assert written.keys() <= known, "unknown names, for which the node would only log a warning"
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=95)
     node = Node("vggt_slam", context=context, cli_args=["--ros-args", "--params-file", str(path)])
@@ -43,6 +43,6 @@ def test_the_node_takes_every_value(name, tmp_path):
     assert {key: taken[key] for key in written} == written
 
 
-def test_the_tutorial_names_them():
-    text = (FOLDER.parent / "docs" / "tutorials" / "on-a-robot.md").read_text()
-    assert not [name for name in READY if f"`config/{name}.yaml`" not in text]
+def test_the_readme_lists_them():
+    text = (FOLDER.parent / "README.md").read_text()
+    assert not [name for name in FILES if f"`config/{name}.yaml`" not in text]

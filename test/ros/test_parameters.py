@@ -52,7 +52,7 @@ def test_every_setting_is_a_parameter_with_its_default_range_and_unit(make):
         assert all(choice in described.additional_constraints for choice in setting.choices)
 
 
-def test_values_from_outside_count(make):
+def test_values_given_at_startup_are_used(make):
     config = parameters.declare(make(windows__size=6, tf__mode="none", camera__fov=90.0))
     assert (config.windows.size, config.tf.mode, config.camera.fov) == (6, "none", 90.0)
 
@@ -63,7 +63,7 @@ def test_values_from_outside_count(make):
     ({"tf__mode": "sideways"}, ValueError, "tf.mode"),
     ({"windows__overlap": 8}, ValueError, "windows.overlap"),
 ])
-def test_a_value_that_does_not_fit_is_refused_by_name(make, overrides, error, name):
+def test_the_error_names_an_invalid_parameter(make, overrides, error, name):
     with pytest.raises(error, match=name):
         parameters.declare(make(**overrides))
 

@@ -1,4 +1,4 @@
-"""Why the node sees nothing: each cause in one line, with the cure."""
+"""Why no images arrive: each cause is explained in one line, with the cure."""
 
 import pytest
 
@@ -6,7 +6,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from vggt_ros.ros.silence import why_silent
+from vggt_ros.ros.silence import explain_silence
 
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -18,16 +18,16 @@ def publisher(qos=RELIABLE, kind=IMAGE, name="camera"):
     return TopicEndpointInfo(node_name=name, node_namespace="/front", topic_type=kind, qos_profile=qos)
 
 
-@pytest.mark.parametrize(("asked", "publishers", "words"), [
-    (BEST_EFFORT, [], ["nobody publishes /image", "remap"]),
+@pytest.mark.parametrize(("requested", "publishers", "words"), [
+    (BEST_EFFORT, [], ["no publisher of /image", "remap"]),
     (BEST_EFFORT, [publisher(kind=COMPRESSED)], ["/front/camera", "CompressedImage", "camera.transport to compressed"]),
-    (RELIABLE, [publisher(BEST_EFFORT)], ["QoS mismatch: /front/camera offers best_effort", "asks for reliable",
+    (RELIABLE, [publisher(BEST_EFFORT)], ["QoS mismatch: /front/camera offers best_effort", "requests reliable",
                                           "qos_overrides./image.subscription"]),
-    (LATCHED, [publisher()], ["offers volatile", "asks for transient_local"]),
-    (BEST_EFFORT, [publisher()], ["/front/camera publishes /image and nothing arrives"]),
+    (LATCHED, [publisher()], ["offers volatile", "requests transient_local"]),
+    (BEST_EFFORT, [publisher()], ["/front/camera publishes /image, but nothing arrives"]),
     (RELIABLE, [publisher(BEST_EFFORT), publisher(name="other")], ["/front/other publishes"]),
 ])
-def test_each_cause_has_its_line(asked, publishers, words):
-    why = why_silent("/image", IMAGE, asked, publishers)
+def test_each_cause_is_explained(requested, publishers, words):
+    why = explain_silence("/image", IMAGE, requested, publishers)
     assert all(word in why for word in words), why
     assert "\n" not in why

@@ -1,7 +1,7 @@
-"""The contract of tf2_ros and sensor_msgs_py that vggt_ros relies on.
+"""The behavior of tf2_ros and sensor_msgs_py that vggt_ros relies on.
 
-Runs against whichever is importable: the real packages on a ROS machine, `dev/stand_ins` elsewhere, so that the
-stand-ins are held to what the real ones do.
+Runs with whichever packages are installed: the real ones on a ROS machine, `dev/stand_ins` elsewhere, so that the
+stand-ins behave like the real ones.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ SECOND = 1_000_000_000
 
 
 def transform(parent, child, stamp=0, translation=(0.0, 0.0, 0.0), yaw=0.0):
-    """Return a TransformStamped parent <- child, turned by `yaw` about z."""
+    """Return a TransformStamped parent <- child, rotated by `yaw` about z."""
     message = TransformStamped(child_frame_id=child)
     message.header.frame_id = parent
     message.header.stamp = Time(nanoseconds=stamp).to_msg()
@@ -57,7 +57,7 @@ def buffer():
 
 
 def test_interpolates_position_and_rotation(buffer):
-    """Between two stamps translation is linear and rotation a slerp."""
+    """Between two stamps, translation is interpolated linearly and rotation by slerp."""
     found = buffer.lookup_transform("odom", "base", Time(nanoseconds=100 * SECOND + SECOND // 2))
     assert position(found) == pytest.approx([0.5, 0, 0])
     assert yaw(found) == pytest.approx(np.pi / 8)
@@ -66,7 +66,7 @@ def test_interpolates_position_and_rotation(buffer):
 
 
 def test_chain_and_its_inverse(buffer):
-    """A chain through a static link; the other way round it is the inverse."""
+    """A chain through a static link, and its inverse in the other direction."""
     stamp = Time(nanoseconds=102 * SECOND)
     there, back = buffer.lookup_transform("odom", "camera", stamp), buffer.lookup_transform("camera", "odom", stamp)
     assert position(there) == pytest.approx([2.0, 0.1, 0.3])
@@ -75,15 +75,15 @@ def test_chain_and_its_inverse(buffer):
 
 
 def test_time_zero_is_the_newest_common_time(buffer):
-    """Time 0 asks for the newest; a chain of static links alone has stamp 0."""
+    """Time 0 means the newest common time; a chain of only static links has stamp 0."""
     newest = buffer.lookup_transform("odom", "camera", Time())
     assert Time.from_msg(newest.header.stamp).nanoseconds == 102 * SECOND
     assert position(buffer.lookup_transform("base", "camera", Time())) == pytest.approx([0.1, 0, 0.3])
     assert position(buffer.lookup_transform("base", "camera", Time(nanoseconds=7))) == pytest.approx([0.1, 0, 0.3])
 
 
-def test_errors_by_name(buffer):
-    """Unknown frames, unconnected trees and times outside of what is known have their own exceptions."""
+def test_types_of_errors(buffer):
+    """Unknown frames, unconnected trees and times outside the known interval have their own exceptions."""
     buffer.set_transform_static(transform("other", "island"), "test")
     with pytest.raises(tf2_ros.LookupException, match="nowhere"):
         buffer.lookup_transform("odom", "nowhere", Time())
@@ -98,8 +98,8 @@ def test_errors_by_name(buffer):
         assert issubclass(getattr(tf2_ros, error), tf2_ros.TransformException)
 
 
-def test_can_transform_waits_as_long_as_told(buffer):
-    """A timeout waits on the wall clock and gives up; without one the answer is immediate."""
+def test_can_transform_waits_for_the_timeout(buffer):
+    """With a timeout it waits in wall time and then returns False; without one it returns immediately."""
     late = Time(nanoseconds=103 * SECOND)
     start = time.monotonic()
     assert buffer.can_transform("odom", "base", late) is False
@@ -109,8 +109,8 @@ def test_can_transform_waits_as_long_as_told(buffer):
     assert buffer.can_transform("odom", "base", Time(nanoseconds=101 * SECOND)) is True
 
 
-def test_old_data_leaves_and_unusable_data_is_ignored(buffer):
-    """The cache is as long as told; NaN, self transforms and zero quaternions change nothing."""
+def test_old_data_is_removed_and_invalid_data_is_ignored(buffer):
+    """The cache has the configured length; NaN, self transforms and zero quaternions are ignored."""
     buffer.set_transform(transform("odom", "base", 131 * SECOND, (9.0, 0.0, 0.0)), "test")
     with pytest.raises(tf2_ros.ExtrapolationException):
         buffer.lookup_transform("odom", "base", Time(nanoseconds=100 * SECOND))
@@ -124,14 +124,14 @@ def test_old_data_leaves_and_unusable_data_is_ignored(buffer):
 
 
 def test_clear_keeps_static_transforms(buffer):
-    """After a jump of time the moving frames are forgotten, the mounting of the camera is not."""
+    """After a time jump the dynamic transforms are cleared, the static ones are kept."""
     buffer.clear()
     assert not buffer.can_transform("odom", "base", Time())
     assert buffer.can_transform("base", "camera", Time())
 
 
 def test_over_the_wire(monkeypatch):
-    """What the broadcasters send reaches the buffer of a listener, static transforms also when it comes later."""
+    """Transforms sent by the broadcasters reach the buffer of a listener; static ones also if it starts later."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=71)
@@ -158,7 +158,7 @@ def test_over_the_wire(monkeypatch):
 
 
 def test_clouds_keep_their_bytes():
-    """A structured array goes through PointCloud2 and back unchanged; NaN points can be left out."""
+    """A structured array is unchanged after conversion to PointCloud2 and back; NaN points can be skipped."""
     dtype = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<f4"), ("confidence", "<f4")])
     fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
               for i, name in enumerate(dtype.names)]
@@ -177,7 +177,7 @@ def test_clouds_keep_their_bytes():
 
 
 def test_tf_message_is_the_real_type():
-    """Where tf2_msgs was built here, its type hash is the one that ROS machines announce."""
+    """If tf2_msgs was built locally, its type hash equals that of ROS machines."""
     code = ("import rclpy, time; rclpy.init(domain_id=72); n = rclpy.create_node('hash');"
             "from tf2_msgs.msg import TFMessage; p = n.create_publisher(TFMessage, '/tf', 1); time.sleep(0.5);"
             "i = n.get_publishers_info_by_topic('/tf')[0]; print(getattr(i, 'topic_type_hash', 'none'))")

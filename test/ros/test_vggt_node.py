@@ -1,4 +1,4 @@
-"""VGGT in the node, over DDS: loading, messages, diagnostics, memory, and the truth through the real decoding."""
+"""VGGT in the node, over DDS: loading, messages, diagnostics, memory, and accuracy with exact network output."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 
 WIDTH, HEIGHT = 140, 112
-"""What the images of 320x240 become with `vggt.width` 140."""
+"""Size of images of 320x240 with `vggt.width` 140."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,7 +35,7 @@ def _environment(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="folder")
 def _folder(tmp_path_factory):
-    """The small network with rule-made weights, as a folder for `vggt.weights`."""
+    """The small network with pseudo-random weights, as a folder for `vggt.weights`."""
     folder = tmp_path_factory.mktemp("weights")
     SMALL.save(folder / "config.json")
     state = {name: torch.from_numpy(value) for name, value in rule.weights(SMALL, 0)}
@@ -67,19 +67,19 @@ def state(bench):
 
 
 def test_the_network_in_the_node(make, folder, monkeypatch):
-    """From LOADING to messages: images that come early are counted, figures are in /diagnostics, memory is bounded.
+    """From LOADING to messages: early images are counted, statistics are in /diagnostics, memory is bounded.
 
-    Rule-made weights know nothing of the room, so that windows fit each other by chance only; the first one is mapped.
+    With pseudo-random weights the output is not geometry, and windows align by chance only; the first one is mapped.
     """
-    monkeypatch.setattr(weights, "_said", set())
+    monkeypatch.setattr(weights, "_license_logged", set())
     gate = threading.Event()
 
-    def slowly(config, progress):
+    def slow_factory(config, progress):
         progress("waiting for the test")
         assert gate.wait(30)
         return create_reconstructor(config, progress)
 
-    bench = make(slowly, **vggt(folder))
+    bench = make(slow_factory, **vggt(folder))
     assert bench.node.trigger_configure().name == "SUCCESS"
     assert bench.spin(lambda: state(bench) == "LOADING" and "waiting" in bench.status()["reconstructor"])
     assert bench.node.trigger_activate().name == "SUCCESS"
@@ -91,7 +91,7 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.counts["early"] == 3 and bench.node.slam.counts.frames == 0
     gate.set()
     assert bench.spin(lambda: state(bench) == "NO_IMAGE")
-    assert bench.logged("vggt, as set") and bench.logged("non-commercial")
+    assert bench.logged("vggt, as configured") and bench.logged("non-commercial")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bench.play(lap().frames[3:28])
     status = bench.status_now()
@@ -108,8 +108,8 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, 4) + 200e6
 
 
-def test_windows_beyond_the_memory_are_split_and_diagnostics_say_so(make, folder):
-    """`vggt.memory` has room for three images, a window has four; parts of nonsense are let pass as fitting."""
+def test_windows_beyond_the_memory_are_split_and_diagnostics_report_it(make, folder):
+    """`vggt.memory` suffices for three images, a window has four; alignment accepts the inconsistent parts."""
     room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, torch.float32) + 1e4
     bench = make(create_reconstructor, **vggt(folder, vggt__memory=1e-9 * room, alignment__max_rotation=45.0,
                                               alignment__max_translation=1.0, alignment__max_scale=1.0,
@@ -117,18 +117,19 @@ def test_windows_beyond_the_memory_are_split_and_diagnostics_say_so(make, folder
     assert bench.logged("windows of more than 3 images are split")
     bench.info(lap().frames[0])
     bench.play(lap().frames[:28])
-    said = [one for message in bench.got["/diagnostics"] for one in message.status]
-    values = {value.key: value.value for one in said for value in one.values}
+    statuses = [one for message in bench.got["/diagnostics"] for one in message.status]
+    values = {value.key: value.value for one in statuses for value in one.values}
     assert "more than 3 images" in values["split"] and float(values["window parts"]) == 2
-    assert any("memory is short: windows are solved in 2 parts" in one.message and one.level == b"\x01" for one in said)
+    assert any("memory is short: windows are solved in 2 parts" in one.message and one.level == b"\x01"
+               for one in statuses)
 
 
-def test_a_failure_to_load_is_named_and_can_be_mended(make, folder, tmp_path):
-    """The node stays up; after cleanup it can be configured again."""
+def test_a_failure_to_load_is_reported_and_can_be_fixed(make, folder, tmp_path):
+    """The node continues; after cleanup it can be configured again."""
     bench = make(create_reconstructor, **vggt(tmp_path))
     assert bench.node.trigger_configure().name == "SUCCESS"
     assert bench.spin(lambda: state(bench) == "FAILED")
-    assert "holds none of model.safetensors" in bench.status()["reconstructor"]
+    assert "contains none of model.safetensors" in bench.status()["reconstructor"]
     assert bench.got["status"][-1].level == b"\x02" and bench.logged("no reconstructor", "model.safetensors")
     assert bench.node.trigger_activate().name == "SUCCESS"
     assert bench.spin(lambda: bench.images.get_subscription_count())
@@ -142,25 +143,25 @@ def test_a_failure_to_load_is_named_and_can_be_mended(make, folder, tmp_path):
     assert bench.spin(lambda: state(bench) == "NO_IMAGE")
 
 
-def test_the_node_ends_while_it_loads(make, folder):
-    """Cleanup waits for the next sign of progress, not for the weights."""
-    begun = threading.Event()
+def test_cleanup_cancels_loading(make, folder):
+    """Cleanup waits for the next progress report, not for the weights."""
+    started = threading.Event()
 
     def endless(config, progress):
-        begun.set()
+        started.set()
         while True:
-            progress("on and on")
+            progress("still loading")
             threading.Event().wait(0.01)
 
     bench = make(endless)
     assert bench.node.trigger_configure().name == "SUCCESS"
-    assert begun.wait(10)
+    assert started.wait(10)
     assert bench.node.trigger_cleanup().name == "SUCCESS"
     assert not bench.logged("no reconstructor")
 
 
-def test_the_oracle_in_the_networks_place(make):
-    """The truth in raw output, in units of its own each window: the trajectory is right to 1e-3 of the scene's size."""
+def test_accuracy_with_exact_network_output(make):
+    """Ground truth as raw output, with a different scale per window: the error is below 1e-3 of the scene."""
     bench = make(lap().oracle(kind=VggtOracle)).start()
     bench.info(lap().frames[0])
     bench.play(lap().frames[:70])
@@ -173,11 +174,11 @@ def test_the_oracle_in_the_networks_place(make):
     assert bench.node.slam.counts.submaps == 1
 
 
-def test_auto_says_which_and_why():
-    """Without a GPU it is multiview; with `vggt` asked for, what is lacking is an error."""
+def test_auto_reports_the_reconstructor_and_the_reason():
+    """Without a GPU `auto` selects multiview; with `vggt` configured, missing weights are an error."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    reconstructor, why = create_reconstructor(Config())
-    assert (reconstructor.name, why) == ("multiview", "multiview, since torch finds no GPU")
+    reconstructor, reason = create_reconstructor(Config())
+    assert (reconstructor.name, reason) == ("multiview", "multiview, because torch finds no GPU")
     with pytest.raises(ConfigError, match="does not exist"):
         create_reconstructor(Config().replace({"reconstructor": "vggt", "vggt.weights": "/nowhere"}))

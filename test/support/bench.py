@@ -1,4 +1,4 @@
-"""The node on a bench: in this process, on real DDS, fed image by image, everything it publishes recorded."""
+"""Test bench: the node in this process on real DDS, fed image by image, with its outputs recorded."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "p
            "cloud": (PointCloud2, 10), "map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
            "depth/camera_info": (CameraInfo, 100), "markers": (MarkerArray, LATCHED),
            "status": (DiagnosticStatus, LATCHED)}
-__all__ = ["CAMERA", "LATCHED", "OUTPUTS", "Bench", "Gate", "matrix", "stamp"]
+__all__ = ["CAMERA", "LATCHED", "OUTPUTS", "Bench", "GatedReconstructor", "matrix", "stamp"]
 
 
-class Gate:
-    """A reconstructor that waits at a gate before it answers."""
+class GatedReconstructor:
+    """A reconstructor that blocks in `reconstruct` while `open` is not set; `inside` is set when it is called."""
 
     def __init__(self, inner):
         self.inner, self.name = inner, inner.name
@@ -45,11 +45,11 @@ class Bench(Peer):
     """A node and its peer on one executor."""
 
     def __init__(self, domain, reconstructor, /, outputs=OUTPUTS, **parameters):
-        """`reconstructor` is one, or a function that makes one as `SlamNode` wants it."""
+        """`reconstructor` is an instance, or a factory as for `SlamNode`."""
         super().__init__(domain)
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
         create = reconstructor if callable(reconstructor) else lambda *_: (reconstructor, "the oracle, for a test")
-        self.node = SlamNode(create=create, context=self.context, parameter_overrides=overrides)
+        self.node = SlamNode(reconstructor_factory=create, context=self.context, parameter_overrides=overrides)
         self.executor.add_node(self.node)
         self.log, self.read_log = "", lambda: ""
         self.images = self.peer.create_publisher(Image, "image", 10)
@@ -77,7 +77,7 @@ class Bench(Peer):
         self.spin(seconds=0.1)
 
     def image(self, frame, wait=True, **changes):
-        """Send an image; by default wait until the node has received it."""
+        """Publish an image; by default wait until the node has received it."""
         height, width = frame.image.shape[:2]
         message = Image(header=messages.header(frame.stamp, CAMERA), height=height, width=width, encoding="rgb8",
                         step=3 * width, data=array.array("B", frame.image.tobytes()))
@@ -89,7 +89,7 @@ class Bench(Peer):
             assert self.spin(lambda: self.counts["received"] > before)
 
     def play(self, frames, solve=True):
-        """Send frames one by one; wait for the worker before each, so that every run is the same."""
+        """Publish frames one by one; wait for the worker before each, so that every run is the same."""
         for frame in frames:
             if solve:
                 assert self.spin(lambda: self.node.worker.idle)
@@ -105,22 +105,22 @@ class Bench(Peer):
         return self.node.source.counts
 
     def status(self):
-        """The newest status, which may be a second old."""
+        """Return the values of the newest status, which may be a second old."""
         return {item.key: item.value for item in self.got["status"][-1].values}
 
     def status_now(self):
-        """The next status: how things stand now."""
+        """Wait for the next status and return its values."""
         before = len(self.got["status"])
         assert self.spin(lambda: len(self.got["status"]) > before)
         return self.status()
 
     def logged(self, *words):
-        """Whether a line of the log has all these words; nodes of one name in a process share /rosout, so not there."""
+        """Return whether a line of the log has all words; read from stderr, since equally named nodes share /rosout."""
         self.log += self.read_log()
         return any(all(word in line for word in words) for line in self.log.splitlines())
 
     def transforms(self, parent, child):
-        """Stamps and 4x4 transforms on /tf between two frames."""
+        """Return stamps and 4x4 transforms on /tf between two frames."""
         found = [t for message in self.got["/tf"] for t in message.transforms
                  if (t.header.frame_id, t.child_frame_id) == (parent, child)]
         return [messages.nanoseconds(t.header.stamp) for t in found], [matrix(t.transform) for t in found]

@@ -1,8 +1,8 @@
-"""A user of images, odometry and TF in a process of its own, who looks a transform up at the stamp of each image.
+"""A subscriber of images, odometry and TF in a separate process, which looks up a transform at each image stamp.
 
-Usage: image_listener.py IMAGE_TOPIC ODOMETRY_TOPIC TARGET SOURCE COUNT. Prints for COUNT images, from the first one on
-that has a transform, after how many seconds the transform and the odometry of that stamp were there, as JSON:
-[[stamp, seconds, seconds], ...], null for what did not come within PATIENCE.
+Usage: image_listener.py IMAGE_TOPIC ODOMETRY_TOPIC TARGET SOURCE COUNT. For COUNT images, starting with the first one
+that has a transform, it prints the delay from the image to the transform and to the odometry of that stamp, as JSON:
+[[stamp, seconds, seconds], ...], with null for what did not arrive within TIMEOUT.
 """
 
 import json
@@ -21,7 +21,7 @@ from tf2_ros import Buffer, TransformException, TransformListener
 
 from vggt_ros.ros.messages import nanoseconds
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 
 def main(images, odometry, target, source, count):
@@ -31,40 +31,41 @@ def main(images, odometry, target, source, count):
     executor.add_node(node)
     buffer = Buffer(node=node)
     listener = TransformListener(buffer, node)
-    came, located, heard = {}, {}, {}
+    image_times, transform_times, odometry_times = {}, {}, {}
     waiting = deque()
 
-    def note(when, queue=None):
+    def record(times, queue=None):
         def take(message):
             stamp = nanoseconds(message.header.stamp)
-            when.setdefault(stamp, time.monotonic())
+            times.setdefault(stamp, time.monotonic())
             if queue is not None:
                 queue.append(stamp)
         return take
 
-    node.create_subscription(Image, images, note(came, waiting),
+    node.create_subscription(Image, images, record(image_times, waiting),
                              QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT))
-    node.create_subscription(Odometry, odometry, note(heard), 10)
+    node.create_subscription(Odometry, odometry, record(odometry_times), 10)
     done = []
-    while len(done) < count or any(stamp not in heard and came[stamp] > time.monotonic() - PATIENCE for stamp in done):
+    while len(done) < count or any(stamp not in odometry_times and image_times[stamp] > time.monotonic() - TIMEOUT
+                                   for stamp in done):
         executor.spin_once(timeout_sec=0.01)
-        if not done:  # no transform so far: only the newest image may have one
+        if not done:  # no transform yet: only the newest image can have one
             while len(waiting) > 1:
                 waiting.popleft()
-        while waiting and len(done) < count:  # in order: the transforms of later images come later
+        while waiting and len(done) < count:  # in order: transforms of later images arrive later
             try:
                 buffer.lookup_transform(target, source, Time(nanoseconds=waiting[0]))
-                located[waiting[0]] = time.monotonic()
+                transform_times[waiting[0]] = time.monotonic()
             except TransformException:
-                if not done or came[waiting[0]] > time.monotonic() - PATIENCE:
+                if not done or image_times[waiting[0]] > time.monotonic() - TIMEOUT:
                     break
             done.append(waiting.popleft())
     listener.unregister()
 
-    def seconds(when, stamp):
-        return when[stamp] - came[stamp] if stamp in when else None
+    def seconds(times, stamp):
+        return times[stamp] - image_times[stamp] if stamp in times else None
 
-    print(json.dumps([[stamp, seconds(located, stamp), seconds(heard, stamp)] for stamp in done]))
+    print(json.dumps([[stamp, seconds(transform_times, stamp), seconds(odometry_times, stamp)] for stamp in done]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The other side of the topics: a camera, a listener and a client in this process; the node is anywhere on DDS."""
+"""A ROS node for tests that acts as camera driver, subscriber and service client of `vggt_slam` over DDS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CAMERA = "camera_optical_frame"
 
 
 class Peer:
-    """A node that feeds `vggt_slam`, records what it publishes and calls its services; this class spins it."""
+    """A node that publishes to `vggt_slam`, records its outputs and calls its services; this class spins it."""
 
     def __init__(self, domain=None, use_sim_time=False):
         self.context = rclpy.Context()
@@ -41,47 +41,47 @@ class Peer:
         self._clients = {}
 
     def record(self, topic, kind, qos):
-        """Keep what comes on a topic in `got`, under its name without the node's."""
+        """Append the messages of a topic to `got`, under the topic name without that of the node."""
         name = topic.removeprefix("/vggt_slam/")
         return self.peer.create_subscription(kind, topic, self.got[name].append, qos)
 
     def spin(self, until=lambda: False, seconds=20.0):
-        """Spin until something is so; return whether it is."""
+        """Spin until a condition holds, at most `seconds`; return whether it holds."""
         end = time.monotonic() + seconds
         while not until() and time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.02)
         return until()
 
     def request(self, kind, service, request, seconds=30.0, again=math.inf):
-        """Call a service and return its response; call again after so many seconds without one."""
+        """Call a service and return its response; repeat the call after `again` seconds without a response."""
         if service not in self._clients:
             self._clients[service] = self.peer.create_client(kind, service)
         client = self._clients[service]
-        assert self.spin(client.service_is_ready, seconds), f"nobody serves {service}"
+        assert self.spin(client.service_is_ready, seconds), f"no server of {service}"
         calls, end = [], time.monotonic() + seconds
         while not any(call.done() for call in calls):
-            assert time.monotonic() < end, f"{service} does not answer"
+            assert time.monotonic() < end, f"{service} does not respond"
             calls.append(client.call_async(request))
             self.spin(lambda: any(call.done() for call in calls), min(again, seconds))
         return next(call.result() for call in calls if call.done())
 
     def call(self, name, node="/vggt_slam", wait=True):
-        """Call one of the node's own services; one that was called before need not be waited for."""
+        """Call a service of the node; without `wait`, return the future (only if the service was called before)."""
         service, request = f"{node}/{name}", Trigger.Request()
         return self.request(Trigger, service, request) if wait else self._clients[service].call_async(request)
 
     def state(self, node="/vggt_slam"):
-        """Name of the lifecycle state; a node that was killed seems to be there for a while, and does not answer."""
+        """Return the name of the lifecycle state; repeats the call, since DDS may still list a killed node."""
         return self.request(GetState, f"{node}/get_state", GetState.Request(), again=1.0).current_state.label
 
     def change(self, *transitions, node="/vggt_slam"):
-        """Carry out transitions of the lifecycle by their names."""
+        """Request lifecycle transitions by their names."""
         for name in transitions:
             request = ChangeState.Request(transition=Transition(id=getattr(Transition, f"TRANSITION_{name.upper()}")))
             assert self.request(ChangeState, f"{node}/change_state", request).success, name
 
     def set(self, node="/vggt_slam", **values):
-        """Set parameters (`__` for the dot); return for each why it was refused, empty if it was not."""
+        """Set parameters (`__` for the dot); return for each the reason of its refusal, empty if accepted."""
         parameters = [Parameter(name.replace("__", "."), value=value).to_parameter_msg()
                       for name, value in values.items()]
         answer = self.request(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters))
@@ -101,9 +101,9 @@ class Peer:
 
 
 class CameraDriver:
-    """Publishes frames forth and back for ever, stamped with the clock, while it is on.
+    """Publishes frames forward and backward repeatedly, stamped with the current time, while `on` is set.
 
-    `sent`: stamp to the frame's number.
+    `sent` maps stamps to frame numbers.
     """
 
     def __init__(self, peer, frames, image="/camera/image_raw", info="/camera/camera_info", *, compressed=False,
@@ -122,7 +122,7 @@ class CameraDriver:
         return bool(self.images.get_subscription_count() and self.infos.get_subscription_count())
 
     def positions(self, stamped):
-        """Return the numbers (n,) of the frames that messages with poses belong to, and the positions (n, 3)."""
+        """Return the frame numbers (n,) of messages with poses, and their positions (n, 3)."""
         found = [(self.sent[stamp(message)], matrix(message.pose if isinstance(message, PoseStamped)
                                                     else message.pose.pose)) for message in stamped]
         return [number for number, _ in found], np.array([there[:3, 3] for _, there in found])
@@ -147,7 +147,7 @@ class CameraDriver:
 
 
 def matrix(message):
-    """4x4 of a Pose or a Transform."""
+    """Return the 4x4 matrix of a Pose or a Transform."""
     position = message.position if hasattr(message, "position") else message.translation
     q = message.orientation if hasattr(message, "orientation") else message.rotation
     return pose(matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w])), np.array([position.x, position.y, position.z]))

@@ -1,7 +1,7 @@
-"""What vggt_slam has to go through in the hands of its users, from the outside.
+"""Integration scenarios of vggt_slam, tested through its ROS interfaces only.
 
-Each scenario takes a stage that starts processes and a peer that talks to them. They live here once and run twice:
-in test_integration.py against processes, in launch/test_slam_launch.py under launch_testing.
+Each scenario gets a launcher, which starts processes, and a peer, which communicates with them. The scenarios are run
+by test_integration.py with processes, and by launch/test_slam_launch.py under launch_testing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SMALL = {"reconstructor": "multiview", "windows.size": 4, "windows.overlap": 2, "tracking.features": 200,
          "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0}
-"""Settings with which a core solves a window in less than a second."""
+"""Settings with which one CPU core solves a window in less than a second."""
 IMAGES = 36
 
 
 @cache
 def sequence():
-    """A fifth of the way around the room."""
+    """A fifth of a lap around the room."""
     return lap(IMAGES, 0.2)
 
 
@@ -51,8 +51,8 @@ OUTPUTS = {"status": (DiagnosticStatus, LATCHED), "odom": (Odometry, 100), "pose
            "path": (PathMessage, LATCHED)}
 
 
-class Watch:
-    """Records what a node publishes, and says how it is doing."""
+class NodeWatch:
+    """Records the outputs of a node, and evaluates its status and poses."""
 
     def __init__(self, peer, node="/vggt_slam"):
         self.peer, self.node = peer, node
@@ -60,7 +60,7 @@ class Watch:
             peer.record(f"{node}/{name}", kind, qos)
 
     def __getitem__(self, name):
-        """Everything that came on an output."""
+        """Return all messages received on an output."""
         return self.peer.got[f"{self.node}/{name}".removeprefix("/vggt_slam/")]
 
     @property
@@ -69,7 +69,7 @@ class Watch:
 
     @property
     def tracked(self):
-        """Odometry that has a pose."""
+        """Odometry messages that have a pose."""
         return [message for message in self["odom"] if message.pose.covariance[0] < 1e5]
 
     @property
@@ -78,15 +78,15 @@ class Watch:
         return self.status.get("worker") == "busy"
 
     def solved(self, count):
-        """Whether so many windows have come into the map, and the camera is found in it."""
+        """Return whether `count` windows were added to the map, and the camera is tracked in it."""
         status = self.status
         return status.get("state") == "TRACKING" and int(status["windows"]) - int(status["refused"]) >= count
 
     def until(self, condition, seconds=40.0):
-        """Spin until something is so; if it does not come, what the node says of itself tells why."""
+        """Spin until a condition holds; otherwise fail with the status of the node."""
         assert self.peer.spin(condition, seconds), self.status
 
-    def off(self, camera, since=0):
+    def max_error(self, camera, since=0):
         """Return the largest error of the poses in `map` after `since`, meters, after the best similarity."""
         numbers, there = camera.positions(message for message in self["pose"] if stamp(message) > since)
         assert len(numbers) > 5
@@ -95,7 +95,7 @@ class Watch:
 
 
 def parents(peer):
-    """Who is whose parent on /tf and /tf_static: child to a set of parents."""
+    """Return the TF tree on /tf and /tf_static: child to its set of parents."""
     found = {}
     for message in peer.got["/tf"] + peer.got["/tf_static"]:
         for link in message.transforms:
@@ -111,30 +111,30 @@ def record_transforms(peer):
 # The scenarios.
 
 
-def defaults(stage, peer):
-    """Started without arguments: active by itself, every topic for every subscriber, one tree, TF in time."""
-    watch, camera = Watch(peer), peer.camera(sequence().frames, reliability=ReliabilityPolicy.BEST_EFFORT)
+def defaults(launcher, peer):
+    """Started without arguments: activated automatically, topics match any reliability, one TF tree, TF in time."""
+    watch, camera = NodeWatch(peer), peer.camera(sequence().frames, reliability=ReliabilityPolicy.BEST_EFFORT)
     record_transforms(peer)
-    stage.start()
+    launcher.start()
     watch.until(lambda: camera.connected)
     assert peer.state() == "active"
     names = [setting.name for setting, _ in Config()]
     assert peer.parameters(*names) == [value for _, value in Config()]
-    heard, subscriptions = every_topic_in_both_reliabilities(peer)
+    received, subscriptions = every_topic_in_both_reliabilities(peer)
     camera.on = True
-    watch.until(lambda: watch.solved(1) and not [name for name, count in heard.items() if not count])
+    watch.until(lambda: watch.solved(1) and not [name for name, count in received.items() if not count])
     for subscription in subscriptions:
         peer.peer.destroy_subscription(subscription)
-    no_extrapolation(watch)
+    transforms_are_in_time(watch)
     tree = {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}
     assert peer.spin(lambda: parents(peer) == tree, 5.0), parents(peer)
-    assert watch.off(camera) < 0.05
+    assert watch.max_error(camera) < 0.05
 
 
-def no_extrapolation(watch, images=25):
-    """The transform at each image's stamp is there for a listener with 0.1 s of patience, at the rate of the images.
+def transforms_are_in_time(watch, images=25):
+    """The transform at the stamp of each image is available to a listener within 0.1 s, at the rate of the images.
 
-    As far as the machine keeps up: where the node's own odometry of an image takes longer, the transform may.
+    If the machine is too slow and the odometry of an image takes longer, the transform may, too.
     """
     program = Path(__file__).with_name("image_listener.py")
     listener = subprocess.Popen([sys.executable, program, "/camera/image_raw", "/vggt_slam/odom", "map", CAMERA,
@@ -155,18 +155,18 @@ def no_extrapolation(watch, images=25):
 
 
 def every_topic_in_both_reliabilities(peer, node="vggt_slam"):
-    """Subscribe everything that the node publishes, reliable and best effort; return how much comes on each."""
-    heard, subscriptions = {}, []
+    """Subscribe to all outputs of the node, reliable and best effort; return message counts and subscriptions."""
+    received, subscriptions = {}, []
     topics = dict(peer.peer.get_publisher_names_and_types_by_node(node, "/"))
     for topic, (kind,) in topics.items():
         if topic in ("/tf", "/diagnostics") or (topic.startswith(f"/{node}/") and "transition" not in topic):
             for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT):
                 key = f"{topic} {reliability.name}"
-                heard[key] = 0
+                received[key] = 0
                 subscriptions.append(peer.peer.create_subscription(
-                    message_class(kind), topic, _counter(heard, key), QoSProfile(depth=10, reliability=reliability)))
-    assert len(heard) >= 2 * 12
-    return heard, subscriptions
+                    message_class(kind), topic, _counter(received, key), QoSProfile(depth=10, reliability=reliability)))
+    assert len(received) >= 2 * 12
+    return received, subscriptions
 
 
 def _counter(counts, key):
@@ -175,10 +175,10 @@ def _counter(counts, key):
     return count
 
 
-def lifecycle(stage, peer):
-    """Deactivated, cleaned up and ended in the middle of a window, again and again: it maps afterwards as before."""
-    watch, camera = Watch(peer), peer.camera(sequence().frames)
-    node = stage.start(params_file=stage.settings(**SMALL), autostart="false")
+def lifecycle(launcher, peer):
+    """Repeatedly deactivated, cleaned up and ended while a window is solved: mapping works afterwards as before."""
+    watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
+    node = launcher.start(params_file=launcher.settings(**SMALL), autostart="false")
     assert peer.state() == "unconfigured"
     peer.change("configure", "activate")
     watch.until(lambda: camera.connected)
@@ -190,39 +190,39 @@ def lifecycle(stage, peer):
             peer.got["path"].clear()
             began = max(camera.sent)
     watch.until(lambda: watch.solved(2) and sum(stamp(message) > began for message in watch["pose"]) > 5)
-    assert min(stamp(item) for item in watch["path"][-1].poses) > began, "a window of before came into the new map"
-    assert watch.status["submaps"] == "1" and watch.off(camera, began) < 0.05
-    record_transforms(peer)  # who comes late has the whole tree too
+    assert min(stamp(item) for item in watch["path"][-1].poses) > began, "the map has a window from before the cleanup"
+    assert watch.status["submaps"] == "1" and watch.max_error(camera, began) < 0.05
+    record_transforms(peer)  # a late subscriber gets the whole tree, too
     watch.until(lambda: parents(peer) == {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}, 5.0)
     watch.until(lambda: watch.busy)
-    helpers = children(node.pid)
-    assert helpers, "the reconstructor has a process of its own"
-    assert stage.signal(node, signal.SIGTERM) == 0, node.log
-    assert peer.spin(lambda: gone(helpers), 10.0)
+    child_processes = children(node.pid)
+    assert child_processes, "the reconstructor has no process of its own"
+    assert launcher.signal(node, signal.SIGTERM) == 0, node.log
+    assert peer.spin(lambda: have_ended(child_processes), 10.0)
 
 
 def children(pid):
-    """Processes that a process has started and that run: their ids."""
+    """Return the ids of the running child processes of a process."""
     return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid}
 
 
 def _parent(path):
     try:
         return int(path.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it has ended meanwhile
+    except OSError:  # it has ended in the meantime
         return None
 
 
-def gone(processes):
+def have_ended(processes):
     return not [pid for pid in processes if Path("/proc", str(pid)).exists()]
 
 
-def parameters(stage, peer):
-    """What may change while it runs changes at once, also in the middle of a window; the rest is refused by name."""
-    watch, camera = Watch(peer), peer.camera(sequence().frames)
+def parameters(launcher, peer):
+    """Live parameters take effect at once, also while a window is solved; changes of others are refused by name."""
+    watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     maps = []
     peer.peer.create_subscription(PointCloud2, "/vggt_slam/map", maps.append, LATCHED)
-    stage.start(params_file=stage.settings(**SMALL))
+    launcher.start(params_file=launcher.settings(**SMALL))
     camera.on = True
     watch.until(lambda: watch.solved(2) and watch.busy and maps)
     refused = peer.set(windows__size=5, map__min_confidence=5.0, map__name=3, nonsense=1)
@@ -244,16 +244,16 @@ def parameters(stage, peer):
 
 
 def path_length(watch):
-    """How far the keyframes of the first window are apart, along the path; map units."""
+    """Return the path length over the keyframes of the first window, map units."""
     there = np.array([matrix(item.pose)[:3, 3] for item in watch["path"][-1].poses[:4]])
     return float(np.linalg.norm(np.diff(there, axis=0), axis=1).sum())
 
 
-def restart(stage, peer):
-    """Killed in the middle of a window and of a save: nothing is left behind, and it finds itself in the saved map."""
-    watch, camera = Watch(peer), peer.camera(sequence().frames)
-    settings = {**SMALL, "map.folder": str(stage.folder / "maps")}
-    node = stage.start(params_file=stage.settings(**settings), autostart="false")
+def restart(launcher, peer):
+    """Killed while solving a window and saving: no process remains, and the new node localizes in the saved map."""
+    watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
+    settings = {**SMALL, "map.folder": str(launcher.folder / "maps")}
+    node = launcher.start(params_file=launcher.settings(**settings), autostart="false")
     peer.change("configure", "activate")
     camera.on = True
     watch.until(lambda: watch.solved(4))
@@ -265,16 +265,16 @@ def restart(stage, peer):
     world_map, count = umeyama(path[1], truth[path[0]]), str(len(path[0]))
     camera.on = True
     watch.until(lambda: watch.busy)
-    helpers = children(node.pid)
-    assert helpers, "the reconstructor has a process of its own"
+    child_processes = children(node.pid)
+    assert child_processes, "the reconstructor has no process of its own"
     peer.call("save_map", wait=False)
-    assert stage.signal(node, signal.SIGKILL) == -signal.SIGKILL
+    assert launcher.signal(node, signal.SIGKILL) == -signal.SIGKILL
     camera.on = False
-    assert peer.spin(lambda: gone(helpers), 10.0), "the reconstructor's process outlives the node"
+    assert peer.spin(lambda: have_ended(child_processes), 10.0), "the reconstructor outlives the killed node"
     for name in OUTPUTS:
         watch[name].clear()
-    # Not by autostart: launch's own request would go to the killed node, which DDS takes for alive for a while.
-    stage.start(params_file=stage.settings("again", mode="localization", **settings), autostart="false")
+    # Not by autostart: the request of launch would go to the killed node, which DDS lists for a while.
+    launcher.start(params_file=launcher.settings("again", mode="localization", **settings), autostart="false")
     assert peer.state() == "unconfigured"
     peer.change("configure", "activate")
     watch.until(lambda: watch.status.get("keyframes placed") == count)
@@ -283,37 +283,37 @@ def restart(stage, peer):
     numbers, there = camera.positions(message for message in watch["pose"] if stamp(message) > began)
     errors = np.linalg.norm(world_map.apply(there) - truth[numbers], axis=1)
     assert np.median(errors) < 0.03, errors
-    assert watch.status["keyframes placed"] == count, "the map does not grow"
+    assert watch.status["keyframes placed"] == count, "the map has grown in mode localization"
 
 
-def bag(stage, peer):
-    """A bag on its own time, as compressed images; then one that begins again and again: each time a new map."""
-    watch, folder = Watch(peer), stage.folder / "bag"
+def bag(launcher, peer):
+    """A bag of compressed images with bag time; then a looping bag: the map is reset at each start."""
+    watch, folder = NodeWatch(peer), launcher.folder / "bag"
     write_bag(folder)
     stamps = {frame.stamp for frame in sequence().frames}
     record_transforms(peer)
-    stage.start(bag=str(folder), transport="compressed", params_file=stage.settings(**SMALL))
+    launcher.start(bag=str(folder), transport="compressed", params_file=launcher.settings(**SMALL))
     assert peer.parameters("use_sim_time") == [True]
-    watch.until(lambda: int(watch.status.get("images received", 0)) > 0.9 * IMAGES)  # best effort: some may get lost
+    watch.until(lambda: int(watch.status.get("images received", 0)) > 0.9 * IMAGES)  # best effort: some may be lost
     peer.spin(lambda: watch.status["images received"] == str(IMAGES), 3.0)
-    assert watch.status["images early"] == "0", "the bag begins before the reconstructor is loaded"
+    assert watch.status["images early"] == "0", "the bag starts before the reconstructor is loaded"
     received = int(watch.status["images received"])
-    assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # the first for CameraInfo
+    assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # for CameraInfo
     assert len(watch["odom"]) > 0.9 * IMAGES and {stamp(message) for message in watch["odom"]} <= stamps
     watch.until(lambda: watch.solved(2) and not watch.busy)
     assert {stamp(item) for item in watch["path"][-1].poses} <= stamps
     of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
               if link.child_frame_id == "odom"}
     assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
-    player = stage.run("bag_player", folder, "--clock", "--loop", "--wait-for", "/camera/image_raw/compressed")
+    player = launcher.run("bag_player", folder, "--clock", "--loop", "--wait-for", "/camera/image_raw/compressed")
     watch.until(lambda: watch.status.get("resets") == "2")
     watch.until(lambda: watch.solved(2))
     assert watch.status["submaps"] == "1" and watch.status["images failed"] == "0"
-    assert stage.signal(player, signal.SIGINT) == 0
+    assert launcher.signal(player, signal.SIGINT) == 0
 
 
 def write_bag(folder):
-    """The sequence as a rosbag2 of JPEG images."""
+    """Write the sequence as a rosbag2 of JPEG images."""
     sys.path.append(str(ROOT / "dev"))
     from bags import jpeg
     from bags import write_bag as write
@@ -322,44 +322,44 @@ def write_bag(folder):
           Camera(*SIZE, sequence().frames[0].intrinsics))
 
 
-def two_nodes(stage, peer):
-    """Two robots with all that the launch file lets them differ in; what one sees does not reach the other."""
+def two_nodes(launcher, peer):
+    """Two robots that differ in all arguments of the launch file; images of one do not reach the other node."""
     frames = {name: {"tf.map_frame": f"{name}/map", "tf.odom_frame": f"{name}/odom", "tf.base_frame": f"{name}/base"}
               for name in "ab"}
-    watches = {name: Watch(peer, f"/{name}/vggt_slam") for name in "ab"}
+    watches = {name: NodeWatch(peer, f"/{name}/vggt_slam") for name in "ab"}
     record_transforms(peer)
     cameras = {"a": peer.camera(sequence().frames, "/front/rgb/image", "/front/rgb/camera_info", compressed=True,
                                 frame_id="a/camera"),
                "b": peer.camera(sequence().frames, "/rear/image", "/calibration/rear", frame_id="b/camera")}
     robots = StaticTransformBroadcaster(peer.peer)
     robots.sendTransform([messages.transform(BODY_OPTICAL, 0, f"{name}/base", f"{name}/camera") for name in "ab"])
-    stage.start(namespace="a", image="/front/rgb/image", transport="compressed",
-                params_file=stage.settings("a", **SMALL, **frames["a"]))
-    stage.start(namespace="b", image="/rear/image", camera_info="/calibration/rear", autostart="false",
-                use_sim_time="false", params_file=stage.settings("b", **SMALL, **frames["b"]))
+    launcher.start(namespace="a", image="/front/rgb/image", transport="compressed",
+                   params_file=launcher.settings("a", **SMALL, **frames["a"]))
+    launcher.start(namespace="b", image="/rear/image", camera_info="/calibration/rear", autostart="false",
+                   use_sim_time="false", params_file=launcher.settings("b", **SMALL, **frames["b"]))
     assert peer.state("/b/vggt_slam") == "unconfigured"
     watches["a"].until(lambda: cameras["a"].connected)
     peer.change("configure", "activate", node="/b/vggt_slam")
     watches["b"].until(lambda: cameras["b"].connected)
     cameras["a"].on = True
     watches["a"].until(lambda: watches["a"].solved(1) and len(watches["a"]["pose"]) > 10)
-    assert not watches["b"]["odom"], "it sees the other one's images"
+    assert not watches["b"]["odom"], "it receives the images of the other camera"
     cameras["a"].on = False
     peer.spin(seconds=0.5)
     before, cameras["b"].on = len(watches["a"]["odom"]), True
     watches["b"].until(lambda: watches["b"].solved(1) and len(watches["b"]["pose"]) > 10)
     assert len(watches["a"]["odom"]) == before
     for name in "ab":
-        assert watches[name].off(cameras[name]) < 0.05
+        assert watches[name].max_error(cameras[name]) < 0.05
         assert watches[name].status["image topic"].startswith("/front" if name == "a" else "/rear")
     assert parents(peer) == {f"{name}/{child}": {f"{name}/{parent}"} for name in "ab" for child, parent in
                              (("odom", "map"), ("base", "odom"), ("camera", "base"))}
 
 
-def rviz(stage, peer):
-    """With rviz:=true the node comes up beside RViz."""
-    stage.start(rviz="true", params_file=stage.settings(**SMALL))
-    watch, camera = Watch(peer), peer.camera(sequence().frames)
+def rviz(launcher, peer):
+    """With rviz:=true the node and RViz start."""
+    launcher.start(rviz="true", params_file=launcher.settings(**SMALL))
+    watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     watch.until(lambda: camera.connected and any("rviz" in name for name in peer.peer.get_node_names()))
 
 
@@ -367,21 +367,21 @@ SCENARIOS = {scenario.__name__: scenario
              for scenario in (defaults, lifecycle, parameters, restart, bag, two_nodes, rviz)}
 
 
-def play(name, make_stage, domain, folder):
-    """Play a scenario on a DDS domain of its own and end everything that it started."""
+def run_scenario(name, make_launcher, domain, folder):
+    """Run a scenario on its own DDS domain, and end all processes that it started."""
     os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder),
                    "ROS_DOMAIN_ID": str(domain)}
     sequence()
     peer = Peer(domain)
-    stage = make_stage(peer, folder)
+    launcher = make_launcher(peer, folder)
     try:
-        SCENARIOS[name](stage, peer)
+        SCENARIOS[name](launcher, peer)
     except BaseException:
-        for process in stage.started:
+        for process in launcher.started:
             print(f"--- {process.pid}\n{process.log}")
         raise
     finally:
         try:
-            stage.close()
+            launcher.close()
         finally:
             peer.close()

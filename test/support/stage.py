@@ -1,4 +1,4 @@
-"""Where the scenarios play: the package's executables as processes, started as `dev/run` starts them."""
+"""Launchers for the scenarios: start the executables of the package as processes, as `dev/run` does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paths import ROOT
 
 
 class Process:
-    """A process and what it has said so far."""
+    """A process and its log so far."""
 
     def __init__(self, command, log):
         self._log = log
@@ -32,8 +32,8 @@ class Process:
         return self._log.read_text(errors="replace")
 
 
-class Stage:
-    """What the stages have in common: settings, and how everything ends."""
+class Launcher:
+    """Base class of the launchers: parameter files, signals and termination of processes."""
 
     def __init__(self, peer, folder):
         self.peer, self.folder, self.started, self.killed = peer, folder, [], set()
@@ -46,7 +46,7 @@ class Stage:
         return str(path)
 
     def signal(self, process, number, seconds=20.0):
-        """Send a signal, wait for the end and return the exit status; None if it does not come."""
+        """Send a signal, wait for the end of the process and return its exit status; None if it does not end."""
         os.kill(process.pid, number)
         if number == signal.SIGKILL:
             self.killed.add(process.pid)
@@ -54,7 +54,7 @@ class Stage:
         return process.code
 
     def close(self):
-        """End what still runs as Ctrl-C does; everything that was not killed must have ended in order."""
+        """Interrupt running processes by SIGINT; assert that all processes that were not killed ended cleanly."""
         try:
             for process in reversed(self.started):
                 if process.code is None and self.signal(process, signal.SIGINT) is None:
@@ -68,14 +68,14 @@ class Stage:
                     os.kill(process.pid, signal.SIGKILL)
 
 
-class Processes(Stage):
-    """Understands the arguments of launch/slam.launch.py without launch."""
+class ProcessLauncher(Launcher):
+    """Starts processes for the arguments of launch/slam.launch.py, without launch."""
 
     def start(self, *, image="/camera/image_raw", camera_info="", transport="raw", params_file="", bag="",
               rviz="false", use_sim_time="", namespace="", autostart="true"):
-        """Start the node, and a player with `bag`; return the node's process."""
+        """Start the node, and the bag player if `bag` is given; return the process of the node."""
         if rviz == "true":
-            raise unittest.SkipTest("RViz is started by the launch file; this runs without launch")
+            raise unittest.SkipTest("RViz is started by the launch file only")
         subscribed = f"{image}/compressed" if transport == "compressed" else image
         remaps = {"image": image, "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
                   "camera_info": camera_info or image.rpartition("/")[0] + "/camera_info"}

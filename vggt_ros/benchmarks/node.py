@@ -76,7 +76,7 @@ def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0)]
-    node = SlamNode(create=lambda config, progress: (_Idle(), "none, for a benchmark"), context=context,
+    node = SlamNode(reconstructor_factory=lambda config, progress: (_Idle(), "none, for a benchmark"), context=context,
                     parameter_overrides=overrides)
     peer = Node("benchmark_peer", context=context)
     executor = SingleThreadedExecutor(context=context)

@@ -14,31 +14,31 @@ import torch
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.images import to_tensor
-from vggt_ros.reconstruction.vggt.inference import TYPES, Inference
-from vggt_ros.reconstruction.vggt.memory import window_bytes, work
+from vggt_ros.reconstruction.vggt.inference import DTYPES, Inference
+from vggt_ros.reconstruction.vggt.memory import window_bytes, window_tflop
 from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.reference import reference
+from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
-from vggt_ros.reconstruction.vggt.weights import HEADS, shapes, stored
+from vggt_ros.reconstruction.vggt.weights import HEAD_OF_OUTPUT, storage_dtype, tensor_shapes
 from vggt_ros.windows.keyframe import Keyframe
 
 
 def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outputs: tuple[str, ...]) -> Network:
     """Return a network with quickly generated weights of the right scale: speed does not depend on their values."""
     noise = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0))
-    unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)
+    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
     with torch.device("meta"):
         network = Network(sizes)
     state = {}
-    for name, shape in shapes(sizes).items():
+    for name, shape in tensor_shapes(sizes).items():
         if not name.startswith(unused):
-            value = torch.empty(shape, dtype=stored(name, shape, storage), device=device)
+            value = torch.empty(shape, dtype=storage_dtype(name, shape, storage), device=device)
             scale = float(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.1
             flat = value.view(-1)
             for first in range(0, flat.numel(), noise.numel()):
                 flat[first:first + noise.numel()] = scale * noise[:flat.numel() - first]
             state[name] = value
-    for output, head in HEADS.items():
+    for output, head in HEAD_OF_OUTPUT.items():
         if output not in outputs:
             delattr(network, head)
     network.load_state_dict(state, strict=True, assign=True)
@@ -69,7 +69,7 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
                             inference.outputs if ours else ("cameras", "depth", "points"))
     if ours:
         inference.compute = inference.storage if same_kernels else inference.compute
-        inference.adopt(network)
+        inference.set_network(network)
         inference.warm_up(width, height, frames, overlap)
     seconds = []
     for run in range(repeat + 1):
@@ -80,8 +80,9 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
         if ours:
             inference.run(keyframes)
         else:
-            wanted = TYPES[dtype] if dtype != "auto" else inference.compute
-            result = reference(network, to_tensor([keyframe.image for keyframe in keyframes], inference.device), wanted)
+            wanted = DTYPES[dtype] if dtype != "auto" else inference.compute
+            result = run_reference(network, to_tensor([keyframe.image for keyframe in keyframes], inference.device),
+                                   wanted)
             result = {name: value.cpu() for name, value in result.items()}
         seconds.append(time.perf_counter() - start)
     timed = seconds[1:] or seconds
@@ -92,14 +93,14 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
         "compute": str(inference.compute if ours else wanted).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
         "first_s": seconds[0], "median_s": median, "p95_s": float(np.quantile(timed, 0.95)), "peak_bytes": peak,
-        "tflop_per_s": work(sizes, frames, height, width, overlap if ours else 0) / median}
+        "tflop_per_s": window_tflop(sizes, frames, height, width, overlap if ours else 0) / median}
     if ours:
         figures["model_bytes"] = window_bytes(sizes, frames, height, width, inference.storage, inference.compute,
                                               inference.outputs, inference.chunk)
     if ours and repeat > 1:
-        inference.parts = {}
+        inference.stage_seconds = {}
         inference.run(tuple(Keyframe(10**6 + i, i, pixels[i], np.eye(3)) for i in range(frames)))
-        figures["parts"] = inference.parts
+        figures["parts"] = inference.stage_seconds
     return figures
 
 

@@ -24,7 +24,12 @@ def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
         print(f"parity: {options.file} does not exist", file=sys.stderr)
         return 1
     try:
-        from vggt_ros.reconstruction.vggt.parity import bfloat16_errors, compare, rule_network, track_spread
+        from vggt_ros.reconstruction.vggt.parity import (
+            bfloat16_errors,
+            compare,
+            pseudo_random_network,
+            track_rounding_error,
+        )
     except ModuleNotFoundError as missing:
         print(f"parity: {missing.name} is not installed: pip install {missing.name}", file=sys.stderr)
         return 1
@@ -32,9 +37,9 @@ def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
 
     print(f"generating the weights of the {options.network} network", file=sys.stderr, flush=True)
     try:
-        network = rule_network({"small": SMALL, "full": PUBLISHED}[options.network], options.seed)
+        network = pseudo_random_network({"small": SMALL, "full": PUBLISHED}[options.network], options.seed)
         errors = compare(options.file, network)
-        spread = track_spread(options.file, network) if options.allow_spread and "track_track" in errors else {}
+        spread = track_rounding_error(options.file, network) if options.allow_spread and "track_track" in errors else {}
         halves = bfloat16_errors(options.file, network) if options.bfloat16 else {}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         print(f"parity: {options.file} is not a file of reference outputs: {problem}", file=sys.stderr)

@@ -1,4 +1,8 @@
-"""Reconstructors: the images of a window in, its geometry out."""
+"""Reconstructors: estimate the geometry of one window of keyframes, by structure from motion (multiview) or by VGGT.
+
+A `Window` of keyframes goes in: images with intrinsics. A `WindowGeometry` comes out: camera poses, dense depth,
+confidence and intrinsics in a frame and scale of their own, or `ReconstructionRefused` with the reason.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +15,47 @@ from vggt_ros.settings import ConfigError
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
-                         apart: bool = False) -> tuple[Reconstructor, str]:
-    """Return the reconstructor that the setting `reconstructor` names, ready to run, and why it is this one.
+                         separate_process: bool = False) -> tuple[Reconstructor, str]:
+    """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
-    `auto` takes vggt where it can run at once, with a GPU and weights on disk; only `vggt` downloads weights.
+    `auto` selects vggt if a GPU and weights on disk are available, else multiview; only `vggt` downloads weights.
 
     Args:
         config: all settings.
-        progress: told how far the loading is; what it raises ends it.
-        apart: give multiview a process of its own, for those who track at the same time.
+        progress: called with the loading progress; an exception that it raises ends the loading.
+        separate_process: run multiview in a process of its own, so that it does not delay tracking.
 
     Raises:
-        ConfigError: `vggt` is asked for and cannot run, its weights do not load, or pycolmap is missing for multiview.
+        ConfigError: `vggt` is configured and cannot run, its weights do not load, or multiview lacks pycolmap.
 
     """
     if config.reconstructor == "multiview":
-        return _multiview(config, apart), "multiview, as set"
-    # torch is gigabytes, and nothing else needs it.
-    lacking = "torch is not installed" if find_spec("torch") is None else ""
-    if not lacking:
-        from vggt_ros.reconstruction.vggt.availability import missing
-        lacking = missing(config.vggt, at_once=config.reconstructor == "auto")
-    if not lacking:
+        return _multiview(config, separate_process), "multiview, as configured"
+    # torch is not imported unless it is needed: it takes gigabytes.
+    unavailable = "torch is not installed" if find_spec("torch") is None else ""
+    if not unavailable:
+        from vggt_ros.reconstruction.vggt.availability import unavailable_reason
+        unavailable = unavailable_reason(config.vggt, at_once=config.reconstructor == "auto")
+    if not unavailable:
         from vggt_ros.reconstruction.vggt.reconstructor import Vggt
         from vggt_ros.reconstruction.vggt.weights import WeightsError
-        why = "as set" if config.reconstructor == "vggt" else "since there are a GPU and weights"
+        reason = "as configured" if config.reconstructor == "vggt" else "because a GPU and weights are available"
         try:
             vggt = Vggt(config)
             vggt.load(progress, download=config.reconstructor == "vggt")
-            return vggt, f"vggt, {why}"
+            return vggt, f"vggt, {reason}"
         except WeightsError as error:
             raise ConfigError(str(error)) from error
     if config.reconstructor == "vggt":
-        raise ConfigError(f"reconstructor: vggt is asked for, but {lacking}")
-    return _multiview(config, apart), f"multiview, since {lacking}"
+        raise ConfigError(f"reconstructor: vggt is configured, but {unavailable}")
+    return _multiview(config, separate_process), f"multiview, because {unavailable}"
 
 
-def _multiview(config: Config, apart: bool) -> Reconstructor:
-    # pycolmap has no wheel for Linux on ARM; there VGGT must run without it.
+def _multiview(config: Config, separate_process: bool) -> Reconstructor:
+    # pycolmap has no wheel for Linux on ARM, where VGGT must run without it.
     if find_spec("pycolmap") is None:
-        raise ConfigError("multiview needs pycolmap, which is not installed (docs/how-to/install.md)")
-    if apart:
+        raise ConfigError("multiview needs pycolmap, which is not installed (docs/install.md)")
+    if separate_process:
         from vggt_ros.reconstruction.process import MultiviewProcess
         return MultiviewProcess(config)
     from vggt_ros.reconstruction.multiview import Multiview

@@ -1,4 +1,4 @@
-"""The Reconstructor protocol and what it returns."""
+"""The `Reconstructor` protocol, and the `WindowGeometry` that it returns."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vggt_ros.windows.keyframe import Window
 
 
 class ReconstructionRefused(Exception):
-    """A window cannot be solved (no parallax, too few matches, an ambiguous solution); the text says why."""
+    """A window cannot be solved (no parallax, too few matches, an ambiguous solution); the text gives the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowGeometry:
-    """The geometry of one window, in units and a world of its own: the first camera's optical frame.
+    """The geometry of one window, in the optical frame of its first camera and with an arbitrary scale.
 
-    `S` keyframes, usually all of the window's; those that could not be placed are left out.
+    It has `S` keyframes, usually all of the window; keyframes that could not be registered are left out.
 
     Attributes:
         keyframe_ids: ids of the S keyframes.
         window_camera: camera poses, float64 (S, 4, 4), `window_camera[i] @ p_camera = p_window`; optical axes
             (x right, y down, z forward); the first is exactly the identity.
-        intrinsics: float64 (S, 3, 3) for the depth's size (h, w); integer coordinates are pixel centers.
-        depth: z along the optical axis, float32 (S, h, w), NaN where unknown; h, w have the images' aspect.
-        confidence: rank in [0, 1], float32 (S, h, w), 0 where depth is unknown, 1 the best of the window.
-        descriptors: one unit vector a keyframe for place recognition, float32 (S, D), or None.
+        intrinsics: float64 (S, 3, 3) for the size (h, w) of the depth; integer coordinates are pixel centers.
+        depth: z along the optical axis, float32 (S, h, w), NaN where unknown; same aspect ratio as the images.
+        confidence: rank in [0, 1], float32 (S, h, w), 0 where depth is unknown, 1 for the best pixel of the window.
+        descriptors: one unit vector per keyframe for place recognition, float32 (S, D), or None.
         metric: True if the unit is the meter.
-        report: figures of this solve for status and benchmarks (names with units, e.g. `residual_px`).
+        report: statistics of this reconstruction for status and benchmarks (names with units, e.g. `residual_px`).
 
     """
 
@@ -61,19 +61,19 @@ class WindowGeometry:
 
 
 class Reconstructor(Protocol):
-    """Turns the images of a window into its geometry."""
+    """Estimates the geometry of a window from its images."""
 
     name: str
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return (width, height) of the images that it wants from this camera."""
+        """Return the (width, height) to which images of this camera must be rectified."""
         ...
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window.
 
         Raises:
-            ReconstructionRefused: the window cannot be solved; the reason is in the text.
+            ReconstructionRefused: the window cannot be solved; the text gives the reason.
 
         """
         ...

@@ -1,4 +1,4 @@
-"""A reconstructor that is made on another thread: loading weights takes minutes, and the node must answer meanwhile."""
+"""A reconstructor created on another thread: loading weights takes minutes, and the node must stay responsive."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
 LOADING, READY, FAILED = "LOADING", "READY", "FAILED"
-Progress = Callable[[str], None]
-Create = Callable[[Config, Progress], tuple[Reconstructor, str]]
-"""Makes a reconstructor and says why it is this one; tells how far it is."""
+ProgressCallback = Callable[[str], None]
+ReconstructorFactory = Callable[[Config, ProgressCallback], tuple[Reconstructor, str]]
+"""Creates a reconstructor, returns it with the reason for the choice, and reports the loading progress."""
 
 
-class Deferred:
-    """Stands for a reconstructor until `load` has made it, and hands on to it from then on.
+class DeferredReconstructor:
+    """Proxy of a reconstructor: `load` creates it, then all calls are forwarded to it.
 
     Attributes:
-        name: of the reconstructor, `none` before there is one.
+        name: name of the reconstructor, `none` before it is loaded.
         state: `LOADING`, then `READY` or `FAILED`.
-        why: how far the loading is; then who reconstructs, and why; or what failed.
+        detail: the loading progress; then which reconstructor was selected, and why; or what failed.
 
     """
 
-    def __init__(self, create: Create, config: Config) -> None:
-        """Take how it is made."""
-        self._create, self._config = create, config
-        self._made: Any = None
+    def __init__(self, factory: ReconstructorFactory, config: Config) -> None:
+        """Store the factory; `load` calls it."""
+        self._factory, self._config = factory, config
+        self._reconstructor: Any = None
         self._closed = False
         self.name = "none"
-        self.state, self.why = LOADING, "loading"
+        self.state, self.detail = LOADING, "loading"
 
     @property
-    def facts(self) -> Mapping[str, str]:
-        """What it tells of itself for the status, such as its model and device."""
-        return getattr(self._made, "facts", {})
+    def status_values(self) -> Mapping[str, str]:
+        """Entries of the reconstructor for the status message, such as model and device."""
+        return getattr(self._reconstructor, "status_values", {})
 
     def load(self) -> None:
-        """Make the reconstructor, on the thread that will use it; a failure is said in `state`, `why` and the log."""
+        """Create the reconstructor, on the thread that will use it; `state`, `detail` and the log report a failure."""
         try:
-            self._made, self.why = self._create(self._config, self._note)
-        except Exception as error:  # whatever it is, the node stays up and can be configured anew
-            self.state, self.why = FAILED, f"no reconstructor: {error}"
+            self._reconstructor, self.detail = self._factory(self._config, self._report_progress)
+        except Exception as error:  # whatever it is, the node stays up and can be configured again
+            self.state, self.detail = FAILED, f"no reconstructor: {error}"
             if not self._closed:
-                log.error("%s; configure again when that is mended", self.why)
+                log.error("%s; fix this and configure the node again", self.detail)
             return
-        self.name, self.state = self._made.name, READY
-        log.info("reconstructor: %s", self.why)
+        self.name, self.state = self._reconstructor.name, READY
+        log.info("reconstructor: %s", self.detail)
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return (width, height) of the images that it wants from this camera."""
-        return self._ready().image_size(camera)
+        """Return the (width, height) to which images of this camera must be rectified; RuntimeError if not loaded."""
+        return self._require_ready().image_size(camera)
 
     def prepare(self, width: int, height: int) -> None:
-        """Let it prepare for images of this size, where there is something to prepare; on the thread that uses it."""
-        if hasattr(self._made, "prepare"):
-            self._made.prepare(width, height)
+        """Prepare for images of this size if the reconstructor supports it; on the thread that uses it."""
+        if hasattr(self._reconstructor, "prepare"):
+            self._reconstructor.prepare(width, height)
 
     def reconstruct(self, window: Window) -> WindowGeometry:
-        """Solve a window; raises as the reconstructor does, or RuntimeError if there is none."""
-        return self._ready().reconstruct(window)
+        """Solve a window; raises what the reconstructor raises, or RuntimeError if it is not loaded."""
+        return self._require_ready().reconstruct(window)
 
-    def stop(self) -> None:
-        """End the loading at its next sign of progress."""
+    def cancel_loading(self) -> None:
+        """Cancel the loading at its next progress report."""
         self._closed = True
 
     def close(self) -> None:
-        """Give back what the reconstructor holds; after the last use."""
+        """Release the resources of the reconstructor; after the last use."""
         self._closed = True
-        if hasattr(self._made, "close"):
-            self._made.close()
+        if hasattr(self._reconstructor, "close"):
+            self._reconstructor.close()
 
-    def _note(self, progress: str) -> None:
+    def _report_progress(self, progress: str) -> None:
         if self._closed:
-            raise RuntimeError("closed while it was loading")
-        self.why = progress
+            raise RuntimeError("closed while loading")
+        self.detail = progress
 
-    def _ready(self) -> Reconstructor:
-        if self._made is None:
-            raise RuntimeError(self.why)
-        return self._made
+    def _require_ready(self) -> Reconstructor:
+        if self._reconstructor is None:
+            raise RuntimeError(self.detail)
+        return self._reconstructor

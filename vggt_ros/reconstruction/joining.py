@@ -1,4 +1,4 @@
-"""Windows in parts: a window too large to be solved at once is solved in parts that share keyframes, and joined."""
+"""Splitting and joining of windows: one that is too large is solved in parts that share keyframes, which are joined."""
 
 from __future__ import annotations
 
@@ -15,56 +15,58 @@ from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import MapKeyframe
 
 
-def split(window: Window, overlap: int, most: int) -> list[Window]:
-    """Return windows of at most `most` keyframes, at least 2, that share `overlap` with the one before, or fewer if
-    `most` leaves no other choice.
+def split(window: Window, overlap: int, max_keyframes: int) -> list[Window]:
+    """Return parts of a window, each of at most `max_keyframes` keyframes.
+
+    Consecutive parts share `overlap` keyframes, or `max_keyframes - 1` if that is fewer. `max_keyframes` is at least 2.
     """
     keyframes = window.keyframes
-    shared = min(overlap, most - 1)
-    firsts = range(0, max(len(keyframes) - shared, 1), most - shared) if len(keyframes) > most else (0,)
-    return [Window(window.id, keyframes[first:first + most],
+    shared = min(overlap, max_keyframes - 1)
+    firsts = range(0, max(len(keyframes) - shared, 1), max_keyframes - shared) \
+        if len(keyframes) > max_keyframes else (0,)
+    return [Window(window.id, keyframes[first:first + max_keyframes],
                    window.ids[first:first + shared] if first else window.shared) for first in firsts]
 
 
-def smaller(count: int, overlap: int) -> int:
-    """Return how many keyframes each of two parts has that share `overlap` and make up a window of `count`, above 2."""
+def part_size(count: int, overlap: int) -> int:
+    """Return the size of each of two parts of a window of `count` (> 2) keyframes, if the parts share `overlap`."""
     return (count + min(overlap, count - 2) + 1) // 2
 
 
 def join(parts: Sequence[WindowGeometry], config: AlignmentConfig) -> WindowGeometry:
-    """Return the parts of a window as one, in the unit and world of the first.
+    """Return the parts of a window joined into one, in the frame and scale of the first part.
 
     Raises:
-        ReconstructionRefused: two parts contradict each other.
+        ReconstructionRefused: two consecutive parts are inconsistent.
 
     """
-    return reduce(lambda first, second: _joined(first, second, config), parts)
+    return reduce(lambda first, second: _join_two(first, second, config), parts)
 
 
-def _joined(first: WindowGeometry, second: WindowGeometry, config: AlignmentConfig) -> WindowGeometry:
+def _join_two(first: WindowGeometry, second: WindowGeometry, config: AlignmentConfig) -> WindowGeometry:
     try:
-        first_second = align(_views(first), _views(second), config).reference_window
+        first_second = align(_alignment_views(first), _alignment_views(second), config).reference_window
     except AlignmentRefused as refusal:
-        raise ReconstructionRefused(f"the parts of the window do not fit each other: {refusal}") from refusal
-    new = [row for row, keyframe in enumerate(second.keyframe_ids) if keyframe not in first.keyframe_ids]
+        raise ReconstructionRefused(f"the parts of the window are inconsistent: {refusal}") from refusal
+    added = [row for row, keyframe in enumerate(second.keyframe_ids) if keyframe not in first.keyframe_ids]
     descriptors = None if first.descriptors is None or second.descriptors is None else \
-        np.concatenate((first.descriptors, second.descriptors[new]))
+        np.concatenate((first.descriptors, second.descriptors[added]))
     return replace(
         first,
-        keyframe_ids=first.keyframe_ids + tuple(second.keyframe_ids[row] for row in new),
+        keyframe_ids=first.keyframe_ids + tuple(second.keyframe_ids[row] for row in added),
         window_camera=np.array([*first.window_camera, *(first_second.apply_pose(second.window_camera[row])
-                                                        for row in new)]),
-        intrinsics=np.concatenate((first.intrinsics, second.intrinsics[new])),
-        depth=np.concatenate((first.depth, second.depth[new] * np.float32(first_second.scale))),
-        confidence=np.concatenate((first.confidence, second.confidence[new])),
+                                                        for row in added)]),
+        intrinsics=np.concatenate((first.intrinsics, second.intrinsics[added])),
+        depth=np.concatenate((first.depth, second.depth[added] * np.float32(first_second.scale))),
+        confidence=np.concatenate((first.confidence, second.confidence[added])),
         descriptors=descriptors)
 
 
-def _views(geometry: WindowGeometry) -> dict[int, View]:
-    """Return keyframe id to what alignment compares; depth in medians, so that float16 holds any unit."""
-    unit = float(np.nanmedian(geometry.depth))
+def _alignment_views(geometry: WindowGeometry) -> dict[int, View]:
+    """Return the views to align by keyframe id; depth is divided by its median, so that float16 can hold any scale."""
+    median_depth = float(np.nanmedian(geometry.depth))
     color = np.zeros((0, 0, 3), np.uint8)
     return {keyframe: View(geometry.window_camera[row], MapKeyframe(
-        keyframe, 0, geometry.intrinsics[row], (geometry.depth[row] / unit).astype(np.float16),
-        np.rint(255 * geometry.confidence[row]).astype(np.uint8), color), unit)
+        keyframe, 0, geometry.intrinsics[row], (geometry.depth[row] / median_depth).astype(np.float16),
+        np.rint(255 * geometry.confidence[row]).astype(np.uint8), color), median_depth)
         for row, keyframe in enumerate(geometry.keyframe_ids)}

@@ -1,8 +1,8 @@
 """The CPU reconstructor in a process of its own.
 
-Python runs one thread at a time. In one process, tracking at camera rate and a reconstructor that is half Python take
-turns, and a window takes twice as long. And pycolmap is loaded there only: its library takes SIGTERM for a crash, with
-which a node would not end in order.
+Python runs one thread at a time. In one process, tracking at camera rate and the reconstructor, which is half Python,
+compete for the interpreter lock, and a window takes twice as long. Also, pycolmap is then loaded in that process only:
+its signal handler treats SIGTERM as a crash, which would prevent an orderly shutdown of the node.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from vggt_ros.reconstruction.multiview import Multiview
 
 _NICENESS = 5
-"""A window may take a little longer; an image, whose pose is waited for, may not."""
+"""Niceness of the process: tracking an image has priority over solving a window."""
 
-_here: Multiview | None = None  # in the other process
+_here: Multiview | None = None  # the reconstructor, set in the child process only
 
 
 class MultiviewProcess:
-    """`Multiview` elsewhere; gives the same answers."""
+    """Runs `Multiview` in a child process, with the same results."""
 
     name = "multiview"
 
@@ -39,7 +39,7 @@ class MultiviewProcess:
         """Start the process, which takes a second or two.
 
         Raises:
-            RuntimeError: it does not start; what it said is on stderr.
+            RuntimeError: the process does not start; the cause is on stderr.
 
         """
         self._config = config
@@ -47,10 +47,10 @@ class MultiviewProcess:
         try:
             self._pool.submit(int).result()
         except BrokenProcessPool as error:
-            raise RuntimeError("the process of multiview does not start; stderr says why") from error
+            raise RuntimeError("the multiview process did not start; see stderr for the cause") from error
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return (width, height) of the images that it wants from this camera."""
+        """Return the (width, height) to which images of this camera must be rectified."""
         return camera.size_within(self._config.multiview.width)
 
     def reconstruct(self, window: Window) -> WindowGeometry:
@@ -58,39 +58,39 @@ class MultiviewProcess:
 
         Raises:
             ReconstructionRefused: the window cannot be solved.
-            RuntimeError: the process has ended, killed for its memory perhaps; another one is started.
+            RuntimeError: the process has ended, possibly killed for lack of memory; a new one is started.
 
         """
         try:
             return self._pool.submit(_reconstruct, window).result()
         except BrokenProcessPool as error:
             self._pool = self._start()
-            raise RuntimeError("the reconstructor's process has ended; another one is started") from error
+            raise RuntimeError("the multiview process has ended unexpectedly; a new one is started") from error
 
     def close(self) -> None:
-        """End the process after the window that it solves."""
+        """End the process after the window that it is solving."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
-        # A fork would take along locks that other threads hold.
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (self._config,))
-        pool.submit(int)  # starts it now, not at the first window
+        # A forked process would inherit locks held by other threads.
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _initialize_process, (self._config,))
+        pool.submit(int)  # starts the process now, not at the first window
         return pool
 
 
-def _begin(config: Config) -> None:
+def _initialize_process(config: Config) -> None:
     global _here
     from vggt_ros.reconstruction.multiview import Multiview
-    for number in (signal.SIGINT, signal.SIGTERM):  # the node ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(_NICENESS)
     single_threaded_blas()
     _here = Multiview(config)
 
 
-def _end_with_parent() -> None:
-    """Do not outlive a node that was killed: the pool's queue would be waited for for ever."""
+def _exit_with_parent() -> None:
+    """End this process when the node was killed; otherwise it would wait for the queue of the pool forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

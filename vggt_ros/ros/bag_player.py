@@ -1,6 +1,7 @@
-"""Plays a rosbag2 (sqlite3 or mcap) on machines with and without `ros2 bag`.
+"""Plays a rosbag2 (sqlite3 or mcap), also on machines without `ros2 bag`.
 
-Messages are published as the bytes that were recorded: nothing is decoded, so stamps and encodings stay exact.
+Messages are published as the serialized bytes that were recorded; they are not decoded, so stamps and encodings are
+exact.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ from tqdm import tqdm
 from vggt_ros.ros.interrupts import single_interrupt
 
 CLOCK_PERIOD = 0.02
-"""Longest time between two ticks of /clock, seconds of wall time."""
-SETTLING = 0.5
-"""Seconds after a subscriber was seen: it may not have seen us yet, and a best-effort one would miss the beginning."""
-HISTORY = 1000
-"""Messages kept for a reliable subscriber that is slower than the bag."""
+"""Longest time between two messages on /clock, seconds of wall time."""
+DISCOVERY_DELAY = 0.5
+"""Seconds to wait after a subscriber was discovered.
+
+It may not have discovered this publisher yet; with best effort it would miss the first messages.
+"""
+QUEUE_DEPTH = 1000
+"""Messages queued for a reliable subscriber that is slower than the bag."""
 
 
 class BagError(Exception):
-    """A bag cannot be opened or read; the text names it and says why."""
+    """A bag cannot be opened or read; the text names the bag and the reason."""
 
 
 def open_bag(path: Path) -> Reader:
@@ -48,17 +52,17 @@ def open_bag(path: Path) -> Reader:
         BagError: there is no such file or folder, or it is not a readable rosbag2.
 
     """
-    path = path.expanduser()  # a shell leaves the ~ of `bag:=~/x` alone
+    path = path.expanduser()  # a shell does not expand the ~ of `bag:=~/x`
     if path.name == "metadata.yaml":
         path = path.parent
     if not path.exists():
         raise BagError(f"{path}: no such file or folder")
     if path.is_dir() and not (path / "metadata.yaml").exists():
-        raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it (`ros2 bag reindex` writes a lost one)")
+        raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it (`ros2 bag reindex` recreates it)")
     try:
         reader = Reader(path)
         reader.open()
-    except Exception as error:  # a damaged file fails anywhere inside of its parser
+    except Exception as error:  # a damaged file may raise any error in its parser
         raise BagError(f"{path}: not a readable rosbag2 ({type(error).__name__}: {error})") from error
     return reader
 
@@ -73,13 +77,13 @@ def message_class(name: str) -> Any | None:
 
 
 class BagPlayer(Node):
-    """Publishes the messages of a bag in their own rhythm."""
+    """Publishes the messages of a bag with their recorded timing."""
 
     def __init__(self, reader: Reader, topics: list[str] | None = None, clock: bool = False) -> None:
-        """Create a publisher for each topic, or for those of `topics` alone.
+        """Create a publisher for each topic, or only for those in `topics`.
 
         Raises:
-            BagError: a topic of `topics` is not in the bag, or nothing is left to play.
+            BagError: a topic of `topics` is not in the bag, or there is no message to play.
 
         """
         super().__init__("bag_player")
@@ -87,41 +91,41 @@ class BagPlayer(Node):
         known = {connection.topic for connection in reader.connections}
         missing = sorted(set(topics or ()) - known)
         if missing:
-            raise BagError(f"{reader.path}: no topic {', '.join(missing)}; there are {', '.join(sorted(known))}")
+            raise BagError(f"{reader.path}: no topic {', '.join(missing)}; the bag has {', '.join(sorted(known))}")
         self.connections = []
-        self.senders: dict[int, Publisher] = {}
+        self.publisher_by_connection: dict[int, Publisher] = {}
         by_topic: dict[str, Publisher] = {}
         for connection in reader.connections:
             if topics and connection.topic not in topics:
                 continue
-            kind = message_class(connection.msgtype)
-            if kind is None:
+            message_type = message_class(connection.msgtype)
+            if message_type is None:
                 self.get_logger().warning(f"{connection.topic}: skipped, {connection.msgtype} is not installed")
                 continue
             if connection.topic not in by_topic:
-                by_topic[connection.topic] = self.create_publisher(kind, connection.topic, _qos(connection))
-            self.senders[connection.id] = by_topic[connection.topic]
+                by_topic[connection.topic] = self.create_publisher(message_type, connection.topic, _qos(connection))
+            self.publisher_by_connection[connection.id] = by_topic[connection.topic]
             self.connections.append(connection)
         if not self.connections:
-            raise BagError(f"{reader.path}: no message that can be played")
+            raise BagError(f"{reader.path}: contains no message that can be played")
         self.clock = self.create_publisher(Clock, "/clock", 10) if clock else None
 
     def wait_for(self, topics: list[str]) -> None:
-        """Wait until each of `topics` has a subscriber; says every five seconds which one it is waiting for."""
-        said = time.monotonic()
+        """Wait until each of `topics` has a subscriber; log every five seconds which topics have none."""
+        last_log = time.monotonic()
         while missing := [topic for topic in topics if not self.count_subscribers(topic)]:
-            if time.monotonic() - said > 5.0:
-                said = time.monotonic()
+            if time.monotonic() - last_log > 5.0:
+                last_log = time.monotonic()
                 self.get_logger().info(f"waiting for a subscriber of {', '.join(missing)}")
             time.sleep(0.05)
         if topics:
-            time.sleep(SETTLING)
+            time.sleep(DISCOVERY_DELAY)
 
     def wait_ready(self, topic: str) -> None:
-        """Wait until the node whose `~/status` this is has loaded what it needs: images before that are lost to it.
+        """Wait until the node that publishes the status `topic` has loaded its reconstructor; it drops earlier images.
 
         Raises:
-            BagError: it cannot load it.
+            BagError: loading failed.
 
         """
         states: list[DiagnosticStatus] = []
@@ -131,7 +135,7 @@ class BagPlayer(Node):
             rclpy.spin_once(self, timeout_sec=0.1)
             state = next((item.value for item in states[-1].values if item.key == "state"), "") if states else "LOADING"
             if state == "FAILED":
-                raise BagError(f"{self.reader.path} is not played: {states[-1].message}")
+                raise BagError(f"{self.reader.path}: not played, since the node failed: {states[-1].message}")
             if state != "LOADING":
                 break
         self.destroy_subscription(subscription)
@@ -139,16 +143,16 @@ class BagPlayer(Node):
     def play(self, rate: float = 1.0) -> int:
         """Publish the whole bag once, `rate` times as fast as it was recorded; return the number of messages."""
         count, total = 0, sum(connection.msgcount for connection in self.connections)
-        begin, first = time.monotonic(), None
+        start, first = time.monotonic(), None
         with tqdm(total=total, unit="msg", disable=None) as bar:
             for connection, stamp, data in self._messages():
                 first = stamp if first is None else first
-                self._tick_until(begin + (stamp - first) / 1e9 / rate, stamp, rate)
-                self.senders[connection.id].publish(data)
+                self._sleep_until(start + (stamp - first) / 1e9 / rate, stamp, rate)
+                self.publisher_by_connection[connection.id].publish(data)
                 count += 1
                 bar.update()
-        for sender in set(self.senders.values()):
-            sender.wait_for_all_acked(Duration(seconds=5))
+        for publisher in set(self.publisher_by_connection.values()):
+            publisher.wait_for_all_acked(Duration(seconds=5))
         return count
 
     def _messages(self) -> Iterator[tuple[Connection, int, bytes]]:
@@ -159,11 +163,11 @@ class BagPlayer(Node):
             except StopIteration:
                 return
             except Exception as error:  # as in open_bag
-                raise BagError(f"{self.reader.path}: cannot be read on ({type(error).__name__}: {error})") from error
+                raise BagError(f"{self.reader.path}: reading failed ({type(error).__name__}: {error})") from error
             yield connection, stamp, bytes(data)
 
-    def _tick_until(self, due: float, stamp: int, rate: float) -> None:
-        """Sleep until `due` on the monotonic clock, when the bag's time is `stamp`; /clock ticks meanwhile."""
+    def _sleep_until(self, due: float, stamp: int, rate: float) -> None:
+        """Sleep until `due` on the monotonic clock, when bag time is `stamp`; publish /clock meanwhile."""
         while True:
             left = due - time.monotonic()
             if self.clock is not None:
@@ -175,10 +179,10 @@ class BagPlayer(Node):
 
 
 def _qos(connection: Connection) -> QoSProfile:
-    """Return a profile that every subscriber can match: reliable, and latched where the recorded publisher was."""
+    """Return a QoS compatible with every subscriber: reliable, and transient local if the recorded publisher was."""
     offered = getattr(connection.ext, "offered_qos_profiles", [])
     latched = any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
-    return QoSProfile(depth=HISTORY, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
+    return QoSProfile(depth=QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                       else DurabilityPolicy.VOLATILE)
 
 
@@ -190,21 +194,23 @@ def _positive(text: str) -> float:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play the bag named on the command line until its end or SIGINT."""
+    """Play the bag given on the command line until its end or SIGINT."""
     argv = sys.argv if args is None else ["bag_player", *args]
-    parser = argparse.ArgumentParser(prog="bag_player", description="Plays a rosbag2 with its own timing.")
+    parser = argparse.ArgumentParser(prog="bag_player", description="Plays a rosbag2 with its recorded timing.")
     parser.add_argument("bag", type=Path, help="folder of a rosbag2, or a single .mcap or .db3 file")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="times as fast as recorded (default 1)")
+    parser.add_argument("--rate", type=_positive, default=1.0,
+                        help="playback speed relative to the recording (default 1)")
     parser.add_argument("--clock", action="store_true", help="publish /clock, for nodes with use_sim_time")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end; stamps jump back")
-    parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play these only")
-    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="wait so long before the first message")
+    parser.add_argument("--loop", action="store_true", help="start again at the end; stamps jump back")
+    parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play only these topics")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S",
+                        help="wait this many seconds before the first message")
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
-                        help="wait until these have a subscriber")
+                        help="wait until these topics have a subscriber")
     parser.add_argument("--wait-ready", metavar="TOPIC", help="wait until this ~/status of vggt_slam is not LOADING")
     options = parser.parse_args(remove_ros_args(argv)[1:])
     with single_interrupt():
-        # rclpy's own handler would shut the context down under a publish; KeyboardInterrupt ends the loop in order.
+        # The handler of rclpy would shut the context down during a publish; KeyboardInterrupt ends the loop cleanly.
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
         try:
             return _run(options)
@@ -217,7 +223,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Play what was asked for; raises BagError."""
+    """Play as the options say; raises BagError."""
     with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
@@ -226,10 +232,10 @@ def _run(options: argparse.Namespace) -> int:
             player.wait_for(options.wait_for)
             time.sleep(max(options.delay, 0.0))
             while True:
-                begin = time.monotonic()
+                start = time.monotonic()
                 count = player.play(options.rate)
-                print(f"played {count} messages of {len(set(player.senders.values()))} topics "
-                      f"in {time.monotonic() - begin:.1f} s", flush=True)
+                print(f"played {count} messages of {len(set(player.publisher_by_connection.values()))} topics "
+                      f"in {time.monotonic() - start:.1f} s", flush=True)
                 if not options.loop:
                     return 0
         finally:

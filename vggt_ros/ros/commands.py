@@ -1,4 +1,4 @@
-"""The services: commands to the worker, for which images do not wait."""
+"""The services of the node: commands that run on the worker thread while the node continues to process images."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
-Steps = Generator["Future[Any]", Any, str]
-"""A command: yields each future that it waits for, gets its result back, and returns what to answer."""
+CommandSteps = Generator["Future[Any]", Any, str]
+"""A command as a generator: yields each future to wait for, is sent its result, and returns the response text."""
 
 
-class Commands:
-    """Services of std_srvs/Trigger that answer when their command is done, or say why it failed.
+class CommandServices:
+    """Services of type std_srvs/Trigger that respond when their command is done, or with the reason why it failed.
 
-    They are the node's for good: one that went with a cleanup could not answer what still waits, and rclpy would end
-    the node for it.
+    They exist as long as the node. If cleanup destroyed a service, it could not respond to a pending request, and rclpy
+    would end the node because of that.
     """
 
     def __init__(self, node: LifecycleNode, names: Iterable[str]) -> None:
         """Create a service `~/name` for every command."""
         self._node = node
-        self._commands: dict[str, Callable[[], Steps]] = {}
-        group = MutuallyExclusiveCallbackGroup()  # while one waits, the default group's callbacks go on
+        self._handlers: dict[str, Callable[[], CommandSteps]] = {}
+        group = MutuallyExclusiveCallbackGroup()  # while a command waits, callbacks of the default group continue
         for name in names:
-            node.create_service(Trigger, f"~/{name}", self._answer(name), callback_group=group)
+            node.create_service(Trigger, f"~/{name}", self._make_callback(name), callback_group=group)
 
-    def serve(self, commands: dict[str, Callable[[], Steps]]) -> None:
-        """Carry these out from now on, or refuse them as not configured if there are none."""
-        self._commands = commands
+    def set_handlers(self, handlers: dict[str, Callable[[], CommandSteps]]) -> None:
+        """Set the commands to run; requests for a missing command are refused as not configured."""
+        self._handlers = handlers
 
-    def _answer(self, name: str) -> Callable[..., Any]:
-        async def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _make_callback(self, name: str) -> Callable[..., Any]:
+        async def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
-                if name not in self._commands:
+                if name not in self._handlers:
                     raise RuntimeError("the node is not configured")
-                response.success, response.message = True, await _carry_out(self._commands[name]())
+                response.success, response.message = True, await _run_steps(self._handlers[name]())
             except Exception as error:  # whatever it is, the node stays up
                 response.success, response.message = False, f"{name} failed: {error}"
                 self._node.get_logger().error(response.message)
             return response
 
-        return answer
+        return callback
 
 
-async def _carry_out(steps: Steps) -> str:
-    """Go from step to step, all on the executor's thread; an error of a future is raised where it was yielded."""
+async def _run_steps(steps: CommandSteps) -> str:
+    """Run a command on the executor thread; an error of a future is raised at its yield in the command."""
     result: Any = None
     error: BaseException | None = None
     while True:
@@ -57,13 +57,13 @@ async def _carry_out(steps: Steps) -> str:
         except StopIteration as end:
             return str(end.value)
         try:
-            result, error = await _Awaited(future), None
+            result, error = await _AwaitFuture(future), None
         except Exception as raised:
             error = raised
 
 
-class _Awaited:
-    """Lets a coroutine in rclpy's executor wait for a future of another thread."""
+class _AwaitFuture:
+    """Awaitable for a coroutine in the executor of rclpy that waits for a future of another thread."""
 
     def __init__(self, future: Future[Any]) -> None:
         self._future = future

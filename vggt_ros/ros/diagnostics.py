@@ -1,4 +1,4 @@
-"""One status that says how it goes: state, scale, counts, latencies, and what degrades."""
+"""The status message: state, scale, counts, latencies, and the most important problem with its cure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from vggt_ros.reconstruction.deferred import FAILED, LOADING, Deferred
+from vggt_ros.reconstruction.deferred import FAILED, LOADING, DeferredReconstructor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
@@ -17,66 +17,67 @@ from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import TrackedFrame, Update
 from vggt_ros.worker import Worker
 
-STILL = 10.0
-"""Seconds after the last keyframe, while images come, after which the camera is said to lack parallax."""
+NO_KEYFRAME_TIMEOUT = 10.0
+"""Seconds without a keyframe, while images arrive, after which missing parallax is reported."""
 
 
-class Monitor:
-    """Watches the parts and tells what it sees.
+class StatusMonitor:
+    """Collects the state of all parts of the node for the status message.
 
     Attributes:
         tracked: the newest tracked frame.
         update: the newest update.
-        error: the last error of the worker, empty if there was none.
-        track_seconds, publish_seconds: of the last images.
-        latency: from an image's arrival to its odometry.
-        trouble: returns what is wrong with the map on the disk, empty if nothing is.
-        doubt: returns what is assumed of frames or clocks and may be wrong, empty if nothing is.
-        resets, failed: how often the map began anew, and images on which tracking broke down.
+        error: the last error of the worker, empty if the last window succeeded.
+        track_seconds, publish_seconds: durations for the last 100 images.
+        latency: times from the arrival of an image to its odometry.
+        map_error: returns the error of loading the saved map, empty if there is none.
+        assumption: returns the assumption on frames or clocks that may be wrong, empty if there is none.
+        resets, failed_images: number of resets of the map, and of images whose tracking raised an error.
 
     """
 
     def __init__(self, slam: Slam, worker: Worker, source: ImageSource,
-                 reconstructor: Deferred, metric: MetricInput) -> None:
-        """Watch these."""
+                 reconstructor: DeferredReconstructor, metric: MetricInput) -> None:
+        """Monitor these parts of the node."""
         self._slam, self._worker, self._source, self._reconstructor = slam, worker, source, reconstructor
         self._metric = metric
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.latency = Latency()
-        self.resets = self.failed = 0
-        self.trouble: Callable[[], str] = lambda: ""
-        self.doubt: Callable[[], str] = lambda: ""
+        self.resets = self.failed_images = 0
+        self.map_error: Callable[[], str] = lambda: ""
+        self.assumption: Callable[[], str] = lambda: ""
         self.clear()
 
     def clear(self) -> None:
-        """Forget the map's state, after a reset."""
+        """Clear the state of the map, after a reset."""
         self.tracked: TrackedFrame | None = None
         self.update: Update | None = None
         self.error = ""
-        self._keyframe = time.monotonic()
+        self._last_keyframe = time.monotonic()
 
-    def note(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
-        """Note what one image took."""
+    def record_frame(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
+        """Record a tracked image and its durations."""
         if self.tracked is None or tracked.keyframe is not None:
-            self._keyframe = time.monotonic()
+            self._last_keyframe = time.monotonic()
         self.tracked = tracked
         for seconds, value in ((self.track_seconds, track_seconds), (self.publish_seconds, publish_seconds)):
             seconds.append(value)
             del seconds[:-100]
 
-    def stuck(self) -> str:
-        """Return what to do when no map begins since the images lack parallax; empty if one begins."""
-        still = time.monotonic() - self._keyframe
-        silent = time.monotonic() - self._source.last_arrival
-        if self.tracked is None or self.tracked.state != "INITIALIZING" or still < STILL or silent > 3.0:
+    def parallax_problem(self) -> str:
+        """Return the cure if initialization gets no keyframes because the images lack parallax; else empty."""
+        elapsed = time.monotonic() - self._last_keyframe
+        since_image = time.monotonic() - self._source.last_arrival
+        if self.tracked is None or self.tracked.state != "INITIALIZING" or elapsed < NO_KEYFRAME_TIMEOUT \
+                or since_image > 3.0:
             return ""
-        return (f"no keyframe for {still:.0f} s although images come: they lack parallax; move the camera sideways, do "
-                "not only turn it, before a scene with texture, or lower keyframes.min_parallax")
+        return (f"no keyframe for {elapsed:.0f} s although images arrive: they lack parallax; move the camera sideways "
+                "in front of a textured scene, not only rotate it, or lower keyframes.min_parallax")
 
     def status(self, name: str, active: bool) -> DiagnosticStatus:
-        """Return the status as it is now; ERROR where nothing works, WARN where something degrades."""
-        level, text = self._judge(active)
+        """Return the current status; level ERROR if nothing works, WARN if something is degraded."""
+        level, text = self._level_and_message(active)
         slam, source, reconstructor = self._slam, self._source, self._reconstructor
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
@@ -89,12 +90,12 @@ class Monitor:
             "scale by": solution.metric.source,
             **self._metric.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
-            "reconstructor": reconstructor.why,
-            **reconstructor.facts,
+            "reconstructor": reconstructor.detail,
+            **reconstructor.status_values,
             "calibration": source.calibration,
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
-            "images failed": self.failed,
+            "images failed": self.failed_images,
             **vars(counts),
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
@@ -112,32 +113,34 @@ class Monitor:
                        **{f"window {key}": value for key, value in update.report.items()}}
         return diagnostic_status(name, level, text, values, hardware=source.topic)
 
-    def _judge(self, active: bool) -> tuple[bytes, str]:
+    def _level_and_message(self, active: bool) -> tuple[bytes, str]:
         source, tracked, update = self._source, self.tracked, self.update
         if self._reconstructor.state == FAILED:
-            return DiagnosticStatus.ERROR, self._reconstructor.why
+            return DiagnosticStatus.ERROR, self._reconstructor.detail
         if self._reconstructor.state == LOADING:
-            return DiagnosticStatus.WARN, f"loading: {self._reconstructor.why}"
+            return DiagnosticStatus.WARN, f"loading: {self._reconstructor.detail}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
-        if trouble := self.trouble():
-            return DiagnosticStatus.ERROR, trouble
+        if error := self.map_error():
+            return DiagnosticStatus.ERROR, error
         if self.error:
-            return DiagnosticStatus.ERROR, f"a window was lost: {self.error}"
-        if silence := source.silence():
+            return DiagnosticStatus.ERROR, f"a window failed: {self.error}"
+        if silence := source.silence_reason():
             return DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR, silence
         if tracked is None:
-            return DiagnosticStatus.WARN, f"no usable image yet{source.unusable}"
+            return DiagnosticStatus.WARN, f"no usable image yet{source.no_frame_reason}"
         if tracked.state == "LOST":
-            return DiagnosticStatus.WARN, "lost: the image shows too little, or the map has nothing where it should be"
+            return DiagnosticStatus.WARN, \
+                "lost: too few features in the image, or no keyframe of the map near the expected pose"
         if tracked.state == "RELOCALIZING":
-            return DiagnosticStatus.WARN, "relocalizing: the camera is looked for in the map; show it a known place"
+            return DiagnosticStatus.WARN, \
+                "relocalizing: searching for the camera in the map; move it to a place that is already mapped"
         if tracked.state == "DEGRADED":
             return DiagnosticStatus.WARN, f"degraded: {tracked.reason}"
         if update is not None and update.refused:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
-        if stuck := self.stuck():
-            return DiagnosticStatus.WARN, stuck
+        if problem := self.parallax_problem():
+            return DiagnosticStatus.WARN, problem
         if tracked.state == "INITIALIZING":
             return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
         parts = 1 if update is None else update.report.get("parts", 1)
@@ -146,8 +149,8 @@ class Monitor:
         if source.calibration.endswith("degrees"):
             return DiagnosticStatus.WARN, (f"tracking with a calibration {source.calibration}: no usable "
                                            f"CameraInfo on {source.info_topic}; publish it, or set camera.fov")
-        if doubt := self.doubt():
-            return DiagnosticStatus.WARN, f"tracking; {doubt}"
+        if assumption := self.assumption():
+            return DiagnosticStatus.WARN, f"tracking; {assumption}"
         return DiagnosticStatus.OK, "tracking"
 
 

@@ -1,4 +1,4 @@
-"""The occupancy grid as a topic: made on the worker's thread, a few keyframes at a time, while somebody subscribes."""
+"""Publication of the occupancy grid, computed on the worker thread, a few keyframes at a time, for subscribers."""
 
 from __future__ import annotations
 
@@ -18,75 +18,79 @@ from vggt_ros.mapping.occupancy_grid import Occupancy
 from vggt_ros.ros import messages
 from vggt_ros.slam import Slam
 
-_PERIOD = 2.0
-"""Least seconds from one grid to the next, by the wall clock."""
-_LIMIT = 16
-"""Keyframes whose rays are cast for one grid, about 40 ms each: windows do not wait for more. The next grid goes on."""
+_MIN_PERIOD = 2.0
+"""Shortest time between two grids, seconds of wall time."""
+_MAX_KEYFRAMES = 16
+"""Keyframes ray-cast for one grid, about 40 ms each, which delays windows; the others follow in the next grid."""
 
 
 class GridOutput:
-    """`~/grid`, published when the map has changed, and again until every keyframe is in it.
+    """Publisher of `~/grid`: publishes when the map has changed, and again until every keyframe is included.
 
     Attributes:
-        published: True if there has been a grid, which subscribers hold until there is another.
+        published: True if a grid was published; late subscribers receive it until the next one.
 
     """
 
-    def __init__(self, node: LifecycleNode, slam: Slam, in_worker: Callable[[Callable[[], Any]], Future[Any]],
+    def __init__(self, node: LifecycleNode, slam: Slam, run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
                  qos: QoSProfile) -> None:
-        """Create the publisher; `in_worker` runs a function on the thread that owns the map."""
-        self._node, self._slam, self._in_worker = node, slam, in_worker
+        """Create the publisher; `run_in_worker` runs a function on the worker thread, which owns the map."""
+        self._node, self._slam, self._run_in_worker = node, slam, run_in_worker
         self.publisher = node.create_lifecycle_publisher(OccupancyGrid, "~/grid", qos)
         self.published = False
         self.clear()
 
     def clear(self) -> None:
-        """Forget the map, before a reset; a grid that is being made is not published."""
+        """Clear the grid, before a reset; a grid that is being computed is not published."""
         self._occupancy = Occupancy(self._slam.config.grid)
         self._request: Future[tuple[OccupancyGrid, int]] | None = None
-        self._next = 0.0
+        self._next_time = 0.0
         self.republish()
 
     def republish(self) -> None:
-        """Let the grid be published anew, although the map has not changed."""
+        """Publish the grid again at the next call of `publish_changes`, even if the map has not changed."""
         self._version: int | None = None
 
     def close(self) -> None:
-        """Give the publisher back to the node."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self.publisher)
 
-    def refresh(self, turn: Array, head: Header) -> None:
-        """Publish the grid that is done, and ask for another if the map has changed; `turn` 4x4 is its world in `map`.
+    def publish_changes(self, map_world: Array, head: Header) -> None:
+        """Publish the grid if it is ready, and request another if the map has changed.
 
-        Call it now and then, and whenever something that ran in the worker is done.
+        Call it periodically, and whenever a function on the worker thread is done.
+
+        Args:
+            map_world: 4x4 pose of the world of the solution in `map`.
+            head: header of the grid.
         """
         if self._request is not None and self._request.done():
-            self._finish(self._request)
+            self._publish_result(self._request)
             self._request = None
         version = self._slam.solution.version
-        if self._request is None and self._version != version and time.monotonic() >= self._next \
+        if self._request is None and self._version != version and time.monotonic() >= self._next_time \
                 and self.publisher.get_subscription_count():
-            self._version, self._next = version, time.monotonic() + _PERIOD
-            self._request = self._in_worker(partial(self._make, self._occupancy, turn, head))
+            self._version, self._next_time = version, time.monotonic() + _MIN_PERIOD
+            self._request = self._run_in_worker(partial(self._build, self._occupancy, map_world, head))
 
-    def _make(self, occupancy: Occupancy, turn: Array, head: Header) -> tuple[OccupancyGrid, int]:
-        """Return the grid, and how many keyframes are not in it yet as they lie now; on the worker's thread."""
-        left = occupancy.update(self._slam.solution, turn, _LIMIT)
-        return messages.occupancy_grid(occupancy.grid(), head), left
+    def _build(self, occupancy: Occupancy, map_world: Array, head: Header) -> tuple[OccupancyGrid, int]:
+        """Return the grid, and the number of keyframes still to be ray-cast at new poses; on the worker thread."""
+        remaining = occupancy.update(self._slam.solution, map_world, _MAX_KEYFRAMES)
+        return messages.occupancy_grid(occupancy.grid(), head), remaining
 
-    def _finish(self, request: Future[tuple[OccupancyGrid, int]]) -> None:
-        if error := request.exception():  # out of memory, say; the node stays up
+    def _publish_result(self, request: Future[tuple[OccupancyGrid, int]]) -> None:
+        if error := request.exception():  # such as out of memory; the node continues
             self._node.get_logger().error(f"{self.publisher.topic_name}: the grid cannot be published: {error!r}")
             self._occupancy = Occupancy(self._slam.config.grid)
             return
-        message, left = request.result()
+        message, remaining = request.result()
         self.publisher.publish(message)
         self.published = True
         config = self._slam.config.grid
         if config.max_cells in (message.info.width, message.info.height):
-            self._node.get_logger().warning(f"{self.publisher.topic_name}: cut off at grid.max_cells, "
-                                            f"{config.max_cells} cells a side", throttle_duration_sec=60.0)
-        if left:
-            self._node.get_logger().info(f"{self.publisher.topic_name}: {left} keyframes are still to be cast anew",
+            self._node.get_logger().warning(f"{self.publisher.topic_name}: the grid is cropped to grid.max_cells, "
+                                            f"{config.max_cells} cells per side", throttle_duration_sec=60.0)
+        if remaining:
+            self._node.get_logger().info(f"{self.publisher.topic_name}: {remaining} keyframes are still to be ray-cast",
                                          throttle_duration_sec=5.0)
             self.republish()

@@ -1,4 +1,4 @@
-"""Image messages to RGB arrays; encodings that `vggt_ros.encodings` does not know go to cv_bridge if it is there."""
+"""Image messages to RGB arrays; encodings unknown to `sequences.encodings` are decoded by cv_bridge if installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def decode(message: Any) -> NDArray[np.uint8]:
     """Return a sensor_msgs/Image as RGB, uint8 (H, W, 3).
 
     Raises:
-        ImageError: the image is empty, too short for its size, or of an encoding that nobody here knows.
+        ImageError: the image is empty, too short for its size, or of an unsupported encoding.
 
     """
     try:
@@ -39,8 +39,8 @@ def _by_cv_bridge(message: Any, unknown: UnknownEncoding) -> NDArray[np.uint8]:
     try:
         from cv_bridge import CvBridge, CvBridgeError
     except ImportError as error:
-        raise ImageError(f"{unknown}; cv_bridge, which may know it, is not installed") from error
+        raise ImageError(f"{unknown}; cv_bridge, which may support it, is not installed") from error
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
     except (CvBridgeError, ValueError, TypeError) as error:
-        raise ImageError(f"{unknown}; cv_bridge refuses it too: {error}") from error
+        raise ImageError(f"{unknown}; cv_bridge does not support it either: {error}") from error

@@ -1,7 +1,7 @@
-"""One Ctrl-C is one interrupt, however often it is delivered.
+"""Handling of repeated SIGINT as a single interrupt.
 
-Under `ros2 launch` a process gets SIGINT twice, from the terminal and from launch; the second one would raise
-KeyboardInterrupt in the middle of the clean-up that the first one began.
+Under `ros2 launch` a process gets SIGINT twice, from the terminal and from launch. The second one would raise
+KeyboardInterrupt during the cleanup that the first one started.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from types import FrameType
 
 @contextmanager
 def single_interrupt() -> Iterator[None]:
-    """Let the first SIGINT raise KeyboardInterrupt inside, which ends it in order; those that follow do nothing.
+    """Raise KeyboardInterrupt in the body at the first SIGINT and suppress it at the end; ignore further ones.
 
-    To be entered before `rclpy.init`, whose own handler calls the one that it finds. SIGINT stays ignored afterwards,
-    while the interpreter ends.
+    Enter it before `rclpy.init`, whose handler calls the handler that was installed before. Afterwards SIGINT stays
+    ignored, while the interpreter exits.
     """
     interrupted = False
 

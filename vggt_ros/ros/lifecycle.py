@@ -1,4 +1,4 @@
-"""A lifecycle node that stays up when it is asked for a transition that its state does not allow."""
+"""A lifecycle node that survives requests for transitions that its state does not allow."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 
-class SteadyLifecycleNode(LifecycleNode):
-    """Refuses such a transition and says so; in rclpy of Jazzy the error ends the executor, and so the node.
+class TolerantLifecycleNode(LifecycleNode):
+    """Refuses such a transition with a log message; in rclpy of Jazzy the error ends the executor and the node.
 
-    `ros2 lifecycle set NODE activate` on a node that a launch file has activated already is enough for that.
+    `ros2 lifecycle set NODE activate` on a node that a launch file has already activated would cause this.
     """
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
-        """Carry out a transition; the name is what rclpy makes of its own `__change_state`."""
+        """Execute a transition; overrides the private `__change_state` of rclpy, hence the mangled name."""
         try:
             done: TransitionCallbackReturn = super()._LifecycleNodeMixin__change_state(  # type: ignore[misc]
                 transition_id)

@@ -1,4 +1,4 @@
-"""What the package logs reaches the node's log, and so /rosout."""
+"""Forwarding of Python log records of the package to the log of the node, and so to /rosout."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 
-class NodeLog(logging.Handler):
-    """Hands records of the logger `vggt_ros` to a node's logger, from any thread."""
+class NodeLogHandler(logging.Handler):
+    """Log handler that forwards records of the logger `vggt_ros` to the logger of a node, from any thread."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
-        """Begin; `close` ends it."""
+        """Start forwarding; `close` stops it."""
         super().__init__(logging.INFO)
         self._logger = logger
         self._package = logging.getLogger("vggt_ros")
@@ -19,8 +19,8 @@ class NodeLog(logging.Handler):
         self._package.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record at its level."""
-        # rclpy remembers a level for each line of code that logs, so each level has its own.
+        """Forward a record at its level."""
+        # rclpy stores one level per calling line of code, so each level needs a line of its own.
         if record.levelno >= logging.ERROR:
             self._logger.error(record.getMessage())
         elif record.levelno >= logging.WARNING:
@@ -29,6 +29,6 @@ class NodeLog(logging.Handler):
             self._logger.info(record.getMessage())
 
     def close(self) -> None:
-        """Take no more records."""
+        """Stop forwarding."""
         self._package.removeHandler(self)
         super().close()

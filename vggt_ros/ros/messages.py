@@ -1,8 +1,8 @@
-"""Arrays to messages. Pure functions; frames and stamps are the caller's.
+"""Conversion of arrays to messages, as pure functions; frames and stamps are given by the caller.
 
-Stamps are int nanoseconds, poses 4x4 `target_source`. Covariances come as the core has them, float64 (6, 6) of a pose
-perturbed on the right, [rotation, translation] (gtsam's Pose3), and leave as geometry_msgs wants them: x, y, z and
-rotations about the fixed axes of the frame that the pose is given in.
+Stamps are int nanoseconds, poses 4x4 `target_source`. The core has covariances as float64 (6, 6) of a perturbation on
+the right, [rotation, translation] (as gtsam's Pose3). Messages have the convention of geometry_msgs: x, y, z and
+rotations about the fixed axes of the frame of the pose.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from vggt_ros.windows.solution import PointCloud, Solution
 Array = NDArray[np.float64]
 
 UNKNOWN_VARIANCE = 1e6
-"""Variance of what is not known, in square meters and square radians."""
+"""Variance of unknown quantities, square meters and square radians."""
 
 _FIELDS = ("x", "y", "z", "rgb", "confidence")
 
 
 def nanoseconds(stamp: Time) -> int:
-    """Return a message's stamp in nanoseconds, exactly."""
+    """Return the stamp of a message in nanoseconds, exactly."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def time_message(stamp: int) -> Time:
-    """Return nanoseconds as a message's stamp, exactly."""
+    """Return nanoseconds as the stamp of a message, exactly."""
     return Time(sec=stamp // 1_000_000_000, nanosec=stamp % 1_000_000_000)
 
 
@@ -58,7 +58,7 @@ def pose_message(target_source: Array) -> Pose:
 
 
 def pose_matrix(position: Any, orientation: Any) -> Array:
-    """Return the 4x4 pose of a message's position and orientation, or translation and rotation."""
+    """Return the 4x4 pose for position and orientation, or translation and rotation, of a message."""
     quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
     return pose(matrix_from_quaternion(quaternion), np.array([position.x, position.y, position.z]))
 
@@ -74,7 +74,7 @@ def transform(target_source: Array, stamp: int, target: str, source: str) -> Tra
 
 
 def adjoint(target_source: Array) -> Array:
-    """Return the matrix (6, 6) that takes a tangent [rotation, translation] from source to target."""
+    """Return the adjoint matrix (6, 6), which maps a twist [rotation, translation] from source to target."""
     rotation = target_source[:3, :3]
     matrix = np.zeros((6, 6))
     matrix[:3, :3] = matrix[3:, 3:] = rotation
@@ -86,13 +86,13 @@ def ros_covariance(covariance: Array, rotation: Array) -> Array:
     """Return the covariance (6, 6) in the order of geometry_msgs/PoseWithCovariance.
 
     Args:
-        covariance: of a pose perturbed on the right, [rotation, translation].
-        rotation: the pose's own (3, 3), which turns the perturbation into the fixed axes of its frame.
+        covariance: covariance of a perturbation on the right, [rotation, translation].
+        rotation: rotation (3, 3) of the pose, which maps the perturbation to the fixed axes of the frame.
 
     """
-    turn = np.zeros((6, 6))
-    turn[:3, 3:] = turn[3:, :3] = rotation
-    return turn @ covariance @ turn.T
+    to_ros = np.zeros((6, 6))
+    to_ros[:3, 3:] = to_ros[3:, :3] = rotation
+    return to_ros @ covariance @ to_ros.T
 
 
 def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
@@ -101,11 +101,11 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
 
     Args:
         odom_base: 4x4 pose of the base.
-        covariance: of `odom_base` in ROS's order, see `ros_covariance`.
+        covariance: covariance of `odom_base` in the order of ROS, see `ros_covariance`.
         head: stamp and frame of the pose.
-        child: the base's frame.
-        previous: stamp and `odom_base` of the frame before, for the twist; without it the twist is marked unknown.
-        stamp: of this frame, nanoseconds.
+        child: name of the base frame.
+        previous: stamp and `odom_base` of the previous image, for the twist; without it the twist is marked unknown.
+        stamp: stamp of this image, nanoseconds.
 
     """
     message = Odometry(header=head, child_frame_id=child)
@@ -120,14 +120,14 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
     twist = message.twist.twist
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = angular.tolist()
-    # Two poses of this covariance, as if independent: an upper bound, their errors being mostly shared.
-    turn = np.kron(np.eye(2), odom_base[:3, :3].T)
-    message.twist.covariance = (2 / seconds**2 * turn @ covariance @ turn.T).ravel()
+    # Difference of two poses of this covariance as if independent: an upper bound, since their errors are correlated.
+    base_odom = np.kron(np.eye(2), odom_base[:3, :3].T)
+    message.twist.covariance = (2 / seconds**2 * base_odom @ covariance @ base_odom.T).ravel()
     return message
 
 
 def pose_with_covariance(map_base: Array, covariance: Array, head: Header) -> PoseWithCovarianceStamped:
-    """Return geometry_msgs/PoseWithCovarianceStamped; `covariance` in ROS's order."""
+    """Return geometry_msgs/PoseWithCovarianceStamped; `covariance` in the order of ROS."""
     message = PoseWithCovarianceStamped(header=head)
     message.pose.pose = pose_message(map_base)
     message.pose.covariance = covariance.ravel()
@@ -135,7 +135,7 @@ def pose_with_covariance(map_base: Array, covariance: Array, head: Header) -> Po
 
 
 def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
-    """Return nav_msgs/Path of 4x4 `poses` (n, 4, 4), each with its own stamp; the header has the last one's."""
+    """Return nav_msgs/Path of `poses` (n, 4, 4), each with its own stamp; the header has the last stamp."""
     message = Path(header=header(int(stamps[-1]) if len(stamps) else 0, frame))
     message.poses = [PoseStamped(header=header(int(stamp), frame), pose=pose_message(pose))
                      for stamp, pose in zip(stamps, poses, strict=True)]
@@ -143,13 +143,13 @@ def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
 
 
 def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
-    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes a point.
+    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes per point.
 
-    The message's own `data` is filled in place: set from a list or an ndarray it would be checked or copied byte by
-    byte, and even from an array it is copied once more.
+    The `data` of the message is filled in place: assignment from a list or an ndarray checks and copies every byte, and
+    assignment from an array copies once more.
     """
     step = 4 * len(_FIELDS)
-    # PCL and RViz read `rgb` as a float32 whose bits are the color.
+    # PCL and RViz interpret the bits of the float32 field `rgb` as a packed color.
     fields = [PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
               for index, name in enumerate(_FIELDS)]
     message = PointCloud2(header=head, height=1, width=len(cloud), fields=fields, is_bigendian=False, point_step=step,
@@ -166,7 +166,7 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
 
 
 def occupancy_grid(grid: Grid, head: Header) -> OccupancyGrid:
-    """Return a grid of the frame of `head`: row-major from its origin, -1 unknown, 0 free, 100 occupied."""
+    """Return nav_msgs/OccupancyGrid in the frame of `head`: row-major, -1 unknown, 0 free, 100 occupied."""
     height, width = grid.cells.shape
     corner = pose(np.eye(3), np.array([*grid.origin, 0.0]))
     info = MapMetaData(map_load_time=head.stamp, resolution=grid.resolution, width=width,
@@ -190,32 +190,34 @@ def camera_info(intrinsics: Array, size: tuple[int, int], head: Header) -> Camer
                       k=intrinsics.ravel(), r=np.eye(3).ravel(), p=projection.ravel())
 
 
-def pose_graph(solution: Solution, turn: Array, head: Header) -> MarkerArray:
-    """Return the pose graph as markers: keyframes as spheres, a hue a submap; windows as cubes; overlaps gray, loops
-    taken green, loops refused, by their verification or by the graph, red.
+def pose_graph(solution: Solution, map_world: Array, head: Header) -> MarkerArray:
+    """Return the pose graph as markers.
+
+    Keyframes are spheres in a color per submap, windows are cubes. Overlap edges are gray, accepted loops green; loops
+    rejected by verification or by the pose graph are red.
 
     Args:
         solution: the snapshot to draw.
-        turn: 4x4, from the solution's world to the header's frame.
+        map_world: 4x4 pose of the world of the solution in the frame of the header.
         head: frame and stamp.
 
     """
-    centers = solution.map_camera[:, :3, 3] @ turn[:3, :3].T + turn[:3, 3]
-    origins = solution.window_origin @ turn[:3, :3].T + turn[:3, 3]
+    centers = solution.map_camera[:, :3, 3] @ map_world[:3, :3].T + map_world[:3, 3]
+    origins = solution.window_origin @ map_world[:3, :3].T + map_world[:3, 3]
     rows = {int(window): row for row, window in enumerate(solution.window_ids)}
     keyframes = _marker(head, "keyframes", Marker.SPHERE_LIST, 0.03)
     keyframes.points = [_point(center) for center in centers]
-    keyframes.colors = [_hue(int(submap)) for submap in solution.submaps]
+    keyframes.colors = [_submap_color(int(submap)) for submap in solution.submaps]
     windows = _marker(head, "windows", Marker.CUBE_LIST, 0.05)
     windows.points, windows.color = [_point(origin) for origin in origins], ColorRGBA(r=0.9, g=0.9, b=0.9, a=0.6)
     markers = [keyframes, windows]
-    related = [(edge.kind, edge.first, edge.second) for edge in solution.edges]
-    related += [("refused", first, second) for first, second in solution.refused_loops]
+    edges = [(edge.kind, edge.first, edge.second) for edge in solution.edges]
+    edges += [("refused", first, second) for first, second in solution.refused_loops]
     for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(g=0.9, a=1.0)),
                         ("refused", ColorRGBA(r=1.0, a=0.5))):
         lines = _marker(head, kind, Marker.LINE_LIST, 0.01)
         lines.color = color
-        lines.points = [_point(origins[rows[window]]) for name, *ends in related if name == kind
+        lines.points = [_point(origins[rows[window]]) for name, *ends in edges if name == kind
                         and rows.keys() >= set(ends) for window in ends]
         markers.append(lines)
     return MarkerArray(markers=[Marker(header=head, action=Marker.DELETEALL), *markers])
@@ -223,7 +225,7 @@ def pose_graph(solution: Solution, turn: Array, head: Header) -> MarkerArray:
 
 def diagnostic_status(name: str, level: bytes, message: str, values: Mapping[str, object],
                       hardware: str = "") -> DiagnosticStatus:
-    """Return diagnostic_msgs/DiagnosticStatus; numbers are written with four digits."""
+    """Return diagnostic_msgs/DiagnosticStatus; floats are written with four significant digits."""
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=[
         KeyValue(key=key, value=f"{value:.4g}" if isinstance(value, float) else str(value))
         for key, value in values.items()])
@@ -242,8 +244,8 @@ def _point(position: Array) -> Point:
     return Point(x=x, y=y, z=z)
 
 
-def _hue(submap: int) -> ColorRGBA:
-    """Return a color for a submap: golden-angle steps around the color circle."""
+def _submap_color(submap: int) -> ColorRGBA:
+    """Return a color for a submap: hues in golden-angle steps."""
     phase = 2 * np.pi * (0.33 + 0.381966 * submap) + np.array([0.0, -2.0, 2.0]) * np.pi / 3
     red, green, blue = (0.5 + 0.5 * np.cos(phase)).tolist()
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)

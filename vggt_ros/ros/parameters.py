@@ -1,4 +1,4 @@
-"""Settings as ROS parameters: described, with ranges, read-only unless they may change while the node runs."""
+"""Settings as ROS parameters, with descriptions and ranges; read-only unless they may change while the node runs."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from vggt_ros.settings import ConfigError, Setting
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
-    """Return what `ros2 param describe` shows of a setting."""
+    """Return the descriptor of a setting, as shown by `ros2 param describe`."""
     unit = f" [{setting.unit}]" if setting.unit else ""
-    described = ParameterDescriptor(name=setting.name, description=setting.doc + unit, read_only=not setting.live)
+    result = ParameterDescriptor(name=setting.name, description=setting.doc + unit, read_only=not setting.live)
     if setting.choices:
-        described.additional_constraints = "one of: " + ", ".join(setting.choices)
+        result.additional_constraints = "one of: " + ", ".join(setting.choices)
     if setting.low is not None and setting.high is not None:
         if isinstance(setting.default, float):
-            described.floating_point_range = [FloatingPointRange(from_value=setting.low, to_value=setting.high)]
+            result.floating_point_range = [FloatingPointRange(from_value=setting.low, to_value=setting.high)]
         else:
-            described.integer_range = [IntegerRange(from_value=int(setting.low), to_value=int(setting.high), step=1)]
-    return described
+            result.integer_range = [IntegerRange(from_value=int(setting.low), to_value=int(setting.high), step=1)]
+    return result
 
 
 def declare(node: Node, default: Config | None = None) -> Config:
-    """Declare every setting as a parameter of `node` and return the settings with the values it was started with.
+    """Declare every setting as a parameter of `node`; return the settings with the values given at startup.
 
     Raises:
-        ConfigError: a value does not fit.
+        ConfigError: a value is invalid.
         rclpy.exceptions.InvalidParameterTypeException, InvalidParameterValueException: a value is of another type or
             out of its range; the text names the parameter.
 
     """
     default = default or Config()
     known = {setting.name for setting, _ in default} | {"use_sim_time"}
-    # rclpy has no public way to see values for parameters that nobody declares; a misspelled one would pass unseen.
+    # rclpy has no public access to values of undeclared parameters; a misspelled name would go unnoticed.
     for name in getattr(node, "_parameter_overrides", {}):
         if name not in known and not name.startswith("qos_overrides."):
-            node.get_logger().warning(f"parameter {name}: there is no such setting")
+            node.get_logger().warning(f"parameter {name}: unknown; no such setting exists")
     values = {setting.name: node.declare_parameter(setting.name, value, descriptor(setting)).value
               for setting, value in default}
     return default.replace(values)
 
 
 def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config], None]) -> None:
-    """Let live settings change: `apply` gets the new settings, a change that does not fit is refused with the reason.
+    """Allow changes of live settings: `apply` gets the new settings; an invalid change is refused with the reason.
 
     Args:
-        node: whose parameters they are.
-        current: returns the settings in force.
-        apply: takes the new ones.
+        node: the node with the parameters.
+        current: returns the current settings.
+        apply: called with the new settings.
 
     """
     names = {setting.name for setting, _ in Config()}

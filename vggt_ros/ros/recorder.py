@@ -1,4 +1,4 @@
-"""Listens to the node and keeps what it publishes."""
+"""A node that subscribes to the outputs of `vggt_slam` and records them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ NODE = "/vggt_slam"
 
 @dataclass
 class Recording:
-    """What the node published.
+    """The recorded outputs of the node.
 
     Attributes:
-        stamps: of the last path, nanoseconds (n,).
-        map_camera: its poses (n, 4, 4), turned to the camera's optical frame.
+        stamps: stamps of the last path, nanoseconds (n,).
+        map_camera: poses (n, 4, 4) of the last path, converted from the base to the optical frame of the camera.
         odometry: stamps of all odometry messages, nanoseconds.
-        cloud: the map at the end, None if the node has none.
+        cloud: the map at the end, None if the node published none.
         status: keys and values of the last status.
-        window_seconds: id of each window seen in a status to the seconds that it took.
-        most_waiting: most windows that any status said were waiting for the reconstructor.
-        seconds_after: from the bag's end to the status that told of the last window; 0 if that came before.
+        window_seconds: seconds that each window took, by window id, from the status messages.
+        max_waiting: largest number of windows waiting for the reconstructor in any status.
+        delay_after_bag: seconds from the end of the bag to the status with the last window; 0 if that was earlier.
 
     """
 
@@ -48,12 +48,12 @@ class Recording:
     cloud: PointCloud | None
     status: dict[str, str]
     window_seconds: dict[int, float] = field(default_factory=dict)
-    most_waiting: int = 0
-    seconds_after: float = 0.0
+    max_waiting: int = 0
+    delay_after_bag: float = 0.0
 
 
 class Recorder(Node):
-    """Listens to the node; the map only when it is asked for, because it is heavy."""
+    """Records the outputs of the node; the map only after `subscribe_map`, because it is large."""
 
     def __init__(self, context: Context | None = None) -> None:
         """Subscribe to path, odometry and status."""
@@ -63,53 +63,53 @@ class Recorder(Node):
         self.status: dict[str, str] = {}
         self.reports = 0
         self.window_seconds: dict[int, float] = {}
-        self.most_waiting = 0
+        self.max_waiting = 0
         self.last_window = 0.0
         self.map: PointCloud2 | None = None
         self.buffer = Buffer(node=self)
         self._listener = TransformListener(self.buffer, self)
         self.create_subscription(PathMessage, f"{NODE}/path", lambda message: setattr(self, "path", message), LATCHED)
-        self.create_subscription(Odometry, f"{NODE}/odom", self._take_odometry, 100)
-        self.create_subscription(DiagnosticStatus, f"{NODE}/status", self._take_status, LATCHED)
+        self.create_subscription(Odometry, f"{NODE}/odom", self._on_odometry, 100)
+        self.create_subscription(DiagnosticStatus, f"{NODE}/status", self._on_status, LATCHED)
 
-    def _take_odometry(self, message: Odometry) -> None:
+    def _on_odometry(self, message: Odometry) -> None:
         self.odometry.append(Time.from_msg(message.header.stamp).nanoseconds)
 
-    def _take_status(self, message: DiagnosticStatus) -> None:
+    def _on_status(self, message: DiagnosticStatus) -> None:
         self.status = {item.key: item.value for item in message.values}
         self.reports += 1
-        self.most_waiting = max(self.most_waiting, int(self.status.get("windows waiting", 0)))
+        self.max_waiting = max(self.max_waiting, int(self.status.get("windows waiting", 0)))
         if "last window s" in self.status:
             if int(self.status["last window"]) not in self.window_seconds:
                 self.last_window = time.monotonic()
             self.window_seconds[int(self.status["last window"])] = float(self.status["last window s"])
 
-    def ask_for_map(self) -> None:
+    def subscribe_map(self) -> None:
         """Subscribe to the map."""
         self.create_subscription(PointCloud2, f"{NODE}/map", lambda message: setattr(self, "map", message), LATCHED)
 
     def idle(self) -> bool:
-        """Return True if the last status says that nothing waits to be solved."""
+        """Return True if by the last status no window is being solved or waiting."""
         return self.status.get("worker") == "idle" and self.status.get("windows waiting") == "0"
 
     def camera_path(self, base_frame: str, camera_frame: str) -> tuple[NDArray[np.int64], Array]:
-        """Return stamps (n,) and camera poses (n, 4, 4) of the last path, which holds poses of the base.
+        """Return stamps (n,) and camera poses (n, 4, 4) for the last path, which has poses of the base.
 
         Raises:
-            tf2_ros.TransformException: TF does not know where the camera is on the base.
+            tf2_ros.TransformException: TF has no transform between base and camera.
 
         """
         if self.path is None:
             return np.zeros(0, np.int64), np.zeros((0, 4, 4))
         stamps = [Time.from_msg(item.header.stamp).nanoseconds for item in self.path.poses]
-        mounted = self.buffer.lookup_transform(base_frame, camera_frame, Time()).transform
-        base_camera = pose_matrix(mounted.translation, mounted.rotation)
+        transform = self.buffer.lookup_transform(base_frame, camera_frame, Time()).transform
+        base_camera = pose_matrix(transform.translation, transform.rotation)
         poses = [pose_matrix(item.pose.position, item.pose.orientation) @ base_camera for item in self.path.poses]
         return np.array(stamps, np.int64), np.array(poses).reshape(-1, 4, 4)
 
 
 def read_cloud(message: PointCloud2) -> PointCloud:
-    """Return the points of a cloud with the fields x y z rgb confidence."""
+    """Return the points of a cloud message with the fields x y z rgb confidence."""
     points = point_cloud2.read_points(message)
     packed = np.ascontiguousarray(points["rgb"]).view(np.uint32)
     colors = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)

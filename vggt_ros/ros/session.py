@@ -1,4 +1,4 @@
-"""Runs the node on a bag as a user would, over DDS in processes of their own."""
+"""Runs the node and the bag player as separate processes over DDS, and records the outputs of the node."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from vggt_ros.ros.transforms import frame_name
 
 @dataclass(frozen=True)
 class BagTopics:
-    """What of a bag the node shall take.
+    """The topics of a bag that the node subscribes to.
 
     Attributes:
-        image: the images' topic, without `/compressed`.
-        compressed: whether they are sensor_msgs/CompressedImage.
-        camera_info: the calibration's topic.
-        frame: the images' frame.
-        images: their number.
-        duration: of the bag, seconds.
+        image: topic of the images, without `/compressed`.
+        compressed: whether the images are sensor_msgs/CompressedImage.
+        camera_info: topic of the calibration.
+        frame: TF frame of the images.
+        images: number of images.
+        duration: duration of the bag, seconds.
 
     """
 
@@ -49,10 +49,10 @@ class BagTopics:
 
 
 def bag_topics(bag: Path, image_topic: str) -> BagTopics:
-    """Return what there is about the images of a topic; the calibration is the one beside it, if there is one.
+    """Return the topics for images of `image_topic`; the CameraInfo topic is its sibling, or another one in the bag.
 
     Raises:
-        BagError: the bag cannot be read, or has no such images.
+        BagError: the bag cannot be read, or has no images on this topic.
 
     """
     with contextlib.closing(open_bag(bag)) as reader:
@@ -62,30 +62,31 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
             raise BagError(f"{bag}: no images on {image_topic}")
         message: Any = deserialize_message(bytes(first[2]), message_class(chosen[0].msgtype))
         base = image_topic.removesuffix("/compressed")
-        beside = base.rsplit("/", 1)[0] + "/camera_info"
+        sibling = base.rsplit("/", 1)[0] + "/camera_info"
         infos = [c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/CameraInfo" and c.msgcount]
         return BagTopics(base, chosen[0].msgtype.endswith("CompressedImage"),
-                         beside if beside in infos or not infos else infos[0], message.header.frame_id,
+                         sibling if sibling in infos or not infos else infos[0], message.header.frame_id,
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
 class NodeError(Exception):
-    """The node does not start, does not answer, or ends early; the text says which and ends with its log."""
+    """The node does not start, does not respond, or ends early; the text gives the reason and the end of its log."""
 
 
-def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, patience: float = 60.0,
-           settings: Mapping[str, Any] | None = None, say: Callable[[str], None] = print) -> Recording:
-    """Play `bag` into a fresh node and return what it published when everything is solved.
+def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, timeout: float = 60.0,
+                settings: Mapping[str, Any] | None = None,
+                report_progress: Callable[[str], None] = print) -> Recording:
+    """Start the node, play `bag`, wait until all windows are solved, and return the outputs of the node.
 
     Args:
         bag: the rosbag2.
-        topics: what of it the node takes.
+        topics: topics of the bag for the node.
         parameters: parameter file of the node.
-        log: file that takes the node's output.
-        rate: times as fast as recorded.
-        patience: longest wait for a window, and for the map, when the bag is over, seconds.
-        settings: parameters that differ from the file.
-        say: takes lines of progress.
+        log: file for the output of the node.
+        rate: playback speed relative to the recording.
+        timeout: longest wait for a window, and for the map, after the end of the bag, seconds.
+        settings: parameters that override the file.
+        report_progress: called with lines of progress.
 
     Raises:
         NodeError: the node or the player failed.
@@ -103,38 +104,38 @@ def record(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: f
     player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
               "--delay", "1", "--wait-for", remaps["image/compressed" if topics.compressed else "image"]]
     with _process(node, log) as slam, _recorder() as (recorder, executor):
-        watch = _Watch(executor, slam, log)
+        watch = _ProcessWatch(executor, slam, log)
         for name in ("CONFIGURE", "ACTIVATE"):
             _change_state(recorder, watch, name)
-        watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # images before that are not used
+        watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # earlier images would not be used
         if recorder.status["state"] == "FAILED":
             raise NodeError(f"{recorder.status['reconstructor']}; {watch.log_tail()}")
-        say("the node is active; playing")
+        report_progress("the node is active; playing the bag")
         with _process(player) as playing:
             watch.until(lambda: playing.poll() is not None)
         if playing.returncode:
             raise NodeError(f"bag_player ended with {playing.returncode}")
-        over = time.monotonic()
-        say("the bag is over; waiting for the last windows")
-        # A partial window is solved only after windows.flush_after without a keyframe, 3 s by default.
-        quiet = time.monotonic() + 5.0
+        bag_end = time.monotonic()
+        report_progress("the bag has ended; waiting for the last windows")
+        # A partial window is solved after windows.flush_after without a keyframe, 3 s by default.
+        flush_time = time.monotonic() + 5.0
         solved = -1
-        while len(recorder.window_seconds) > solved:  # as long as it gets on, also on a slow machine
+        while len(recorder.window_seconds) > solved:  # while windows get solved, however slow the machine
             solved = len(recorder.window_seconds)
-            if watch.until(lambda: time.monotonic() > quiet and recorder.idle(), patience):
+            if watch.until(lambda: time.monotonic() > flush_time and recorder.idle(), timeout):
                 break
         else:
-            say(f"no window was solved within {patience:g} s; taking what is there")
-        recorder.ask_for_map()
-        if not watch.until(lambda: recorder.map is not None, patience):
-            say("the node published no map")
+            report_progress(f"no window was solved within {timeout:g} s; using the results so far")
+        recorder.subscribe_map()
+        if not watch.until(lambda: recorder.map is not None, timeout):
+            report_progress("the node published no map")
         try:
             stamps, map_camera = recorder.camera_path("base_link", frame_name(topics.frame, "base_link"))
         except TransformException as error:
-            raise NodeError(f"nothing was mapped: {error}; the node's log is {log}") from error
+            raise NodeError(f"the node mapped nothing: {error}; see its log {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
         return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds,
-                         recorder.most_waiting, max(0.0, recorder.last_window - over))
+                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end))
 
 
 @contextmanager
@@ -152,18 +153,18 @@ def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
         rclpy.shutdown(context=context)
 
 
-class _Watch:
-    """Spins until something is true, and fails when the node has ended meanwhile."""
+class _ProcessWatch:
+    """Spins until a condition holds, and raises an error if the node process has ended."""
 
     def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
         self._executor, self._process, self._log = executor, process, log
 
     def log_tail(self) -> str:
-        """Return the last lines of the node's log, for an error."""
+        """Return the last lines of the log of the node, for an error message."""
         return f"its log {self._log} ends with\n" + "\n".join(self._log.read_text().splitlines()[-15:])
 
     def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node ended."""
+        """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node has ended."""
         end = None if timeout is None else time.monotonic() + timeout
         while not condition():
             if self._process.poll() is not None:
@@ -174,12 +175,12 @@ class _Watch:
         return True
 
 
-def _change_state(node: Recorder, watch: _Watch, name: str) -> None:
+def _change_state(node: Recorder, watch: _ProcessWatch, name: str) -> None:
     client = node.create_client(ChangeState, f"{NODE}/change_state")
     request = ChangeState.Request()
     request.transition.id = getattr(Transition, f"TRANSITION_{name}")
     if not watch.until(client.service_is_ready, 60.0):
-        raise NodeError(f"{NODE} offers no lifecycle services after 60 s")
+        raise NodeError(f"{NODE} has no lifecycle services after 60 s")
     answer = client.call_async(request)
     if not watch.until(answer.done, 60.0) or not answer.result().success:
         raise NodeError(f"{NODE} refused to {name.lower()}; {watch.log_tail()}")
@@ -187,7 +188,7 @@ def _change_state(node: Recorder, watch: _Watch, name: str) -> None:
 
 @contextmanager
 def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command, its output in `log`; ended by SIGINT, as Ctrl-C does, and by force if that does not help."""
+    """Run a command with its output in `log`; at the end it is interrupted by SIGINT, and killed after 15 s."""
     output = log.open("wb") if log is not None else None
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None,
                                env={**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The lifecycle node: converts, hands over, publishes. Images are tracked here, windows are solved by the worker."""
+"""The lifecycle node `vggt_slam`: images are tracked on the executor thread, windows are solved by the worker."""
 
 from __future__ import annotations
 
@@ -19,84 +19,86 @@ from tf2_ros import Buffer
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.deferred import READY, Create, Deferred
+from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
-from vggt_ros.ros.commands import Commands, Steps
-from vggt_ros.ros.diagnostics import Monitor
+from vggt_ros.ros.commands import CommandServices, CommandSteps
+from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
-from vggt_ros.ros.lifecycle import SteadyLifecycleNode
-from vggt_ros.ros.log import NodeLog
+from vggt_ros.ros.lifecycle import TolerantLifecycleNode
+from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.spinning import spin
-from vggt_ros.ros.transforms import Frames
+from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
-_APART = partial(create_reconstructor, apart=True)
+_CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
 Success = TransitionCallbackReturn.SUCCESS
 
 
-class SlamNode(SteadyLifecycleNode):
-    """Dense monocular SLAM; topics, services, transforms and parameters are listed in docs/reference."""
+class SlamNode(TolerantLifecycleNode):
+    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
-    def __init__(self, create: Create = _APART, **options: Any) -> None:
+    def __init__(self, reconstructor_factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS,
+                 **options: Any) -> None:
         """Declare the parameters.
 
         Args:
-            create: makes the reconstructor, on the worker's thread, and says why it is this one.
+            reconstructor_factory: creates the reconstructor, on the worker thread.
             options: as for rclpy's Node.
 
         """
         super().__init__("vggt_slam", **options)
-        self._create = create
+        self._reconstructor_factory = reconstructor_factory
         self.config = parameters.declare(self)
-        parameters.on_change(self, lambda: self.config, self._change)
-        self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # results come late
-        self.commands = Commands(self, ("reset", "save_map", "load_map"))
-        self._parts_made = False
+        parameters.on_change(self, lambda: self.config, self._apply_config)
+        self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # windows are solved with a delay
+        self.commands = CommandServices(self, ("reset", "save_map", "load_map"))
+        self._is_configured = False
         self._active = False
 
     # Lifecycle.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Make the parts; the reconstructor is loaded by the worker, while the state is LOADING."""
-        self._log = NodeLog(self.get_logger())
-        self.reconstructor = Deferred(self._create, self.config)
+        """Create all parts of the node; the worker loads the reconstructor, in the meantime the state is LOADING."""
+        self._log = NodeLogHandler(self.get_logger())
+        self.reconstructor = DeferredReconstructor(self._reconstructor_factory, self.config)
         self.slam = Slam(self.config, self.reconstructor)
-        self._updates: deque[Update | Exception] = deque()
-        self._wake = self.create_guard_condition(self._take_updates)
-        self.worker = Worker(self.slam, self._hand_over, self._hand_over)
+        self._results: deque[Update | Exception] = deque()
+        self._results_ready = self.create_guard_condition(self._process_results)
+        self.worker = Worker(self.slam, self._queue_result, self._queue_result)
         self.worker.call(self.reconstructor.load)
-        self.frames = Frames(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
-        self.outputs = Outputs(self, self.config.tf, self.frames, self.slam, self._in_worker)
+        self.transforms = Transforms(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
+        self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker)
         self.source = ImageSource(self, self.config.camera, self._image_size,
-                                  lambda frame, camera_frame: self.tracking.take(frame, camera_frame), self.reset,
+                                  lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self.reset,
                                   lambda: self.reconstructor.state == READY)
-        self.metric = MetricInput(self, self.config, self.slam, self.frames, self.source, self.worker.call)
-        self.monitor = Monitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
-        self._resetting: Future[Any] | None = None
-        self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.frames, self.outputs, self.metric,
-                                      self.monitor, self._is_resetting)
-        self.maps = MapFiles(self, lambda: self.config, self.slam, self.frames, self._in_worker, self.reset)
-        self.monitor.trouble = lambda: self.maps.trouble
-        self.monitor.doubt = lambda: self.frames.apart or self.frames.assumed
-        self.commands.serve({"reset": self._reset_command, "save_map": self.maps.save, "load_map": self.maps.load})
-        wall = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timers_made = [self.create_timer(period, callback, clock=wall) for period, callback in
-                             ((0.05, self._tick), (0.5, self._look_after), (1.0, self._report))]
-        self._parts_made = True
+        self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
+        self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
+        self._reset_done: Future[Any] | None = None
+        self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
+                                      self.metric, self.monitor, self._is_resetting)
+        self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
+        self.monitor.map_error = lambda: self.maps.load_error
+        self.monitor.assumption = lambda: self.transforms.clock_mismatch or self.transforms.assumption
+        self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
+                                    "load_map": self.maps.load})
+        steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._periodic_timers = [self.create_timer(period, callback, clock=steady_clock) for period, callback in
+                                 ((0.05, self._poll_tf), (0.5, self._poll_inputs), (1.0, self._publish_status))]
+        self._is_configured = True
         self.maps.load_at_start()
         return Success
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe; what was solved meanwhile is published."""
+        """Subscribe, and publish the results from while the node was inactive."""
         super().on_activate(state)
         self._active = True
         self.outputs.republish()
@@ -107,94 +109,94 @@ class SlamNode(SteadyLifecycleNode):
         return Success
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and solve what waits; the map stays."""
+        """Unsubscribe and flush the partial window; the map is kept."""
         self.source.stop()
         self.metric.stop()
         self.tracking.flush()
-        self._report()
+        self._publish_status()
         self._active = False
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drop everything."""
+        """Destroy everything that `on_configure` created."""
         self.close()
         return Success
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drop everything."""
+        """Destroy everything that `on_configure` created."""
         self.close()
         return Success
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drop everything; the node can be configured again."""
+        """Destroy everything that `on_configure` created; the node can be configured again."""
         self.close()
         return Success
 
     def close(self) -> None:
-        """Drop everything that `on_configure` made; harmless if there is nothing."""
-        if not self._parts_made:
+        """Destroy everything that `on_configure` created; no effect if the node is not configured."""
+        if not self._is_configured:
             return
-        self._parts_made = self._active = False
+        self._is_configured = self._active = False
         self.source.stop()
         self.metric.stop()
-        self.reconstructor.stop()
+        self.reconstructor.cancel_loading()
         self.worker.close()
         self.reconstructor.close()
-        for timer in self._timers_made:
+        for timer in self._periodic_timers:
             self.destroy_timer(timer)
-        self.commands.serve({})
+        self.commands.set_handlers({})
         self.maps.close()
-        self.destroy_guard_condition(self._wake)
+        self.destroy_guard_condition(self._results_ready)
         self.outputs.close()
-        self.frames.close()
+        self.transforms.close()
         self._log.close()
 
-    # Every image; see also image_tracking.py.
+    # For every image; see also image_tracking.py.
 
     def _image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return the working size for a camera, for which the reconstructor prepares before the first window."""
+        """Return the (width, height) to rectify images of a camera to, and let the reconstructor prepare for it."""
         size = self.reconstructor.image_size(camera)
         self.worker.call(lambda: self.reconstructor.prepare(*size))
         return size
 
-    # Every window.
+    # For every window.
 
-    def _hand_over(self, result: Update | Exception) -> None:
-        """Take a result on the worker's thread and wake the executor."""
-        self._updates.append(result)
-        self._wake.trigger()
+    def _queue_result(self, result: Update | Exception) -> None:
+        """Queue a result, on the worker thread, and wake the executor."""
+        self._results.append(result)
+        self._results_ready.trigger()
 
-    def _take_updates(self) -> None:
-        while self._updates:
-            result = self._updates.popleft()
+    def _process_results(self) -> None:
+        while self._results:
+            result = self._results.popleft()
             if isinstance(result, Exception):
-                self.get_logger().error(f"a window was lost: {result!r}")
+                self.get_logger().error(f"a window failed: {result!r}")
                 self.monitor.error = repr(result)
             elif not self._is_resetting():
-                self._publish(result)
+                self._publish_update(result)
         if self._active and not self._is_resetting():
-            self.outputs.refresh()
+            self.outputs.publish_changes()
 
-    def _publish(self, update: Update) -> None:
+    def _publish_update(self, update: Update) -> None:
         self.monitor.update, self.monitor.error = update, ""
         if update.refused:
             self.get_logger().warning(f"window {update.window}: {update.refused}")
         if update.new_submap:
-            self.get_logger().warning(f"the map is broken here: submap {update.submap} begins; where it lies in the "
-                                      "map is not known")
+            self.get_logger().warning(f"break in the map: submap {update.submap} starts here; its pose relative to the "
+                                      "rest of the map is not known")
         if self._active:
             self.outputs.publish_keyframes(update.keyframes)
-            self._report()
+            self._publish_status()
 
-    # Now and then.
+    # Timers.
 
-    def _tick(self) -> None:
+    def _poll_tf(self) -> None:
         if self._active and not self._is_resetting():
-            self.frames.tick()
-            self.metric.tick()
+            self.transforms.broadcast_map_odom()
+            self.metric.poll_tf()
 
-    def _look_after(self) -> None:
-        self.maps.look_after()
+    def _poll_inputs(self) -> None:
+        self.maps.continue_loading()
         if not self._active:
             return
         self.source.warn_if_silent()
@@ -202,63 +204,63 @@ class SlamNode(SteadyLifecycleNode):
         if pause > 0:
             self.tracking.flush(pause)
         if not self._is_resetting():
-            self.outputs.refresh()
+            self.outputs.publish_changes()
 
-    def _report(self) -> None:
+    def _publish_status(self) -> None:
         status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
         self.outputs.status.publish(status)
-        if self._active and (stuck := self.monitor.stuck()):
-            self.get_logger().warning(stuck, throttle_duration_sec=30.0)
+        if self._active and (problem := self.monitor.parallax_problem()):
+            self.get_logger().warning(problem, throttle_duration_sec=30.0)
         now = self.get_clock().now().nanoseconds
         self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 
-    def _change(self, config: Config) -> None:
-        """Take settings that changed while the node runs."""
+    def _apply_config(self, config: Config) -> None:
+        """Apply settings that were changed while the node runs."""
         self.config = config
-        if self._parts_made:
-            self._in_worker(lambda: self.slam.configure(config))
+        if self._is_configured:
+            self._run_in_worker(lambda: self.slam.configure(config))
             self.outputs.republish()
 
     # Commands.
 
     def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Begin an empty map, or with a saved one, at once; windows of the old one end without effect.
+        """Reset to an empty map, or to the saved map `record`; windows of the old map are discarded.
 
-        In mode localization, which would have nothing to find itself in, the saved map follows.
+        In mode localization, which needs a map, the saved map is then loaded again.
         """
-        if not self._parts_made:
-            raise RuntimeError("the node was cleaned up meanwhile")
-        self.get_logger().warning(f"the map begins anew: {why}")
+        if not self._is_configured:
+            raise RuntimeError("the node was cleaned up in the meantime")
+        self.get_logger().warning(f"the map is reset: {why}")
         done = self.worker.reset() if record is None else self.worker.load(record)
-        done.add_done_callback(self._forget_updates)
-        self._resetting = done
-        self.frames.clear()
-        self.frames.loaded_world = None if record is None else record.map_world
+        done.add_done_callback(self._drop_results)
+        self._reset_done = done
+        self.transforms.clear()
+        self.transforms.loaded_world = None if record is None else record.map_world
         self.metric.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
         if record is None:
-            self.maps.load_again()
+            self.maps.reload()
         return done
 
-    def _forget_updates(self, _: Future[Any]) -> None:
-        """Drop, on the worker's thread, the updates of before the reset that just ended, and wake the executor."""
-        self._updates.clear()
-        self._wake.trigger()
+    def _drop_results(self, _: Future[Any]) -> None:
+        """Discard, on the worker thread, the results from before the reset that has just ended; wake the executor."""
+        self._results.clear()
+        self._results_ready.trigger()
 
     def _is_resetting(self) -> bool:
-        """Return True while the worker still holds the map of before a reset."""
-        return self._resetting is not None and not self._resetting.done()
+        """Return True while the worker still has the map from before a reset."""
+        return self._reset_done is not None and not self._reset_done.done()
 
-    def _reset_command(self) -> Steps:
+    def _reset_command(self) -> CommandSteps:
         yield self.reset("~/reset was called")
         return "the map is empty" if self.config.mode == "mapping" else "the saved map is loaded again"
 
-    def _in_worker(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run a function on the worker's thread and wake the executor when it is done."""
+    def _run_in_worker(self, function: Callable[[], Any]) -> Future[Any]:
+        """Run a function on the worker thread and wake the executor when it is done."""
         future = self.worker.call(function)
-        future.add_done_callback(lambda _: self._wake.trigger())
+        future.add_done_callback(lambda _: self._results_ready.trigger())
         return future
 
 

@@ -1,4 +1,4 @@
-"""Running a node until it is interrupted."""
+"""Running a node until SIGINT, with its exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vggt_ros.settings import ConfigError
 
 
 def spin(name: str, create: Callable[[], Any]) -> int:
-    """Run the node that `create` makes; return its exit status, 2 if its parameters are refused."""
+    """Run the node that `create` returns; return the exit status, 2 if a parameter is invalid."""
     with single_interrupt():
         rclpy.init()
         try:
@@ -38,7 +38,7 @@ def _spin(name: str, create: Callable[[], Any]) -> int:
         executor.spin()
     except ExternalShutdownException:
         pass
-    except rclpy_implementation.RCLError:  # a callback was about to publish when a signal shut the context down
+    except rclpy_implementation.RCLError:  # a callback published while a signal shut the context down
         if rclpy.ok():
             raise
     finally:

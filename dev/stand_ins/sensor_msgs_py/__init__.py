@@ -1,1 +1,1 @@
-"""Stand-in of sensor_msgs_py for development machines without ROS: just what vggt_ros calls."""
+"""Replacement of sensor_msgs_py for development machines without ROS, limited to what vggt_ros uses."""

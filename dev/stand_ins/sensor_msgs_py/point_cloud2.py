@@ -1,4 +1,4 @@
-"""PointCloud2 from and to structured numpy arrays, with the signatures of sensor_msgs_py.point_cloud2."""
+"""Conversion between PointCloud2 and structured arrays, with the signatures of sensor_msgs_py.point_cloud2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {PointField.INT8: np.int8, PointField.UINT8: np.uint8, PointField.INT16
 
 
 def dtype_from_fields(fields: Iterable[PointField], point_step: int | None = None) -> np.dtype:
-    """Return the structured dtype of `fields`; only fields of count 1 are imitated."""
+    """Return the structured dtype of `fields`; only fields of count 1 are supported."""
     fields = list(fields)
     if any(field.count != 1 for field in fields):
         raise NotImplementedError("fields with a count other than 1")
@@ -28,12 +28,12 @@ def dtype_from_fields(fields: Iterable[PointField], point_step: int | None = Non
 
 def create_cloud(header: Header, fields: Iterable[PointField], points: NDArray, point_step: int | None = None
                  ) -> PointCloud2:
-    """Return the cloud of a structured array `points` (n,) whose dtype is that of `fields`."""
+    """Return the cloud for a structured array `points` (n,) whose dtype matches `fields`."""
     fields = list(fields)
     if points.ndim != 1:
         raise NotImplementedError("organized clouds")
     assert points.dtype == dtype_from_fields(fields, point_step), "PointFields and dtype of the points do not match"
-    # rosidl checks every element of a list or ndarray in Python, 0.3 s for 200k points; an array of bytes is copied.
+    # rosidl checks every element of a list or ndarray in Python, 0.3 s for 200k points; an array is only copied.
     data = array.array("B")
     data.frombytes(memoryview(np.ascontiguousarray(points)).cast("B"))
     cloud = PointCloud2(header=header, height=1, width=len(points), is_dense=False,
@@ -44,7 +44,7 @@ def create_cloud(header: Header, fields: Iterable[PointField], points: NDArray, 
 
 
 def read_points(cloud: PointCloud2, field_names: Iterable[str] | None = None, skip_nans: bool = False) -> NDArray:
-    """Return the points of `cloud` as a structured array (n,), of all fields or those named."""
+    """Return the points of `cloud` as a structured array (n,), with all fields or those in `field_names`."""
     points = np.ndarray(shape=(cloud.width * cloud.height,), buffer=cloud.data,
                         dtype=dtype_from_fields(cloud.fields, cloud.point_step))
     if bool(sys.byteorder != "little") != bool(cloud.is_bigendian):

@@ -1,6 +1,7 @@
-"""Stand-in of tf2_ros for development machines without ROS: just what vggt_ros calls, tested against the same contract.
+"""Replacement of tf2_ros for development machines without ROS, limited to what vggt_ros uses.
 
-On a ROS machine the real package is imported; this one is put on the path by `dev/setup` only.
+The same tests run with the real package. On a ROS machine the real package is imported; only `dev/setup` puts this one
+on the path.
 """
 
 from tf2_ros.broadcasters import StaticTransformBroadcaster, TransformBroadcaster

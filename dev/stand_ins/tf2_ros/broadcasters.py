@@ -1,4 +1,4 @@
-"""Publishers of transforms, with the topics and QoS of tf2_ros."""
+"""Broadcasters of transforms, with the topics and QoS of tf2_ros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TransformBroadcaster:
 
 
 class StaticTransformBroadcaster:
-    """Publishes transforms that hold for all times on /tf_static, where late subscribers get them too."""
+    """Publishes static transforms on /tf_static, which late subscribers also receive."""
 
     def __init__(self, node: Node, qos: QoSProfile | int | None = None) -> None:
         """Create the publisher, transient local with a depth of 1 unless `qos` says otherwise."""
@@ -36,7 +36,7 @@ class StaticTransformBroadcaster:
         self._message = TFMessage()
 
     def sendTransform(self, transform: TransformStamped | Iterable[TransformStamped]) -> None:  # noqa: N802
-        """Publish everything sent so far; as in Jazzy, the first transform of a child frame stays."""
+        """Publish all transforms sent so far; as in Jazzy, the first transform of a child frame is kept."""
         for item in _listed(transform):
             if item.child_frame_id not in {known.child_frame_id for known in self._message.transforms}:
                 self._message.transforms.append(item)

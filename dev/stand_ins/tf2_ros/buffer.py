@@ -1,4 +1,4 @@
-"""The tree of frames over time, with the semantics of tf2's BufferCore: interpolation, no extrapolation, timeouts."""
+"""The frame tree over time with the semantics of tf2's BufferCore: interpolation, no extrapolation, timeouts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Pose = tuple[Array, Array]
 
 @dataclass
 class _Link:
-    """What is known of one child frame: its parent, and its pose there at one time or more."""
+    """The transforms of one child frame: its parent, and its poses in the parent over time."""
 
     parent: str
     static: bool
@@ -37,7 +37,7 @@ class _Link:
     poses: list[Pose] = field(default_factory=list)
 
     def at(self, stamp: int, child: str) -> Pose:
-        """Return the pose at `stamp` nanoseconds; raises ExtrapolationException outside of what is known."""
+        """Return the pose at `stamp` nanoseconds; raises ExtrapolationException outside of the known interval."""
         if self.static:
             return self.poses[0]
         if not self.stamps[0] <= stamp <= self.stamps[-1]:
@@ -52,10 +52,10 @@ class _Link:
 
 
 class Buffer:
-    """Keeps transforms for a while and answers where one frame is in another at a time."""
+    """Stores transforms for a limited time, and looks up the pose of one frame in another at a given time."""
 
     def __init__(self, cache_time: Duration | None = None, node: Node | None = None) -> None:
-        """Keep `cache_time` (10 s if None); a clock of `node` that jumps back clears the buffer."""
+        """Keep transforms for `cache_time` (10 s if None); a backward jump of the clock of `node` clears the buffer."""
         self._cache = 10_000_000_000 if cache_time is None else cache_time.nanoseconds
         self._links: dict[str, _Link] = {}
         self._lock = threading.RLock()
@@ -64,20 +64,20 @@ class Buffer:
         self.jump_handle = self.clock.create_jump_callback(threshold, post_callback=self.time_jump_callback)
 
     def time_jump_callback(self, time_jump: TimeJump) -> None:
-        """Forget everything when time jumps back: it belongs to another run."""
+        """Clear the buffer when time jumps back."""
         self.clear()
 
     def clear(self) -> None:
-        """Forget all transforms of one time; static ones stay."""
+        """Clear all dynamic transforms; static ones are kept."""
         with self._lock:
             self._links = {child: link for child, link in self._links.items() if link.static}
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        """Take a transform of one time; as in tf2, unusable ones (no name, NaN, zero quaternion, old) are ignored."""
+        """Insert a dynamic transform; as in tf2, invalid ones (no name, NaN, zero quaternion, old) are ignored."""
         self._insert(transform, static=False)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
-        """Take a transform that holds for all times."""
+        """Insert a static transform."""
         self._insert(transform, static=True)
 
     def _insert(self, transform: TransformStamped, static: bool) -> None:
@@ -95,16 +95,16 @@ class Buffer:
                 link = self._links[child] = _Link(parent, static)
             if link.stamps and stamp < link.stamps[-1] - self._cache:
                 return
-            place = bisect.bisect_left(link.stamps, stamp)
-            same = place < len(link.stamps) and link.stamps[place] == stamp
-            link.stamps[place:place + same] = [stamp]
-            link.poses[place:place + same] = [pose]
+            position = bisect.bisect_left(link.stamps, stamp)
+            same = position < len(link.stamps) and link.stamps[position] == stamp
+            link.stamps[position:position + same] = [stamp]
+            link.poses[position:position + same] = [pose]
             expired = bisect.bisect_left(link.stamps, link.stamps[-1] - self._cache)
             del link.stamps[:expired], link.poses[:expired]
 
     def can_transform(self, target_frame: str, source_frame: str, time: Time, timeout: Duration = Duration(),
                       return_debug_tuple: bool = False) -> bool | tuple[bool, str]:
-        """Tell whether a lookup would succeed, waiting up to `timeout` of wall time for it."""
+        """Return whether a lookup would succeed, waiting up to `timeout` of wall time for it."""
         deadline = wall.monotonic() + timeout.nanoseconds / 1e9
         while True:
             try:
@@ -121,9 +121,9 @@ class Buffer:
 
         Raises:
             LookupException: a frame is not known.
-            ConnectivityException: no chain joins them.
+            ConnectivityException: no chain of transforms connects them.
             ExtrapolationException: the chain is not known at this time.
-            InvalidArgumentException: a name is empty or begins with a slash.
+            InvalidArgumentException: a name is empty or starts with a slash.
 
         """
         self.can_transform(target_frame, source_frame, time, timeout)
@@ -145,12 +145,12 @@ class Buffer:
             for frame in (target, source):
                 if frame not in known:
                     raise LookupException(f'"{frame}" passed to lookupTransform does not exist')
-            up_target, up_source = self._ancestors(target), self._ancestors(source)
-            common = next((frame for frame in up_source if frame in up_target), None)
+            target_ancestors, source_ancestors = self._ancestors(target), self._ancestors(source)
+            common = next((frame for frame in source_ancestors if frame in target_ancestors), None)
             if common is None:
                 raise ConnectivityException(f'Could not find a connection between "{target}" and "{source}"')
-            chain_target = up_target[:up_target.index(common)]
-            chain_source = up_source[:up_source.index(common)]
+            chain_target = target_ancestors[:target_ancestors.index(common)]
+            chain_source = source_ancestors[:source_ancestors.index(common)]
             if stamp == 0:
                 newest = [self._links[frame].stamps[-1] for frame in chain_target + chain_source
                           if not self._links[frame].static]
@@ -166,7 +166,7 @@ class Buffer:
         return chain
 
     def _chain(self, frames: list[str], stamp: int) -> Pose:
-        """Return common <- frames[0], where every frame's parent is the next one."""
+        """Return common <- frames[0], where the parent of every frame is the next one."""
         result: Pose = np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])
         for frame in frames:
             result = _compose(self._links[frame].at(stamp, frame), result)
@@ -178,23 +178,23 @@ def _multiply(a: Array, b: Array) -> Array:
     return np.concatenate([a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3]), [a[3] * b[3] - a[:3] @ b[:3]]])
 
 
-def _turn(quaternion: Array, vector: Array) -> Array:
+def _rotate(quaternion: Array, vector: Array) -> Array:
     cross = 2.0 * np.cross(quaternion[:3], vector)
     return vector + quaternion[3] * cross + np.cross(quaternion[:3], cross)
 
 
 def _compose(a: Pose, b: Pose) -> Pose:
     rotation = _multiply(a[1], b[1])
-    return a[0] + _turn(a[1], b[0]), rotation / np.linalg.norm(rotation)
+    return a[0] + _rotate(a[1], b[0]), rotation / np.linalg.norm(rotation)
 
 
 def _inverse(pose: Pose) -> Pose:
     conjugate = pose[1] * np.array([-1.0, -1.0, -1.0, 1.0])
-    return -_turn(conjugate, pose[0]), conjugate
+    return -_rotate(conjugate, pose[0]), conjugate
 
 
 def _interpolate(a: Pose, b: Pose, fraction: float) -> Pose:
-    """Return the pose between: linear in translation, slerp in rotation."""
+    """Return the interpolated pose: linear in translation, slerp in rotation."""
     dot = float(a[1] @ b[1])
     end = b[1] if dot >= 0 else -b[1]
     angle = np.arccos(min(abs(dot), 1.0))

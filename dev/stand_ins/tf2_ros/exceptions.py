@@ -1,8 +1,8 @@
-"""The errors of tf2, named and derived as in tf2_py."""
+"""The exceptions of tf2, with the names and the hierarchy of tf2_py."""
 
 
 class TransformException(Exception):
-    """Any reason why a transform is not to be had."""
+    """Base class: a transform is not available."""
 
 
 class LookupException(TransformException):
@@ -10,12 +10,12 @@ class LookupException(TransformException):
 
 
 class ConnectivityException(TransformException):
-    """Two frames are known, but no chain of transforms joins them."""
+    """Two frames are known, but no chain of transforms connects them."""
 
 
 class ExtrapolationException(TransformException):
-    """The chain is known, but not at the time that was asked for."""
+    """The chain is known, but not at the requested time."""
 
 
 class InvalidArgumentException(TransformException):
-    """A frame's name is empty or begins with a slash."""
+    """The name of a frame is empty or starts with a slash."""

@@ -10,13 +10,13 @@ from tf2_ros.buffer import Buffer
 
 
 class TransformListener:
-    """Subscribes the two topics and hands every transform to the buffer."""
+    """Subscribes to the two topics and inserts every transform into the buffer."""
 
     def __init__(self, buffer: Buffer, node: Node, *, spin_thread: bool = False, qos: QoSProfile | int | None = None,
                  static_qos: QoSProfile | int | None = None) -> None:
-        """Subscribe; the node's own executor runs the callbacks (`spin_thread` is not imitated)."""
+        """Subscribe; the executor of the node runs the callbacks (`spin_thread` is not supported)."""
         if spin_thread:
-            raise NotImplementedError("spin_thread: this stand-in leaves spinning to the node's executor")
+            raise NotImplementedError("spin_thread: not supported, the executor of the node has to spin")
         self.buffer = buffer
         self.node = node
         group = ReentrantCallbackGroup()
@@ -27,16 +27,16 @@ class TransformListener:
                                                       static_qos is None else static_qos, callback_group=group)
 
     def unregister(self) -> None:
-        """Give the subscriptions back to the node."""
+        """Destroy the subscriptions."""
         self.node.destroy_subscription(self.tf_sub)
         self.node.destroy_subscription(self.tf_static_sub)
 
     def callback(self, data: TFMessage) -> None:
-        """Take transforms of one time."""
+        """Insert dynamic transforms."""
         for transform in data.transforms:
             self.buffer.set_transform(transform, "default_authority")
 
     def static_callback(self, data: TFMessage) -> None:
-        """Take transforms that hold for all times."""
+        """Insert static transforms."""
         for transform in data.transforms:
             self.buffer.set_transform_static(transform, "default_authority")

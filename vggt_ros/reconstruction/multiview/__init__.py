@@ -1,4 +1,8 @@
-"""The CPU reconstructor: optical flow, bundle adjustment, dense flow; no weights, no GPU."""
+"""The CPU reconstructor: structure from motion on one window, without network weights and without a GPU.
+
+A window of images with intrinsics goes in. Camera poses, dense depth with confidence and quality metrics come out, or
+`ReconstructionRefused`.
+"""
 
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 

@@ -1,9 +1,9 @@
-"""Sub-pixel refinement of observations: every view of a point is aligned anew with one reference patch.
+"""Sub-pixel refinement of observations: every view of a point is aligned with one reference patch.
 
-Tracking from keyframe to keyframe drifts, and with growing images (forward motion) it is biased. With poses and points
-nearly known, the reference patch is warped into each view (a fronto-parallel plane at the point's depth) and only a
-shift, a gain and an offset are estimated (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 2004), as in direct
-alignment of SVO (Forster et al., TRO 2017). It also finds points again where tracking had lost them.
+Tracking from keyframe to keyframe drifts, and it is biased where the image scale grows (forward motion). With
+approximate poses and points the reference patch is warped into each view (a fronto-parallel plane at the depth of the
+point), and only a shift, a gain and an offset are estimated (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 2004),
+as in the feature alignment of SVO (Forster et al., TRO 2017). This also recovers observations that tracking had lost.
 """
 
 from __future__ import annotations
@@ -23,56 +23,57 @@ MIN_CORRELATION = 0.85
 MAX_SHIFT = 3.0
 
 
-def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observed: Array, shift: Array,
-           seen: Mask) -> tuple[Array, Mask]:
-    """Return refined observations (n, S, 2) and where (n, S) they can be trusted.
+def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observations: Array, shift: Array,
+           inliers: Mask) -> tuple[Array, Mask]:
+    """Return refined observations (n, S, 2) and the mask (n, S) of those whose alignment succeeded.
 
     Args:
         grays: the S images, uint8 (H, W).
-        scene: poses and points, right to a pixel or two.
+        scene: poses and points, accurate to one or two pixels.
         centers: principal points (S, 2).
-        observed: (n, S, 2), pixels from the principal point; kept as they are in each point's reference view.
-        shift: (n, S, 2), pixels from an observation to where the image shows it.
-        seen: (n, S), observations that agree with the scene; points without any are left alone.
+        observations: (n, S, 2), pixels from the principal point; unchanged in the reference view of each point.
+        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image.
+        inliers: (n, S), observations that agree with the scene; points without any are not refined.
 
     """
-    rows = np.flatnonzero(seen.any(1))
-    reference = _middle(seen[rows])
-    anchor = observed[rows, reference] + centers[reference] + shift[rows, reference]
-    warp, guess = _warps(scene, rows, reference, observed[rows, reference])
+    rows = np.flatnonzero(inliers.any(1))
+    reference = _middle_view(inliers[rows])
+    reference_pixels = observations[rows, reference] + centers[reference] + shift[rows, reference]
+    warp, guess = _warps(scene, rows, reference, observations[rows, reference])
     guess += centers + shift[rows]
-    offsets = _grid()
-    template, slope, spread, usable = _templates(grays, anchor, reference, offsets)
+    offsets = _patch_grid()
+    template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, offsets)
 
     height, width = grays[0].shape
-    refined, trusted = observed.copy(), np.zeros_like(seen)
+    refined, valid = observations.copy(), np.zeros_like(inliers)
     for view, gray in enumerate(grays):
-        start, matrix = guess[:, view], warp[:, view]
-        area = np.abs(np.linalg.det(matrix))
+        start, affine = guess[:, view], warp[:, view]
+        area_ratio = np.abs(np.linalg.det(affine))
         inside = (start > RADIUS + 2).all(1) & (start < [width - RADIUS - 3, height - RADIUS - 3]).all(1)
-        able = np.flatnonzero(usable & inside & (reference != view) & (area > 0.2) & (area < 5.0))
-        step, correlation = _align(gray, start[able], matrix[able], template[able], slope[able], spread[able], offsets)
+        candidates = np.flatnonzero(usable & inside & (reference != view) & (area_ratio > 0.2) & (area_ratio < 5.0))
+        step, correlation = _align(gray, start[candidates], affine[candidates], template[candidates],
+                                   gradients[candidates], contrasts[candidates], offsets)
         good = (correlation > MIN_CORRELATION) & (np.linalg.norm(step, axis=1) < MAX_SHIFT)
-        found = rows[able[good]]
-        refined[found, view] = start[able[good]] + step[good] - centers[view] - shift[found, view]
-        trusted[found, view] = True
-    trusted[rows, reference] = True
-    return refined, trusted
+        found = rows[candidates[good]]
+        refined[found, view] = start[candidates[good]] + step[good] - centers[view] - shift[found, view]
+        valid[found, view] = True
+    valid[rows, reference] = True
+    return refined, valid
 
 
-def _middle(seen: Mask) -> NDArray[np.intp]:
-    """Return for each point the view in the middle of those that see it."""
-    order = np.cumsum(seen, 1)
+def _middle_view(inliers: Mask) -> NDArray[np.intp]:
+    """Return for each point the middle one of the views that observe it."""
+    order = np.cumsum(inliers, 1)
     return np.argmax(order >= (order[:, -1:] + 1) // 2, axis=1)
 
 
-def _warps(scene: Scene, rows: NDArray[np.intp], reference: NDArray[np.intp], at: Array) -> tuple[Array, Array]:
-    """Return the affine warps (n, S, 2, 2) from the reference to every view, and the projections (n, S, 2)."""
-    local = scene.in_cameras()[rows, reference]
+def _warps(scene: Scene, rows: NDArray[np.intp], reference: NDArray[np.intp], pixels: Array) -> tuple[Array, Array]:
+    """Return affine warps (n, S, 2, 2) from the reference view to every view, and the projections (n, S, 2)."""
+    in_reference = scene.in_cameras()[rows, reference]
     focal = scene.focal[reference]
     probes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) * RADIUS
-    image = at[:, None] + probes
-    plane = np.concatenate([image / focal[:, None], np.ones((len(rows), 3, 1))], -1) * local[:, None, 2:]
+    image = pixels[:, None] + probes
+    plane = np.concatenate([image / focal[:, None], np.ones((len(rows), 3, 1))], -1) * in_reference[:, None, 2:]
     world = np.einsum("nji,nkj->nki", scene.rotation[reference], plane - scene.translation[reference][:, None])
     views = np.einsum("sij,nkj->nski", scene.rotation, world) + scene.translation[:, None]
     depth = views[..., 2:]
@@ -81,42 +82,44 @@ def _warps(scene: Scene, rows: NDArray[np.intp], reference: NDArray[np.intp], at
     return warp, projected[:, :, 0]
 
 
-def _grid() -> Array:
+def _patch_grid() -> Array:
     axis = np.arange(-RADIUS, RADIUS + 1.0)
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
-def _templates(grays: list[NDArray[np.uint8]], anchor: Array, reference: NDArray[np.intp],
+def _templates(grays: list[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
                offsets: Array) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
-    """Return normalized patches (n, p), their gradients (n, p, 2), their contrast (n,) and which have enough of it."""
+    """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
     side = 2 * RADIUS + 3
     axis = np.arange(-RADIUS - 1, RADIUS + 2.0)
-    wide = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    patch = np.zeros((len(anchor), len(wide)), np.float32)
+    bordered_offsets = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    patch = np.zeros((len(reference_pixels), len(bordered_offsets)), np.float32)
     for view, gray in enumerate(grays):
-        mine = np.flatnonzero(reference == view)
-        patch[mine] = _sample(gray, anchor[mine, None] + wide)
+        selected = np.flatnonzero(reference == view)
+        patch[selected] = _sample(gray, reference_pixels[selected, None] + bordered_offsets)
     square = patch.reshape(-1, side, side)
     inner = square[:, 1:-1, 1:-1].reshape(len(patch), -1)
-    along, down = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
-    slope = np.asarray(np.stack([along, down], -1).reshape(len(patch), inner.shape[1], 2) / 2, np.float32)
+    gradient_x, gradient_y = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
+    gradients = np.asarray(np.stack([gradient_x, gradient_y], -1).reshape(len(patch), inner.shape[1], 2) / 2,
+                           np.float32)
     inner = np.asarray(inner - inner.mean(1, keepdims=True), np.float32)
-    spread = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
-    usable = spread > 3.0 * np.sqrt(len(offsets))
-    return inner, slope, spread, usable
+    contrasts = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
+    usable = contrasts > 3.0 * np.sqrt(len(offsets))
+    return inner, gradients, contrasts, usable
 
 
-def _align(gray: NDArray[np.uint8], start: Array, matrix: Array, template: NDArray[np.float32],
-           slope: NDArray[np.float32], spread: NDArray[np.float32], offsets: Array) -> tuple[Array, Array]:
-    """Return the shifts (n, 2) that align warped templates with an image, and the correlations (n,) reached."""
+def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArray[np.float32],
+           template_gradient: NDArray[np.float32], template_contrast: NDArray[np.float32],
+           offsets: Array) -> tuple[Array, Array]:
+    """Return the shifts (n, 2) that align warped templates with an image, and the final correlations (n,)."""
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0)
-    warped = np.einsum("nij,pj->npi", matrix, offsets)
-    gradient = slope @ np.linalg.inv(matrix).astype(np.float32)
+    warped = np.einsum("nij,pj->npi", affine, offsets)
+    gradient = template_gradient @ np.linalg.inv(affine).astype(np.float32)
     gradient = gradient - gradient.mean(1, keepdims=True)
-    # The gain is estimated by normalizing, so a shift must not be taken for a change of contrast.
-    along = np.einsum("npi,np->ni", gradient, template) / spread[:, None] ** 2
-    gradient = gradient - along[:, None] * template[..., None]
+    # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
+    gain_direction = np.einsum("npi,np->ni", gradient, template) / template_contrast[:, None] ** 2
+    gradient = gradient - gain_direction[:, None] * template[..., None]
     transposed = gradient.swapaxes(1, 2)
     hessian = transposed @ gradient + 1e-3 * np.eye(2, dtype=np.float32)
     solve = np.linalg.inv(hessian) @ transposed
@@ -125,15 +128,15 @@ def _align(gray: NDArray[np.uint8], start: Array, matrix: Array, template: NDArr
         patch = _sample(gray, (start + shift)[:, None] + warped)
         patch -= patch.mean(1, keepdims=True)
         contrast = np.maximum(np.linalg.norm(patch, axis=1), 1e-3)
-        correlation = np.einsum("np,np->n", patch, template) / (contrast * spread)
+        correlation = np.einsum("np,np->n", patch, template) / (contrast * template_contrast)
         if iteration + 1 < ITERATIONS:
-            error = template - patch * (spread / contrast)[:, None]
+            error = template - patch * (template_contrast / contrast)[:, None]
             shift += np.clip(np.einsum("nip,np->ni", solve, error), -1.0, 1.0)
     return shift, correlation
 
 
 def _sample(gray: NDArray[np.uint8], at: Array) -> NDArray[np.float32]:
-    """Return the image at points (n, p, 2), bilinear, float32 (n, p)."""
+    """Return the image values at points (n, p, 2) by bilinear interpolation, float32 (n, p)."""
     points = at.astype(np.float32)
     if not len(points):
         return np.zeros(points.shape[:2], np.float32)

@@ -1,4 +1,4 @@
-"""Which solution of a window is believed: several beginnings that have to agree, refined, judged, or refused."""
+"""Solve a window: structure from motion from several initial pairs, selection, refinement and quality checks."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import mean_rotation, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
-    MIN_COMMON,
-    Solved,
-    rank_pairs,
-    refit,
+    MIN_COMMON_TRACKS,
+    SparseReconstruction,
+    rank_initial_pairs,
     robust_cost,
-    solve,
+    solve_from_pair,
     triangulate,
+    triangulate_and_adjust,
 )
 from vggt_ros.reconstruction.multiview.refine import refine
-from vggt_ros.reconstruction.multiview.twin import twin
+from vggt_ros.reconstruction.multiview.twin import solve_twin
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_PARALLAX = 1.0
-"""Pixels that the tracks must move besides a rotation, between the keyframes farthest apart."""
+"""Smallest parallax in the best initial pair, pixels: median track motion after the best rotation is removed."""
 MIN_ANGLE = 0.4
-"""Degrees between the rays of a point that the median point must have."""
+"""Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
 MIN_INLIERS = 0.5
-"""Fraction of the observations that a solution must explain."""
-MAX_BEGINNINGS = 7
-"""Pairs of keyframes to begin from, at most, until the best solution is found twice."""
-TRACKS_A_VIEW = 120
-"""Tracks of each keyframe that the beginnings are compared on."""
-SAME_ROTATION = np.radians(1.0)
-SAME_CENTER = 0.05
-"""Two solutions are the same if rotations and centers agree to this, centers as a fraction of their extent."""
+"""Fraction of the tracked observations that must be inliers of the solution."""
+MAX_INITIAL_PAIRS = 7
+"""Maximum number of initial pairs to try until the best solution has been found twice."""
+TRACKS_PER_VIEW = 120
+"""Number of tracks per keyframe on which the solutions of the initial pairs are compared."""
+MAX_ROTATION_DIFFERENCE = np.radians(1.0)
+MAX_CENTER_DIFFERENCE = 0.05
+"""Two solutions are the same if rotations and centers differ by less; centers as a fraction of their extent."""
 
 
 @dataclass(frozen=True)
-class Judgment:
-    """Figures by which a solution is judged.
+class QualityMetrics:
+    """Quality metrics of a solution; the names become keys of the report of the window.
 
     Attributes:
-        residual_px: root mean square of the residuals that agree.
-        inlier_ratio: tracked observations that agree, of all in placed keyframes.
-        angle_deg: median of the widest angle between the rays of a point.
-        parallax_px: what the best rotation leaves of the motion of the tracks, in the best pair.
-        points: points seen.
-        alternatives: solutions from other beginnings that were compared.
-        agreeing: how many of them agree with this one.
+        residual_px: root mean square of the reprojection errors of the inliers.
+        inlier_ratio: fraction of inliers among the tracked observations of registered keyframes.
+        angle_deg: median over the points of the largest angle between the rays of a point.
+        parallax_px: median track motion after the best rotation is removed, in the best initial pair.
+        points: number of points with inliers.
+        alternatives: number of solutions from other initializations that were compared.
+        agreeing: number of those that agree with this one.
 
     """
 
@@ -63,145 +63,152 @@ class Judgment:
     agreeing: int
 
 
-def find(grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: Mask, shift: Array, focal: Array,
-         focal_sigma: float, seed: int) -> tuple[Solved, Judgment]:
-    """Return the solution of a window that is believed, and its figures.
+def solve_window(grays: list[NDArray[np.uint8]], centers: Array, observations: Array, visible: Mask, shift: Array,
+                 focal: Array, focal_sigma: float, seed: int) -> tuple[SparseReconstruction, QualityMetrics]:
+    """Return the selected and refined solution of a window, and its quality metrics.
 
     Args:
         grays: the images, uint8 (H, W).
         centers: principal points (S, 2).
-        observed: tracks (n, S, 2), pixels from the principal point.
-        seen: (n, S).
-        shift: (n, S, 2), pixels by which a rolling shutter has moved the observations.
+        observations: tracks (n, S, 2), pixels from the principal point.
+        visible: (n, S), where the tracks are valid.
+        shift: (n, S, 2), pixels by which a rolling shutter has shifted the observations.
         focal: (S, 2), pixels.
-        focal_sigma: how far, as a fraction, the focal length may be off; 0 keeps it.
-        seed: of everything random.
+        focal_sigma: relative standard deviation of the focal length; 0 keeps it.
+        seed: seed of RANSAC.
 
     Raises:
-        ReconstructionRefused: too few tracks, no parallax, or no solution that explains the tracks.
+        ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
 
     """
-    observed = observed - shift
-    pairs = rank_pairs(observed, seen, focal)
+    observations = observations - shift
+    pairs = rank_initial_pairs(observations, visible, focal)
     if not pairs:
-        raise ReconstructionRefused(f"too few tracks: no two of {seen.shape[1]} keyframes share {MIN_COMMON}")
+        raise ReconstructionRefused(f"too few tracks: no two of {visible.shape[1]} keyframes share {MIN_COMMON_TRACKS}")
     parallax = max(pair[1] for pair in pairs)
     if parallax < MIN_PARALLAX:
-        raise ReconstructionRefused(f"no parallax: after the best rotation the tracks move by {parallax:.2f} px only")
-    rows = _longest(seen)
-    best, others = choose(observed[rows], seen[rows], focal, _spread(pairs)[:MAX_BEGINNINGS], seed)
-    refined = _refined(best, grays, centers, observed, seen, shift, focal_sigma)
-    judgment = _judge(refined, seen, parallax, len(others), sum(same(best, other) for other in others))
-    return refined, judgment
+        raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
+    rows = _longest_tracks(visible)
+    best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
+    refined = _refine_solution(best, grays, centers, observations, visible, shift, focal_sigma)
+    metrics = _check_quality(refined, visible, parallax, len(others),
+                             sum(same_solution(best, other) for other in others))
+    return refined, metrics
 
 
-def choose(observed: Array, seen: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
-           ) -> tuple[Solved, list[Solved]]:
-    """Return the solution that explains the tracks best, and the others that it was compared with.
+def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
+                ) -> tuple[SparseReconstruction, list[SparseReconstruction]]:
+    """Return the solution of lowest robust cost, and the others that it was compared with.
 
-    Begun from one of `pairs` after the other, until the best is found twice and its twin is no better.
+    The initial `pairs` are tried one after the other, until the best solution has been found twice and its twin
+    solution (`twin.py`) has no lower cost.
 
     Raises:
-        ReconstructionRefused: there is none.
+        ReconstructionRefused: no pair gives a solution.
 
     """
-    solutions: list[tuple[float, Solved]] = []
+    solutions: list[tuple[float, SparseReconstruction]] = []
     for pair in pairs:
-        solved = solve(observed, seen, focal, pair, seed)
+        solved = solve_from_pair(observations, visible, focal, pair, seed)
         if solved is None:
             continue
-        solutions.append((robust_cost(solved.scene, observed, seen, solved.placed), solved))
-        best = _best(solutions)[1]
-        if sum(same(best, other) for _, other in solutions) > 1:
-            better = _better_twins(solutions, observed, seen)
+        solutions.append((robust_cost(solved.scene, observations, visible, solved.registered), solved))
+        best = _lowest_cost(solutions)[1]
+        if sum(same_solution(best, other) for _, other in solutions) > 1:
+            better = _better_twins(solutions, observations, visible)
             if not better:
                 break
-            solutions += better  # and has to be found once more
+            solutions += better  # it has to be found a second time, too
     else:
-        solutions += _better_twins(solutions, observed, seen)
+        solutions += _better_twins(solutions, observations, visible)
     if not solutions:
-        raise ReconstructionRefused(f"no relative pose from {len(pairs)} pairs of keyframes")
-    best = _best(solutions)[1]
+        raise ReconstructionRefused(f"no two-view geometry from {len(pairs)} pairs of keyframes")
+    best = _lowest_cost(solutions)[1]
     return best, [solved for _, solved in solutions if solved is not best]
 
 
-def _best(solutions: list[tuple[float, Solved]]) -> tuple[float, Solved]:
+def _lowest_cost(solutions: list[tuple[float, SparseReconstruction]]) -> tuple[float, SparseReconstruction]:
     return min(solutions, key=lambda entry: entry[0])
 
 
-def _better_twins(solutions: list[tuple[float, Solved]], observed: Array, seen: Mask) -> list[tuple[float, Solved]]:
-    """Return the twin of the best of some solutions with its cost, if it is another one, and better."""
+def _better_twins(solutions: list[tuple[float, SparseReconstruction]], observations: Array,
+                  visible: Mask) -> list[tuple[float, SparseReconstruction]]:
+    """Return the twin solution of the best solution with its cost, if it is a different one of lower cost."""
     if not solutions:
         return []
-    cost, best = _best(solutions)
-    found = twin(best, observed, seen)
-    return [found] if found[0] < cost and not same(best, found[1]) else []
+    cost, best = _lowest_cost(solutions)
+    twin = solve_twin(best, observations, visible)
+    return [twin] if twin[0] < cost and not same_solution(best, twin[1]) else []
 
 
-def same(first: Solved, second: Solved) -> bool:
-    """Return whether two solutions agree, up to a similarity, on the poses of the keyframes that both placed."""
-    both = first.placed & second.placed
-    if both.sum() < 2:
+def same_solution(first: SparseReconstruction, second: SparseReconstruction) -> bool:
+    """Return whether two solutions agree up to a similarity on the poses of the keyframes registered in both."""
+    common = first.registered & second.registered
+    if common.sum() < 2:
         return False
-    rotations = second.scene.rotation[both].swapaxes(1, 2) @ first.scene.rotation[both]
+    rotations = second.scene.rotation[common].swapaxes(1, 2) @ first.scene.rotation[common]
     mean = mean_rotation(rotations)
-    if max(rotation_angle(mean.T @ rotation) for rotation in rotations) > SAME_ROTATION:
+    if max(rotation_angle(mean.T @ rotation) for rotation in rotations) > MAX_ROTATION_DIFFERENCE:
         return False
-    source, target = first.scene.centers()[both], second.scene.centers()[both]
-    moved = umeyama(source, target).apply(source)
+    source, target = first.scene.centers()[common], second.scene.centers()[common]
+    aligned = umeyama(source, target).apply(source)
     extent = np.linalg.norm(target - target.mean(0), axis=1).max()
-    return bool(np.linalg.norm(moved - target, axis=1).max() < SAME_CENTER * extent)
+    return bool(np.linalg.norm(aligned - target, axis=1).max() < MAX_CENTER_DIFFERENCE * extent)
 
 
-def _spread(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
-    """Return the pairs with the best first, those that share keyframes with earlier ones later."""
-    left, order = list(pairs), list[tuple[int, int]]()
-    while left:
+def _diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs, the best first; pairs that share keyframes with earlier ones are moved back."""
+    remaining, order = list(pairs), list[tuple[int, int]]()
+    while remaining:
         used = [keyframe for pair in order for keyframe in pair]
-        following = max(left, key=lambda entry: entry[0] / (1 + used.count(entry[2]) + used.count(entry[3])))
-        left.remove(following)
-        order.append((following[2], following[3]))
+        next_pair = max(remaining, key=lambda entry: entry[0] / (1 + used.count(entry[2]) + used.count(entry[3])))
+        remaining.remove(next_pair)
+        order.append((next_pair[2], next_pair[3]))
     return order
 
 
-def _longest(seen: Mask) -> NDArray[np.intp]:
-    """Return the rows of the longest tracks of each keyframe."""
-    order = np.argsort(-seen.sum(1), kind="stable")
-    chosen = np.zeros(len(seen), bool)
-    for view in range(seen.shape[1]):
-        chosen[order[seen[order, view]][:TRACKS_A_VIEW]] = True
+def _longest_tracks(visible: Mask) -> NDArray[np.intp]:
+    """Return the rows of the `TRACKS_PER_VIEW` longest tracks of each keyframe."""
+    order = np.argsort(-visible.sum(1), kind="stable")
+    chosen = np.zeros(len(visible), bool)
+    for view in range(visible.shape[1]):
+        chosen[order[visible[order, view]][:TRACKS_PER_VIEW]] = True
     return np.flatnonzero(chosen)
 
 
-def _refined(solved: Solved, grays: list[NDArray[np.uint8]], centers: Array, observed: Array, seen: Mask,
-             shift: Array, focal_sigma: float) -> Solved:
-    """Return the solution on all tracks, every view aligned anew with a reference patch, adjusted again."""
-    fixed = int(np.argmax(solved.placed))
-    scene, used = refit(solved.scene, observed, seen, solved.placed, fixed, iterations=5)
-    if used.any(1).sum() < MIN_COMMON:
-        raise ReconstructionRefused(f"too few points: {used.any(1).sum()} of {len(used)} tracks agree with the poses")
-    aligned, trusted = refine(grays, scene, centers, observed, shift, used)
-    scene, used = refit(scene, aligned, trusted, solved.placed, fixed, iterations=20, focal_sigma=focal_sigma)
-    return replace(solved, scene=scene, seen=used, observed=aligned)
+def _refine_solution(solved: SparseReconstruction, grays: list[NDArray[np.uint8]], centers: Array, observations: Array,
+                     visible: Mask, shift: Array, focal_sigma: float) -> SparseReconstruction:
+    """Return the solution on all tracks, with observations refined to sub-pixel accuracy, after bundle adjustment."""
+    fixed = int(np.argmax(solved.registered))
+    scene, inliers = triangulate_and_adjust(solved.scene, observations, visible, solved.registered, fixed, iterations=5)
+    if inliers.any(1).sum() < MIN_COMMON_TRACKS:
+        raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
+                                    "poses")
+    aligned, valid = refine(grays, scene, centers, observations, shift, inliers)
+    scene, inliers = triangulate_and_adjust(scene, aligned, valid, solved.registered, fixed, iterations=20,
+                                            focal_sigma=focal_sigma)
+    return replace(solved, scene=scene, inliers=inliers, observations=aligned)
 
 
-def _judge(solved: Solved, tracked: Mask, parallax: float, alternatives: int, agreeing: int) -> Judgment:
-    """Return the figures of a solution.
+def _check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int,
+                   agreeing: int) -> QualityMetrics:
+    """Return the quality metrics of a solution.
 
     Raises:
-        ReconstructionRefused: they say that it cannot be believed.
+        ReconstructionRefused: a metric is below its threshold.
 
     """
-    used, wanted = solved.seen, tracked & solved.placed
-    points = int(used.any(1).sum())
-    if points < MIN_COMMON:
-        raise ReconstructionRefused(f"too few points: {points} of {len(used)} tracks agree with the poses found")
-    residual = np.sqrt((solved.scene.residuals(solved.observed) ** 2).sum(-1)[used].mean())
-    _, angle = triangulate(solved.scene, solved.observed, used)
-    judgment = Judgment(float(residual), float((used & wanted).sum() / wanted.sum()),
-                        float(np.degrees(np.median(angle[used.any(1)]))), parallax, points, alternatives, agreeing)
-    if judgment.angle_deg < MIN_ANGLE:
-        raise ReconstructionRefused(f"no parallax: rays of a point meet at {judgment.angle_deg:.2f} degrees (median)")
-    if judgment.inlier_ratio < MIN_INLIERS:
-        raise ReconstructionRefused(f"no solution: the best explains {judgment.inlier_ratio:.0%} of the observations")
-    return judgment
+    inliers, expected = solved.inliers, tracked & solved.registered
+    points = int(inliers.any(1).sum())
+    if points < MIN_COMMON_TRACKS:
+        raise ReconstructionRefused(f"too few points: {points} of {len(inliers)} tracks agree with the poses found")
+    residual = np.sqrt((solved.scene.residuals(solved.observations) ** 2).sum(-1)[inliers].mean())
+    _, angle = triangulate(solved.scene, solved.observations, inliers)
+    metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
+                             float(np.degrees(np.median(angle[inliers.any(1)]))), parallax, points, alternatives,
+                             agreeing)
+    if metrics.angle_deg < MIN_ANGLE:
+        raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
+    if metrics.inlier_ratio < MIN_INLIERS:
+        raise ReconstructionRefused(f"no solution: only {metrics.inlier_ratio:.0%} of the observations are inliers")
+    return metrics

@@ -1,9 +1,9 @@
-"""The other solution of a window: the scene's relief inverted, and the cameras moved to the other side.
+"""The twin solution of a window: depth relief inverted, camera motion mirrored about the line of sight.
 
-Over a short baseline, or seen from afar, a scene and its relief turned inside out look nearly alike under cameras that
-move the other way and turn as much more or less (Szeliski and Kang, Shape Ambiguities in Structure from Motion, PAMI
-1997). Bundle adjustment does not find from the one to the other, and RANSAC ends in either: so what it found is begun
-again from its twin, and what explains the tracks better is right.
+With a short baseline or a distant scene, a scene and its relief-reversed version have nearly the same images if the
+camera translation is mirrored and the rotation compensates (Szeliski and Kang, Shape Ambiguities in Structure from
+Motion, PAMI 1997). Both are local minima of bundle adjustment, and RANSAC may end in either. Therefore a solution is
+also optimized from its mirrored version, and the one of lower cost is kept.
 """
 
 from __future__ import annotations
@@ -13,46 +13,47 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.multiview.bundle import Scene
-from vggt_ros.reconstruction.multiview.poses import Mask, Solved, refit, robust_cost
+from vggt_ros.reconstruction.multiview.poses import Mask, SparseReconstruction, robust_cost, triangulate_and_adjust
 
 Array = NDArray[np.float64]
 
-HOPELESS = 2.0
-"""A twin that explains the tracks so many times worse after a few iterations is not followed any further."""
+MAX_COST_RATIO = 2.0
+"""Optimization of a twin stops if its cost after a few iterations exceeds that of the solution by this factor."""
 
 
-def twin(solved: Solved, observed: Array, seen: Mask) -> tuple[float, Solved]:
-    """Return the solution begun from the twin of one, and its cost; arguments as for `poses.solve`."""
-    scene, first = reversed_relief(solved), solved.pair[0]
-    limit = HOPELESS * robust_cost(solved.scene, observed, seen, solved.placed)
+def solve_twin(solved: SparseReconstruction, observations: Array, visible: Mask) -> tuple[float, SparseReconstruction]:
+    """Return the cost of the solution optimized from the twin of `solved`, and that solution."""
+    scene, fixed = reversed_relief(solved), solved.initial_pair[0]
+    max_cost = MAX_COST_RATIO * robust_cost(solved.scene, observations, visible, solved.registered)
     for iterations in (4, 15, 15):
-        scene, used = refit(scene, observed, seen, solved.placed, first, iterations)
-        cost = robust_cost(scene, observed, seen, solved.placed)
-        if cost > limit:
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, solved.registered, fixed, iterations)
+        cost = robust_cost(scene, observations, visible, solved.registered)
+        if cost > max_cost:
             break
-    return cost, Solved(scene, solved.placed, used, observed, solved.pair)
+    return cost, SparseReconstruction(scene, solved.registered, inliers, observations, solved.initial_pair)
 
 
-def reversed_relief(solved: Solved) -> Scene:
-    """Return the cameras of a solution mirrored about the line of sight of its first one; points stay as they are.
+def reversed_relief(solved: SparseReconstruction) -> Scene:
+    """Return the scene with the camera centers mirrored about the optical axis of the first camera of the initial pair.
 
-    Each looks at the middle of the points as before.
+    Points are unchanged. Each camera is rotated so that the median point keeps its direction in the camera.
     """
-    scene, first = solved.scene, solved.pair[0]
+    scene, first = solved.scene, solved.initial_pair[0]
     first_world = scene.rotation[first]
-    middle = np.median(scene.points[solved.seen.any(1)] @ first_world.T + scene.translation[first], axis=0)
+    median_point = np.median(scene.points[solved.inliers.any(1)] @ first_world.T + scene.translation[first], axis=0)
     centers = scene.centers() @ first_world.T + scene.translation[first]
     rotation, translation = scene.rotation.copy(), scene.translation.copy()
-    for camera in np.flatnonzero(solved.placed):
+    for camera in np.flatnonzero(solved.registered):
         center = centers[camera] * [-1.0, -1.0, 1.0]
-        turn = rotation[camera] @ first_world.T @ _swing(middle - center, middle - centers[camera])
-        rotation[camera] = turn @ first_world
-        translation[camera] = turn @ (scene.translation[first] - center)
+        camera_first = rotation[camera] @ first_world.T @ _rotation_between(median_point - center,
+                                                                            median_point - centers[camera])
+        rotation[camera] = camera_first @ first_world
+        translation[camera] = camera_first @ (scene.translation[first] - center)
     return Scene(rotation, translation, scene.points, scene.focal)
 
 
-def _swing(source: Array, target: Array) -> Array:
-    """Return the smallest rotation (3, 3) that turns one direction (3,) into another."""
+def _rotation_between(source: Array, target: Array) -> Array:
+    """Return the smallest rotation (3, 3) that maps one direction (3,) to another."""
     axis = np.cross(source, target)
     sine = float(np.linalg.norm(axis))
     if sine < 1e-12:

@@ -1,1 +1,5 @@
-"""VGGT: the network, its weights and what becomes of its output; the only place where torch is imported."""
+"""The GPU reconstructor: the VGGT network, its weights, inference and decoding; torch is imported only here.
+
+A window of images goes in. Camera poses, dense depth with confidence and place descriptors come out, or
+`ReconstructionRefused`.
+"""

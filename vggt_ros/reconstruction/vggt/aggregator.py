@@ -1,4 +1,4 @@
-"""The aggregator: attention that alternates between the tokens of one frame and those of all frames.
+"""The aggregator: attention blocks that alternate between the tokens of one frame and the tokens of all frames.
 
 Wang et al., VGGT: Visual Geometry Grounded Transformer, CVPR 2025 (arXiv 2503.11651).
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from vggt_ros.reconstruction.vggt.blocks import Block, Rotation, rope
+from vggt_ros.reconstruction.vggt.blocks import Block, RotaryTable, rope
 from vggt_ros.reconstruction.vggt.encoder import Encoder
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
@@ -20,10 +20,10 @@ DEVIATION = (0.229, 0.224, 0.225)
 
 
 class Aggregator(nn.Module):
-    """Images to tokens that know of each other; the first frame is the reference."""
+    """Computes tokens with attention across all frames; the first frame is the reference frame."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make the aggregator."""
+        """Create the aggregator."""
         super().__init__()
         self.sizes = sizes
         dim = sizes.embed_dim
@@ -34,8 +34,8 @@ class Aggregator(nn.Module):
         self.global_blocks = nn.ModuleList(Block(dim, sizes.heads, qk_norm=True) for _ in range(sizes.depth))
 
     @property
-    def special(self) -> int:
-        """Tokens of a frame before its patches: the camera token and the registers."""
+    def special_tokens(self) -> int:
+        """Number of tokens of a frame before its patch tokens: the camera token and the registers."""
         return 1 + self.sizes.registers
 
     def encode(self, images: Tensor) -> Tensor:
@@ -43,26 +43,28 @@ class Aggregator(nn.Module):
         mean, deviation = normalization(images.device)
         return self.patch_embed((images - mean) / deviation)
 
-    def rotations(self, grid: tuple[int, int], frames: int, device: torch.device) -> tuple[Rotation, Rotation]:
-        """Return the positions' rotations within a frame and across `frames` frames; made once for a size."""
+    def rotary_tables(self, grid: tuple[int, int], frames: int,
+                      device: torch.device) -> tuple[RotaryTable, RotaryTable]:
+        """Return the rotary position tables for one frame and for `frames` frames; cached by size."""
         head_dim = self.sizes.embed_dim // self.sizes.heads
-        within, across = (rope(*grid, self.special, count, head_dim, device) for count in (1, frames))
+        within, across = (rope(*grid, self.special_tokens, count, head_dim, device) for count in (1, frames))
         return within, across
 
-    def forward(self, patches: Tensor, rotations: tuple[Rotation, Rotation],
+    def forward(self, patches: Tensor, rotary_tables: tuple[RotaryTable, RotaryTable],
                 keep: Collection[int]) -> dict[int, Tensor]:
-        """Return the outputs of the layers `keep`, each (S, special + rows * columns, 2 dim).
+        """Return the outputs of the layers `keep`, each (S, special_tokens + rows * columns, 2 dim).
 
         Args:
             patches: the encoder's tokens, (S, rows * columns, dim), the reference frame first.
-            rotations: as `rotations` returns them.
-            keep: numbers of the layers whose output is wanted; the others are dropped as soon as they are used.
+            rotary_tables: as the method `rotary_tables` returns them.
+            keep: indices of the layers whose output is returned; the other outputs are freed immediately.
 
         """
         frames = len(patches)
-        own = torch.cat((self.camera_token, self.register_token), dim=2)[0]  # (2, special, dim): first frame, others
-        x = torch.cat((torch.cat((own[:1], own[1:].expand(frames - 1, -1, -1))), patches), dim=1)
-        within, across = rotations
+        # (2, special_tokens, dim): those of the first frame, those of all other frames.
+        frame_tokens = torch.cat((self.camera_token, self.register_token), dim=2)[0]
+        x = torch.cat((torch.cat((frame_tokens[:1], frame_tokens[1:].expand(frames - 1, -1, -1))), patches), dim=1)
+        within, across = rotary_tables
         kept = {}
         for layer, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
             local = frame_block(x, within)
@@ -74,6 +76,6 @@ class Aggregator(nn.Module):
 
 @lru_cache(maxsize=4)
 def normalization(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ImageNet's mean and deviation, (3, 1, 1) each; made once, since every copy to a device makes it wait."""
+    """Return ImageNet mean and standard deviation, (3, 1, 1) each; cached, since a copy to the device synchronizes."""
     mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, DEVIATION))
     return mean, deviation

@@ -1,4 +1,4 @@
-"""Whether the network can run here."""
+"""Check whether the network can run on this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vggt_ros.config import VggtConfig
 from vggt_ros.reconstruction.vggt import weights
 
 
-def missing(settings: VggtConfig, at_once: bool) -> str:
-    """Return what keeps the network from running, empty if nothing does.
+def unavailable_reason(settings: VggtConfig, at_once: bool) -> str:
+    """Return the reason why the network cannot run, empty if it can.
 
-    `at_once` asks for a GPU and for weights on disk; without it a CPU will do, and a download.
+    `at_once` requires a GPU and weights on disk; without it, a CPU and a download are acceptable.
     """
     for package in ("safetensors", "huggingface_hub"):
         if find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""The transformer block of all of VGGT's stages, and its rotary position embedding."""
+"""The transformer block used in all stages of VGGT, and its rotary position embedding (RoPE)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines (N, head_dim) that turn the channels of N tokens."""
+RotaryTable = tuple[Tensor, Tensor]
+"""Cosines and sines (N, head_dim) of the rotary position embedding of N tokens."""
 
 
 class Linear(nn.Linear):
-    """A linear layer whose weights may be stored in another type than it computes in."""
+    """A linear layer whose weights may be stored in another type than the one it computes in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., out) of x (..., in), in the type of `x`, or of autocast where that is on."""
+        """Return (..., out) for x (..., in), in the type of `x`, or in that of autocast if it is enabled."""
         if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
@@ -26,7 +26,7 @@ class LayerScale(nn.Module):
     """A learned factor for each channel of a residual branch (Touvron et al., CaiT, 2021)."""
 
     def __init__(self, dim: int) -> None:
-        """Start with factors of one; real ones are loaded."""
+        """Initialize the factors with one; the trained ones are loaded."""
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
@@ -36,24 +36,24 @@ class LayerScale(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, dim: int, hidden: int, out: int) -> None:
-        """Make layers dim -> hidden -> out."""
+        """Create the layers dim -> hidden -> out."""
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., out) of x (..., dim)."""
+        """Return (..., out) for x (..., dim)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; optionally q and k are normalized, then turned by their positions."""
+    """Multi-head self-attention; optionally with normalized q and k, and with rotary position embedding."""
 
     def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
-        """Make the projections; `qk_norm` adds a LayerNorm over each head's channels of q and k."""
+        """Create the projections; `qk_norm` adds a LayerNorm over each head's channels of q and k."""
         super().__init__()
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim)
@@ -61,13 +61,13 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Return (B, N, dim) of x (B, N, dim)."""
+    def forward(self, x: Tensor, table: RotaryTable | None = None) -> Tensor:
+        """Return (B, N, dim) for x (B, N, dim)."""
         batch, count, dim = x.shape
         q, k, v = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        if table is not None:
+            q, k = apply_rope(q, table), apply_rope(k, table)
         x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
 
@@ -76,7 +76,7 @@ class Block(nn.Module):
     """A pre-norm transformer block with LayerScale."""
 
     def __init__(self, dim: int, heads: int, qk_norm: bool = False, eps: float = 1e-5) -> None:
-        """Make a block; DINOv2's LayerNorms have an `eps` of 1e-6, all others 1e-5."""
+        """Create a block; the LayerNorms of DINOv2 have an `eps` of 1e-6, all others 1e-5."""
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm)
@@ -85,30 +85,31 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
         self.ls2 = LayerScale(dim)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Return (B, N, dim) of x (B, N, dim); `rotation` as in `rope`, for all N tokens."""
-        x = self.ls1(x, self.attn(self.norm1(x), rotation))
+    def forward(self, x: Tensor, table: RotaryTable | None = None) -> Tensor:
+        """Return (B, N, dim) for x (B, N, dim); `table` as from `rope`, for all N tokens."""
+        x = self.ls1(x, self.attn(self.norm1(x), table))
         return self.ls2(x, self.mlp(self.norm2(x)))
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Return x (..., N, head_dim) turned: first half of the channels by y, last half by x (Su et al., RoFormer)."""
-    cosines, sines = rotation
-    halves = x.unflatten(-1, (2, 2, -1))  # (axis, first or second of a pair, frequency)
-    quarter_turn = torch.stack((-halves[..., 1, :], halves[..., 0, :]), dim=-2).flatten(-3)
-    return torch.addcmul(x * cosines, quarter_turn, sines)
+def apply_rope(x: Tensor, table: RotaryTable) -> Tensor:
+    """Return x (..., N, head_dim) with RoPE: first half of the channels by y, last half by x (Su et al., RoFormer)."""
+    cosines, sines = table
+    halves = x.unflatten(-1, (2, 2, -1))  # (axis, first or second channel of a pair, frequency)
+    rotated_half = torch.stack((-halves[..., 1, :], halves[..., 0, :]), dim=-2).flatten(-3)
+    return torch.addcmul(x * cosines, rotated_half, sines)
 
 
 @lru_cache(maxsize=16)
-def rope(rows: int, columns: int, special: int, frames: int, head_dim: int, device: torch.device) -> Rotation:
-    """Return cosines and sines (frames * (special + rows * columns), head_dim) for tokens in the aggregator's order.
+def rope(rows: int, columns: int, special_tokens: int, frames: int, head_dim: int, device: torch.device) -> RotaryTable:
+    """Return cosines and sines (frames * (special_tokens + rows * columns), head_dim) for the aggregator's tokens.
 
-    Patches have positions (y, x) from 1; special tokens sit at (0, 0), where nothing turns. Made once for a size.
+    Patches have positions (y, x) from 1; special tokens have position (0, 0), where the embedding is the identity.
+    Cached by size.
     """
     frequencies = 100.0 ** (-torch.arange(0, head_dim // 2, 2, dtype=torch.float32, device=device) / (head_dim // 2))
     y, x = torch.meshgrid(torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device),
                           indexing="ij")
     patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
-    positions = torch.cat((patches.new_zeros(special, 2), patches)).float()
+    positions = torch.cat((patches.new_zeros(special_tokens, 2), patches)).float()
     angles = (positions[:, :, None] * frequencies).repeat(frames, 1, 2).flatten(1)
     return angles.cos(), angles.sin()

@@ -1,10 +1,10 @@
-"""The camera head: one token a frame to translation, rotation and field of view, refined in iterations."""
+"""The camera head: regresses translation, rotation and field of view from one token per frame, iteratively."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 from vggt_ros.reconstruction.vggt.blocks import Block, Linear, Mlp
 from vggt_ros.reconstruction.vggt.sizes import Sizes
@@ -14,10 +14,10 @@ POSE = 9
 
 
 class CameraHead(nn.Module):
-    """Cameras of all frames at once; the tokens attend to each other across the frames."""
+    """Predicts the cameras of all frames jointly, with attention across the frames."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make the head."""
+        """Create the head."""
         super().__init__()
         dim = 2 * sizes.embed_dim
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE))
@@ -29,20 +29,20 @@ class CameraHead(nn.Module):
         self.pose_branch = Mlp(dim, dim // 2, POSE)
 
     def forward(self, tokens: Tensor, iterations: int = 4) -> Tensor:
-        """Return pose encodings (S, 9) of the camera tokens (S, 2 dim) of the last layer.
+        """Return pose encodings (S, 9) for the camera tokens (S, 2 dim) of the last layer.
 
-        The camera-from-world translation and the quaternion are as regressed, not normalized; the fields of view are
-        not negative.
+        The camera-from-world translation and the quaternion are returned as regressed, not normalized; the fields of
+        view are not negative.
         """
         tokens = self.token_norm(tokens)[None]
         normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
-        given = self.empty_pose_tokens.expand(1, tokens.shape[1], POSE)
-        pose = torch.zeros_like(given)
+        estimate = self.empty_pose_tokens.expand(1, tokens.shape[1], POSE)
+        pose = torch.zeros_like(estimate)
         for _ in range(iterations):
-            shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
+            shift, scale, gate = self.poseLN_modulation(self.embed_pose(estimate)).chunk(3, dim=-1)
             x = gate * (normed * (1 + scale) + shift) + tokens
             for block in self.trunk:
                 x = block(x)
-            # The correction is added to the raw value; activations come last.
-            pose = given = pose + self.pose_branch(self.trunk_norm(x))
+            # The correction is added to the raw value; the activation is applied after the last iteration.
+            pose = estimate = pose + self.pose_branch(self.trunk_norm(x))
         return torch.cat((pose[..., :7], pose[..., 7:].relu()), dim=-1)[0]

@@ -1,4 +1,4 @@
-"""From the network's output to a window's geometry, and back for tests."""
+"""Decode the output of the network to the geometry of a window; `encode` is the inverse, for tests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class RawWindow:
-    """What the network says of S images of H x W.
+class NetworkOutput:
+    """The output of the network for S images of H x W.
 
     Attributes:
         pose_enc: (S, 9), camera-from-world translation 3, quaternion x y z w (not normalized), fov_h, fov_w in radians.
-        depth: (S, H, W), along the optical axis, units of the window.
-        depth_conf: (S, H, W), at least 1.
+        depth: (S, H, W), along the optical axis, in the scale of the window.
+        depth_conf: confidence (S, H, W), at least 1.
 
     """
 
@@ -33,21 +33,21 @@ class RawWindow:
     depth: Float
     depth_conf: Float
 
-    def filtered(self, settings: VggtConfig) -> FilteredWindow:
-        """Return what is left of it by `settings`."""
+    def filtered(self, settings: VggtConfig) -> FilteredOutput:
+        """Return the output with depth filtered according to `settings`."""
         depth, ranks = filter_points(torch.from_numpy(self.depth), torch.from_numpy(self.depth_conf), settings)
-        return FilteredWindow(self.pose_enc, depth.numpy(), ranks.numpy())
+        return FilteredOutput(self.pose_enc, depth.numpy(), ranks.numpy())
 
 
 @dataclass(frozen=True, eq=False)
-class FilteredWindow:
-    """What is copied from the device.
+class FilteredOutput:
+    """The filtered output, as copied from the device to the host.
 
     Attributes:
-        pose_enc: as in `RawWindow`.
-        depth: (S, H, W), NaN where unknown or left out.
-        ranks: of the confidence, uint8 (S, H, W), from 0 to `RANKS` - 1.
-        descriptors: (S, D), unit length, or None.
+        pose_enc: as in `NetworkOutput`.
+        depth: (S, H, W), NaN where unknown or filtered out.
+        ranks: ranks of the confidence, uint8 (S, H, W), from 0 to `RANKS` - 1.
+        descriptors: place descriptors (S, D) of unit length, or None.
 
     """
 
@@ -58,7 +58,7 @@ class FilteredWindow:
 
 
 def camera_from_world(pose_enc: NDArray[np.floating]) -> Array:
-    """Return camera poses (S, 4, 4) as the network means them: world to camera, the world about the first camera."""
+    """Return the predicted poses `camera_world` (S, 4, 4); the world is approximately the frame of the first camera."""
     x, y, z, w = (pose_enc[:, 3:7].astype(np.float64) / np.linalg.norm(pose_enc[:, 3:7], axis=1, keepdims=True)).T
     rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
                          [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
@@ -67,7 +67,7 @@ def camera_from_world(pose_enc: NDArray[np.floating]) -> Array:
 
 
 def predicted_intrinsics(pose_enc: NDArray[np.floating], height: int, width: int) -> Array:
-    """Return intrinsics (S, 3, 3) in pixels, the principal point at (W / 2, H / 2) as published."""
+    """Return the predicted intrinsics (S, 3, 3) in pixels, with the principal point at (W / 2, H / 2) as published."""
     matrices = np.tile(np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]]), (len(pose_enc), 1, 1))
     matrices[:, 0, 0] = width / 2 / np.tan(pose_enc[:, 8].astype(np.float64) / 2)
     matrices[:, 1, 1] = height / 2 / np.tan(pose_enc[:, 7].astype(np.float64) / 2)
@@ -83,15 +83,15 @@ def unproject(depth: NDArray[np.floating], world_camera: NDArray[np.floating],
     return np.einsum("sij,shwj->shwi", world_camera[:, :3, :3], points) + world_camera[:, None, None, :3, 3]
 
 
-def decode(output: FilteredWindow, window: Window, focal: tuple[float, float] | None = None,
+def decode(output: FilteredOutput, window: Window, focal: tuple[float, float] | None = None,
            report: dict[str, float] | None = None) -> WindowGeometry:
-    """Return the geometry of a window, its first camera exactly at the origin.
+    """Return the geometry of a window, in the frame of its first camera.
 
     Args:
-        output: what the network says of the window's images.
-        window: whose intrinsics are used where they are calibrated.
-        focal: fx and fy for cameras that are not calibrated, pixels; None: those that the network predicts.
-        report: figures to be handed on.
+        output: the filtered output of the network for the images of the window.
+        window: the window; its intrinsics are used where they are calibrated.
+        focal: fx and fy for cameras that are not calibrated, pixels; None for the predicted ones.
+        report: statistics to include in the report of the geometry.
 
     Raises:
         ReconstructionRefused: the network's output is not finite, or no pixel has depth.
@@ -100,9 +100,9 @@ def decode(output: FilteredWindow, window: Window, focal: tuple[float, float] | 
     if not np.isfinite(output.pose_enc).all():
         raise ReconstructionRefused("the network's output is not finite")
     if np.isnan(output.depth).all():
-        raise ReconstructionRefused("the network knows no depth in this window")
+        raise ReconstructionRefused("the network predicts no depth in this window")
     camera_window = camera_from_world(output.pose_enc)
-    # The network puts its world only about the first camera; ours is exactly there.
+    # The predicted pose of the first camera is only approximately the identity; ours is exactly the identity.
     window_camera = camera_window[0] @ np.linalg.inv(camera_window)
     window_camera[0] = np.eye(4)
     predicted = predicted_intrinsics(output.pose_enc, *output.depth.shape[1:])
@@ -116,13 +116,14 @@ def decode(output: FilteredWindow, window: Window, focal: tuple[float, float] | 
                           report={**(report or {}), "focal_predicted_ratio": ratio})
 
 
-def encode(geometry: WindowGeometry, raw_first: Array | None = None, lengths: Sequence[float] = (1.0,)) -> RawWindow:
-    """Return the raw output that decodes to `geometry`, for tests.
+def encode(geometry: WindowGeometry, raw_first: Array | None = None,
+           lengths: Sequence[float] = (1.0,)) -> NetworkOutput:
+    """Return the network output that decodes to `geometry`, for tests.
 
     Args:
-        geometry: what is to come out; unknown depth becomes not a number.
-        raw_first: the pose `camera_from_world` of the first camera, about the identity; None: exactly it.
-        lengths: of the quaternions, in turn, which the network does not normalize.
+        geometry: the geometry to encode; unknown depth is NaN.
+        raw_first: the pose `camera_world` of the first camera, near the identity; None for the identity.
+        lengths: norms of the quaternions, used cyclically; the network does not normalize them.
 
     """
     camera_world = np.linalg.inv(geometry.window_camera) @ (np.eye(4) if raw_first is None else raw_first)
@@ -131,4 +132,4 @@ def encode(geometry: WindowGeometry, raw_first: Array | None = None, lengths: Se
     quaternions = np.array([length * quaternion_from_matrix(matrix[:3, :3]) for matrix, length
                             in zip(camera_world, np.resize(lengths, len(camera_world)))])
     pose_enc = np.concatenate((camera_world[:, :3, 3], quaternions, fov), axis=1).astype(np.float32)
-    return RawWindow(pose_enc, geometry.depth, 1 + np.exp(4 * geometry.confidence))
+    return NetworkOutput(pose_enc, geometry.depth, 1 + np.exp(4 * geometry.confidence))

@@ -1,4 +1,4 @@
-"""Which points of a window are left out, decided where the network runs, so that less has to be copied."""
+"""Filtering of depth and ranking of confidence on the device, so that less has to be copied to the host."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from vggt_ros.config import VggtConfig
 
 RANKS = 256
-"""Steps of a confidence's rank: a byte a pixel to copy, and as many as are kept of a keyframe."""
-_SAMPLE = 100_000
+"""Number of confidence ranks: one byte per pixel, which is also the resolution stored in a keyframe."""
+_MAX_SAMPLES = 100_000
 
 
 def filter_points(depth: Tensor, depth_conf: Tensor, settings: VggtConfig) -> tuple[Tensor, Tensor]:
-    """Return depth (S, H, W), NaN where unknown or left out, and its confidence's rank, uint8 (S, H, W), there 0.
+    """Return depth (S, H, W), NaN where unknown or filtered out, and confidence ranks, uint8 (S, H, W), 0 there.
 
-    Nothing here waits for the device.
+    No operation synchronizes with the device.
     """
     unknown = ~(depth.isfinite() & depth_conf.isfinite() & (depth > 0)) | (depth_conf < settings.min_raw_confidence)
     if settings.edge_jump > 0:
-        unknown = unknown | on_edge(depth, settings.edge_jump)
+        unknown = unknown | at_depth_edge(depth, settings.edge_jump)
     if settings.far > 0:
         median = depth.masked_fill(unknown, torch.nan).nanmedian()
         unknown = unknown | (depth > settings.far * median)
@@ -27,19 +27,22 @@ def filter_points(depth: Tensor, depth_conf: Tensor, settings: VggtConfig) -> tu
 
 
 def rank(values: Tensor) -> Tensor:
-    """Return the ranks of `values`, uint8, the best `RANKS` - 1: VGGT's confidences mean no more than an order."""
+    """Return the ranks of `values`, uint8, `RANKS` - 1 for the best; only the order of confidences is meaningful."""
     flat = values.flatten()
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)].nan_to_num().sort().values
-    steps = torch.arange(1, RANKS, device=values.device) * (len(sample) - 1) // RANKS
-    return torch.bucketize(values, sample[steps], right=True, out_int32=True).to(torch.uint8)
+    sample = flat[:: max(1, flat.numel() // _MAX_SAMPLES)].nan_to_num().sort().values
+    quantile_rows = torch.arange(1, RANKS, device=values.device) * (len(sample) - 1) // RANKS
+    return torch.bucketize(values, sample[quantile_rows], right=True, out_int32=True).to(torch.uint8)
 
 
-def on_edge(depth: Tensor, jump: float) -> Tensor:
-    """Return where the logarithm of depth (S, H, W) steps by more than `jump` to a neighbor: points float there."""
+def at_depth_edge(depth: Tensor, jump: float) -> Tensor:
+    """Return the mask of depth edges: log depth (S, H, W) differs by more than `jump` from a neighboring pixel.
+
+    Points at depth edges lie between the surfaces.
+    """
     edge = torch.zeros_like(depth, dtype=torch.bool)
     for axis in (1, 2):
-        steep = depth.log().diff(dim=axis).abs() > jump
-        count = steep.shape[axis]
-        edge.narrow(axis, 0, count).logical_or_(steep)
-        edge.narrow(axis, 1, count).logical_or_(steep)
+        jumps = depth.log().diff(dim=axis).abs() > jump
+        count = jumps.shape[axis]
+        edge.narrow(axis, 0, count).logical_or_(jumps)
+        edge.narrow(axis, 1, count).logical_or_(jumps)
     return edge

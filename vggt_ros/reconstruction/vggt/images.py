@@ -1,4 +1,7 @@
-"""Images on their way to the network. Resizing and cropping are the rectifier's, so that K always fits the pixels."""
+"""Image size of the network, and copies to and from the device.
+
+The rectifier resizes and crops the images, so that the intrinsics always match the pixels.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from vggt_ros.geometry.camera import Camera
 def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]:
     """Return width and height, multiples of `patch`, for images of a camera.
 
-    As published: the image's width becomes `width`, its height what the aspect ratio asks for, to the nearest
-    multiple; a height beyond the width is cropped to it. 4:3 gives 518x392, 16:9 518x294.
+    As published: images are resized to `width`, the height follows from the aspect ratio, rounded to the nearest
+    multiple; a height larger than the width is cropped to the width. 4:3 gives 518x392, 16:9 518x294.
     """
     columns = max(width // patch, 1)
     rows = round(columns * camera.height / camera.width)
@@ -25,7 +28,7 @@ def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]
 
 
 def to_host(*values: Tensor) -> list[NDArray[Any]]:
-    """Return tensors of one device as arrays; the copies run beside each other, with one wait for all."""
+    """Return tensors of one device as arrays; the copies are asynchronous, with one synchronization for all."""
     if not values[0].is_cuda:
         return [value.numpy() for value in values]
     copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
@@ -35,7 +38,7 @@ def to_host(*values: Tensor) -> list[NDArray[Any]]:
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    """Return RGB float32 (S, 3, H, W) in [0, 1] on `device`, of images uint8 (H, W, 3); the copy does not wait."""
+    """Return RGB float32 (S, 3, H, W) in [0, 1] on `device` for images uint8 (H, W, 3), with an asynchronous copy."""
     pixels = torch.from_numpy(np.stack(images))
     if device.type == "cuda":
         pixels = pixels.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""How much memory and work a window needs, known before it is tried."""
+"""A model of the memory and the computation that a window needs, to decide beforehand whether it fits."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from collections.abc import Collection
 import torch
 
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weights import HEADS, shapes, stored
+from vggt_ros.reconstruction.vggt.weights import HEAD_OF_OUTPUT, storage_dtype, tensor_shapes
 
 
 def weight_bytes(sizes: Sizes, storage: torch.dtype, outputs: Collection[str]) -> int:
-    """Return the bytes of the weights that are loaded: the aggregator's matrices in their type, the rest in float32."""
-    unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)
-    return sum(math.prod(shape) * stored(name, shape, storage).itemsize
-               for name, shape in shapes(sizes).items() if not name.startswith(unused))
+    """Return the bytes of the loaded weights: the matrices of the aggregator in type `storage`, the rest in float32."""
+    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
+    return sum(math.prod(shape) * storage_dtype(name, shape, storage).itemsize
+               for name, shape in tensor_shapes(sizes).items() if not name.startswith(unused))
 
 
-def free(device: torch.device, limit: float) -> float:
-    """Return the bytes that weights and windows may take: at most `limit` GB unless that is 0, and what a GPU has."""
+def available_bytes(device: torch.device, limit: float) -> float:
+    """Return the bytes available for weights and windows: `limit` GB (0: no limit), and at most the free GPU memory."""
     allowed = 1e9 * limit if limit > 0 else math.inf
     return min(allowed, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else allowed
 
 
-def unused(device: torch.device) -> float:
-    """Return the bytes of a GPU that a window may take now; a CPU's are not known beforehand."""
+def free_gpu_bytes(device: torch.device) -> float:
+    """Return the bytes of GPU memory available for a window now; infinite for a CPU, where this is not known."""
     if device.type != "cuda":
         return math.inf
-    held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + held_back
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserved
 
 
-def is_short(error: BaseException) -> bool:
-    """Return True if an error of torch says that memory ran out, on a GPU or on a CPU."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error of torch means out of memory, on a GPU or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, compute_bytes: int,
                      outputs: Collection[str] = ("cameras", "depth"), chunk: int = 1) -> int:
-    """Return the most bytes that live beside the weights while a window is computed.
+    """Return the peak bytes allocated in addition to the weights while a window is computed.
 
-    Throughout: the encoder's tokens, and those of the window before. Then either the aggregator's last block, with the
-    layers kept for the heads, or a dense head's widest step, for `chunk` frames at a time, with what heads before it
-    have computed. Tables count too, although they are made only once.
+    Always allocated: the encoder tokens of this window and of the previous one, and the position tables. In addition
+    the larger of two: the last block of the aggregator with the layers kept for the heads, or the widest step of a
+    dense head for `chunk` frames at a time with the outputs of the preceding heads.
     """
     dim, patches = sizes.embed_dim, height * width // sizes.patch**2
     tokens, taps = frames * (1 + sizes.registers + patches), len({*sizes.taps, sizes.depth - 1})
@@ -62,18 +62,18 @@ def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, compute
 
 def window_bytes(sizes: Sizes, frames: int, height: int, width: int, storage: torch.dtype, compute: torch.dtype,
                  outputs: Collection[str] = ("cameras", "depth"), chunk: int = 1) -> int:
-    """Return the bytes that a window of `frames` images needs, weights included."""
+    """Return the bytes that a window of `frames` images needs, including the weights."""
     return weight_bytes(sizes, storage, outputs) \
         + activation_bytes(sizes, frames, height, width, compute.itemsize, outputs, chunk)
 
 
-def work(sizes: Sizes, frames: int, height: int, width: int, reused: int = 0) -> float:
-    """Return the TFLOP (two for a multiplication and an addition) of cameras and depth for a window.
+def window_tflop(sizes: Sizes, frames: int, height: int, width: int, reused: int = 0) -> float:
+    """Return the TFLOP to compute cameras and depth of a window (a multiplication with an addition counts as two).
 
     Args:
-        sizes: of the network.
-        frames, height, width: of the window's images.
-        reused: frames whose encoder tokens are at hand.
+        sizes: sizes of the network.
+        frames, height, width: number and size of the images of the window.
+        reused: number of frames whose encoder tokens are cached.
 
     """
     dim, tokens = sizes.embed_dim, 1 + sizes.registers + height * width / sizes.patch**2

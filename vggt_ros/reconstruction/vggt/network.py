@@ -1,4 +1,4 @@
-"""VGGT: images in, cameras, depth, points and tracks out."""
+"""The VGGT network: from images to cameras, depth, points and tracks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Network(nn.Module):
     """The published network; its state dict has the published names and shapes."""
 
     def __init__(self, sizes: Sizes = PUBLISHED) -> None:
-        """Make the network without real weights."""
+        """Create the network with placeholder weights."""
         super().__init__()
         self.sizes = sizes
         self.aggregator = Aggregator(sizes)
@@ -29,39 +29,39 @@ class Network(nn.Module):
         self.point_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=4)
         self.depth_head = DptHead(sizes, sizes.out_channels, sizes.features, outputs=2)
         self.track_head = TrackHead(sizes)
-        self.chunk = 1  # frames that the dense heads take at a time
+        self.chunk = 1  # number of frames that the dense heads process at a time
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, outputs: Collection[str] = OUTPUTS[:2],
                 queries: Tensor | None = None) -> dict[str, Tensor]:
-        """Return what `decode` returns for RGB images (S, 3, H, W) in [0, 1], H and W multiples of the patch."""
+        """Return what `decode` returns, for RGB images (S, 3, H, W) in [0, 1]; H and W are multiples of the patch."""
         return self.decode(self.aggregate(self.aggregator.encode(images), images.shape[2:]), images.shape[2:],
                            outputs, queries)
 
     def aggregate(self, patches: Tensor, size: Sequence[int], run: Callable[..., Any] | None = None,
                   keep: Collection[int] | None = None) -> dict[int, Tensor]:
-        """Return layers (S, P, 2 dim) of the aggregator.
+        """Return outputs (S, P, 2 dim) of layers of the aggregator.
 
         Args:
-            patches: the encoder's tokens.
+            patches: the tokens of the encoder.
             size: H and W of the images.
-            run: the aggregator, or what it was compiled to.
-            keep: numbers of the layers; None: those that the heads read.
+            run: the compiled aggregator; None to run it uncompiled.
+            keep: indices of the layers; None for those that the heads read.
 
         """
         grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
-        rotations = self.aggregator.rotations(grid, len(patches), patches.device)
+        tables = self.aggregator.rotary_tables(grid, len(patches), patches.device)
         kept = tuple(sorted({*self.sizes.taps, self.sizes.depth - 1})) if keep is None else keep
-        return (self.aggregator if run is None else run)(patches, rotations, kept)
+        return (self.aggregator if run is None else run)(patches, tables, kept)
 
     def decode(self, layers: dict[int, Tensor], size: Sequence[int], outputs: Collection[str],
                queries: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the heads' outputs, in float32.
+        """Return the outputs of the heads, in float32.
 
         Args:
             layers: as `aggregate` returns them.
             size: H and W of the images.
-            outputs: some of `OUTPUTS`.
+            outputs: a subset of `OUTPUTS`.
             queries: points of the first frame to track, pixels x y (n, 2).
 
         Returns:
@@ -70,15 +70,15 @@ class Network(nn.Module):
 
         """
         grid = (size[0] // self.sizes.patch, size[1] // self.sizes.patch)
-        taps = [layers[tap][:, self.aggregator.special:] for tap in self.sizes.taps]
+        taps = [layers[tap][:, self.aggregator.special_tokens:] for tap in self.sizes.taps]
         result = {}
         if "cameras" in outputs:
             result["pose_enc"] = self.camera_head(layers[self.sizes.depth - 1][:, 0])
         if "depth" in outputs:
-            raw = self.dense(self.depth_head, taps, grid, self.chunk)
+            raw = self.dense_map(self.depth_head, taps, grid, self.chunk)
             result["depth"], result["depth_conf"] = raw[:, 0].exp(), 1 + raw[:, 1].exp()
         if "points" in outputs:
-            raw = self.dense(self.point_head, taps, grid, self.chunk)
+            raw = self.dense_map(self.point_head, taps, grid, self.chunk)
             xyz = raw[:, :3].permute(0, 2, 3, 1)
             result["world_points"], result["world_points_conf"] = xyz.sign() * xyz.abs().expm1(), 1 + raw[:, 3].exp()
         if "tracks" in outputs and queries is not None:
@@ -86,7 +86,7 @@ class Network(nn.Module):
         return result
 
     @staticmethod
-    def dense(head: DptHead, taps: Sequence[Tensor], grid: tuple[int, int], chunk: int = 1) -> Tensor:
-        """Return a dense head's raw map in float32, computed `chunk` frames at a time, which bounds the memory."""
+    def dense_map(head: DptHead, taps: Sequence[Tensor], grid: tuple[int, int], chunk: int = 1) -> Tensor:
+        """Return the raw map of a dense head in float32, computed `chunk` frames at a time to bound the memory."""
         parts = [[tap[first:first + chunk] for tap in taps] for first in range(0, len(taps[0]), chunk)]
         return torch.cat([head(part, grid).float() for part in parts])

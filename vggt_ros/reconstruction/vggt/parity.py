@@ -1,4 +1,4 @@
-"""The network against reference outputs: weights and images by the rule, relative errors out."""
+"""Comparison with reference outputs of the published network, for the weights and images of `rule`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.decoding import camera_from_world, predicted_intrinsics, unproject
 from vggt_ros.reconstruction.vggt.network import OUTPUTS, Network
-from vggt_ros.reconstruction.vggt.reference import reference
+from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weights import stored
+from vggt_ros.reconstruction.vggt.weights import storage_dtype
 
 
-def rule_network(sizes: Sizes, seed: int) -> Network:
-    """Return a float32 network with rule-made weights."""
+def pseudo_random_network(sizes: Sizes, seed: int) -> Network:
+    """Return a float32 network with the pseudo-random weights of `rule`."""
     with torch.device("meta"):
         network = Network(sizes)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in rule.weights(sizes, seed)},
@@ -28,18 +28,18 @@ def rule_network(sizes: Sizes, seed: int) -> Network:
 
 
 def queries(height: int, width: int) -> Tensor:
-    """Return the points (4, 2), pixels x y, that the reference files track from the first frame."""
+    """Return the points (4, 2), pixels x y, that are tracked from the first frame in the reference files."""
     return torch.tensor([(10, 12), (40.5, 33.25), (width - 9, height - 20), (width / 2, height / 2)])
 
 
 def outputs(network: Network, frames: int, height: int, width: int, stride: int,
             tracks: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and value of every array that a reference file holds, for the rule's images."""
+    """Yield name and value of every array in a reference file, computed for the images of `rule`."""
     images = torch.from_numpy(rule.images(frames, height, width))
     with torch.inference_mode():
         layers = network.aggregate(network.aggregator.encode(images), (height, width))
         for layer in network.sizes.taps:
-            x, special = layers[layer], network.aggregator.special
+            x, special = layers[layer], network.aggregator.special_tokens
             yield f"tokens_{layer}", x[:, [0, special - 1, special, -1], :16].numpy()
             yield f"tokens_{layer}_mean_std", torch.stack((x.mean(), x.std())).numpy()
         result = network.decode(layers, (height, width), OUTPUTS,
@@ -60,7 +60,7 @@ def outputs(network: Network, frames: int, height: int, width: int, stride: int,
 
 
 def relative_error(ours: np.ndarray | Tensor, reference: np.ndarray) -> float:
-    """Return the norm of the difference over that of the reference; infinite where anything is not finite."""
+    """Return the norm of the difference over that of the reference; infinite if `ours` is not finite or misshaped."""
     ours = np.asarray(ours, np.float64)
     if ours.shape != reference.shape or not np.isfinite(ours).all():
         return float("inf")
@@ -68,7 +68,7 @@ def relative_error(ours: np.ndarray | Tensor, reference: np.ndarray) -> float:
 
 
 def compare(file: Path, network: Network) -> dict[str, float]:
-    """Return the relative error of every array of a reference file; infinite for one that we do not compute.
+    """Return the relative error of every array of a reference file; infinite for an array that is not computed.
 
     Raises:
         OSError, ValueError, KeyError: the file cannot be read or has no `meta`.
@@ -85,15 +85,15 @@ def compare(file: Path, network: Network) -> dict[str, float]:
 def bfloat16_errors(file: Path, network: Network) -> dict[str, tuple[float, float]]:
     """Return the relative error of cameras, depth and points with bfloat16 in the aggregator, against float32.
 
-    Of each array, first that of ours, the matrices kept in bfloat16 (`network` is changed so), then that of the
-    reference mode, autocast over float32 weights.
+    For each array the error of our mode, with matrices stored in bfloat16 (`network` is modified), and the error of the
+    reference mode, autocast with float32 weights.
     """
     with np.load(file) as data:
         frames, height, width, _ = (int(value) for value in data["meta"])
     images = torch.from_numpy(rule.images(frames, height, width))
-    exact, published = (reference(network, images, kind) for kind in (torch.float32, torch.bfloat16))
+    exact, published = (run_reference(network, images, kind) for kind in (torch.float32, torch.bfloat16))
     for name, value in network.named_parameters():
-        value.data = value.to(stored(name, tuple(value.shape), torch.bfloat16))
+        value.data = value.to(storage_dtype(name, tuple(value.shape), torch.bfloat16))
     with torch.inference_mode():
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             layers = network.aggregate(network.aggregator.encode(images), (height, width))
@@ -102,11 +102,11 @@ def bfloat16_errors(file: Path, network: Network) -> dict[str, tuple[float, floa
             for name, value in exact.items()}
 
 
-def track_spread(file: Path, network: Network, runs: int = 4, noise: float = 1e-7) -> dict[str, float]:
-    """Return by how much float32's rounding moves the tracks: the median relative difference of two runs.
+def track_rounding_error(file: Path, network: Network, runs: int = 4, noise: float = 1e-7) -> dict[str, float]:
+    """Return the effect of float32 rounding on the tracks: the median relative difference between two runs.
 
-    The tracker embeds motion with angles of up to 1000 rad a pixel, and feeds it back four times. Features that differ
-    by `noise`, about float32's rounding, give tracks that differ by far more: no two machines agree to better.
+    The tracker embeds motion with angles of up to 1000 rad per pixel, and iterates four times. Features that differ by
+    `noise`, about the rounding error of float32, give tracks that differ by far more; two machines do not agree better.
     """
     with np.load(file) as data:
         frames, height, width, _ = (int(value) for value in data["meta"])
@@ -115,7 +115,7 @@ def track_spread(file: Path, network: Network, runs: int = 4, noise: float = 1e-
     with torch.inference_mode():
         images = torch.from_numpy(rule.images(frames, height, width))
         layers = network.aggregate(network.aggregator.encode(images), (height, width))
-        taps = [layers[tap][:, network.aggregator.special:] for tap in network.sizes.taps]
+        taps = [layers[tap][:, network.aggregator.special_tokens:] for tap in network.sizes.taps]
         features = network.track_head.feature_extractor(taps, grid)
         results = [network.track_head.tracker(
             features * (1 + noise * torch.randn(features.shape, generator=generator)), queries(height, width), 4)

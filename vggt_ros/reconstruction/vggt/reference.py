@@ -1,4 +1,4 @@
-"""The published way to run the network, as the mark that ours is measured against."""
+"""Inference in the way of the published code, as the baseline for benchmarks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from vggt_ros.reconstruction.vggt.network import Network
 
 
 @torch.inference_mode()
-def reference(network: Network, images: Tensor, compute: torch.dtype) -> dict[str, Tensor]:
-    """Return cameras, depth and points of images (S, 3, H, W), as `Network.decode` does, with the published habits.
+def run_reference(network: Network, images: Tensor, compute: torch.dtype) -> dict[str, Tensor]:
+    """Return cameras, depth and points of images (S, 3, H, W), as `Network.decode` does, run as in the published code.
 
-    Autocast over float32 weights, all layers' outputs kept, tables made in every call, eight frames at a time in the
-    dense heads, which run in float32, and no tokens reused.
+    That is: autocast with float32 weights, the outputs of all layers kept, position tables computed in every call,
+    eight frames at a time in the dense heads, which run in float32, and no tokens reused.
     """
     rope.cache_clear()
     plane_positions.cache_clear()
-    network.aggregator.patch_embed.tables.clear()
+    network.aggregator.patch_embed.position_tables.clear()
     network.chunk = 8
     with torch.autocast(images.device.type, compute if compute != torch.float32 else torch.bfloat16,
                         enabled=compute != torch.float32):

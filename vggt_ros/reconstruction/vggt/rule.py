@@ -1,4 +1,4 @@
-"""Rule-made weights and images: inputs of the reference outputs that anyone can rebuild from names and shapes."""
+"""Pseudo-random weights, reproducible from names, shapes and a seed, and images: inputs of the reference outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Float = NDArray[np.float32]
 
 
 def weight(name: str, shape: tuple[int, ...], seed: int) -> Float:
-    """Return the tensor `name` of a state dict: normal numbers from the seed and the name, scaled by its kind."""
+    """Return the tensor `name` of a state dict: normal random numbers seeded by `seed` and name, scaled by its type."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
     normal = generator.standard_normal(size=shape, dtype=np.float32)
     if name == "camera_head.pose_branch.fc2.weight":
@@ -34,14 +34,14 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> Float:
 
 def weights(sizes: Sizes, seed: int) -> Iterator[tuple[str, Float]]:
     """Yield name and value of every tensor of a network."""
-    from vggt_ros.reconstruction.vggt.weights import shapes
+    from vggt_ros.reconstruction.vggt.weights import tensor_shapes
 
-    for name, shape in shapes(sizes).items():
+    for name, shape in tensor_shapes(sizes).items():
         yield name, weight(name, shape, seed)
 
 
 def images(frames: int, height: int, width: int) -> Float:
-    """Return RGB images (frames, 3, height, width) in [0, 1], smooth waves that move from frame to frame."""
+    """Return RGB images (frames, 3, height, width) in [0, 1]: smooth waves that move from frame to frame."""
     f = np.arange(frames)[:, None, None, None]
     c = np.arange(3)[None, :, None, None]
     y = np.arange(height)[None, None, :, None]

@@ -1,4 +1,4 @@
-"""Sizes of the network: the published ones unless a `config.json` beside the weights says otherwise."""
+"""Sizes of the network: the published ones, unless a `config.json` in the folder of the weights defines others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Sizes:
         embed_dim, heads: width and attention heads of the encoder and of the aggregator's blocks.
         depth: pairs of frame and global blocks.
         encoder_depth: blocks of the DINOv2 encoder.
-        encoder_grid: patches along a side of the square that the encoder's position table was trained for.
+        encoder_grid: patches along a side of the square image that the position embedding was trained for.
         patch: edge of a patch, pixels.
-        registers: register tokens of a frame, in the encoder and in the aggregator.
-        taps: the layers that the dense heads read; the camera head reads the last layer.
+        registers: register tokens per frame, in the encoder and in the aggregator.
+        taps: indices of the layers that the dense heads read; the camera head reads the last layer.
         features, out_channels: widths inside the dense heads.
         track_features, track_channels, track_hidden, track_depth: the same for the tracking head, and its transformer.
         camera_depth, camera_heads: trunk of the camera head.
@@ -45,21 +45,21 @@ class Sizes:
     camera_heads: int = 16
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit each other; raises ValueError."""
+        """Check that the sizes are consistent; raises ValueError."""
         if self.embed_dim % self.heads or 2 * self.embed_dim % self.camera_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.heads} and "
                              f"{self.camera_heads} heads")
         fours = (self.taps, self.out_channels, self.track_channels)
         if any(len(values) != 4 for values in fours) or max(self.taps) >= self.depth:
             raise ValueError(f"taps {self.taps}, out_channels {self.out_channels} and track_channels "
-                             f"{self.track_channels}: four each, taps below {self.depth}")
+                             f"{self.track_channels}: must have four values each, taps below {self.depth}")
 
     @staticmethod
     def load(path: Path) -> Sizes:
-        """Return the sizes written in a JSON file; keys that are no sizes are passed over, missing ones published.
+        """Return the sizes in a JSON file; unknown keys are ignored, missing ones have the published values.
 
         Raises:
-            ValueError: the file is not a JSON object, or its sizes do not fit each other.
+            ValueError: the file is not a JSON object, or its sizes are inconsistent.
 
         """
         values = json.loads(path.read_text())
@@ -78,4 +78,4 @@ class Sizes:
 PUBLISHED = Sizes()
 SMALL = Sizes(embed_dim=384, heads=6, depth=4, encoder_depth=12, taps=(0, 1, 2, 3), features=64,
               out_channels=(48, 96, 192, 384))
-"""A small network for tests: its tensors have the published names, fewer and smaller."""
+"""A small network for tests: its tensors have published names, but are fewer and smaller."""

@@ -1,4 +1,4 @@
-"""The tracking head: points of the first frame found in all others (after Karaev et al., CoTracker, 2023)."""
+"""The tracking head: tracks points of the first frame through all others (after Karaev et al., CoTracker, 2023)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own habit)
+from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 from vggt_ros.reconstruction.vggt.blocks import Linear, Mlp
 from vggt_ros.reconstruction.vggt.dpt_head import DptHead
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
-STRIDE = 2  # pixels of the image a pixel of the feature map
+STRIDE = 2  # image pixels per pixel of the feature map
 LEVELS = 7
 RADIUS = 4
 MAX_MOTION = 518.0
@@ -22,10 +22,10 @@ HEADS = 8
 
 
 class CrossBlock(nn.Module):
-    """Attention to a context; the residual is added to the *normed* tokens."""
+    """Cross-attention to a context; the residual is added to the *normalized* tokens."""
 
     def __init__(self, dim: int) -> None:
-        """Make the block."""
+        """Create the block."""
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(dim)
@@ -34,17 +34,17 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return (B, n, dim) of x (B, n, dim) and context (B, m, dim)."""
+        """Return (B, n, dim) for x (B, n, dim) and context (B, m, dim)."""
         x, context = self.norm1(x), self.norm_context(context)
         x = x + self.cross_attn(x, context, context, need_weights=False)[0]
         return x + self.mlp(self.norm2(x))
 
 
 class SelfBlock(nn.Module):
-    """Self-attention; the residual is added to the *normed* tokens."""
+    """Self-attention; the residual is added to the *normalized* tokens."""
 
     def __init__(self, dim: int) -> None:
-        """Make the block."""
+        """Create the block."""
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = nn.MultiheadAttention(dim, HEADS, batch_first=True)
@@ -52,17 +52,17 @@ class SelfBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, n, dim) of the same."""
+        """Return (B, n, dim) for x of the same shape."""
         x = self.norm1(x)
         x = x + self.attn(x, x, x, need_weights=False)[0]
         return x + self.mlp(self.norm2(x))
 
 
 class UpdateTransformer(nn.Module):
-    """Corrections of all tracks at once: attention along each track, then across tracks by way of virtual ones."""
+    """Predicts the updates of all tracks: attention along each track, then across tracks through virtual tracks."""
 
     def __init__(self, inputs: int, hidden: int, depth: int, outputs: int) -> None:
-        """Make `depth` blocks along time, and as many triples across tracks."""
+        """Create `depth` blocks along time, and as many triples of blocks across tracks."""
         super().__init__()
         self.virual_tracks = nn.Parameter(torch.zeros(1, VIRTUAL_TRACKS, 1, hidden))  # spelled as published
         self.input_norm = nn.LayerNorm(inputs)
@@ -75,7 +75,7 @@ class UpdateTransformer(nn.Module):
         self.space_virtual2point_blocks = nn.ModuleList(CrossBlock(hidden) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (n, S, outputs) of x (n, S, inputs): n tracks through S frames."""
+        """Return (n, S, outputs) for x (n, S, inputs): n tracks through S frames."""
         count, frames, _ = x.shape
         start = self.input_transform(self.input_norm(x))
         tokens = torch.cat((start, self.virual_tracks[0].expand(-1, frames, -1)))
@@ -92,7 +92,7 @@ class Tracker(nn.Module):
     """Refines tracks in iterations, by how well the features around them correlate with the track's own."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make the tracker."""
+        """Create the tracker."""
         super().__init__()
         self.dim, hidden = sizes.track_features, sizes.track_hidden
         inputs = 3 * self.dim + 4  # motion embedding, motion twice, correlation, feature
@@ -106,7 +106,7 @@ class Tracker(nn.Module):
         self.conf_predictor = nn.Sequential(Linear(self.dim, 1))
 
     def forward(self, maps: Tensor, queries: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tracks (S, n, 2) in pixels, visibility and confidence (S, n), of feature maps (S, c, h, w)."""
+        """Return tracks (S, n, 2) in pixels, visibility and confidence (S, n), from feature maps (S, c, h, w)."""
         maps = self.fmap_norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         frames, _, height, width = maps.shape
         pyramid = [maps]
@@ -115,29 +115,30 @@ class Tracker(nn.Module):
         start = queries / STRIDE
         points = start.expand(frames, -1, -1)
         features = sample(maps[:1], start[None], "border").expand(frames, -1, -1)
-        places = sample(plane_table(self.query_ref_token.shape[-1], height, width, maps.device)[None], start[None],
+        positions = sample(plane_table(self.query_ref_token.shape[-1], height, width, maps.device)[None], start[None],
                         "border")
-        roles = torch.cat((self.query_ref_token[:, :1], self.query_ref_token[:, 1:].expand(-1, frames - 1, -1)), dim=1)
+        frame_embeddings = torch.cat((self.query_ref_token[:, :1],
+                                      self.query_ref_token[:, 1:].expand(-1, frames - 1, -1)), dim=1)
         for _ in range(iterations):
             motion = points - points[:1]
             x = torch.cat((embed_motion(motion, self.dim // 2), motion / MAX_MOTION, motion / MAX_MOTION,
                            self.corr_mlp(correlate(pyramid, features, points)), features), dim=-1)
-            step = self.updateformer((x + places).transpose(0, 1) + roles).transpose(0, 1)
+            step = self.updateformer((x + positions).transpose(0, 1) + frame_embeddings).transpose(0, 1)
             feature_step = self.ffeat_norm(step[..., 2:].reshape(-1, self.dim)).view_as(features)
             features = features + self.ffeat_updater(feature_step)
-            points = torch.cat((start[None], (points + step[..., :2])[1:]))  # the query itself stays
+            points = torch.cat((start[None], (points + step[..., :2])[1:]))  # the query itself is fixed
         visibility, confidence = (head(features)[..., 0].sigmoid() for head in (self.vis_predictor,
                                                                                 self.conf_predictor))
         return points * STRIDE, visibility, confidence
 
 
 class TrackHead(nn.Module):
-    """Features at half size, and the tracker on them."""
+    """Extracts features at half size and runs the tracker on them."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make the head."""
+        """Create the head."""
         super().__init__()
-        self.feature_extractor = DptHead(sizes, sizes.track_channels, sizes.track_features, outputs=None, shrink=2)
+        self.feature_extractor = DptHead(sizes, sizes.track_channels, sizes.track_features, outputs=None, downscale=2)
         self.tracker = Tracker(sizes)
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], queries: Tensor,
@@ -147,27 +148,27 @@ class TrackHead(nn.Module):
 
 
 def sample(maps: Tensor, points: Tensor, padding: str) -> Tensor:
-    """Return maps (B, c, h, w) at points (B, n, 2) in pixels x y, bilinearly, as (B, n, c)."""
+    """Return maps (B, c, h, w) sampled bilinearly at points (B, n, 2), pixels x y, as (B, n, c)."""
     size = points.new_tensor((maps.shape[3], maps.shape[2]))
     grid = 2 * points / (size - 1).clamp(min=1) - 1
     return F.grid_sample(maps, grid[:, None], padding_mode=padding, align_corners=True)[:, :, 0].transpose(1, 2)
 
 
 def correlate(pyramid: Sequence[Tensor], features: Tensor, points: Tensor) -> Tensor:
-    """Return features (S, n, c) correlated with the maps around points (S, n, 2), as (S, n, levels * window)."""
+    """Return the correlation of features (S, n, c) with the maps around points (S, n, 2): (S, n, levels * offsets)."""
     frames, count, dim = features.shape
     steps = torch.arange(-RADIUS, RADIUS + 1, device=points.device, dtype=points.dtype)
-    window = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).flatten(0, 1)  # x in the outer loop
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).flatten(0, 1)  # x in the outer loop
     result = []
     for level, maps in enumerate(pyramid):
         cost = torch.einsum("snc,schw->snhw", features, maps) / dim**0.5
-        around = (points / 2**level)[:, :, None] + window
-        result.append(sample(cost.flatten(0, 1)[:, None], around.flatten(0, 1), "zeros").view(frames, count, -1))
+        sample_points = (points / 2**level)[:, :, None] + offsets
+        result.append(sample(cost.flatten(0, 1)[:, None], sample_points.flatten(0, 1), "zeros").view(frames, count, -1))
     return torch.cat(result, dim=-1)
 
 
 def embed_motion(motion: Tensor, channels: int) -> Tensor:
-    """Return sines and cosines (S, n, 2 channels) of motions (S, n, 2), interleaved, first those of x."""
+    """Return interleaved sines and cosines (S, n, 2 channels) of motions (S, n, 2), those of x first."""
     frequencies = torch.arange(0, channels, 2, device=motion.device, dtype=motion.dtype) * (1000.0 / channels)
     angles = motion[..., None] * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-3)
@@ -175,7 +176,7 @@ def embed_motion(motion: Tensor, channels: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def plane_table(channels: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Return sines and cosines (channels, height, width) of pixel positions, x first (Vaswani et al., 2017)."""
+    """Return the sinusoidal embedding (channels, height, width) of pixel positions, x first (Vaswani et al., 2017)."""
     frequencies = 10000.0 ** (-torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
 
     def embed(count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Finding, checking and loading the weights."""
+"""Find, download, check and load the weights."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from tqdm.auto import tqdm
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, Sizes
 
-FILES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
+FILE_NAMES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
 LICENSE = ("The weights of VGGT-1B are for non-commercial use only; those of VGGT-1B-Commercial are given on "
            "application and exclude military use. Both licenses are Meta's: read them on the model's page.")
-HEADS = {"points": "point_head", "tracks": "track_head", "depth": "depth_head", "cameras": "camera_head"}
+HEAD_OF_OUTPUT = {"points": "point_head", "tracks": "track_head", "depth": "depth_head", "cameras": "camera_head"}
 log = logging.getLogger(__name__)
-_said: set[str] = set()
+_license_logged: set[str] = set()
 
 
 class WeightsError(RuntimeError):
-    """The weights cannot be had or do not fit; the text says what to do next."""
+    """The weights are not available or do not fit the network; the text gives the cure."""
 
 
-def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor of a network's state dict."""
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in Network(sizes).state_dict().items()}
 
 
-def stored(name: str, shape: tuple[int, ...], storage: torch.dtype) -> torch.dtype:
-    """Return the type that a tensor is kept in: `storage` for the aggregator's matrices, else float32."""
+def storage_dtype(name: str, shape: tuple[int, ...], storage: torch.dtype) -> torch.dtype:
+    """Return the type in which a tensor is stored: `storage` for the matrices of the aggregator, else float32."""
     matrix = name.startswith("aggregator.") and name.endswith(".weight") and len(shape) == 2
     return storage if matrix else torch.float32
 
 
-def sizes_beside(config: Path) -> Sizes:
-    """Return the sizes that a `config.json` gives, the published ones if there is none; raises WeightsError."""
+def read_sizes(config: Path) -> Sizes:
+    """Return the sizes in a `config.json`, the published ones if the file does not exist; raises WeightsError."""
     try:
         return Sizes.load(config) if config.is_file() else PUBLISHED
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"vggt.weights: {config} does not hold a network's sizes: {error}") from error
+        raise WeightsError(f"vggt.weights: {config} does not contain valid network sizes: {error}") from error
 
 
 def find(source: str, download: bool = True, cache: Path | None = None,
          progress: Callable[[str], None] | None = None) -> Path:
-    """Return the weights' file.
+    """Return the path of the weights file.
 
     Args:
-        source: a `.safetensors` or `.pt` file, a folder that holds one, or a Hugging Face repository.
-        download: False: only what is on disk already.
-        cache: folder of Hugging Face's cache; None: its usual place.
-        progress: told how far a download is; what it raises ends it.
+        source: a `.safetensors` or `.pt` file, a folder that contains one, or a Hugging Face repository.
+        download: whether to download; False uses only files on disk.
+        cache: folder of the Hugging Face cache; None for the default.
+        progress: called with the download progress; an exception that it raises ends the download.
 
     Raises:
-        WeightsError: there is nothing to load.
+        WeightsError: no weights file was found.
 
     """
     path = Path(source).expanduser()
@@ -67,18 +67,18 @@ def find(source: str, download: bool = True, cache: Path | None = None,
             raise WeightsError(f"vggt.weights: {path} is neither a .safetensors nor a .pt file")
         return path
     if path.is_dir():
-        for name in FILES:
+        for name in FILE_NAMES:
             if (path / name).is_file():
                 return path / name
-        raise WeightsError(f"vggt.weights: the folder {path} holds none of {', '.join(FILES)}")
+        raise WeightsError(f"vggt.weights: the folder {path} contains none of {', '.join(FILE_NAMES)}")
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise WeightsError(f"vggt.weights: {source} does not exist, and is no Hugging Face repository (owner/name)")
+        raise WeightsError(f"vggt.weights: {source} does not exist, and is not a Hugging Face repository (owner/name)")
     return _find_in_hub(source, download, cache, progress)
 
 
 def _find_in_hub(repository: str, download: bool, cache: Path | None,
                  progress: Callable[[str], None] | None) -> Path:
-    """Return the file from Hugging Face's cache, downloaded if need be; raises WeightsError."""
+    """Return the file in the Hugging Face cache, downloading it if necessary; raises WeightsError."""
     try:
         from huggingface_hub import errors as hub
         from huggingface_hub import hf_hub_download
@@ -88,7 +88,7 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None,
     page = f"https://huggingface.co/{repository}"
 
     def fetch(name: str, online: bool, **bar: Any) -> Path | None:
-        """Return a file of the repository, None if there is none; raises WeightsError and LocalEntryNotFoundError."""
+        """Return a file of the repository, None if it does not exist; raises WeightsError, LocalEntryNotFoundError."""
         try:
             return Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not online, **bar))
         except hub.GatedRepoError as error:
@@ -97,7 +97,7 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None,
         except hub.RepositoryNotFoundError as error:
             raise WeightsError(f"vggt.weights: there is no {page}, or it is private: check the name, or run "
                                "`hf auth login`") from error
-        except hub.LocalEntryNotFoundError:  # not cached, and either not to be downloaded or no network
+        except hub.LocalEntryNotFoundError:  # not cached, and downloading is disabled or there is no network
             if online:
                 raise
             return None
@@ -106,23 +106,23 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None,
         except (hub.HfHubHTTPError, OSError) as error:
             raise WeightsError(f"vggt.weights: {repository} could not be downloaded: {error}") from error
 
-    for name in FILES:  # what is cached needs no network, which may be slow to fail
+    for name in FILE_NAMES:  # cached files first: a missing network may be slow to fail
         if path := fetch(name, online=False):
             return path
     if download:
-        bar: dict[str, Any] = {"tqdm_class": _bar(progress)} if progress is not None else {}
+        bar: dict[str, Any] = {"tqdm_class": _progress_bar(progress)} if progress is not None else {}
         with suppress(hub.LocalEntryNotFoundError):
-            fetch("config.json", online=True)  # sizes other than the published ones
-            for name in FILES:
+            fetch("config.json", online=True)  # defines sizes other than the published ones
+            for name in FILE_NAMES:
                 if path := fetch(name, online=True, **bar):
                     return path
     raise WeightsError(f"vggt.weights: {repository} is not in the cache and could not be downloaded (no network, or "
-                       f"offline): connect once, or copy {FILES[0]} from {page} into a folder and set vggt.weights "
-                       "to it")
+                       f"offline): connect once, or copy {FILE_NAMES[0]} from {page} into a folder and set "
+                       "vggt.weights to it")
 
 
-def _bar(progress: Callable[[str], None]) -> type[tqdm]:
-    """Return a progress bar that also tells `progress`."""
+def _progress_bar(progress: Callable[[str], None]) -> type[tqdm]:
+    """Return a progress bar class that also calls `progress`."""
     class Bar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
@@ -133,8 +133,8 @@ def _bar(progress: Callable[[str], None]) -> type[tqdm]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Collection[str], Callable[[str], Tensor]]]:
-    """Give the names in a file and a function that reads one tensor; never unpickles code.
+def _open_tensors(path: Path) -> Iterator[tuple[Collection[str], Callable[[str], Tensor]]]:
+    """Yield the names in a file and a function that reads one tensor; never unpickles code.
 
     Raises:
         WeightsError: the file is damaged.
@@ -154,59 +154,59 @@ def _opened(path: Path) -> Iterator[tuple[Collection[str], Callable[[str], Tenso
             yield list(state), state.__getitem__
     except WeightsError:
         raise
-    except Exception as error:  # both libraries raise types of their own, and what a damaged file does is open
+    except Exception as error:  # the libraries raise various types for damaged files
         raise WeightsError(f"vggt.weights: {path} cannot be read ({type(error).__name__}: {error}); it may be "
-                           "truncated: delete it and load it again") from error
+                           "truncated: delete it and download it again") from error
 
 
-def check(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Compare names and shapes; raises WeightsError that names the first missing, extra and mis-shaped tensor."""
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
-    shaped = [name for name in wanted if name in found and found[name] != wanted[name]]
+def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Compare names and shapes; raises WeightsError that names the first missing, unknown and misshaped tensor."""
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    misshaped = [name for name in expected if name in found and found[name] != expected[name]]
     problems = [f"{len(names)} {what}, first {names[0]}" for what, names in
-                (("missing", missing), ("not known", extra), ("of another shape", shaped)) if names]
-    if shaped:
-        problems[-1] += f" ({found[shaped[0]]} instead of {wanted[shaped[0]]})"
+                (("missing", missing), ("not known", extra), ("of another shape", misshaped)) if names]
+    if misshaped:
+        problems[-1] += f" ({found[misshaped[0]]} instead of {expected[misshaped[0]]})"
     if problems:
-        raise WeightsError(f"vggt.weights: {path} is not VGGT of these sizes: tensors {'; '.join(problems)}. Take the "
-                           "published file, or put a config.json with its sizes beside it")
+        raise WeightsError(f"vggt.weights: {path} is not VGGT of these sizes: tensors {'; '.join(problems)}. Use the "
+                           "published file, or put a config.json with its sizes into the same folder")
 
 
 def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
          outputs: Collection[str] = ("cameras", "depth"), progress: Callable[[float], None] | None = None) -> Network:
-    """Return the network with its weights on `device`; heads that `outputs` leaves out are not loaded.
+    """Return the network with its weights on `device`; heads that `outputs` does not need are not loaded.
 
     Args:
-        path: the weights' file; a `config.json` beside it gives sizes other than the published.
-        device: where to.
-        storage: type of the aggregator's matrices; everything else stays in float32.
+        path: the weights file; a `config.json` in the same folder defines sizes other than the published ones.
+        device: the device to load to.
+        storage: type of the matrices of the aggregator; everything else stays in float32.
         outputs: as in `Network.decode`.
-        progress: told the fraction done.
+        progress: called with the fraction done.
 
     Raises:
-        WeightsError: the file is damaged or does not fit the sizes.
+        WeightsError: the file is damaged or does not have these sizes.
 
     """
-    if not _said:  # once, at the first load
-        _said.add(LICENSE)
+    if not _license_logged:  # once, at the first load
+        _license_logged.add(LICENSE)
         log.warning(LICENSE)
     with torch.device("meta"):
-        network = Network(sizes_beside(path.parent / "config.json"))
-    unused = tuple(f"{head}." for output, head in HEADS.items() if output not in outputs)
+        network = Network(read_sizes(path.parent / "config.json"))
+    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
     state = {}
-    with _opened(path) as (names, read):
-        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    with _open_tensors(path) as (names, read):
+        expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         tensors = {}
         for name in names:
             tensors[name] = tuple(read(name).shape)
-        check(tensors, wanted, path)
-        for number, name in enumerate(wanted):
+        check_tensors(tensors, expected, path)
+        for number, name in enumerate(expected):
             if not name.startswith(unused):
-                state[name] = read(name).to(device, stored(name, wanted[name], storage), copy=True)
+                state[name] = read(name).to(device, storage_dtype(name, expected[name], storage), copy=True)
             if progress is not None and number % 50 == 0:
-                progress(number / len(wanted))
-    for output, head in HEADS.items():
+                progress(number / len(expected))
+    for output, head in HEAD_OF_OUTPUT.items():
         if output not in outputs:
             delattr(network, head)
     network.load_state_dict(state, strict=True, assign=True)
