@@ -19,14 +19,14 @@ from vggt_ros.reconstruction.vggt.memory import window_bytes, window_tflop
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
-from vggt_ros.reconstruction.vggt.weights import HEAD_OF_OUTPUT, storage_dtype, tensor_shapes
+from vggt_ros.reconstruction.vggt.weights import drop_heads, storage_dtype, tensor_shapes, unused_prefixes
 from vggt_ros.windows.keyframe import Keyframe
 
 
 def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outputs: tuple[str, ...]) -> Network:
     """Return a network with quickly generated weights of the right scale: speed does not depend on their values."""
     noise = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0))
-    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
+    unused = unused_prefixes(outputs)
     with torch.device("meta"):
         network = Network(sizes)
     state = {}
@@ -38,9 +38,7 @@ def quick_network(sizes: Sizes, device: torch.device, storage: torch.dtype, outp
             for first in range(0, flat.numel(), noise.numel()):
                 flat[first:first + noise.numel()] = scale * noise[:flat.numel() - first]
             state[name] = value
-    for output, head in HEAD_OF_OUTPUT.items():
-        if output not in outputs:
-            delattr(network, head)
+    drop_heads(network, outputs)
     network.load_state_dict(state, strict=True, assign=True)
     return network.requires_grad_(False)
 

@@ -15,6 +15,8 @@ from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 REFERENCE_WIDTH = 640.0
 """Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
+_MAX_RATIO = 0.8
+"""Largest ratio of the distance of the best to that of the second-best match (Lowe, IJCV 2004)."""
 _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
                             "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
 # The check back to the origin needs no pyramid: from a wrong match the flow leads away from the origin in any case.
@@ -128,6 +130,14 @@ class ImageFeatures:
     def appearance(self) -> NDArray[np.float32]:
         """The VLAD place descriptor (2048,), see `vggt_ros/features/appearance.py`."""
         return describe(self.gray)[1]
+
+
+def match_binary(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of binary descriptors (n, 32) and (m, 32), m at least 2, that match by the ratio test."""
+    pairs = [best for best, other in cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(first, second, k=2)
+             if best.distance < _MAX_RATIO * other.distance]
+    rows = np.array([(pair.queryIdx, pair.trainIdx) for pair in pairs], np.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
 
 
 def resize_pixels(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma, so3_exp
 
 
-def pnp_ransac(points: Array, pixels: Array, intrinsics: Array,
+def pnp_ransac(points: Array, pixels: NDArray[np.floating], intrinsics: Array,
                max_error: float) -> tuple[Array, NDArray[np.int64]] | None:
     """Return the pose `world_camera` with the most inliers and their indices, or None if there is none.
 

@@ -90,6 +90,15 @@ def inverse(target_source: Array) -> Array:
     return pose(rotation, -rotation @ target_source[:3, 3])
 
 
+def rotation_between_directions(source: Array, target: Array) -> Array:
+    """Return the smallest rotation (3, 3) that maps one direction (3,) to another; the identity for opposite ones."""
+    axis = np.cross(source, target)
+    sine = float(np.linalg.norm(axis))
+    if sine < 1e-12:
+        return np.eye(3)
+    return so3_exp(axis / sine * np.arctan2(sine, float(source @ target)))
+
+
 def rotation_angle(rotation: Array) -> float:
     """Return the angle in radians of a rotation (3, 3)."""
     return float(np.linalg.norm(so3_log(rotation)))

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
-from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures
+from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.rotation import RotationTracker
@@ -65,7 +64,6 @@ class Tracker:
     def __init__(self, config: TrackingConfig) -> None:
         """Track with the settings of `config`."""
         self._config = config
-        self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
         self._landmarks = TrackedLandmarks(config.min_inliers)
         self.clear()
 
@@ -151,11 +149,7 @@ class Tracker:
             tracked = self._landmarks.keyframes[keyframe]
             if len(tracked.binary) < self._config.min_inliers:
                 continue
-            pairs = [best for best, second in self._matcher.knnMatch(
-                         image.binary.descriptors, tracked.binary.descriptors, k=2)
-                     if best.distance < 0.8 * second.distance]
-            image_rows = np.array([pair.queryIdx for pair in pairs], int)
-            keyframe_rows = np.array([pair.trainIdx for pair in pairs], int)
+            image_rows, keyframe_rows = match_binary(image.binary.descriptors, tracked.binary.descriptors)
             points = tracked.landmarks(tracked.binary.pixels[keyframe_rows], keyframe, self.solution)
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:

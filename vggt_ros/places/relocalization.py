@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.photometric import PhotometricImage, textured_points
-from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures
+from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures, match_binary
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array, rotation_angle
@@ -27,8 +26,6 @@ from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
 _NEIGHBORS = 4
-_MAX_RATIO = 0.8
-"""Largest ratio of the distance to the best match to that of the second best (Lowe's ratio test)."""
 _MAX_REPROJECTION_ERROR = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 _MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
@@ -88,7 +85,6 @@ class Relocalizer:
     def __init__(self, config: TrackingConfig) -> None:
         """Search with the settings of `config`."""
         self._config = config
-        self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
         self._candidates = RelocalizationCandidates()
         self.clear()
 
@@ -180,10 +176,8 @@ class Relocalizer:
         keyframe = solution.keyframes[int(solution.ids[row])]
         if len(keyframe.features) < 2:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        pairs = [best for best, second in self._matcher.knnMatch(binary.descriptors, keyframe.features, k=2)
-                 if best.distance < _MAX_RATIO * second.distance]
-        features = np.array([pair.queryIdx for pair in pairs], np.int64)
-        keyframe_pixels = keyframe.pixels[[pair.trainIdx for pair in pairs]].astype(np.float64).reshape(-1, 2)
+        features, keyframe_features = match_binary(binary.descriptors, keyframe.features)
+        keyframe_pixels = keyframe.pixels[keyframe_features].astype(np.float64).reshape(-1, 2)
         points = landmarks(keyframe, solution.map_camera[row], float(solution.scale[row]), keyframe_pixels)
         known = np.isfinite(points[:, 2])
         return features[known], points[known]

@@ -12,7 +12,6 @@ from nav_msgs.msg import Path as PathMessage
 from numpy.typing import NDArray
 from rclpy.context import Context
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from sensor_msgs_py import point_cloud2
@@ -20,9 +19,9 @@ from tf2_ros import Buffer, TransformListener
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ros.messages import pose_matrix
+from vggt_ros.ros.outputs import LATCHED
 from vggt_ros.windows.solution import PointCloud
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NODE = "/vggt_slam"
 
 

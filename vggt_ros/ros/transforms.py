@@ -17,7 +17,7 @@ from rclpy.time import Time
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, TransformException, TransformListener
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, so3_exp
+from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, rotation_between_directions
 from vggt_ros.ros.messages import pose_matrix, transform
 from vggt_ros.windows.solution import TrackedFrame
 
@@ -75,11 +75,8 @@ class Transforms:
     def level(self, up: Array) -> None:
         """Level `map` by gravity: `up` is the unit vector (3,) opposite to gravity in the frame of the first camera."""
         assert self.base_camera is not None
-        tilted, vertical = self.base_camera[:3, :3] @ up, np.array([0.0, 0.0, 1.0])
-        axis = np.cross(tilted, vertical)
-        sine = float(np.linalg.norm(axis))
-        angle = float(np.arctan2(sine, tilted @ vertical))
-        self._leveled_map_world = pose(so3_exp(angle * axis / max(sine, 1e-12)), np.zeros(3)) @ self.base_camera
+        leveling = rotation_between_directions(self.base_camera[:3, :3] @ up, np.array([0.0, 0.0, 1.0]))
+        self._leveled_map_world = pose(leveling, np.zeros(3)) @ self.base_camera
 
     def clear(self) -> None:
         """Clear poses and map, but not the pose of the camera on the robot."""

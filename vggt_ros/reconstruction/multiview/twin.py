@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import so3_exp
+from vggt_ros.geometry.poses import rotation_between_directions
 from vggt_ros.reconstruction.multiview.bundle import Scene
 from vggt_ros.reconstruction.multiview.poses import Mask, SparseReconstruction, robust_cost, triangulate_and_adjust
 
@@ -45,17 +45,8 @@ def reversed_relief(solved: SparseReconstruction) -> Scene:
     rotation, translation = scene.rotation.copy(), scene.translation.copy()
     for camera in np.flatnonzero(solved.registered):
         center = centers[camera] * [-1.0, -1.0, 1.0]
-        camera_first = rotation[camera] @ first_world.T @ _rotation_between(median_point - center,
+        camera_first = rotation[camera] @ first_world.T @ rotation_between_directions(median_point - center,
                                                                             median_point - centers[camera])
         rotation[camera] = camera_first @ first_world
         translation[camera] = camera_first @ (scene.translation[first] - center)
     return Scene(rotation, translation, scene.points, scene.focal)
-
-
-def _rotation_between(source: Array, target: Array) -> Array:
-    """Return the smallest rotation (3, 3) that maps one direction (3,) to another."""
-    axis = np.cross(source, target)
-    sine = float(np.linalg.norm(axis))
-    if sine < 1e-12:
-        return np.eye(3)
-    return so3_exp(axis / sine * np.arctan2(sine, float(source @ target)))

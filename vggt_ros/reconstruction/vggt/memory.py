@@ -8,12 +8,12 @@ from collections.abc import Collection
 import torch
 
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weights import HEAD_OF_OUTPUT, storage_dtype, tensor_shapes
+from vggt_ros.reconstruction.vggt.weights import storage_dtype, tensor_shapes, unused_prefixes
 
 
 def weight_bytes(sizes: Sizes, storage: torch.dtype, outputs: Collection[str]) -> int:
     """Return the bytes of the loaded weights: the matrices of the aggregator in type `storage`, the rest in float32."""
-    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
+    unused = unused_prefixes(outputs)
     return sum(math.prod(shape) * storage_dtype(name, shape, storage).itemsize
                for name, shape in tensor_shapes(sizes).items() if not name.startswith(unused))
 

@@ -173,6 +173,18 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
                            "published file, or put a config.json with its sizes into the same folder")
 
 
+def unused_prefixes(outputs: Collection[str]) -> tuple[str, ...]:
+    """Return the prefixes of the tensors of the heads that are not needed for the given outputs."""
+    return tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
+
+
+def drop_heads(network: Network, outputs: Collection[str]) -> None:
+    """Remove from a network the heads that are not needed for the given outputs."""
+    for output, head in HEAD_OF_OUTPUT.items():
+        if output not in outputs:
+            delattr(network, head)
+
+
 def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
          outputs: Collection[str] = ("cameras", "depth"), progress: Callable[[float], None] | None = None) -> Network:
     """Return the network with its weights on `device`; heads that `outputs` does not need are not loaded.
@@ -193,7 +205,7 @@ def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
         log.warning(LICENSE)
     with torch.device("meta"):
         network = Network(read_sizes(path.parent / "config.json"))
-    unused = tuple(f"{head}." for output, head in HEAD_OF_OUTPUT.items() if output not in outputs)
+    unused = unused_prefixes(outputs)
     state = {}
     with _open_tensors(path) as (names, read):
         expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
@@ -206,8 +218,6 @@ def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
                 state[name] = read(name).to(device, storage_dtype(name, expected[name], storage), copy=True)
             if progress is not None and number % 50 == 0:
                 progress(number / len(expected))
-    for output, head in HEAD_OF_OUTPUT.items():
-        if output not in outputs:
-            delattr(network, head)
+    drop_heads(network, outputs)
     network.load_state_dict(state, strict=True, assign=True)
     return network.requires_grad_(False)
