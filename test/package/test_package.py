@@ -275,7 +275,7 @@ def test_reference_names_the_services():
     page = (ROOT / "docs" / "reference" / "services.md").read_text()
     rows = re.findall(r"^\| `~/(\w+)` \| `std_srvs/Trigger` \|", page, re.MULTILINE)
     node = (PACKAGE / "ros" / "slam_node.py").read_text()
-    assert rows == list(ast.literal_eval(re.search(r"Commands\(self, (\(.*?\))\)", node)[1]))
+    assert rows == list(ast.literal_eval(re.search(r"CommandServices\(self, (\(.*?\))\)", node)[1]))
 
 
 def test_reference_names_every_setting():
