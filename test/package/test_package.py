@@ -239,7 +239,8 @@ def node_topics(tmp_path_factory):
 
 
 def test_node_publishes_the_documented_topics(node_topics):
-    expected = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
+    expected = {"odom", "pose", "path", "cloud", "map", "map_updates", "grid", "depth/image", "depth/camera_info",
+                "markers", "status"}
     assert set(node_topics) == {f"/vggt_slam/{name}" for name in expected} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
         {"path", "map", "grid", "markers", "status"}

@@ -7,6 +7,7 @@ have moved by more than a voxel, the points to keep are chosen again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,29 +20,72 @@ from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.solution import MapKeyframe, PointCloud, Solution
 
 
+@dataclass(frozen=True, eq=False)
+class SurfaceView:
+    """The surface as one keyframe sees it.
+
+    Attributes:
+        keyframe: id of the keyframe; its intrinsics, size (h, w) and colors are those of `solution.keyframes`.
+        map_camera: pose 4x4.
+        depth: float32 (h, w), map units along the optical axis, NaN where unknown.
+        confidence: rank in [0, 1], float32 (h, w).
+
+    """
+
+    keyframe: int
+    map_camera: Array
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SurfaceChanges:
+    """What changed up to a version of the points.
+
+    Attributes:
+        version: the newer version.
+        updated: keyframes whose points were added or replaced, or moved by more than half a voxel.
+
+    """
+
+    version: int
+    updated: tuple[int, ...] = ()
+
+
 @dataclass(eq=False)
 class _KeyframePoints:
-    """The points of one keyframe, its pose and scale when they were chosen, and their median depth in map units."""
+    """The points of one keyframe, its pose and scale when they were chosen, and their median depth in map units.
+
+    `changed` is the version in which the points changed or moved last, and the pose and scale that they had then.
+    """
 
     cloud: PointCloud
     map_camera: Array
     scale: float
     depth: float
+    changed: tuple[int, Array, float]
 
 
 class PointMap:
-    """All points of the map, one per voxel."""
+    """All points of the map, one per voxel. Every method is to be called on the thread that owns the map.
+
+    Attributes:
+        version: rises with every update.
+        voxel: edge of the voxels, map units.
+
+    """
 
     def __init__(self, config: MapConfig) -> None:
         """Keep points with the settings of `config`."""
         self._config = config
+        self.version = 0
         self.clear()
 
     def clear(self) -> None:
         """Remove all points."""
         self._keyframes: dict[int, _KeyframePoints] = {}
         self._occupied = np.zeros(0, np.int64)  # sorted keys of the voxels that have their point
-        self._voxel = self._config.voxel
+        self.voxel = self._config.voxel
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -49,17 +93,27 @@ class PointMap:
 
     def update(self, solution: Solution) -> None:
         """Add the keyframes that are new in `solution`, and choose all points again if the known ones have moved."""
+        self.version += 1
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
         for keyframe in self._keyframes.keys() - rows.keys():
             self._remove(keyframe)
-        if any(self._has_moved(points, solution, rows[k]) for k, points in self._keyframes.items()):
+        before = dict(self._keyframes)
+        if any(self._displacement(points, points.map_camera, points.scale, solution, rows[k]) > self.voxel
+               for k, points in self._keyframes.items()):
             self._rebuild(solution)
         for keyframe in solution.ids.tolist():
             if keyframe not in self._keyframes:
                 self._insert(keyframe, solution, rows[keyframe])
         while len(self._occupied) > self._config.max_points:
-            self._voxel *= 2
+            self.voxel *= 2
             self._rebuild(solution)
+        for keyframe, points in self._keyframes.items():
+            row, last = rows[keyframe], before.get(keyframe, points)
+            same = np.array_equal(last.cloud.points, points.cloud.points)
+            if same and self._displacement(points, *last.changed[1:], solution, row) <= self.voxel / 2:
+                points.changed = last.changed
+            else:
+                points.changed = (self.version, solution.map_camera[row].copy(), float(solution.scale[row]))
 
     def cloud(self, solution: Solution) -> PointCloud:
         """Return all points in the map's frame."""
@@ -72,6 +126,32 @@ class PointMap:
             np.concatenate([cloud.colors for _, cloud in present]),
             np.concatenate([cloud.confidence for _, cloud in present]))
 
+    @property
+    def keyframes(self) -> list[int]:
+        """The keyframes whose points are in the map, in ascending order."""
+        return sorted(self._keyframes)
+
+    def keyframe_cloud(self, keyframe: int, solution: Solution) -> PointCloud:
+        """Return the points that are stored in one of `keyframes`, in the map's frame, by the poses of `solution`."""
+        row = solution.index(keyframe)
+        assert row is not None, f"keyframe {keyframe} is not solved"
+        cloud = self._keyframes[keyframe].cloud
+        points = _to_map(cloud.points, solution.map_camera[row], float(solution.scale[row]))
+        return PointCloud(points, cloud.colors, cloud.confidence)
+
+    def changes(self, since: int = 0) -> SurfaceChanges:
+        """Return what changed after the version `since`."""
+        return SurfaceChanges(self.version,
+                              tuple(k for k in self.keyframes if self._keyframes[k].changed[0] > since))
+
+    def views(self, solution: Solution) -> Iterator[SurfaceView]:
+        """Yield the depth of all keyframes, by the poses of `solution`."""
+        for row, keyframe in enumerate(solution.ids.tolist()):
+            stored = solution.keyframes[keyframe]
+            yield SurfaceView(keyframe, solution.map_camera[row],
+                              stored.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                              stored.confidence.astype(np.float32) / np.float32(255))
+
     def redundant(self, count: int, before: int) -> list[int]:
         """Return the `count` keyframes with ids below `before` that have the fewest points of the map."""
         older = [keyframe for keyframe in self._keyframes if keyframe < before]
@@ -80,7 +160,7 @@ class PointMap:
     def _remove(self, keyframe: int) -> None:
         """Remove a keyframe's points and free their voxels."""
         points = self._keyframes.pop(keyframe)
-        keys = _voxel_keys(_to_map(points.cloud.points, points.map_camera, points.scale), self._voxel)
+        keys = _voxel_keys(_to_map(points.cloud.points, points.map_camera, points.scale), self.voxel)
         self._occupied = np.setdiff1d(self._occupied, keys, assume_unique=True)
 
     def _rebuild(self, solution: Solution) -> None:
@@ -94,7 +174,7 @@ class PointMap:
         cloud = unproject(solution.keyframes[keyframe], self._config)
         # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
         camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
-        keys = _voxel_keys(_to_map(cloud.points, camera, scale), self._voxel)
+        keys = _voxel_keys(_to_map(cloud.points, camera, scale), self.voxel)
         order = np.argsort(-cloud.confidence, kind="stable")
         keys, first = np.unique(keys[order], return_index=True)
         positions = np.searchsorted(self._occupied, keys)
@@ -105,17 +185,19 @@ class PointMap:
         chosen = np.sort(order[first[free]])
         chosen_cloud = PointCloud(cloud.points[chosen], cloud.colors[chosen], cloud.confidence[chosen])
         depth = float(np.median(chosen_cloud.points[:, 2])) * scale if len(chosen) else 0.0
-        self._keyframes[keyframe] = _KeyframePoints(chosen_cloud, camera, scale, depth)
+        self._keyframes[keyframe] = _KeyframePoints(chosen_cloud, camera, scale, depth,
+                                                    (self.version, camera, scale))
 
-    def _has_moved(self, points: _KeyframePoints, solution: Solution, row: int) -> bool:
-        """Return whether a keyframe's points have moved by more than a voxel since they were chosen."""
+    def _displacement(self, points: _KeyframePoints, map_camera: Array, scale: float, solution: Solution,
+                      row: int) -> float:
+        """Return about how far a keyframe's points have moved since it had the pose `map_camera` and the scale."""
         if not len(points.cloud):
-            return False
+            return 0.0
         camera = solution.map_camera[row]
-        shift = np.linalg.norm(camera[:3, 3] - points.map_camera[:3, 3])
-        turn = np.linalg.norm(camera[:3, :3] - points.map_camera[:3, :3]) / np.sqrt(2)
-        stretch = abs(solution.scale[row] / points.scale - 1)
-        return bool(shift + (turn + stretch) * points.depth > self._voxel)
+        shift = np.linalg.norm(camera[:3, 3] - map_camera[:3, 3])
+        turn = np.linalg.norm(camera[:3, :3] - map_camera[:3, :3]) / np.sqrt(2)
+        stretch = abs(solution.scale[row] / scale - 1)
+        return float(shift + (turn + stretch) * points.depth)
 
 
 def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
