@@ -112,7 +112,8 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        on_update: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
+        on_update: Callable[[Slam, Update], None] = lambda slam, update: None,
+        on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
 
     Args:
@@ -125,6 +126,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
         on_update: called after each window that was solved.
+        on_frame: called after each image, before the window that it completes.
 
     Raises:
         SequenceError: an image is damaged.
@@ -152,7 +154,9 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 dropped_images += 1
                 continue
             sources.feed(stamp)
-            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
+            tracked = slam.track(frame)
+            on_frame(slam, frame, tracked)
             if tracked.window is not None:
                 updates.append(slam.step(tracked.window))
                 on_update(slam, updates[-1])
