@@ -21,7 +21,7 @@ from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.point_map import PointMap, unproject
+from vggt_ros.mapping.surface import Surface, unproject
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
@@ -34,8 +34,9 @@ from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_chan
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
-from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
 
 _LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
@@ -49,9 +50,8 @@ class Slam:
         solution: the newest state of the map; any thread may read it.
         counts: counters of frames, keyframes, windows and loops.
         last_loop: result of the newest loop candidate that was verified.
-        surface: the points of the map; only on the worker's thread.
-        odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
-        scale: the combination of these sources.
+        surface: the points of the map, for the worker's thread only.
+        odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
 
     """
 
@@ -230,7 +230,7 @@ class Slam:
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self.surface = PointMap(self.config.map)
+        self.surface = Surface(self.config.map)
         self._window_keyframes: set[int] = set()
 
     def restore_map(self, record: MapRecord) -> None:
@@ -248,7 +248,7 @@ class Slam:
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
             self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
-        self.surface = PointMap(config.map)
+        self.surface = Surface(config.map)
         self.surface.update(self.solution)
 
     def record(self, map_world: Array) -> MapRecord:
@@ -276,13 +276,14 @@ class Slam:
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
 
+    # Results.
+
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
-        solution = self.solution
-        row = solution.index(keyframe)
+        row = self.solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = unproject(solution.keyframes[keyframe], self.config.map)
-        return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
+        cloud = unproject(self.solution.keyframes[keyframe], self.config.map)
+        return cloud.transformed(np.eye(4), float(self.solution.scale[row]))
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

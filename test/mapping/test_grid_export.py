@@ -19,7 +19,8 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.synthetic import room
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 SETTINGS = GridConfig(min_height=0.15, max_height=1.2)
 
@@ -189,8 +190,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     upright = lap().world_camera[0]
     record = mapped().record(upright)
-    no_points = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-    save_map(folder / "map", record, no_points, np.tile(np.eye(4), (len(record), 1, 1)), Config())
+    save_map(folder / "map", record, PointCloud.empty(), np.tile(np.eye(4), (len(record), 1, 1)), Config())
     assert export_command.main([str(folder / "map"), "--output", str(folder / "out")]) == 0
     return folder / "out", Export(record, Config())
 

@@ -26,7 +26,7 @@ from vggt_ros.view.opening import ViewError, open_view, web_address
 from vggt_ros.view.scene import Scene
 from vggt_ros.view.shapes import frusta, frustum_size, point_spacing
 from vggt_ros.view.slam_view import SlamView
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 pytestmark = pytest.mark.filterwarnings("error::rerun.error_utils.RerunWarning")
 ROOM = room(texel=0.008)
@@ -164,7 +164,8 @@ def test_loops_and_refused_loops_have_their_colors(tmp_path):
 
 
 def cloud(count, at=0.0):
-    return PointCloud(np.full((count, 3), at, np.float32), np.zeros((count, 3), np.uint8), np.ones(count, np.float32))
+    return PointCloud(np.full((count, 3), at, np.float32), np.zeros((count, 3), np.uint8), np.ones(count, np.float32),
+                      np.zeros((count, 3), np.float32))
 
 
 def test_what_is_gone_is_removed(tmp_path):

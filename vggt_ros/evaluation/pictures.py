@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.evaluation.errors import Accuracy, align
 from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences.sequence import Truth
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 OURS, TRUTH = "#d1495b", "#2e4057"
 BACKGROUND = (30, 32, 38)

@@ -12,10 +12,11 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
-from vggt_ros.mapping.point_map import PointMap
+from vggt_ros.mapping.surface import Surface
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 
 class Export:
@@ -26,14 +27,12 @@ class Export:
         atlas = Atlas(config)
         atlas.restore(record)
         self.solution: Solution = atlas.solution()
-        points = PointMap(config.map)
-        points.update(self.solution)
-        cloud = points.cloud(self.solution)
+        surface = Surface(config.map)
+        surface.update(self.solution)
         map_world = record.map_world
         self._map_world, self._config = map_world, config
         self.map_camera: Array = map_world @ self.solution.map_camera
-        self.cloud = PointCloud((cloud.points @ map_world[:3, :3].T + map_world[:3, 3]).astype(np.float32),
-                                cloud.colors, cloud.confidence)
+        self.cloud: PointCloud = surface.cloud(self.solution).transformed(map_world)
 
     def ply(self, folder: Path) -> list[Path]:
         """Write `map.ply`."""

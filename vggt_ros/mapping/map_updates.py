@@ -7,10 +7,9 @@ import weakref
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.point_map import PointMap
-from vggt_ros.windows.solution import PointCloud, Solution
-
-_NO_POINTS = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+from vggt_ros.mapping.surface import Surface
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 
 class MapUpdates:
@@ -21,7 +20,7 @@ class MapUpdates:
 
     def __init__(self) -> None:
         """Begin with a receiver that has nothing."""
-        self._surface: weakref.ref[PointMap] | None = None  # weak, so that the points of a map before a reset are freed
+        self._surface: weakref.ref[Surface] | None = None  # weak, so that the points of a map before a reset are freed
         self._map_world: Array | None = None
         self._version = 0
         self._stale: set[int] = set()
@@ -32,7 +31,7 @@ class MapUpdates:
         """Count all points as changed: there is a new receiver, or an update was lost."""
         self._map_world = None
 
-    def refresh(self, surface: PointMap, map_world: Array) -> bool:
+    def refresh(self, surface: Surface, map_world: Array) -> bool:
         """Compare with the points at present; return whether anything is to be taken.
 
         Args:
@@ -49,13 +48,13 @@ class MapUpdates:
         self._gone = self._known - present
         return bool(self._stale or self._gone)
 
-    def take(self, surface: PointMap, solution: Solution, limit: int | None = None) -> dict[int, PointCloud]:
+    def take(self, surface: Surface, solution: Solution, limit: int | None = None) -> dict[int, PointCloud]:
         """Return keyframe to its points in the receiver's frame, after `refresh`; no points for those that are gone.
 
         The newest keyframes come first. With more than `limit` points, the others are left for the next call.
         """
         assert self._map_world is not None
-        taken = {keyframe: _NO_POINTS for keyframe in sorted(self._gone)}
+        taken = {keyframe: PointCloud.empty() for keyframe in sorted(self._gone)}
         count = 0
         for keyframe in sorted(self._stale, reverse=True):
             cloud = surface.keyframe_cloud(keyframe, solution)
@@ -68,7 +67,7 @@ class MapUpdates:
         self._gone = set()
         return taken
 
-    def skip(self, surface: PointMap) -> None:
+    def skip(self, surface: Surface) -> None:
         """Count everything as taken, after `refresh`: the receiver gets the whole map."""
         self._known, self._stale, self._gone = set(surface.keyframes), set(), set()
 

@@ -22,7 +22,7 @@ from vggt_ros.slam import Slam
 _UPDATE_PERIOD = 0.4
 """Shortest time between two updates, seconds."""
 _MAX_POINTS = 50_000
-"""Points of an update, at most 1.8 MB; the others follow in the next one. A single keyframe is never split."""
+"""Points of an update, 1.8 MB; the others follow in the next one. A single keyframe is never split."""
 
 
 class MapOutput:

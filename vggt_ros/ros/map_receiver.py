@@ -7,7 +7,7 @@ from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.ros.map_update_messages import KEYFRAME_FIELD
 from vggt_ros.ros.recorder import read_cloud
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 
 class MapReceiver:
@@ -43,6 +43,5 @@ def read_update(message: PointCloud2) -> dict[int, PointCloud]:
     cloud, parts = read_cloud(message), {}
     known = np.isfinite(cloud.points[:, 0])
     for keyframe in np.unique(ids).tolist():
-        rows = (ids == keyframe) & known
-        parts[keyframe] = PointCloud(cloud.points[rows], cloud.colors[rows], cloud.confidence[rows])
+        parts[keyframe] = cloud[(ids == keyframe) & known]
     return parts

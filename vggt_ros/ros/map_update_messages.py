@@ -9,7 +9,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from vggt_ros.ros.messages import point_cloud
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 KEYFRAME_FIELD = "keyframe"
 """Field with the id of the keyframe of a point, uint32."""
@@ -25,9 +25,7 @@ def update_message(parts: Mapping[int, PointCloud], head: Header) -> PointCloud2
     """
     rows = {keyframe: cloud if len(cloud) else _NOTHING for keyframe, cloud in parts.items()}
     clouds = list(rows.values())
-    whole = point_cloud(PointCloud(np.concatenate([cloud.points for cloud in clouds]),
-                                   np.concatenate([cloud.colors for cloud in clouds]),
-                                   np.concatenate([cloud.confidence for cloud in clouds])), head)
+    whole = point_cloud(PointCloud.concatenate(clouds), head)
     step = whole.point_step
     table = np.empty((whole.width, step + 4), np.uint8)
     table[:, :step] = np.frombuffer(whole.data, np.uint8).reshape(-1, step)
@@ -41,5 +39,6 @@ def update_message(parts: Mapping[int, PointCloud], head: Header) -> PointCloud2
     return message
 
 
-_NOTHING = PointCloud(np.full((1, 3), np.nan, np.float32), np.zeros((1, 3), np.uint8), np.zeros(1, np.float32))
+_NOTHING = PointCloud(np.full((1, 3), np.nan, np.float32), np.zeros((1, 3), np.uint8), np.zeros(1, np.float32),
+                      np.zeros((1, 3), np.float32))
 """The row of a keyframe without points."""

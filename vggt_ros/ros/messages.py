@@ -24,14 +24,16 @@ from visualization_msgs.msg import Marker, MarkerArray
 from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
 from vggt_ros.mapping.occupancy_grid import Grid
 from vggt_ros.view.shapes import graph_lines, submap_color
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 Array = NDArray[np.float64]
 
 UNKNOWN_VARIANCE = 1e6
 """Variance of unknown quantities, square meters and square radians."""
 
-_FIELDS = ("x", "y", "z", "rgb", "confidence")
+_FIELDS = ("x", "y", "z", "rgb", "normal_x", "normal_y", "normal_z", "confidence")
+"""Fields of clouds, each a float32; PCL and RViz know all but the last."""
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -144,7 +146,7 @@ def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
 
 
 def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
-    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes per point.
+    """Return sensor_msgs/PointCloud2 with the fields x y z rgb normal_x normal_y normal_z confidence, 32 bytes.
 
     The `data` of the message is filled in place: assignment from a list or an ndarray checks and copies every byte, and
     assignment from an array copies once more.
@@ -160,7 +162,7 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
     data *= step * len(cloud)
     raw = np.frombuffer(data, np.uint8).reshape(-1, step)
     values = raw.view("<f4")
-    values[:, :3], values[:, 4] = cloud.points, cloud.confidence
+    values[:, :3], values[:, 4:7], values[:, 7] = cloud.points, cloud.normals, cloud.confidence
     for channel in range(3):
         raw[:, 14 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
     return message

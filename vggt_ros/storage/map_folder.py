@@ -19,7 +19,7 @@ from vggt_ros import __version__
 from vggt_ros.config import Config
 from vggt_ros.storage.files import write_ply, write_trajectory
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 FORMAT, VERSION = "vggt_ros map", 4
 """Version of the format; it rises when a reader could not tell which arrays are missing. Older ones are read."""

@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid
 from vggt_ros.view import layout
 from vggt_ros.view.shapes import FRUSTUM_BLOCK, frusta, frustum_size, point_spacing
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 _MEMORY = 512_000_000
 """Bytes that the web server keeps for browsers that come later; beyond it drops the oldest."""

@@ -1,8 +1,7 @@
-"""The point map: points stored in their keyframes, one per voxel, that move with the pose graph.
+"""The surface of the map: points with normals, stored in their keyframes, that move with the pose graph.
 
-A point is kept if no other point is in its voxel of the map. It is stored in its keyframe's camera frame and in units
-of that keyframe's window, so that a correction of the graph moves the map without rewriting it. Only when keyframes
-have moved by more than a voxel, the points to keep are chosen again.
+A point is kept if no better point is in its voxel of the map. It is stored in its keyframe's camera frame and in units
+of that keyframe's window, so that a correction of the graph moves the map without rewriting it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from vggt_ros.config import MapConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
 from vggt_ros.threads import yield_to_tracking
-from vggt_ros.windows.solution import MapKeyframe, PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 
 @dataclass(frozen=True, eq=False)
 class SurfaceView:
-    """The surface as one keyframe sees it.
+    """The surface as one keyframe sees it, for meshes, grids and pictures.
 
     Attributes:
         keyframe: id of the keyframe; its intrinsics, size (h, w) and colors are those of `solution.keyframes`.
         map_camera: pose 4x4.
-        depth: float32 (h, w), map units along the optical axis, NaN where unknown.
-        confidence: rank in [0, 1], float32 (h, w).
+        depth: fused depth, float32 (h, w), map units along the optical axis, NaN where unknown.
+        confidence: rank in [0, 1], float32 (h, w), 0 where depth is unknown.
 
     """
 
@@ -40,38 +40,39 @@ class SurfaceView:
 
 @dataclass(frozen=True)
 class SurfaceChanges:
-    """What changed up to a version of the points.
+    """What changed between two versions of a surface.
 
     Attributes:
         version: the newer version.
         updated: keyframes whose points were added or replaced, or moved by more than half a voxel.
+        removed: keyframes that have no points any more.
 
     """
 
     version: int
     updated: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
 class _KeyframePoints:
     """The points of one keyframe, its pose and scale when they were chosen, and their median depth in map units.
 
-    `changed` is the version in which the points changed or moved last, and the pose and scale that they had then.
+    `changed` is the version of the surface in which they changed or moved last.
     """
 
     cloud: PointCloud
     map_camera: Array
     scale: float
     depth: float
-    changed: tuple[int, Array, float]
+    changed: int
 
 
-class PointMap:
-    """All points of the map, one per voxel. Every method is to be called on the thread that owns the map.
+class Surface:
+    """All points of the map. Every method is to be called on the thread that owns the map.
 
     Attributes:
-        version: rises with every update.
-        voxel: edge of the voxels, map units.
+        version: rises whenever points are added, removed or moved.
 
     """
 
@@ -83,7 +84,9 @@ class PointMap:
 
     def clear(self) -> None:
         """Remove all points."""
+        self.version += 1
         self._keyframes: dict[int, _KeyframePoints] = {}
+        self._removed: dict[int, int] = {}  # keyframe without points any more to the version since which
         self._occupied = np.zeros(0, np.int64)  # sorted keys of the voxels that have their point
         self.voxel = self._config.voxel
 
@@ -97,9 +100,7 @@ class PointMap:
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
         for keyframe in self._keyframes.keys() - rows.keys():
             self._remove(keyframe)
-        before = dict(self._keyframes)
-        if any(self._displacement(points, points.map_camera, points.scale, solution, rows[k]) > self.voxel
-               for k, points in self._keyframes.items()):
+        if any(self._has_moved(points, solution, rows[k]) for k, points in self._keyframes.items()):
             self._rebuild(solution)
         for keyframe in solution.ids.tolist():
             if keyframe not in self._keyframes:
@@ -107,45 +108,31 @@ class PointMap:
         while len(self._occupied) > self._config.max_points:
             self.voxel *= 2
             self._rebuild(solution)
-        for keyframe, points in self._keyframes.items():
-            row, last = rows[keyframe], before.get(keyframe, points)
-            same = np.array_equal(last.cloud.points, points.cloud.points)
-            if same and self._displacement(points, *last.changed[1:], solution, row) <= self.voxel / 2:
-                points.changed = last.changed
-            else:
-                points.changed = (self.version, solution.map_camera[row].copy(), float(solution.scale[row]))
 
     def cloud(self, solution: Solution) -> PointCloud:
-        """Return all points in the map's frame."""
-        if not any(solution.index(keyframe) is not None for keyframe in self._keyframes):
-            return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-        rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
-        present = [(rows[k], points.cloud) for k, points in self._keyframes.items() if k in rows]
-        return PointCloud(
-            np.concatenate([_to_map(c.points, solution.map_camera[r], float(solution.scale[r])) for r, c in present]),
-            np.concatenate([cloud.colors for _, cloud in present]),
-            np.concatenate([cloud.confidence for _, cloud in present]))
+        """Return all points in the map's frame, by the poses of `solution`."""
+        return PointCloud.concatenate([self.keyframe_cloud(k, solution) for k in self.keyframes
+                                       if solution.index(k) is not None])
 
     @property
     def keyframes(self) -> list[int]:
-        """The keyframes whose points are in the map, in ascending order."""
+        """The keyframes that have points, in ascending order."""
         return sorted(self._keyframes)
 
     def keyframe_cloud(self, keyframe: int, solution: Solution) -> PointCloud:
         """Return the points that are stored in one of `keyframes`, in the map's frame, by the poses of `solution`."""
         row = solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = self._keyframes[keyframe].cloud
-        points = _to_map(cloud.points, solution.map_camera[row], float(solution.scale[row]))
-        return PointCloud(points, cloud.colors, cloud.confidence)
+        return self._keyframes[keyframe].cloud.transformed(solution.map_camera[row], float(solution.scale[row]))
 
     def changes(self, since: int = 0) -> SurfaceChanges:
         """Return what changed after the version `since`."""
         return SurfaceChanges(self.version,
-                              tuple(k for k in self.keyframes if self._keyframes[k].changed[0] > since))
+                              tuple(k for k in self.keyframes if self._keyframes[k].changed > since),
+                              tuple(sorted(k for k, version in self._removed.items() if version > since)))
 
     def views(self, solution: Solution) -> Iterator[SurfaceView]:
-        """Yield the depth of all keyframes, by the poses of `solution`."""
+        """Yield the fused depth of all keyframes, by the poses of `solution`."""
         for row, keyframe in enumerate(solution.ids.tolist()):
             stored = solution.keyframes[keyframe]
             yield SurfaceView(keyframe, solution.map_camera[row],
@@ -160,7 +147,8 @@ class PointMap:
     def _remove(self, keyframe: int) -> None:
         """Remove a keyframe's points and free their voxels."""
         points = self._keyframes.pop(keyframe)
-        keys = _voxel_keys(_to_map(points.cloud.points, points.map_camera, points.scale), self.voxel)
+        self._removed[keyframe] = self.version
+        keys = _voxel_keys(points.cloud.transformed(points.map_camera, points.scale).points, self.voxel)
         self._occupied = np.setdiff1d(self._occupied, keys, assume_unique=True)
 
     def _rebuild(self, solution: Solution) -> None:
@@ -174,7 +162,7 @@ class PointMap:
         cloud = unproject(solution.keyframes[keyframe], self._config)
         # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
         camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
-        keys = _voxel_keys(_to_map(cloud.points, camera, scale), self.voxel)
+        keys = _voxel_keys(cloud.transformed(camera, scale).points, self.voxel)
         order = np.argsort(-cloud.confidence, kind="stable")
         keys, first = np.unique(keys[order], return_index=True)
         positions = np.searchsorted(self._occupied, keys)
@@ -182,22 +170,19 @@ class PointMap:
         inside = positions < len(self._occupied)
         free[inside] = self._occupied[positions[inside]] != keys[inside]
         self._occupied = np.insert(self._occupied, positions[free], keys[free])
-        chosen = np.sort(order[first[free]])
-        chosen_cloud = PointCloud(cloud.points[chosen], cloud.colors[chosen], cloud.confidence[chosen])
-        depth = float(np.median(chosen_cloud.points[:, 2])) * scale if len(chosen) else 0.0
-        self._keyframes[keyframe] = _KeyframePoints(chosen_cloud, camera, scale, depth,
-                                                    (self.version, camera, scale))
+        chosen_cloud = cloud[np.sort(order[first[free]])]
+        depth = float(np.median(chosen_cloud.points[:, 2])) * scale if len(chosen_cloud) else 0.0
+        self._keyframes[keyframe] = _KeyframePoints(chosen_cloud, camera, scale, depth, self.version)
 
-    def _displacement(self, points: _KeyframePoints, map_camera: Array, scale: float, solution: Solution,
-                      row: int) -> float:
-        """Return about how far a keyframe's points have moved since it had the pose `map_camera` and the scale."""
+    def _has_moved(self, points: _KeyframePoints, solution: Solution, row: int) -> bool:
+        """Return whether a keyframe's points have moved by more than half a voxel since they were chosen."""
         if not len(points.cloud):
-            return 0.0
+            return False
         camera = solution.map_camera[row]
-        shift = np.linalg.norm(camera[:3, 3] - map_camera[:3, 3])
-        turn = np.linalg.norm(camera[:3, :3] - map_camera[:3, :3]) / np.sqrt(2)
-        stretch = abs(solution.scale[row] / scale - 1)
-        return float(shift + (turn + stretch) * points.depth)
+        shift = np.linalg.norm(camera[:3, 3] - points.map_camera[:3, 3])
+        turn = np.linalg.norm(camera[:3, :3] - points.map_camera[:3, :3]) / np.sqrt(2)
+        stretch = abs(solution.scale[row] / points.scale - 1)
+        return bool(shift + (turn + stretch) * points.depth > 0.5 * self.voxel)
 
 
 def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
@@ -210,12 +195,23 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
     rows, columns = np.nonzero(known)
     rays = pixel_rays(keyframe.intrinsics, columns, rows)
     return PointCloud((rays * depth[known][:, None]).astype(np.float32), keyframe.color[known],
-                      keyframe.confidence[known].astype(np.float32) / np.float32(255))
+                      keyframe.confidence[known].astype(np.float32) / np.float32(255),
+                      depth_normals(depth, keyframe.intrinsics)[known])
 
 
-def _to_map(points: NDArray[np.float32], map_camera: Array, scale: float) -> NDArray[np.float32]:
-    """Return points (n, 3) of a camera in the map's frame and units."""
-    return np.asarray((scale * points) @ map_camera[:3, :3].T + map_camera[:3, 3], np.float32)
+def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.float32]:
+    """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown."""
+    height, width = depth.shape
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    x = (columns - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
+    y = (rows - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
+    points = np.stack([x * depth, y * depth, depth], axis=2)
+    normals = np.zeros((height, width, 3), np.float32)
+    across, along = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+    inner = np.cross(along, across)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normals[1:-1, 1:-1] = np.nan_to_num(inner / np.linalg.norm(inner, axis=2, keepdims=True))
+    return normals
 
 
 def _voxel_keys(points: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
