@@ -84,7 +84,7 @@ def test_keyframes_graph_depth_and_grid_are_those_of_the_node(shown):
     overlaps = sum(edge.kind == "overlap" for edge in solution.edges)
     assert len(rows["/map/edges/overlap"][-1].values["LineStrips3D:strips"]) == overlaps
     assert len(rows["/depth"]) == len(solution)
-    assert "GridMap:data" in rows["/map/grid"][-1].values
+    assert "Mesh3D:vertex_positions" in rows["/map/grid"][-1].values
 
 
 def test_the_status_is_told_once(shown):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid
 from vggt_ros.view import layout
-from vggt_ros.view.shapes import FRUSTUM_BLOCK, frusta, frustum_size, point_spacing
+from vggt_ros.view.shapes import FRUSTUM_BLOCK, frusta, frustum_size, grid_quads, point_spacing
 from vggt_ros.windows.point_cloud import PointCloud
 
 _MEMORY = 512_000_000
@@ -23,8 +23,8 @@ _REFRESH = _MEMORY // 3
 _MAX_IMAGE_WIDTH = 640
 EDGE_COLORS = {"overlap": (150, 150, 150), "loop": (40, 220, 60), "refused": (230, 40, 40)}
 """Kind of an edge of the pose graph to its color."""
-GRID_COLORS = {FREE: (120, 200, 140, 90), OCCUPIED: (230, 60, 60, 220)}
-"""Value of a cell of the grid to its color, RGBA."""
+GRID_COLORS = {FREE: (70, 95, 78), OCCUPIED: (230, 60, 60)}
+"""Value of a cell of the grid to its color; unknown cells are not drawn."""
 
 
 class Scene:
@@ -159,18 +159,14 @@ class Scene:
 
     def grid(self, grid: Grid) -> None:
         """Show the occupancy grid on the plane z = 0."""
-        height, width = grid.cells.shape
-        if not grid.cells.size:
+        vertices, triangles, values = grid_quads(grid)
+        if not len(values):
             self._recording.log(layout.GRID, rr.Clear(recursive=False))
             self._last.pop(layout.GRID, None)
             return
-        pixels = np.zeros((height, width, 4), np.uint8)  # unknown cells are transparent
-        for value, color in GRID_COLORS.items():
-            pixels[grid.cells == value] = color
-        form = rr.components.ImageFormat(width=width, height=height, color_model="RGBA", channel_datatype="U8")
-        self._replace(layout.GRID, rr.GridMap(
-            data=pixels[::-1].tobytes(), format=form, cell_size=grid.resolution,
-            translation=[float(grid.origin[0]), float(grid.origin[1]), 0.0]), pixels.size)
+        colors = np.where((values == OCCUPIED)[:, None], GRID_COLORS[OCCUPIED], GRID_COLORS[FREE]).astype(np.uint8)
+        self._replace(layout.GRID, rr.Mesh3D(vertex_positions=vertices, triangle_indices=triangles,
+                                             vertex_colors=colors.repeat(4, axis=0)), 88 * len(values))
 
     def message(self, text: str, level: str = "INFO") -> None:
         """Add a line to the messages, unless it is the same as the one before; `level` INFO, WARN or ERROR."""

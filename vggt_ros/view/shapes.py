@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
+from vggt_ros.mapping.occupancy_grid import UNKNOWN, Grid
 from vggt_ros.windows.solution import Solution
 
 FRUSTUM_BLOCK = 64
@@ -41,6 +42,25 @@ def point_spacing(points: NDArray[np.float32], samples: int = 200) -> float:
     squares = (ours**2).sum(1)[:, None] + (others**2).sum(1) - 2 * ours @ others.T
     squares[np.arange(len(rows)), rows] = np.inf
     return float(np.sqrt(np.median(np.maximum(squares.min(1), 0)))) if len(points) > 1 else 0.0
+
+
+def grid_quads(grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int8]]:
+    """Return the known cells of a grid as quads at z = 0, one for a run of equal cells in a row.
+
+    These are vertices (4q, 3), triangles (2q, 3) of indices of vertices, and the value of the cells of each quad (q,).
+    """
+    padded = np.pad(grid.cells, 1, constant_values=UNKNOWN)
+    inner = padded[1:-1, 1:-1]
+    known = inner != UNKNOWN
+    rows, first = np.nonzero(known & (inner != padded[1:-1, :-2]))
+    _, last = np.nonzero(known & (inner != padded[1:-1, 2:]))
+    left, right, low, high = first, last + 1, rows, rows + 1
+    corners = np.stack([np.stack([left, low], -1), np.stack([right, low], -1), np.stack([right, high], -1),
+                        np.stack([left, high], -1)], axis=1).reshape(-1, 2)
+    vertices = np.zeros((len(corners), 3), np.float32)
+    vertices[:, :2] = corners * grid.resolution + grid.origin
+    triangles = 4 * np.arange(len(rows))[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])
+    return vertices, triangles.reshape(-1, 3), grid.cells[rows, first]
 
 
 def submap_color(submap: int) -> tuple[float, float, float]:
