@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "test" / "support"))
@@ -28,16 +29,18 @@ PORT = 9590
 
 
 def main() -> None:
-    """Map the room of the demo with a view, and write what a browser shows at the end."""
+    """Map the room of the demo in one lap with a view, and write what a browser shows at the end."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images" / "view.png"
-    sequence = RenderedSequence("demo_room", room(), laps(IMAGES, 2.0), SIZE, HERTZ)
+    sequence = RenderedSequence("demo_room", room(), laps(IMAGES // 2, 1.0), SIZE, HERTZ)
     view = SlamView(open_view(web=PORT), BODY_OPTICAL)
     run(sequence, Config().replace({"reconstructor": "multiview"}), progress=True, on_frame=view.on_frame,
         on_update=view.on_update)
     with Chromium((1400, 900)) as browser:
         browser.open(web_address(PORT, "localhost"))
-        time.sleep(60)
-        picture = browser.picture()
+        picture, before, end = browser.picture(), None, time.monotonic() + 300
+        while (before is None or not np.array_equal(picture, before)) and time.monotonic() < end:
+            time.sleep(20)  # while it loads and draws
+            before, picture = picture, browser.picture()
     cv2.imwrite(str(path), picture[..., ::-1])
     print(f"wrote {path}")
 

@@ -43,7 +43,7 @@ def read(path) -> dict[str, list[Row]]:
     return {entity: [row for _, row in sorted(found, key=lambda pair: pair[0])] for entity, found in rows.items()}
 
 
-def colors(row: Row, archetype: str) -> np.ndarray:
+def colors(row: Row, component: str) -> np.ndarray:
     """Return the colors (n, 3) of a row: they are stored as 0xRRGGBBAA."""
-    packed = row.array(f"{archetype}:colors").astype(np.uint32)
+    packed = row.array(component).astype(np.uint32)
     return np.stack([packed >> 24, packed >> 16 & 255, packed >> 8 & 255], axis=-1)

@@ -104,7 +104,7 @@ def test_the_points_are_those_of_the_map(shown):
         cloud = ours[int(keyframe)]
         points = row.array("Points3D:positions")
         assert np.linalg.norm(points - cloud.points, axis=1).max() < 2 * Config().map.voxel
-        np.testing.assert_array_equal(colors(row, "Points3D"), cloud.colors)
+        np.testing.assert_array_equal(colors(row, "Points3D:colors"), cloud.colors)
         assert 0.3 < row.array("Points3D:radii")[0] / Config().map.voxel < 2
     first = [row.time for rows in window.rows.items() if rows[0].startswith("/map/points/") for row in rows[1][:1]]
     assert set(first) == {stamp for stamp, _ in solutions}  # the map grows with the windows
@@ -139,7 +139,7 @@ def test_depth_and_grid_are_those_of_the_map(shown):
     np.testing.assert_allclose(depth.astype(float), expected, rtol=2e-3)
     grid = occupancy_grid(solution, BODY_OPTICAL, Config().grid)
     quads = window.last["/map/grid"].array("Mesh3D:vertex_positions").reshape(-1, 4, 3)
-    red = colors(window.last["/map/grid"], "Mesh3D")[::4, 0] > 200
+    red = colors(window.last["/map/grid"], "Mesh3D:vertex_colors")[::4, 0] > 200
     drawn = np.full(grid.cells.shape, UNKNOWN)
     corners = np.rint((quads[:, :, :2] - grid.origin) / grid.resolution).astype(int)
     for corner, occupied in zip(corners, red, strict=True):
@@ -163,8 +163,8 @@ def test_loops_and_refused_loops_have_their_colors(tmp_path):
     edges = {kind: window.last[f"/map/edges/{kind}"] for kind in ("overlap", "loop", "refused")}
     assert {kind: len(row.values["LineStrips3D:strips"]) for kind, row in edges.items()} == \
         {"overlap": 0, "loop": 2, "refused": 1}
-    assert colors(edges["loop"], "LineStrips3D")[0].argmax() == 1  # green
-    assert colors(edges["refused"], "LineStrips3D")[0].argmax() == 0  # red
+    assert colors(edges["loop"], "LineStrips3D:colors")[0].argmax() == 1  # green
+    assert colors(edges["refused"], "LineStrips3D:colors")[0].argmax() == 0  # red
 
 
 def cloud(count, at=0.0):
