@@ -17,6 +17,10 @@ import cv2
 import numpy as np
 
 
+class BrowserError(RuntimeError):
+    """A command failed."""
+
+
 class Chromium:
     """A browser with one page; use it as a context manager."""
 
@@ -66,7 +70,8 @@ class Chromium:
         while True:
             answer = self._message(end)
             if answer.get("id") == self._number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise BrowserError(f"{method}: {answer['error']}")
                 return answer["result"]
 
     def open(self, address: str) -> None:
@@ -75,7 +80,14 @@ class Chromium:
 
     def picture(self) -> np.ndarray:
         """Return what the page shows, RGB (H, W, 3)."""
-        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        for attempt in range(10):
+            try:
+                data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+                break
+            except BrowserError:  # while it goes to another page
+                if attempt == 9:
+                    raise
+                time.sleep(1.0)
         return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def _message(self, end: float) -> dict[str, Any]:

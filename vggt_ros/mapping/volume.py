@@ -42,7 +42,7 @@ class Volume:
         corners: int64 (b, 3), index of the first voxel of each block.
         distance: float32 (b, 512), in truncation distances, in [-1, 1]; positive in front of a surface.
         weight: float32 (b, 512), sum of the weights.
-        color: float32 (b, 512, 3), RGB, and `color_weight` (b, 512).
+        color, color_weight: float32 (b, 512, 3), RGB, and (b, 512), by confident depth near the surface only.
         count: uint16 (b, 512), number of keyframes that saw the voxel.
 
     """
@@ -77,12 +77,16 @@ def fuse(views: Callable[[], Iterable[SurfaceView]], keyframes: Mapping[int, Map
     return volume
 
 
-def _usable(view: SurfaceView, config: MapConfig) -> NDArray[np.float32]:
-    """Return the depth (h, w) of a view that is used, 0 elsewhere."""
-    known = (view.depth > 0) & (view.confidence >= config.min_confidence)
-    if known.any():
-        known &= view.depth < config.max_depth * np.median(view.depth[known])
-    return np.where(known, view.depth, np.float32(0))
+def _usable(view: SurfaceView, config: MapConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the depth (h, w) of a view that is used, 0 elsewhere, and where it makes a surface (h, w).
+
+    Depth of low confidence makes none, but has its small weight in those that confident depth makes.
+    """
+    known = (view.depth > 0) & (view.confidence > 0)
+    confident = known & (view.confidence >= config.min_confidence)
+    if confident.any():
+        known &= view.depth < config.max_depth * np.median(view.depth[confident])
+    return np.where(known, view.depth, np.float32(0)), known & confident
 
 
 def _blocks(views: Iterable[SurfaceView], keyframes: Mapping[int, MapKeyframe], voxel: float,
@@ -90,8 +94,8 @@ def _blocks(views: Iterable[SurfaceView], keyframes: Mapping[int, MapKeyframe], 
     """Return the first voxels (b, 3) of the blocks that a surface of a view passes at less than the truncation."""
     found: list[NDArray[np.int64]] = []
     for view in views:
-        depth = _usable(view, config)
-        rows, columns = np.nonzero(depth)
+        depth, confident = _usable(view, config)
+        rows, columns = np.nonzero(confident)
         rays = pixel_rays(keyframes[view.keyframe].intrinsics, columns, rows)
         near = [np.maximum(depth[rows, columns] + shift * TRUNCATION * voxel, 0) for shift in (-1, 0, 1)]
         points = np.concatenate([rays * values[:, None] for values in near])
@@ -105,7 +109,7 @@ def _blocks(views: Iterable[SurfaceView], keyframes: Mapping[int, MapKeyframe], 
 
 def _integrate(volume: Volume, view: SurfaceView, keyframe: MapKeyframe, config: MapConfig) -> None:
     """Add a view to the voxels that it sees: in front of a surface, and behind it up to the truncation."""
-    depth = _usable(view, config)
+    depth, confident = _usable(view, config)
     if not depth.any():
         return
     camera_map, truncation = inverse(view.map_camera), TRUNCATION * volume.voxel
@@ -119,11 +123,12 @@ def _integrate(volume: Volume, view: SurfaceView, keyframe: MapKeyframe, config:
                                        & (pixels[:, 1] > -margin) & (pixels[:, 1] < height + margin)))
     chosen = np.flatnonzero(seen)
     for begin in range(0, len(chosen), _CHUNK):
-        _integrate_blocks(volume, chosen[begin:begin + _CHUNK], depth, view, keyframe, camera_map)
+        _integrate_blocks(volume, chosen[begin:begin + _CHUNK], depth, confident, view, keyframe, camera_map)
 
 
-def _integrate_blocks(volume: Volume, blocks: NDArray[np.int64], depth: NDArray[np.float32], view: SurfaceView,
-                      keyframe: MapKeyframe, camera_map: Array) -> None:
+def _integrate_blocks(volume: Volume, blocks: NDArray[np.int64], depth: NDArray[np.float32],
+                      confident: NDArray[np.bool_], view: SurfaceView, keyframe: MapKeyframe,
+                      camera_map: Array) -> None:
     height, width = depth.shape
     voxels = (volume.corners[blocks][:, None] + OFFSETS).reshape(-1, 3) * volume.voxel
     points = _to_camera(voxels, camera_map)
@@ -143,7 +148,7 @@ def _integrate_blocks(volume: Volume, blocks: NDArray[np.int64], depth: NDArray[
     volume.distance[block, voxel] = (old * volume.distance[block, voxel] + weight * np.minimum(distance, 1)) / total
     volume.weight[block, voxel] = total
     volume.count[block, voxel] += 1
-    near = np.abs(distance) < 1
+    near = (np.abs(distance) < 1) & confident[rows, columns]
     block, voxel, weight = block[near], voxel[near], weight[near]
     total = volume.color_weight[block, voxel] + weight
     step = (weight / total)[:, None]
