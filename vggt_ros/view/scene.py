@@ -140,9 +140,9 @@ class Scene:
     def depth(self, depth: NDArray[np.floating]) -> None:
         """Show the depth (h, w) of a keyframe, map units, NaN where unknown; the viewer gets zeros there."""
         known = depth[np.isfinite(depth)]
-        near, far = np.percentile(known, [1, 95]) if len(known) else (0.0, 1.0)
+        far = float(np.percentile(known, 95)) if len(known) else 1.0
         self._log(layout.DEPTH, rr.DepthImage(np.nan_to_num(depth).astype(np.float16), meter=1.0, colormap="turbo",
-                                              depth_range=[near, max(far, near + 1e-3)]), 2 * depth.size)
+                                              depth_range=[0.0, far]), 2 * depth.size)
 
     def points(self, parts: Mapping[int, PointCloud]) -> None:
         """Replace the points of some keyframes, by id; an empty cloud removes them."""

@@ -25,6 +25,7 @@ class SlamView:
         self._scene, self._map_world = scene, map_world
         self._updates = MapUpdates()
         self._version: int | None = None
+        self._state = ""
         self._occupancy: Occupancy | None = None
 
     def on_frame(self, slam: Slam, frame: Frame, tracked: TrackedFrame) -> None:
@@ -33,8 +34,10 @@ class SlamView:
         scene.time(frame.stamp)
         scene.image(frame.image)
         scene.camera(None if pose is None else self._map_world @ pose, frame.intrinsics, frame.image.shape[1::-1])
-        scene.message(f"{tracked.state.lower()}{': ' if tracked.reason else ''}{tracked.reason}",
-                      "INFO" if tracked.state in ("TRACKING", "INITIALIZING") else "WARN")
+        state = f"{tracked.state.lower()}{': ' if tracked.reason else ''}{tracked.reason}"
+        if state != self._state:
+            self._state = state
+            scene.message(state, "INFO" if tracked.state in ("TRACKING", "INITIALIZING") else "WARN")
         scene.number("inliers", tracked.inliers)
         if slam.solution.version != self._version and len(slam.solution):  # a loaded map
             self.show_map(slam)
