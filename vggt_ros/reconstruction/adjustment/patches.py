@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
