@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import inverse, rotation_angle
-from vggt_ros.reconstruction.adjustment.bundle import PosePrior, Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
+from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
 
@@ -39,8 +40,10 @@ MIN_ANGLE = np.radians(1.0)
 """Smallest angle between the rays of a point that counts."""
 LOSS_SCALES = (0.5, 0.15)
 """Scales of the Cauchy loss at the finest level, pixels."""
-SIGMA_ROTATION, SIGMA_TRANSLATION = 0.02, 0.04
+SIGMA_ROTATION, SIGMA_TRANSLATION = 0.006, 0.015
 """How far the network's poses may be off: radians, and fraction of the window's median depth."""
+SIGMA_DEPTH = 0.05
+"""How far the network's depth of a corner may be off: a hundred corners tell the scale of an image to 0.5 %."""
 MIN_POINTS, MIN_OBSERVATIONS = 40, 12
 """Fewest points of a window, and observations of each keyframe, that are trusted more than the network."""
 MAX_ROTATION, MAX_TRANSLATION = np.radians(8), 0.3
@@ -124,7 +127,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     residual = float(np.sqrt((scene.residuals(matched) ** 2).sum(-1)[used].mean()))
     seen = used.any(1)
     part = replace(scene, points=scene.points[seen])
-    covariance, sigma = uncertainty(part, matched[seen], used[seen], LOSS_SCALES[-1], focal_sigma, prior)
+    depth = DepthPrior(corners.view[seen], 1 / corners.rho[seen], SIGMA_DEPTH)
+    covariance, sigma = uncertainty(part, matched[seen], used[seen], LOSS_SCALES[-1], focal_sigma, (prior, depth))
     scale = scene.focal[0, 0] / matrices[0, 0, 0]
     window_camera = np.tile(np.eye(4), (len(grays), 1, 1))
     window_camera[:, :3, :3] = scene.rotation.swapaxes(1, 2)
@@ -203,8 +207,9 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
             raise NotRefined(f"{used.any(1).sum()} points are seen by two or more of {views} keyframes from different "
                              f"places, fewer than {MIN_POINTS}")
         seen = used.any(1)
+        depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
         adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], loss, 12, 0, focal_sigma,
-                          1e-4, prior)
+                          1e-4, (prior, depth))
         points = part.points.copy()
         points[seen] = adjusted.points
         part = replace(adjusted, points=points)

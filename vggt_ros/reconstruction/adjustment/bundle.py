@@ -7,13 +7,14 @@ arrays the points are the last, contiguous axis, so that numpy's inner loops are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import so3_exp
-from vggt_ros.geometry.sim3 import rotation_vectors
 
 Array = NDArray[np.float64]
 
@@ -56,40 +57,13 @@ class Scene:
         return -np.einsum("sji,sj->si", self.rotation, self.translation)
 
 
-@dataclass(frozen=True, eq=False)
-class PosePrior:
-    """What is known of the cameras beforehand.
-
-    Attributes:
-        rotation, translation: `camera_world`, (S, 3, 3) and (S, 3).
-        sigma_rotation, sigma_translation: how far they may be off, radians and units of the scene.
-
-    """
-
-    rotation: Array
-    translation: Array
-    sigma_rotation: float
-    sigma_translation: float
-
-    @property
-    def weight(self) -> Array:
-        """Weights (6,) of squared errors [rotation, translation] beside squared pixels."""
-        return (PIXEL_SIGMA / np.array([self.sigma_rotation] * 3 + [self.sigma_translation] * 3)) ** 2
-
-    def error(self, scene: Scene) -> Array:
-        """Return how far the cameras of a scene are off (S, 6), perturbations on the left."""
-        turn = scene.rotation @ self.rotation.swapaxes(1, 2)
-        moved = np.einsum("sij,sj->si", turn, self.translation)
-        return np.concatenate([rotation_vectors(turn), scene.translation - moved], 1)
-
-
 def cauchy(square: Array, scale: float) -> Array:
     """Return the Cauchy loss of squared residuals; a point behind the camera (NaN) has a residual of 30 scales."""
     return scale**2 * np.log1p(np.nan_to_num(square, nan=900 * scale**2) / scale**2)
 
 
 def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5, prior: PosePrior | None = None) -> Scene:
+           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5, priors: Sequence[Prior] = ()) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -101,10 +75,10 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
         fixed: the camera whose pose is held fixed; the free scale is constrained by the damping only.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         tolerance: stop when the cost decreases by less than this fraction.
-        prior: of the cameras' poses.
+        priors: what else is known.
 
     """
-    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, prior)
+    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, priors)
     damping = 1e-4
     cost = problem.cost(scene)
     for _ in range(iterations):
@@ -142,6 +116,18 @@ class NormalEquations:
     coupling: Array
 
 
+class Prior(Protocol):
+    """Knowledge beside the observations, weighed so that a residual of one sigma costs as `PIXEL_SIGMA` pixels do."""
+
+    def cost(self, scene: Scene) -> float:
+        """Return what it costs that a scene is not as expected."""
+        ...
+
+    def add_to(self, system: NormalEquations, scene: Scene, fixed: int) -> None:
+        """Add it to normal equations; the parameters of the camera `fixed` stay zero."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The measurements: observations (S, 2, n) and the mask of those to use (S, n); the rest as in `adjust`."""
@@ -152,14 +138,14 @@ class Problem:
     fixed: int
     focal_sigma: float
     focal: float
-    prior: PosePrior | None = None
+    priors: tuple[Prior, ...] = ()
 
     @classmethod
     def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float, fixed: int,
-           focal_sigma: float, prior: PosePrior | None) -> Problem:
+           focal_sigma: float, priors: Sequence[Prior]) -> Problem:
         """Return the problem of `adjust`, whose arguments are given."""
         return cls(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
-                   loss_scale, fixed, focal_sigma, float(scene.focal[0, 0]), prior)
+                   loss_scale, fixed, focal_sigma, float(scene.focal[0, 0]), tuple(priors))
 
     def _project(self, scene: Scene) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Return the points in the camera frames (S, 3, n), 1 / depth (S, n) and the mask of valid observations (S, n).
@@ -171,13 +157,13 @@ class Problem:
         return in_camera, 1.0 / np.where(valid, in_camera[:, 2], 1.0), valid
 
     def cost(self, scene: Scene) -> float:
-        """Return the robust cost, including the priors of focal length and poses."""
+        """Return the robust cost, including all priors."""
         in_camera, inverse, valid = self._project(scene)
         residual = in_camera[:, :2] * inverse[:, None] * scene.focal[..., None] - self.observations
         square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
         prior = PIXEL_SIGMA / self.focal_sigma * np.log(scene.focal[0, 0] / self.focal) if self.focal_sigma else 0.0
-        poses = 0.0 if self.prior is None else float((self.prior.weight * self.prior.error(scene) ** 2).sum())
-        return float(cauchy(square, self.loss_scale)[self.visible].sum() + prior**2) + poses
+        return sum((p.cost(scene) for p in self.priors),
+                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior**2))
 
     def linearize(self, scene: Scene) -> NormalEquations:
         """Return the normal equations; parameters are [rotation, translation] per camera, then the log focal length."""
@@ -208,11 +194,6 @@ class Problem:
         for s in range(cameras):
             hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
         gradient[:6 * cameras] = (flat @ residual.reshape(cameras, -1, 1)).ravel()
-        if self.prior is not None:
-            free = np.arange(6 * cameras) // 6 != self.fixed
-            weight = np.tile(self.prior.weight, cameras) * free
-            hessian[np.arange(6 * cameras), np.arange(6 * cameras)] += weight
-            gradient[:6 * cameras] += weight * self.prior.error(scene).ravel()
         coupling[:6 * cameras] = _sum_over_rows(j_camera[:, :, None], j_point[:, None]).reshape(6 * cameras, 3, count)
         if self.focal_sigma:
             j_focal = ratio * scene.focal[..., None] * sqrt_weight[:, None]
@@ -222,7 +203,10 @@ class Problem:
             gradient[-1] = (j_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / self.focal)
             coupling[-1] = _sum_over_rows(j_point, j_focal[:, None]).sum(0)
         points = _sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
-        return NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        system = NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        for one in self.priors:
+            one.add_to(system, scene, self.fixed)
+        return system
 
     def reduced(self, system: NormalEquations, damping: float) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
         """Return the system without the points by the Schur complement.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.geometry.sim3 import adjoint
-from vggt_ros.reconstruction.adjustment.bundle import PosePrior, Problem, Scene
+from vggt_ros.reconstruction.adjustment.bundle import Prior, Problem, Scene
 
 Array = NDArray[np.float64]
 
 
 def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
-                focal_sigma: float = 0.0, prior: PosePrior | None = None) -> tuple[Array, float]:
+                focal_sigma: float = 0.0, priors: Sequence[Prior] = ()) -> tuple[Array, float]:
     """Return how uncertain the poses are from camera to camera, and the focal length.
 
     The inverse of the reduced Hessian, scaled by the variance of the residuals. Arguments as for `bundle.adjust`; the
@@ -25,7 +27,7 @@ def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], l
         focal length, 0 where it is given.
 
     """
-    problem = Problem.of(scene, observations, visible, loss_scale, 0, focal_sigma, prior)
+    problem = Problem.of(scene, observations, visible, loss_scale, 0, focal_sigma, priors)
     matrix, _, _, free = problem.reduced(problem.linearize(scene), 1e-9)
     square = (scene.residuals(observations) ** 2).sum(-1)[visible]
     weight = 1 / (1 + square / loss_scale**2)
