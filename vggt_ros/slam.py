@@ -238,7 +238,7 @@ class Slam:
         self.reset_map()
         self._atlas.restore(record)
         self.solution = self._atlas.solution()
-        self.surface.update(self.solution)
+        self.surface.update(self.solution, complete=True)
         self.counts.submaps = len(np.unique(self.solution.submaps))
 
     def configure(self, config: Config) -> None:

@@ -37,7 +37,7 @@ class Export:
         atlas.restore(record)
         self.solution: Solution = atlas.solution()
         surface = self._surface = Surface(config.map)
-        surface.update(self.solution)
+        surface.update(self.solution, complete=True)
         map_world = record.map_world
         self._map_world, self._config = map_world, config
         self.map_camera: Array = map_world @ self.solution.map_camera
@@ -86,7 +86,7 @@ class Export:
 
     def nav2(self, folder: Path) -> list[Path]:
         """Write `nav2.pgm` and `nav2.yaml` for map_server, in its trinary mode."""
-        grid = occupancy_grid(self.solution, self._map_world, self._config.grid)
+        grid = occupancy_grid(self.solution, self._map_world, self._config.grid, self._surface.fused(self.solution))
         write_nav2(folder / "nav2.yaml", grid)
         return [folder / "nav2.yaml", folder / "nav2.pgm"]
 

@@ -1,12 +1,13 @@
 """The surface of the map: points with normals, stored in their keyframes, that move with the pose graph.
 
-A point is kept if no better point is in its voxel of the map. It is stored in its keyframe's camera frame and in units
+The points are those of the keyframes' fused depth (`fused_keyframes`). A point is kept if no better point is in its
+voxel of the map. It is stored in its keyframe's camera frame and in units
 of that keyframe's window, so that a correction of the graph moves the map without rewriting it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,15 @@ from numpy.typing import NDArray
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
+from vggt_ros.mapping.fused_keyframes import FusedKeyframes
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import MapKeyframe, Solution
+
+_MAX_REFUSED = 4
+"""Keyframes whose depth is fused again in one update, besides the new ones, about 15 ms each."""
+_BATCH = 16
+"""Keyframes whose points are added at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,7 @@ class Surface:
     def clear(self) -> None:
         """Remove all points."""
         self.version += 1
+        self._depths = FusedKeyframes()
         self._keyframes: dict[int, _KeyframePoints] = {}
         self._removed: dict[int, int] = {}  # keyframe without points any more to the version since which
         self._occupied = np.zeros(0, np.int64)  # sorted keys of the voxels that have their point
@@ -94,17 +102,27 @@ class Surface:
         """Return the number of points."""
         return sum(len(points.cloud) for points in self._keyframes.values())
 
-    def update(self, solution: Solution) -> None:
-        """Add the keyframes that are new in `solution`, and choose all points again if the known ones have moved."""
+    def update(self, solution: Solution, complete: bool = False) -> None:
+        """Add the keyframes that are new in `solution`, and choose the points of those again that changed.
+
+        Depth is fused again where poses relative to its neighbors changed, or there are new neighbors: of a few
+        keyframes in each update, or of all with `complete`.
+        """
         self.version += 1
+        present = set(solution.ids.tolist())
+        gone = self._keyframes.keys() - present
+        self._free(gone)
+        for keyframe in gone:
+            self._removed[keyframe] = self.version
+        changed = self._depths.update(solution, None if complete else _MAX_REFUSED)
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
-        for keyframe in self._keyframes.keys() - rows.keys():
-            self._remove(keyframe)
-        if any(self._has_moved(points, solution, rows[k]) for k, points in self._keyframes.items()):
+        changed |= {k for k, points in self._keyframes.items() if self._has_moved(points, solution, rows[k])}
+        stale = changed & self._keyframes.keys()
+        if 2 * len(stale) > len(self._keyframes):
             self._rebuild(solution)
-        for keyframe in solution.ids.tolist():
-            if keyframe not in self._keyframes:
-                self._insert(keyframe, solution, rows[keyframe])
+        else:
+            self._free(stale)
+            self._insert(present - self._keyframes.keys(), solution)
         while len(self._occupied) > self._config.max_points:
             self.voxel *= 2
             self._rebuild(solution)
@@ -134,45 +152,67 @@ class Surface:
     def views(self, solution: Solution) -> Iterator[SurfaceView]:
         """Yield the fused depth of all keyframes, by the poses of `solution`."""
         for row, keyframe in enumerate(solution.ids.tolist()):
-            stored = solution.keyframes[keyframe]
+            fused = self._depths[keyframe]
             yield SurfaceView(keyframe, solution.map_camera[row],
-                              stored.depth.astype(np.float32) * np.float32(solution.scale[row]),
-                              stored.confidence.astype(np.float32) / np.float32(255))
+                              fused.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                              fused.confidence.astype(np.float32) / np.float32(255))
+
+    def fused(self, solution: Solution) -> Mapping[int, MapKeyframe]:
+        """Return the keyframes of `solution` with fused depth, for the grid; the same objects while it is the same."""
+        return {keyframe: self._depths[keyframe] for keyframe in solution.ids.tolist()}
 
     def redundant(self, count: int, before: int) -> list[int]:
         """Return the `count` keyframes with ids below `before` that have the fewest points of the map."""
         older = [keyframe for keyframe in self._keyframes if keyframe < before]
         return sorted(older, key=lambda keyframe: (len(self._keyframes[keyframe].cloud), keyframe))[: max(0, count)]
 
-    def _remove(self, keyframe: int) -> None:
-        """Remove a keyframe's points and free their voxels."""
-        points = self._keyframes.pop(keyframe)
-        self._removed[keyframe] = self.version
-        keys = _voxel_keys(points.cloud.transformed(points.map_camera, points.scale).points, self.voxel)
-        self._occupied = np.setdiff1d(self._occupied, keys, assume_unique=True)
+    def _free(self, keyframes: Iterable[int]) -> None:
+        """Remove the points of keyframes and free their voxels."""
+        keys = []
+        for keyframe in keyframes:
+            points = self._keyframes.pop(keyframe)
+            keys.append(_voxel_keys(points.cloud.transformed(points.map_camera, points.scale).points, self.voxel))
+        if keys:
+            places = np.searchsorted(self._occupied, np.concatenate(keys))
+            self._occupied = np.delete(self._occupied, places)
 
     def _rebuild(self, solution: Solution) -> None:
         self._keyframes, self._occupied = {}, np.zeros(0, np.int64)
-        for row, keyframe in enumerate(solution.ids.tolist()):
-            self._insert(keyframe, solution, row)
+        self._insert(solution.ids.tolist(), solution)
 
-    def _insert(self, keyframe: int, solution: Solution, row: int) -> None:
-        """Keep the keyframe's points in voxels without a point, the more confident first."""
-        yield_to_tracking()
-        cloud = unproject(solution.keyframes[keyframe], self._config)
-        # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
-        camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
-        keys = _voxel_keys(cloud.transformed(camera, scale).points, self.voxel)
-        order = np.argsort(-cloud.confidence, kind="stable")
-        keys, first = np.unique(keys[order], return_index=True)
-        positions = np.searchsorted(self._occupied, keys)
-        free = np.ones(len(keys), bool)
+    def _insert(self, keyframes: Iterable[int], solution: Solution) -> None:
+        """Keep the keyframes' points in voxels without a point, the more confident first."""
+        ordered = sorted(keyframes)
+        for begin in range(0, len(ordered), _BATCH):
+            self._insert_batch(ordered[begin:begin + _BATCH], solution)
+
+    def _insert_batch(self, keyframes: list[int], solution: Solution) -> None:
+        placed: list[tuple[PointCloud, Array, float]] = []
+        keys = []
+        for keyframe in keyframes:
+            yield_to_tracking()
+            row = solution.index(keyframe)
+            assert row is not None, f"keyframe {keyframe} is not solved"
+            cloud = unproject(self._depths[keyframe], self._config)
+            # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
+            camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
+            keys.append(_voxel_keys(cloud.transformed(camera, scale).points, self.voxel))
+            placed.append((cloud, camera, scale))
+        all_keys = np.concatenate(keys)
+        order = np.argsort(-np.concatenate([cloud.confidence for cloud, _, _ in placed]), kind="stable")
+        unique, first = np.unique(all_keys[order], return_index=True)
+        positions = np.searchsorted(self._occupied, unique)
+        free = np.ones(len(unique), bool)
         inside = positions < len(self._occupied)
-        free[inside] = self._occupied[positions[inside]] != keys[inside]
-        self._occupied = np.insert(self._occupied, positions[free], keys[free])
-        chosen_cloud = cloud[np.sort(order[first[free]])]
-        depth = float(np.median(chosen_cloud.points[:, 2])) * scale if len(chosen_cloud) else 0.0
-        self._keyframes[keyframe] = _KeyframePoints(chosen_cloud, camera, scale, depth, self.version)
+        free[inside] = self._occupied[positions[inside]] != unique[inside]
+        self._occupied = np.insert(self._occupied, positions[free], unique[free])
+        chosen = np.sort(order[first[free]])
+        ends = np.cumsum([len(one) for one in keys])
+        for keyframe, (cloud, camera, scale), end in zip(keyframes, placed, ends.tolist(), strict=True):
+            begin = end - len(cloud)
+            kept = cloud[chosen[np.searchsorted(chosen, begin):np.searchsorted(chosen, end)] - begin]
+            depth = float(np.median(kept.points[:, 2])) * scale if len(kept) else 0.0
+            self._keyframes[keyframe] = _KeyframePoints(kept, camera, scale, depth, self.version)
 
     def _has_moved(self, points: _KeyframePoints, solution: Solution, row: int) -> bool:
         """Return whether a keyframe's points have moved by more than half a voxel since they were chosen."""

@@ -168,4 +168,5 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         if last is not None:
             updates.append(slam.step(last))
             on_update(slam, updates[-1])
+        slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     return Run(sequence, config, reason, slam, frames, updates, dropped_images, time.perf_counter() - began, loaded)

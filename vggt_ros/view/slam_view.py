@@ -73,5 +73,5 @@ class SlamView:
             scene.points(self._updates.take(slam.surface, solution))
         if self._occupancy is None:
             self._occupancy = Occupancy(slam.config.grid)
-        self._occupancy.update(solution, map_world)
+        self._occupancy.update(solution, map_world, keyframes=slam.surface.fused(solution))
         scene.grid(self._occupancy.grid())
