@@ -9,6 +9,7 @@ import pytest
 import yaml
 from floor_plan import cells_of, distance_to, surfaces
 from scenes import lap, run, trajectory_error
+from scipy.spatial import KDTree
 
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, GridConfig
@@ -200,7 +201,10 @@ def test_the_exported_trajectory_and_points_are_those_of_the_map(exported):
     stamps, poses = read_trajectory(folder / "trajectory.txt")
     np.testing.assert_array_equal(stamps, export.solution.stamps)
     np.testing.assert_allclose(poses, export.map_camera, atol=1e-6)
-    assert len(read_ply(folder / "map.ply")) == len(mapped().map_cloud())
+    # Of two points in a voxel the live map has the one that came first, the exported one the more confident.
+    written, live = read_ply(folder / "map.ply"), mapped().map_cloud().transformed(export.map_camera[0])
+    assert len(written) == pytest.approx(len(live), rel=0.02)
+    assert np.percentile(KDTree(live.points).query(written.points)[0], 99) < 1.8 * Config().map.voxel
 
 
 def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(exported):

@@ -71,8 +71,9 @@ def test_only_what_is_new_or_has_moved_is_sent():
 
 def test_many_small_moves_add_up():
     points, receiver, state, sent = Surface(MapConfig(voxel=VOXEL)), Receiver(), None, 0
+    keyframe = wall(0)
     for step in range(21):
-        state = solution([wall(0)], [aside(0.1 * VOXEL * step)])
+        state = solution([keyframe], [aside(0.1 * VOXEL * step)])
         points.update(state)
         sent += receiver.receive(points, state)[0]
         off = receiver.points - points.cloud(state).transformed(UPRIGHT).points

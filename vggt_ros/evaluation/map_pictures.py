@@ -166,7 +166,7 @@ def _render(cloud: PointCloud, projection: _Projection, toward: NDArray[np.float
     # The light comes from above the viewer's left shoulder; surfaces without a normal are shown as they are.
     light = np.array([-0.35, -0.5, -0.79], np.float32)
     falling = np.clip((normals @ light) / np.maximum(length, 1e-6), 0, 1)
-    shade = np.where(length > 1e-3, _AMBIENT + (1.15 - _AMBIENT) * falling, 0.9)
+    shade = np.where(length > 1e-3, _AMBIENT + (1 - _AMBIENT) * falling, 0.9)
     picture[shown] = np.clip(cloud.colors[nearest[shown]] * shade[shown][:, None], 0, 255).astype(np.uint8)
     return picture
 

@@ -74,7 +74,7 @@ class FusedKeyframes:
 
         Those whose poses relative to their neighbors changed most come first. The others keep their depth until later.
         """
-        for keyframe in [k for k, one in self._fused.items() if solution.keyframes.get(k) is not one.stored]:
+        for keyframe in [k for k, one in self._fused.items() if not _has_depth(solution, k, one.stored)]:
             del self._fused[keyframe]
             self._news.pop(keyframe, None)
         new = [k for k in solution.ids.tolist() if k not in self._fused]
@@ -144,6 +144,11 @@ class FusedKeyframes:
                          np.nan_to_num(stored.depth.astype(np.float32) * np.float32(solution.scale[row])),
                          stored.confidence.astype(np.float32) / np.float32(255),
                          0.0 if factor is None else factor.log_factor)
+
+
+def _has_depth(solution: Solution, keyframe: int, stored: MapKeyframe) -> bool:
+    """Return True if a keyframe is solved, with the same depth; its features come a little later than its depth."""
+    return solution.index(keyframe) is not None and solution.keyframes[keyframe].depth is stored.depth
 
 
 def _relative(solution: Solution, rows: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[Array, Array]:
