@@ -7,6 +7,9 @@ whose depth is wrong. One that has something in front of it says nothing. Votes 
 where texture is weak confidence is low, but depth that several windows found independently is right. The mean of those
 that agree is weighed.
 
+What moved is gone: a point that nobody has seen since later keyframes saw clearly through it is dropped, however many
+saw it before. If it is seen again, it is back.
+
 How far depths may differ follows from how much those of two keyframes do, so that the same rule serves any
 reconstructor. The depth of a whole keyframe may be wrong by a factor: it is estimated from the median ratios to its
 neighbors, which see the same surface from elsewhere. The depth of a network, and of stereo on short baselines, is.
@@ -28,6 +31,12 @@ _TOLERANCE_SIGMAS = 1.5
 """The difference up to which depths agree, in robust sigmas of the differences of two keyframes."""
 _SEEN_THROUGH = 1.5
 """A neighbor sees through a point that is nearer than what it sees by more than this many tolerances."""
+_CLEARLY_THROUGH = 0.07
+"""Difference of the logarithms of depth from which on a later keyframe shows that a point is gone, at least."""
+_GONE = 2
+"""Later keyframes that have to see clearly through a point that is gone."""
+_CAME = 2
+"""Others that have to see a point that was seen through before they first did."""
 _MAX_RATIO = 0.15
 """Larger differences of the logarithms say nothing about the factor and the noise of a keyframe's depth."""
 _MIN_COMMON = 50
@@ -51,6 +60,7 @@ class DepthView:
         intrinsics: float64 (3, 3), for the size of `depth`.
         depth: float32 (h, w), map units along the optical axis; 0 where unknown.
         confidence: float32 (h, w), rank in [0, 1].
+        time: rises from a keyframe to those that are newer, such as its id.
         log_factor: by which the logarithm of its depth is corrected.
 
     """
@@ -59,6 +69,7 @@ class DepthView:
     intrinsics: Array
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    time: int = 0
     log_factor: float = 0.0
 
 
@@ -95,6 +106,23 @@ class _Comparison:
     bias: float | None
 
 
+class _Support:
+    """When the points (n,) of a keyframe were seen: first, last, and by how many others."""
+
+    def __init__(self, count: int, time: int) -> None:
+        self.first, self.last = np.full(count, time, np.int64), np.full(count, time, np.int64)
+        self._others = np.zeros(count, np.int64)
+
+    def add(self, points: NDArray[np.int64], time: int) -> None:
+        self.first[points] = np.minimum(self.first[points], time)
+        self.last[points] = np.maximum(self.last[points], time)
+        self._others[points] += 1
+
+    def came_after(self, points: NDArray[np.int64], time: int) -> NDArray[np.bool_]:
+        """Return which points came after `time`: what was seen through before is contradicted, unless two saw it."""
+        return (self.first[points] > time) & (self._others[points] >= _CAME)
+
+
 def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     """Return the depth of `view` that agrees with that of its neighbors."""
     shape, depth, own = view.depth.shape, view.depth.ravel(), view.confidence.ravel()
@@ -105,6 +133,7 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     biases = [other.log_factor - one.bias for one, other in zip(found, neighbors, strict=True)
               if one.bias is not None]
     log_factor = float(sum(biases) / (len(biases) + _FACTOR_PRIOR))
+    seen = _Support(len(depth), view.time)
     score, looked = np.zeros(len(depth), np.float32), np.zeros(len(depth), np.bool_)
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
@@ -112,16 +141,30 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
         ratio = one.ratio + np.float32(log_factor - other.log_factor)
         agree = np.abs(ratio) < one.tolerance
         score[one.pixels] += agree
-        score[one.pixels] -= ratio < -_SEEN_THROUGH * one.tolerance
         looked[one.pixels] = True
+        seen.add(one.pixels[agree], other.time)
         weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
         shift[one.pixels[agree]] += weight * ratio[agree]
         total[one.pixels[agree]] += weight
+    for one, other in zip(found, neighbors, strict=True):
+        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -_SEEN_THROUGH * one.tolerance]
+        score[through] -= ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
     confidence = np.where(looked, np.clip((own + score / 2) / _FULL_SCORE, 0, 1), own).astype(np.float32)
-    confidence[depth <= 0] = 0
+    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, log_factor)] = 0
     fused[confidence == 0] = 0
     return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
+
+
+def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int64],
+             log_factor: float) -> NDArray[np.bool_]:
+    """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
+    count = np.zeros(len(last_seen), np.int64)
+    for one, other in zip(found, neighbors, strict=True):
+        clearly = max(_CLEARLY_THROUGH, 2 * one.tolerance)
+        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -clearly]
+        count[through] += other.time > last_seen[through]
+    return count >= _GONE
 
 
 def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homogeneous: NDArray[np.float32],

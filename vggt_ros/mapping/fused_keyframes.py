@@ -13,8 +13,10 @@ from vggt_ros.mapping.depth_fusion import DepthView, fuse
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
-_NEIGHBORS = 8
-"""Most keyframes that the depth of one is compared with."""
+_NEIGHBORS = 6
+"""Most keyframes that the depth of one is compared with because they see most of it."""
+_NEWER = 3
+"""Most others that are newer, rather the newest ones, which show what is gone."""
 _SAMPLES = 64
 """Points of a keyframe by which its overlap with others is estimated."""
 _MIN_OVERLAP = 0.3
@@ -80,9 +82,11 @@ class FusedKeyframes:
         new = [k for k in solution.ids.tolist() if k not in self._fused]
         views: dict[int, DepthView] = {}
         for keyframe in new:
-            for neighbor in self._fuse(keyframe, solution, views):
-                self._news[neighbor] += neighbor in self._fused and neighbor not in new
+            for other in self._fuse(keyframe, solution, views):
+                self._news[other] += 1
         urgency = self._changes(solution)
+        for keyframe in new:
+            self._news.pop(keyframe, None)
         stale = sorted((k for k in urgency if urgency[k] >= 1 and k not in new), key=lambda k: -urgency[k])[:limit]
         for keyframe in stale:
             self._fuse(keyframe, solution, views)
@@ -112,7 +116,7 @@ class FusedKeyframes:
         return urgency
 
     def _fuse(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> list[int]:
-        """Fuse the depth of a keyframe, and return the keyframes that it was compared with."""
+        """Fuse the depth of a keyframe, and return the keyframes that it overlaps with."""
         yield_to_tracking()
         self.fusions += 1
         if len(views) > _MAX_VIEWS:
@@ -120,7 +124,7 @@ class FusedKeyframes:
         self._news.pop(keyframe, None)
         row = solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        rows = _overlapping(solution, row)
+        rows, overlapping = _neighbors(solution, row)
         neighbors = solution.ids[rows]
         for k in (keyframe, *neighbors.tolist()):
             if k not in views:
@@ -135,14 +139,14 @@ class FusedKeyframes:
         fused = replace(stored, depth=depth, confidence=confidence)
         relative, log_scale = _relative(solution, np.full(len(rows), row), rows)
         self._fused[keyframe] = _Fused(stored, fused, result.log_factor, neighbors, relative, log_scale)
-        return [int(k) for k in neighbors]
+        return [int(k) for k in solution.ids[overlapping]]
 
     def _view(self, keyframe: int, solution: Solution) -> DepthView:
         row = solution.index(keyframe)
         stored, factor = solution.keyframes[keyframe], self._fused.get(keyframe)
         return DepthView(solution.map_camera[row], stored.intrinsics,
                          np.nan_to_num(stored.depth.astype(np.float32) * np.float32(solution.scale[row])),
-                         stored.confidence.astype(np.float32) / np.float32(255),
+                         stored.confidence.astype(np.float32) / np.float32(255), keyframe,
                          0.0 if factor is None else factor.log_factor)
 
 
@@ -163,15 +167,18 @@ def _relative(solution: Solution, rows: NDArray[np.int64], others: NDArray[np.in
     return relative, np.log(solution.scale[others] / solution.scale[rows])
 
 
-def _overlapping(solution: Solution, row: int) -> NDArray[np.int64]:
-    """Return the rows of the best neighbors of a keyframe: with much overlap, and far enough away to see its errors."""
+def _neighbors(solution: Solution, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of the neighbors of a keyframe, and of all keyframes that it overlaps with.
+
+    Neighbors are those with much overlap, and far enough away to see its errors; and newer ones.
+    """
     keyframe = solution.keyframes[int(solution.ids[row])]
     height, width = keyframe.depth.shape
     step = max(1, round((height * width / _SAMPLES) ** 0.5))
     depth = keyframe.depth[step // 2::step, step // 2::step].astype(np.float64) * solution.scale[row]
     rows, columns = np.nonzero(depth > 0)
     if not len(rows):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     pixels = np.stack([columns * step + step // 2, rows * step + step // 2, np.ones(len(rows))])
     points = (np.linalg.inv(keyframe.intrinsics) @ pixels) * depth[rows, columns]
     camera = solution.map_camera[row]
@@ -188,4 +195,7 @@ def _overlapping(solution: Solution, row: int) -> NDArray[np.int64]:
     overlap[row] = 0
     score = np.where(overlap > _MIN_OVERLAP, overlap * np.minimum(baseline / _ENOUGH_BASELINE, 1), 0)
     best = np.argsort(-score, kind="stable")[:_NEIGHBORS]
-    return np.asarray(best[score[best] > 0], np.int64)
+    best, overlapping = best[score[best] > 0], np.flatnonzero(overlap > _MIN_OVERLAP)
+    newer = np.setdiff1d(overlapping[solution.ids[overlapping] > solution.ids[row]], best)
+    preference = overlap[newer] * (1 + np.arange(len(newer)) / max(len(newer), 1))
+    return np.concatenate([best, newer[np.argsort(-preference, kind="stable")[:_NEWER]]]), overlapping
