@@ -147,9 +147,8 @@ class LoopCloser:
             raise LoopRejected(f"the joint reconstruction of both places failed: {refusal}") from refusal
         views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width))
         older, newer = (atlas.views(side, side[0]) for side in sides)
-        return verify_loop(
-            older, newer, views, candidate.two_view, (candidate.older, candidate.newer), self._config.alignment
-        )
+        pair = candidate.older, candidate.newer
+        return verify_loop(older, newer, views, candidate.two_view, pair, self._config.alignment, atlas.drift(*pair))
 
     def _neighbors(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
         """Return half a window of keyframes around one, the nearest first, every `step`-th."""

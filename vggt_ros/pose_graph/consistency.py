@@ -100,27 +100,35 @@ def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence
     matrices = np.array([loop.matrix for loop in loops])
     innovation = log(poses[first] @ matrices @ inverse(poses[second]))
     noise = transported(np.array([loop.covariance for loop in loops]), poses[second])
-    covariance = _drift_covariance(tree, first, second) + noise
-    if accepted:
-        accepted = _nearest_loops(accepted, first, second)
-        first_accepted, second_accepted = end_rows(accepted)
-        cross = _cross_covariance(tree, first[:, None], second[:, None], first_accepted, second_accepted)
-        joint = _cross_covariance(tree, first_accepted[:, None], second_accepted[:, None], first_accepted,
-                                  second_accepted)
-        index = np.arange(len(accepted))
-        joint[index, index] += transported(np.array([loop.covariance for loop in accepted]), poses[second_accepted])
-        size = 7 * len(accepted)
-        flat = joint.swapaxes(1, 2).reshape(size, size)
-        scaling = 1 / np.sqrt(np.diag(flat))  # rotations and far positions differ by orders of magnitude
-        factor = np.linalg.cholesky(flat * scaling[:, None] * scaling + 1e-12 * np.eye(size))
-        flat_cross = cross.transpose(1, 3, 0, 2).reshape(size, -1) * scaling[:, None]
-        whitened = np.linalg.solve(factor, flat_cross).reshape(size, len(loops), 7)
-        covariance = covariance - np.einsum("snd,sne->nde", whitened, whitened)
+    covariance = drift_covariance(tree, first, second, accepted) + noise
     # The subtraction leaves rounding errors of the far larger drift; a loop's own noise bounds it from below.
     values, vectors = np.linalg.eigh((covariance + covariance.swapaxes(1, 2)) / 2)
     floor = np.linalg.eigvalsh(noise)[:, :1]
     projected = np.einsum("nji,nj->ni", vectors, innovation)
     return np.asarray((projected**2 / np.maximum(values, floor)).sum(1))
+
+
+def drift_covariance(tree: SpanningTree, first: Index, second: Index, accepted: Sequence[Loop]) -> Array:
+    """Return the covariance (n, 7, 7) of the drift between rows (n,) and (n,) that the `accepted` loops leave.
+
+    It is of perturbations on the left, in the map's frame.
+    """
+    covariance = _drift_covariance(tree, first, second)
+    if not accepted:
+        return covariance
+    accepted = _nearest_loops(accepted, first, second)
+    first_accepted, second_accepted = end_rows(accepted)
+    cross = _cross_covariance(tree, first[:, None], second[:, None], first_accepted, second_accepted)
+    joint = _cross_covariance(tree, first_accepted[:, None], second_accepted[:, None], first_accepted, second_accepted)
+    index = np.arange(len(accepted))
+    joint[index, index] += transported(np.array([loop.covariance for loop in accepted]), tree.poses[second_accepted])
+    size = 7 * len(accepted)
+    flat = joint.swapaxes(1, 2).reshape(size, size)
+    scaling = 1 / np.sqrt(np.diag(flat))  # rotations and far positions differ by orders of magnitude
+    factor = np.linalg.cholesky(flat * scaling[:, None] * scaling + 1e-12 * np.eye(size))
+    flat_cross = cross.transpose(1, 3, 0, 2).reshape(size, -1) * scaling[:, None]
+    whitened = np.linalg.solve(factor, flat_cross).reshape(size, len(first), 7)
+    return np.asarray(covariance - np.einsum("snd,sne->nde", whitened, whitened))
 
 
 def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
@@ -178,9 +186,19 @@ def score(loops: Sequence[Loop], residuals_chi2: Array, chain_chi2: float, strid
     return gain - float(residuals_chi2.sum()) - freedom * float(np.log1p(chain_chi2 / (freedom * _CHAIN_TOLERANCE)))
 
 
-def independent_clusters(loops: Sequence[Loop], stride: int = 1) -> int:
-    """Return how many clusters, independent pieces of evidence, loops form; `stride` as for `score`."""
-    return len(_clusters(loops, _CLUSTER_WINDOWS * stride))
+def stretches(loops: Sequence[Loop], stride: int = 1) -> list[list[Loop]]:
+    """Return loops by stretches of the trajectory: two that have a place in common, directly or over others, are one.
+
+    Places are the same within `_CLUSTER_WINDOWS` windows; `stride` as for `score`. Where two stretches are built alike,
+    loops all along them agree with each other, and so do those with a third one: all of them are one piece of evidence.
+    """
+    ends = np.array([[loop.first, loop.second] for loop in loops], np.int64).reshape(-1, 2)
+    label = np.arange(len(loops))
+    for row in range(len(loops)):
+        near = (abs(ends[:, :, None] - ends[row]) <= _CLUSTER_WINDOWS * stride).any((1, 2))
+        label[np.isin(label, label[near])] = label[near].min()
+    return [[loop for loop, own in zip(loops, label.tolist(), strict=True) if own == one]
+            for one in np.unique(label).tolist()]
 
 
 def supporting_images(loops: Sequence[Loop], stride: int = 1) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, transported
+from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, scales, transported
 
 Index = NDArray[np.int64]
 
@@ -97,6 +97,22 @@ class SpanningTree:
         """
         return (inverse(self._chained_poses[self._parent[rows]]) @ self._chained_poses[rows],
                 self._edge_covariance[rows])
+
+    def path_lengths(self) -> tuple[Array, Array]:
+        """Return for each row the length (n,) of the path to it from the root, in map units, along the nodes.
+
+        The second result (n,) is the variance of the position that the errors of the relative poses on this path add
+        up to by themselves, not inflated and without lever arms, in map units squared.
+        """
+        parent, poses = np.maximum(self.parent, 0), self.poses
+        length = np.linalg.norm(poses[:, :3, 3] - poses[parent, :3, 3], axis=1)
+        variance = scales(poses) ** 2 * np.einsum("nii->n", self._edge_covariance[: self._count, 3:6, 3:6])
+        length[:1], variance[:1] = 0.0, 0.0
+        for branch, branch_parent in enumerate(self._branch_parent):
+            rows = np.flatnonzero(self.branch == branch)
+            for values in (length, variance):
+                values[rows] = np.cumsum(values[rows]) + (values[branch_parent] if branch_parent >= 0 else 0.0)
+        return length, variance
 
     def add(self, parents: Sequence[int], measured: Array, covariance: Array) -> list[int]:
         """Attach new nodes, each to an earlier row as its parent, the very first to -1; return their rows.
