@@ -12,9 +12,10 @@ that is less exact is worth having, and what it disagrees by becomes part of its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.features.appearance import Features, match
@@ -47,13 +48,19 @@ class LoopRejected(Exception):
 
 @dataclass(frozen=True, eq=False)
 class TwoViewGeometry:
-    """The relative pose `older_newer` 4x4 of two keyframes by their features, and how many inliers it has.
+    """The relative pose of two keyframes by their features.
 
-    The unit is that of the window that placed the older one.
+    Attributes:
+        inliers: how many features agree on it.
+        older_newer: 4x4, in the unit of the window that placed the older one.
+        older_pixels, newer_pixels: (n, 2), x and y of the matches in the depth images of the keyframes.
+
     """
 
     inliers: int
     older_newer: Array
+    older_pixels: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    newer_pixels: Array = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKeyframe, newer_features: Features,
@@ -69,17 +76,26 @@ def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKe
               newer_features.pixels(newer.depth.shape[::-1])[columns])
     found = []
     for source, target, source_pixels, target_pixels in ((older, newer, *pixels), (newer, older, *pixels[::-1])):
-        points = landmarks(source, np.eye(4), 1.0, source_pixels)
-        known = np.isfinite(points[:, 2])
-        limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
-        estimate = pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit)
+        estimate = _pose_by_features(source, target, source_pixels, target_pixels)
         if estimate is None or len(estimate[1]) < min_matches:
             return None
         found.append(estimate)
     (older_newer, first), (newer_older, second) = found
     if rotation_angle(older_newer[:3, :3] @ newer_older[:3, :3]) > np.radians(5):
         return None
-    return TwoViewGeometry(min(len(first), len(second)), older_newer)
+    return TwoViewGeometry(min(len(first), len(second)), older_newer, *pixels)
+
+
+def _pose_by_features(source: MapKeyframe, target: MapKeyframe, source_pixels: Array,
+                      target_pixels: Array) -> tuple[Array, NDArray[np.int64]] | None:
+    """Return the pose `source_target` 4x4 by matches (n, 2), the depth of the source, and the intrinsics of the target.
+
+    With it come the indices of its inliers among the matches with depth. None if there is no pose.
+    """
+    points = landmarks(source, np.eye(4), 1.0, source_pixels)
+    known = np.isfinite(points[:, 2])
+    limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
+    return pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit)
 
 
 def lenient(config: AlignmentConfig, drift: Drift | None, depth: float) -> AlignmentConfig:
@@ -131,20 +147,29 @@ def verify_loop(older: Mapping[int, View], newer: Mapping[int, View], joint: Map
             raise LoopRejected(f"the {name} keyframe itself was not reconstructed; {_VIEW_AGAIN}")
         sides.append((known, alignment))
     first_second, covariance = loop_relative_pose(joint, pair, sides)
-    disagreement = _check_consistency(older[pair[0]], newer[pair[1]], first_second, two_view, config, limits)
+    disagreement = _check_features(joint[pair[0]], joint[pair[1]], two_view, config, limits)
+    disagreement[3:] *= sides[1][1].reference_window.scale / newer[pair[1]].scale  # to units of the newer keyframe
+    _check_depth(older[pair[0]], newer[pair[1]], first_second, limits.max_scale / config.max_scale)
     between = [relative for known, alignment in sides for relative in
                relative_poses({k: joint[k] for k in sorted(known.keys() & joint.keys())}, known, alignment)]
-    return LoopMeasurement(first_second, covariance + np.outer(disagreement, disagreement), tuple(between))
+    covariance[:6, :6] += np.outer(disagreement, disagreement)
+    return LoopMeasurement(first_second, covariance, tuple(between))
 
 
-def _check_consistency(older: View, newer: View, first_second: Sim3, two_view: TwoViewGeometry, config: AlignmentConfig,
-                       limits: AlignmentConfig) -> Array:
-    """Return by how much features disagree with a relative pose (7,), as a perturbation of it, zero within `config`.
+def _check_features(older: View, newer: View, two_view: TwoViewGeometry, config: AlignmentConfig,
+                    limits: AlignmentConfig) -> Array:
+    """Return by how much features disagree with the relative pose of two keyframes in a joint reconstruction (6,).
 
-    Raises LoopRejected if features or depth contradict the relative pose by more than `limits`.
+    It is a perturbation of the newer keyframe's pose, [rotation, translation], and zero within `config`. The depth and
+    the focal length of the joint reconstruction are used: those of the map come from two other windows, and a focal
+    length that differs between these moves the pose by the features along the optical axis.
+
+    Raises LoopRejected if they disagree by more than `limits`.
     """
-    older_newer = inverse(older.camera) @ first_second.apply_pose(newer.camera)
-    difference = inverse(older_newer) @ two_view.older_newer
+    found = _pose_by_features(older.keyframe, newer.keyframe, two_view.older_pixels, two_view.newer_pixels)
+    if found is None:
+        raise LoopRejected(f"the features have no pose by the depth of the joint reconstruction; {_VIEW_AGAIN}")
+    difference = inverse(inverse(older.camera) @ newer.camera) @ found[0]
     turn = float(np.degrees(rotation_angle(difference[:3, :3])))
     if turn > limits.max_rotation:
         raise LoopRejected(f"the rotation by the features differs by {turn:.1f} deg from that of the joint "
@@ -155,18 +180,22 @@ def _check_consistency(older: View, newer: View, first_second: Sim3, two_view: T
         raise LoopRejected(f"the position by the features differs by {100 * shift:.0f} % of the depth from that of the "
                            f"joint reconstruction, more than {100 * limits.max_translation:.0f} %, which drift does "
                            f"not explain; {_VIEW_AGAIN}")
-    tolerance = _MAX_LOG_DEPTH_RATIO * limits.max_scale / config.max_scale
-    agreement, overlap = depth_agreement(older.keyframe, newer.keyframe, older_newer, first_second.scale, tolerance)
+    if turn <= config.max_rotation and shift <= config.max_translation:
+        return np.zeros(6)
+    return np.concatenate([so3_log(difference[:3, :3]), difference[:3, 3]])
+
+
+def _check_depth(older: View, newer: View, first_second: Sim3, leniency: float) -> None:
+    """Raise LoopRejected if the depths of two keyframes in the map contradict their relative pose."""
+    older_newer = inverse(older.camera) @ first_second.apply_pose(newer.camera)
+    agreement, overlap = depth_agreement(older.keyframe, newer.keyframe, older_newer, first_second.scale,
+                                         _MAX_LOG_DEPTH_RATIO * leniency)
     if overlap < _MIN_DEPTH_OVERLAP:
         raise LoopRejected(f"the newer keyframe sees only {100 * overlap:.0f} % of the depth of the older one, less "
                            f"than {100 * _MIN_DEPTH_OVERLAP:.0f} %; {_VIEW_AGAIN}")
     if agreement < _MIN_DEPTH_AGREEMENT:
         raise LoopRejected(f"the depths agree in only {100 * agreement:.0f} % of the pixels that both keyframes see, "
                            f"less than {100 * _MIN_DEPTH_AGREEMENT:.0f} %: it may be another place that looks alike")
-    if turn <= config.max_rotation and shift <= config.max_translation:
-        return np.zeros(7)
-    rotation, translation = so3_log(difference[:3, :3]), difference[:3, 3] / first_second.scale
-    return np.concatenate([rotation, translation, [0.0]])
 
 
 def depth_agreement(older: MapKeyframe, newer: MapKeyframe, older_newer: Array, scale: float,

@@ -257,6 +257,8 @@ class Atlas:
     def _add_keyframes(self, window: Window, keyframes: dict[int, MapKeyframe]) -> None:
         """Add those keyframes of a window that the current component does not have yet."""
         images = {keyframe.id: keyframe for keyframe in window.keyframes}
+        if not all(keyframe.calibrated for keyframe in window.keyframes):
+            self._graph.expect_uncalibrated()
         for k, keyframe in keyframes.items():
             if not self.is_connected(k):
                 yield_to_tracking()

@@ -109,6 +109,10 @@ class KeyframeGraph:
         """
         self._graph.add_submap(self._keyframe_nodes[keyframe].node, map_keyframe, reference_node, covariance)
 
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration."""
+        self._graph.expect_uncalibrated()
+
     def reach(self, keyframe: int, depth: float, stamp: int) -> float | None:
         """Return how far the camera can have come from a keyframe until `stamp`, map units; see `reach.reach`.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.geometry.sim3 import inverse, log, to_matrix, transported
+from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, transported
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
 CHI2_GATE = 24.3
@@ -88,10 +88,12 @@ def mahalanobis_squared(errors: Array, covariances: Array) -> Array:
     return np.einsum("ni,ni->n", errors, np.linalg.solve(covariances, errors[..., None])[..., 0])
 
 
-def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence[Loop]) -> Array:
+def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence[Loop],
+                   path: Array | None = None) -> Array:
     """Return the chi-square (n,) of the innovation of each loop, given the overlap factors and the `accepted` loops.
 
-    The poses in `tree` have to be the solution with the accepted loops.
+    The poses in `tree` have to be the solution with the accepted loops. `path` (2, n), the length and the angles of the
+    shortest path between the nodes, is for errors that add up along it; without it there are none.
     """
     if not loops:
         return np.zeros(0)
@@ -101,6 +103,8 @@ def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence
     innovation = log(poses[first] @ matrices @ inverse(poses[second]))
     noise = transported(np.array([loop.covariance for loop in loops]), poses[second])
     covariance = drift_covariance(tree, first, second, accepted) + noise
+    if path is not None:
+        covariance += transported(_systematic_covariance(tree, path, second), poses[second])
     # The subtraction leaves rounding errors of the far larger drift; a loop's own noise bounds it from below.
     values, vectors = np.linalg.eigh((covariance + covariance.swapaxes(1, 2)) / 2)
     floor = np.linalg.eigvalsh(noise)[:, :1]
@@ -151,7 +155,10 @@ def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> l
     # The tree's covariances are in the frame of its current poses; transport them to the frame of the second node.
     local = transported(drift, inverse(tree.poses[loop.second_row, None]))
     noise = transported(np.array([other.covariance for other in others]), to_second @ chained_poses[second])
-    agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance) <= CHI2_GATE
+    sums = tree.path_sums()[:2]
+    path = (abs(sums[:, first] - sums[:, [loop.first_row]]) + abs(sums[:, second] - sums[:, [loop.second_row]]))
+    systematic = _systematic_covariance(tree, path, np.full_like(first, loop.second_row))
+    agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance + systematic) <= CHI2_GATE
     return [other for other, agrees in zip(others, agree, strict=True) if agrees]
 
 
@@ -219,6 +226,15 @@ def _clusters(loops: Sequence[Loop], radius: int) -> list[list[Loop]]:
             assigned |= near
             clusters.append([loop for loop, is_near in zip(loops, near, strict=True) if is_near])
     return clusters
+
+
+def _systematic_covariance(tree: SpanningTree, path: Array, rows: Index) -> Array:
+    """Return the covariance (n, 7, 7) of errors that add up along paths (2, n) to rows, perturbations on the right."""
+    sigmas = np.zeros((path.shape[1], 7))
+    sigmas[:, :3] = tree.systematic * path[1, :, None]
+    sigmas[:, 3:6] = tree.systematic * (path[0] / scales(tree.poses[rows]))[:, None]
+    sigmas[:, 6] = tree.systematic * (path[0] > 0)
+    return np.asarray(np.einsum("ni,ij->nij", sigmas**2, np.eye(7)))
 
 
 def _drift_covariance(tree: SpanningTree, first: Index, second: Index) -> Array:

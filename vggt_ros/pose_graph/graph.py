@@ -127,6 +127,10 @@ class PoseGraph:
         else:
             self._begin_submap(node, parent, relative, covariance, self._selection.submaps.of_row[parent])
 
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration."""
+        self._selection.expect_uncalibrated()
+
     def set_reach(self, anchor: int, node: int, radius: float) -> None:
         """Bound the pose of a submap, by its first node, where the camera was lost before it.
 

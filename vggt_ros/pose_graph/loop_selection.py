@@ -15,7 +15,6 @@ from vggt_ros.pose_graph.consistency import (
     CHI2_GATE,
     Loop,
     consistent_set,
-    predicted_chi2,
     residual_chi2,
     score,
     stretches,
@@ -23,7 +22,7 @@ from vggt_ros.pose_graph.consistency import (
 )
 from vggt_ros.pose_graph.inflation import Inflation
 from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers, without_outliers
-from vggt_ros.pose_graph.plausibility import plausible_hypothesis, refusal
+from vggt_ros.pose_graph.plausibility import SYSTEMATIC, plausible_hypothesis, refusals
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE, Submaps
 
@@ -56,6 +55,7 @@ class LoopSelection:
         self.tree, self.submaps = SpanningTree(), Submaps()
         self._inflation = Inflation()
         self.tree.inflation = self._inflation.factor
+        self.tree.systematic = SYSTEMATIC[True] * largest_drift
         self.loops: list[Loop] = []
         self.settled = 0
         self.log_scale: dict[int, float] = {}
@@ -72,11 +72,13 @@ class LoopSelection:
         """For each submap, the oldest one that accepted loops connect it with."""
         return self.submaps.components(self.accepted)
 
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration from now on."""
+        self.tree.systematic = SYSTEMATIC[False] * self._largest_drift
+
     def passes_gate(self, loop: Loop) -> bool:
         """Return whether a loop is likely given the overlap factors and the accepted loops; if not, set its reason."""
-        accepted = self.accepted
-        squared_distance = float(predicted_chi2(self.tree, [loop], accepted)[0])
-        loop.reason = refusal(self.tree, self.submaps, loop, accepted, self._largest_drift, squared_distance)
+        loop.reason, = refusals(self.tree, self.submaps, [loop], self.accepted, self._largest_drift)
         return not loop.reason
 
     def loops_to_accept(self, loop: Loop) -> list[Loop]:
@@ -238,9 +240,9 @@ class LoopSelection:
             return found
         before = self.tree.poses.copy()
         self.tree.set_poses(found.poses)
-        fitting = [loop for loop, chi2 in zip(near, predicted_chi2(self.tree, near, found.loops), strict=True)
-                   if chi2 <= CHI2_GATE
-                   and not refusal(self.tree, self.submaps, loop, found.loops, self._largest_drift, chi2)]
+        fitting = [loop for loop, reason
+                   in zip(near, refusals(self.tree, self.submaps, near, found.loops, self._largest_drift), strict=True)
+                   if not reason]
         if fitting:
             larger = without_outliers(self._solve([*found.loops, *fitting]), self._solve)
             found = larger if larger.score > found.score else found

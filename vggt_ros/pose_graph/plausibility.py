@@ -9,19 +9,23 @@ largest drift is not accepted, however well it fits, unless loops of another str
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, scales, transported
-from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop, drift_covariance, end_rows, stretches
+from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop, drift_covariance, end_rows, predicted_chi2, stretches
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
 from vggt_ros.pose_graph.submaps import Submaps
 
 MAX_STRETCHES = 2
 """Stretches of the trajectory, each of which allows another largest drift if they agree; more of them allow no more."""
+SYSTEMATIC = {True: 0.05, False: 0.2}
+"""Standard deviation of errors that add up along the path, over the largest drift, of a camera with and without a
+calibration: a wrong focal length turns every turn too far, and bends straight paths."""
 _LOOK_ALIKE = ("They may be two places that look alike; the loop is accepted when loops of another stretch of the "
                "trajectory agree with it: show the camera other places that it has seen before")
 
@@ -35,25 +39,29 @@ class Drift:
     log_scale: float
 
 
-def refusal(tree: SpanningTree, submaps: Submaps, loop: Loop, kept: Sequence[Loop], largest_drift: float,
-            chi2: float) -> str:
-    """Return why the trajectory does not allow a loop, given the accepted loops to keep; empty if it does.
+def refusals(tree: SpanningTree, submaps: Submaps, loops: Sequence[Loop], kept: Sequence[Loop],
+             largest_drift: float) -> list[str]:
+    """Return for each loop why the trajectory does not allow it, given the accepted loops to keep; empty if it does.
 
-    `chi2` is that of the loop's innovation (`predicted_chi2`); `largest_drift` is a fraction of the path. The poses of
-    the tree have to be the solution with the loops to keep.
+    `largest_drift` is a fraction of the path. The poses of the tree have to be the solution with the loops to keep.
     """
-    if (move := submaps.out_of_reach(tree.poses, loop, kept)) is not None:
-        return (f"the camera would have moved {move[0]:.3g} map units while it was lost, and can have moved at most "
-                f"{move[1]:.3g} at the speed it had: {_LOOK_ALIKE}")
-    demand = asked([loop], tree.poses)[0]
-    limit = allowed(tree, submaps.of_row, [loop], kept, largest_drift)[0]
-    if chi2 > CHI2_GATE:
-        known = f", and the trajectory between them allows {limit:.3g}" if demand > limit else ""
-        return (f"its chi-square against the map is {chi2:.0f}, more than {CHI2_GATE}: it would move one of the places "
-                f"by {demand:.3g} map units{known}. {_LOOK_ALIKE}")
+    paths = shortest_paths(tree, submaps.of_row, loops, kept)
+    chi2 = predicted_chi2(tree, loops, kept, np.where(np.isfinite(paths[:2]), paths[:2], 0.0))
+    demands, limits = asked(loops, tree.poses), largest_drift * paths[0] + np.sqrt(CHI2_GATE * paths[2])
+    return [_refusal(loop, submaps.out_of_reach(tree.poses, loop, kept), *figures) for loop, *figures
+            in zip(loops, chi2.tolist(), demands.tolist(), limits.tolist(), strict=True)]
+
+
+def _refusal(loop: Loop, motion: tuple[float, float] | None, chi2: float, demand: float, limit: float) -> str:
+    if motion is not None:
+        return (f"the camera would have moved {motion[0]:.3g} map units while it was lost, and can have moved at most "
+                f"{motion[1]:.3g} at the speed it had. {_LOOK_ALIKE}")
     if demand > limit:
         return (f"it would move one of the places by {demand:.3g} map units, and the trajectory between them allows "
-                f"{limit:.3g} (loops.drift). {_LOOK_ALIKE}")
+                f"{limit:.3g} (loops.drift); its chi-square against the map is {chi2:.0f}. {_LOOK_ALIKE}")
+    if chi2 > CHI2_GATE:
+        return (f"its chi-square against the map is {chi2:.0f}, more than {CHI2_GATE}, by a move of {demand:.3g} map "
+                f"units or by rotation or scale. {_LOOK_ALIKE}")
     return ""
 
 
@@ -63,10 +71,11 @@ def plausible_hypothesis(tree: SpanningTree, submaps: Submaps, loops: Sequence[L
 
     Each stretch, but no more than `MAX_STRETCHES` of them, allows another largest drift.
     """
-    count = min(MAX_STRETCHES, len(stretches([loop for loop in loops if not loop.accepted], stride)))
-    limits = allowed(tree, submaps.of_row, loops, (), largest_drift)
+    agreeing = min(MAX_STRETCHES, len(stretches([loop for loop in loops if not loop.accepted], stride)))
+    path, _, variance = shortest_paths(tree, submaps.of_row, loops, ())
+    limits = agreeing * (largest_drift * path + np.sqrt(CHI2_GATE * variance))
     return [loop for loop, demand, limit in zip(loops, asked(loops, tree.chained_poses), limits, strict=True)
-            if loop.accepted or demand <= count * limit]
+            if loop.accepted or demand <= limit]
 
 
 def asked(loops: Sequence[Loop], poses: Array) -> Array:
@@ -76,32 +85,28 @@ def asked(loops: Sequence[Loop], poses: Array) -> Array:
     return np.asarray(np.linalg.norm((poses[first] @ matrices)[:, :3, 3] - poses[second, :3, 3], axis=1))
 
 
-def allowed(tree: SpanningTree, submap: Sequence[int], loops: Sequence[Loop], kept: Sequence[Loop],
-            largest_drift: float) -> Array:
-    """Return how far the trajectory between their nodes allows each of the loops to move them (n,), map units.
+def shortest_paths(tree: SpanningTree, submap: Sequence[int], loops: Sequence[Loop], kept: Sequence[Loop]) -> Array:
+    """Return length, angles and variance (3, n) of the shortest paths between the nodes of each of the loops.
 
-    That is the largest drift, a fraction of the length of the shortest path between them along the overlap factors and
-    the `kept` loops, plus the error of the relative poses on this path and of the loop itself. It is infinite where
-    there is no such path within submaps, whose numbers by rows are given.
+    See `SpanningTree.path_sums` for the three; the variance includes that of the loop itself. The paths are along the
+    overlap factors within a submap, whose numbers by rows are given, and along the `kept` loops. Infinite where there
+    is none.
     """
-    length, variance = tree.path_lengths()
-    ends = np.concatenate([*end_rows(kept), *end_rows(loops)]) if kept or loops else np.zeros(0, np.int64)
-    segments = tree.segments(ends)
-    neighbors: dict[int, list[tuple[int, float, float]]] = {}
-
-    def connect(first: int, second: int, step: float, noise: float) -> None:
-        neighbors.setdefault(first, []).append((second, step, noise))
-        neighbors.setdefault(second, []).append((first, step, noise))
-
-    for first, second in zip(segments.ancestor.tolist(), segments.descendant.tolist(), strict=True):
-        if submap[first] == submap[second]:
-            connect(first, second, float(length[second] - length[first]), float(variance[second] - variance[first]))
-    for loop in kept:
-        connect(loop.first_row, loop.second_row, 0.0, _variance(loop, tree.poses))
-    result = np.full(len(loops), np.inf)
+    result = np.full((3, len(loops)), np.inf)
+    if not loops:
+        return result
+    sums, segments = tree.path_sums(), tree.segments(np.concatenate([*end_rows(kept), *end_rows(loops)]))
+    neighbors: dict[int, list[tuple[int, Array]]] = {}
+    steps = [(first, second, sums[:, second] - sums[:, first])
+             for first, second in zip(segments.ancestor.tolist(), segments.descendant.tolist(), strict=True)
+             if submap[first] == submap[second]]
+    steps += [(loop.first_row, loop.second_row, _own_path(loop, tree.poses)) for loop in kept]
+    for first, second, step in steps:
+        neighbors.setdefault(first, []).append((second, step))
+        neighbors.setdefault(second, []).append((first, step))
     for row, loop in enumerate(loops):
-        path, noise = _shortest_path(neighbors, loop.first_row, loop.second_row)
-        result[row] = largest_drift * path + np.sqrt(CHI2_GATE * (noise + _variance(loop, tree.poses)))
+        if (path := _shortest_path(neighbors, loop.first_row, loop.second_row)) is not None:
+            result[:, row] = path + _own_path(loop, tree.poses)
     return result
 
 
@@ -117,23 +122,25 @@ def drift(tree: SpanningTree, submaps: Submaps, accepted: Sequence[Loop], first:
                  float(np.sqrt(variances[6])))
 
 
-def _variance(loop: Loop, poses: Array) -> float:
-    """Return the variance of the position of a loop's second node by its measurement, map units squared."""
+def _own_path(loop: Loop, poses: Array) -> Array:
+    """Return length, angle and variance (3,) of a loop as an edge: only the variance of its position counts."""
     scale = float(scales(poses[loop.second_row, None])[0])
-    return scale**2 * float(np.trace(loop.covariance[3:6, 3:6]))
+    return np.array([0.0, 0.0, scale**2 * float(np.trace(loop.covariance[3:6, 3:6]))])
 
 
-def _shortest_path(neighbors: dict[int, list[tuple[int, float, float]]], begin: int, end: int) -> tuple[float, float]:
-    """Return length and variance of the shortest path between two rows (Dijkstra, 1959), infinite if there is none."""
-    queue, done = [(0.0, 0.0, begin)], set()
+def _shortest_path(neighbors: Mapping[int, Sequence[tuple[int, Array]]], begin: int, end: int) -> Array | None:
+    """Return the sums (3,) along the shortest path between two rows (Dijkstra, 1959), or None if there is none."""
+    order = count()  # of equal lengths
+    queue: list[tuple[float, int, int, Array]] = [(0.0, next(order), begin, np.zeros(3))]
+    done: set[int] = set()
     while queue:
-        length, variance, row = heapq.heappop(queue)
+        length, _, row, sums = heapq.heappop(queue)
         if row == end:
-            return length, variance
+            return sums
         if row in done:
             continue
         done.add(row)
-        for other, step, noise in neighbors.get(row, ()):
+        for other, step in neighbors.get(row, ()):
             if other not in done:
-                heapq.heappush(queue, (length + step, variance + noise, other))
-    return np.inf, np.inf
+                heapq.heappush(queue, (length + float(step[0]), next(order), other, sums + step))
+    return None
