@@ -123,9 +123,11 @@ class LoopSelection:
             images = supporting_images([other for other in loops if other.accepted], self._stride)
             loop.reason = "joins two submaps" + (f", supported by {images} images" if images > 1 else "")
             self._reconsider_pending(self.submaps.constrained_components(self.accepted))
+        if loop.accepted:  # it may support loops that were rejected before it came
+            self.try_alternative(loop)
 
     def try_alternative(self, loop: Loop) -> None:
-        """Test the hypothesis that a new loop and rejected ones consistent with it are true; adopt it if it wins.
+        """Test the hypothesis that the newest loop and rejected ones consistent with it are true; adopt it if it wins.
 
         It wins if the solution with them has a better score than the current one.
 
@@ -139,7 +141,7 @@ class LoopSelection:
                     and self._end_components(other, label) <= ends]
         consistent = consistent_set(self.tree, loop, rejected)
         within = self.submaps.is_within_one(loop)
-        if (len(consistent) < 2 and within) or (
+        if (len(consistent) < 2 and (within or loop.accepted)) or (
                 len(ends) > 1 and len(stretches(consistent, self._stride)) < 2):
             return
         chosen = consistent + [other for other in consistent_set(self.tree, loop, self.accepted) if other is not loop]

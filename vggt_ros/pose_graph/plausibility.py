@@ -71,7 +71,7 @@ def plausible_hypothesis(tree: SpanningTree, submaps: Submaps, loops: Sequence[L
 
     Each stretch, but no more than `MAX_STRETCHES` of them, allows another largest drift.
     """
-    agreeing = min(MAX_STRETCHES, len(stretches([loop for loop in loops if not loop.accepted], stride)))
+    agreeing = max(1, min(MAX_STRETCHES, len(stretches([loop for loop in loops if not loop.accepted], stride))))
     path, _, variance = shortest_paths(tree, submaps.of_row, loops, ())
     limits = agreeing * (largest_drift * path + np.sqrt(CHI2_GATE * variance))
     return [loop for loop, demand, limit in zip(loops, asked(loops, tree.chained_poses), limits, strict=True)
