@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from rendered_drives import DRIFT, SIZE, VIEW, Drive
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, pose
+from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import Scene, SceneReconstructor, laps, room
 from vggt_ros.synthetic.scene import Face
@@ -28,8 +29,8 @@ def raised(matrix: Array, floors: float) -> Array:
 
 
 @cache
-def stairwell(floors: int) -> Drive:
-    """A lap around each of the floors, from one to the next straight up; then straight down to the first, and on."""
+def stairwell(floors: int, back: int = LAP) -> Drive:
+    """A lap around each of the floors, straight up in between; then straight down to the first, and `back` keyframes."""
     faces = [Face(face.corner + np.array([0, 0, FLOOR_HEIGHT * floor]), face.right, face.down, face.texture)
              for floor in range(floors) for face in room().faces]
     scene, around, poses = Scene(faces), laps(LAP + 1, laps=1.0), []
@@ -38,7 +39,7 @@ def stairwell(floors: int) -> Drive:
         if floor < floors - 1:
             poses += [raised(around[0], floor + step / RISE) for step in range(RISE)]
     poses += [raised(around[0], floors - 1 - step / RISE) for step in range(RISE * (floors - 1))]
-    poses += [*around[:-1]]
+    poses += [*around[:back]]
     return Drive(scene, np.array(poses), tuple(scene.render(matrix, VIEW, SIZE)[0] for matrix in poses))
 
 
@@ -61,11 +62,26 @@ class DeceivedReconstructor(SceneReconstructor):
             self._poses = truth
 
 
+LOST = LAP + RISE + 2
+"""The keyframe on the second floor before which the camera is lost; a window ends with the one before."""
+
+
+class LosesTheCamera(DeceivedReconstructor):
+    """Solves no window, but those of loops, with keyframes on both sides of the loss."""
+
+    def reconstruct(self, window: Window):
+        ids = np.array(window.ids)
+        if ids[0] < LOST <= ids[-1] and abs(np.diff(ids)).max() < 8:
+            raise ReconstructionRefused("no matches")
+        return super().reconstruct(window)
+
+
 @dataclass(frozen=True)
 class Result:
     """What became of a drive; `same` and `other` are the verified loops within a floor and between floors."""
 
     slam: Slam
+    updates: list[Update]
     error: float
     same: list[str]
     other: list[str]
@@ -74,7 +90,7 @@ class Result:
 def run(floors: int, seed: int, config: Config | None = None) -> Result:
     drive = stairwell(floors)
     slam, updates = drive.run(drive.oracle(DeceivedReconstructor, noise=DRIFT, seed=seed), config or Config())
-    return Result(slam, drive.error(slam), *loops_by_floor(updates, drive.poses))
+    return Result(slam, updates, drive.error(slam), *loops_by_floor(updates, drive.poses))
 
 
 def loops_by_floor(updates: list[Update], poses: Array) -> tuple[list[str], list[str]]:
@@ -94,6 +110,17 @@ def check(result: Result) -> None:
     assert result.slam.counts.submaps == 1
 
 
+def test_a_camera_that_was_lost_is_not_found_on_another_floor():
+    """Its images are found on the first floor, which it cannot have reached; it is joined when it has come back."""
+    drive = replace(stairwell(2, back=14), breaks=(LOST,))
+    slam, updates = drive.run(drive.oracle(LosesTheCamera, noise=DRIFT), Config())
+    assert any("it can have come only" in update.refused for update in updates)
+    assert sum(update.new_submap for update in updates) == 1
+    assert slam.counts.submaps == 1
+    assert drive.error(slam) < FLOOR_HEIGHT / 5
+
+
+@pytest.mark.slow
 def test_two_floors_that_look_alike_stay_apart_and_the_loop_at_the_true_one_is_taken():
     check(run(2, 0))
 
