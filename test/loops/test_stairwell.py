@@ -30,7 +30,7 @@ def raised(matrix: Array, floors: float) -> Array:
 
 @cache
 def stairwell(floors: int, back: int = LAP) -> Drive:
-    """A lap around each of the floors, straight up in between; then straight down to the first, and `back` keyframes."""
+    """A lap around each floor, straight up in between; then straight down to the first, and `back` keyframes on."""
     faces = [Face(face.corner + np.array([0, 0, FLOOR_HEIGHT * floor]), face.right, face.down, face.texture)
              for floor in range(floors) for face in room().faces]
     scene, around, poses = Scene(faces), laps(LAP + 1, laps=1.0), []
