@@ -6,14 +6,16 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from held import arrays_kept_by_small_views
 from rendered_drives import DRIFT, SIZE, VIEW, Drive
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp
-from vggt_ros.loops.verification import depth_agreement, two_view_geometry
+from vggt_ros.loops.verification import depth_agreement, lenient, two_view_geometry
 from vggt_ros.places.keyframe_images import KeyframeImages
+from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, room
@@ -251,6 +253,18 @@ def test_depth_agrees_at_the_true_pose_and_scale_only():
     assert depth_agreement(first, second, turned, 4.0)[0] < 0.8 * agreement
     away = truth @ pose(so3_exp(np.array([0, np.pi, 0])), np.zeros(3))
     assert depth_agreement(first, second, away, 4.0)[1] < 0.1
+
+
+def test_limits_grow_with_the_drift_to_expect_up_to_three_times():
+    config = Config().alignment
+    assert lenient(config, None, 2.0) == config
+    some = lenient(config, Drift(np.radians(2.0), 0.1, 0.05), 2.0)
+    assert some.max_rotation == pytest.approx(config.max_rotation + 2)
+    assert some.max_translation == pytest.approx(config.max_translation + 0.1 / 2.0)
+    assert some.max_scale == pytest.approx(config.max_scale + 0.05)
+    most = lenient(config, Drift(1.0, 100.0, 10.0), 2.0)
+    assert most.max_rotation == pytest.approx(3 * config.max_rotation)
+    assert most.max_translation == pytest.approx(3 * config.max_translation)
 
 
 def test_stored_images_are_returned():
