@@ -21,6 +21,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
     unproject,
 )
 from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, rank
+from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -168,8 +169,6 @@ def test_the_pipeline_recovers_the_ground_truth_from_raw_output():
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1920, 1080), (752, 480), (480, 640)])
 def test_sizes_are_the_published_ones_and_keep_the_aspect(width, height):
     """4:3 gives 518x392, 16:9 518x294; the intrinsics of the rectified images are the scaled ones of the camera."""
-    from vggt_ros.reconstruction.vggt.images import network_size
-
     camera = Camera.assumed(width, height, 65.0)
     size = network_size(camera, 518)
     assert size == {(640, 480): (518, 392), (1920, 1080): (518, 294), (752, 480): (518, 336),

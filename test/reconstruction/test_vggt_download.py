@@ -25,16 +25,16 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from vggt_ros.reconstruction.vggt import weights
+from vggt_ros.reconstruction.vggt import weight_files, weights
 reported = []
 def progress(text):
     reported.append(text)
     if sys.argv[4] == "stop":
         raise KeyboardInterrupt("enough")
 try:
-    path = weights.find(sys.argv[2], cache=Path(sys.argv[3]), progress=progress)
+    path = weight_files.find(sys.argv[2], cache=Path(sys.argv[3]), progress=progress)
     print(json.dumps({"sizes": weights.load(path, torch.device("cpu")).sizes.embed_dim, "progress": reported}))
-except (weights.WeightsError, KeyboardInterrupt) as error:
+except (weight_files.WeightsError, KeyboardInterrupt) as error:
     print(json.dumps({"error": str(error), "progress": reported}))
 """
 

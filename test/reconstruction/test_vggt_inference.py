@@ -81,9 +81,9 @@ import sys
 sys.path[:0] = sys.argv[1:]
 import numpy as np
 from test_vggt_inference import inference, keyframes
-plain, compiled = inference(), inference(compile=True)
+plain, compiled = inference(), inference(compile="true")
 compiled.warm_up(70, 56, 3, 1)
-print("COMPILED", compiled.compiled)
+print("COMPILED", compiled.blocks.state)
 a, b = plain.run(keyframes())[0], compiled.run(keyframes())[0]
 print("DIFFERENCE", max(float(np.nanmax(np.abs(x / y - 1))) for x, y in ((a.depth, b.depth), (a.pose_enc, b.pose_enc))))
 """

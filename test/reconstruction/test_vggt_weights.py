@@ -13,12 +13,13 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt import memory, rule, weight_files, weights
+from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weights import WeightsError
+from vggt_ros.reconstruction.vggt.weight_files import WeightsError
 from vggt_ros.settings import ConfigError
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -61,7 +62,7 @@ def test_both_formats_load_the_same(folder, state, tmp_path):
     torch.save(state, tmp_path / "other.pt")
     images = torch.from_numpy(rule.images(2, 28, 42))
     with torch.inference_mode():
-        a, b = (weights.load(path, CPU)(images) for path in (weights.find(str(folder)), tmp_path / "other.pt"))
+        a, b = (weights.load(path, CPU)(images) for path in (weight_files.find(str(folder)), tmp_path / "other.pt"))
         c = pseudo_random_network(TINY, 0)(images)
     for name, value in c.items():
         assert torch.equal(a[name], value)
@@ -77,12 +78,12 @@ def test_the_cache_of_the_hub_is_used_offline(folder, tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text(commit)
     for name in ("model.safetensors", "config.json"):
         (folder / name).rename(repository / "snapshots" / commit / name)
-    path = weights.find("facebook/VGGT-1B", download=False, cache=tmp_path / "cache")
+    path = weight_files.find("facebook/VGGT-1B", download=False, cache=tmp_path / "cache")
     assert weights.load(path, CPU).sizes == TINY
-    assert weights.find("facebook/VGGT-1B", download=True, cache=tmp_path / "cache") == path
+    assert weight_files.find("facebook/VGGT-1B", download=True, cache=tmp_path / "cache") == path
     for download in (True, False):
         with pytest.raises(WeightsError, match=r"connect once, or copy model\.safetensors"):
-            weights.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
+            weight_files.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
 
 
 def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path, monkeypatch):
@@ -94,17 +95,17 @@ def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(WeightsError, match=r"gated: apply at https://huggingface\.co/facebook/VGGT-1B-Commercial"):
-        weights.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
+        weight_files.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
 
 
 def test_the_error_names_a_path_without_weights(folder, tmp_path):
     for source, message in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "config.json", "neither"),
                             ("nothing", "does not exist")):
         with pytest.raises(WeightsError, match=message):
-            weights.find(str(source))
+            weight_files.find(str(source))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"contains none of model\.safetensors"):
-        weights.find(str(tmp_path / "empty"))
+        weight_files.find(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -213,7 +214,7 @@ def test_images_of_another_size_are_refused(folder):
 def test_the_error_of_a_missing_gpu_names_the_setting(folder):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is configured")):
+    with pytest.raises(DeviceUnsuitable, match=re.escape("vggt.device: cuda is configured")):
         Vggt(config(folder, device="cuda"))
     with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is configured")):
         create_reconstructor(config(folder, device="cuda").replace({"reconstructor": "vggt"}))

@@ -105,12 +105,12 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.got["depth/image"] and bench.got["cloud"][-1].width > 1000
     assert {(image.width, image.height) for image in bench.got["depth/image"]} == {(WIDTH, HEIGHT)}
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, 4) + 200e6
+    assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, memory.Mode()) + 200e6
 
 
 def test_windows_beyond_the_memory_are_split_and_diagnostics_report_it(make, folder):
     """`vggt.memory` suffices for three images, a window has four; alignment accepts the inconsistent parts."""
-    room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, torch.float32) + 1e4
+    room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, memory.Mode()) + 1e4
     bench = make(create_reconstructor, **vggt(folder, vggt__memory=1e-9 * room, alignment__max_rotation=45.0,
                                               alignment__max_translation=1.0, alignment__max_scale=1.0,
                                               tracking__min_inliers=6)).start()
