@@ -13,18 +13,15 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
+from tiny_vggt import CPU, TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
-from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.windows.keyframe import Keyframe
 
-CPU = torch.device("cpu")
-TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
-             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
 SYNCHRONIZING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
                  "aten::masked_select", "aten::_unique2"}
 """Operations that make the host wait for a GPU, because a value or a shape depends on the result."""

@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
+from tiny_vggt import CPU, TINY
+
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule
@@ -22,12 +24,9 @@ from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.sizes import SMALL, Sizes
+from vggt_ros.reconstruction.vggt.sizes import SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
-CPU = torch.device("cpu")
-TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
-             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
 LOOSE = {"alignment.max_rotation": 45.0, "alignment.max_translation": 1.0, "alignment.max_scale": 1.0}
 """With pseudo-random weights the output is not geometry: parts of a window are consistent only roughly."""
 

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
-from vggt_ros.config import Config
+from tiny_vggt import CPU, TINY, tiny_config, tiny_state, tiny_vggt, tiny_window, write_weights
+
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
@@ -21,41 +22,18 @@ from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.reconstruction.vggt.weight_files import WeightsError
 from vggt_ros.settings import ConfigError
-from vggt_ros.windows.keyframe import Keyframe, Window
-
-TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
-             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", name="state")
 def _state():
-    return {name: torch.from_numpy(value) for name, value in rule.weights(TINY, 0)}
+    return tiny_state()
 
 
 @pytest.fixture(name="folder")
-def _folder(state, tmp_path):
+def _folder(tmp_path):
     """A folder like a repository of the hub."""
-    TINY.save(tmp_path / "config.json")
-    safetensors.save_file(state, tmp_path / "model.safetensors")
+    write_weights(tmp_path)
     return tmp_path
-
-
-def window(ids=(0, 1, 2), height=56, width=70):
-    images = (255 * rule.images(max(ids) + 1, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
-    k = np.array([[60.0, 0, width / 2], [0, 60, height / 2], [0, 0, 1]])
-    return Window(0, tuple(Keyframe(i, i, np.ascontiguousarray(images[i]), k) for i in ids))
-
-
-def config(folder, **changes):
-    return Config().replace({"vggt.weights": str(folder), "vggt.device": "cpu",
-                             **{f"vggt.{name}": value for name, value in changes.items()}})
-
-
-def loaded(folder, **changes):
-    vggt = Vggt(config(folder, **changes))
-    vggt.load()
-    return vggt
 
 
 def test_both_formats_load_the_same(folder, state, tmp_path):
@@ -149,8 +127,8 @@ def test_the_error_of_another_architecture_names_the_first_tensors(folder, state
 
 def test_reused_tokens_change_nothing(folder):
     """Bit-identical results, whichever frames were in the window before."""
-    first, second = window((0, 1, 2, 3)), window((2, 3, 4, 5))
-    reuse, fresh = loaded(folder), loaded(folder, reuse_tokens=False)
+    first, second = tiny_window((0, 1, 2, 3)), tiny_window((2, 3, 4, 5))
+    reuse, fresh = tiny_vggt(folder), tiny_vggt(folder, reuse_tokens=False)
     reuse.reconstruct(first)
     ours, theirs = reuse.reconstruct(second), fresh.reconstruct(second)
     assert (ours.report["reused_tokens"], theirs.report["reused_tokens"]) == (2, 0)
@@ -162,32 +140,32 @@ def test_reused_tokens_change_nothing(folder):
 
 def test_the_reconstructor_decodes_the_network_output(folder):
     """Depth and the order of confidences are those of the network; calibrated intrinsics are those of the keyframes."""
-    geometry = loaded(folder).reconstruct(window())
-    images = torch.from_numpy(np.stack([k.image for k in window().keyframes])).permute(0, 3, 1, 2).float() / 255
+    geometry = tiny_vggt(folder).reconstruct(tiny_window())
+    images = torch.from_numpy(np.stack([k.image for k in tiny_window().keyframes])).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         raw = pseudo_random_network(TINY, 0)(images)
     np.testing.assert_allclose(geometry.depth, raw["depth"].numpy(), rtol=1e-5)
     assert geometry.keyframe_ids == (0, 1, 2)
-    assert np.array_equal(geometry.intrinsics[0], window().keyframes[0].intrinsics)
+    assert np.array_equal(geometry.intrinsics[0], tiny_window().keyframes[0].intrinsics)
     best = np.unravel_index(raw["depth_conf"].numpy().argmax(), geometry.depth.shape)
     assert geometry.confidence[best] == 1
 
 
 def test_points_and_tracks_if_configured(folder):
-    vggt = loaded(folder, outputs="depth,points,tracks")
-    vggt.reconstruct(window((0, 1), 266, 266))
+    vggt = tiny_vggt(folder, outputs="depth,points,tracks")
+    vggt.reconstruct(tiny_window((0, 1), 266, 266))
     assert vggt.inference.extra_outputs["world_points"].shape == (2, 266, 266, 3)
     assert vggt.inference.extra_outputs["track"].shape == (2, 64, 2)
     assert torch.equal(vggt.inference.extra_outputs["track"][0, 0], torch.tensor([16.0, 16.0]))
-    plain = loaded(folder)
-    plain.reconstruct(window())
+    plain = tiny_vggt(folder)
+    plain.reconstruct(tiny_window())
     assert plain.inference.extra_outputs == {}
     assert not hasattr(plain.inference.network, "point_head")
 
 
 def test_bfloat16_weights_cost_little_accuracy(folder):
-    exact = loaded(folder).reconstruct(window())
-    half = loaded(folder, dtype="bfloat16").reconstruct(window())
+    exact = tiny_vggt(folder).reconstruct(tiny_window())
+    half = tiny_vggt(folder, dtype="bfloat16").reconstruct(tiny_window())
     ratio = half.depth / exact.depth
     assert 1e-7 < np.abs(np.log(ratio)).mean() < 0.02
 
@@ -204,8 +182,8 @@ def test_the_reference_mode_computes_the_same():
 
 
 def test_images_of_another_size_are_refused(folder):
-    vggt = loaded(folder)
-    for bad in (window((0,)), window(height=57)):
+    vggt = tiny_vggt(folder)
+    for bad in (tiny_window((0,)), tiny_window(height=57)):
         with pytest.raises(ReconstructionRefused, match="multiples of 14"):
             vggt.reconstruct(bad)
     assert vggt.image_size(Camera.assumed(640, 480, 60)) == (518, 392)
@@ -215,9 +193,9 @@ def test_the_error_of_a_missing_gpu_names_the_setting(folder):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(DeviceUnsuitable, match=re.escape("vggt.device: cuda is configured")):
-        Vggt(config(folder, device="cuda"))
+        Vggt(tiny_config(folder, device="cuda"))
     with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is configured")):
-        create_reconstructor(config(folder, device="cuda").replace({"reconstructor": "vggt"}))
+        create_reconstructor(tiny_config(folder, device="cuda").replace({"reconstructor": "vggt"}))
 
 
 def test_the_model_of_the_weights_memory_is_exact(folder):

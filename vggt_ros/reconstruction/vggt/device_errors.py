@@ -48,7 +48,7 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def device_problem(error: BaseException, device: torch.device, when: str) -> str:
+def device_problem(error: BaseException, device: object, when: str) -> str:
     """Return what is wrong with the device, with the cure; empty if the error is about something else."""
     if is_out_of_memory(error):
         return (f"memory ran out on {device} {when} ({first_line(error)}): close other programs that use it, or lower "

@@ -106,6 +106,10 @@ class Inference:
             with self.blocks.recording(progress):
                 fast, _ = self.run(later)
             self._judge_compiled(plain, fast, f"{frames} images of {width}x{height}")
+            if self.blocks.enabled and frames > 2:  # windows of other shapes run uncompiled, but for one kernel
+                progress("compiling the network, for other windows")
+                FusedPlacement().install(self.network)
+                self.run(later[1:])
         self.clear_cache()
 
     def _judge_compiled(self, plain: FilteredOutput, fast: FilteredOutput, shape: str) -> None:
@@ -118,7 +122,6 @@ class Inference:
             self.blocks.disable(f"a depth that differs by {100 * change:.0f} % from that of the uncompiled network")
             return
         self.blocks.state = f"yes, for {shape}"
-        FusedPlacement().install(self.network)
 
     def clear_cache(self) -> None:
         """Free the cached tokens, and the unused memory that the allocator of the device has reserved."""
@@ -148,7 +151,7 @@ class Inference:
         new = [keyframe for keyframe in keyframes if keyframe.id not in tokens]
         # On a CPU one image at a time: a batch is not faster, and the tokens then do not depend on its other images.
         batch = len(new) if self.device.type == "cuda" else 1
-        with self._autocast():
+        with self.autocast():
             for first in range(0, len(new), max(batch, 1)):
                 part = new[first:first + batch]
                 encoded = network.aggregator.encode(to_tensor([keyframe.image for keyframe in part], self.device),
@@ -192,7 +195,7 @@ class Inference:
             self.stage_seconds[stage] = now - self._last_stage_end
         self._last_stage_end = now
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which matrices are multiplied in the type `compute`, everything else in float32."""
         reduced = self.compute != torch.float32
         return torch.autocast(self.device.type, self.compute if reduced else torch.bfloat16, enabled=reduced,

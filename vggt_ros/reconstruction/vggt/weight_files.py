@@ -61,6 +61,7 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
         raise WeightsError(f"vggt.weights: {repository} needs the package huggingface_hub, 0.25 or newer ({error}); "
                            "pip install -U huggingface_hub safetensors, or set vggt.weights to a folder") from error
     page = f"https://huggingface.co/{repository}"
+    canceled: list[BaseException] = []
 
     def fetch(name: str, online: bool, **options: Any) -> Path | None:
         """Return a file of the repository, None if it does not exist; raises WeightsError, LocalEntryNotFoundError."""
@@ -83,8 +84,11 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
             return None
         except hub.EntryNotFoundError:
             return None
-        except (hub.HfHubHTTPError, OSError) as error:
-            raise WeightsError(f"vggt.weights: {name} of {repository} could not be downloaded: {error}") from error
+        except Exception as error:  # of the hub, of one of its HTTP clients, of the system
+            if canceled:
+                raise canceled[0] from None
+            raise WeightsError(f"vggt.weights: {name} of {repository} could not be downloaded "
+                               f"({type(error).__name__}: {error}): try again, what has arrived is kept") from error
 
     for name in FILE_NAMES:  # cached files first: a missing network may be slow to fail
         if path := fetch(name, online=False):
@@ -92,7 +96,7 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
     if download:
         bar: dict[str, Any] = {}
         if progress is not None and "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # from 1.0 on
-            bar["tqdm_class"] = _progress_bar(progress)
+            bar["tqdm_class"] = _progress_bar(progress, canceled)
         elif progress is not None:
             progress("downloading the weights; this huggingface_hub does not report how far")
         with suppress(hub.LocalEntryNotFoundError):
@@ -134,12 +138,16 @@ def check_hash(path: Path, progress: Progress | None = None) -> str:
     return expected
 
 
-def _progress_bar(progress: Progress) -> type[tqdm]:
-    """Return a progress bar class that also calls `progress`."""
+def _progress_bar(progress: Progress, canceled: list[BaseException]) -> type[tqdm]:
+    """Return a progress bar class that also calls `progress`, and adds what that raises to `canceled`."""
     class Bar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
-            progress(f"downloading the weights, {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
+            try:
+                progress(f"downloading the weights, {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB")
+            except BaseException as error:
+                canceled.append(error)
+                raise
             return shown
 
     return Bar
