@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
     predicted_intrinsics,
     unproject,
 )
-from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, rank
+from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, median_of, rank
 from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
@@ -139,6 +139,15 @@ def test_invalid_output_is_refused(exact):
         decode(dataclasses.replace(raw, pose_enc=bad).filtered(VggtConfig()), window())
     with pytest.raises(ReconstructionRefused, match="no depth"):
         decode(dataclasses.replace(raw, depth=np.full_like(raw.depth, np.nan)).filtered(VggtConfig()), window())
+
+
+def test_the_median_is_that_of_torch():
+    """`torch.nanmedian` waits for a GPU, ours does not; if nothing is valid, nothing is beyond a multiple of it."""
+    values = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    for count in (1, 2, 35, 70):
+        valid = (torch.arange(70) < count).view(2, 5, 7)
+        assert median_of(values, valid) == values.masked_fill(~valid, torch.nan).nanmedian()
+    assert median_of(values, torch.zeros_like(valid)) == torch.inf
 
 
 def test_ranks_are_uniform():

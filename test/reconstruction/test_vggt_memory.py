@@ -16,6 +16,7 @@ safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is no
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 from tiny_vggt import CPU, TINY
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
@@ -60,6 +61,19 @@ def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, 
     run.clear_cache()
     measured = peak_allocated(lambda: run.run(window))
     model = memory.activation_bytes(sizes, frames, height, width, run.mode)
+    assert measured < model < 1.35 * measured, model / measured
+
+
+def test_the_memory_model_knows_the_scores_of_the_plain_attention_kernel():
+    run = Inference(Config().vggt, CPU)
+    window = keyframes(8, 196, 266)
+    with sdpa_kernel(SDPBackend.MATH):
+        run.set_network(pseudo_random_network(TINY, 0))
+        run.run(window[:2])
+        run.clear_cache()
+        measured = peak_allocated(lambda: run.run(window))
+    model = memory.activation_bytes(TINY, 8, 196, 266, run.mode)
+    assert run.mode.plain_attention
     assert measured < model < 1.35 * measured, model / measured
 
 

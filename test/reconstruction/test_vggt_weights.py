@@ -125,6 +125,68 @@ def test_the_error_of_another_architecture_names_the_first_tensors(folder, state
         weights.load(folder / "model.safetensors", CPU)
 
 
+def test_a_head_that_nobody_asked_for_may_be_missing(folder, state, tmp_path):
+    part = {name: value for name, value in state.items() if not name.startswith(("point_head.", "track_head."))}
+    torch.save(part, folder / "part.pt")
+    assert not hasattr(weights.load(folder / "part.pt", CPU), "point_head")
+    with pytest.raises(WeightsError, match=r"62 missing, first point_head\.norm\.weight"):
+        weights.load(folder / "part.pt", CPU, outputs=("cameras", "depth", "points"))
+    torch.save({name: value for name, value in part.items() if not name.startswith("depth_")}, folder / "no.pt")
+    with pytest.raises(WeightsError, match=r"missing, first depth_head\.norm\.weight"):
+        weights.load(folder / "no.pt", CPU)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_the_error_names_integer_weights(folder, state, suffix):
+    """Quantized weights, which other programs write under the same names."""
+    name = "aggregator.frame_blocks.1.attn.qkv.weight"
+    changed = {**state, name: (100 * state[name]).to(torch.int8)}
+    torch.save(changed, folder / "model.pt") if suffix == "pt" else safetensors.save_file(
+        changed, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"not floating point numbers, first {re.escape(name)} \((I8|int8)\)"):
+        weights.load(folder / f"model.{suffix}", CPU)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "float32"), (np.inf, "bfloat16"), (1e6, "float16")])
+def test_the_error_names_weights_that_are_not_finite(folder, state, value, kind):
+    """In the file, or in the type in which they are stored."""
+    name = "aggregator.global_blocks.2.mlp.fc1.weight"
+    changed = state[name].clone()
+    changed[3, 4] = value
+    safetensors.save_file({**state, name: changed}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"infinite values in 1 tensors, first {re.escape(name)} \(as {kind}\)"):
+        weights.load(folder / "model.safetensors", CPU, getattr(torch, kind))
+
+
+@pytest.mark.parametrize("content", [
+    '{"embed_dim": 1000000000}', '{"depth": 100000000}', '{"embed_dim": "1024"}', '{"embed_dim": [1024]}',
+    '{"heads": 0}', '{"heads": -16}', '{"patch": 16}', '{"taps": [4, 11, 17, -1]}', '{"taps": [4, 11, 17, 1e3]}',
+    '{"out_channels": 256}', '{"depth": 24.5}', '{"depth": true}', "[1, 2]", "{", "\xff", "[" * 100000])
+def test_a_config_with_impossible_sizes_is_refused_before_anything_is_built(folder, content, monkeypatch):
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+
+    def build(*_):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(weights, "Network", build)
+    with pytest.raises(WeightsError, match=r"config\.json does not contain valid network sizes"):
+        weights.load(folder / "model.safetensors", CPU)
+
+
+def test_the_error_names_a_wrong_size(folder):
+    """Bytes too many, as of two downloads into one file."""
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"1234")
+    with pytest.raises(WeightsError, match=f"has {size + 4} bytes, but by its header {size}; delete it"):
+        weights.load(path, CPU)
+
+
+def test_tracks_need_images_that_the_coarsest_map_can_hold(folder):
+    with pytest.raises(ReconstructionRefused, match=r"tracks need images of 128 pix.* not 70x56; raise vggt\.width"):
+        tiny_vggt(folder, outputs="depth,tracks").reconstruct(tiny_window())
+
+
 def test_reused_tokens_change_nothing(folder):
     """Bit-identical results, whichever frames were in the window before."""
     first, second = tiny_window((0, 1, 2, 3)), tiny_window((2, 3, 4, 5))

@@ -87,8 +87,8 @@ def activation_bytes(sizes: Sizes, frames: int, height: int, width: int, mode: M
     tokens, taps = frames * (1 + sizes.registers + patches), len({*sizes.taps, sizes.depth - 1})
     encoded, layer = 4 * frames * patches * dim, 4 * tokens * 2 * dim
     attention = tokens * dim * (3 * 4 + 3 * mode.compute_bytes + 5 * 4)
-    if mode.plain_attention:  # scores and their softmax, in float32
-        attention += 2 * 4 * sizes.heads * tokens**2
+    if mode.plain_attention:  # scores and their softmax, in float32, and copies of queries, keys and values
+        attention += int(2.2 * 4 * sizes.heads * tokens**2)
     mlp = tokens * dim * (3 * 4 + 8 * mode.compute_bytes)
     outputs, chunk = set(mode.outputs), min(mode.chunk, frames)
     pixels, cells = chunk * height * width, chunk * 64 * patches
