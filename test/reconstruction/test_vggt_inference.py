@@ -1,14 +1,9 @@
 """Inference: no synchronization, cached position tables, and a compiler that may fail."""
 
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import ROOT, SUPPORT
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
@@ -150,39 +145,3 @@ def test_a_window_with_tracks_runs_in_chunks(monkeypatch):
     run.run(keyframes(2, 140, 154))
     assert max(sizes) <= 500
     torch.testing.assert_close(run.extra_outputs["track"], whole, rtol=1e-3, atol=1e-2)
-
-
-COMPILED = """
-import sys
-sys.path[:0] = sys.argv[1:]
-import numpy as np
-from test_vggt_inference import inference, keyframes
-plain, compiled = inference(), inference(compile="true")
-compiled.warm_up(70, 56, 3, 1)
-print("COMPILED", compiled.blocks.state)
-a, b = plain.run(keyframes())[0], compiled.run(keyframes())[0]
-print("DIFFERENCE", max(float(np.nanmax(np.abs(x / y - 1))) for x, y in ((a.depth, b.depth), (a.pose_enc, b.pose_enc))))
-"""
-
-
-def compiled(**environment):
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", COMPILED, str(ROOT), str(here), str(SUPPORT)], text=True, timeout=500,
-                          capture_output=True, check=False, env={**os.environ, **environment})
-    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("COMPILED", "DIFF")))
-    assert len(lines) == 2, done.stderr[-3000:]
-    return lines["COMPILED"], float(lines["DIFFERENCE"]), done.stderr
-
-
-def test_without_a_compiler_the_network_runs_uncompiled_and_the_reason_is_logged(tmp_path):
-    text, difference, log = compiled(CXX=str(tmp_path / "no_compiler"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
-    assert text.startswith("no, because of ") and "ompiler" in text
-    assert "the network runs uncompiled, because" in log
-    assert difference == 0
-
-
-@pytest.mark.slow
-def test_the_compiled_network_computes_the_same(tmp_path):
-    text, difference, _ = compiled(TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
-    assert text == "yes"
-    assert difference < 1e-3

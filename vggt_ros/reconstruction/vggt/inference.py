@@ -96,7 +96,6 @@ class Inference:
         shape = (frames, height, width, compiles)
         if (self.device.type != "cuda" and not compiles) or shape in self._warm_shapes:
             return
-        self._warm_shapes.add(shape)
         first, later = (_warm_up_keyframes(start, frames, height, width) for start in (0, frames - overlap))
         self.run(first)
         plain, _ = self.run(later)
@@ -110,6 +109,7 @@ class Inference:
                 progress("compiling the network, for other windows")
                 FusedPlacement().install(self.network)
                 self.run(later[1:])
+        self._warm_shapes.add(shape)
         self.clear_cache()
 
     def _judge_compiled(self, plain: FilteredOutput, fast: FilteredOutput, shape: str) -> None:
