@@ -28,7 +28,7 @@ MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the sup
 CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
     "tf2_ros": ("vggt_ros/ros/",),
-    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/vggt_measure.py"),
+    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
 }
 

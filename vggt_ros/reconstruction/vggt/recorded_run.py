@@ -67,23 +67,27 @@ def differences(ours: RecordedRun, recorded: RecordedRun) -> dict[str, float]:
     """
     shared = [name for name in recorded.names if name in ours.names]
     a, b = ([run.names.index(name) for name in shared] for run in (ours, recorded))
-    turns_a, turns_b = ours.extrinsic[a, :, :3], recorded.extrinsic[b, :, :3]
-    turns = [np.degrees(rotation_angle((turns_a[i] @ turns_a[j].T).T @ (turns_b[i] @ turns_b[j].T)))
-             for i, j in itertools.combinations(range(len(shared)), 2)]
-    centers_a, centers_b = (-np.einsum("sij,si->sj", run.extrinsic[rows, :, :3], run.extrinsic[rows, :, 3])
-                            for run, rows in ((ours, a), (recorded, b)))
-    moved = umeyama(centers_a, centers_b).apply(centers_a)
-    extent = float(np.sqrt(np.mean(np.sum((centers_b - centers_b.mean(0)) ** 2, axis=1))))
     focal = np.abs(ours.intrinsic[a][:, [0, 1], [0, 1]] / recorded.intrinsic[b][:, [0, 1], [0, 1]] - 1)
     ratios = _depth_ratios(ours, recorded)
     one_scale = np.median(np.concatenate(ratios)) if ratios else np.nan
     return {
-        "rotations_deg": float(np.median(turns)), "rotations_max_deg": float(np.max(turns)),
-        "centers_percent": 100 * float(np.sqrt(np.mean(np.sum((moved - centers_b) ** 2, axis=1)))) / extent,
+        **pose_differences(ours.extrinsic[a], recorded.extrinsic[b]),
         "focal_percent": 100 * float(np.median(focal)),
         "depth_percent": 100 * float(np.median(np.abs(np.concatenate(ratios) - one_scale))) if ratios else np.nan,
         "scale_percent": 100 * float(np.std([np.median(one) for one in ratios])) if ratios else np.nan,
     }
+
+
+def pose_differences(ours: Array, theirs: Array) -> dict[str, float]:
+    """Return how two sets of poses `camera_world` (S, 3 or 4, 4) of the same images differ, as `differences` does."""
+    pairs = list(itertools.combinations(range(len(ours)), 2))
+    between_a, between_b = ([turns[i] @ turns[j].T for i, j in pairs] for turns in (ours[:, :3, :3], theirs[:, :3, :3]))
+    angles = [np.degrees(rotation_angle(a.T @ b)) for a, b in zip(between_a, between_b)]
+    centers_a, centers_b = (-np.einsum("sij,si->sj", poses[:, :3, :3], poses[:, :3, 3]) for poses in (ours, theirs))
+    error = umeyama(centers_a, centers_b).apply(centers_a) - centers_b
+    extent = np.sqrt(np.mean(np.sum((centers_b - centers_b.mean(0)) ** 2, axis=1)))
+    return {"rotations_deg": float(np.median(angles)), "rotations_max_deg": float(np.max(angles)),
+            "centers_percent": 100 * float(np.sqrt(np.mean(np.sum(error**2, axis=1))) / extent)}
 
 
 def _depth_ratios(ours: RecordedRun, recorded: RecordedRun) -> list[NDArray[np.float64]]:
