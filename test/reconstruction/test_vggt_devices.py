@@ -1,6 +1,7 @@
 """What a GPU would do, staged on a CPU: errors as torch raises them, memory of the system, architectures."""
 
 import contextlib
+import functools
 import logging
 import os
 import subprocess
@@ -15,6 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
+from staged_gpu import stage_gpu
 from tiny_vggt import CPU, TINY, tiny_config, tiny_state, tiny_vggt, tiny_window, write_weights
 
 from vggt_ros.config import Config
@@ -171,19 +173,8 @@ def test_a_file_that_may_not_be_read_is_not_called_truncated(folder, monkeypatch
 
 @pytest.fixture(name="gpu")
 def _gpu(monkeypatch):
-    """Stage what torch says of a GPU; returns a function that sets it."""
-    def stage(free=8e9, held=0.0, integrated=False, capability=(8, 7), built_for=("sm_80", "sm_87", "compute_90")):
-        properties = SimpleNamespace(is_integrated=integrated, name="staged", total_memory=int(8e9))
-        for name, value in {"is_available": lambda: True, "get_device_properties": lambda device=None: properties,
-                            "mem_get_info": lambda device=None: (int(free), int(8e9)),
-                            "memory_reserved": lambda device=None: int(held),
-                            "memory_allocated": lambda device=None: 0, "get_arch_list": lambda: list(built_for),
-                            "get_device_name": lambda device=None: "staged", "empty_cache": lambda: None,
-                            "get_device_capability": lambda device=None: capability}.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        return torch.device("cuda")
-
-    return stage
+    """Return a function that stages what torch says of a GPU."""
+    return functools.partial(stage_gpu, monkeypatch)
 
 
 def test_memory_of_an_integrated_gpu_is_what_the_system_can_give(gpu, tmp_path, monkeypatch):

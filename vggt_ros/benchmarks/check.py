@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vggt_ros.config import Config
+from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.settings import ConfigError
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _REQUIRED = {"numpy": "1.26", "opencv-python-headless": "4.10", "gtsam": "4.2", "faiss-cpu": "1.8"}
@@ -29,6 +31,7 @@ class Finding:
         text: what was found.
         cure: what to do about it; empty if it is green.
         figures: the numbers, for the JSON file.
+        checked: False if this machine does not allow the check, or only a part of it; the text says why.
 
     """
 
@@ -37,6 +40,7 @@ class Finding:
     text: str
     cure: str = ""
     figures: dict[str, object] = field(default_factory=dict)
+    checked: bool = True
 
 
 def run_checks(config: Config, images: Path | None = None) -> Iterator[Finding]:
@@ -47,18 +51,22 @@ def run_checks(config: Config, images: Path | None = None) -> Iterator[Finding]:
         images: a folder of images for the comparison of VGGT with multiview; None for a rendered window.
 
     """
-    yield from _guarded("versions", check_versions)
-    if find_spec("torch") is None:
-        yield Finding("VGGT", YELLOW, "torch is not installed: the reconstructor is multiview",
-                      "pip install torch safetensors huggingface_hub, if this machine has an NVIDIA GPU")
-        return
-    vggt = importlib.import_module("vggt_ros.benchmarks.check_vggt").VggtCheck(config)
-    for name, check in (("GPU", vggt.gpu), ("attention kernel", vggt.attention), ("compiler", vggt.compiler),
-                        ("parity", vggt.parity), ("weights", vggt.weights), ("memory", vggt.memory),
-                        ("speed", vggt.speed)):
-        yield from _guarded(name, check)
+    yield from guarded("versions", check_versions)
+    loaded = None
+    if missing := [name for name in _FOR_VGGT if not _version(name)]:
+        yield Finding("VGGT", RED if config.reconstructor == "vggt" else YELLOW,
+                      f"not checked, because {', '.join(missing)} must be installed for it",
+                      f"pip install {' '.join(missing)}, if this machine has an NVIDIA GPU (docs/how-to/install.md); "
+                      "else reconstructor: multiview", checked=False)
+    else:
+        vggt = importlib.import_module("vggt_ros.benchmarks.check_vggt").VggtCheck(config)
+        for name, check in (("GPU", vggt.gpu), ("attention kernel", vggt.attention), ("compiler", vggt.compiler),
+                            ("parity", vggt.parity), ("weights", vggt.weights), ("memory", vggt.memory),
+                            ("speed", vggt.speed)):
+            yield from guarded(name, check)
+        loaded = vggt.loaded
     window = importlib.import_module("vggt_ros.benchmarks.check_window")
-    yield from _guarded("window", lambda: window.check_window(config, vggt.loaded, images))
+    yield from guarded("window", lambda: window.check_window(config, loaded, images))
 
 
 def check_versions() -> Iterator[Finding]:
@@ -76,8 +84,9 @@ def check_versions() -> Iterator[Finding]:
         yield Finding("versions", RED, f"{text}; {'; '.join([*wrong, *(f'{name} is missing' for name in needed)])}",
                       "pip install -U " + " ".join([*(one.split()[0] for one in wrong), *needed]), dict(found))
     elif "pycolmap" in missing:
-        yield Finding("versions", YELLOW, f"{text}; without pycolmap there is no multiview", "pip install pycolmap; it "
-                      "has no wheel for Linux on ARM", dict(found))
+        level, alone = (RED, "nor VGGT without torch") if "torch" in missing else (YELLOW, "only VGGT")
+        yield Finding("versions", level, f"{text}; without pycolmap there is no multiview, {alone}",
+                      "pip install pycolmap; it has no wheel for Linux on ARM", dict(found))
     else:
         yield Finding("versions", GREEN, text, figures=dict(found))
 
@@ -99,10 +108,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
-def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield what a check finds; an error that it does not expect is a finding, too."""
     try:
         yield from check()
+    except (ConfigError, SequenceError):  # of the arguments
+        raise
     except Exception as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "")
         yield Finding(name, RED, f"the check failed with {type(error).__name__}: {line}",

@@ -11,7 +11,7 @@ import numpy as np
 from vggt_ros.benchmarks.check import GREEN, RED, YELLOW, Finding
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, Rectifier
-from vggt_ros.geometry.poses import Array
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
 from vggt_ros.reconstruction.vggt.recorded_run import pose_differences
 from vggt_ros.sequences.opening import open_sequence
@@ -70,7 +70,7 @@ def check_window(config: Config, vggt: Reconstructor | None, images: Path | None
             "vggt.dtype: float32"
     elif not text:
         level, cure = YELLOW, "nothing to compare with: install pycolmap"
-    yield Finding("window", level, f"{what}: {lines}", cure, figures)
+    yield Finding("window", level, f"{what}: {lines}", cure, figures, checked="vggt" in solved)
 
 
 def _pair(solved: dict[str, WindowGeometry], name: str, reference: str,
@@ -84,8 +84,8 @@ def _pair(solved: dict[str, WindowGeometry], name: str, reference: str,
     rows = [row for row, keyframe in enumerate(ours.keyframe_ids) if keyframe in theirs]
     if len(rows) < 3:
         return None
-    return (np.linalg.inv(ours.window_camera[rows]),
-            np.linalg.inv(np.array([theirs[ours.keyframe_ids[row]] for row in rows])))
+    return (np.array([inverse(ours.window_camera[row]) for row in rows]),
+            np.array([inverse(theirs[ours.keyframe_ids[row]]) for row in rows]))
 
 
 def _multiview(config: Config) -> Reconstructor | None:
@@ -95,9 +95,9 @@ def _multiview(config: Config) -> Reconstructor | None:
     return Multiview(config)
 
 
-def _rendered() -> tuple[Camera, bool, list[Image], Array]:
+def _rendered(width: int = 640, height: int = 480) -> tuple[Camera, bool, list[Image], Array]:
     """Return a camera, whether images are rectified, eight images of a room, and their poses `world_camera`."""
-    size = (640, 480)
+    size = (width, height)
     intrinsics, poses = pinhole(*size), orbit(_COUNT, degrees=50.0)
     scene = room(texel=0.008)
     images = [scene.render(pose, intrinsics, size)[0] for pose in poses]

@@ -37,13 +37,17 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
                   flush=True)
             if finding.cure:
                 print(f"{'':<24}cure: {finding.cure}", flush=True)
+        level, seconds = worst(findings), time.monotonic() - began
+        not_checked = [finding.name for finding in findings if not finding.checked]
         if options.json:
-            options.json.write_text(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2) + "\n")
+            options.json.write_text(json.dumps({
+                "level": level, "seconds": seconds, "not_checked": not_checked,
+                "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2) + "\n")
     except (ConfigError, SequenceError, OSError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 1
-    level = worst(findings)
-    print(f"{level}: the worst of {len(findings)} checks, in {time.monotonic() - began:.0f} s")
+    print(f"{level}: the worst of {len(findings)} checks, in {seconds:.0f} s"
+          + (f"; not or only partly checked on this machine: {', '.join(not_checked)}" if not_checked else ""))
     return 1 if level == RED else 0
 
 
