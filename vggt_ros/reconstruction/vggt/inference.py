@@ -40,6 +40,7 @@ class Inference:
         attention: the kernel of the attention, see `attention_kernel`; `unknown` before a network is set.
         blocks: runs the blocks, compiled if configured.
         keep: number of the newest keyframes whose tokens are kept also if a window does not contain them.
+        try_convolutions: whether cuDNN tries its algorithms for each new shape, on a GPU.
         extra_outputs: points or tracks of the newest window on the device, if `vggt.outputs` includes them.
         stage_seconds: seconds of each stage of the newest window; set to a dictionary to measure, which synchronizes.
 
@@ -54,6 +55,7 @@ class Inference:
         self.outputs = ("cameras", *settings.outputs.split(","))
         self.attention = "unknown"
         self.blocks = CompiledBlocks(settings.compile, device)
+        self.try_convolutions = device.type == "cuda"
         self.extra_outputs: dict[str, Tensor] = {}
         self.stage_seconds: dict[str, float] | None = None
         self._warm_shapes: set[tuple[object, ...]] = set()
@@ -166,7 +168,7 @@ class Inference:
         result = network.decode(layers, size, ("cameras",))
         self._record_stage("cameras")
         dense = [output for output in self.outputs if output != "cameras"]
-        with _fastest_convolutions(self.device):
+        with _fastest_convolutions(self.try_convolutions):
             result |= network.decode(layers, size, dense, self._queries(size))
         self._record_stage("dense heads")
         descriptors = F.normalize(patches.float().mean(1), dim=-1)
@@ -211,10 +213,10 @@ class Inference:
 
 
 @contextmanager
-def _fastest_convolutions(device: torch.device) -> Iterator[None]:
+def _fastest_convolutions(wanted: bool) -> Iterator[None]:
     """Let cuDNN try its algorithms for each new shape of a convolution and use the fastest one."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    torch.backends.cudnn.benchmark = before or wanted
     try:
         yield
     finally:
