@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
-from tiny_vggt import CPU, TINY, tiny_state
+from tiny_vggt import CPU, TINY, tiny_state, write_weights
 
 from vggt_ros.benchmarks import gpu_visit, visit_checks, visit_memory, visit_network, visit_speed
 from vggt_ros.benchmarks.gpu_visit import SECTIONS, Visit, tables
@@ -76,6 +77,7 @@ def test_every_section_runs_on_a_cpu(visit):
 
 def test_an_option_that_fails_does_not_stop_the_others(visit, monkeypatch):
     real = visit_speed.inference_of
+    write_weights(Path(visit.folder))
 
     def fails(visit, **settings):
         if "dense_dtype" in settings:

@@ -159,7 +159,8 @@ def entry_points() -> dict[str, tuple[str, str]]:
     return {name: (module, function) for name, module, function in found}
 
 
-@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark", "parity", "check"])
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark", "parity",
+                                  "check"])
 def test_entry_points_exist(name):
     module, function = entry_points()[name]
     path = ROOT / Path(*module.split(".")).with_suffix(".py")
