@@ -16,6 +16,10 @@ class ReconstructionRefused(Exception):
     """A window cannot be solved (no parallax, too few matches, an ambiguous solution); the text gives the reason."""
 
 
+class ReconstructorLost(Exception):
+    """A reconstructor cannot go on: its process has ended, or the context of its GPU is lost; create another one."""
+
+
 @dataclass(frozen=True, eq=False)
 class WindowGeometry:
     """The geometry of one window, in the optical frame of its first camera and with an arbitrary scale.
@@ -81,6 +85,7 @@ class Reconstructor(Protocol):
 
         Raises:
             ReconstructionRefused: the window cannot be solved; the text gives the reason.
+            ReconstructorLost: this reconstructor cannot solve any window any more.
 
         """
         ...
