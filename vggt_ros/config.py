@@ -209,6 +209,8 @@ class Config:
 
     reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: vggt with a GPU and weights on disk, "
                                  "else multiview.", choices=("auto", "vggt", "multiview"))
+    refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
+                          "for multiview, which does it itself.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"))
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)

@@ -32,6 +32,7 @@ class Multiview:
     """Structure from motion on one window at a time; only the estimated readout time is kept between windows."""
 
     name = "multiview"
+    adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
