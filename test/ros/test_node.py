@@ -557,19 +557,6 @@ def test_a_failure_of_the_tracker_is_counted_and_the_node_continues(make):
     assert bench.node.slam.counts.frames == 1
 
 
-def test_qos_of_the_images_is_best_effort_unless_overridden(make):
-    def reliability(bench):
-        return bench.peer.get_subscriptions_info_by_topic("/image")[0].qos_profile.reliability
-
-    bench = make().start()
-    assert reliability(bench) == ReliabilityPolicy.BEST_EFFORT
-    bench.node.trigger_deactivate()
-    bench.node.trigger_cleanup()
-    bench.spin(seconds=0.3)
-    other = make(**{"qos_overrides./image.subscription.reliability": "reliable"}).start()
-    assert reliability(other) == ReliabilityPolicy.RELIABLE
-
-
 def test_a_misspelled_parameter_is_reported(make):
     bench = make(windows__sise=9)
     assert bench.logged("windows.sise")

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
@@ -19,6 +17,7 @@ from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectifie
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import describe_publishers, explain_silence
+from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
 
@@ -63,7 +62,7 @@ class ImageSource:
         self._on_frame = on_frame
         self._on_discontinuity = on_discontinuity
         self._is_ready = is_ready
-        self._subscriptions: list[Any] = []
+        self._subscriptions: list[AdaptiveSubscription] = []
         compressed = config.transport == "compressed"
         self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
         self.info_topic = node.resolve_topic_name("camera_info")
@@ -89,23 +88,25 @@ class ImageSource:
         return self._rectifier
 
     def start(self) -> None:
-        """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
+        """Subscribe with the QoS that the publishers offer, CameraInfo also transient local."""
         image = (CompressedImage, "image/compressed") if self._config.transport == "compressed" else (Image, "image")
-        wanted: list[tuple[Any, str, Any]] = [(CameraInfo, "camera_info", self.on_camera_info), (*image, self.on_image)]
-        options = QoSOverridingOptions.with_default_policies()
         self._subscriptions = [
-            self._node.create_subscription(message, topic, callback,
-                                           QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
-                                           qos_overriding_options=options)
-            for message, topic, callback in wanted]
+            AdaptiveSubscription(self._node, CameraInfo, "camera_info", self.on_camera_info, 5, latched=True),
+            AdaptiveSubscription(self._node, *image, self.on_image, 5)]
         self._sequence = self._waiting_since = None
         self.last_arrival = time.monotonic()
 
     def stop(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions = []
+
+    def adapt_qos(self, periodic: bool) -> None:
+        """Subscribe anew where the publishers offer another QoS than before; see `AdaptiveSubscription.adapt`."""
+        for subscription in self._subscriptions:
+            if subscription.adapt(periodic):
+                self._sequence = None
 
     def on_camera_info(self, info: CameraInfo) -> None:
         """Store the calibration; it is used from the next image on."""
@@ -177,7 +178,7 @@ class ImageSource:
         if not self._subscriptions or elapsed < after:
             return ""
         kind = "CompressedImage" if self._config.transport == "compressed" else "Image"
-        why = explain_silence(self.topic, f"sensor_msgs/msg/{kind}", self._subscriptions[-1].qos_profile,
+        why = explain_silence(self.topic, f"sensor_msgs/msg/{kind}", self._subscriptions[-1].qos,
                          self._node.get_publishers_info_by_topic(self.topic))
         return f"no image for {elapsed:.0f} s: {why}"
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, Imu
 from tf2_ros import TransformException
 
@@ -19,6 +17,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.ros.image_source import LOG_PERIOD, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
+from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
 from vggt_ros.sequences.encodings import ImageError, decode_depth
@@ -57,7 +56,7 @@ class MetricInput:
         self._odometry, self._with_depth = config.odometry_source, config.scale.depth
         self._with_imu = config.scale.imu
         self._base_frame = config.tf.base_frame
-        self._subscriptions: list[Any] = []
+        self._subscriptions: list[AdaptiveSubscription] = []
         self.clear()
 
     def clear(self) -> None:
@@ -71,7 +70,7 @@ class MetricInput:
         self._is_leveled = not self._with_imu
 
     def start(self) -> None:
-        """Subscribe to the configured sources, best effort unless QoS override parameters say otherwise."""
+        """Subscribe to the configured sources, with the QoS that the publishers offer."""
         topics: list[tuple[Any, str, Any, int]] = []
         if self._odometry == "topic":
             topics.append((Odometry, "odometry", self.on_odometry, 50))
@@ -79,16 +78,18 @@ class MetricInput:
             topics.append((Image, "depth", self.on_depth, 5))
         if self._with_imu:
             topics.append((Imu, "imu", self.on_imu, 200))
-        self._subscriptions = [self._node.create_subscription(
-            message, topic, callback, QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
-            for message, topic, callback, depth in topics]
+        self._subscriptions = [AdaptiveSubscription(self._node, *topic) for topic in topics]
 
     def stop(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions = []
+
+    def adapt_qos(self, periodic: bool) -> None:
+        """Subscribe anew where the publishers offer another QoS than before; see `AdaptiveSubscription.adapt`."""
+        for subscription in self._subscriptions:
+            subscription.adapt(periodic)
 
     def add_frame(self, tracked: TrackedFrame) -> None:
         """Register a tracked image: odometry is looked up at its stamp, depth is used if it is a keyframe."""

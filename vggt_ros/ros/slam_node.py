@@ -190,7 +190,13 @@ class SlamNode(TolerantLifecycleNode):
 
     # Timers.
 
+    def _adapt_qos(self, periodic: bool) -> None:
+        """Follow the QoS that the publishers of the inputs offer."""
+        self.source.adapt_qos(periodic)
+        self.metric.adapt_qos(periodic)
+
     def _poll_tf(self) -> None:
+        self._adapt_qos(periodic=False)
         if self._active and not self._is_resetting():
             self.transforms.broadcast_map_odom()
             self.metric.poll_tf()
@@ -199,6 +205,7 @@ class SlamNode(TolerantLifecycleNode):
         self.maps.continue_loading()
         if not self._active:
             return
+        self._adapt_qos(periodic=True)
         self.source.warn_if_silent()
         pause = self.config.windows.flush_after
         if pause > 0:
