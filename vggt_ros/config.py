@@ -26,6 +26,8 @@ class CameraConfig:
                          unit="deg", low=20.0, high=150.0)
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
+    max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
+                              "larger steps back are jumps of time.", unit="s", low=0.01, high=3600.0)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ class MapConfig:
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)
     load: bool = setting(False, "Load the map `map.name` at the start; the mode localization always does.")
+    autosave: bool = setting(False, "Save the map as `map.name` with `_autosave` before it is reset, at a jump of "
+                             "time, and when the node is cleaned up or ends; not in the mode localization.")
 
 
 @dataclass(frozen=True)

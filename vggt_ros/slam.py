@@ -7,7 +7,6 @@ immutable `Solution`, which `step` replaces as a whole.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +36,6 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 
-_LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
 
@@ -129,6 +127,13 @@ class Slam:
         """Return the partial window of waiting keyframes, or None: for the end of a stream, or a pause in it."""
         return self._buffer.flush()
 
+    def interrupt(self) -> Window | None:
+        """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
+        self._localizer.lose()
+        self._selector.clear()
+        self._last_stamp = 0
+        return self._buffer.flush_without_overlap()
+
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
 
@@ -213,11 +218,6 @@ class Slam:
         rescaling = self.scale.observe(solution)
         if rescaling is None:
             return solution, 1.0
-        if rescaling.metric.state == OBSERVED:
-            _LOG.info("the map was scaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
-                      rescaling.metric.source, 100 * rescaling.metric.sigma)
-        else:
-            _LOG.warning("scale is uncertain: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
         self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 

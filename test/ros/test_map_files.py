@@ -68,7 +68,7 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
 
 
 def test_localization_keeps_its_map_when_a_bag_loops_and_after_a_reset(saved):
-    bench = started(saved, 62, mode="localization")
+    bench = started(saved, 62, mode="localization", use_sim_time=True)
 
     def loaded(resets):
         return bench.node.monitor.resets == resets and len(bench.node.slam.solution) == len(saved[1])

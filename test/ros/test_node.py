@@ -366,28 +366,6 @@ def test_a_changed_image_size_is_refused_until_the_calibration_matches(make):
     assert bench.spin(lambda: bench.logged("160x120", "/camera_info"))
 
 
-def test_stamps_that_jump_back_reset_the_map_with_a_warning(make):
-    bench = make().start()
-    bench.info(lap().frames[0])
-    bench.play(lap().frames[:SHORT])
-    assert len(bench.node.slam.solution) > 0
-    bench.play(lap().frames[:1])
-    assert bench.spin(lambda: bench.logged("jumped back", "/image"))
-    assert len(bench.node.slam.solution) == 0
-    bench.play(lap().frames[1:SHORT])
-    assert len(bench.node.slam.solution) >= 5
-    assert bench.status_now()["resets"] == "1"
-
-
-def test_a_late_image_is_counted_and_ignored(make):
-    bench = make().start()
-    bench.info(lap().frames[0])
-    bench.image(lap().frames[5])
-    late = Frame(lap().frames[5].stamp - 50_000_000, lap().frames[5].image, lap().frames[5].intrinsics)
-    bench.image(late)
-    assert bench.counts["late"] == 1 and bench.node.monitor.resets == 0
-
-
 def test_without_camera_info_a_field_of_view_is_assumed_with_a_warning(make):
     bench = make(camera__info_timeout=0.5).start()
     bench.image(lap().frames[0])
@@ -418,14 +396,6 @@ def test_an_invalid_frame_id_is_replaced(make, given, expected, warned):
     assert bench.spin(lambda: ("base_link", expected) in {
         (t.header.frame_id, t.child_frame_id) for message in bench.got["/tf_static"] for t in message.transforms})
     assert bench.logged("header.frame_id is empty") is warned
-
-
-def test_images_without_stamps_are_reported(make):
-    bench = make().start()
-    bench.info(lap().frames[0])
-    for frame in lap().frames[:2]:
-        bench.image(frame, header=messages.header(0, CAMERA))
-    assert bench.counts["late"] == 1 and bench.logged("/image", "has the stamp of the one before")
 
 
 def test_a_failure_to_build_the_map_message_does_not_end_the_node(make):
@@ -516,17 +486,6 @@ def test_other_modes_of_tf(make, mode, expected):
     bench.play(lap().frames[:SHORT])
     assert {(t.header.frame_id, t.child_frame_id) for m in bench.got["/tf"] for t in m.transforms} == expected
     assert tracked(bench)
-
-
-def test_a_changed_calibration_resets_the_map(make):
-    bench = make().start()
-    frame = lap().frames[0]
-    bench.info(frame)
-    bench.play(lap().frames[:SHORT])
-    bench.info(frame, k=(np.diag([1.2, 1.2, 1.0]) @ frame.intrinsics).ravel())
-    bench.spin(lambda: bench.node.monitor.resets == 1, seconds=20)
-    assert bench.logged("/camera_info", "calibration changed")
-    assert bench.spin(lambda: len(bench.node.slam.solution) == 0)
 
 
 @pytest.mark.parametrize(("topic", "rectified"), [

@@ -45,6 +45,11 @@ class Localizer:
         for part in (self.features, self._tracker, self._relocalizer):
             part.clear()
 
+    def lose(self) -> None:
+        """Forget where the camera is: the next image is searched for in the whole map. The odometry goes on."""
+        self._tracker.lose()
+        self.features.clear()
+
     def set_pose_prior(self, prior: PosePrior) -> None:
         """Search for the camera within a pose prior, from the next image on; the present pose is discarded."""
         self._tracker.clear()

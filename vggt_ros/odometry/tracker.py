@@ -74,6 +74,11 @@ class Tracker:
         self._lost_images = 0  # images without a pose
         self._rotation_tracker = RotationTracker()
 
+    def lose(self) -> None:
+        """Forget all keyframes, landmarks and the last pose; the camera is lost."""
+        self.clear()
+        self._lost_images = _MAX_LOST_IMAGES
+
     def add_keyframe(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                      map_camera: Array | None) -> None:
         """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""

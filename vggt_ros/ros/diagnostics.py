@@ -32,7 +32,8 @@ class StatusMonitor:
         latency: times from the arrival of an image to its odometry.
         map_error: returns the error of loading the saved map, empty if there is none.
         assumption: returns the assumption on frames or clocks that may be wrong, empty if there is none.
-        resets, failed_images: number of resets of the map, and of images whose tracking raised an error.
+        resets, interruptions, failed_images: number of resets of the map, of jumps of time after which it went on, and
+            of images whose tracking raised an error.
 
     """
 
@@ -44,7 +45,7 @@ class StatusMonitor:
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.latency = Latency()
-        self.resets = self.failed_images = 0
+        self.resets = self.interruptions = self.failed_images = 0
         self.map_error: Callable[[], str] = lambda: ""
         self.assumption: Callable[[], str] = lambda: ""
         self.clear()
@@ -102,6 +103,7 @@ class StatusMonitor:
             "windows waiting": self._worker.waiting,
             "worker": "idle" if self._worker.idle else "busy",
             "resets": self.resets,
+            "interruptions": self.interruptions,
             "decode ms": _milliseconds(source.seconds),
             "track ms": _milliseconds(self.track_seconds),
             "publish ms": _milliseconds(self.publish_seconds),

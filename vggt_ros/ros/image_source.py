@@ -17,15 +17,13 @@ from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectifie
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import describe_publishers, explain_silence
+from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
 
 LOG_PERIOD = 5.0
 """Seconds between repetitions of a log message."""
-
-MAX_REORDERING = 100_000_000
-"""An image that is older than the previous one by less, nanoseconds, is late; if by more, time has jumped back."""
 
 
 class ImageSource:
@@ -34,8 +32,9 @@ class ImageSource:
     Attributes:
         counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
             yet), `refused` (cannot be decoded or do not match their calibration) and `late` (a stamp older than or
-            equal to the previous one); all others became frames.
-            `missed` were published but not received, or were dropped from the queue while the node was busy.
+            equal to the previous one, or far from it and not confirmed); all others became frames.
+            `missed` were published but not received, or were dropped from the queue while the node was busy;
+            `recalibrated` is the number of changes of calibration or size.
         seconds: durations of decoding and rectification of the last 100 frames.
         received_at: when DDS received the newest image, nanoseconds of the system clock; 0 if it is not known.
         calibration: the source of the intrinsics, for the status.
@@ -52,7 +51,8 @@ class ImageSource:
             config: the settings of the camera.
             image_size: returns the (width, height) to rectify images of a camera to.
             on_frame: called with each frame and the frame_id of its header.
-            on_discontinuity: called with the reason if the following frames do not continue the sequence.
+            on_discontinuity: called with the reason if the following frames do not continue those before: time has
+                jumped back, or the calibration was only assumed until now.
             is_ready: returns whether images can be used; until then they are only counted.
 
         """
@@ -68,14 +68,14 @@ class ImageSource:
         self.info_topic = node.resolve_topic_name("camera_info")
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
         self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
-        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
+        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0, "recalibrated": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
         self._info: CameraInfo | None = None
         self._camera: Camera | None = None
         self._info_error = ""
         self._rectifier: Rectifier | None = None
-        self._stamp: int | None = None
+        self._stamps = StampCheck(config.max_step)
         self._sequence: int | None = None
         self._last_warning = 0.0
         self._waiting_since: float | None = None
@@ -120,9 +120,6 @@ class ImageSource:
             self._camera, self._info_error = None, str(error)
         if self._info_error:
             self._node.get_logger().error(f"{self.info_topic}: {self._info_error}")
-        elif self._rectifier is not None and self._rectifier.camera is not self._camera:
-            self._rectifier = None
-            self._on_discontinuity(f"{self.info_topic}: the calibration changed")
 
     def on_image(self, message: Any, details: Mapping[str, Any]) -> None:
         """Decode and rectify an image and pass it on; problems are logged and counted.
@@ -208,10 +205,11 @@ class ImageSource:
 
         """
         height, width = image.shape[:2]
-        previous = self._rectifier
-        if previous is not None and (previous.camera.width, previous.camera.height) == (width, height):
+        previous, camera = self._rectifier, self._camera
+        fits = camera is not None and (camera.width, camera.height) == (width, height)
+        if previous is not None and (previous.camera is camera or not fits) \
+                and (previous.camera.width, previous.camera.height) == (width, height):
             return previous
-        camera = self._camera
         if camera is None:
             now = time.monotonic()
             if self._waiting_since is None:  # the first image may arrive before the first CameraInfo
@@ -222,37 +220,48 @@ class ImageSource:
             reason = self._info_error or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
             self._node.get_logger().warning(f"{self.info_topic}: {reason}; a horizontal field of view of "
                                             f"{self._config.fov:g} degrees is assumed (camera.fov)")
-        elif (camera.width, camera.height) != (width, height):
+        elif not fits:
             raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
                               f"{camera.width}x{camera.height}")
-        self._rectifier = Rectifier(camera, self._image_size(camera), self.rectified)
+        # All keyframes keep the size of the first one; each has its own intrinsics.
+        size = self._image_size(camera) if previous is None else previous.size
+        self._rectifier = Rectifier(camera, size, self.rectified)
         self.calibration = ("rectified, " if self.rectified else "") + (
             f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
         if previous is not None:
-            self._on_discontinuity(f"{self.topic}: the size changed from {previous.camera.width}x"
-                                   f"{previous.camera.height} to {width}x{height}")
+            self._report_change(previous)
         return self._rectifier
 
+    def _report_change(self, previous: Rectifier) -> None:
+        """Log and count a change of calibration or size; what was mapped with an assumed one does not go on."""
+        assert self._rectifier is not None
+        self.counts["recalibrated"] += 1
+        old, new = previous.camera, self._rectifier.camera
+        what = f"{self.topic}: the images are now {new.width}x{new.height} instead of {old.width}x{old.height}" \
+            if (old.width, old.height) != (new.width, new.height) else \
+            f"{self.info_topic}: the calibration changed, fx from {old.intrinsics[0, 0]:.4g} to " \
+            f"{new.intrinsics[0, 0]:.4g} px"
+        if not old.calibrated and new.calibrated:
+            self._on_discontinuity(f"{what}; until now it was assumed")
+        else:
+            self._node.get_logger().info(f"{what}; the map goes on", throttle_duration_sec=LOG_PERIOD)
+
     def _accept_stamp(self, stamp: int) -> bool:
-        """Return True if the stamp is newer than the last one, or after a jump back, which starts a new sequence."""
-        previous, self._stamp = self._stamp, stamp
-        if previous is None or stamp > previous:
-            return True
-        if previous - stamp >= MAX_REORDERING:
-            self._on_discontinuity(f"{self.topic}: stamps jumped back by {(previous - stamp) / 1e9:.2f} s")
-            return True
-        self._stamp = previous
-        late = f"is {(previous - stamp) / 1e6:.1f} ms older than" if stamp < previous else "has the stamp of"
-        self._node.get_logger().warning(f"{self.topic}: an image {late} the one before; it is ignored",
-                                        throttle_duration_sec=LOG_PERIOD)
-        return False
+        """Return True if the stamp is newer than the last one, or after a jump of time."""
+        order = self._stamps.check(stamp, bool(self._node.get_parameter("use_sim_time").value))
+        if order is Order.LATE:
+            self._node.get_logger().warning(f"{self.topic}: an image {self._stamps.reason}; it is left out",
+                                            throttle_duration_sec=LOG_PERIOD)
+        elif order is Order.JUMP:
+            self._on_discontinuity(f"{self.topic}: {self._stamps.reason}")
+        return order is not Order.LATE
 
 
 def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:
-    """Return True if two messages have the same calibration; small changes by an autofocus are ignored."""
+    """Return True if two messages have the same calibration; changes below 0.2 %, by an autofocus, are ignored."""
     same = all(getattr(info, name) == getattr(other, name)
                for name in ("width", "height", "distortion_model", "binning_x", "binning_y", "roi"))
-    return same and all(np.allclose(getattr(info, name), getattr(other, name), rtol=0.01, atol=1e-6, equal_nan=True)
+    return same and all(np.allclose(getattr(info, name), getattr(other, name), rtol=0.002, atol=1e-6, equal_nan=True)
                         if len(getattr(info, name)) == len(getattr(other, name)) else False for name in "kdp")
 
 

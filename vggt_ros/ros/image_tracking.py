@@ -72,6 +72,11 @@ class ImageTracking:
         if time.monotonic() - self._last_keyframe >= pause and (window := self._slam.flush()) is not None:
             self._worker.enqueue(window)
 
+    def interrupt(self) -> None:
+        """Let the next image not continue the last one; the waiting keyframes are passed to the worker."""
+        if (window := self._slam.interrupt()) is not None:
+            self._worker.enqueue(window)
+
     def _allow_search(self) -> bool:
         """Return whether to attempt relocalization: not if the image was delayed, but at least at every sixth image."""
         late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY

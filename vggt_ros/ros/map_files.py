@@ -12,7 +12,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.ros.commands import CommandSteps
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
@@ -60,9 +60,30 @@ class MapFiles:
 
     def save(self) -> CommandSteps:
         """Save the map as `map.name`."""
-        folder = self._folder()
-        yield self._run_in_worker(lambda: self._save(folder))
+        folder, map_world = self._folder(), self._transforms.map_world
+        yield self._run_in_worker(lambda: self._save(folder, map_world))
         return str(folder)
+
+    def autosave(self) -> None:
+        """With `map.autosave`, save the map under a name of its own; returns at once, the result is logged."""
+        config, map_world = self._config(), self._transforms.map_world
+        if not config.map.autosave or config.mode == "localization" or map_world is None:
+            return
+        log = self._node.get_logger()
+
+        def report(done: Future[Any]) -> None:
+            if error := done.exception():
+                log.error(f"the map is not saved: {error}")
+            else:
+                log.info(f"the map is saved as {done.result()}")
+
+        def save() -> Path:
+            folder = map_folder(config.map.folder, f"{config.map.name}_autosave")
+            self._save(folder, map_world)
+            return folder
+
+        if len(self._slam.solution):
+            self._run_in_worker(save).add_done_callback(report)
 
     def load(self) -> CommandSteps:
         """Continue from the map `map.name`; if it cannot be loaded, the current map is kept."""
@@ -107,9 +128,9 @@ class MapFiles:
         settings = self._config().map
         return map_folder(settings.folder, settings.name)
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, map_world: Array | None) -> None:
         """Write the map in the frame `map` (z up), as it is published."""
-        solution, map_world = self._slam.solution, self._transforms.map_world
+        solution = self._slam.solution
         if map_world is None:
             raise StorageError("the map is empty")
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image, Imu
 from tf2_ros import TransformException
 
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.ros.image_source import LOG_PERIOD, ImageSource
 from vggt_ros.ros.messages import nanoseconds, pose_matrix
@@ -63,11 +64,15 @@ class MetricInput:
         """Clear the state that belongs to the map before a reset."""
         self.counts: dict[str, int] = {}
         self._last_warning: dict[str, float] = {}
-        self._stamps: deque[int] = deque(maxlen=100)
-        self._keyframes: deque[int] = deque(maxlen=_MAX_PENDING)
-        self._depths: dict[int, Image] = {}
+        self.interrupt()
         self._first_keyframe_stamp: int | None = None
         self._is_leveled = not self._with_imu
+
+    def interrupt(self) -> None:
+        """Forget what waits for images or measurements of the same time: later images do not continue those before."""
+        self._stamps: deque[int] = deque(maxlen=100)
+        self._keyframes: deque[tuple[int, Rectifier]] = deque(maxlen=_MAX_PENDING)
+        self._depths: dict[int, Image] = {}
 
     def start(self) -> None:
         """Subscribe to the configured sources, with the QoS that the publishers offer."""
@@ -99,8 +104,8 @@ class MetricInput:
             self._first_keyframe_stamp = tracked.stamp
         if self._odometry == "tf":
             self._stamps.append(tracked.stamp)
-        if self._with_depth and tracked.keyframe is not None:
-            self._keyframes.append(tracked.stamp)
+        if self._with_depth and tracked.keyframe is not None and self._images.rectifier is not None:
+            self._keyframes.append((tracked.stamp, self._images.rectifier))
             for message in list(self._depths.values()):
                 self._match_depth(message)
 
@@ -179,12 +184,13 @@ class MetricInput:
 
     def _match_depth(self, message: Image) -> None:
         """Add a depth image if it belongs to a keyframe; decoded here, rectified on the worker thread."""
-        stamp, rectify = nanoseconds(message.header.stamp), self._images.rectifier
-        keyframe = next((other for other in self._keyframes if abs(other - stamp) <= STAMP_TOLERANCE), None)
-        if keyframe is None or rectify is None:
+        stamp = nanoseconds(message.header.stamp)
+        match = next((known for known in self._keyframes if abs(known[0] - stamp) <= STAMP_TOLERANCE), None)
+        if match is None:
             return
-        self._keyframes.remove(keyframe)
+        self._keyframes.remove(match)
         self._depths.pop(stamp, None)
+        keyframe, rectify = match
         camera = rectify.camera
         try:
             depth = decode_depth(message.encoding, message.height, message.width, message.step,

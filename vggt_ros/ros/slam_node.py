@@ -78,7 +78,7 @@ class SlamNode(TolerantLifecycleNode):
         self.transforms = Transforms(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
         self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker)
         self.source = ImageSource(self, self.config.camera, self._image_size,
-                                  lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self.reset,
+                                  lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self._interrupt,
                                   lambda: self.reconstructor.state == READY)
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
@@ -136,6 +136,7 @@ class SlamNode(TolerantLifecycleNode):
         """Destroy everything that `on_configure` created; no effect if the node is not configured."""
         if not self._is_configured:
             return
+        self.maps.autosave()
         self._is_configured = self._active = False
         self.source.stop()
         self.metric.stop()
@@ -238,6 +239,7 @@ class SlamNode(TolerantLifecycleNode):
         if not self._is_configured:
             raise RuntimeError("the node was cleaned up in the meantime")
         self.get_logger().warning(f"the map is reset: {why}")
+        self.maps.autosave()
         done = self.worker.reset() if record is None else self.worker.load(record)
         done.add_done_callback(self._drop_results)
         self._reset_done = done
@@ -250,6 +252,18 @@ class SlamNode(TolerantLifecycleNode):
         if record is None:
             self.maps.reload()
         return done
+
+    def _interrupt(self, why: str) -> None:
+        """Begin a submap, because the next image does not continue the last one; in simulated time, reset the map."""
+        if self.get_parameter("use_sim_time").value:
+            self.reset(why)
+            return
+        self.get_logger().warning(f"a submap begins: {why}")
+        self.maps.autosave()
+        self.monitor.interruptions += 1
+        self.metric.interrupt()
+        self.transforms.interrupt()
+        self.tracking.interrupt()
 
     def _drop_results(self, _: Future[Any]) -> None:
         """Discard, on the worker thread, the results from before the reset that has just ended; wake the executor."""

@@ -86,6 +86,10 @@ class Transforms:
         self._stamp = self._last_sent = 0
         self._pending: deque[tuple[int, Array]] = deque(maxlen=300)
 
+    def interrupt(self) -> None:
+        """Forget the images that wait for the odometry of the robot: later ones do not continue them."""
+        self._pending.clear()
+
     def close(self) -> None:
         """Destroy publishers and subscriptions."""
         self._stop_listening()
