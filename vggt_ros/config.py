@@ -138,6 +138,8 @@ class ScaleConfig:
                         "rendered motion only.")
     max_sigma: float = setting(0.015, "Largest sigma at which the scale counts as observed.",
                                unit="fraction", low=0.001, high=0.2)
+    require: bool = setting(False, "Withhold `map` -> `odom`, grid and map while the scale is not OBSERVED, so that "
+                            "nobody drives in units that are not meters.")
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,10 @@ class TfConfig:
     map_frame: str = setting("map", "Name of the map frame.")
     odom_frame: str = setting("odom", "Name of the odometry frame.")
     base_frame: str = setting("base_link", "Name of the robot's base frame.")
-    base_timeout: float = setting(2.0, "How long to wait for base <- camera before the camera is assumed to be level.",
-                                  unit="s", low=0.0, high=60.0)
+    base_timeout: float = setting(2.0, "How long to wait for base <- camera before poses are those of the camera "
+                                  "itself, or `tf.assume_level` applies.", unit="s", low=0.0, high=60.0)
+    assume_level: bool = setting(False, "Without base <- camera, take the camera as level with the base as its body "
+                                 "frame, and publish that as a static transform.")
     transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
 
 

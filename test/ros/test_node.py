@@ -35,7 +35,7 @@ from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.solution import Frame
 
-QUICK = {"tf__base_timeout": 0.0}
+QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True}
 SMALL = {**QUICK, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
 LONG, SHORT = 70, 25
 """Number of images of a whole run, and of a short one in which the first of the small windows are solved."""
@@ -563,7 +563,8 @@ def test_assumptions_on_frames_and_clocks_are_in_the_status(make):
     bench = make().start()
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
-    assert bench.node.transforms.assumption and "static_transform_publisher" in bench.node.transforms.assumption
+    assert "static_transform_publisher" in bench.node.transforms.mounting.problem
+    assert status_contains(bench, "assumed to be level")
     assert "use_sim_time" in bench.node.transforms.clock_mismatch  # the room's stamps are years old
     assert status_contains(bench, "use_sim_time")
 

@@ -17,7 +17,8 @@ from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import SceneReconstructor, room
 
-SMALL = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
+SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
+         "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
 SHORT, LONG = 25, 50
 """Number of images of a run with the first windows, and of one that goes on for as long again."""
 HOUR, SECOND = 3_600_000_000_000, 1_000_000_000

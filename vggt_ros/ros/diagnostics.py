@@ -31,7 +31,8 @@ class StatusMonitor:
         track_seconds, publish_seconds: durations for the last 100 images.
         latency: times from the arrival of an image to its odometry.
         map_error: returns the error of loading the saved map, empty if there is none.
-        assumption: returns the assumption on frames or clocks that may be wrong, empty if there is none.
+        problems: returns what is missing or may be wrong around the node, each in one line with the cure.
+        late_transforms: returns for how many images TF had no transform in time.
         resets, interruptions, failed_images: number of resets of the map, of jumps of time after which it went on, and
             of images whose tracking raised an error.
 
@@ -47,7 +48,8 @@ class StatusMonitor:
         self.latency = Latency()
         self.resets = self.interruptions = self.failed_images = 0
         self.map_error: Callable[[], str] = lambda: ""
-        self.assumption: Callable[[], str] = lambda: ""
+        self.problems: Callable[[], list[str]] = list
+        self.late_transforms: Callable[[], int] = lambda: 0
         self.clear()
 
     def clear(self) -> None:
@@ -102,6 +104,7 @@ class StatusMonitor:
             "last loop": slam.last_loop or "none",
             "windows waiting": self._worker.waiting,
             "worker": "idle" if self._worker.idle else "busy",
+            "transforms late": self.late_transforms(),
             "resets": self.resets,
             "interruptions": self.interruptions,
             "decode ms": _milliseconds(source.seconds),
@@ -143,17 +146,17 @@ class StatusMonitor:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
         if problem := self.parallax_problem():
             return DiagnosticStatus.WARN, problem
+        problems = self.problems()
         if tracked.state == "INITIALIZING":
-            return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
+            return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(
+                ["initializing: move the camera sideways until the first window is solved", *problems])
         parts = 1 if update is None else update.report.get("parts", 1)
         if parts > 1:
             return DiagnosticStatus.WARN, f"tracking; memory is short: windows are solved in {parts:.0f} parts"
         if source.calibration.endswith("degrees"):
-            return DiagnosticStatus.WARN, (f"tracking with a calibration {source.calibration}: no usable "
-                                           f"CameraInfo on {source.info_topic}; publish it, or set camera.fov")
-        if assumption := self.assumption():
-            return DiagnosticStatus.WARN, f"tracking; {assumption}"
-        return DiagnosticStatus.OK, "tracking"
+            problems = [f"the calibration is {source.calibration}: no usable CameraInfo on {source.info_topic}; "
+                        "publish it, or set camera.fov", *problems]
+        return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(["tracking", *problems])
 
 
 def _milliseconds(seconds: Iterable[float]) -> float:

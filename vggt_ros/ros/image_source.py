@@ -16,7 +16,7 @@ from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
-from vggt_ros.ros.silence import describe_publishers, explain_silence
+from vggt_ros.ros.silence import describe_publishers
 from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.threads import prioritize
@@ -174,10 +174,7 @@ class ImageSource:
         elapsed = time.monotonic() - self.last_arrival
         if not self._subscriptions or elapsed < after:
             return ""
-        kind = "CompressedImage" if self._config.transport == "compressed" else "Image"
-        why = explain_silence(self.topic, f"sensor_msgs/msg/{kind}", self._subscriptions[-1].qos,
-                         self._node.get_publishers_info_by_topic(self.topic))
-        return f"no image for {elapsed:.0f} s: {why}"
+        return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
 
     def warn_if_silent(self) -> None:
         """Log a warning if no image arrives, with the publishers of the topics; at most once in 30 s."""

@@ -138,7 +138,8 @@ class MapFiles:
 
     def _take_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
         """Search for the camera near a given pose of the base in `map`, such as from RViz's `2D Pose Estimate`."""
-        log, base_camera, map_world = self._node.get_logger(), self._transforms.base_camera, self._transforms.map_world
+        log, base_camera = self._node.get_logger(), self._transforms.mounting.base_camera
+        map_world = self._transforms.map_world
         frame_id = message.header.frame_id.lstrip("/")
         map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
         covariance = np.array(message.pose.covariance).reshape(6, 6)

@@ -23,10 +23,12 @@ from vggt_ros.ros.transforms import Transforms
 from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
 from vggt_ros.sequences.encodings import ImageError, decode_depth
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import TrackedFrame
+from vggt_ros.windows.solution import OBSERVED, TrackedFrame
 
 _MAX_TF_DELAY = 1_000_000_000
 """Longest delay of TF relative to the images, nanoseconds; older stamps are dropped."""
+_SILENCE = 5.0
+"""Seconds without a message of a source after which it is reported as silent."""
 _MAX_PENDING = 20
 """Depth images, and keyframes, that are kept until the matching other one arrives."""
 
@@ -57,7 +59,11 @@ class MetricInput:
         self._odometry, self._with_depth = config.odometry_source, config.scale.depth
         self._with_imu = config.scale.imu
         self._base_frame = config.tf.base_frame
+        self._require = config.scale.require
+        self._is_configured = (self._odometry != "none" or self._with_depth or self._with_imu
+                               or config.scale.camera_height > 0)
         self._subscriptions: list[AdaptiveSubscription] = []
+        self._arrivals: dict[str, float] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -84,12 +90,33 @@ class MetricInput:
         if self._with_imu:
             topics.append((Imu, "imu", self.on_imu, 200))
         self._subscriptions = [AdaptiveSubscription(self._node, *topic) for topic in topics]
+        names = [subscription.name for subscription in self._subscriptions]
+        self._arrivals = dict.fromkeys([*names, *(["odometry"] if self._odometry == "tf" else [])], time.monotonic())
 
     def stop(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
             subscription.close()
-        self._subscriptions = []
+        self._subscriptions, self._arrivals = [], {}
+
+    @property
+    def withholds(self) -> bool:
+        """Whether `scale.require` withholds `map` -> `odom`, grid and map: the scale is not observed."""
+        return self._require and self._slam.solution.metric.state != OBSERVED
+
+    def problems(self) -> list[str]:
+        """Return which sources are silent, and what is withheld, each in one line with the cure."""
+        found, now = [], time.monotonic()
+        explanations = {subscription.name: subscription.explain_silence for subscription in self._subscriptions}
+        for name, arrival in self._arrivals.items():
+            if now - arrival > _SILENCE:
+                why = explanations[name]() if name in explanations else "TF has no odometry at the images' stamps"
+                found.append(f"{name}, a source of scale, is silent for {now - arrival:.0f} s: {why}")
+        if self.withholds:
+            cure = "" if self._is_configured else "; no source of scale is configured"
+            found.append(f"map -> odom, grid and map are withheld (scale.require): the scale is "
+                         f"{self._slam.solution.metric.state}, not {OBSERVED}{cure}")
+        return found
 
     def adapt_qos(self, periodic: bool) -> None:
         """Subscribe anew where the publishers offer another QoS than before; see `AdaptiveSubscription.adapt`."""
@@ -112,8 +139,11 @@ class MetricInput:
     def poll_tf(self) -> None:
         """Look up the odometry of the robot in TF at the stamps of the images, once available; level the map."""
         self._level_map()
-        while self._stamps and self._transforms.base_camera is not None:
+        while self._stamps:
             stamp = self._stamps[0]
+            base_camera = self._transforms.mounting.at(stamp)
+            if base_camera is None or self._transforms.mounting.is_provisional:
+                return
             try:
                 odom_base = self._transforms.odom_base(stamp)
             except TransformException:
@@ -123,11 +153,13 @@ class MetricInput:
                 self._stamps.popleft()
                 continue
             self._stamps.popleft()
+            self._arrivals["odometry"] = time.monotonic()
             self._count_taken("odometry")
-            self._slam.odometry.add(stamp, odom_base @ self._transforms.base_camera)
+            self._slam.odometry.add(stamp, odom_base @ base_camera)
 
     def on_odometry(self, message: Odometry) -> None:
         """Add a pose of odometry; it is refused if it is not finite, or if TF does not know its child frame."""
+        self._arrivals["odometry"] = time.monotonic()
         child = message.child_frame_id.lstrip("/") or self._base_frame
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
         values = np.array([position.x, position.y, position.z,
@@ -136,7 +168,7 @@ class MetricInput:
             self._count_refused("odometry", "a pose is not finite, or has no rotation")
             return
         try:
-            child_camera = self._transforms.camera_in(child)
+            child_camera = self._transforms.camera_in(child, nanoseconds(message.header.stamp))
         except TransformException:
             self._count_refused("odometry", f"its child frame {child} is not connected to the camera in TF")
             return
@@ -147,6 +179,7 @@ class MetricInput:
 
     def on_depth(self, message: Image) -> None:
         """Keep a depth image until it is known whether its image is a keyframe."""
+        self._arrivals["depth"] = time.monotonic()
         self._depths[nanoseconds(message.header.stamp)] = message
         while len(self._depths) > _MAX_PENDING:
             del self._depths[next(iter(self._depths))]
@@ -154,6 +187,7 @@ class MetricInput:
 
     def on_imu(self, message: Imu) -> None:
         """Add an IMU sample; it is refused if it is not finite, or if TF does not know its frame."""
+        self._arrivals["imu"] = time.monotonic()
         rate, acceleration = message.angular_velocity, message.linear_acceleration
         values = np.array([rate.x, rate.y, rate.z, acceleration.x, acceleration.y, acceleration.z])
         if not np.isfinite(values).all() or message.linear_acceleration_covariance[0] == -1:
@@ -161,8 +195,9 @@ class MetricInput:
             return
         try:
             imu_camera = self._transforms.camera_in(message.header.frame_id.lstrip("/") or self._base_frame)
-        except TransformException:
-            self._count_refused("imu", f"its frame {message.header.frame_id} is not connected to the camera in TF")
+        except TransformException as error:
+            self._count_refused("imu", f"its frame {message.header.frame_id} has no fixed pose on the camera in TF "
+                                f"({error})")
             return
         if imu_camera is not None:
             self._slam.imu.camera_imu = inverse(imu_camera)
@@ -171,7 +206,7 @@ class MetricInput:
 
     def _level_map(self) -> None:
         """Level the map by gravity at its first keyframe, once, before any part of the map is published."""
-        if self._is_leveled or self._first_keyframe_stamp is None or self._transforms.base_camera is None:
+        if self._is_leveled or self._first_keyframe_stamp is None or not self._transforms.can_level:
             return
         up = self._slam.imu.up_direction(self._first_keyframe_stamp)
         if up is not None:

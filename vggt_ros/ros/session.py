@@ -22,8 +22,8 @@ from rclpy.serialization import deserialize_message
 from tf2_ros import TransformException
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
+from vggt_ros.ros.mounting import frame_name
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
-from vggt_ros.ros.transforms import frame_name
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "camera.transport": "compressed" if topics.compressed else "raw",
-                **(settings or {})}
+    settings = {"use_sim_time": True, "tf.assume_level": True,
+                "camera.transport": "compressed" if topics.compressed else "raw", **(settings or {})}
     remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
               "camera_info": topics.camera_info}
     node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]

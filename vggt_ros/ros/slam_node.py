@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -31,6 +30,8 @@ from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.periodic import PeriodicThread
+from vggt_ros.ros.results import Results
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
@@ -71,12 +72,12 @@ class SlamNode(TolerantLifecycleNode):
         self._log = NodeLogHandler(self.get_logger())
         self.reconstructor = DeferredReconstructor(self._reconstructor_factory, self.config)
         self.slam = Slam(self.config, self.reconstructor)
-        self._results: deque[Update | Exception] = deque()
-        self._results_ready = self.create_guard_condition(self._process_results)
-        self.worker = Worker(self.slam, self._queue_result, self._queue_result)
+        self._results = Results(self, self._process_results)
+        self.worker = Worker(self.slam, self._results.put, self._results.put)
         self.worker.call(self.reconstructor.load)
         self.transforms = Transforms(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
-        self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker)
+        self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker,
+                               lambda: self.metric.withholds)
         self.source = ImageSource(self, self.config.camera, self._image_size,
                                   lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self._interrupt,
                                   lambda: self.reconstructor.state == READY)
@@ -87,12 +88,15 @@ class SlamNode(TolerantLifecycleNode):
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
         self.monitor.map_error = lambda: self.maps.load_error
-        self.monitor.assumption = lambda: self.transforms.clock_mismatch or self.transforms.assumption
+        self.monitor.problems = lambda: [*self.metric.problems(), *self.transforms.problems()]
+        self.transforms.may_send = lambda: not self.metric.withholds
+        self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
                                     "load_map": self.maps.load})
         steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._periodic_timers = [self.create_timer(period, callback, clock=steady_clock) for period, callback in
                                  ((0.05, self._poll_tf), (0.5, self._poll_inputs), (1.0, self._publish_status))]
+        self._map_odom_sender = PeriodicThread(self._send_map_odom, 0.02, "vggt_ros_map_odom")
         self._is_configured = True
         self.maps.load_at_start()
         return Success
@@ -143,11 +147,12 @@ class SlamNode(TolerantLifecycleNode):
         self.reconstructor.cancel_loading()
         self.worker.close()
         self.reconstructor.close()
+        self._map_odom_sender.close()
         for timer in self._periodic_timers:
             self.destroy_timer(timer)
         self.commands.set_handlers({})
         self.maps.close()
-        self.destroy_guard_condition(self._results_ready)
+        self._results.close()
         self.outputs.close()
         self.transforms.close()
         self._log.close()
@@ -162,14 +167,8 @@ class SlamNode(TolerantLifecycleNode):
 
     # For every window.
 
-    def _queue_result(self, result: Update | Exception) -> None:
-        """Queue a result, on the worker thread, and wake the executor."""
-        self._results.append(result)
-        self._results_ready.trigger()
-
     def _process_results(self) -> None:
-        while self._results:
-            result = self._results.popleft()
+        for result in self._results.take():
             if isinstance(result, Exception):
                 self.get_logger().error(f"a window failed: {result!r}")
                 self.monitor.error = repr(result)
@@ -196,10 +195,16 @@ class SlamNode(TolerantLifecycleNode):
         self.source.adapt_qos(periodic)
         self.metric.adapt_qos(periodic)
 
+    def _send_map_odom(self) -> None:
+        """Send map -> odom, on a thread of its own: images that are tracked, or do not come, do not delay it."""
+        if self._active and not self._is_resetting():
+            self.transforms.broadcast_map_odom()
+
     def _poll_tf(self) -> None:
         self._adapt_qos(periodic=False)
         if self._active and not self._is_resetting():
-            self.transforms.broadcast_map_odom()
+            self.tracking.publish()
+            self.transforms.update_map_odom()
             self.metric.poll_tf()
 
     def _poll_inputs(self) -> None:
@@ -241,8 +246,9 @@ class SlamNode(TolerantLifecycleNode):
         self.get_logger().warning(f"the map is reset: {why}")
         self.maps.autosave()
         done = self.worker.reset() if record is None else self.worker.load(record)
-        done.add_done_callback(self._drop_results)
+        done.add_done_callback(self._results.drop)
         self._reset_done = done
+        self.tracking.clear()
         self.transforms.clear()
         self.transforms.loaded_world = None if record is None else record.map_world
         self.metric.clear()
@@ -265,11 +271,6 @@ class SlamNode(TolerantLifecycleNode):
         self.transforms.interrupt()
         self.tracking.interrupt()
 
-    def _drop_results(self, _: Future[Any]) -> None:
-        """Discard, on the worker thread, the results from before the reset that has just ended; wake the executor."""
-        self._results.clear()
-        self._results_ready.trigger()
-
     def _is_resetting(self) -> bool:
         """Return True while the worker still has the map from before a reset."""
         return self._reset_done is not None and not self._reset_done.done()
@@ -280,9 +281,7 @@ class SlamNode(TolerantLifecycleNode):
 
     def _run_in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker thread and wake the executor when it is done."""
-        future = self.worker.call(function)
-        future.add_done_callback(lambda _: self._results_ready.trigger())
-        return future
+        return self._results.wake_when_done(self.worker.call(function))
 
 
 def main() -> int:

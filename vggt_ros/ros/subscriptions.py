@@ -17,6 +17,8 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from vggt_ros.ros.silence import explain_silence
+
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 
 
@@ -24,6 +26,11 @@ class AdaptiveSubscription:
     """A subscription that is created anew when the QoS offered by the publishers changes.
 
     Policies that the user sets by parameters `qos_overrides.<topic>.subscription.*` are never changed.
+
+    Attributes:
+        name, topic: name of the topic before and after remapping.
+        type_name: type of the messages, such as `sensor_msgs/msg/Image`.
+
     """
 
     def __init__(self, node: Node, kind: Any, topic: str, callback: Callable[..., None], depth: int,
@@ -40,7 +47,7 @@ class AdaptiveSubscription:
 
         """
         self._node, self._kind, self._callback, self._depth, self._latched = node, kind, callback, depth, latched
-        self._name = topic
+        self.name = topic
         self.topic = node.resolve_topic_name(topic)
         package, _, name = kind.__module__.partition(".msg.")
         self.type_name = f"{package}/msg/{kind.__name__}" if name else kind.__name__
@@ -58,6 +65,10 @@ class AdaptiveSubscription:
         """The publishers of the topic, of any type."""
         found: list[TopicEndpointInfo] = self._node.get_publishers_info_by_topic(self.topic)
         return found
+
+    def explain_silence(self) -> str:
+        """Return why nothing is received, with the cure."""
+        return explain_silence(self.topic, self.type_name, self.qos, self.publishers, self.name.split("/")[0])
 
     def adapt(self, periodic: bool = True) -> bool:
         """Subscribe anew if other publishers than before ask for another QoS; return whether it was done.
@@ -94,7 +105,7 @@ class AdaptiveSubscription:
         kinds = [kind for kind in _OVERRIDABLE
                  if f"qos_overrides.{self.topic}.subscription.{kind.name.lower()}" in given]
         return self._node.create_subscription(
-            self._kind, self._name, self._callback,
+            self._kind, self.name, self._callback,
             QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
             qos_overriding_options=QoSOverridingOptions(kinds),
             event_callbacks=SubscriptionEventCallbacks(matched=self._note_change))
