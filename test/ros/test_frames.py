@@ -11,11 +11,14 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, Bench, matrix, stamp
-from scenes import lap
+from scenes import lap, run
+from sensor_msgs.msg import Image
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
+from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL, inverse, pose, rotation_angle, so3_exp
-from vggt_ros.ros import messages
+from vggt_ros.ros import messages, tf_watch
+from vggt_ros.ros.optical_frame import OpticalFrameCheck
 from vggt_ros.synthetic import SceneReconstructor, room
 
 SMALL = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
@@ -106,7 +109,7 @@ def test_without_a_transform_nothing_is_invented_and_it_is_taken_when_it_comes(m
     np.testing.assert_allclose(bench.node.transforms.map_world, base_camera, atol=1e-9)
     assert bench.logged("TF has base_link <- ", "poses are those of base_link from now on")
     assert "no transform" not in bench.node.transforms.mounting.problem
-    assert bench.spin(lambda: "no transform" not in bench.got["status"][-1].message, seconds=3.0)
+    assert bench.spin(lambda: "no transform" not in bench.status_message(), seconds=3.0)
     np.testing.assert_allclose(matrix(bench.got["path"][-1].poses[0].pose), np.eye(4), atol=1e-9)
 
 
@@ -204,6 +207,71 @@ def test_map_to_odom_goes_on_in_silence(make, mode):
         assert len(times) > 30, f"map -> {child} has ended"
         assert abs(stamps[-1] - 100_000_000 - time.time_ns()) < 200_000_000
     assert not bench.node.transforms.clock_mismatch
+
+
+def problems(bench):
+    """Return the problems that the status names, as text."""
+    return "\n".join(bench.node.monitor.problems())
+
+
+def test_what_others_send_to_tf_is_named(make, monkeypatch):
+    """A bag with an old localization, a base below base_footprint, and a camera that two nodes place."""
+    monkeypatch.setattr(tf_watch, "_LISTEN", 0.7)
+    bench = make()
+    static, moving = StaticTransformBroadcaster(bench.peer), TransformBroadcaster(bench.peer)
+    static.sendTransform([messages.transform(BODY_OPTICAL, 0, "base_link", CAMERA),
+                          messages.transform(np.eye(4), 0, "base_footprint", "base_link")])
+
+    def publish(index, when):
+        moving.sendTransform([messages.transform(np.eye(4), when + 77, "map", "odom"),
+                              messages.transform(BODY_OPTICAL, when, "mast", CAMERA)])
+
+    bench.spin(seconds=0.3)
+    play(bench, 0, SHORT, before=publish)
+    bench.node.transforms.watch._began = -100.0  # listen again, now that the node sends, too
+    play(bench, SHORT, SHORT + 8, before=publish)
+    assert bench.spin(lambda: "map -> odom is also sent by another node (one of: /peer)" in problems(bench), 5.0)
+    assert "base_link has two parents in TF, odom by this node and base_footprint (one of: /peer): set tf.base_frame " \
+        "to base_footprint, the root of the robot" in problems(bench)
+    assert f"{CAMERA}, the frame of the images, has the parents base_link and mast in TF" in problems(bench)
+    assert bench.spin(lambda: "also sent by another node" in bench.status_message(), seconds=3.0)
+    assert bench.logged("WARN", "map -> odom is also sent by another node")
+    assert not bench.node.transforms.watch._subscriptions, "it does not listen all the time"
+
+
+def test_our_own_transforms_are_not_taken_for_those_of_others(make, monkeypatch):
+    monkeypatch.setattr(tf_watch, "_LISTEN", 0.7)
+    bench = make(tf__base_timeout=0.0, tf__assume_level=True)
+    play(bench, 0, SHORT, lambda index: time.time_ns())
+    bench.node.transforms.watch._began = -100.0
+    play(bench, SHORT, SHORT + 8, lambda index: time.time_ns())
+    assert bench.spin(lambda: not bench.node.transforms.watch._subscriptions, seconds=3.0)
+    assert not bench.node.transforms.watch.problems
+
+
+def test_two_cameras_on_one_topic_and_a_frame_that_is_not_optical_are_named(make):
+    bench = make()
+    other = bench.peer.create_publisher(Image, "image", 10)
+    bench.image(lap().frames[0], header=messages.header(lap().frames[0].stamp, "camera_link"))
+    assert "2 publishers of /image: /peer, /peer; images of two cameras make no map" in problems(bench)
+    assert "camera_link, the frame_id of the images, is, by its name, not an optical frame (REP-103" in problems(bench)
+    assert bench.spin(lambda: "not an optical frame" in bench.status_message(), seconds=3.0)
+    assert bench.logged("WARN", "2 publishers of /image") and other is not None
+
+
+def test_a_frame_that_gravity_or_the_ground_contradict_is_named():
+    """A level camera; its frame is optical, or that of its body, in which TF has no rotation."""
+    solution = run(lap(), Config().replace({"windows.size": 5, "windows.overlap": 2}), lap().oracle()).slam.solution
+    tilted = pose(so3_exp(np.array([0.0, 0.2, 0.3])), np.zeros(3))
+    for base_camera, is_optical in ((BODY_OPTICAL, True), (tilted @ BODY_OPTICAL, True), (np.eye(4), False),
+                                    (tilted, False)):
+        by_ground, by_gravity = OpticalFrameCheck(), OpticalFrameCheck()
+        by_ground.check_name("camera")
+        by_ground.check_ground(solution, base_camera)
+        assert ("by the ground" in by_ground.problem) is not is_optical
+        up = BODY_OPTICAL[:3, :3].T @ np.array([0.0, 0.0, 1.0])  # of the images, whatever their frame is
+        by_gravity.check_gravity(base_camera, up)
+        assert ("by gravity" in by_gravity.problem) is not is_optical
 
 
 def test_map_to_odom_is_not_delayed_by_images(make):

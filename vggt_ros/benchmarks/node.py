@@ -144,7 +144,7 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
 
 def _constant(frame: Frame | None = None, search: bool = True, has_capacity: bool = True) -> TrackedFrame:
     pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
-    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
+    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 1e-4 * np.eye(6), 0, pose, 100)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         and which points reproject within `max_error` pixels (n,).
 
     """
-    pose, kernel_scale = world_camera.copy(), np.inf
+    pose, kernel_scale = world_camera.copy(), float("inf")
     for _ in range(8):
         local = (points - pose[:3, 3]) @ pose[:3, :3]
         depth = np.maximum(local[:, 2], 1e-6)
@@ -51,7 +51,7 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
         residual = normalized * focal + intrinsics[:2, 2] - pixels
         squared_error = (residual**2).sum(1)
-        kernel_scale = min(kernel_scale, max(max_error / 2, 2 * float(np.sqrt(np.median(squared_error)))))
+        kernel_scale = min(kernel_scale, _kernel_scale(squared_error, max_error))
         weight = np.where(local[:, 2] > 1e-6, 1 / (1 + squared_error / kernel_scale**2) ** 2, 0.0)
         jacobian = projection_jacobian(local, intrinsics).reshape(-1, 6)
         weighted = jacobian * np.repeat(weight, 2)[:, None]
@@ -65,6 +65,21 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
     inliers = (squared_error < max_error**2) & (local[:, 2] > 1e-6)
     sigma = max(robust_sigma(residual[inliers].ravel()), 0.1) if inliers.any() else max_error
     return pose, sigma**2 * np.linalg.inv(information), inliers
+
+
+def geman_mcclure(residual: Array, max_error: float) -> tuple[Array, Array]:
+    """Return weights (n,) and curvatures (n,) of residuals r (n, 2), px, in the last iteration of `refine_pose`.
+
+    The second derivative of the loss by the residual is `weight I - curvature r r^T`.
+    """
+    squared_error = (residual**2).sum(1)
+    squared_scale = _kernel_scale(squared_error, max_error) ** 2
+    ratio = 1 + squared_error / squared_scale
+    return 1 / ratio**2, 4 / (squared_scale * ratio**3)
+
+
+def _kernel_scale(squared_error: Array, max_error: float) -> float:
+    return max(max_error / 2, 2 * float(np.sqrt(np.median(squared_error))))
 
 
 def projection_jacobian(local: Array, intrinsics: Array) -> Array:

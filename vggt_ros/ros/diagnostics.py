@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 
@@ -49,6 +50,7 @@ class StatusMonitor:
         self.resets = self.interruptions = self.failed_images = 0
         self.map_error: Callable[[], str] = lambda: ""
         self.problems: Callable[[], list[str]] = list
+        self._known_problems: set[str] = set()
         self.late_transforms: Callable[[], int] = lambda: 0
         self.clear()
 
@@ -77,6 +79,13 @@ class StatusMonitor:
             return ""
         return (f"no keyframe for {elapsed:.0f} s although images arrive: they lack parallax; move the camera sideways "
                 "in front of a textured scene, not only rotate it, or lower keyframes.min_parallax")
+
+    def new_problems(self) -> list[str]:
+        """Return the problems that were not there at the last call, for the log; numbers in them do not count."""
+        problems = {re.sub(r"[\d.]+", "#", problem): problem for problem in self.problems()}
+        new = [problem for kind, problem in problems.items() if kind not in self._known_problems]
+        self._known_problems = set(problems)
+        return new
 
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the current status; level ERROR if nothing works, WARN if something is degraded."""

@@ -16,7 +16,7 @@ from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
-from vggt_ros.ros.silence import describe_publishers
+from vggt_ros.ros.silence import describe_publishers, node_name
 from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.threads import prioritize
@@ -175,6 +175,15 @@ class ImageSource:
         if not self._subscriptions or elapsed < after:
             return ""
         return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the publishers of the images, in one line with the cure."""
+        names = [node_name(info) for subscription in self._subscriptions[-1:] for info in subscription.publishers
+                 if info.topic_type == subscription.type_name]
+        if len(names) < 2:
+            return []
+        return [f"{len(names)} publishers of {self.topic}: {', '.join(sorted(names))}; images of two cameras make no "
+                "map: remap one of them, or `image`"]
 
     def warn_if_silent(self) -> None:
         """Log a warning if no image arrives, with the publishers of the topics; at most once in 30 s."""

@@ -87,9 +87,9 @@ class Mounting:
             return
         try:
             found = self._buffer.lookup_transform(self._config.base_frame, self.camera_frame, Time())
-        except TransformException as error:
+        except TransformException:
             if not self.is_provisional:
-                self._miss(error)
+                self._miss()
             return
         self._announce()
         pose = pose_matrix(found.transform.translation, found.transform.rotation)
@@ -176,13 +176,12 @@ class Mounting:
             self._node.get_logger().info(f"TF has {base} <- {self.camera_frame}: poses are those of {base} from now on")
         self.problem = ""
 
-    def _miss(self, error: Exception) -> None:
+    def _miss(self) -> None:
         """Say what is missing; after `tf.base_timeout`, assume it if the user allows, else go on without a base."""
         base, camera = self._config.base_frame, self.camera_frame
         assert self._first_lookup is not None
         cure = ("publish the transform (by a URDF or static_transform_publisher), or set tf.base_frame, to "
                 f"{camera} for a camera without a robot")
-        self.problem = f"no transform {base} <- {camera} yet: {cure}"
         if time.monotonic() - self._first_lookup < self._config.base_timeout:
             return
         if self._config.assume_level:
@@ -196,7 +195,6 @@ class Mounting:
                             f"of {camera} and nothing is sent to TF below {self._config.odom_frame}, until it comes; "
                             f"{cure}, or set tf.assume_level")
             self.is_provisional, self.base_camera = True, np.eye(4)
-        self._node.get_logger().warning(f"{self.problem} ({error})")
 
     def _stop_listening(self) -> None:
         if self._listener is not None:

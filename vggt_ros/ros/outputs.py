@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry.poses import Array
+from vggt_ros.geometry.poses import Array, adjoint
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
 from vggt_ros.ros.transforms import Transforms
@@ -87,8 +87,10 @@ class Outputs:
             self._previous = None
             return
         odom_base = transforms.base_in_odom(tracked.odom_camera, base_camera)
+        to_base = adjoint(base_camera)
+        motion = None if tracked.motion_covariance is None else to_base @ tracked.motion_covariance @ to_base.T
         self.odom.publish(messages.odometry(odom_base, self._covariance(tracked, odom_base, base_camera), head, child,
-                                            self._previous, tracked.stamp))
+                                            self._previous, tracked.stamp, motion, self._slam.solution.metric.sigma))
         self._previous, self._last_odom_base = (tracked.stamp, odom_base), odom_base
         map_base = transforms.base_in_map(tracked.map_camera, base_camera)
         head = messages.header(tracked.stamp, self._config.map_frame)
@@ -154,8 +156,8 @@ class Outputs:
         """Return the covariance of the base in the order of ROS, including the uncertainty of the scale of the map."""
         if tracked.covariance is None:
             return messages.UNKNOWN_VARIANCE * np.eye(6)
-        adjoint = messages.adjoint(base_camera)
-        covariance = messages.ros_covariance(adjoint @ tracked.covariance @ adjoint.T, target_base[:3, :3])
+        to_base = adjoint(base_camera)
+        covariance = messages.ros_covariance(to_base @ tracked.covariance @ to_base.T, target_base[:3, :3])
         position = target_base[:3, 3]
         covariance[:3, :3] += self._slam.solution.metric.sigma**2 * np.outer(position, position)
         return covariance

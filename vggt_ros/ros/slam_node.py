@@ -34,10 +34,10 @@ from vggt_ros.ros.periodic import PeriodicThread
 from vggt_ros.ros.results import Results
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.ros.window_results import WindowResults
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
-from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
 _CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
@@ -83,12 +83,14 @@ class SlamNode(TolerantLifecycleNode):
                                   lambda: self.reconstructor.state == READY)
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
+        self.windows = WindowResults(self, self.slam, self.outputs, self.monitor, self.transforms, self._run_in_worker)
         self._reset_done: Future[Any] | None = None
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
         self.monitor.map_error = lambda: self.maps.load_error
-        self.monitor.problems = lambda: [*self.metric.problems(), *self.transforms.problems()]
+        self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
+                                         *self.transforms.problems()]
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
@@ -170,23 +172,12 @@ class SlamNode(TolerantLifecycleNode):
     def _process_results(self) -> None:
         for result in self._results.take():
             if isinstance(result, Exception):
-                self.get_logger().error(f"a window failed: {result!r}")
-                self.monitor.error = repr(result)
+                self.windows.take_error(result)
             elif not self._is_resetting():
-                self._publish_update(result)
+                self.windows.take_update(result, self._active)
+                self._publish_status()
         if self._active and not self._is_resetting():
             self.outputs.publish_changes()
-
-    def _publish_update(self, update: Update) -> None:
-        self.monitor.update, self.monitor.error = update, ""
-        if update.refused:
-            self.get_logger().warning(f"window {update.window}: {update.refused}")
-        if update.new_submap:
-            self.get_logger().warning(f"break in the map: submap {update.submap} starts here; its pose relative to the "
-                                      "rest of the map is not known")
-        if self._active:
-            self.outputs.publish_keyframes(update.keyframes)
-            self._publish_status()
 
     # Timers.
 
@@ -212,6 +203,7 @@ class SlamNode(TolerantLifecycleNode):
         if not self._active:
             return
         self._adapt_qos(periodic=True)
+        self.transforms.watch.poll()
         self.source.warn_if_silent()
         pause = self.config.windows.flush_after
         if pause > 0:
@@ -222,6 +214,8 @@ class SlamNode(TolerantLifecycleNode):
     def _publish_status(self) -> None:
         status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
         self.outputs.status.publish(status)
+        for problem in self.monitor.new_problems() if self._active else ():
+            self.get_logger().warning(problem)
         if self._active and (problem := self.monitor.parallax_problem()):
             self.get_logger().warning(problem, throttle_duration_sec=30.0)
         now = self.get_clock().now().nanoseconds

@@ -21,6 +21,8 @@ from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, rotation_between_directions
 from vggt_ros.ros.messages import nanoseconds, pose_matrix, transform
 from vggt_ros.ros.mounting import Mounting
+from vggt_ros.ros.optical_frame import OpticalFrameCheck
+from vggt_ros.ros.tf_watch import TfWatch
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 MAX_CLOCK_DIFFERENCE = 10_000_000_000
@@ -32,6 +34,8 @@ class Transforms:
 
     Attributes:
         mounting: the pose of the camera on the robot.
+        watch: finds transforms of other nodes that contradict these.
+        optical: whether the frame of the images is an optical one.
         loaded_world: 4x4, `map_world` of a loaded map; None if the map was not loaded.
         clock_mismatch: the difference of image stamps and node clock, with the cure; empty if it is small.
         may_send: returns whether transforms with the parent `map` may be sent; they are withheld otherwise.
@@ -47,11 +51,12 @@ class Transforms:
         self._config = config
         self._buffer = buffer
         self.mounting = Mounting(node, config, buffer, keep_listening or config.mode == "map_to_odom")
+        self.watch = TfWatch(node, config, self.mounting)
+        self.optical = OpticalFrameCheck()
         self._broadcaster = TransformBroadcaster(node)
         self._camera_in_frame: dict[str, Array] = {}
         self._clock_offset = self._newest_stamp = 0
         self.clock_mismatch = ""
-        self._has_warned = False
         self.may_send: Callable[[], bool] = lambda: True
         self._up: Array | None = None
         self.clear()
@@ -74,11 +79,14 @@ class Transforms:
 
     def problems(self) -> list[str]:
         """Return what is missing or assumed, each in one line with the cure."""
-        return [problem for problem in (self.mounting.problem, self.clock_mismatch) if problem]
+        return [problem for problem in (self.mounting.problem, self.optical.problem, *self.watch.problems,
+                                        self.clock_mismatch) if problem]
 
     def level(self, up: Array) -> None:
         """Level `map` by gravity: `up` is the unit vector (3,) opposite to gravity in the frame of the first camera."""
+        assert self._start is not None
         self._up = up
+        self.optical.check_gravity(self._start, up)
 
     def clear(self) -> None:
         """Forget poses and map, but not the mounting of the camera."""
@@ -98,6 +106,7 @@ class Transforms:
 
     def close(self) -> None:
         """Destroy publishers and subscriptions."""
+        self.watch.close()
         self.mounting.close()
         self._node.destroy_publisher(self._broadcaster.pub_tf)
 
@@ -105,6 +114,7 @@ class Transforms:
         """Note an image with its stamp, ns, and the frame_id of its header."""
         self._newest_stamp, self._clock_offset = stamp, self._node.get_clock().now().nanoseconds - stamp
         self.mounting.take_image(stamp, camera_frame)
+        self.optical.check_name(self.mounting.camera_frame)
 
     def take_solution(self, solution: Solution) -> None:
         """Take the first camera of the map, from where a moving mounting gives the frame `map`."""
@@ -193,12 +203,12 @@ class Transforms:
             return
         self.clock_mismatch = "" if not is_foreign else (
             f"the images' stamps are {abs(self._clock_offset) / 1e9:.0f} s away from this node's clock: for a bag, "
-            "play it with --clock and set use_sim_time; between machines, synchronize the clocks")
-        if is_foreign and not self._has_warned:
-            self._has_warned = True
-            self._node.get_logger().warning(f"{self.clock_mismatch}; until then map -> odom has the images' stamps")
+            "play it with --clock and set use_sim_time; between machines, synchronize the clocks; until then "
+            "map -> odom has the images' stamps")
         self._sent = sending
         stamp = when + round(self._config.transform_tolerance * 1e9)
+        for child, _ in corrections:
+            self.watch.note_sent(child, stamp)
         self._broadcaster.sendTransform([transform(matrix, stamp, self._config.map_frame, child)
                                          for child, matrix in corrections])
 
@@ -245,6 +255,7 @@ class Transforms:
         return pose(leveling, np.zeros(3)) @ start
 
     def _send(self, target_source: Array, stamp: int, target: str, source: str) -> None:
+        self.watch.note_sent(source, stamp)
         self._broadcaster.sendTransform(transform(target_source, stamp, target, source))
 
 
