@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import mean_rotation, rotation_angle, umeyama
+from vggt_ros.reconstruction.adjustment.patches import refine
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
@@ -15,10 +17,7 @@ from vggt_ros.reconstruction.multiview.poses import (
     rank_initial_pairs,
     robust_cost,
     solve_from_pair,
-    triangulate,
-    triangulate_and_adjust,
 )
-from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.twin import solve_twin
 
 Array = NDArray[np.float64]

@@ -1,30 +1,51 @@
 """Sub-pixel refinement of observations: every view of a point is aligned with one reference patch.
 
 Tracking from keyframe to keyframe drifts, and it is biased where the image scale grows (forward motion). With
-approximate poses and points the reference patch is warped into each view (a fronto-parallel plane at the depth of the
-point), and only a shift, a gain and an offset are estimated (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 2004),
-as in the feature alignment of SVO (Forster et al., TRO 2017). This also recovers observations that tracking had lost.
+approximate poses and points the reference patch is warped into each view (by a plane through the point, fronto-parallel
+if its slant is not known), and only a shift, a gain and an offset are estimated (Baker and Matthews, Lucas-Kanade 20
+Years On, IJCV 2004), as in the feature alignment of SVO (Forster et al., TRO 2017). This also recovers observations
+that tracking had lost.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-RADIUS = 5
 ITERATIONS = 5
-MIN_CORRELATION = 0.85
-MAX_SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """How patches are aligned.
+
+    Attributes:
+        radius: of the patch, pixels.
+        min_correlation: least correlation of an aligned patch with its template.
+        max_shift: largest shift of an aligned patch from where it was predicted, pixels.
+        max_anisotropy: largest ratio of the two scales by which the warp stretches a patch.
+
+    """
+
+    radius: int = 5
+    min_correlation: float = 0.85
+    max_shift: float = 3.0
+    max_anisotropy: float = np.inf
+
+
+DEFAULT = PatchOptions()
 
 
 def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observations: Array, shift: Array,
-           inliers: Mask) -> tuple[Array, Mask]:
+           inliers: Mask, options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
     """Return refined observations (n, S, 2) and the mask (n, S) of those whose alignment succeeded.
 
     Args:
@@ -34,31 +55,64 @@ def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observa
         observations: (n, S, 2), pixels from the principal point; unchanged in the reference view of each point.
         shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image.
         inliers: (n, S), observations that agree with the scene; points without any are not refined.
+        options: of the patches.
 
     """
     rows = np.flatnonzero(inliers.any(1))
     reference = _middle_view(inliers[rows])
-    reference_pixels = observations[rows, reference] + centers[reference] + shift[rows, reference]
-    warp, guess = _warps(scene, rows, reference, observations[rows, reference])
-    guess += centers + shift[rows]
-    offsets = _patch_grid()
-    template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, offsets)
-
-    height, width = grays[0].shape
+    aligned, found = align_patches(
+        grays, Scene(scene.rotation, scene.translation, scene.points[rows], scene.focal), centers, reference,
+        observations[rows, reference], shift[rows], options=options)
     refined, valid = observations.copy(), np.zeros_like(inliers)
-    for view, gray in enumerate(grays):
-        start, affine = guess[:, view], warp[:, view]
-        area_ratio = np.abs(np.linalg.det(affine))
-        inside = (start > RADIUS + 2).all(1) & (start < [width - RADIUS - 3, height - RADIUS - 3]).all(1)
-        candidates = np.flatnonzero(usable & inside & (reference != view) & (area_ratio > 0.2) & (area_ratio < 5.0))
-        step, correlation = _align(gray, start[candidates], affine[candidates], template[candidates],
-                                   gradients[candidates], contrasts[candidates], offsets)
-        good = (correlation > MIN_CORRELATION) & (np.linalg.norm(step, axis=1) < MAX_SHIFT)
-        found = rows[candidates[good]]
-        refined[found, view] = start[candidates[good]] + step[good] - centers[view] - shift[found, view]
-        valid[found, view] = True
-    valid[rows, reference] = True
+    refined[rows] = np.where(found[..., None], aligned, refined[rows])
+    valid[rows] = found
     return refined, valid
+
+
+def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, reference: NDArray[np.intp],
+                  observed: Array, shift: Array | None = None, slant: Array | None = None, views: Mask | None = None,
+                  options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
+    """Return where (n, S, 2) every view shows the patch of a point, pixels from the principal point, and if it does.
+
+    Args:
+        grays: the S images, uint8 (H, W).
+        scene: poses and points (n, 3).
+        centers: principal points (S, 2).
+        reference: (n,), the view whose patch is the template.
+        observed: (n, 2), where that view shows the point, pixels from the principal point.
+        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image; None: none.
+        slant: (n, 2), change of the inverse depth of the surface per pixel of the reference view, over the inverse
+            depth; None: the surface is parallel to the image.
+        views: (n, S), the views to align; None: all.
+        options: of the patches.
+
+    """
+    shift = np.zeros((len(reference), len(grays), 2)) if shift is None else shift
+    rows, radius = np.arange(len(reference)), options.radius
+    reference_pixels = observed + centers[reference] + shift[rows, reference]
+    warp, guess = _warps(scene, reference, observed, slant, radius)
+    guess += centers + shift
+    offsets = _patch_grid(radius)
+    template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, radius)
+    scales = np.linalg.svd(warp, compute_uv=False)
+    area_ratio = scales.prod(-1)
+    possible = usable[:, None] & (reference[:, None] != np.arange(len(grays))) & (area_ratio > 0.2) & (
+        area_ratio < 5.0) & (scales[..., 0] < options.max_anisotropy * scales[..., 1])
+    possible = possible if views is None else possible & views
+    height, width = grays[0].shape
+    aligned, found = np.zeros_like(guess), np.zeros(possible.shape, bool)
+    aligned[rows, reference], found[rows, reference] = observed, True
+    for view, gray in enumerate(grays):
+        start = guess[:, view]
+        inside = (start > radius + 2).all(1) & (start < [width - radius - 3, height - radius - 3]).all(1)
+        candidates = np.flatnonzero(possible[:, view] & inside)
+        step, correlation = _align(gray, start[candidates], warp[candidates, view], template[candidates],
+                                   gradients[candidates], contrasts[candidates], offsets)
+        good = (correlation > options.min_correlation) & (np.linalg.norm(step, axis=1) < options.max_shift)
+        chosen = candidates[good]
+        aligned[chosen, view] = start[chosen] + step[good] - centers[view] - shift[chosen, view]
+        found[chosen, view] = True
+    return aligned, found
 
 
 def _middle_view(inliers: Mask) -> NDArray[np.intp]:
@@ -67,32 +121,35 @@ def _middle_view(inliers: Mask) -> NDArray[np.intp]:
     return np.argmax(order >= (order[:, -1:] + 1) // 2, axis=1)
 
 
-def _warps(scene: Scene, rows: NDArray[np.intp], reference: NDArray[np.intp], pixels: Array) -> tuple[Array, Array]:
+def _warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array | None,
+           radius: int) -> tuple[Array, Array]:
     """Return affine warps (n, S, 2, 2) from the reference view to every view, and the projections (n, S, 2)."""
-    in_reference = scene.in_cameras()[rows, reference]
+    in_reference = scene.in_cameras()[np.arange(len(reference)), reference]
     focal = scene.focal[reference]
-    probes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) * RADIUS
+    probes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) * radius
     image = pixels[:, None] + probes
-    plane = np.concatenate([image / focal[:, None], np.ones((len(rows), 3, 1))], -1) * in_reference[:, None, 2:]
+    depth = in_reference[:, None, 2:]
+    if slant is not None:
+        depth = depth / np.maximum(1 + slant @ probes.T, 0.2)[..., None]
+    plane = np.concatenate([image / focal[:, None], np.ones((len(reference), 3, 1))], -1) * depth
     world = np.einsum("nji,nkj->nki", scene.rotation[reference], plane - scene.translation[reference][:, None])
     views = np.einsum("sij,nkj->nski", scene.rotation, world) + scene.translation[:, None]
     depth = views[..., 2:]
     projected = np.where(depth > 1e-6, views[..., :2] / np.maximum(depth, 1e-6), -1e6) * scene.focal[:, None]
-    warp = np.stack([projected[:, :, 1] - projected[:, :, 0], projected[:, :, 2] - projected[:, :, 0]], -1) / RADIUS
+    warp = np.stack([projected[:, :, 1] - projected[:, :, 0], projected[:, :, 2] - projected[:, :, 0]], -1) / radius
     return warp, projected[:, :, 0]
 
 
-def _patch_grid() -> Array:
-    axis = np.arange(-RADIUS, RADIUS + 1.0)
+def _patch_grid(radius: int) -> Array:
+    axis = np.arange(-radius, radius + 1.0)
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
 def _templates(grays: list[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
-               offsets: Array) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
+               radius: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
     """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
-    side = 2 * RADIUS + 3
-    axis = np.arange(-RADIUS - 1, RADIUS + 2.0)
-    bordered_offsets = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    side = 2 * radius + 3
+    bordered_offsets = _patch_grid(radius + 1)
     patch = np.zeros((len(reference_pixels), len(bordered_offsets)), np.float32)
     for view, gray in enumerate(grays):
         selected = np.flatnonzero(reference == view)
@@ -104,7 +161,7 @@ def _templates(grays: list[NDArray[np.uint8]], reference_pixels: Array, referenc
                            np.float32)
     inner = np.asarray(inner - inner.mean(1, keepdims=True), np.float32)
     contrasts = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
-    usable = contrasts > 3.0 * np.sqrt(len(offsets))
+    usable = contrasts > 3.0 * (2 * radius + 1)
     return inner, gradients, contrasts, usable
 
 

@@ -7,7 +7,9 @@ arrays the points are the last, contiguous axis, so that numpy's inner loops are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +63,7 @@ def cauchy(square: Array, scale: float) -> Array:
 
 
 def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5) -> Scene:
+           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5, priors: Sequence[Prior] = ()) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -73,10 +75,10 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
         fixed: the camera whose pose is held fixed; the free scale is constrained by the damping only.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         tolerance: stop when the cost decreases by less than this fraction.
+        priors: what else is known.
 
     """
-    problem = _Problem(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
-                       loss_scale, fixed, focal_sigma, float(scene.focal[0, 0]))
+    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, priors)
     damping = 1e-4
     cost = problem.cost(scene)
     for _ in range(iterations):
@@ -97,7 +99,7 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
 
 
 @dataclass(frozen=True, eq=False)
-class _NormalEquations:
+class NormalEquations:
     """Weighted normal equations of c camera parameters and n points.
 
     Attributes:
@@ -114,8 +116,20 @@ class _NormalEquations:
     coupling: Array
 
 
+class Prior(Protocol):
+    """Knowledge beside the observations, weighed so that a residual of one sigma costs as `PIXEL_SIGMA` pixels do."""
+
+    def cost(self, scene: Scene) -> float:
+        """Return what it costs that a scene is not as expected."""
+        ...
+
+    def add_to(self, system: NormalEquations, scene: Scene, fixed: int) -> None:
+        """Add it to normal equations; the parameters of the camera `fixed` stay zero."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
     """The measurements: observations (S, 2, n) and the mask of those to use (S, n); the rest as in `adjust`."""
 
     observations: Array
@@ -124,6 +138,14 @@ class _Problem:
     fixed: int
     focal_sigma: float
     focal: float
+    priors: tuple[Prior, ...] = ()
+
+    @classmethod
+    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float, fixed: int,
+           focal_sigma: float, priors: Sequence[Prior]) -> Problem:
+        """Return the problem of `adjust`, whose arguments are given."""
+        return cls(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
+                   loss_scale, fixed, focal_sigma, float(scene.focal[0, 0]), tuple(priors))
 
     def _project(self, scene: Scene) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Return the points in the camera frames (S, 3, n), 1 / depth (S, n) and the mask of valid observations (S, n).
@@ -135,14 +157,15 @@ class _Problem:
         return in_camera, 1.0 / np.where(valid, in_camera[:, 2], 1.0), valid
 
     def cost(self, scene: Scene) -> float:
-        """Return the robust cost, including the prior of the focal length."""
+        """Return the robust cost, including all priors."""
         in_camera, inverse, valid = self._project(scene)
         residual = in_camera[:, :2] * inverse[:, None] * scene.focal[..., None] - self.observations
         square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
         prior = PIXEL_SIGMA / self.focal_sigma * np.log(scene.focal[0, 0] / self.focal) if self.focal_sigma else 0.0
-        return float(cauchy(square, self.loss_scale)[self.visible].sum() + prior**2)
+        return sum((p.cost(scene) for p in self.priors),
+                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior**2))
 
-    def linearize(self, scene: Scene) -> _NormalEquations:
+    def linearize(self, scene: Scene) -> NormalEquations:
         """Return the normal equations; parameters are [rotation, translation] per camera, then the log focal length."""
         in_camera, inverse, valid = self._project(scene)
         cameras, count = self.visible.shape
@@ -180,10 +203,17 @@ class _Problem:
             gradient[-1] = (j_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / self.focal)
             coupling[-1] = _sum_over_rows(j_point, j_focal[:, None]).sum(0)
         points = _sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
-        return _NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        system = NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        for one in self.priors:
+            one.add_to(system, scene, self.fixed)
+        return system
 
-    def step(self, scene: Scene, system: _NormalEquations, damping: float) -> Scene:
-        """Return the scene after one damped Gauss-Newton step."""
+    def reduced(self, system: NormalEquations, damping: float) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+        """Return the system without the points by the Schur complement.
+
+        Its matrix (c, c), its right side (c,), the inverses of the points' blocks (3, 3, n), and which parameters are
+        free (c,).
+        """
         inverse = _invert_symmetric(system.points + np.eye(3)[..., None] * (damping * system.points + 1e-9))
         gain = _multiply_per_point(system.coupling, inverse)
         size = len(system.cameras)
@@ -192,6 +222,12 @@ class _Problem:
         camera_rhs = system.cameras_gradient - gain.reshape(size, -1) @ system.points_gradient.ravel()
         free = np.ones(size, bool)
         free[6 * self.fixed:6 * self.fixed + 6] = False
+        return reduced, camera_rhs, inverse, free
+
+    def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
+        """Return the scene after one damped Gauss-Newton step."""
+        reduced, camera_rhs, inverse, free = self.reduced(system, damping)
+        size = len(system.cameras)
         camera_step = np.zeros(size)
         camera_step[free] = -np.linalg.solve(reduced[np.ix_(free, free)], camera_rhs[free])
         point_rhs = system.points_gradient + np.tensordot(camera_step, system.coupling, 1)
