@@ -214,6 +214,15 @@ def problems(bench):
     return "\n".join(bench.node.monitor.problems())
 
 
+def listen_again(bench):
+    """Let the node listen to TF at once, and not only after half a minute."""
+    watch = bench.node.transforms.watch
+    assert bench.spin(lambda: not watch._subscriptions, seconds=5.0)
+    watch._began = -100.0
+    assert bench.spin(lambda: watch._subscriptions, seconds=5.0)
+    bench.spin(seconds=0.3)  # until the peer has found the new subscriptions
+
+
 def test_what_others_send_to_tf_is_named(make, monkeypatch):
     """A bag with an old localization, a base below base_footprint, and a camera that two nodes place."""
     monkeypatch.setattr(tf_watch, "_LISTEN", 0.7)
@@ -228,7 +237,7 @@ def test_what_others_send_to_tf_is_named(make, monkeypatch):
 
     bench.spin(seconds=0.3)
     play(bench, 0, SHORT, before=publish)
-    bench.node.transforms.watch._began = -100.0  # listen again, now that the node sends, too
+    listen_again(bench)  # now that the node sends, too
     play(bench, SHORT, SHORT + 8, before=publish)
     assert bench.spin(lambda: "map -> odom is also sent by another node (one of: /peer)" in problems(bench), 5.0)
     assert "base_link has two parents in TF, odom by this node and base_footprint (one of: /peer): set tf.base_frame " \
@@ -243,7 +252,7 @@ def test_our_own_transforms_are_not_taken_for_those_of_others(make, monkeypatch)
     monkeypatch.setattr(tf_watch, "_LISTEN", 0.7)
     bench = make(tf__base_timeout=0.0, tf__assume_level=True)
     play(bench, 0, SHORT, lambda index: time.time_ns())
-    bench.node.transforms.watch._began = -100.0
+    listen_again(bench)
     play(bench, SHORT, SHORT + 8, lambda index: time.time_ns())
     assert bench.spin(lambda: not bench.node.transforms.watch._subscriptions, seconds=3.0)
     assert not bench.node.transforms.watch.problems
