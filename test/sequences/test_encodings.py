@@ -9,13 +9,21 @@ import pytest
 pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.ros.images import decode, decode_compressed
+from vggt_ros.sequences import encodings
 from vggt_ros.sequences.encodings import ENCODINGS, ImageError
 
 HEIGHT, WIDTH = 24, 36
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 GRAY = COLOR[..., 0]
+
+
+def decode(image):
+    return encodings.decode(image.encoding, image.height, image.width, image.step, bool(image.is_bigendian), image.data)
+
+
+def decode_compressed(image):
+    return encodings.decode_compressed(image.format, image.data)
 
 
 def message(encoding, rows, padding=0, big=False, height=HEIGHT):

@@ -12,6 +12,7 @@ from vggt_ros.sequences.image_list import SUFFIXES, natural_key
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import SequenceError
 
+
 def test_recorded_folder():
     sequence = open_sequence(recorded("tum_fr1_xyz"))
     stamp, image = next(iter(sequence))

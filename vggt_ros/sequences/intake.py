@@ -99,6 +99,13 @@ class Intake:
         self._camera, self._is_new = camera, False
         return camera
 
+    def replaces(self, camera: Camera) -> bool:
+        """Return True if images of the size of `camera` have another calibration now."""
+        try:
+            return self.camera(camera.width, camera.height) is not camera
+        except CameraError:
+            return False
+
     def _checked(self, info: Any, size: tuple[int, int]) -> Camera | None:
         """Return the camera of a CameraInfo for images of `size`, after its distortion was tried out."""
         camera = Camera.from_info(info, self.rectified, size)
