@@ -89,7 +89,7 @@ class Slam:
         Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        image = ImageFeatures(gray, self.config.tracking.features)
+        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.attached.mask)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
         self._localizer.features.advance(gray)
@@ -103,16 +103,16 @@ class Slam:
         return tracked
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
-        frame, image, tracked = self._current
+        (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        features = self._localizer.features
         if not self._selector.needs_keyframe(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), frame.intrinsics,
+                            frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
+                            tracked.map_camera, image.binary)
         self._next_keyframe += 1
         previous_window = (self._buffer.flush_without_overlap()
                            if self._was_lost and self._selector.has_no_overlap(features) else None)
