@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Update
 
@@ -83,10 +83,10 @@ class Worker:
         self._slam.reset_tracking()
         return self.call(self._slam.reset_map)
 
-    def load(self, record: MapRecord) -> Future[Any]:
+    def load(self, restored: RestoredMap) -> Future[Any]:
         """Continue with a saved map; as `reset`, call it on the thread of `Slam.track`."""
-        self._slam.reset_tracking(record)
-        return self.call(lambda: self._slam.restore_map(record))
+        self._slam.reset_tracking(restored.record)
+        return self.call(lambda: self._slam.reset_map(restored))
 
     def close(self) -> None:
         """End the thread and wait for it; queued windows are dropped, queued commands are still run."""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
@@ -146,7 +147,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     slam = Slam(config, reconstructor)
     if loaded is not None:
         slam.reset_tracking(loaded)
-        slam.restore_map(loaded)
+        slam.reset_map(restore(loaded, config))
     rectify = rectifier(sequence, reconstructor, config)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []

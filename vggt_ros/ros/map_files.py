@@ -13,12 +13,12 @@ from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
-from vggt_ros.storage.map_record import MapRecord
 
 _SIGMAS = 3.0
 _MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
@@ -35,7 +35,7 @@ class MapFiles:
 
     def __init__(self, node: LifecycleNode, config: Callable[[], Config], slam: Slam, transforms: Transforms,
                  run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
-                 restart: Callable[[str, MapRecord], Future[Any]]) -> None:
+                 restart: Callable[[str, RestoredMap], Future[Any]]) -> None:
         """Subscribe to `/initialpose`.
 
         Args:
@@ -44,7 +44,7 @@ class MapFiles:
             slam: the SLAM instance, which has the map.
             transforms: the transforms, with `map_world` and the mounting of the camera.
             run_in_worker: runs a function on the worker thread, which owns the map and accesses the disk.
-            restart: continues from a saved map; called with the reason to log and the record.
+            restart: continues from a saved map; called with the reason to log and the map.
 
         """
         self._node, self._config, self._slam, self._transforms = node, config, slam, transforms
@@ -66,11 +66,11 @@ class MapFiles:
 
     def load(self) -> CommandSteps:
         """Continue from the map `map.name`; if it cannot be loaded, the current map is kept."""
-        folder = self._folder()
-        record: MapRecord = yield self._run_in_worker(lambda: load_map(folder))
-        yield self._restart(f"{folder} is loaded", record)
+        folder, config = self._folder(), self._config()
+        restored: RestoredMap = yield self._run_in_worker(lambda: restore(load_map(folder), config, str(folder)))
+        yield self._restart(f"{folder} is loaded", restored)
         self.load_error = ""
-        return f"{len(record)} keyframes from {folder}"
+        return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
         """Start to load the map if configured; a failure is logged, and remains in the status."""

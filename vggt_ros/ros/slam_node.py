@@ -18,6 +18,7 @@ from tf2_ros import Buffer
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
@@ -34,7 +35,6 @@ from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
@@ -223,24 +223,24 @@ class SlamNode(TolerantLifecycleNode):
 
     # Commands.
 
-    def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Reset to an empty map, or to the saved map `record`; windows of the old map are discarded.
+    def reset(self, why: str, restored: RestoredMap | None = None) -> Future[Any]:
+        """Reset to an empty map, or to a saved map that was `restored`; windows of the old map are discarded.
 
         In mode localization, which needs a map, the saved map is then loaded again.
         """
         if not self._is_configured:
             raise RuntimeError("the node was cleaned up in the meantime")
         self.get_logger().warning(f"the map is reset: {why}")
-        done = self.worker.reset() if record is None else self.worker.load(record)
+        done = self.worker.reset() if restored is None else self.worker.load(restored)
         done.add_done_callback(self._drop_results)
         self._reset_done = done
         self.transforms.clear()
-        self.transforms.loaded_world = None if record is None else record.map_world
+        self.transforms.loaded_world = None if restored is None else restored.record.map_world
         self.metric.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
-        if record is None:
+        if restored is None:
             self.maps.reload()
         return done
 
