@@ -40,6 +40,8 @@ from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
 _CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
+_CLOSE_TIMEOUT = 3.0
+"""Longest wait for the worker when the node is closed, seconds; launch kills a node after 5 s."""
 Success = TransitionCallbackReturn.SUCCESS
 
 
@@ -87,6 +89,7 @@ class SlamNode(TolerantLifecycleNode):
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
         self.monitor.map_error = lambda: self.maps.load_error
+        self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.assumption = lambda: self.transforms.clock_mismatch or self.transforms.assumption
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
                                     "load_map": self.maps.load})
@@ -139,8 +142,9 @@ class SlamNode(TolerantLifecycleNode):
         self._is_configured = self._active = False
         self.source.stop()
         self.metric.stop()
-        self.reconstructor.cancel_loading()
-        self.worker.close()
+        self.reconstructor.interrupt()
+        if not self.worker.close(_CLOSE_TIMEOUT):
+            self.get_logger().error(f"the worker has not ended after {_CLOSE_TIMEOUT:g} s; what it does is given up")
         self.reconstructor.close()
         for timer in self._periodic_timers:
             self.destroy_timer(timer)
@@ -172,6 +176,7 @@ class SlamNode(TolerantLifecycleNode):
             if isinstance(result, Exception):
                 self.get_logger().error(f"a window failed: {result!r}")
                 self.monitor.error = repr(result)
+                self.monitor.lost_windows += 1
             elif not self._is_resetting():
                 self._publish_update(result)
         if self._active and not self._is_resetting():
