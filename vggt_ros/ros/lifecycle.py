@@ -49,5 +49,5 @@ class TolerantLifecycleNode(LifecycleNode):
         except rclpy_implementation.RCLError as error:
             state = self._state_machine.current_state[1]
             self.get_logger().error(f"transition {transition_id} is refused: {state} does not allow it "
-                                    f"({str(error).splitlines()[0]})")
+                                    f"({str(error).splitlines()[0]})", throttle_duration_sec=1.0)
             return TransitionCallbackReturn.FAILURE

@@ -15,11 +15,14 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
 
+_MAX_VALUE = 1e7
+"""Largest value of a pose or a covariance, in their units."""
 _SIGMAS = 3.0
 _MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
 """Search radius and angle about an initial pose: this many sigmas, and at least these (map units, radians)."""
@@ -121,16 +124,18 @@ class MapFiles:
         frame_id = message.header.frame_id.lstrip("/")
         map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
         covariance = np.array(message.pose.covariance).reshape(6, 6)
-        if frame_id != self._config().tf.map_frame or not np.isfinite(map_base).all() \
-                or not np.isfinite(covariance).all():
-            log.warning(f"/initialpose: a pose in frame {frame_id!r}, or not finite, is ignored; it must be in "
-                        f"{self._config().tf.map_frame!r}")
+        if frame_id != self._config().tf.map_frame or not (np.abs(map_base) < _MAX_VALUE).all() \
+                or not (np.abs(covariance) < _MAX_VALUE).all():
+            log.warning(f"/initialpose: a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it "
+                        f"must be in {self._config().tf.map_frame!r}", throttle_duration_sec=LOG_PERIOD)
             return
         if base_camera is None or map_world is None or len(self._slam.solution) == 0:
-            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known")
+            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known",
+                        throttle_duration_sec=LOG_PERIOD)
             return
         sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
         radius = max(_MIN_RADIUS, _SIGMAS * float(sigmas[:3].max()))
         angle = max(_MIN_ANGLE, _SIGMAS * float(sigmas[3:].max()))
         self._slam.set_pose_prior(inverse(map_world) @ map_base @ base_camera, radius, angle)
-        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees")
+        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees",
+                 throttle_duration_sec=1.0)

@@ -85,6 +85,7 @@ class SlamNode(TolerantLifecycleNode):
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._reset_done: Future[Any] | None = None
+        self._is_reconfiguring = False
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
@@ -174,7 +175,7 @@ class SlamNode(TolerantLifecycleNode):
         while self._results:
             result = self._results.popleft()
             if isinstance(result, Exception):
-                self.get_logger().error(f"a window failed: {result!r}")
+                self.get_logger().error(f"a window failed: {result!r}", throttle_duration_sec=1.0)
                 self.monitor.error = repr(result)
                 self.monitor.lost_windows += 1
             elif not self._is_resetting():
@@ -223,8 +224,15 @@ class SlamNode(TolerantLifecycleNode):
         """Apply settings that were changed while the node runs."""
         self.config = config
         if self._is_configured:
-            self._run_in_worker(lambda: self.slam.configure(config))
             self.outputs.republish()
+            if not self._is_reconfiguring:  # changes that arrive meanwhile are applied with this one
+                self._is_reconfiguring = True
+                self._run_in_worker(self._configure_slam)
+
+    def _configure_slam(self) -> None:
+        """Apply the newest settings; on the worker thread."""
+        self._is_reconfiguring = False
+        self.slam.configure(self.config)
 
     # Commands.
 
@@ -235,7 +243,7 @@ class SlamNode(TolerantLifecycleNode):
         """
         if not self._is_configured:
             raise RuntimeError("the node was cleaned up in the meantime")
-        self.get_logger().warning(f"the map is reset: {why}")
+        self.get_logger().warning(f"the map is reset: {why}", throttle_duration_sec=1.0)
         done = self.worker.reset() if restored is None else self.worker.load(restored)
         done.add_done_callback(self._drop_results)
         self._reset_done = done

@@ -19,6 +19,7 @@ from tf2_ros import Buffer, StaticTransformBroadcaster, TransformBroadcaster, Tr
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, rotation_between_directions
 from vggt_ros.ros.messages import pose_matrix, transform
+from vggt_ros.ros.tf_listener import BoundedTransformListener
 from vggt_ros.windows.solution import TrackedFrame
 
 MAX_CLOCK_DIFFERENCE = 10_000_000_000
@@ -50,7 +51,7 @@ class Transforms:
         self._config = config
         self._buffer = buffer
         self._keep_listening = keep_listening or config.mode == "map_to_odom"
-        self._listener: TransformListener | None = TransformListener(buffer, node)
+        self._listener: TransformListener | None = BoundedTransformListener(buffer, node)
         self._broadcaster = TransformBroadcaster(node)
         self._static = StaticTransformBroadcaster(node)
         self._first_lookup: float | None = None
