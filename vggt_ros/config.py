@@ -49,6 +49,8 @@ class WindowConfig:
     overlap: int = setting(3, "Keyframes shared with the previous window (M).", low=1, high=32)
     flush_after: float = setting(3.0, "A partial window is processed after so long without a new keyframe; 0: never.",
                                  unit="s", low=0.0, high=60.0)
+    deadline: float = setting(120.0, "The reconstructor hangs if a window takes longer and it makes no progress; its "
+                              "process is killed and started anew.", unit="s", low=1.0, high=3600.0)
     max_waiting: int = setting(2, "Most windows that wait for the reconstructor; beyond it keyframes are thinned.",
                                low=1, high=16)
 

@@ -21,6 +21,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, unproject
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
@@ -87,7 +88,7 @@ class Slam:
         Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        image = ImageFeatures(gray, self.config.tracking.features)
+        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.attached.mask)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
         self._localizer.features.advance(gray)
@@ -101,16 +102,16 @@ class Slam:
         return tracked
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
-        frame, image, tracked = self._current
+        (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        features = self._localizer.features
         if not self._selector.needs_keyframe(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), frame.intrinsics,
+                            frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
+                            tracked.map_camera, image.binary)
         self._next_keyframe += 1
         previous_window = (self._buffer.flush_without_overlap()
                            if self._was_lost and self._selector.has_no_overlap(features) else None)
@@ -137,7 +138,7 @@ class Slam:
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
 
-        With the `record` of a map that `restore_map` will load, ids continue after those of the record, and the
+        With the `record` of a map that `reset_map` will continue from, ids continue after those of the record, and the
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
@@ -221,23 +222,18 @@ class Slam:
         self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 
-    def reset_map(self) -> None:
-        """Begin an empty map."""
+    def reset_map(self, restored: RestoredMap | None = None) -> None:
+        """Begin an empty map, or continue from a saved one; then after `reset_tracking` with its record."""
         self.scale.clear()
-        self.solution = Solution(version=self.solution.version + 1)
-        self._atlas = Atlas(self.config, self.solution.version)
+        version = self.solution.version + 1
+        self._atlas = Atlas(self.config) if restored is None else restored.atlas
+        self._atlas.renumber(version)
+        self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self._point_map = PointMap(self.config.map)
+        self._point_map = PointMap(self.config.map) if restored is None else restored.points
         self._window_keyframes: set[int] = set()
-
-    def restore_map(self, record: MapRecord) -> None:
-        """Continue with a saved map; on the worker's thread, after `reset_tracking` with the same record."""
-        self.reset_map()
-        self._atlas.restore(record)
-        self.solution = self._atlas.solution()
-        self._point_map.update(self.solution)
         self.counts.submaps = len(np.unique(self.solution.submaps))
 
     def configure(self, config: Config) -> None:

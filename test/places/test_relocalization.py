@@ -10,6 +10,7 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
@@ -40,7 +41,7 @@ def second_session():
 def loaded(mode, reconstructor=None):
     slam = Slam(Config().replace({"mode": mode}), reconstructor or lap().oracle(noise=NOISE))
     slam.reset_tracking(mapped()[1])
-    slam.restore_map(mapped()[1])
+    slam.reset_map(restore(mapped()[1], slam.config))
     return slam
 
 

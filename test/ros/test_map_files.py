@@ -1,6 +1,8 @@
 """Save, load and localize through the node's services, on real DDS."""
 
 import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import Bench, matrix, stamp
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from saved_maps import mapped, record
 from scenes import lap
 
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.ros import messages
+from vggt_ros.storage.map_folder import StorageError
 
 QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
 SHORT = 40
@@ -115,6 +120,36 @@ def test_the_current_map_is_kept_if_the_saved_one_is_missing(saved):
         assert len(bench.node.slam.solution) == len(before) > 0
     finally:
         bench.close()
+
+
+def test_a_damaged_map_does_not_cost_the_present_one(saved, tmp_path):
+    """It is checked and restored beside the present one: the service names the file, and mapping goes on."""
+    shutil.copytree(saved[0] / "map", tmp_path / "map")
+    path = tmp_path / "map" / "edge_covariance.npy"
+    np.save(path, np.load(path) * np.nan)
+    bench = started((tmp_path, saved[1]), 63)
+    try:
+        bench.play(lap().frames[:25])
+        before = len(bench.node.slam.solution)
+        answer = bench.call("load_map")
+        assert not answer.success
+        assert "edge_covariance.npy" in answer.message
+        bench.play(lap().frames[25:SHORT])
+        assert len(bench.node.slam.solution) > before > 0
+        assert len(np.unique(bench.node.slam.solution.submaps)) == 1
+        assert bench.node.monitor.resets == 0
+    finally:
+        bench.close()
+
+
+def test_a_map_that_cannot_be_restored_does_not_cost_the_present_one():
+    """What the checks let pass, such as a graph without its anchors, is found before anything is given up."""
+    slam = mapped()
+    before = slam.solution
+    broken = replace(record(), anchor=record().anchor[:0])
+    with pytest.raises(StorageError, match="cannot be restored"):
+        restore(broken, slam.config)
+    assert slam.solution is before
 
 
 def test_initialpose_limits_the_search_for_the_camera(saved):

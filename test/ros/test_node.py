@@ -409,15 +409,56 @@ def test_a_failure_to_build_the_map_message_does_not_end_the_node(make):
     assert bench.got["map"][-1].width > 1000
 
 
-@pytest.mark.parametrize(("first", "words"), [(float("nan"), "NaN"), (0.0, "not calibrated")])
-def test_a_bad_calibration_is_reported(make, first, words):
-    bench = make().start()
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"k": np.full(9, np.nan)}, "NaN"), ({"k": lap().frames[0].intrinsics.T.ravel()}, "transposed"),
+    ({"distortion_model": "equidistant", "d": [0.1, 0.2, 0.3, 0.4, 0.5]}, "5 coefficients"),
+    ({"d": [-8.0, 4.0, 0.0, 0.0, 0.0]}, "folds inside the image")])
+def test_images_of_a_wrong_calibration_are_refused_until_a_right_one_comes(make, changes, words):
+    """Not tracked as those of a pinhole with an assumed field of view: the map would be wrong without a word."""
+    bench = make(camera__info_timeout=0.0).start()
     frame = lap().frames[0]
-    bench.info(frame, k=np.where(np.arange(9) == 0, first, frame.intrinsics.ravel()))
+    bench.info(frame, **changes)
     bench.image(frame)
     assert bench.spin(lambda: bench.logged("/camera_info", words))
-    assert bench.spin(lambda: bench.logged("field of view", "assumed"))
+    assert (bench.counts["refused"], bench.node.slam.counts.frames) == (1, 0)
+    bench.status_now()
+    assert words in bench.got["status"][-1].message
+    bench.info(frame)
+    bench.image(lap().frames[1])
+    assert (bench.counts["refused"], bench.node.slam.counts.frames) == (1, 1)
+    assert bench.status_now()["calibration"] == "from /camera_info"
+
+
+def test_a_camera_that_is_not_calibrated_is_assumed_after_a_while(make):
+    bench = make(camera__info_timeout=0.5).start()
+    frames = lap().frames
+    bench.info(frames[0], k=np.zeros(9))
+    bench.image(frames[0])
+    assert bench.counts["waiting"] == 1
+    bench.spin(seconds=0.6)
+    bench.image(frames[1])
+    assert bench.spin(lambda: bench.logged("/camera_info", "not calibrated", "field of view", "assumed"))
     assert bench.node.slam.counts.frames == 1
+
+
+def test_the_first_calibration_may_be_empty(make):
+    """Drivers publish it before they have loaded theirs."""
+    bench = make().start()
+    frames = lap().frames
+    bench.info(frames[0], k=np.zeros(9))
+    bench.image(frames[0])
+    bench.info(frames[0])
+    bench.image(frames[1])
+    assert (bench.counts["waiting"], bench.node.slam.counts.frames, bench.node.monitor.resets) == (1, 1, 0)
+    assert bench.status_now()["calibration"] == "from /camera_info"
+
+
+def test_a_calibration_without_a_size_is_for_the_images(make):
+    bench = make().start()
+    bench.info(lap().frames[0], width=0, height=0)
+    bench.image(lap().frames[0])
+    assert (bench.counts["refused"], bench.node.slam.counts.frames) == (0, 1)
+    assert bench.node.source.rectifier.camera.calibrated
 
 
 def test_a_camera_on_a_robot(make):

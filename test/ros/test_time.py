@@ -14,6 +14,7 @@ from scenes import lap, trajectory_error
 
 from vggt_ros.ros import messages
 from vggt_ros.ros.stamps import Order, StampCheck
+from vggt_ros.sequences.intake import Intake
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import SceneReconstructor, room
 
@@ -163,7 +164,7 @@ def test_the_map_goes_on_with_a_new_calibration(make, change):
 
 def test_what_was_mapped_with_an_assumed_calibration_does_not_go_on(make):
     bench = make(camera__info_timeout=0.0, camera__fov=100.0)
-    bench.node.source._camera = bench.node.source._info = None
+    bench.node.source._intake = Intake()
     bench.play(lap().frames[:8])
     bench.info(lap().frames[0])
     bench.image(lap().frames[8])

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma, so3_exp
 
+_UNKNOWN_SIGMA = 1e3
+"""Sigma of a pose that is not known, radians and map units."""
+
 
 def pnp_ransac(points: Array, pixels: NDArray[np.floating], intrinsics: Array,
                max_error: float) -> tuple[Array, NDArray[np.int64]] | None:
@@ -40,9 +43,21 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
 
     Returns:
         The pose `world_camera` 4x4; the covariance (6, 6) of its perturbation on the right, [rotation, translation];
-        and which points reproject within `max_error` pixels (n,).
+        and which points reproject within `max_error` pixels (n,): none of them, if the points do not determine a pose.
 
     """
+    try:
+        refined = _refine(world_camera, points, pixels, intrinsics, max_error)
+    except np.linalg.LinAlgError:  # singular: it walked away from the points, or they are degenerate
+        refined = None
+    if refined is None or not np.isfinite(refined[0]).all() or not np.isfinite(refined[1]).all():
+        return world_camera.copy(), np.diag([_UNKNOWN_SIGMA**2] * 6), np.zeros(len(points), np.bool_)
+    return refined
+
+
+def _refine(world_camera: Array, points: Array, pixels: Array, intrinsics: Array,
+            max_error: float) -> tuple[Array, Array, NDArray[np.bool_]] | None:
+    """Return the same, or None if a step leaves the numbers; raises LinAlgError where the information is singular."""
     pose, kernel_scale = world_camera.copy(), float("inf")
     for _ in range(8):
         local = (points - pose[:3, 3]) @ pose[:3, :3]
@@ -57,6 +72,8 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         weighted = jacobian * np.repeat(weight, 2)[:, None]
         information = weighted.T @ jacobian + 1e-9 * np.eye(6)
         step = -np.linalg.solve(information, weighted.T @ residual.ravel())
+        if not np.isfinite(step).all():
+            return None
         pose[:3, 3] += pose[:3, :3] @ step[3:]
         pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
         if np.abs(step).max() < 1e-6:

@@ -66,9 +66,14 @@ class DeferredReconstructor:
         """Solve a window; raises what the reconstructor raises, or RuntimeError if it is not loaded."""
         return self._require_ready().reconstruct(window)
 
-    def cancel_loading(self) -> None:
-        """Cancel the loading at its next progress report."""
+    def interrupt(self) -> None:
+        """Cancel the loading at its next progress report, and give up the window that is being solved, if it can be.
+
+        From any thread, before `close`.
+        """
         self._closed = True
+        if hasattr(self._reconstructor, "interrupt"):
+            self._reconstructor.interrupt()
 
     def close(self) -> None:
         """Release the resources of the reconstructor; after the last use."""

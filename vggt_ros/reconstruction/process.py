@@ -11,9 +11,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
 _NICENESS = 5
 """Niceness of the process: tracking an image has priority over solving a window."""
+
+_POLL_PERIOD = 0.25
+"""Seconds between two looks at whether the process hangs."""
+_PROGRESS = 0.02
+"""Processor time that counts as progress, seconds; the kernel counts in hundredths."""
+_T = TypeVar("_T")
 
 _here: Multiview | None = None  # the reconstructor, set in the child process only
 
@@ -43,9 +51,10 @@ class MultiviewProcess:
 
         """
         self._config = config
+        self._interrupted = threading.Event()
         self._pool = self._start()
         try:
-            self._pool.submit(int).result()
+            self._wait(self._pool.submit(int))
         except BrokenProcessPool as error:
             raise RuntimeError("the multiview process did not start; see stderr for the cause") from error
 
@@ -58,24 +67,93 @@ class MultiviewProcess:
 
         Raises:
             ReconstructionRefused: the window cannot be solved.
-            RuntimeError: the process has ended, possibly killed for lack of memory; a new one is started.
+            RuntimeError: the process has ended, possibly killed for lack of memory, or hangs and was killed; a new one
+                is started. Or `interrupt` was called.
 
         """
         try:
-            return self._pool.submit(_reconstruct, window).result()
+            return self._wait(self._pool.submit(_reconstruct, window))
         except BrokenProcessPool as error:
+            if self._interrupted.is_set():
+                raise RuntimeError("the multiview process is closed") from error
             self._pool = self._start()
             raise RuntimeError("the multiview process has ended unexpectedly; a new one is started") from error
 
+    def interrupt(self) -> None:
+        """Kill the process, from any thread; the window that it is solving is lost, and no new process is started."""
+        self._interrupted.set()
+        self._kill()
+
     def close(self) -> None:
-        """End the process after the window that it is solving."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the process after the window that it is solving, or at once after `interrupt`."""
+        if not self._interrupted.is_set():
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._interrupted.set()
+
+    def _wait(self, future: Future[_T]) -> _T:
+        """Return the result of a future of the process; raises RuntimeError if the process hangs."""
+        watch = _Watch(self._pid, self._config.windows.deadline)
+        while True:
+            if wait((future,), timeout=_POLL_PERIOD).done:
+                return future.result()
+            if self._interrupted.is_set():
+                raise RuntimeError("the multiview process is closed")
+            if watch.hangs():
+                self._kill()
+                self._pool = self._start()
+                raise RuntimeError(f"the multiview process has hung for {watch.seconds:.0f} s (windows.deadline); it "
+                                   "is killed, and a new one is started")
+
+    @property
+    def _pid(self) -> int | None:
+        processes = list((self._pool._processes or {}).values())
+        return processes[0].pid if processes else None
+
+    def _kill(self) -> None:
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         # A forked process would inherit locks held by other threads.
         pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _initialize_process, (self._config,))
         pool.submit(int)  # starts the process now, not at the first window
         return pool
+
+
+class _Watch:
+    """Tells a process that hangs from one that is slow, because others take the processor from it.
+
+    It hangs if it has had the deadline's time of the processor, or if it has stood still for half of the deadline.
+    """
+
+    def __init__(self, pid: int | None, deadline: float) -> None:
+        self._pid, self._deadline = pid, deadline
+        self._began = self._last_progress = time.monotonic()
+        self._began_cpu = self._last_cpu = _cpu_seconds(pid)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def hangs(self) -> bool:
+        now, cpu = time.monotonic(), _cpu_seconds(self._pid)
+        if cpu is not None and self._last_cpu is not None and cpu > self._last_cpu + _PROGRESS:
+            self._last_progress, self._last_cpu = now, cpu
+        if now - self._began < self._deadline:
+            return False
+        if cpu is None or self._began_cpu is None:
+            return True
+        return cpu - self._began_cpu > self._deadline or now - self._last_progress > self._deadline / 2
+
+
+def _cpu_seconds(pid: int | None) -> float | None:
+    """Return the processor time of a process, seconds; None where it is not known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _initialize_process(config: Config) -> None:

@@ -57,6 +57,8 @@ def open_bag(path: Path) -> Reader:
         path = path.parent
     if not path.exists():
         raise BagError(f"{path}: no such file or folder")
+    if path.suffix == ".bag":
+        raise BagError(f"{path}: a bag of ROS 1; `rosbags-convert` makes a rosbag2 of it; `replay` reads it as it is")
     if path.is_dir() and not (path / "metadata.yaml").exists():
         raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it (`ros2 bag reindex` recreates it)")
     try:
@@ -108,7 +110,10 @@ class BagPlayer(Node):
             self.connections.append(connection)
         if not self.connections:
             raise BagError(f"{reader.path}: contains no message that can be played")
-        self.clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+        has_clock = "/clock" in by_topic  # of a simulator: a second source of time would make it jump back and forth
+        if clock and has_clock:
+            self.get_logger().info("/clock is played from the bag; it is the only source of time")
+        self.clock = self.create_publisher(Clock, "/clock", 10) if clock and not has_clock else None
 
     def wait_for(self, topics: list[str]) -> None:
         """Wait until each of `topics` has a subscriber; log every five seconds which topics have none."""
@@ -179,9 +184,13 @@ class BagPlayer(Node):
 
 
 def _qos(connection: Connection) -> QoSProfile:
-    """Return a QoS compatible with every subscriber: reliable, and transient local if the recorded publisher was."""
+    """Return a QoS compatible with every subscriber: reliable, and transient local if the recorded publisher was.
+
+    /tf_static is so by its definition; many tools write bags that do not say so.
+    """
     offered = getattr(connection.ext, "offered_qos_profiles", [])
-    latched = any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
+    latched = connection.topic.rpartition("/")[2] == "tf_static" or any(
+        profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
     return QoSProfile(depth=QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                       else DurabilityPolicy.VOLATILE)
 

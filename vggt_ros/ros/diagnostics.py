@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -34,8 +34,9 @@ class StatusMonitor:
         map_error: returns the error of loading the saved map, empty if there is none.
         problems: returns what is missing or may be wrong around the node, each in one line with the cure.
         late_transforms: returns for how many images TF had no transform in time.
-        resets, interruptions, failed_images: number of resets of the map, of jumps of time after which it went on, and
-            of images whose tracking raised an error.
+        resets, interruptions: number of resets of the map, and of jumps of time after which it went on.
+        failed_images, lost_windows: number of images whose tracking raised an error, and of windows that were lost by
+            one, such as a reconstructor that hung.
 
     """
 
@@ -47,7 +48,8 @@ class StatusMonitor:
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.latency = Latency()
-        self.resets = self.interruptions = self.failed_images = 0
+        self.resets = self.interruptions = self.failed_images = self.lost_windows = 0
+        self.callback_errors: Callable[[], Mapping[str, int]] = dict
         self.map_error: Callable[[], str] = lambda: ""
         self.problems: Callable[[], list[str]] = list
         self._known_problems: set[str] = set()
@@ -108,6 +110,8 @@ class StatusMonitor:
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
             "images failed": self.failed_images,
+            "windows lost": self.lost_windows,
+            **{f"errors in {name}": count for name, count in self.callback_errors().items()},
             **vars(counts),
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
@@ -127,6 +131,15 @@ class StatusMonitor:
                        **{f"window {key}": value for key, value in update.report.items()}}
         return diagnostic_status(name, level, text, values, hardware=source.topic)
 
+    def _hung_window(self) -> str:
+        """Return that the reconstructor has been at a window beyond its deadline, if it has; else empty."""
+        progress, deadline = self._worker.window_in_progress, self._slam.config.windows.deadline
+        seconds = 0.0 if progress is None else time.monotonic() - progress[1]
+        if progress is None or seconds < deadline:
+            return ""
+        return (f"window {progress[0]} has been in work for {seconds:.0f} s, longer than windows.deadline: the "
+                "reconstructor hangs, or the machine is too slow")
+
     def _level_and_message(self, active: bool) -> tuple[bytes, str]:
         source, tracked, update = self._source, self.tracked, self.update
         if self._reconstructor.state == FAILED:
@@ -135,6 +148,8 @@ class StatusMonitor:
             return DiagnosticStatus.WARN, f"loading: {self._reconstructor.detail}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
+        if hung := self._hung_window():
+            return DiagnosticStatus.ERROR, hung
         if error := self.map_error():
             return DiagnosticStatus.ERROR, error
         if self.error:

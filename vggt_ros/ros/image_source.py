@@ -14,16 +14,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
-from vggt_ros.ros.images import ImageError, decode, decode_compressed
-from vggt_ros.ros.messages import nanoseconds
+from vggt_ros.ros.images import decode
+from vggt_ros.ros.log import LOG_PERIOD
+from vggt_ros.ros.messages import is_valid_stamp, nanoseconds
 from vggt_ros.ros.silence import describe_publishers, node_name
 from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.intake import Intake, darkness
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
-
-LOG_PERIOD = 5.0
-"""Seconds between repetitions of a log message."""
 
 
 class ImageSource:
@@ -32,9 +32,9 @@ class ImageSource:
     Attributes:
         counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
             yet), `refused` (cannot be decoded or do not match their calibration) and `late` (a stamp older than or
-            equal to the previous one, or far from it and not confirmed); all others became frames.
-            `missed` were published but not received, or were dropped from the queue while the node was busy;
-            `recalibrated` is the number of changes of calibration or size.
+            equal to the previous one, or far from it and not confirmed); all others became frames. `dark` are frames in
+            which nothing can be seen. `missed` were published but not received, or were dropped from the queue while
+            the node was busy; `recalibrated` is the number of changes of calibration or size.
         seconds: durations of decoding and rectification of the last 100 frames.
         received_at: when DDS received the newest image, nanoseconds of the system clock; 0 if it is not known.
         calibration: the source of the intrinsics, for the status.
@@ -67,13 +67,12 @@ class ImageSource:
         self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
         self.info_topic = node.resolve_topic_name("camera_info")
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
-        self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
-        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0, "recalibrated": 0}
+        self._intake = Intake(self.rectified)
+        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "dark": 0, "missed": 0,
+                       "recalibrated": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
-        self._info: CameraInfo | None = None
-        self._camera: Camera | None = None
-        self._info_error = ""
+        self._refusal = ""
         self._rectifier: Rectifier | None = None
         self._stamps = StampCheck(config.max_step)
         self._sequence: int | None = None
@@ -110,16 +109,10 @@ class ImageSource:
 
     def on_camera_info(self, info: CameraInfo) -> None:
         """Store the calibration; it is used from the next image on."""
-        if self._info is not None and _same_calibration(info, self._info):
-            return
-        self._info = info
-        try:
-            self._camera = Camera.from_info(info, self.rectified)
-            self._info_error = "" if self._camera else "K[0] is 0, which means not calibrated (REP-104)"
-        except CameraError as error:
-            self._camera, self._info_error = None, str(error)
-        if self._info_error:
-            self._node.get_logger().error(f"{self.info_topic}: {self._info_error}")
+        self._intake.add_info(info)
+        if self._intake.problem:
+            self._node.get_logger().error(f"{self.info_topic}: {self._intake.problem}",
+                                          throttle_duration_sec=LOG_PERIOD)
 
     def on_image(self, message: Any, details: Mapping[str, Any]) -> None:
         """Decode and rectify an image and pass it on; problems are logged and counted.
@@ -141,23 +134,26 @@ class ImageSource:
         if not self._is_ready():
             self.counts["early"] += 1
             return
+        stamp = nanoseconds(message.header.stamp)
         try:
-            image = self._decode(message)
+            if not is_valid_stamp(stamp):
+                raise ImageError(f"the stamp {stamp} ns is negative, or too far in the future")
+            image = decode(message, self._intake)
             rectifier = self._rectifier_for(image)
             if rectifier is None:
                 self.counts["waiting"] += 1
                 return
             rectified = rectifier(image)
         except (ImageError, CameraError) as error:
-            self.counts["refused"] += 1
-            self._node.get_logger().error(f"{self.topic}: {error}", throttle_duration_sec=LOG_PERIOD)
+            origin = f" ({self.info_topic})" if isinstance(error, CameraError) else ""
+            self._refuse(f"{self.topic}: {str(error)[:300]}{origin}")
             return
-        stamp = nanoseconds(message.header.stamp)
         if not self._accept_stamp(stamp):
             self.counts["late"] += 1
             return
-        if rectified[::8, ::8].max() < 8:
-            self._node.get_logger().warning(f"{self.topic}: the image is all black", throttle_duration_sec=LOG_PERIOD)
+        if dark := darkness(rectified):
+            self.counts["dark"] += 1
+            self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
         self.seconds.append(time.perf_counter() - start)
         self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
                        message.header.frame_id)
@@ -166,7 +162,7 @@ class ImageSource:
     def no_frame_reason(self) -> str:
         """Why no image became a frame, as the end of a sentence; empty if not known."""
         if self.counts["refused"]:
-            return f": {self.counts['refused']} were refused, see the log for the reason"
+            return f": {self.counts['refused']} were refused, the last one: {self._refusal}"
         return f": they wait for CameraInfo on {self.info_topic}" if self.counts["waiting"] else ""
 
     def silence_reason(self, after: float = 5.0) -> str:
@@ -197,6 +193,12 @@ class ImageSource:
         publishers = [f"{topic}: {_describe_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
         self._node.get_logger().warning(f"{why} [{'; '.join(publishers)}]")
 
+    def _refuse(self, reason: str) -> None:
+        """Count an image that cannot be used."""
+        self.counts["refused"] += 1
+        self._refusal = reason
+        self._node.get_logger().error(reason, throttle_duration_sec=LOG_PERIOD)
+
     def _count_missed(self, sequence: int | None) -> None:
         """Count gaps in the sequence numbers of the publisher; not possible with several publishers."""
         previous, self._sequence = self._sequence, sequence
@@ -207,28 +209,25 @@ class ImageSource:
         """Return the rectifier for an image, or None while CameraInfo may still come.
 
         Raises:
-            CameraError: the calibration is for another image size.
+            CameraError: the calibration is wrong, or for another image size.
 
         """
         height, width = image.shape[:2]
-        previous, camera = self._rectifier, self._camera
-        fits = camera is not None and (camera.width, camera.height) == (width, height)
-        if previous is not None and (previous.camera is camera or not fits) \
+        previous, camera = self._rectifier, self._intake.camera(width, height)
+        if previous is not None and (previous.camera is camera or camera is None) \
                 and (previous.camera.width, previous.camera.height) == (width, height):
             return previous
         if camera is None:
             now = time.monotonic()
-            if self._waiting_since is None:  # the first image may arrive before the first CameraInfo
+            if self._waiting_since is None:  # the first images may arrive before the first CameraInfo that can be used
                 self._waiting_since = now
-            if previous is None and self._info is None and now - self._waiting_since < self._config.info_timeout:
+            if previous is None and now - self._waiting_since < self._config.info_timeout:
                 return None
             camera = Camera.assumed(width, height, self._config.fov)
-            reason = self._info_error or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
+            reason = self._intake.problem or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
             self._node.get_logger().warning(f"{self.info_topic}: {reason}; a horizontal field of view of "
-                                            f"{self._config.fov:g} degrees is assumed (camera.fov)")
-        elif not fits:
-            raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
-                              f"{camera.width}x{camera.height}")
+                                            f"{self._config.fov:g} degrees is assumed (camera.fov)",
+                                            throttle_duration_sec=LOG_PERIOD)
         # All keyframes keep the size of the first one; each has its own intrinsics.
         size = self._image_size(camera) if previous is None else previous.size
         self._rectifier = Rectifier(camera, size, self.rectified)
@@ -261,14 +260,6 @@ class ImageSource:
         elif order is Order.JUMP:
             self._on_discontinuity(f"{self.topic}: {self._stamps.reason}")
         return order is not Order.LATE
-
-
-def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:
-    """Return True if two messages have the same calibration; changes below 0.2 %, by an autofocus, are ignored."""
-    same = all(getattr(info, name) == getattr(other, name)
-               for name in ("width", "height", "distortion_model", "binning_x", "binning_y", "roi"))
-    return same and all(np.allclose(getattr(info, name), getattr(other, name), rtol=0.002, atol=1e-6, equal_nan=True)
-                        if len(getattr(info, name)) == len(getattr(other, name)) else False for name in "kdp")
 
 
 def _describe_publishers(node: LifecycleNode, topic: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.ros.diagnostics import StatusMonitor
-from vggt_ros.ros.image_source import LOG_PERIOD, ImageSource
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Transforms

@@ -13,13 +13,16 @@ from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
-from vggt_ros.storage.map_record import MapRecord
 
+_MAX_VALUE = 1e7
+"""Largest value of a pose or a covariance, in their units."""
 _SIGMAS = 3.0
 _MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
 """Search radius and angle about an initial pose: this many sigmas, and at least these (map units, radians)."""
@@ -35,7 +38,7 @@ class MapFiles:
 
     def __init__(self, node: LifecycleNode, config: Callable[[], Config], slam: Slam, transforms: Transforms,
                  run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
-                 restart: Callable[[str, MapRecord], Future[Any]]) -> None:
+                 restart: Callable[[str, RestoredMap], Future[Any]]) -> None:
         """Subscribe to `/initialpose`.
 
         Args:
@@ -44,7 +47,7 @@ class MapFiles:
             slam: the SLAM instance, which has the map.
             transforms: the transforms, with `map_world` and the mounting of the camera.
             run_in_worker: runs a function on the worker thread, which owns the map and accesses the disk.
-            restart: continues from a saved map; called with the reason to log and the record.
+            restart: continues from a saved map; called with the reason to log and the map.
 
         """
         self._node, self._config, self._slam, self._transforms = node, config, slam, transforms
@@ -87,11 +90,11 @@ class MapFiles:
 
     def load(self) -> CommandSteps:
         """Continue from the map `map.name`; if it cannot be loaded, the current map is kept."""
-        folder = self._folder()
-        record: MapRecord = yield self._run_in_worker(lambda: load_map(folder))
-        yield self._restart(f"{folder} is loaded", record)
+        folder, config = self._folder(), self._config()
+        restored: RestoredMap = yield self._run_in_worker(lambda: restore(load_map(folder), config, str(folder)))
+        yield self._restart(f"{folder} is loaded", restored)
         self.load_error = ""
-        return f"{len(record)} keyframes from {folder}"
+        return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
         """Start to load the map if configured; a failure is logged, and remains in the status."""
@@ -143,16 +146,18 @@ class MapFiles:
         frame_id = message.header.frame_id.lstrip("/")
         map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
         covariance = np.array(message.pose.covariance).reshape(6, 6)
-        if frame_id != self._config().tf.map_frame or not np.isfinite(map_base).all() \
-                or not np.isfinite(covariance).all():
-            log.warning(f"/initialpose: a pose in frame {frame_id!r}, or not finite, is ignored; it must be in "
-                        f"{self._config().tf.map_frame!r}")
+        if frame_id != self._config().tf.map_frame or not (np.abs(map_base) < _MAX_VALUE).all() \
+                or not (np.abs(covariance) < _MAX_VALUE).all():
+            log.warning(f"/initialpose: a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it "
+                        f"must be in {self._config().tf.map_frame!r}", throttle_duration_sec=LOG_PERIOD)
             return
         if base_camera is None or map_world is None or len(self._slam.solution) == 0:
-            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known")
+            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known",
+                        throttle_duration_sec=LOG_PERIOD)
             return
         sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
         radius = max(_MIN_RADIUS, _SIGMAS * float(sigmas[:3].max()))
         angle = max(_MIN_ANGLE, _SIGMAS * float(sigmas[3:].max()))
         self._slam.set_pose_prior(inverse(map_world) @ map_base @ base_camera, radius, angle)
-        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees")
+        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees",
+                 throttle_duration_sec=1.0)

@@ -33,6 +33,15 @@ UNKNOWN_VARIANCE = 1e6
 _FIELDS = ("x", "y", "z", "rgb", "confidence")
 
 
+MAX_STAMP = (2**31 - 86_400) * 1_000_000_000
+"""Stamps are below it: a message has 31 bits for seconds, and a day is left for what is added to a stamp."""
+
+
+def is_valid_stamp(stamp: int) -> bool:
+    """Return True if a stamp in nanoseconds is not negative, and messages can hold it and what is added to it."""
+    return 0 <= stamp < MAX_STAMP
+
+
 def nanoseconds(stamp: Time) -> int:
     """Return the stamp of a message in nanoseconds, exactly."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

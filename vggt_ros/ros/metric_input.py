@@ -16,8 +16,9 @@ from tf2_ros import TransformException
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import inverse
-from vggt_ros.ros.image_source import LOG_PERIOD, ImageSource
-from vggt_ros.ros.messages import nanoseconds, pose_matrix
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.log import Throttle
+from vggt_ros.ros.messages import is_valid_stamp, nanoseconds, pose_matrix
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
@@ -31,6 +32,12 @@ _SILENCE = 5.0
 """Seconds without a message of a source after which it is reported as silent."""
 _MAX_PENDING = 20
 """Depth images, and keyframes, that are kept until the matching other one arrives."""
+
+
+_MAX_VALUE = 1e7
+"""Largest value of a pose or an IMU sample, in its units; the square of a larger one may overflow."""
+_MAX_DEPTH_PIXELS, _MAX_DEPTH_BYTES = 1 << 24, 8
+"""Most pixels of a depth image, and most bytes of a pixel with the padding of its row."""
 
 
 class MetricInput:
@@ -64,12 +71,12 @@ class MetricInput:
                                or config.scale.camera_height > 0)
         self._subscriptions: list[AdaptiveSubscription] = []
         self._arrivals: dict[str, float] = {}
+        self._throttle = Throttle()
         self.clear()
 
     def clear(self) -> None:
         """Clear the state that belongs to the map before a reset."""
         self.counts: dict[str, int] = {}
-        self._last_warning: dict[str, float] = {}
         self.interrupt()
         self._first_keyframe_stamp: int | None = None
         self._is_leveled = not self._with_imu
@@ -149,7 +156,7 @@ class MetricInput:
             except TransformException:
                 if self._stamps[-1] - stamp < _MAX_TF_DELAY:
                     return
-                self._count_refused("odometry", "TF has no odometry at the images' stamps")
+                self._count_refused("odometry", "late", "TF has no odometry at the images' stamps")
                 self._stamps.popleft()
                 continue
             self._stamps.popleft()
@@ -164,22 +171,29 @@ class MetricInput:
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
         values = np.array([position.x, position.y, position.z,
                            orientation.x, orientation.y, orientation.z, orientation.w])
-        if not np.isfinite(values).all() or not values[3:].any():
-            self._count_refused("odometry", "a pose is not finite, or has no rotation")
+        stamp = nanoseconds(message.header.stamp)
+        if not (np.abs(values) < _MAX_VALUE).all() or not 0.5 < np.linalg.norm(values[3:]) < 2 \
+                or not is_valid_stamp(stamp):
+            self._count_refused("odometry", "invalid", "a pose is not finite or out of range, has no rotation, or its "
+                                "stamp is invalid")
             return
         try:
             child_camera = self._transforms.camera_in(child, nanoseconds(message.header.stamp))
         except TransformException:
-            self._count_refused("odometry", f"its child frame {child} is not connected to the camera in TF")
+            self._count_refused("odometry", "frame", f"its child frame {child} is not connected to the camera in TF")
             return
         if child_camera is not None:
             self._count_taken("odometry")
-            self._slam.odometry.add(nanoseconds(message.header.stamp),
-                                    pose_matrix(position, orientation) @ child_camera)
+            self._slam.odometry.add(stamp, pose_matrix(position, orientation) @ child_camera)
 
     def on_depth(self, message: Image) -> None:
         """Keep a depth image until it is known whether its image is a keyframe."""
         self._arrivals["depth"] = time.monotonic()
+        if not 0 < message.width * message.height <= _MAX_DEPTH_PIXELS \
+                or len(message.data) > _MAX_DEPTH_BYTES * message.width * message.height:
+            self._count_refused("depth", "size",
+                                f"{message.width}x{message.height} pixels in {len(message.data)} bytes")
+            return
         self._depths[nanoseconds(message.header.stamp)] = message
         while len(self._depths) > _MAX_PENDING:
             del self._depths[next(iter(self._depths))]
@@ -190,19 +204,22 @@ class MetricInput:
         self._arrivals["imu"] = time.monotonic()
         rate, acceleration = message.angular_velocity, message.linear_acceleration
         values = np.array([rate.x, rate.y, rate.z, acceleration.x, acceleration.y, acceleration.z])
-        if not np.isfinite(values).all() or message.linear_acceleration_covariance[0] == -1:
-            self._count_refused("imu", "a sample is not finite, or has no acceleration")
+        stamp = nanoseconds(message.header.stamp)
+        if not (np.abs(values) < _MAX_VALUE).all() or message.linear_acceleration_covariance[0] == -1 \
+                or not is_valid_stamp(stamp):
+            self._count_refused("imu", "invalid", "a sample is not finite or out of range, has no acceleration, or its "
+                                "stamp is invalid")
             return
         try:
             imu_camera = self._transforms.camera_in(message.header.frame_id.lstrip("/") or self._base_frame)
         except TransformException as error:
-            self._count_refused("imu", f"its frame {message.header.frame_id} has no fixed pose on the camera in TF "
-                                f"({error})")
+            self._count_refused("imu", "frame", f"its frame {message.header.frame_id[:100]} has no fixed pose on the "
+                                f"camera in TF ({str(error)[:200]})")
             return
         if imu_camera is not None:
             self._slam.imu.camera_imu = inverse(imu_camera)
         self._count_taken("imu")
-        self._slam.imu.add(nanoseconds(message.header.stamp), values[:3], values[3:])
+        self._slam.imu.add(stamp, values[:3], values[3:])
 
     def _level_map(self) -> None:
         """Level the map by gravity at its first keyframe, once, before any part of the map is published."""
@@ -231,11 +248,11 @@ class MetricInput:
             depth = decode_depth(message.encoding, message.height, message.width, message.step,
                                  bool(message.is_bigendian), message.data)
         except ImageError as error:
-            self._count_refused("depth", str(error))
+            self._count_refused("depth", "encoding", str(error))
             return
         if abs(message.width * camera.height - message.height * camera.width) > 0.02 * message.width * camera.height:
-            self._count_refused("depth", f"{message.width}x{message.height} pixels cannot be registered to an image of "
-                                f"{camera.width}x{camera.height}")
+            self._count_refused("depth", "aspect", f"{message.width}x{message.height} pixels cannot be registered to "
+                                f"an image of {camera.width}x{camera.height}")
             return
         self._count_taken("depth")
         self._run_in_worker(lambda: self._slam.depth.add(keyframe, rectified_depth(depth, rectify)))
@@ -243,10 +260,8 @@ class MetricInput:
     def _count_taken(self, source: str) -> None:
         self.counts[f"{source} taken"] = self.counts.get(f"{source} taken", 0) + 1
 
-    def _count_refused(self, source: str, reason: str) -> None:
+    def _count_refused(self, source: str, kind: str, reason: str) -> None:
+        """Count a message that is refused; `kind` is a name for throttling the log, `reason` the whole text."""
         self.counts[f"{source} refused"] = self.counts.get(f"{source} refused", 0) + 1
-        now = time.monotonic()
-        # One throttle per reason; that of rclpy is per line of code, so that one reason would suppress another.
-        if now - self._last_warning.get(reason, -LOG_PERIOD) >= LOG_PERIOD:
-            self._last_warning[reason] = now
-            self._node.get_logger().warning(f"{source}: {reason}")
+        if self._throttle(f"{source} {kind}"):
+            self._node.get_logger().warning(f"{source}: {reason[:300]}")

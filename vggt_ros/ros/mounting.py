@@ -18,6 +18,7 @@ from tf2_ros import Buffer, StaticTransformBroadcaster, TransformException, Tran
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import BODY_OPTICAL, Array
 from vggt_ros.ros.messages import nanoseconds, pose_matrix, transform
+from vggt_ros.ros.tf_listener import BoundedTransformListener
 
 _MAX_WAIT = 0.25
 """Longest wait for the transform at the stamp of an image, seconds; then the newest one is used."""
@@ -46,7 +47,7 @@ class Mounting:
     def __init__(self, node: Node, config: TfConfig, buffer: Buffer, keep_listening: bool) -> None:
         """Subscribe to TF; with `keep_listening` also after a fixed transform is known, for other users of `buffer`."""
         self._node, self._config, self._buffer, self._keep_listening = node, config, buffer, keep_listening
-        self._listener: TransformListener | None = TransformListener(buffer, node)
+        self._listener: TransformListener | None = BoundedTransformListener(buffer, node)
         self._static = StaticTransformBroadcaster(node)
         self._first_lookup: float | None = None
         self._is_fixed = self.is_moving = self.is_provisional = False

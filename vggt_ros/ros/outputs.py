@@ -19,6 +19,7 @@ from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, adjoint
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Solution, TrackedFrame
@@ -135,7 +136,8 @@ class Outputs:
         if self._map_request is not None and self._map_request.done():
             request, self._map_request = self._map_request, None
             if error := request.exception():  # such as out of memory; the node continues
-                self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}")
+                self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}",
+                                               throttle_duration_sec=LOG_PERIOD)
             else:
                 self.map.publish(request.result())
         self.grid.publish_changes(map_world, head)

@@ -24,6 +24,7 @@ from tf2_ros import TransformException
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 from vggt_ros.ros.mounting import frame_name
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
+from vggt_ros.sequences.topics import info_topic_of, nearest_info
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,9 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
             raise BagError(f"{bag}: no images on {image_topic}")
         message: Any = deserialize_message(bytes(first[2]), message_class(chosen[0].msgtype))
         base = image_topic.removesuffix("/compressed")
-        sibling = base.rsplit("/", 1)[0] + "/camera_info"
         infos = [c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/CameraInfo" and c.msgcount]
         return BagTopics(base, chosen[0].msgtype.endswith("CompressedImage"),
-                         sibling if sibling in infos or not infos else infos[0], message.header.frame_id,
+                         nearest_info(image_topic, infos) or info_topic_of(image_topic), message.header.frame_id,
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 

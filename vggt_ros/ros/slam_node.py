@@ -17,6 +17,7 @@ from tf2_ros import Buffer
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
@@ -25,6 +26,7 @@ from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
 from vggt_ros.ros.lifecycle import TolerantLifecycleNode
+from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.messages import header
@@ -36,11 +38,12 @@ from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.window_results import WindowResults
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.worker import Worker
 
 _CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
+_CLOSE_TIMEOUT = 3.0
+"""Longest wait for the worker when the node is closed, seconds; launch kills a node after 5 s."""
 Success = TransitionCallbackReturn.SUCCESS
 
 
@@ -85,10 +88,12 @@ class SlamNode(TolerantLifecycleNode):
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self.windows = WindowResults(self, self.slam, self.outputs, self.monitor, self.transforms, self._run_in_worker)
         self._reset_done: Future[Any] | None = None
+        self.live_settings = LiveSettings(self.slam, self._run_in_worker)
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
         self.monitor.map_error = lambda: self.maps.load_error
+        self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
                                          *self.transforms.problems()]
         self.transforms.may_send = lambda: not self.metric.withholds
@@ -146,8 +151,9 @@ class SlamNode(TolerantLifecycleNode):
         self._is_configured = self._active = False
         self.source.stop()
         self.metric.stop()
-        self.reconstructor.cancel_loading()
-        self.worker.close()
+        self.reconstructor.interrupt()
+        if not self.worker.close(_CLOSE_TIMEOUT):
+            self.get_logger().error(f"the worker has not ended after {_CLOSE_TIMEOUT:g} s; what it does is given up")
         self.reconstructor.close()
         self._map_odom_sender.close()
         for timer in self._periodic_timers:
@@ -225,31 +231,31 @@ class SlamNode(TolerantLifecycleNode):
         """Apply settings that were changed while the node runs."""
         self.config = config
         if self._is_configured:
-            self._run_in_worker(lambda: self.slam.configure(config))
             self.outputs.republish()
+            self.live_settings.apply(config)
 
     # Commands.
 
-    def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Reset to an empty map, or to the saved map `record`; windows of the old map are discarded.
+    def reset(self, why: str, restored: RestoredMap | None = None) -> Future[Any]:
+        """Reset to an empty map, or to a saved map that was `restored`; windows of the old map are discarded.
 
         In mode localization, which needs a map, the saved map is then loaded again.
         """
         if not self._is_configured:
             raise RuntimeError("the node was cleaned up in the meantime")
-        self.get_logger().warning(f"the map is reset: {why}")
+        self.get_logger().warning(f"the map is reset: {why}", throttle_duration_sec=1.0)
         self.maps.autosave()
-        done = self.worker.reset() if record is None else self.worker.load(record)
+        done = self.worker.reset() if restored is None else self.worker.load(restored)
         done.add_done_callback(self._results.drop)
         self._reset_done = done
         self.tracking.clear()
         self.transforms.clear()
-        self.transforms.loaded_world = None if record is None else record.map_world
+        self.transforms.loaded_world = None if restored is None else restored.record.map_world
         self.metric.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
-        if record is None:
+        if restored is None:
             self.maps.reload()
         return done
 
@@ -258,7 +264,7 @@ class SlamNode(TolerantLifecycleNode):
         if self.get_parameter("use_sim_time").value:
             self.reset(why)
             return
-        self.get_logger().warning(f"a submap begins: {why}")
+        self.get_logger().warning(f"a submap begins: {why}", throttle_duration_sec=1.0)
         self.maps.autosave()
         self.monitor.interruptions += 1
         self.metric.interrupt()

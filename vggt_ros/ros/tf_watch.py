@@ -19,7 +19,10 @@ from vggt_ros.config import TfConfig
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.mounting import Mounting
 from vggt_ros.ros.silence import node_name
+from vggt_ros.ros.tf_listener import MAX_FRAMES
 
+_MAX_PARENTS, _MAX_NAMES = 5, 200
+"""Most parents of a frame that are kept, and longest names of the two together."""
 _LISTEN, _PERIOD = 3.0, 30.0
 """Seconds of listening, and from one beginning to the next."""
 
@@ -68,6 +71,9 @@ class TfWatch:
         def take(message: TFMessage) -> None:
             for link in message.transforms:
                 child, parent = link.child_frame_id.lstrip("/"), link.header.frame_id.lstrip("/")
+                if (child not in self._parents and len(self._parents) >= MAX_FRAMES) \
+                        or len(self._parents.get(child, ())) >= _MAX_PARENTS or len(child) + len(parent) > _MAX_NAMES:
+                    continue
                 is_ours = not is_static and child in self._names \
                     and (child, nanoseconds(link.header.stamp)) in self._sent
                 parents = self._parents.setdefault(child, {})

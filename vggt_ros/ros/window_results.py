@@ -26,8 +26,9 @@ class WindowResults:
 
     def take_error(self, error: Exception) -> None:
         """Report a window that failed."""
-        self._node.get_logger().error(f"a window failed: {error!r}")
+        self._node.get_logger().error(f"a window failed: {error!r}", throttle_duration_sec=1.0)
         self._monitor.error = repr(error)
+        self._monitor.lost_windows += 1
 
     def take_update(self, update: Update, active: bool) -> None:
         """Report a window that was processed; if the node is `active`, publish its keyframes."""
