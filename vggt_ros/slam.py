@@ -151,9 +151,9 @@ class Slam:
         self._selector.clear()
         self._buffer.clear()
 
-    def set_pose_prior(self, map_camera: Array, radius: float, angle: float) -> None:
-        """Search for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._localizer.set_pose_prior(PosePrior(map_camera, radius, angle))
+    def set_pose_prior(self, prior: PosePrior) -> bool:
+        """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
+        return self._localizer.set_pose_prior(prior, self.solution)
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""

@@ -124,6 +124,13 @@ def test_clock_is_published_at_forty_hertz_or_more(bag, listener, tmp_path):
     assert np.median(np.diff(listener.ticks)) <= 0.2 * 25_000_000
 
 
+def test_a_topic_that_is_not_in_the_bag_is_not_waited_for(bag, tmp_path):
+    """It ends at once with the topics that there are: a launch that waited for it would hang."""
+    process = player(tmp_path, bag, "--wait-for", "/b/image", "--wait-ready", "/vggt_slam/status")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "no topic /b/image; the images in the bag are /a/image" in err
+
+
 def test_loop_starts_again(bag, listener, tmp_path):
     """With --loop the stamps jump back to the first; SIGINT ends it, also if repeated (as under launch)."""
     process = player(tmp_path, bag, "--rate", 10, "--loop", "--wait-for", "/a/image")

@@ -42,8 +42,15 @@ def saved(tmp_path_factory):
     return folder, poses
 
 
+@pytest.fixture(autouse=True)
+def _log(capfd):
+    started.read_log = lambda: capfd.readouterr().err
+
+
 def started(saved, domain, **parameters):
-    bench = Bench(domain, lap().oracle(), map__folder=str(saved[0]), **{**QUICK, **parameters}).start()
+    bench = Bench(domain, lap().oracle(), map__folder=str(saved[0]), **{**QUICK, **parameters})
+    bench.read_log = started.read_log
+    bench.start()
     bench.info(lap().frames[0])
     return bench
 
@@ -153,7 +160,7 @@ def test_a_map_that_cannot_be_restored_does_not_cost_the_present_one():
 
 
 def test_initialpose_limits_the_search_for_the_camera(saved):
-    """With a wrong initial pose far away the camera is not found; with the right one it is found at once."""
+    """An initial pose far away is refused, and the camera stays tracked; with a right one it is found at once."""
     bench = started(saved, 64, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
@@ -162,14 +169,34 @@ def test_initialpose_limits_the_search_for_the_camera(saved):
         when, pose = list(saved[1].items())[8]
         row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
         bench.image(lap().frames[row - 3])  # the node looks up the pose of the camera on the base
-        for shift, expected in ((30.0, "LOST"), (0.2, "TRACKING")):
+        for shift in (30.0, 0.2):
             there = pose.copy()
             there[:3, 3] += shift
             publisher.publish(messages.pose_with_covariance(there, 0.01 * np.eye(6), messages.header(when, "map")))
             bench.spin(seconds=0.3)
             for frame in lap().frames[row - 2:row] if shift > 1 else lap().frames[row:row + 3]:
                 bench.image(frame)
-            assert bench.node.monitor.tracked.state == expected
+            assert bench.node.monitor.tracked.state == "TRACKING"
+            assert bench.logged("/initialpose", "refused; no keyframe looks there" if shift > 1 else "searching")
+    finally:
+        bench.close()
+
+
+def test_initialpose_before_the_first_image_is_kept(saved):
+    """RViz is faster than the camera: the pose is used when the map is loaded and an image tells the camera's frame."""
+    bench = started(saved, 64, mode="localization")
+    try:
+        publisher = bench.peer.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+        assert bench.spin(lambda: publisher.get_subscription_count())
+        when, pose = list(saved[1].items())[8]
+        row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
+        publisher.publish(messages.pose_with_covariance(pose, 0.01 * np.eye(6), messages.header(when, "map")))
+        assert bench.spin(lambda: bench.logged("/initialpose: kept until"), seconds=5.0)
+        bench.image(lap().frames[row])
+        assert bench.spin(lambda: bench.logged("/initialpose: searching for the camera within"), seconds=5.0)
+        for frame in lap().frames[row + 1:row + 4]:
+            bench.image(frame)
+        assert bench.node.monitor.tracked.state == "TRACKING"
     finally:
         bench.close()
 

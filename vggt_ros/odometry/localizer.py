@@ -14,7 +14,7 @@ from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
-from vggt_ros.places.relocalization import PosePrior, Relocalizer
+from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -53,11 +53,17 @@ class Localizer:
         self._tracker.lose()
         self.features.clear()
 
-    def set_pose_prior(self, prior: PosePrior) -> None:
-        """Search for the camera within a pose prior, from the next image on; the present pose is discarded."""
+    def set_pose_prior(self, prior: PosePrior, solution: Solution) -> bool:
+        """Search for the camera within a pose prior, from the next image on; the present pose is discarded.
+
+        Without a keyframe near it nothing could be found: return False, and keep the present pose.
+        """
+        if not len(keyframes_near(solution, prior)):
+            return False
         self._tracker.clear()
         self.features.clear()
-        self._relocalizer.pose_prior = prior
+        self._relocalizer.set_pose_prior(prior)
+        return True
 
     @property
     def is_lost(self) -> bool:

@@ -126,6 +126,23 @@ class BagPlayer(Node):
         if topics:
             time.sleep(DISCOVERY_DELAY)
 
+    def check(self, topics: list[str]) -> None:
+        """Check that `topics` are played, before anybody waits for them.
+
+        Raises:
+            BagError: a topic is not in the bag; the text has the topics of the images that are in it.
+
+        """
+        played = {publisher.topic_name for publisher in self.publisher_by_connection.values()}
+        played |= {self.clock.topic_name} if self.clock is not None else set()
+        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in played]:
+            raise BagError(f"{self.reader.path}: no topic {', '.join(missing)}; the images in the bag are "
+                           f"{self._image_topics() or 'none'}")
+
+    def _image_topics(self) -> str:
+        kinds = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+        return ", ".join(sorted({connection.topic for connection in self.connections if connection.msgtype in kinds}))
+
     def wait_ready(self, topic: str) -> None:
         """Wait until the node that publishes the status `topic` has loaded its reconstructor; it drops earlier images.
 
@@ -236,6 +253,7 @@ def _run(options: argparse.Namespace) -> int:
     with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
+            player.check(options.wait_for)
             if options.wait_ready:
                 player.wait_ready(options.wait_ready)
             player.wait_for(options.wait_for)

@@ -1,4 +1,4 @@
-"""Commands to save and load maps, loading at the start, and `/initialpose` for relocalization in a map."""
+"""Commands to save and load maps, and loading at the start."""
 
 from __future__ import annotations
 
@@ -7,29 +7,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
-from vggt_ros.ros.log import LOG_PERIOD
-from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
 
-_MAX_VALUE = 1e7
-"""Largest value of a pose or a covariance, in their units."""
-_SIGMAS = 3.0
-_MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
-"""Search radius and angle about an initial pose: this many sigmas, and at least these (map units, radians)."""
-
 
 class MapFiles:
-    """Saves and loads maps in `map.folder`, and takes initial poses.
+    """Saves and loads maps in `map.folder`.
 
     Attributes:
         load_error: why the map that should be loaded at the start is not loaded; empty if there is no such error.
@@ -39,13 +29,13 @@ class MapFiles:
     def __init__(self, node: LifecycleNode, config: Callable[[], Config], slam: Slam, transforms: Transforms,
                  run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
                  restart: Callable[[str, RestoredMap], Future[Any]]) -> None:
-        """Subscribe to `/initialpose`.
+        """Prepare; `load_at_start` loads.
 
         Args:
             node: the node.
             config: returns the current settings.
             slam: the SLAM instance, which has the map.
-            transforms: the transforms, with `map_world` and the mounting of the camera.
+            transforms: the transforms, with `map_world`.
             run_in_worker: runs a function on the worker thread, which owns the map and accesses the disk.
             restart: continues from a saved map; called with the reason to log and the map.
 
@@ -54,12 +44,12 @@ class MapFiles:
         self._run_in_worker, self._restart = run_in_worker, restart
         self.load_error = ""
         self._pending_load: tuple[CommandSteps, Future[Any]] | None = None
-        self._subscription = node.create_subscription(PoseWithCovarianceStamped, "initialpose",
-                                                      self._take_initial_pose, 1)
 
-    def close(self) -> None:
-        """Destroy the subscription."""
-        self._node.destroy_subscription(self._subscription)
+    @property
+    def expects_map(self) -> bool:
+        """Whether a saved map is loaded, or is to be loaded."""
+        config = self._config()
+        return config.map.load or config.mode == "localization" or self._transforms.loaded_world is not None
 
     def save(self) -> CommandSteps:
         """Save the map as `map.name`."""
@@ -138,26 +128,3 @@ class MapFiles:
             raise StorageError("the map is empty")
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
-
-    def _take_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
-        """Search for the camera near a given pose of the base in `map`, such as from RViz's `2D Pose Estimate`."""
-        log, base_camera = self._node.get_logger(), self._transforms.mounting.base_camera
-        map_world = self._transforms.map_world
-        frame_id = message.header.frame_id.lstrip("/")
-        map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
-        covariance = np.array(message.pose.covariance).reshape(6, 6)
-        if frame_id != self._config().tf.map_frame or not (np.abs(map_base) < _MAX_VALUE).all() \
-                or not (np.abs(covariance) < _MAX_VALUE).all():
-            log.warning(f"/initialpose: a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it "
-                        f"must be in {self._config().tf.map_frame!r}", throttle_duration_sec=LOG_PERIOD)
-            return
-        if base_camera is None or map_world is None or len(self._slam.solution) == 0:
-            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known",
-                        throttle_duration_sec=LOG_PERIOD)
-            return
-        sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
-        radius = max(_MIN_RADIUS, _SIGMAS * float(sigmas[:3].max()))
-        angle = max(_MIN_ANGLE, _SIGMAS * float(sigmas[3:].max()))
-        self._slam.set_pose_prior(inverse(map_world) @ map_base @ base_camera, radius, angle)
-        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees",
-                 throttle_duration_sec=1.0)

@@ -9,8 +9,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
@@ -25,14 +23,14 @@ from vggt_ros.ros.commands import CommandServices, CommandSteps
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
+from vggt_ros.ros.initial_pose import InitialPose
 from vggt_ros.ros.lifecycle import TolerantLifecycleNode
 from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
-from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
-from vggt_ros.ros.periodic import PeriodicThread
+from vggt_ros.ros.periodic_work import PeriodicWork
 from vggt_ros.ros.results import Results
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
@@ -48,7 +46,12 @@ Success = TransitionCallbackReturn.SUCCESS
 
 
 class SlamNode(TolerantLifecycleNode):
-    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
+    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README.
+
+    Attributes:
+        is_active: whether the lifecycle state is active.
+
+    """
 
     def __init__(self, reconstructor_factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS,
                  **options: Any) -> None:
@@ -66,7 +69,7 @@ class SlamNode(TolerantLifecycleNode):
         self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # windows are solved with a delay
         self.commands = CommandServices(self, ("reset", "save_map", "load_map"))
         self._is_configured = False
-        self._active = False
+        self.is_active = False
 
     # Lifecycle.
 
@@ -92,6 +95,8 @@ class SlamNode(TolerantLifecycleNode):
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
+        self.initial_pose = InitialPose(self, self.config.tf.map_frame, self.slam, self.transforms,
+                                        lambda: self.maps.expects_map)
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
@@ -100,10 +105,7 @@ class SlamNode(TolerantLifecycleNode):
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
                                     "load_map": self.maps.load})
-        steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._periodic_timers = [self.create_timer(period, callback, clock=steady_clock) for period, callback in
-                                 ((0.05, self._poll_tf), (0.5, self._poll_inputs), (1.0, self._publish_status))]
-        self._map_odom_sender = PeriodicThread(self._send_map_odom, 0.02, "vggt_ros_map_odom")
+        self.periodic_work = PeriodicWork(self)
         self._is_configured = True
         self.maps.load_at_start()
         return Success
@@ -111,7 +113,7 @@ class SlamNode(TolerantLifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and publish the results from while the node was inactive."""
         super().on_activate(state)
-        self._active = True
+        self.is_active = True
         self.outputs.republish()
         self.tracking.resume()
         self.source.start()
@@ -124,8 +126,8 @@ class SlamNode(TolerantLifecycleNode):
         self.source.stop()
         self.metric.stop()
         self.tracking.flush()
-        self._publish_status()
-        self._active = False
+        self.periodic_work.publish_status()
+        self.is_active = False
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -148,18 +150,16 @@ class SlamNode(TolerantLifecycleNode):
         if not self._is_configured:
             return
         self.maps.autosave()
-        self._is_configured = self._active = False
+        self._is_configured = self.is_active = False
         self.source.stop()
         self.metric.stop()
         self.reconstructor.interrupt()
         if not self.worker.close(_CLOSE_TIMEOUT):
             self.get_logger().error(f"the worker has not ended after {_CLOSE_TIMEOUT:g} s; what it does is given up")
         self.reconstructor.close()
-        self._map_odom_sender.close()
-        for timer in self._periodic_timers:
-            self.destroy_timer(timer)
+        self.periodic_work.close()
         self.commands.set_handlers({})
-        self.maps.close()
+        self.initial_pose.close()
         self._results.close()
         self.outputs.close()
         self.transforms.close()
@@ -180,52 +180,10 @@ class SlamNode(TolerantLifecycleNode):
             if isinstance(result, Exception):
                 self.windows.take_error(result)
             elif not self._is_resetting():
-                self.windows.take_update(result, self._active)
-                self._publish_status()
-        if self._active and not self._is_resetting():
+                self.windows.take_update(result, self.is_active)
+                self.periodic_work.publish_status()
+        if self.is_active and not self._is_resetting():
             self.outputs.publish_changes()
-
-    # Timers.
-
-    def _adapt_qos(self, periodic: bool) -> None:
-        """Follow the QoS that the publishers of the inputs offer."""
-        self.source.adapt_qos(periodic)
-        self.metric.adapt_qos(periodic)
-
-    def _send_map_odom(self) -> None:
-        """Send map -> odom, on a thread of its own: images that are tracked, or do not come, do not delay it."""
-        if self._active and not self._is_resetting():
-            self.transforms.broadcast_map_odom()
-
-    def _poll_tf(self) -> None:
-        self._adapt_qos(periodic=False)
-        if self._active and not self._is_resetting():
-            self.tracking.publish()
-            self.transforms.update_map_odom()
-            self.metric.poll_tf()
-
-    def _poll_inputs(self) -> None:
-        self.maps.continue_loading()
-        if not self._active:
-            return
-        self._adapt_qos(periodic=True)
-        self.transforms.watch.poll()
-        self.source.warn_if_silent()
-        pause = self.config.windows.flush_after
-        if pause > 0:
-            self.tracking.flush(pause)
-        if not self._is_resetting():
-            self.outputs.publish_changes()
-
-    def _publish_status(self) -> None:
-        status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
-        self.outputs.status.publish(status)
-        for problem in self.monitor.new_problems() if self._active else ():
-            self.get_logger().warning(problem)
-        if self._active and (problem := self.monitor.parallax_problem()):
-            self.get_logger().warning(problem, throttle_duration_sec=30.0)
-        now = self.get_clock().now().nanoseconds
-        self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 
     def _apply_config(self, config: Config) -> None:
         """Apply settings that were changed while the node runs."""
@@ -270,6 +228,11 @@ class SlamNode(TolerantLifecycleNode):
         self.metric.interrupt()
         self.transforms.interrupt()
         self.tracking.interrupt()
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the node is active and its map is not just being replaced."""
+        return self.is_active and not self._is_resetting()
 
     def _is_resetting(self) -> bool:
         """Return True while the worker still has the map from before a reset."""
