@@ -16,6 +16,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, OUTPUTS, Bench, GatedReconstructor, matrix, stamp
 from diagnostic_msgs.msg import DiagnosticStatus
+from peer import Peer
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -665,7 +666,9 @@ def test_the_executable_ends_cleanly_and_reports_a_wrong_parameter():
     command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args"]
     environment = {**os.environ, "ROS_DOMAIN_ID": "87"}
     node = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    observer = Peer(87)
+    assert observer.state("/vggt_slam") == "unconfigured"
+    observer.close()
     assert node.poll() is None
     while node.poll() is None:  # those of terminal and launch may arrive at any point of the cleanup
         node.send_signal(signal.SIGINT)
