@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 
 from vggt_ros.ros.messages import header
+from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.periodic import PeriodicThread
-
-if TYPE_CHECKING:
-    from vggt_ros.ros.slam_node import SlamNode
 
 
 class PeriodicWork:
     """The timers of a configured node, and the thread that sends map -> odom."""
 
-    def __init__(self, node: SlamNode) -> None:
+    def __init__(self, node: NodeParts) -> None:
         """Start them, by wall time: they go on while simulated time stands still."""
         self._node = node
         clock = Clock(clock_type=ClockType.STEADY_TIME)

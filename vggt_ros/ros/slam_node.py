@@ -24,11 +24,11 @@ from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
 from vggt_ros.ros.initial_pose import InitialPose
-from vggt_ros.ros.lifecycle import TolerantLifecycleNode
 from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.periodic_work import PeriodicWork
 from vggt_ros.ros.results import Results
@@ -45,13 +45,8 @@ _CLOSE_TIMEOUT = 3.0
 Success = TransitionCallbackReturn.SUCCESS
 
 
-class SlamNode(TolerantLifecycleNode):
-    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README.
-
-    Attributes:
-        is_active: whether the lifecycle state is active.
-
-    """
+class SlamNode(NodeParts):
+    """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
     def __init__(self, reconstructor_factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS,
                  **options: Any) -> None:
@@ -69,7 +64,6 @@ class SlamNode(TolerantLifecycleNode):
         self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # windows are solved with a delay
         self.commands = CommandServices(self, ("reset", "save_map", "load_map"))
         self._is_configured = False
-        self.is_active = False
 
     # Lifecycle.
 
