@@ -97,7 +97,7 @@ def test_a_calibration_that_was_published_once_before_is_received(make, begins):
         bench.spin(seconds=0.3)
         activate(bench)
     assert subscribed(bench, RELIABLE, "/camera_info")
-    assert bench.spin(lambda: bench.node.source._info is not None, seconds=3.0)
+    assert bench.spin(lambda: bench.node.source._intake._info is not None, seconds=3.0)
     assert bench.spin(bench.images.get_subscription_count)
     bench.spin(seconds=0.2)
     bench.image(frame)
