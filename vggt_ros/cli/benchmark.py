@@ -48,6 +48,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "transport":  # the same
+            figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -90,6 +92,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
+                                  "with and without config/fastdds.xml; needs ROS 2")
+    command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
+    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
