@@ -26,6 +26,8 @@ class CameraConfig:
                          unit="deg", low=20.0, high=150.0)
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
+    max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
+                              "larger steps back are jumps of time.", unit="s", low=0.01, high=3600.0)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class WindowConfig:
     overlap: int = setting(3, "Keyframes shared with the previous window (M).", low=1, high=32)
     flush_after: float = setting(3.0, "A partial window is processed after so long without a new keyframe; 0: never.",
                                  unit="s", low=0.0, high=60.0)
+    deadline: float = setting(120.0, "The reconstructor hangs if a window takes longer and it makes no progress; its "
+                              "process is killed and started anew.", unit="s", low=1.0, high=3600.0)
     max_waiting: int = setting(2, "Most windows that wait for the reconstructor; beyond it keyframes are thinned.",
                                low=1, high=16)
 
@@ -71,6 +75,7 @@ class VggtConfig:
 
     weights: str = setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
                            "weights; note their license.")
+    revision: str = setting("", "Branch, tag or commit of the Hugging Face repository; empty: its main branch.")
     width: int = setting(518, "Width of its images, rounded to a multiple of 14; smaller needs less memory.",
                          unit="px", low=112, high=1036)
     device: str = setting("auto", "Device it runs on; `auto`: the GPU if there is one.",
@@ -80,8 +85,11 @@ class VggtConfig:
     outputs: str = setting("depth", "What is computed besides the camera poses.",
                            choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
     reuse_tokens: bool = setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
-    compile: bool = setting(False, "Compile the aggregator (torch.compile) for full windows; loading takes minutes "
-                            "longer; if it fails the model runs uncompiled and the log says why.")
+    compile: str = setting("auto", "Compile the blocks of the network (torch.compile) for the camera's full windows; "
+                           "`auto`: on a GPU, if there is a compiler. If it fails, the log says why.",
+                           choices=("auto", "true", "false"))
+    dense_dtype: str = setting("float32", "Type in which the heads for depth and points compute; float16 was never "
+                               "measured.", choices=("float32", "float16"))
     memory: float = setting(0.0, "Most memory that it may use; 0: no limit. Windows that need more are split.",
                             unit="GB", low=0.0, high=1000.0)
     edge_jump: float = setting(0.0, "Depth is dropped where its logarithm jumps by more from pixel to pixel; 0: never.",
@@ -114,7 +122,8 @@ class LoopConfig:
     min_gap: int = setting(20, "Fewest keyframes between two visits of a place.", low=5, high=10000)
     candidates: int = setting(12, "Most similar keyframes that are compared with each new one.", low=1, high=64)
     drift: float = setting(0.1, "Largest drift of the map, as a fraction of the path between two keyframes; "
-                           "places farther apart are not compared.", unit="fraction", low=0.005, high=10.0)
+                           "places farther apart are not compared, and loops that ask for more not accepted.",
+                           unit="fraction", low=0.005, high=10.0)
     min_matches: int = setting(20, "Fewest feature matches that agree on the relative pose of two keyframes, before "
                                "they are reconstructed together.", low=8, high=300)
 
@@ -136,6 +145,8 @@ class ScaleConfig:
                         "rendered motion only.")
     max_sigma: float = setting(0.015, "Largest sigma at which the scale counts as observed.",
                                unit="fraction", low=0.001, high=0.2)
+    require: bool = setting(False, "Withhold `map` -> `odom`, grid and map while the scale is not OBSERVED, so that "
+                            "nobody drives in units that are not meters.")
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,8 @@ class MapConfig:
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)
     load: bool = setting(False, "Load the map `map.name` at the start; the mode localization always does.")
+    autosave: bool = setting(False, "Save the map as `map.name` with `_autosave` before it is reset, at a jump of "
+                             "time, and when the node is cleaned up or ends; not in the mode localization.")
 
 
 @dataclass(frozen=True)
@@ -195,8 +208,10 @@ class TfConfig:
     map_frame: str = setting("map", "Name of the map frame.")
     odom_frame: str = setting("odom", "Name of the odometry frame.")
     base_frame: str = setting("base_link", "Name of the robot's base frame.")
-    base_timeout: float = setting(2.0, "How long to wait for base <- camera before the camera is assumed to be level.",
-                                  unit="s", low=0.0, high=60.0)
+    base_timeout: float = setting(2.0, "How long to wait for base <- camera before poses are those of the camera "
+                                  "itself, or `tf.assume_level` applies.", unit="s", low=0.0, high=60.0)
+    assume_level: bool = setting(False, "Without base <- camera, take the camera as level with the base as its body "
+                                 "frame, and publish that as a static transform.")
     transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
 
 
@@ -206,6 +221,8 @@ class Config:
 
     reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: vggt with a GPU and weights on disk, "
                                  "else multiview.", choices=("auto", "vggt", "multiview"))
+    refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
+                          "for multiview, which does it itself.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"))
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)

@@ -21,6 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_ros import Buffer, TransformException, TransformListener
 from visualization_msgs.msg import Marker, MarkerArray
 
+from vggt_ros.geometry.camera import CameraError
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.occupancy_grid import Grid
 from vggt_ros.ros.images import ImageError, decode
@@ -29,6 +30,7 @@ from vggt_ros.ros.messages import UNKNOWN_VARIANCE, nanoseconds, pose_matrix
 from vggt_ros.ros.outputs import LATCHED
 from vggt_ros.ros.recorder import NODE
 from vggt_ros.ros.spinning import spin
+from vggt_ros.sequences.intake import Intake
 from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class ViewNode(Node):
         self._buffer = Buffer(node=self)
         self._listener = TransformListener(self._buffer, self)
         self._base_frame = self._image_topic = ""
+        self._intake = Intake()
         self._info: CameraInfo | None = None
         self._image_size: tuple[int, int] | None = None
         self._image_stamp = 0
@@ -100,8 +103,8 @@ class ViewNode(Node):
             self._scene.image(bytes(message.data))
             return
         try:
-            image = decode(message)
-        except ImageError as error:
+            image = decode(message, self._intake)
+        except (ImageError, CameraError) as error:
             self._scene.message(f"{self._image_topic}: {error}", "WARN")
             return
         self._image_size = image.shape[1], image.shape[0]

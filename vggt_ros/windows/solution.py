@@ -67,6 +67,8 @@ class TrackedFrame:
         map_odom: 4x4 pose of the odometry frame in the map, which takes the corrections of the map.
         covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], in radians and map
             units.
+        motion_covariance: float64 (6, 6) of the motion in the odometry frame since the image before, perturbed
+            likewise; None if that one had no pose.
         reference: id of the solved keyframe that the pose was measured against.
         reference_camera: 4x4 pose in that keyframe's frame, in units of its window.
         inliers: number of landmarks that agree with the pose.
@@ -82,6 +84,7 @@ class TrackedFrame:
     odom_camera: Array | None = None
     map_odom: Array = field(default_factory=lambda: np.eye(4))
     covariance: Array | None = None
+    motion_covariance: Array | None = None
     reference: int | None = None
     reference_camera: Array | None = None
     inliers: int = 0
@@ -214,6 +217,7 @@ class Update:
         seconds: duration of the whole step; `reconstruct_seconds` of reconstruction and alignment.
         report: the reconstructor's statistics.
         loop: what became of the loop candidate that was verified, empty if there was none.
+        notes: what the reconstructor says of the window, such as why it is less certain than usual.
 
     """
 
@@ -227,6 +231,7 @@ class Update:
     reconstruct_seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
     loop: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
