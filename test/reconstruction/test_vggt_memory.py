@@ -25,6 +25,7 @@ from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -54,7 +55,7 @@ def peak_allocated(function):
     (TINY, 5, 280, 392, "depth,points,tracks")])
 def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, outputs):
     """Never less, else a window that fits by the model would not fit; and at most 1.35 times as much."""
-    run = Inference(Config().replace({"vggt.outputs": outputs}).vggt, CPU)
+    run = Inference(Config().replace({"vggt.outputs": outputs}).of(VggtConfig), CPU)
     run.set_network(pseudo_random_network(sizes, 0))
     window = keyframes(frames, height, width)
     run.run(window[:2])  # computes the cached tables
@@ -65,7 +66,7 @@ def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, 
 
 
 def test_the_memory_model_knows_the_scores_of_the_plain_attention_kernel():
-    run = Inference(Config().vggt, CPU)
+    run = Inference(Config().of(VggtConfig), CPU)
     window = keyframes(8, 196, 266)
     with sdpa_kernel(SDPBackend.MATH):
         run.set_network(pseudo_random_network(TINY, 0))

@@ -119,6 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_section(connection: Connection, visit: Visit, name: str) -> None:
     """Run a section; the target of its process."""
     try:
+        if visit.network == "small":  # a dry run: threads that wait for each other on a busy machine take far longer
+            importlib.import_module("torch").set_num_threads(1)
         module = importlib.import_module(f"{__package__}.{SECTIONS[name][0]}")
         getattr(module, name)(visit, lambda item, figures: connection.send((item, figures)))
         connection.send(("", "done"))

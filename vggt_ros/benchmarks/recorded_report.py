@@ -22,6 +22,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Window
 
@@ -66,7 +67,7 @@ def fuse(folder: Path, name: str, runs: list[RecordedRun], order: list[str], ref
          reference: dict[str, Array]) -> Result:
     """Return what windows of the images in `order`, cut from the runs in turn, become in the map."""
     keyframes = [keyframe(folder, runs[0], image, number) for number, image in enumerate(order)]
-    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), config.vggt)
+    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), config.of(VggtConfig))
     slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
     size, overlap = config.windows.size, config.windows.overlap
     starts = range(0, max(len(order) - overlap, 1), size - overlap)

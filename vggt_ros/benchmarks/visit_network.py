@@ -17,6 +17,7 @@ from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.windows.keyframe import Keyframe
 
@@ -65,7 +66,7 @@ def load_network(visit: Visit, storage: torch.dtype, outputs: tuple[str, ...]) -
 
 def inference_of(visit: Visit, **changes: object) -> Inference:
     """Return the network ready to run; `changes` of the settings in the group `vggt`."""
-    inference = Inference(config_of(visit, **changes).vggt, device_of(visit), visit.overlap)
+    inference = Inference(config_of(visit, **changes).of(VggtConfig), device_of(visit), visit.overlap)
     inference.set_network(load_network(visit, inference.storage, inference.outputs))
     return inference
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vggt_ros.config import VggtConfig
 from vggt_ros.geometry.poses import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.windows.keyframe import Window
 
 Float = NDArray[np.float32]
