@@ -76,7 +76,8 @@ class LoopConfig:
     min_gap: int = setting(20, "Fewest keyframes between two visits of a place.", low=5, high=10000)
     candidates: int = setting(12, "Most similar keyframes that are compared with each new one.", low=1, high=64)
     drift: float = setting(0.1, "Largest drift of the map, as a fraction of the path between two keyframes; "
-                           "places farther apart are not compared.", unit="fraction", low=0.005, high=10.0)
+                           "places farther apart are not compared, and loops that ask for more not accepted.",
+                           unit="fraction", low=0.005, high=10.0)
     min_matches: int = setting(20, "Fewest feature matches that agree on the relative pose of two keyframes, before "
                                "they are reconstructed together.", low=8, high=300)
 

@@ -188,7 +188,7 @@ class Slam:
         self._update_counts(placement)
         return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
                       placement.new_submap, rescaled, time.perf_counter() - began, placement.seconds, placement.report,
-                      loop)
+                      loop, placement.notes)
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
