@@ -173,6 +173,8 @@ class Config:
     reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: the first of this package's that has "
                                  "what it needs (a GPU and weights on disk, or pycolmap).",
                                  choices=lambda: ("auto", *plugins.names()))
+    refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
+                          "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"))
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)

@@ -19,7 +19,7 @@ class SmoothSettings:
 class Smooth:
     """Smooths depth by a median; the edges of what is known stay as they are."""
 
-    name, on_cpu = "smooth", True
+    name, on_cpu, adjusted = "smooth", True, True
 
     def __init__(self, config):
         """Create the reconstructor that does the work."""

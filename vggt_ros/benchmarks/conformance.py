@@ -143,7 +143,7 @@ def _refusals(reconstructor: Reconstructor, window: Window) -> Iterator[Finding]
 
 def _process(config: Config, window: Window, geometry: WindowGeometry) -> Iterator[Finding]:
     """Run it in a process of its own, as the node does."""
-    made, _ = create_reconstructor(config, separate_process=True)
+    made, _ = create_reconstructor(config.replace({"refine": "off"}), separate_process=True)
     try:
         there = made.reconstruct(window)
     finally:

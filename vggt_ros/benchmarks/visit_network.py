@@ -78,6 +78,7 @@ def reconstructor_of(visit: Visit, **changes: object) -> Vggt:
         vggt.load(download=False)
     else:
         vggt.set_network(load_network(visit, vggt.inference.storage, vggt.inference.outputs))
+    rule.agree_on_one_camera(dict(vggt.inference.network.named_parameters()), visit.width, visit.height)
     return vggt
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from vggt_ros import plugins
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
+from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.settings import ConfigError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
     """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
     `auto` selects the first of this package's that has all that it needs on this machine; nothing is downloaded then.
+    The setting `refine` says whether its windows are adjusted to their images.
 
     Args:
         config: all settings.
@@ -40,6 +42,14 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         from vggt_ros.reconstruction.process import ReconstructorProcess
         process = ReconstructorProcess(config, create_reconstructor, progress)
         return process, process.reason
+    reconstructor, reason = _select(config, progress)
+    if config.refine == "off" or (config.refine == "auto" and getattr(reconstructor, "adjusted", False)):
+        return reconstructor, reason
+    return RefinedReconstructor(reconstructor), f"{reason}; its windows are refined"
+
+
+def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstructor, str]:
+    """Return the reconstructor and the reason for the choice; see `create_reconstructor`."""
     if config.reconstructor != "auto":
         try:
             return create(config.reconstructor, config, progress), f"{config.reconstructor}, as configured"

@@ -115,11 +115,13 @@ class OptionalMembers(Protocol):
     Attributes:
         status_values: entries for `~/status`, such as model and device.
         on_cpu: True if it computes on the CPU: its process then gives way to tracking.
+        adjusted: True if its poses are adjusted to the images already; else `refine: auto` does that.
 
     """
 
     status_values: Mapping[str, str]
     on_cpu: bool
+    adjusted: bool
 
     @classmethod
     def unavailable_reason(cls, config: Config, at_once: bool) -> str:

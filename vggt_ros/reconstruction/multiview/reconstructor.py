@@ -34,6 +34,7 @@ class Multiview:
 
     name = "multiview"
     on_cpu = True
+    adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
