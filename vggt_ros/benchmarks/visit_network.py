@@ -95,10 +95,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def median_seconds(device: torch.device, call: Callable[[], Any], repeat: int = 7, warm: int = 2) -> float:
-    """Return the median time of a call, after `warm` ones that do not count."""
-    seconds = []
-    for _ in range(warm + repeat):
+def median_seconds(visit: Visit, call: Callable[[], Any]) -> float:
+    """Return the median time of `visit.repeat` calls, after one or two that do not count."""
+    device, seconds, warm = device_of(visit), [], min(visit.repeat, 2)
+    for _ in range(warm + visit.repeat):
         synchronize(device)
         began = time.perf_counter()
         call()
