@@ -24,6 +24,8 @@ class CameraConfig:
                              choices=("auto", "true", "false"))
     fov: float = setting(65.0, "Horizontal field of view that is assumed without a calibration.",
                          unit="deg", low=20.0, high=150.0)
+    mask: str = setting("", "Picture of the size of the images, black where they are left out (the robot's own body, a "
+                        "logo); parts that never move are also found without it.")
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
 
@@ -60,6 +62,9 @@ class MultiviewConfig:
     corners: int = setting(600, "Corners detected per keyframe.", low=100, high=5000)
     focal_sigma: float = setting(0.0, "Relative sigma of a calibrated focal length; 0: it is not estimated.",
                                  unit="fraction", low=0.0, high=0.1)
+    radial_sigma: float = setting(0.01, "Sigma of the radial distortion that a calibration leaves, at one focal length "
+                                  "from the principal point; 0: it is not estimated.",
+                                  unit="fraction", low=0.0, high=0.2)
     readout: float = setting(-1.0, "Readout time of a rolling shutter, first to last row; negative: estimated.",
                              unit="s", low=-1.0, high=0.1)
     depth_width: int = setting(320, "Width of its depth maps.", unit="px", low=80, high=800)

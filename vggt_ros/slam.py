@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, unproject
@@ -51,6 +51,7 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
         scale: the combination of these sources.
+        located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
@@ -88,19 +89,26 @@ class Slam:
 
         Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
         """
-        gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        image = ImageFeatures(gray, self.config.tracking.features)
+        gray = gray_image(frame.image)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
-        self._localizer.features.advance(gray)
+        self._localizer.features.advance(gray, frame.excluded)
+        self._selector.add_image(gray)
+        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
     def select_keyframe(self, has_capacity: bool = True) -> TrackedFrame:
         """Make the located frame a keyframe if needed, and form a window; without `has_capacity`, thin keyframes."""
         tracked = self._make_keyframe(has_capacity)
-        self._localizer.update_solution(self._current[0], self.solution)
+        solution = self.solution
+        self._localizer.update_solution(self._current[0], solution)
+        self.located_late += self._localizer.locate_late(solution)
         return tracked
+
+    def locate_late(self) -> None:
+        """Give all images a pose that had none when they came, where the map has one now; see `located_late`."""
+        self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
         frame, image, tracked = self._current
@@ -112,7 +120,8 @@ class Slam:
         if len(features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary)
+                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary,
+                            features.excluded)
         self._next_keyframe += 1
         previous_window = (self._buffer.flush_without_overlap()
                            if self._was_lost and self._selector.has_no_overlap(features) else None)
@@ -136,6 +145,7 @@ class Slam:
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
+        self.located_late: list[TrackedFrame] = []
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)

@@ -26,13 +26,14 @@ def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution, submap:
     """
     solved = {frame.stamp: solution.map_camera[row] for frame in frames if frame.keyframe is not None
               and (row := solution.index(frame.keyframe)) is not None and solution.submaps[row] == submap}
-    poses = solved.copy()
+    poses = {frame.stamp: map_camera for frame in frames
+             if frame.odom_camera is None and _is_in(frame, solution, submap)
+             and (map_camera := pose_by_reference(frame)) is not None} | solved
     for segment in _tracked_segments(frames):
         known = [(index, solved[frame.stamp]) for index, frame in enumerate(segment) if frame.stamp in solved]
         next_known = np.searchsorted([index for index, _ in known], np.arange(len(segment)))
         for index, frame in enumerate(segment):
-            row = None if frame.reference is None else solution.index(frame.reference)
-            if row is None or solution.submaps[row] != submap or frame.stamp in solved:
+            if not _is_in(frame, solution, submap) or frame.stamp in solved:
                 continue
             neighbors = [known[k] for k in (next_known[index] - 1, next_known[index]) if 0 <= k < len(known)]
             map_camera = _interpolate(segment, index, *neighbors) if len(neighbors) == 2 else pose_by_reference(frame)
@@ -40,6 +41,12 @@ def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution, submap:
                 poses[frame.stamp] = map_camera
     stamps = sorted(poses)
     return np.array(stamps, np.int64), np.array([poses[stamp] for stamp in stamps]).reshape(-1, 4, 4)
+
+
+def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:
+    """Return whether the reference keyframe of an image is in a submap."""
+    row = None if frame.reference is None else solution.index(frame.reference)
+    return row is not None and bool(solution.submaps[row] == submap)
 
 
 def _tracked_segments(frames: Sequence[TrackedFrame]) -> list[list[TrackedFrame]]:

@@ -11,10 +11,14 @@ import numpy as np
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, inverse
+from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+
+_LATE_IMAGES = 3
+"""Images without a pose that are located late at each new image, since that takes time."""
 
 
 class Localizer:
@@ -32,6 +36,7 @@ class Localizer:
         self.features = FeatureTracks(config.features)
         self._tracker = Tracker(config)
         self._relocalizer = Relocalizer(config)
+        self._late = LateLocalizer(config.min_inliers)
         self._odom_camera = np.eye(4)
         self.clear()
 
@@ -42,7 +47,7 @@ class Localizer:
         self._map_odom = np.eye(4)
         self._last_solution = Solution()
         self.relocalizations = 0
-        for part in (self.features, self._tracker, self._relocalizer):
+        for part in (self.features, self._tracker, self._relocalizer, self._late):
             part.clear()
 
     def set_pose_prior(self, prior: PosePrior) -> None:
@@ -85,6 +90,7 @@ class Localizer:
                 old_map_camera = tracked.map_camera
                 tracked = self._tracker.apply_relocalization(self.features, found, reset_keyframes=False)
         if tracked is None:
+            self._late.add(frame, self.features)
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
         if was_lost:  # relocalized or newly solved: the odometry goes on, map -> odom takes the rest
@@ -105,6 +111,10 @@ class Localizer:
         return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera,
                             self._odom_camera, self._map_odom, tracked.covariance, tracked.reference,
                             reference_camera, tracked.inliers, reason=reason)
+
+    def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
+        """Return the poses of images that had none when they came, now that keyframes around them are solved."""
+        return self._late.locate(self._tracker.landmarks, solution, most)
 
     def update_solution(self, frame: Frame, solution: Solution) -> None:
         """Update the landmarks to a new solution, after the pose of `frame` by the previous one was published."""

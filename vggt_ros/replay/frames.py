@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.images.mask import read_mask
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.windows.solution import Frame
@@ -20,5 +21,6 @@ def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) 
 def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:
     """Yield the images of a sequence as frames; raises SequenceError at a broken image."""
     rectify = rectifier(sequence, reconstructor, config or Config())
+    excluded = read_mask(config.camera.mask if config else "", rectify)
     for stamp, image in sequence:
-        yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
+        yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated, excluded)

@@ -16,6 +16,7 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
+from vggt_ros.images.mask import read_mask
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
@@ -82,16 +83,14 @@ class Run:
         return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
 
     def frame_figures(self) -> dict[str, float | None]:
-        """Return the fraction of images since the first pose that the largest submap locates, and their errors."""
+        """Return the fraction of all images that the largest submap locates, and their errors."""
         stamps, poses = self.frame_trajectory(self.slam.solution.largest_submap)
-        begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
-        count = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
         frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
         located = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
         odometry = self._against_truth(np.array([stamp for stamp, _ in located], np.int64),
                                        np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
         return {
-            "frames_located": int((stamps >= begin).sum()) / count if begin is not None else None,
+            "frames_located": len(stamps) / max(len(self.frames), 1),
             "frames_ate_rmse_m": frames.ate_rmse if frames else None,
             "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
             "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
@@ -128,6 +127,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
 
     Raises:
         SequenceError: an image is damaged.
+        ConfigError: the picture of the setting camera.mask cannot be used.
 
     """
     cv2.setRNGSeed(config.seed)  # of RANSAC
@@ -140,6 +140,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         slam.restore_map(loaded)
     rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
     rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
+    excluded = read_mask(config.camera.mask, rectify)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     dropped_images = 0
@@ -152,7 +153,8 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 dropped_images += 1
                 continue
             sources.feed(stamp)
-            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated,
+                                       excluded))
             if tracked.window is not None:
                 updates.append(slam.step(tracked.window))
                 on_update(slam, updates[-1])
@@ -164,4 +166,8 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         if last is not None:
             updates.append(slam.step(last))
             on_update(slam, updates[-1])
+    slam.locate_late()
+    late = {tracked.stamp: tracked for tracked in slam.located_late}
+    frames = [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
+              for frame in frames]
     return Run(sequence, config, reason, slam, frames, updates, dropped_images, time.perf_counter() - began, loaded)

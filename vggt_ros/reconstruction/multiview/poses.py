@@ -7,14 +7,15 @@ the solutions of several initial pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import mean_rotation
-from vggt_ros.reconstruction.multiview.bundle import Scene, adjust
+from vggt_ros.reconstruction.multiview.bundle import Scene, adjust, undistorted
+from vggt_ros.reconstruction.multiview.lens import Lens
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -23,6 +24,7 @@ MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
+_KNOWN = Lens()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +88,26 @@ def solve_from_pair(observations: Array, visible: Mask, focal: Array, pair: tupl
         seed: seed of RANSAC.
 
     """
-    cameras = visible.shape[1]
     scene = _two_view_geometry(observations, visible, focal, pair, seed)
     if scene is None:
         return None
-    registered = np.zeros(cameras, bool)
+    registered = np.zeros(visible.shape[1], bool)
     registered[[*pair]] = True
     scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=4)
     if inliers.any(1).sum() < MIN_VISIBLE_POINTS:
         return None
-    failed: set[int] = set()
+    return register_others(SparseReconstruction(scene, registered, inliers, observations, pair), visible, pair[0], seed)
+
+
+def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Mask,
+                    seed: int) -> SparseReconstruction:
+    """Return a solution with all further cameras that observe enough of its points, after bundle adjustment.
+
+    The camera that observes most points is next. `visible` (n, S) are the valid observations; `fixed` is the camera
+    whose pose is held fixed, or the mask of those.
+    """
+    scene, inliers, registered = solved.scene, solved.inliers, solved.registered.copy()
+    observations, failed = solved.observations, set[int]()
     while not registered.all():
         triangulated = np.flatnonzero(inliers.any(1))
         visible_points = np.count_nonzero(visible[triangulated], axis=0)
@@ -111,9 +123,9 @@ def solve_from_pair(observations: Array, visible: Mask, focal: Array, pair: tupl
         scene.rotation[next_camera], scene.translation[next_camera] = camera_pose
         registered[next_camera] = True
         failed.clear()
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=4)
-    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=15)
-    return SparseReconstruction(scene, registered, inliers, observations, pair)
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
+    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
+    return replace(solved, scene=scene, registered=registered, inliers=inliers)
 
 
 def robust_cost(scene: Scene, observations: Array, visible: Mask, registered: Mask) -> float:
@@ -126,7 +138,7 @@ def robust_cost(scene: Scene, observations: Array, visible: Mask, registered: Ma
 def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array, Array]:
     """Return points (n, 3) by linear triangulation (DLT) over all views, and their largest ray angles (n,), radians."""
     projections = np.concatenate([scene.rotation, scene.translation[..., None]], -1)
-    image = np.nan_to_num(observations) / scene.focal
+    image = undistorted(np.nan_to_num(observations), scene.focal, scene.radial) / scene.focal
     rows = image[..., None] * projections[:, 2][None, :, None] - projections[:, :2][None]
     rows = (rows * visible[..., None, None]).reshape(len(visible), -1, 4)
     _, vectors = np.linalg.eigh(rows.swapaxes(-1, -2) @ rows)
@@ -177,19 +189,20 @@ def _register_camera(scene: Scene, observations: Array, visible: Mask, camera: i
     return matrix[:, :3], matrix[:, 3]
 
 
-def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int,
-                           iterations: int, focal_sigma: float = 0.0) -> tuple[Scene, Mask]:
-    """Triangulate every track that registered cameras observe, run bundle adjustment, return the scene and its inliers.
+def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int | Mask,
+                           iterations: int, lens: Lens = _KNOWN) -> tuple[Scene, Mask]:
+    """Triangulate every track that registered cameras observe, run bundle adjustment; return scene and inliers.
 
-    `focal_sigma` is the relative standard deviation of the focal length; 0 keeps it.
+    `fixed` is the camera whose pose is held fixed, or the mask (S,) of those. What of the lens has a standard
+    deviation is estimated.
     """
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
-    scene = Scene(scene.rotation, scene.translation, points, scene.focal)
+    scene = replace(scene, points=points)
     inliers = inlier_mask(scene, observations, inliers, angle, max_residual=4.0)
     if not inliers.any():
         return scene, inliers
-    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma)
+    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, lens)
     return scene, inlier_mask(scene, observations, inliers, angle, max_residual=2.5)
 
 
@@ -200,14 +213,18 @@ def inlier_mask(scene: Scene, observations: Array, visible: Mask, angle: Array, 
     return good & (good.sum(1) >= 2)[:, None]
 
 
-def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int,
-                       iterations: int, focal_sigma: float) -> Scene:
+def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
+                       iterations: int, lens: Lens) -> Scene:
     rows, columns = np.flatnonzero(inliers.any(1)), np.flatnonzero(registered)
-    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns])
+    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
+                 scene.radial)
     grid = np.ix_(rows, columns)
+    is_fixed = np.zeros(len(registered), bool)
+    is_fixed[fixed] = True
     adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
-                      fixed=int(np.flatnonzero(columns == fixed)[0]), focal_sigma=focal_sigma)
+                      fixed=is_fixed[columns], focal_sigma=lens.focal_sigma, radial_sigma=lens.radial_sigma)
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
     rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
     points[rows] = adjusted.points
-    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]))
+    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]),
+                 adjusted.radial)

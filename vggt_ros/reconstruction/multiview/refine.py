@@ -8,11 +8,14 @@ as in the feature alignment of SVO (Forster et al., TRO 2017). This also recover
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.multiview.bundle import Scene
+from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -23,42 +26,50 @@ MIN_CORRELATION = 0.85
 MAX_SHIFT = 3.0
 
 
-def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observations: Array, shift: Array,
-           inliers: Mask) -> tuple[Array, Mask]:
-    """Return refined observations (n, S, 2) and the mask (n, S) of those whose alignment succeeded.
+def refine(scene: Scene, measured: Measurements, inliers: Mask, reference: NDArray[np.intp] | None = None,
+           done: Mask | None = None) -> tuple[Array, Mask, NDArray[np.intp]]:
+    """Return refined observations (n, S, 2), the mask (n, S) of valid ones, and the reference view of each point (n,).
 
     Args:
-        grays: the S images, uint8 (H, W).
         scene: poses and points, accurate to one or two pixels.
-        centers: principal points (S, 2).
-        observations: (n, S, 2), pixels from the principal point; unchanged in the reference view of each point.
-        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image.
+        measured: images and observations; those in the reference view of each point stay as they are.
         inliers: (n, S), observations that agree with the scene; points without any are not refined.
+        reference: (n,), reference views chosen before, -1 where there is none yet.
+        done: (n, S), the observations refined before; they are kept if they are inliers.
 
     """
-    rows = np.flatnonzero(inliers.any(1))
-    reference = _middle_view(inliers[rows])
-    reference_pixels = observations[rows, reference] + centers[reference] + shift[rows, reference]
-    warp, guess = _warps(scene, rows, reference, observations[rows, reference])
-    guess += centers + shift[rows]
+    rows, observations, grays = np.flatnonzero(inliers.any(1)), measured.observations, measured.grays
+    shift = measured.shift_everywhere(scene)
+    views = np.full(len(inliers), -1) if reference is None else reference.copy()
+    chosen = views[rows]
+    chosen = np.where((chosen >= 0) & inliers[rows, chosen], chosen, _middle_view(inliers[rows]))
+    views[rows] = chosen
+    reference_pixels = measured.to_pixels(observations[rows, chosen], shift[rows, chosen], chosen)
+    warp, guess = _warps(scene, rows, chosen, observations[rows, chosen])
+    guess = measured.to_pixels(guess, shift[rows], slice(None))
     offsets = _patch_grid()
-    template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, offsets)
+    template, gradients, contrasts, usable = _templates(grays, reference_pixels, chosen, offsets)
 
     height, width = grays[0].shape
-    refined, valid = observations.copy(), np.zeros_like(inliers)
+    kept = np.zeros_like(inliers) if done is None else done & inliers
+    refined, valid = observations.copy(), kept.copy()
     for view, gray in enumerate(grays):
+        pending = ~kept[rows, view] if done is None else ~done[rows, view]
+        if not pending.any():
+            continue
         start, affine = guess[:, view], warp[:, view]
         area_ratio = np.abs(np.linalg.det(affine))
         inside = (start > RADIUS + 2).all(1) & (start < [width - RADIUS - 3, height - RADIUS - 3]).all(1)
-        candidates = np.flatnonzero(usable & inside & (reference != view) & (area_ratio > 0.2) & (area_ratio < 5.0))
+        candidates = np.flatnonzero(pending & usable & inside & (chosen != view) & (area_ratio > 0.2)
+                                    & (area_ratio < 5.0))
         step, correlation = _align(gray, start[candidates], affine[candidates], template[candidates],
                                    gradients[candidates], contrasts[candidates], offsets)
         good = (correlation > MIN_CORRELATION) & (np.linalg.norm(step, axis=1) < MAX_SHIFT)
         found = rows[candidates[good]]
-        refined[found, view] = start[candidates[good]] + step[good] - centers[view] - shift[found, view]
+        refined[found, view] = measured.to_observations(start[candidates[good]] + step[good], shift[found, view], view)
         valid[found, view] = True
-    valid[rows, reference] = True
-    return refined, valid
+    valid[rows, chosen] = True
+    return refined, valid, views
 
 
 def _middle_view(inliers: Mask) -> NDArray[np.intp]:
@@ -87,7 +98,7 @@ def _patch_grid() -> Array:
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
-def _templates(grays: list[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
+def _templates(grays: Sequence[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
                offsets: Array) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
     """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
     side = 2 * RADIUS + 3

@@ -8,6 +8,7 @@ estimated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +19,10 @@ from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
 
+GRID = (18, 24)
+"""Rows and columns of the grid on which the image motion is known."""
 NEIGHBORS = 5
-"""Nearest features with known velocity; their median velocity is used for a track."""
+"""Nearest features with known velocity; their median velocity is that of a cell of the grid."""
 MIN_SHIFT_RATE = 10.0
 """Smallest RMS shift of the observations per second of readout, pixels, for a window to be used in the estimate."""
 MAX_WINDOWS = 10
@@ -32,24 +35,39 @@ MAX_READOUT = 0.1
 """Longer estimates, seconds, are implausible and ignored."""
 
 
-def shift_per_second(tracks: Array, keyframes: tuple[Keyframe, ...]) -> Array:
-    """Return the shift of each observation in pixels per second of readout time (n, S, 2); tracks may be NaN.
+def velocity_grid(keyframe: Keyframe) -> Array:
+    """Return the image motion (`GRID` rows, columns, 2) in pixels per second by the tracked features; 0 if unknown."""
+    grid = np.zeros((*GRID, 2))
+    if keyframe.corners is None:
+        return grid
+    known = np.isfinite(keyframe.corners.velocity[:, 0])
+    if known.sum() < NEIGHBORS:
+        return grid
+    height, width = keyframe.image.shape[:2]
+    x, y = np.meshgrid((np.arange(GRID[1]) + 0.5) * width / GRID[1], (np.arange(GRID[0]) + 0.5) * height / GRID[0])
+    pixels = keyframe.corners.pixels[known]
+    distance = (x.ravel()[:, None] - pixels[:, 0]) ** 2 + (y.ravel()[:, None] - pixels[:, 1]) ** 2
+    nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
+    return np.median(keyframe.corners.velocity[known][nearest], axis=1).reshape(grid.shape).astype(np.float64)
 
-    The shift is 0 where the velocity is not known.
+
+def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int, int]) -> Array:
+    """Return the shift of observations in pixels per second of readout time (n, S, 2); 0 where they are NaN.
+
+    Args:
+        pixels: of the observations (n, S, 2) in S images.
+        velocities: of each image, `velocity_grid`.
+        size: width and height of the images.
+
     """
-    shift_rate = np.zeros_like(tracks)
-    for view, keyframe in enumerate(keyframes):
-        if keyframe.corners is None:
+    shift_rate = np.zeros_like(pixels)
+    for view, velocity in enumerate(velocities):
+        if not velocity.any():
             continue
-        has_velocity = np.isfinite(keyframe.corners.velocity[:, 0])
-        if has_velocity.sum() < NEIGHBORS:
-            continue
-        visible = np.flatnonzero(~np.isnan(tracks[:, view, 0]))
-        pixels = tracks[visible, view]
-        distance = ((pixels[:, None] - keyframe.corners.pixels[None, has_velocity]) ** 2).sum(-1)
-        nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-        velocity = np.median(keyframe.corners.velocity[has_velocity][nearest], axis=1)
-        shift_rate[visible, view] = velocity * (pixels[:, 1:] / keyframe.image.shape[0] - 0.5)
+        at = pixels[:, view]
+        visible = np.isfinite(at[:, 0])
+        cell = np.clip(at[visible] * [GRID[1] / size[0], GRID[0] / size[1]], 0, [GRID[1] - 1, GRID[0] - 1]).astype(int)
+        shift_rate[visible, view] = velocity[cell[:, 1], cell[:, 0]] * (at[visible, 1:] / size[1] - 0.5)
     return shift_rate
 
 
