@@ -39,6 +39,8 @@ class KeyframeConfig:
     min_survival: float = setting(0.6, "A keyframe is also made when a smaller fraction of the last one's tracks "
                                   "is left.",
                                   unit="fraction", low=0.1, high=0.95)
+    max_interval: float = setting(1.0, "Time after which 40 % of `min_parallax` are enough for a keyframe.",
+                                  unit="s", low=0.1, high=60.0)
 
 
 @dataclass(frozen=True)

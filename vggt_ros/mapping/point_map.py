@@ -7,7 +7,7 @@ have moved by more than a voxel, the points to keep are chosen again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,3 +140,11 @@ def _voxel_keys(points: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
     """Return one integer per point (n, 3), equal for points of one voxel; 21 bits per axis."""
     cells = np.clip(np.floor(points / voxel), -(2**20), 2**20 - 1).astype(np.int64) + 2**20
     return np.asarray((cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2], np.int64)
+
+
+def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> PointCloud:
+    """Return a solved keyframe's points, in its camera frame and in map units."""
+    row = solution.index(keyframe)
+    assert row is not None, f"keyframe {keyframe} is not solved"
+    cloud = unproject(solution.keyframes[keyframe], config)
+    return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))

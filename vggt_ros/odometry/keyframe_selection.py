@@ -7,7 +7,11 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.images.exposure import gray_image
+from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
+from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.windows.keyframe import Keyframe
 
 MIN_CORNERS = 15
 """Fewest corners of a keyframe: with fewer (dark, covered or textureless images) nothing could be matched to it."""
@@ -17,6 +21,10 @@ _MAX_WAIT = 3
 """Most images for which a keyframe waits for a sharp image."""
 _WAIT_PARALLAX, _WAIT_SURVIVAL = 1.7, 0.75
 """A keyframe waits only up to these factors of the settings `min_parallax` and `min_survival`."""
+_SLOW_PARALLAX = 0.4
+"""Fraction of the setting `min_parallax` that is enough after the setting `max_interval`."""
+_MIN_MATCHES = 25
+"""Fewest matches of two keyframes that show the same."""
 
 
 class KeyframeSelector:
@@ -33,12 +41,14 @@ class KeyframeSelector:
         self._ids: NDArray[np.int64] | None = None
         self._pixels = np.zeros((0, 2), np.float32)
         self._images = 0
+        self._stamp = self._keyframe_stamp = 0
         self._due: int | None = None  # the image at which a keyframe was due first
         self._sharpness.clear()
 
-    def add_image(self, gray: NDArray[np.uint8]) -> None:
-        """Take note of the sharpness of the newest image (H, W)."""
+    def add_image(self, gray: NDArray[np.uint8], stamp: int) -> None:
+        """Take note of the sharpness of the newest image (H, W), and of its stamp, nanoseconds."""
         self._images += 1
+        self._stamp = stamp
         self._sharpness.add(gray)
 
     def needs_keyframe(self, tracks: FeatureTracks, width: int) -> bool:
@@ -49,7 +59,9 @@ class KeyframeSelector:
         survival = len(after) / max(len(self._ids), 1)
         motion = np.linalg.norm(tracks.pixels[after] - self._pixels[before], axis=1)
         parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(after) else np.inf
-        if survival >= self._config.min_survival and parallax <= self._config.min_parallax:
+        waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
+        least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
+        if survival >= self._config.min_survival and parallax <= least:
             self._due = None
             return False
         self._due = self._images if self._due is None else self._due
@@ -64,3 +76,13 @@ class KeyframeSelector:
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""
         self._ids, self._pixels, self._due = tracks.ids, tracks.pixels, None
+        self._keyframe_stamp = self._stamp
+
+
+def show_the_same(first: Keyframe | None, second: Keyframe) -> bool:
+    """Return whether two keyframes without common tracks have features that agree on an essential matrix."""
+    if first is None:
+        return False
+    one, other = (sift_features(gray_image(keyframe.image), free_pixels(keyframe.excluded, keyframe.image.shape[:2]))
+                  for keyframe in (first, second))
+    return len(verified_matches(one, other, first.intrinsics, second.intrinsics)[0]) >= _MIN_MATCHES

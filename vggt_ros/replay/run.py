@@ -80,7 +80,7 @@ class Run:
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_trajectory`."""
-        return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
+        return frame_trajectory(self.frames, self.slam.solution, submap)
 
     def frame_figures(self) -> dict[str, float | None]:
         """Return the fraction of all images that the largest submap locates, and their errors."""
