@@ -74,10 +74,10 @@ class FixedArea:
         anchors = np.where(stays[:, None], anchors, pixels)
         still = np.where(stays, still, 0)
         candidates = stays & (np.linalg.norm(motion, axis=1) < _MAX_OFFSET * scale)
-        if candidates.sum() >= 3 and _flows(pixels, motion, scale, shape):
+        if candidates.any() and _flows(pixels, motion, scale, shape):
             still = still + candidates
             fixed = still >= _MIN_IMAGES
-            if fixed.sum() >= 3:
+            if fixed.sum() >= (1 if self.mask.any() else 3):
                 self._add(pixels[fixed])
         return still, anchors
 
@@ -87,7 +87,8 @@ class FixedArea:
         rows, columns = self._cells(self._anchors)
         balance = np.zeros(self.mask.shape, np.float32)
         np.add.at(balance, (rows[tracked], columns[tracked]), np.where(moved[tracked], 1.0, -1.0))
-        self.mask &= cv2.boxFilter(balance, -1, (3, 3), normalize=False) <= 0
+        # Without any probe around, a cell is used again: if it is still fixed, that will be found again.
+        self.mask &= cv2.boxFilter(balance, -1, (5, 5), normalize=False) < 0
         kept = tracked & ~moved & self.mask[rows, columns]
         self.probes, self._anchors = probes[kept], self._anchors[kept]
 
@@ -96,7 +97,8 @@ class FixedArea:
         rows, columns = self._cells(pixels)
         new = np.zeros(self.mask.shape, np.uint8)
         new[rows, columns] = 1
-        self.mask |= cv2.dilate(new, np.ones((3, 3), np.uint8)) > 0
+        mask = self.mask | (cv2.dilate(new, np.ones((3, 3), np.uint8)) > 0)
+        self.mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
         self.probes = np.concatenate([self.probes, pixels])[-300:]
         self._anchors = np.concatenate([self._anchors, pixels])[-300:]
 

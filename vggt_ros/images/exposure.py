@@ -23,7 +23,7 @@ _PERCENTILES = np.array([0.02, 0.98])
 _QUANTILES = np.linspace(0.1, 0.9, 17)
 _SATURATED = 250.0
 """Brighter values are saturated, and say nothing of the gain."""
-_MIN_CHANGE_GAIN, _MIN_CHANGE_OFFSET = 0.05, 4.0
+_MIN_CHANGE_GAIN, _MIN_CHANGE_OFFSET = 0.08, 4.0
 """Smaller changes of gain and offset (gray values) do not disturb optical flow."""
 _MIN_GAIN, _MAX_GAIN = 0.15, 6.0
 

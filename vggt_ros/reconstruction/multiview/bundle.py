@@ -17,8 +17,9 @@ from vggt_ros.geometry.poses import so3_exp
 
 Array = NDArray[np.float64]
 
-PIXEL_SIGMA = 0.3
-"""Standard deviation of an observation, pixels; weighs the observations against the prior of the focal length."""
+PIXEL_SIGMA = 1.0
+"""Standard deviation of an observation against the priors of the lens, pixels; that of its error is smaller, but errors
+are not independent."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 UNCALIBRATED = 0.2, 0.05
 """Standard deviations of an assumed focal length, relative, and of the radial distortion without a calibration."""
-MIN_SIGMA = 0.002
+MIN_SIGMA = 0.001
 """Smallest standard deviation of either: autofocus and temperature change lenses, too."""
 INFLATION = 2.0
 """Factor of the standard deviations of a window: windows share observations, whose errors are not independent."""

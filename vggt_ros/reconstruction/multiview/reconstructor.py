@@ -32,6 +32,10 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 
+READOUT_CHANGE = 0.005
+"""A change of the estimated readout time, seconds, after which a window is solved again."""
+MAX_READOUT_UPDATES = 3
+"""How often a window is solved, at most, until the readout time does not change any more."""
 NEGLIGIBLE_RADIAL = 1e-4
 """Smaller radial distortion does not concern dense depth."""
 
@@ -64,6 +68,11 @@ class _Solution:
                              lens.radial_sigma)
         factor = float(scene.focal[registered[0], 0] / measured.views[registered[0]].keyframe.intrinsics[0, 0])
         return lens.updated(factor, lens.radial + scene.radial, *sigmas)
+
+    def newest(self, count: int) -> tuple[NDArray[np.bool_], Array]:
+        """Return which tracks the newest `count` views observe (n, S), and the shift rates (n, S, 2)."""
+        views = np.arange(len(self.measured.views))
+        return self.measured.visible & (views >= len(views) - count), self.measured.shift_rate
 
     def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
         """Return how many of the keyframes have no pose, and the robust cost of their observations."""
@@ -111,9 +120,11 @@ class Multiview:
         self._begin_lens(window.keyframes[0])
         known = {view.keyframe.id: view for view in self._local.views} if self._local else {}
         views = [known.get(k.id) or View.of(k, self._settings.corners) for k in window.keyframes]
-        solution = self._solve(window, views)
-        visible = solution.measured.visible & (np.arange(len(solution.measured.views)) >= solution.known)
-        self._readout.update(solution.solved, visible, solution.measured.shift_rate)
+        for _ in range(MAX_READOUT_UPDATES):
+            solution, before = self._solve(window, views), self.readout
+            self._readout.update(solution.solved, *solution.newest(len(views)))
+            if abs(self.readout - before) < READOUT_CHANGE:
+                break
         times.append(time.perf_counter())
         local = self._local_map(solution)
         times.append(time.perf_counter())

@@ -109,7 +109,7 @@ class ReadoutEstimator:
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
         if curvature < 0.02:  # no distinct minimum
             return
-        minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -2, 2))
+        minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -1, 1))
         # Older windows have less weight: they were evaluated with a worse estimate.
         weight = curvature * rms_rate**2
         self._weight = 0.7 * self._weight + weight
