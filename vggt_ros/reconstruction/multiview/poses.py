@@ -24,6 +24,11 @@ MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
+MIN_RAY_ANGLE = np.radians(0.3)
+"""Smallest of the largest angles between the rays of a point whose depth is known."""
+DISTANT_RAY_ANGLE = np.radians(0.05)
+"""Below it a point is taken as infinitely far; such points say how the camera turns."""
+DISTANCE_FACTOR = 100.0
 _KNOWN = Lens()
 
 
@@ -198,18 +203,33 @@ def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, reg
     """
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
+    near = angle > MIN_RAY_ANGLE
+    points[angle < DISTANT_RAY_ANGLE] = distant_points(scene, observations, inliers, points[near])[
+        angle < DISTANT_RAY_ANGLE]
     scene = replace(scene, points=points)
-    inliers = inlier_mask(scene, observations, inliers, angle, max_residual=4.0)
-    if not inliers.any():
-        return scene, inliers
+    inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
+    if not inliers[near].any():
+        return scene, inliers & near[:, None]
     scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, lens)
-    return scene, inlier_mask(scene, observations, inliers, angle, max_residual=2.5)
+    return scene, inlier_mask(scene, observations, inliers, max_residual=2.5) & near[:, None]
 
 
-def inlier_mask(scene: Scene, observations: Array, visible: Mask, angle: Array, max_residual: float) -> Mask:
-    """Return the observations within `max_residual` pixels, of points with two of them and 0.3 degrees between rays."""
+def distant_points(scene: Scene, observations: Array, visible: Mask, near: Array) -> Array:
+    """Return points (n, 3) in the mean direction of the rays of tracks, a hundred times as far as the `near` ones."""
+    rays = bearings(undistorted(np.nan_to_num(observations), scene.focal, scene.radial), scene.focal)
+    directions = np.einsum("sji,nsj->nsi", scene.rotation, rays) * visible[..., None]
+    count = np.maximum(visible.sum(1), 1)[:, None]
+    mean_direction = directions.sum(1) / count
+    centers = (visible @ scene.centers()) / count
+    middle = scene.centers().mean(0)
+    distance = float(np.median(np.linalg.norm(near - middle, axis=1))) if len(near) else 1.0
+    return centers + DISTANCE_FACTOR * distance * mean_direction
+
+
+def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: float) -> Mask:
+    """Return the observations within `max_residual` pixels, of points with two of them."""
     square = (scene.residuals(np.nan_to_num(observations)) ** 2).sum(-1)
-    good = visible & (np.nan_to_num(square, nan=np.inf) < max_residual**2) & (angle > np.radians(0.3))[:, None]
+    good = visible & (np.nan_to_num(square, nan=np.inf) < max_residual**2)
     return good & (good.sum(1) >= 2)[:, None]
 
 
