@@ -105,5 +105,6 @@ def disturbed(sequence: Sequence, names: list[str]) -> Sequence:
         elif name.startswith("step") and step.isdigit() and int(step) > 0:
             sequence = Disturbed(sequence, step=int(step))
         else:
-            raise SequenceError(f"{name}: not a disturbance; known are {', '.join(DISTURBANCES)}, uncalibrated and stepN")
+            known = ", ".join(DISTURBANCES)
+            raise SequenceError(f"{name}: not a disturbance; known are {known}, uncalibrated and stepN")
     return sequence

@@ -129,7 +129,8 @@ def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Ma
         registered[next_camera] = True
         failed.clear()
         scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
-    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
+    if (registered & ~solved.registered).any():
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
     return replace(solved, scene=scene, registered=registered, inliers=inliers)
 
 
