@@ -40,7 +40,7 @@ def test_the_robots_own_body_is_left_out_after_a_while():
 
 
 def test_nearly_all_of_the_body_and_little_else_is_masked():
-    *_, (tracks, image) = tracked(images(30, 4))
+    *_, (tracks, _) = tracked(images(30, 4))
     mask = np.kron(tracks.excluded, np.ones((10, 10), bool))[:HEIGHT, :WIDTH]
     assert mask[HEIGHT // 2 + 10:, :WIDTH // 2 - 10].mean() > 0.9
     assert mask.mean() < 0.36

@@ -299,6 +299,6 @@ def test_stored_images_are_returned():
     assert 7 in store and (returned.id, returned.stamp, returned.calibrated) == (7, 123, False)
     assert returned.image.shape == given.image.shape and returned.corners is given.corners
     off = np.abs(returned.image.astype(int) - given.image)
-    assert np.mean(off) < 6 and store._photos[7].jpeg.nbytes < given.image.nbytes / 3
+    assert np.mean(off) < 6 and store._stored[7].jpeg.nbytes < given.image.nbytes / 3
     store.remove(7)
     assert 7 not in store

@@ -60,5 +60,5 @@ def test_inconsistent_parts_are_refused():
     first, second = (lap().oracle().reconstruct(part) for part in split(window(), 3, 6))
     turned = second.window_camera.copy()
     turned[1] = turned[1] @ pose(so3_exp(np.array([0.0, 0.3, 0.0])), np.zeros(3))
-    with pytest.raises(ReconstructionRefused, match=r"are inconsistent: keyframe .* is turned"):
+    with pytest.raises(ReconstructionRefused, match=r"are inconsistent: keyframe .* is rotated"):
         join([first, dataclasses.replace(second, window_camera=turned)], AlignmentConfig())

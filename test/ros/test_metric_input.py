@@ -179,7 +179,7 @@ def test_gravity_levels_the_map_of_a_robot_that_stands_on_a_slope(make):
 
 
 def test_our_own_odometry_is_rejected_as_a_scale_source():
-    with pytest.raises(ConfigError, match="our own odometry"):
+    with pytest.raises(ConfigError, match="the odometry in TF is our own"):
         Config().replace({"scale.odometry": "tf"})
     assert Config().replace({"tf.mode": "map_to_odom"}).odometry_source == "tf"
     assert Config().odometry_source == "none"

@@ -43,6 +43,6 @@ def test_the_node_accepts_every_value(name, tmp_path):
     assert {key: taken[key] for key in written} == written
 
 
-def test_the_readme_lists_them():
-    text = (FOLDER.parent / "README.md").read_text()
+def test_the_tutorial_lists_them():
+    text = (FOLDER.parent / "docs" / "tutorials" / "on-a-robot.md").read_text()
     assert not [name for name in FILES if f"`config/{name}.yaml`" not in text]

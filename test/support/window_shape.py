@@ -3,7 +3,7 @@
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, inverse, mean_rotation, pose, rotation_angle, umeyama
-from vggt_ros.reconstruction.multiview.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 
 
 def cameras_of(scene: Scene) -> Array:

@@ -45,7 +45,8 @@ def accuracy(names: Sequence[str] = SEQUENCES, seeds: int = 5, config: Config | 
                   median("frames_ate_rmse_m"), median("frames_rpe_1s_deg"), median("coverage", 100),
                   median("frames_located", 100), max(f["submaps"] for f in figures), median("images_per_keyframe"),
                   median("windows_refused"), median("cpu_seconds_an_image"), median("path_median_depths"))
-        texts = [_text(value, digits) for value, digits in zip(values, (4, 4, 2, 4, 2, 1, 1, 0, 1, 0, 3, 1), strict=True)]
+        digits = (4, 4, 2, 4, 2, 1, 1, 0, 1, 0, 3, 1)
+        texts = [_text(value, places) for value, places in zip(values, digits, strict=True)]
         print(" ".join([f"{name:<{_COLUMNS[0][2]}}", *(f"{text:>{column[2]}}" for text, column in
                                                       zip(texts, _COLUMNS[1:], strict=True))]), flush=True)
         results[name] = {"ate_median_m": None if not errors else float(np.median(errors)),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import ImageFeatures, resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
@@ -28,12 +29,16 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[
     result = {}
     for row, keyframe in enumerate(geometry.keyframe_ids):
         yield_to_tracking()
-        depth = geometry.depth[row][np.ix_(rows, columns)].astype(np.float16)
+        depth = geometry.depth[row][np.ix_(rows, columns)]
+        confidence = geometry.confidence[row][np.ix_(rows, columns)]
+        if factor < 1 and _is_scattered(geometry.depth[row]):
+            depth, confidence = _cell_means(geometry.depth[row], geometry.confidence[row], size)
+        depth = depth.astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
         excluded = images[keyframe].excluded
         if excluded is not None:
             depth[resized(excluded, depth.shape)] = np.nan
-        confidence = np.nan_to_num(geometry.confidence[row][np.ix_(rows, columns)])
+        confidence = np.nan_to_num(confidence)
         result[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
@@ -41,6 +46,23 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[
             np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
             None if geometry.descriptors is None else geometry.descriptors[row].copy())
     return result
+
+
+def _is_scattered(depth: NDArray[np.float32]) -> bool:
+    """Return True if depth (h, w) is known at single pixels, most of which a smaller map would miss."""
+    known = depth > 0
+    single = known[1:-1, 1:-1] & ~(known[:-2, 1:-1] | known[2:, 1:-1] | known[1:-1, :-2] | known[1:-1, 2:])
+    return bool(2 * single.sum() > known.sum() > 0)
+
+
+def _cell_means(depth: NDArray[np.float32], confidence: NDArray[np.float32],
+                size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return depth, by the mean of inverse depth, and confidence of the known pixels in each cell of a map (w, h)."""
+    known = (depth > 0).astype(np.float32)
+    per_pixel = (known, known / np.where(known > 0, depth, 1), known * np.nan_to_num(confidence))
+    weight, inverse, ranks = (cv2.resize(values, size, interpolation=cv2.INTER_AREA) for values in per_pixel)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight > 0, weight / inverse, np.nan), np.where(weight > 0, ranks / weight, 0)
 
 
 def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe]) -> dict[int, View]:

@@ -32,6 +32,9 @@ class WindowGeometry:
         descriptors: one unit vector per keyframe for place recognition, float32 (S, D), or None.
         metric: True if the unit is the meter.
         report: statistics of this reconstruction for status and benchmarks (names with units, e.g. `residual_px`).
+        step_covariance: how uncertain each keyframe's pose is in the frame of the one before it, float64 (S - 1, 6, 6),
+            of perturbations on the right, [rotation, translation], radians and units of the window; None if not known.
+        notes: what the user should know of this window, such as why it is less certain than usual.
 
     """
 
@@ -43,6 +46,8 @@ class WindowGeometry:
     descriptors: NDArray[np.float32] | None = None
     metric: bool = False
     report: dict[str, float] = field(default_factory=dict)
+    step_covariance: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check shapes and values.

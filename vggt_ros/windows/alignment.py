@@ -153,6 +153,8 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
     if known.sum() < min_pixels:
         return None
     weights = np.minimum(reference.keyframe.confidence, window.keyframe.confidence).astype(np.float32) / 255
+    if not weights[known].any():  # of no confidence at all: nothing is better than the rest
+        weights = np.ones_like(weights)
     known &= weights >= np.median(weights[known])
     rows, columns = np.nonzero(known)
     log_ratio = np.log(depth_reference[known].astype(np.float64) / depth_window[known])

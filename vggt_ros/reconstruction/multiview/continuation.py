@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.bundle import Scene
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_VISIBLE_POINTS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.bundle import undistorted
+from vggt_ros.reconstruction.adjustment.bundle import undistorted
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 

@@ -14,8 +14,8 @@ import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import mean_rotation
-from vggt_ros.reconstruction.multiview.bundle import Scene, adjust, undistorted
-from vggt_ros.reconstruction.multiview.lens import Lens
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,12 +24,6 @@ MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
-MIN_RAY_ANGLE = np.radians(0.3)
-"""Smallest of the largest angles between the rays of a point whose depth is known."""
-DISTANT_RAY_ANGLE = np.radians(0.05)
-"""Below it a point is taken as infinitely far; such points say how the camera turns."""
-DISTANCE_FACTOR = 100.0
-_KNOWN = Lens()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +44,6 @@ class SparseReconstruction:
     inliers: Mask
     observations: Array
     initial_pair: tuple[int, int]
-
-
-def bearings(observations: Array, focal: Array) -> Array:
-    """Return unit bearing vectors (..., 3) of observations (..., 2) in pixels from the principal point."""
-    direction = np.concatenate([observations / focal, np.ones((*observations.shape[:-1], 1))], -1)
-    return direction / np.linalg.norm(direction, axis=-1, keepdims=True)
 
 
 def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list[tuple[float, float, int, int]]:
@@ -141,23 +129,6 @@ def robust_cost(scene: Scene, observations: Array, visible: Mask, registered: Ma
     return float(np.minimum(square, 9.0)[visible].mean()) if visible.any() else np.inf
 
 
-def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array, Array]:
-    """Return points (n, 3) by linear triangulation (DLT) over all views, and their largest ray angles (n,), radians."""
-    projections = np.concatenate([scene.rotation, scene.translation[..., None]], -1)
-    image = undistorted(np.nan_to_num(observations), scene.focal, scene.radial) / scene.focal
-    rows = image[..., None] * projections[:, 2][None, :, None] - projections[:, :2][None]
-    rows = (rows * visible[..., None, None]).reshape(len(visible), -1, 4)
-    _, vectors = np.linalg.eigh(rows.swapaxes(-1, -2) @ rows)
-    homogeneous = vectors[..., 0]
-    last = homogeneous[:, 3:]
-    points = homogeneous[:, :3] / np.where(np.abs(last) < 1e-9, 1e-9, last)
-    directions = points[:, None] - scene.centers()
-    directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)
-    cosine = np.einsum("nsi,nti->nst", directions, directions)
-    cosine[~(visible[:, :, None] & visible[:, None, :])] = 1.0
-    return points, np.arccos(np.clip(cosine.min((1, 2)), -1, 1))
-
-
 def _two_view_geometry(observations: Array, visible: Mask, focal: Array, pair: tuple[int, int],
                        seed: int) -> Scene | None:
     first, second = pair
@@ -193,59 +164,3 @@ def _register_camera(scene: Scene, observations: Array, visible: Mask, camera: i
         return None
     matrix = estimate["cam_from_world"].matrix()
     return matrix[:, :3], matrix[:, 3]
-
-
-def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int | Mask,
-                           iterations: int, lens: Lens = _KNOWN) -> tuple[Scene, Mask]:
-    """Triangulate every track that registered cameras observe, run bundle adjustment; return scene and inliers.
-
-    `fixed` is the camera whose pose is held fixed, or the mask (S,) of those. What of the lens has a standard
-    deviation is estimated.
-    """
-    inliers = visible & registered
-    points, angle = triangulate(scene, observations, inliers)
-    near = angle > MIN_RAY_ANGLE
-    points[angle < DISTANT_RAY_ANGLE] = distant_points(scene, observations, inliers, points[near])[
-        angle < DISTANT_RAY_ANGLE]
-    scene = replace(scene, points=points)
-    inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
-    if not inliers[near].any():
-        return scene, inliers & near[:, None]
-    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, lens)
-    return scene, inlier_mask(scene, observations, inliers, max_residual=2.5) & near[:, None]
-
-
-def distant_points(scene: Scene, observations: Array, visible: Mask, near: Array) -> Array:
-    """Return points (n, 3) in the mean direction of the rays of tracks, a hundred times as far as the `near` ones."""
-    rays = bearings(undistorted(np.nan_to_num(observations), scene.focal, scene.radial), scene.focal)
-    directions = np.einsum("sji,nsj->nsi", scene.rotation, rays) * visible[..., None]
-    count = np.maximum(visible.sum(1), 1)[:, None]
-    mean_direction = directions.sum(1) / count
-    centers = (visible @ scene.centers()) / count
-    middle = scene.centers().mean(0)
-    distance = float(np.median(np.linalg.norm(near - middle, axis=1))) if len(near) else 1.0
-    return centers + DISTANCE_FACTOR * distance * mean_direction
-
-
-def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: float) -> Mask:
-    """Return the observations within `max_residual` pixels, of points with two of them."""
-    square = (scene.residuals(np.nan_to_num(observations)) ** 2).sum(-1)
-    good = visible & (np.nan_to_num(square, nan=np.inf) < max_residual**2)
-    return good & (good.sum(1) >= 2)[:, None]
-
-
-def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
-                       iterations: int, lens: Lens) -> Scene:
-    rows, columns = np.flatnonzero(inliers.any(1)), np.flatnonzero(registered)
-    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
-                 scene.radial)
-    grid = np.ix_(rows, columns)
-    is_fixed = np.zeros(len(registered), bool)
-    is_fixed[fixed] = True
-    adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
-                      fixed=is_fixed[columns], focal_sigma=lens.focal_sigma, radial_sigma=lens.radial_sigma)
-    rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
-    rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
-    points[rows] = adjusted.points
-    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]),
-                 adjusted.radial)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
     SparseReconstruction,
-    triangulate,
-    triangulate_and_adjust,
 )
 from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.views import Measurements
@@ -72,7 +71,8 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
                                     "poses")
     aligned, valid, reference = refine(scene, measured, inliers, reference, done)
     scene, inliers = triangulate_and_adjust(scene, aligned, valid, solved.registered, fixed, iterations=20,
-                                            lens=measured.lens)
+                                            focal_sigma=measured.lens.focal_sigma,
+                                            radial_sigma=measured.lens.radial_sigma)
     return replace(solved, scene=scene, inliers=inliers, observations=aligned), reference
 
 

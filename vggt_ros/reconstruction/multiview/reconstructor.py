@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.covariance import lens_sigmas
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.bundle import Scene, lens_sigmas
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens, correction_maps
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap

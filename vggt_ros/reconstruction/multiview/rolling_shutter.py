@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]

@@ -7,13 +7,16 @@ arrays the points are the last, contiguous axis, so that numpy's inner loops are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import so3_exp
+from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
 
 Array = NDArray[np.float64]
 
@@ -74,7 +77,7 @@ def cauchy(square: Array, scale: float) -> Array:
 
 def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
            fixed: int | NDArray[np.bool_] = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5,
-           radial_sigma: float = 0.0) -> Scene:
+           priors: Sequence[Prior] = (), radial_sigma: float = 0.0) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -87,10 +90,11 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
             is constrained by the damping only.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         tolerance: stop when the cost decreases by less than this fraction.
+        priors: what else is known.
         radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
 
     """
-    problem = _problem(scene, observations, visible, loss_scale, fixed, focal_sigma, radial_sigma)
+    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, radial_sigma, priors)
     damping = 1e-4
     cost = problem.cost(scene)
     for _ in range(iterations):
@@ -110,53 +114,23 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
     return scene
 
 
-def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_], fixed: int | NDArray[np.bool_],
-                focal_sigma: float, radial_sigma: float) -> tuple[float, float]:
-    """Return the standard deviations of the logarithm of the focal length and of the radial distortion of a solution.
+class Prior(Protocol):
+    """Knowledge beside the observations, weighed so that a residual of one sigma costs as `PIXEL_SIGMA` pixels do."""
 
-    The arguments are those of `adjust`, which returned the scene. What was kept has the sigma 0.
-    """
-    problem = _problem(scene, observations, visible, 1.0, fixed, focal_sigma, radial_sigma)
-    system = problem.linearize(scene)
-    inverse = _invert_symmetric(system.points + np.eye(3)[..., None] * (1e-6 * system.points + 1e-9))
-    gain, size = _multiply_per_point(system.coupling, inverse), len(system.cameras)
-    reduced = system.cameras - gain.reshape(size, -1) @ system.coupling.reshape(size, -1).T
-    covariance = np.linalg.inv(reduced + 1e-9 * np.eye(size)) * PIXEL_SIGMA**2
-    shared = np.sqrt(np.maximum(np.diag(covariance)[6 * len(problem.free):], 0.0)).tolist()
-    return (shared.pop(0) if focal_sigma else 0.0), (shared.pop(0) if radial_sigma else 0.0)
+    def cost(self, scene: Scene) -> float:
+        """Return what it costs that a scene is not as expected."""
+        ...
 
-
-def _problem(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
-             fixed: int | NDArray[np.bool_], focal_sigma: float, radial_sigma: float) -> _Problem:
-    free = np.ones(visible.shape[1], bool)
-    free[fixed] = False
-    return _Problem(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
-                    loss_scale, np.flatnonzero(free), focal_sigma, scene.focal, radial_sigma, scene.radial)
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
+        """Add it to normal equations, whose first parameters are those of the `free` cameras."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class _NormalEquations:
-    """Weighted normal equations of c parameters of the free cameras and n points.
+class Problem:
+    """The measurements: observations (S, 2, n), the mask of those to use (S, n), and the free cameras.
 
-    Attributes:
-        cameras: (c, c), with the gradient (c,).
-        points: (3, 3, n), with the gradient (3, n).
-        coupling: (c, 3, n).
-
-    """
-
-    cameras: Array
-    cameras_gradient: Array
-    points: Array
-    points_gradient: Array
-    coupling: Array
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """The measurements: observations (S, 2, n), the mask of those to use (S, n), the free cameras, and priors.
-
-    The priors are those of the focal length, about `focal` (S, 2), and of the radial distortion, about `radial`.
+    The focal length is expected about `focal` (S, 2), the radial distortion about `radial`; `priors` are the rest.
     """
 
     observations: Array
@@ -167,6 +141,18 @@ class _Problem:
     focal: Array
     radial_sigma: float
     radial: float
+    priors: tuple[Prior, ...] = ()
+
+    @classmethod
+    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
+           fixed: int | NDArray[np.bool_], focal_sigma: float, radial_sigma: float,
+           priors: Sequence[Prior]) -> Problem:
+        """Return the problem of `adjust`, whose arguments are given."""
+        free = np.ones(visible.shape[1], bool)
+        free[fixed] = False
+        return cls(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
+                   loss_scale, np.flatnonzero(free), focal_sigma, scene.focal, radial_sigma, scene.radial,
+                   tuple(priors))
 
     @cached_property
     def distortion(self) -> Array:
@@ -178,8 +164,8 @@ class _Problem:
         residual = ratio * scene.focal[..., None] - self.observations
         return residual - scene.radial * self.distortion if scene.radial else residual
 
-    def _prior_errors(self, scene: Scene) -> list[tuple[float, float]]:
-        """Return the deviation and the weight of each prior, in the order of the shared parameters."""
+    def _lens_errors(self, scene: Scene) -> list[tuple[float, float]]:
+        """Return deviation and weight of what of the lens is estimated, in the order of the shared parameters."""
         errors = []
         if self.focal_sigma:
             errors.append((float(np.log(scene.focal[0, 0] / self.focal[0, 0])), (PIXEL_SIGMA / self.focal_sigma) ** 2))
@@ -197,14 +183,15 @@ class _Problem:
         return in_camera, 1.0 / np.where(valid, in_camera[:, 2], 1.0), valid
 
     def cost(self, scene: Scene) -> float:
-        """Return the robust cost, including the priors."""
+        """Return the robust cost, including all priors."""
         in_camera, inverse, valid = self._project(scene)
         residual = self._residual(scene, in_camera[:, :2] * inverse[:, None])
         square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
-        prior = sum(weight * error**2 for error, weight in self._prior_errors(scene))
-        return float(cauchy(square, self.loss_scale)[self.visible].sum() + prior)
+        prior = sum(weight * error**2 for error, weight in self._lens_errors(scene))
+        return sum((one.cost(scene) for one in self.priors),
+                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior))
 
-    def linearize(self, scene: Scene) -> _NormalEquations:
+    def linearize(self, scene: Scene) -> NormalEquations:
         """Return the normal equations; parameters are [rotation, translation] per free camera, then what they share."""
         in_camera, inverse, valid = self._project(scene)
         count = self.visible.shape[1]
@@ -234,34 +221,28 @@ class _Problem:
         shared += [-self.distortion * sqrt_weight[:, None]] if self.radial_sigma else []
         first, size = 6 * cameras, 6 * cameras + len(shared)
         hessian, gradient, coupling = np.zeros((size, size)), np.zeros(size), np.zeros((size, 3, count))
-        flat = j_camera.reshape(cameras, 6, -1)
+        flat = j_camera.reshape(cameras, 6, 2 * count)
         blocks = flat @ flat.swapaxes(1, 2)
         for s in range(cameras):
             hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
         gradient[:first] = (flat @ residual[free].reshape(cameras, -1, 1)).ravel()
-        coupling[:first] = _sum_over_rows(j_camera[:, :, None], j_point[free, None]).reshape(first, 3, count)
-        for row, (jacobian, (error, weight)) in enumerate(zip(shared, self._prior_errors(scene), strict=True), first):
+        coupling[:first] = sum_over_rows(j_camera[:, :, None], j_point[free, None]).reshape(first, 3, count)
+        for row, (jacobian, (error, weight)) in enumerate(zip(shared, self._lens_errors(scene), strict=True), first):
             hessian[row, :first] = hessian[:first, row] = (flat @ jacobian[free].reshape(cameras, -1, 1)).ravel()
             for column, other in enumerate(shared, first):
                 hessian[row, column] = (jacobian * other).sum()
             hessian[row, row] += weight
             gradient[row] = (jacobian * residual).sum() + weight * error
-            coupling[row] = _sum_over_rows(j_point, jacobian[:, None]).sum(0)
-        points = _sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
-        return _NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+            coupling[row] = sum_over_rows(j_point, jacobian[:, None]).sum(0)
+        points = sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
+        system = NormalEquations(hessian, gradient, points, sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        for one in self.priors:
+            one.add_to(system, scene, free)
+        return system
 
-    def step(self, scene: Scene, system: _NormalEquations, damping: float) -> Scene:
+    def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
         """Return the scene after one damped Gauss-Newton step."""
-        inverse = _invert_symmetric(system.points + np.eye(3)[..., None] * (damping * system.points + 1e-9))
-        gain = _multiply_per_point(system.coupling, inverse)
-        size = len(system.cameras)
-        reduced = system.cameras - gain.reshape(size, -1) @ system.coupling.reshape(size, -1).T
-        reduced[np.diag_indices(size)] += damping * np.diag(system.cameras) + 1e-9
-        camera_rhs = system.cameras_gradient - gain.reshape(size, -1) @ system.points_gradient.ravel()
-        steps = np.asarray(-np.linalg.solve(reduced, camera_rhs), np.float64)
-        point_rhs = system.points_gradient + np.tensordot(steps, system.coupling, 1)
-        point_step = -_multiply_per_point(point_rhs[None], inverse)[0]
-
+        steps, point_step = system.solve(damping)
         rotation, translation = scene.rotation.copy(), scene.translation.copy()
         for row, s in enumerate(self.free):
             rotation_step = so3_exp(steps[6 * row:6 * row + 3])
@@ -271,24 +252,3 @@ class _Problem:
         focal = scene.focal * np.exp(np.clip(shared.pop(0), -0.2, 0.2)) if self.focal_sigma else scene.focal
         radial = scene.radial + float(np.clip(shared.pop(0), -0.1, 0.1)) if self.radial_sigma else scene.radial
         return Scene(rotation, translation, scene.points + point_step.T, focal, radial)
-
-
-def _sum_over_rows(first: Array, second: Array) -> Array:
-    """Return the products (..., n) of two Jacobians (..., 2, n), summed over the two rows of a residual."""
-    return first[..., 0, :] * second[..., 0, :] + first[..., 1, :] * second[..., 1, :]
-
-
-def _multiply_per_point(rows: Array, matrices: Array) -> Array:
-    """Return row vectors (c, 3, n) times one matrix per point (3, 3, n)."""
-    return rows[:, 0, None] * matrices[0] + rows[:, 1, None] * matrices[1] + rows[:, 2, None] * matrices[2]
-
-
-def _invert_symmetric(matrices: Array) -> Array:
-    """Return the inverses of symmetric matrices (3, 3, n), by cofactors."""
-    (a, b, c), (_, d, e), (_, _, f) = matrices
-    result = np.empty_like(matrices)
-    result[0, 0], result[1, 1], result[2, 2] = d * f - e * e, a * f - c * c, a * d - b * b
-    result[0, 1] = result[1, 0] = c * e - b * f
-    result[0, 2] = result[2, 0] = b * e - c * d
-    result[1, 2] = result[2, 1] = b * c - a * e
-    return result / (a * result[0, 0] + b * result[0, 1] + c * result[0, 2])

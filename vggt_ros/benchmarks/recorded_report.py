@@ -1,0 +1,127 @@
+"""benchmark recorded: windows of recorded outputs of VGGT-1B fused as the node fuses them, against COLMAP."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vggt_ros.benchmarks.recorded import (
+    RecordedReconstructor,
+    RecordedRun,
+    RecordingError,
+    keyframe,
+    read_reference,
+    walk,
+)
+from vggt_ros.config import Config
+from vggt_ros.geometry.poses import Array, inverse, rotation_angle, umeyama
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.slam import Slam
+from vggt_ros.windows.keyframe import Window
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way to use the runs.
+
+    Attributes:
+        name: of it.
+        windows, placed: windows, and those that the map took; images, solved: images, and those with a pose.
+        centers: RMSE of the camera centers after the best similarity, percent of the extent, which is the largest
+            distance of a center from their mean.
+        rotation: median error of the relative rotation of all pairs of images, degrees.
+        worst_rotation: the largest.
+
+    """
+
+    name: str
+    windows: int
+    placed: int
+    images: int
+    solved: int
+    centers: float
+    rotation: float
+    worst_rotation: float
+
+
+def compare(camera_world: dict[str, Array], reference: dict[str, Array]) -> tuple[float, float, float]:
+    """Return `centers`, `rotation` and `worst_rotation` as in `Result`."""
+    names = [name for name in camera_world if name in reference]
+    found, truth = (np.array([inverse(poses[name])[:3, 3] for name in names]) for poses in (camera_world, reference))
+    gaps = np.linalg.norm(umeyama(found, truth).apply(found) - truth, axis=1)
+    extent = np.linalg.norm(truth - truth.mean(0), axis=1).max()
+    turns = [np.degrees(rotation_angle((camera_world[a] @ inverse(camera_world[b]))[:3, :3].T
+                                       @ (reference[a] @ inverse(reference[b]))[:3, :3]))
+             for i, a in enumerate(names) for b in names[:i]]
+    return 100 * float(np.sqrt((gaps**2).mean()) / extent), float(np.median(turns)), float(max(turns))
+
+
+def fuse(folder: Path, name: str, runs: list[RecordedRun], order: list[str], refine: bool, config: Config,
+         reference: dict[str, Array]) -> Result:
+    """Return what windows of the images in `order`, cut from the runs in turn, become in the map."""
+    keyframes = [keyframe(folder, runs[0], image, number) for number, image in enumerate(order)]
+    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), config.vggt)
+    slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
+    size, overlap = config.windows.size, config.windows.overlap
+    starts = range(0, max(len(order) - overlap, 1), size - overlap)
+    placed = 0
+    for number, start in enumerate(tqdm(starts, desc=name, disable=not sys.stderr.isatty())):
+        part = tuple(keyframes[start:start + size])
+        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+        placed += not update.refused and not (update.new_submap and number)
+    solution = slam.solution
+    rows = np.flatnonzero(solution.submaps == solution.largest_submap)
+    poses = {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}
+    return Result(name, len(starts), placed, len(order), len(poses), *compare(poses, reference))
+
+
+def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: Config | None = None
+             ) -> tuple[dict[str, Any], bool]:
+    """Print the table of a folder of recorded runs; return all figures, and whether the last row is within `at_most`.
+
+    Args:
+        folder: with `images/`, `run_*.npz` and `colmap.txt`.
+        at_most: of the refined, fused windows cut from all runs in turn: centers in percent, rotation in degrees.
+        config: settings; the map keeps smaller depth maps, since depth is known at few pixels.
+
+    Raises:
+        RecordingError: a file is missing or cannot be read.
+
+    """
+    config = config or Config().replace({"map.kept_width": 100})
+    paths = sorted(folder.glob("run_*.npz"))
+    if not paths or not (folder / "colmap.txt").exists():
+        raise RecordingError(f"{folder}: expected images/, run_*.npz and colmap.txt in it")
+    runs, reference = {path.stem: RecordedRun.load(path) for path in paths}, read_reference(folder / "colmap.txt")
+    order = [name for name in walk(reference) if all(name in run.names for run in runs.values())]
+    print(f"{'':<32} {'windows':>8} {'images':>8} {'centers':>8} {'rotation':>9} {'worst':>7}\n{'':<32} {'placed':>8} "
+          f"{'solved':>8} {'%':>8} {'deg':>9} {'deg':>7}", flush=True)
+    results = []
+
+    def note(result: Result) -> None:
+        results.append(result)
+        print(f"{result.name:<32} {f'{result.placed}/{result.windows}':>8} {f'{result.solved}/{result.images}':>8} "
+              f"{result.centers:>8.3f} {result.rotation:>9.3f} {result.worst_rotation:>7.3f}", flush=True)
+
+    for name, run in runs.items():
+        poses = dict(zip(run.names, run.camera_world, strict=True))
+        note(Result(f"{name}, one inference", 1, 1, len(order), len(order), *compare(poses, reference)))
+    groups = [[name] for name in runs] + ([list(runs)] if len(runs) > 1 else [])
+    for refine in (False, True):
+        for group in groups:
+            label = f"{' and '.join(group)}{' in turn' if len(group) > 1 else ''}{', refined' if refine else ''}"
+            note(fuse(folder, label, [runs[name] for name in group], order, refine, config, reference))
+    last = results[-1]
+    good = last.placed == last.windows
+    if at_most is not None:
+        good = good and last.centers <= at_most[0] and last.rotation <= at_most[1]
+    bound = "" if at_most is None else f" of at most {at_most[0]:g} % and {at_most[1]:g} deg"
+    print(f"{'within' if good else 'NOT within'} the bound{bound}: {last.placed} of {last.windows} windows placed, "
+          f"{last.centers:.3f} %, {last.rotation:.3f} deg")
+    return {"rows": [vars(result) for result in results], "within": good}, good

@@ -1,0 +1,104 @@
+"""benchmark refinement: what bundle adjustment makes of a network's windows, on images whose true depth is known."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vggt_ros.benchmarks.network_errors import ErringReconstructor, NetworkErrors
+from vggt_ros.benchmarks.recordings import load
+from vggt_ros.config import Config
+from vggt_ros.evaluation.errors import accuracy, associate
+from vggt_ros.geometry.camera import Rectifier, rectify_depth
+from vggt_ros.geometry.poses import Array
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.vggt.images import network_size
+from vggt_ros.sequences.sequence import Sequence as Recording
+from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.slam import Slam
+from vggt_ros.windows.keyframe import Keyframe, Window
+
+
+def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyframe], dict[int, Array],
+                                                                     dict[int, NDArray[np.float32]]]:
+    """Return the images that have sensor depth as keyframes, their true poses and their depth, by stamp.
+
+    Raises:
+        SequenceError: there is no ground truth, or no depth.
+
+    """
+    if recording.truth is None:
+        raise SequenceError(f"{recording.name}: no ground truth")
+    rectify = Rectifier(recording.camera, network_size(recording.camera, config.vggt.width), recording.rectified)
+    width, height = rectify.size
+    depth = {stamp: rectify_depth(sensor, rectify.camera, rectify.intrinsics, (height, width))
+             for stamp, sensor in recording.depths()}
+    stamps, poses = recording.truth
+    keyframes: list[Keyframe] = []
+    found: dict[int, Array] = {}
+    for stamp, image in recording:
+        if stamp not in depth:
+            continue
+        rows = associate(np.array([stamp]), stamps)
+        if len(rows[0]):
+            found[stamp] = poses[rows[1][0]]
+            keyframes.append(Keyframe(len(keyframes), stamp, rectify(image), rectify.intrinsics))
+    if not keyframes:
+        raise SequenceError(f"{recording.name}: no image has depth and a true pose")
+    return keyframes, found, depth
+
+
+def fuse(keyframes: Sequence[Keyframe], reconstructor: Reconstructor, config: Config) -> tuple[Slam, list[float]]:
+    """Return a map of windows of the keyframes, and the seconds that each refinement took."""
+    slam, size, overlap = Slam(config, reconstructor), config.windows.size, config.windows.overlap
+    seconds = []
+    for number, start in enumerate(range(0, max(len(keyframes) - overlap, 1), size - overlap)):
+        part = tuple(keyframes[start:start + size])
+        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+        if "refine_s" in update.report:
+            seconds.append(update.report["refine_s"])
+    return slam, seconds
+
+
+def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, config: Config | None = None
+               ) -> dict[str, Any]:
+    """Print the trajectory error of windows with a network's errors, without and with refinement; return all figures.
+
+    Raises:
+        SequenceError: a sequence is not there, or has no depth.
+
+    """
+    config = config or Config()
+    results: dict[str, Any] = {}
+    print(f"{'sequence':<20} {'images':>6} {'seed':>4} {'ATE':>8} {'refined':>8} {'ratio':>6} {'refined':>8} "
+          f"{'seconds':>8}")
+    print(f"{'':<20} {'':>6} {'':>4} {'m':>8} {'m':>8} {'':>6} {'windows':>8} {'a window':>8}", flush=True)
+    for name in names:
+        keyframes, poses, depth = views_with_depth(load(name), config)
+        keyframes = [replace(keyframe, calibrated=calibrated) for keyframe in keyframes]
+        rows: list[dict[str, float]] = []
+        for seed in tqdm(range(seeds), desc=name, disable=not sys.stderr.isatty()):
+            inner = ErringReconstructor(poses, depth, keyframes[0].intrinsics, NetworkErrors(), seed, config.vggt)
+            errors = []
+            seconds: list[float] = []
+            refined = 0.0
+            for reconstructor in (inner, RefinedReconstructor(inner)):
+                slam, seconds = fuse(keyframes, reconstructor, config)
+                stamps, camera = slam.trajectory(slam.solution.largest_submap)
+                truth = np.array(sorted(poses)), np.array([poses[stamp] for stamp in sorted(poses)])
+                errors.append(accuracy(stamps, camera, *truth).ate_rmse)
+            refined = len(seconds)
+            rows.append({"ate_m": errors[0], "ate_refined_m": errors[1], "windows_refined": refined,
+                         "seconds": float(np.median(seconds)) if seconds else 0.0})
+            print(f"{name:<20} {len(keyframes):>6} {seed:>4} {errors[0]:>8.4f} {errors[1]:>8.4f} "
+                  f"{errors[1] / errors[0]:>6.2f} {refined:>8} {rows[-1]['seconds']:>8.2f}", flush=True)
+        ratios = [row["ate_refined_m"] / row["ate_m"] for row in rows]
+        results[name] = {"runs": rows, "ratio_median": float(np.median(ratios))}
+    return results

@@ -1,0 +1,198 @@
+"""Sub-pixel refinement of observations: every view of a point is aligned with one reference patch.
+
+Tracking from keyframe to keyframe drifts, and it is biased where the image scale grows (forward motion). With
+approximate poses and points the reference patch is warped into each view (by a plane through the point, fronto-parallel
+if its slant is not known), and only a shift, a gain and an offset are estimated (Baker and Matthews, Lucas-Kanade 20
+Years On, IJCV 2004), as in the feature alignment of SVO (Forster et al., TRO 2017). This also recovers observations
+that tracking had lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+ITERATIONS = 5
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """How patches are aligned.
+
+    Attributes:
+        radius: of the patch, pixels.
+        min_correlation: least correlation of an aligned patch with its template.
+        max_shift: largest shift of an aligned patch from where it was predicted, pixels.
+        max_anisotropy: largest ratio of the two scales by which the warp stretches a patch.
+
+    """
+
+    radius: int = 5
+    min_correlation: float = 0.85
+    max_shift: float = 3.0
+    max_anisotropy: float = np.inf
+
+
+DEFAULT = PatchOptions()
+
+
+def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, reference: NDArray[np.intp],
+                  observed: Array, shift: Array | None = None, slant: Array | None = None, views: Mask | None = None,
+                  options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
+    """Return where (n, S, 2) every view shows the patch of a point, pixels from the principal point, and if it does.
+
+    Args:
+        grays: the S images, uint8 (H, W).
+        scene: poses and points (n, 3).
+        centers: principal points (S, 2).
+        reference: (n,), the view whose patch is the template.
+        observed: (n, 2), where that view shows the point, pixels from the principal point.
+        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image; None: none.
+        slant: (n, 2), change of the inverse depth of the surface per pixel of the reference view, over the inverse
+            depth; None: the surface is parallel to the image.
+        views: (n, S), the views to align; None: all.
+        options: of the patches.
+
+    """
+    rows = np.arange(len(reference))
+    to_pixel = np.broadcast_to(centers if shift is None else centers + shift, (len(reference), len(grays), 2))
+    warp, projected = warps(scene, reference, observed, slant, options.radius)
+    pixels, found = align_in_images(grays, warp, projected + to_pixel, reference,
+                                    observed + to_pixel[rows, reference], views, options)
+    aligned = np.where(found[..., None], pixels - to_pixel, 0.0)
+    aligned[rows, reference] = observed
+    return aligned, found
+
+
+def align_in_images(grays: Sequence[NDArray[np.uint8]], warp: Array, guess: Array, reference: NDArray[np.intp],
+                    reference_pixels: Array, views: Mask | None = None,
+                    options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
+    """Return in which pixels (n, S, 2) every view shows the patch of a point, and if it does.
+
+    Args:
+        grays: the S images, uint8 (H, W).
+        warp, guess: from the reference view to every view, see `warps`, and where the patches should be, in pixels.
+        reference: (n,), the view whose patch is the template.
+        reference_pixels: (n, 2), where that view shows the point.
+        views: (n, S), the views to align; None: all.
+        options: of the patches.
+
+    """
+    rows, radius = np.arange(len(reference)), options.radius
+    offsets = _patch_grid(radius)
+    template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, radius)
+    area_ratio = np.abs(warp[..., 0, 0] * warp[..., 1, 1] - warp[..., 0, 1] * warp[..., 1, 0])
+    # The two scales of a warp have the product `area_ratio`, and their squares this sum.
+    squares = (warp**2).sum((-2, -1))
+    limit = options.max_anisotropy + 1 / options.max_anisotropy
+    possible = usable[:, None] & (reference[:, None] != np.arange(len(grays))) & (area_ratio > 0.2) & (
+        area_ratio < 5.0) & (squares < limit * np.maximum(area_ratio, 1e-9))
+    possible = possible if views is None else possible & views
+    height, width = grays[0].shape
+    aligned, found = np.zeros_like(guess), np.zeros(possible.shape, bool)
+    aligned[rows, reference], found[rows, reference] = reference_pixels, True
+    for view, gray in enumerate(grays):
+        start = guess[:, view]
+        inside = (start > radius + 2).all(1) & (start < [width - radius - 3, height - radius - 3]).all(1)
+        candidates = np.flatnonzero(possible[:, view] & inside)
+        if not len(candidates):
+            continue
+        step, correlation = _align(gray, start[candidates], warp[candidates, view], template[candidates],
+                                   gradients[candidates], contrasts[candidates], offsets)
+        good = (correlation > options.min_correlation) & (np.linalg.norm(step, axis=1) < options.max_shift)
+        chosen = candidates[good]
+        aligned[chosen, view] = start[chosen] + step[good]
+        found[chosen, view] = True
+    return aligned, found
+
+
+def warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array | None,
+          radius: int) -> tuple[Array, Array]:
+    """Return affine warps (n, S, 2, 2) from the reference view to every view, and the projections (n, S, 2).
+
+    Arguments as for `align_patches`; `pixels` (n, 2) are from the principal point.
+    """
+    in_reference = scene.in_cameras()[np.arange(len(reference)), reference]
+    focal = scene.focal[reference]
+    probes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) * radius
+    image = pixels[:, None] + probes
+    depth = in_reference[:, None, 2:]
+    if slant is not None:
+        depth = depth / np.maximum(1 + slant @ probes.T, 0.2)[..., None]
+    plane = np.concatenate([image / focal[:, None], np.ones((len(reference), 3, 1))], -1) * depth
+    world = np.einsum("nji,nkj->nki", scene.rotation[reference], plane - scene.translation[reference][:, None])
+    views = np.einsum("sij,nkj->nski", scene.rotation, world) + scene.translation[:, None]
+    depth = views[..., 2:]
+    projected = np.where(depth > 1e-6, views[..., :2] / np.maximum(depth, 1e-6), -1e6) * scene.focal[:, None]
+    warp = np.stack([projected[:, :, 1] - projected[:, :, 0], projected[:, :, 2] - projected[:, :, 0]], -1) / radius
+    return warp, projected[:, :, 0]
+
+
+def _patch_grid(radius: int) -> Array:
+    axis = np.arange(-radius, radius + 1.0)
+    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+
+def _templates(grays: Sequence[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
+               radius: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
+    """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
+    side = 2 * radius + 3
+    bordered_offsets = _patch_grid(radius + 1)
+    patch = np.zeros((len(reference_pixels), len(bordered_offsets)), np.float32)
+    for view, gray in enumerate(grays):
+        selected = np.flatnonzero(reference == view)
+        patch[selected] = _sample(gray, reference_pixels[selected, None] + bordered_offsets)
+    square = patch.reshape(-1, side, side)
+    inner = square[:, 1:-1, 1:-1].reshape(len(patch), -1)
+    gradient_x, gradient_y = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
+    gradients = np.asarray(np.stack([gradient_x, gradient_y], -1).reshape(len(patch), inner.shape[1], 2) / 2,
+                           np.float32)
+    inner = np.asarray(inner - inner.mean(1, keepdims=True), np.float32)
+    contrasts = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
+    usable = contrasts > 3.0 * (2 * radius + 1)
+    return inner, gradients, contrasts, usable
+
+
+def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArray[np.float32],
+           template_gradient: NDArray[np.float32], template_contrast: NDArray[np.float32],
+           offsets: Array) -> tuple[Array, Array]:
+    """Return the shifts (n, 2) that align warped templates with an image, and the final correlations (n,)."""
+    if not len(start):
+        return np.zeros((0, 2)), np.zeros(0)
+    warped = np.einsum("nij,pj->npi", affine, offsets)
+    gradient = template_gradient @ np.linalg.inv(affine).astype(np.float32)
+    gradient = gradient - gradient.mean(1, keepdims=True)
+    # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
+    gain_direction = np.einsum("npi,np->ni", gradient, template) / template_contrast[:, None] ** 2
+    gradient = gradient - gain_direction[:, None] * template[..., None]
+    transposed = gradient.swapaxes(1, 2)
+    hessian = transposed @ gradient + 1e-3 * np.eye(2, dtype=np.float32)
+    solve = np.linalg.inv(hessian) @ transposed
+    shift, correlation = np.zeros((len(start), 2)), np.zeros(len(start))
+    for iteration in range(ITERATIONS):
+        patch = _sample(gray, (start + shift)[:, None] + warped)
+        patch -= patch.mean(1, keepdims=True)
+        contrast = np.maximum(np.linalg.norm(patch, axis=1), 1e-3)
+        correlation = np.einsum("np,np->n", patch, template) / (contrast * template_contrast)
+        if iteration + 1 < ITERATIONS:
+            error = template - patch * (template_contrast / contrast)[:, None]
+            shift += np.clip(np.einsum("nip,np->ni", solve, error), -1.0, 1.0)
+    return shift, correlation
+
+
+def _sample(gray: NDArray[np.uint8], at: Array) -> NDArray[np.float32]:
+    """Return the image values at points (n, p, 2) by bilinear interpolation, float32 (n, p)."""
+    points = at.astype(np.float32)
+    if not len(points):
+        return np.zeros(points.shape[:2], np.float32)
+    return cv2.remap(gray.astype(np.float32), points[..., 0].copy(), points[..., 1].copy(), cv2.INTER_LINEAR,
+                     borderMode=cv2.BORDER_REPLICATE)

@@ -1,0 +1,52 @@
+"""Local planes of a depth map, dense or sparse: inverse depth is linear in the pixels of a plane."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_MIN_SAMPLES = 4
+_FLAT = 3.0
+"""Weight of a surface parallel to the image, in samples a pixel away: where samples say nothing of the slant."""
+_MAX_PROBES = 13
+"""Pixels along each side of the neighborhood that are looked at where depth is dense."""
+
+
+def local_planes(depth: NDArray[np.float32], pixels: Array, radius: int) -> tuple[Array, Array, Array]:
+    """Return inverse depth (n,), its slant (n, 2) and its relative scatter (n,) around pixels of a depth map.
+
+    Least squares over the known depth within `radius` pixels. The slant is the change of inverse depth per pixel over
+    the inverse depth. Inverse depth is NaN where fewer than 4 pixels are known.
+
+    Args:
+        depth: (h, w), NaN where unknown.
+        pixels: (n, 2), x and y.
+        radius: of the neighborhood, pixels.
+
+    """
+    height, width = depth.shape
+    known_share = float((depth > 0).mean())
+    stride = max(1, round(2 * radius / _MAX_PROBES)) if known_share > 0.3 else 1
+    axis = np.arange(-radius, radius + 1, stride)
+    offset_x, offset_y = (grid.ravel() for grid in np.meshgrid(axis, axis))
+    center = np.rint(pixels).astype(int)
+    x, y = center[:, :1] + offset_x, center[:, 1:] + offset_y
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    values = depth[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)].astype(np.float64)
+    known = inside & (values > 0)
+    weight = known.astype(np.float64)
+    inverse = np.where(known, 1 / np.where(known, values, 1.0), 0.0)
+    design = np.stack([weight, weight * (x - pixels[:, :1]), weight * (y - pixels[:, 1:])], -1)  # (n, p, 3)
+    normal = design.swapaxes(1, 2) @ design + np.diag([0.0, _FLAT, _FLAT])
+    count = weight.sum(1)
+    enough = count >= _MIN_SAMPLES
+    normal[~enough] = np.eye(3)
+    right = (design * inverse[..., None]).sum(1)
+    plane = np.linalg.solve(normal, right[..., None])[..., 0]
+    error = (inverse - (design @ plane[..., None])[..., 0]) * weight
+    enough &= plane[:, 0] > 0
+    rho = np.where(enough, plane[:, 0], np.nan)
+    with np.errstate(invalid="ignore"):
+        return rho, plane[:, 1:] / rho[:, None], np.sqrt((error**2).sum(1) / np.maximum(count - 3, 1)) / rho

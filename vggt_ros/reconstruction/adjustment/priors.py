@@ -1,0 +1,99 @@
+"""What is known of cameras and points besides where images show them: poses and depth by a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.sim3 import rotation_vectors
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene
+from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PosePrior:
+    """Expected poses of the cameras.
+
+    Attributes:
+        rotation, translation: `camera_world`, (S, 3, 3) and (S, 3).
+        sigma_rotation, sigma_translation: how far they may be off, radians and units of the scene.
+
+    """
+
+    rotation: Array
+    translation: Array
+    sigma_rotation: float
+    sigma_translation: float
+
+    def cost(self, scene: Scene) -> float:
+        """Return the weighted squared error."""
+        return float((self._weight * self._error(scene) ** 2).sum())
+
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
+        """Add it to normal equations."""
+        size, weight = 6 * len(free), np.tile(self._weight, len(free))
+        system.cameras[np.arange(size), np.arange(size)] += weight
+        system.cameras_gradient[:size] += weight * self._error(scene)[free].ravel()
+
+    @property
+    def _weight(self) -> Array:
+        return (PIXEL_SIGMA / np.array([self.sigma_rotation] * 3 + [self.sigma_translation] * 3)) ** 2
+
+    def _error(self, scene: Scene) -> Array:
+        """Return the perturbations on the left (S, 6), [rotation, translation], from the expected poses."""
+        turn = scene.rotation @ self.rotation.swapaxes(1, 2)
+        moved = np.einsum("sij,sj->si", turn, self.translation)
+        return np.concatenate([rotation_vectors(turn), scene.translation - moved], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthPrior:
+    """Expected depth of points in one camera each.
+
+    It ties the scales of parts of a window to each other that few observations connect. Large errors count less
+    (Geman-McClure).
+
+    Attributes:
+        view: (n,), the camera.
+        depth: (n,), of the point along its optical axis.
+        sigma: relative standard deviation of one; errors of a camera's depth are alike, so this is larger than that of
+            a pixel.
+
+    """
+
+    view: NDArray[np.intp]
+    depth: Array
+    sigma: float
+
+    def cost(self, scene: Scene) -> float:
+        """Return the robust cost."""
+        square = self._residual(scene) ** 2
+        return float((PIXEL_SIGMA**2 * square / (1 + square / 9)).sum())
+
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
+        """Add it to normal equations."""
+        rows, view = np.arange(len(self.view)), self.view
+        residual = self._residual(scene)
+        root = PIXEL_SIGMA / (1 + residual**2 / 9)
+        scale = root / (self.sigma * self.depth)
+        x, y, _ = scene.in_cameras()[rows, view].T
+        zero = np.zeros(len(view))
+        j_camera = np.stack([y, -x, zero, zero, zero, zero + 1]) * scale  # (6, n)
+        j_point = scene.rotation[view, 2].T * scale  # (3, n)
+        residual = residual * root
+        system.points[:] += j_point[:, None] * j_point[None]
+        system.points_gradient[:] += j_point * residual
+        for row, camera in enumerate(free):
+            mine = view == camera
+            block = slice(6 * row, 6 * row + 6)
+            system.cameras[block, block] += j_camera[:, mine] @ j_camera[:, mine].T
+            system.cameras_gradient[block] += j_camera[:, mine] @ residual[mine]
+            system.coupling[block][:, :, mine] += j_camera[:, None, mine] * j_point[None, :, mine]
+
+    def _residual(self, scene: Scene) -> Array:
+        depth = scene.in_cameras()[np.arange(len(self.view)), self.view, 2]
+        return np.asarray((depth / self.depth - 1) / self.sigma)
