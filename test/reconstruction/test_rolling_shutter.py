@@ -9,7 +9,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.multiview import Multiview
-from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second
+from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second, velocity_grid
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.keyframe import Corners, Keyframe
@@ -78,7 +78,7 @@ def test_shift_is_velocity_times_row_height():
     moving = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, corners)
     still = Keyframe(1, 1, moving.image, np.eye(3))
     tracks = np.array([[[10.0, 0.0], [1, 1]], [[10.0, 120.0], [1, 1]], [[10.0, 240.0], [np.nan, np.nan]]])
-    shift_rate = shift_per_second(tracks, (moving, still))
+    shift_rate = shift_per_second(tracks, [velocity_grid(moving), velocity_grid(still)], (320, 240))
     assert np.allclose(shift_rate[:, 0], [[-50, 25], [0, 0], [50, -25]])
     assert not shift_rate[:, 1].any()
 

@@ -91,7 +91,7 @@ class FeatureTracks:
         free = np.full(self._gray.shape, 255, np.uint8) if free is None else free
         for x, y in self.pixels.astype(int):
             cv2.circle(free, (int(x), int(y)), spacing, 0, -1)
-        self.append(detect_corners(self._gray, missing, spacing, free))
+        self.append(detect_corners(self._gray, missing, spacing, free, strongest=True))
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Track `pixels` (k, 2) of the newest image from now on, and return their ids (k,).

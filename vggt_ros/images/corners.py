@@ -15,8 +15,11 @@ _COLUMNS, _ROWS = 6, 4
 """Size of the grid."""
 _QUALITY = 0.02
 """Smallest response of a corner, as a fraction of the strongest one in its cell."""
-_NOISE_FACTOR = 5.0
-"""Smallest response of a corner, as a multiple of that of noise."""
+_NOISE_FACTOR, _WEAK_NOISE_FACTOR = 15.0, 5.0
+"""Smallest response of a corner, as a multiple of that of noise: its position is then certain to 0.1 px. Below it, to 0.2
+px, are weak ones."""
+_WEAK_SHARE = 0.5
+"""Weak corners are used where this fraction of the wanted number is not reached without them."""
 _BLOCK = 5
 """Side of the patch of a corner, pixels."""
 _MIN_SIGMA = 1.0
@@ -25,7 +28,7 @@ _PASSES = 3
 
 
 def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
-                   free: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+                   free: NDArray[np.uint8] | None = None, strongest: bool = False) -> NDArray[np.float32]:
     """Return up to `count` corners (n, 2), x and y, about `spacing` pixels apart, the strongest of each cell first.
 
     Args:
@@ -33,17 +36,20 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
         count: largest number of corners.
         spacing: smallest distance in x or y, pixels.
         free: 0 where no corner may be, uint8 (H, W).
+        strongest: return the strongest of the whole image, which are tracked longest; the cells only set thresholds.
 
     """
     height, width = gray.shape
     response = cv2.cornerMinEigenVal(gray, _BLOCK, ksize=3)
-    response[response < _NOISE_FACTOR * _noise_response(gray)] = 0
+    noise = _noise_response(gray)
+    weak = response < _NOISE_FACTOR * noise
+    response[response < _WEAK_NOISE_FACTOR * noise] = 0
     response[:3], response[-3:], response[:, :3], response[:, -3:] = 0, 0, 0, 0
     if free is not None:
         response[free == 0] = 0
     rows = np.linspace(0, height, _ROWS + 1).astype(int)
     columns = np.linspace(0, width, _COLUMNS + 1).astype(int)
-    cell = np.zeros(gray.shape, np.uint8)
+    cell, absolute = np.zeros(gray.shape, np.uint8), response.copy()
     for i in range(_ROWS):
         for j in range(_COLUMNS):
             tile = np.s_[rows[i]:rows[i + 1], columns[j]:columns[j + 1]]
@@ -52,12 +58,14 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
     # Of pixels with the same response, which compression makes common in plain parts, one is a little stronger.
     response *= 1 - 1e-3 * np.random.default_rng(0).random(gray.shape, np.float32)
     y, x = np.nonzero(_peaks(response, spacing))
-    strength, cells = response[y, x], cell[y, x]
+    strength, cells, is_weak = response[y, x], cell[y, x], weak[y, x]
     order = np.lexsort((-strength, cells))
     first = np.searchsorted(cells[order], np.arange(_ROWS * _COLUMNS))
     rank = np.arange(len(order)) - first[cells[order]]  # of each corner among those of its cell
-    # In rounds: from every cell its next strongest one.
-    order = order[np.lexsort((-strength[order], rank))][:count]
+    # In rounds: from every cell its next strongest one; the weak ones come last.
+    most = min(count, max(int((~is_weak).sum()), round(_WEAK_SHARE * count)))
+    order = np.argsort(-absolute[y, x]) if strongest else order[np.lexsort((-strength[order], rank, is_weak[order]))]
+    order = order[:most]
     return np.stack([x[order], y[order]], 1).astype(np.float32)
 
 

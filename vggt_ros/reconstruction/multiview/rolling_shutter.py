@@ -26,6 +26,8 @@ NEIGHBORS = 5
 """Nearest features with known velocity; their median velocity is that of a cell of the grid."""
 MIN_SHIFT_RATE = 10.0
 """Smallest RMS shift of the observations per second of readout, pixels, for a window to be used in the estimate."""
+MIN_CURVATURE = 0.04
+"""Smallest relative increase of the cost by a shift of one pixel, RMS, for a window to say anything."""
 MAX_WINDOWS = 10
 """Number of windows used; after them the estimate is kept."""
 DEADBAND = 0.005
@@ -86,11 +88,13 @@ class ReadoutEstimator:
         self._windows_left = MAX_WINDOWS if setting < 0 else 0
         self.seconds = max(setting, 0.0)
 
-    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
+    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array,
+               radial_sigma: float = 0.0) -> None:
         """Update the estimate with a solved window, from the cost at three readout times.
 
         All tracked observations (n, S) are used, not only the inliers of the solution: those were selected with the
-        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time.
+        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time. The radial distortion, which
+        has taken some of the shift, is estimated again where it has a standard deviation.
         """
         rms_rate = float(np.sqrt((shift_rate[tracked] ** 2).mean())) if self._windows_left else 0.0
         if rms_rate < MIN_SHIFT_RATE:
@@ -104,11 +108,12 @@ class ReadoutEstimator:
         costs = []
         for offset in (-step, 0.0, step):
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, solution.registered, fixed, iterations=25)
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, solution.registered, fixed, 25,
+                                              radial_sigma=radial_sigma)
             square = (scene.residuals(observations) ** 2).sum(-1)[tracked & solution.registered]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
-        if curvature < 0.02:  # no distinct minimum
+        if curvature < MIN_CURVATURE:  # no distinct minimum
             return
         minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -1, 1))
         # Older windows have less weight: they were evaluated with a worse estimate.
