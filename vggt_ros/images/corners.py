@@ -16,8 +16,8 @@ _COLUMNS, _ROWS = 6, 4
 _QUALITY = 0.02
 """Smallest response of a corner, as a fraction of the strongest one in its cell."""
 _NOISE_FACTOR, _WEAK_NOISE_FACTOR = 15.0, 5.0
-"""Smallest response of a corner, as a multiple of that of noise: its position is then certain to 0.1 px. Below it, to 0.2
-px, are weak ones."""
+"""Smallest response of a corner, as a multiple of that of noise: its position is then certain to 0.1 px. The
+weak ones below it are certain to 0.2 px."""
 _WEAK_SHARE = 0.5
 """Weak corners are used where this fraction of the wanted number is not reached without them."""
 _BLOCK = 5

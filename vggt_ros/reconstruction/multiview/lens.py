@@ -2,7 +2,9 @@
 
 A calibration is never exact. In a bend, where the image moves by its own width, radial distortion of a few pixels at
 the border is taken for motion, and the scale drifts by ten percent. It is a constant of the camera, so the estimate of
-one window is the prior of the next.
+one window is the prior of the next. Windows differ in it by more than their observations explain (blur, rolling
+shutter, patches that grow in forward motion), so a distortion that is not clearly larger than this is not corrected:
+a free parameter more would make the poses of every window worse.
 """
 
 from __future__ import annotations
@@ -12,16 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.adjustment.bundle import undistorted
+from vggt_ros.reconstruction.adjustment.bundle import Scene, undistorted
+from vggt_ros.reconstruction.adjustment.covariance import lens_sigmas
 
 Array = NDArray[np.float64]
 
 UNCALIBRATED = 0.2, 0.05
 """Standard deviations of an assumed focal length, relative, and of the radial distortion without a calibration."""
-MIN_SIGMA = 0.001
+MIN_FOCAL_SIGMA, MIN_RADIAL_SIGMA = 0.001, 0.003
 """Smallest standard deviation of either: autofocus and temperature change lenses, too."""
 INFLATION = 2.0
-"""Factor of the standard deviations of a window: windows share observations, whose errors are not independent."""
+"""Factor of the focal standard deviation of a window: windows share observations, whose errors are not independent."""
+WINDOW_RADIAL_SIGMA = 0.01
+"""Standard deviation of the radial distortion by a window beside that by its observations."""
+MIN_RADIAL, SIGNIFICANCE = 0.01, 2.0
+"""Smallest radial distortion that is corrected, also as a multiple of its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +48,59 @@ class Lens:
     radial_sigma: float = 0.0
 
     @property
-    def is_settled(self) -> bool:
-        """True if the estimate will hardly change any more."""
-        return self.focal_sigma < 0.01 and self.radial_sigma < 0.004
+    def applied(self) -> float:
+        """The radial distortion that observations are corrected for: 0 if it is small or uncertain."""
+        return self.radial if abs(self.radial) > max(MIN_RADIAL, SIGNIFICANCE * self.radial_sigma) else 0.0
 
-    def updated(self, focal_factor: float, radial: float, focal_sigma: float, radial_sigma: float) -> Lens:
-        """Return the lens by a window for which this one was the prior."""
+    @property
+    def is_settled(self) -> bool:
+        """True if what is corrected will hardly change any more."""
+        return self.focal_sigma < 0.01 and (not self.applied or self.radial_sigma < 0.007)
+
+    def updated(self, scene: Scene, observations: Array, inliers: NDArray[np.bool_], registered: NDArray[np.bool_],
+                focal: Array) -> Lens:
+        """Return the lens by an adjusted window for which this one was the prior.
+
+        Args:
+            scene: solution in which what of the lens has a standard deviation was estimated.
+            observations: (n, S, 2), corrected for what this lens applies.
+            inliers: (n, S), those that were used.
+            registered: (S,), the cameras that have a pose.
+            focal: (S, 2), focal lengths by this lens.
+
+        """
+        if not (self.focal_sigma or self.radial_sigma):
+            return self
+        columns, rows = np.flatnonzero(registered), np.flatnonzero(inliers.any(1))
+        part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
+                     scene.radial)
+        grid = np.ix_(rows, columns)
+        focal_sigma, radial_sigma = lens_sigmas(part, observations[grid], inliers[grid], 0, self.focal_sigma,
+                                                self.radial_sigma)
         changes: dict[str, float] = {}
         if self.focal_sigma:
-            changes |= {"focal_factor": focal_factor, "focal_sigma": _limited(focal_sigma, self.focal_sigma)}
+            limits = min(MIN_FOCAL_SIGMA, self.focal_sigma), self.focal_sigma
+            changes |= {"focal_factor": self.focal_factor * float(scene.focal[columns[0], 0] / focal[columns[0], 0]),
+                        "focal_sigma": float(np.clip(INFLATION * focal_sigma, *limits))}
         if self.radial_sigma:
-            changes |= {"radial": radial, "radial_sigma": _limited(radial_sigma, self.radial_sigma)}
+            radial, sigma = _combined(self.radial, self.radial_sigma, self.applied + scene.radial, radial_sigma)
+            changes |= {"radial": radial, "radial_sigma": sigma}
         return replace(self, **changes)
 
 
-def _limited(sigma: float, before: float) -> float:
-    return float(np.clip(INFLATION * sigma, min(MIN_SIGMA, before), before))
+def _combined(prior: float, prior_sigma: float, posterior: float, sigma: float) -> tuple[float, float]:
+    """Return estimate and standard deviation of the radial distortion after a window.
+
+    What its observations say is what makes the `posterior` of the `prior`; it is as uncertain as windows differ.
+    """
+    information = max(1 / max(sigma, 1e-6) ** 2 - 1 / prior_sigma**2, 0.0)
+    if information <= 0.0:
+        return prior, prior_sigma
+    measured = (posterior / sigma**2 - prior / prior_sigma**2) / information
+    weight = 1 / (1 / information + WINDOW_RADIAL_SIGMA**2)
+    total = weight + 1 / prior_sigma**2
+    return ((weight * measured + prior / prior_sigma**2) / total,
+            float(np.clip(total**-0.5, min(MIN_RADIAL_SIGMA, prior_sigma), prior_sigma)))
 
 
 def distorted(observations: Array, focal: Array, radial: float) -> Array:

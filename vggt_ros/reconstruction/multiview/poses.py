@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import mean_rotation
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
+from vggt_ros.reconstruction.multiview.lens import Lens
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,6 +25,7 @@ MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
+_UNCHANGED = Lens()
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class SparseReconstruction:
         inliers: (n, S), the observations that agree with the scene.
         observations: (n, S, 2), the observations used, pixels from the principal point.
         initial_pair: the keyframes of the initial two-view geometry.
+        lens: what the solution says of the lens.
 
     """
 
@@ -44,6 +47,7 @@ class SparseReconstruction:
     inliers: Mask
     observations: Array
     initial_pair: tuple[int, int]
+    lens: Lens = _UNCHANGED
 
 
 def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list[tuple[float, float, int, int]]:

@@ -70,10 +70,14 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
     aligned, valid, reference = refine(scene, measured, inliers, reference, done)
-    scene, inliers = triangulate_and_adjust(scene, aligned, valid, solved.registered, fixed, iterations=20,
-                                            focal_sigma=measured.lens.focal_sigma,
-                                            radial_sigma=measured.lens.radial_sigma)
-    return replace(solved, scene=scene, inliers=inliers, observations=aligned), reference
+    lens, start = measured.lens, replace(scene, radial=measured.lens.radial - measured.lens.applied)
+    scene, inliers = triangulate_and_adjust(start, aligned, valid, solved.registered, fixed, 20, lens.focal_sigma,
+                                            lens.radial_sigma)
+    updated = lens.updated(scene, aligned, inliers, solved.registered, measured.focal)
+    if lens.radial_sigma and not updated.applied:  # free in the estimate only
+        start = replace(start, focal=scene.focal, radial=-lens.applied)
+        scene, inliers = triangulate_and_adjust(start, aligned, valid, solved.registered, fixed, 20)
+    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=updated), reference
 
 
 def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int, agreeing: int,

@@ -17,7 +17,6 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.adjustment.covariance import lens_sigmas
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
@@ -55,20 +54,6 @@ class _Solution:
     def known(self) -> int:
         """Number of views that were solved before."""
         return 0 if self.before is None else len(self.before.views)
-
-    @property
-    def lens(self) -> Lens:
-        """The lens by this solution."""
-        measured, scene, lens = self.measured, self.solved.scene, self.measured.lens
-        registered = np.flatnonzero(self.solved.registered)
-        rows = np.flatnonzero(self.solved.inliers.any(1))
-        part = Scene(scene.rotation[registered], scene.translation[registered], scene.points[rows],
-                     scene.focal[registered], scene.radial)
-        grid = np.ix_(rows, registered)
-        sigmas = lens_sigmas(part, self.solved.observations[grid], self.solved.inliers[grid], 0, lens.focal_sigma,
-                             lens.radial_sigma)
-        factor = float(scene.focal[registered[0], 0] / measured.views[registered[0]].keyframe.intrinsics[0, 0])
-        return lens.updated(factor, lens.radial + scene.radial, *sigmas)
 
     def newest(self, count: int) -> tuple[NDArray[np.bool_], Array]:
         """Return which tracks the newest `count` views observe (n, S), and the shift rates (n, S, 2)."""
@@ -130,10 +115,11 @@ class Multiview:
         local = self._local_map(solution)
         times.append(time.perf_counter())
         if self._local is None or max(window.ids) > self._local.ids[-1]:  # not so the joint window of a loop
-            self._local, self._lens = local, solution.lens
+            self._local, self._lens = local, solution.solved.lens
         seconds = np.diff(times)
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "readout_s": self.readout,
-                  "radial": self._lens.radial, "radial_sigma": self._lens.radial_sigma,
+                  "radial": self._lens.applied, "radial_estimate": self._lens.radial,
+                  "radial_sigma": self._lens.radial_sigma,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
                   "depth_s": seconds[1]}
         return _geometry(local, window, {name: float(value) for name, value in report.items()})
@@ -202,7 +188,7 @@ class Multiview:
         small_grays, small_intrinsics = _downscale([view.features.gray for view in views], intrinsics,
                                                    self._settings.depth_width)
         wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
-        radial = measured.lens.radial + scene.radial
+        radial = measured.lens.applied + scene.radial
         pinhole = _remapped(small_grays, small_intrinsics[0], radial, True, cv2.INTER_LINEAR)
         depth, sigma = dense.dense_depth(pinhole, small_intrinsics, camera_poses, scene.points,
                                          solved.inliers[:, kept], wanted=wanted)

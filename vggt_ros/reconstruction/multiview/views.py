@@ -88,11 +88,11 @@ class Measurements:
 
     def to_observations(self, pixels: Array, shift: Array, views: Any) -> Array:
         """Return pixels (..., 2) in the images of `views`, which index the S views, as observations."""
-        return undistorted(pixels - shift - self.centers[views], self.focal[views], self.lens.radial)
+        return undistorted(pixels - shift - self.centers[views], self.focal[views], self.lens.applied)
 
     def to_pixels(self, observations: Array, shift: Array, views: Any) -> Array:
         """Return observations (..., 2) as pixels in the images of `views`, which index the S views."""
-        return distorted(observations, self.focal[views], self.lens.radial) + self.centers[views] + shift
+        return distorted(observations, self.focal[views], self.lens.applied) + self.centers[views] + shift
 
     def _shift_rate_at(self, pixels: Array) -> Array:
         return shift_per_second(pixels, [view.velocity for view in self.views],
