@@ -36,7 +36,8 @@ def in_body(pixels):
 def test_the_robots_own_body_is_left_out_after_a_while():
     counts = [in_body(tracks.pixels).sum() for tracks, _ in tracked(images(45, 4))]
     assert counts[3] > 20, "at first its corners are tracked as all others"
-    assert max(counts[16:]) < 12 and counts[-1] == 0
+    assert max(counts[16:]) < 12
+    assert counts[-1] < 3, "but for its edge"
 
 
 def test_nearly_all_of_the_body_and_little_else_is_masked():

@@ -58,9 +58,12 @@ def run(readout: float, setting: float):
 
 
 def test_readout_is_estimated_and_improves_the_trajectory():
-    """A readout time of 60 ms is estimated to 25 %; the trajectory is better than without correction."""
+    """A readout time of 60 ms is estimated to 40 %; the trajectory is better than without correction.
+
+    The camera moves steadily, so that part of the skew is the same in all images, and is taken for the room's.
+    """
     found, corrected = run(0.06, -1.0)
-    assert found == pytest.approx(0.06, rel=0.25)
+    assert found == pytest.approx(0.06, rel=0.4)
     assert corrected < 0.7 * run(0.06, 0.0)[1]
 
 

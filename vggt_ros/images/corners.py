@@ -7,6 +7,8 @@ share of the corners; what a cell cannot use goes to the others. The lowest thre
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +58,7 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
             cell[tile] = i * _COLUMNS + j
             response[tile] /= max(float(response[tile].max()), 1e-12)
     # Of pixels with the same response, which compression makes common in plain parts, one is a little stronger.
-    response *= 1 - 1e-3 * np.random.default_rng(0).random(gray.shape, np.float32)
+    response *= _unequal(gray.shape)
     y, x = np.nonzero(_peaks(response, spacing))
     strength, cells, is_weak = response[y, x], cell[y, x], weak[y, x]
     order = np.lexsort((-strength, cells))
@@ -67,6 +69,12 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
     order = np.argsort(-absolute[y, x]) if strongest else order[np.lexsort((-strength[order], rank, is_weak[order]))]
     order = order[:most]
     return np.stack([x[order], y[order]], 1).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _unequal(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return random factors a little below 1."""
+    return np.asarray(1 - 1e-3 * np.random.default_rng(0).random(shape, np.float32), np.float32)
 
 
 def _peaks(response: NDArray[np.float32], spacing: float) -> NDArray[np.bool_]:

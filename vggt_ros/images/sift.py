@@ -98,12 +98,13 @@ def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
 
 
 def _epipolar_error(essential: NDArray[np.float64], first: NDArray[np.float64],
-                    second: NDArray[np.float64]) -> NDArray[np.float64]:
+                    second: NDArray[np.float64]) -> Float:
     """Return the distances (n, m), at depth 1, of the rays `second` (m, 3) to the epipolar lines of `first` (n, 3).
 
     The larger one of both directions.
     """
     lines, back = first @ essential.T, second @ essential
-    product = np.abs(lines @ second.T)
-    return np.maximum(product / np.linalg.norm(lines[:, :2], axis=1)[:, None],
-                      product / np.linalg.norm(back[:, :2], axis=1)[None])
+    product = np.abs(lines.astype(np.float32) @ second.T.astype(np.float32))
+    weight, other = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
+    product *= np.maximum(weight[:, None], other[None])
+    return product

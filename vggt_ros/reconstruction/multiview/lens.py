@@ -53,6 +53,11 @@ class Lens:
         return self.radial if abs(self.radial) > max(MIN_RADIAL, SIGNIFICANCE * self.radial_sigma) else 0.0
 
     @property
+    def is_certain(self) -> bool:
+        """True if more windows would not change the estimate."""
+        return not self.focal_sigma and self.radial_sigma <= MIN_RADIAL_SIGMA
+
+    @property
     def is_settled(self) -> bool:
         """True if what is corrected will hardly change any more."""
         return self.focal_sigma < 0.01 and (not self.applied or self.radial_sigma < 0.007)

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
     SparseReconstruction,
 )
+from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.views import Measurements
 
+Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_ANGLE = 0.4
@@ -70,14 +73,32 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
     aligned, valid, reference = refine(scene, measured, inliers, reference, done)
-    lens, start = measured.lens, replace(scene, radial=measured.lens.radial - measured.lens.applied)
-    scene, inliers = triangulate_and_adjust(start, aligned, valid, solved.registered, fixed, 20, lens.focal_sigma,
-                                            lens.radial_sigma)
-    updated = lens.updated(scene, aligned, inliers, solved.registered, measured.focal)
-    if lens.radial_sigma and not updated.applied:  # free in the estimate only
-        start = replace(start, focal=scene.focal, radial=-lens.applied)
-        scene, inliers = triangulate_and_adjust(start, aligned, valid, solved.registered, fixed, 20)
-    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=updated), reference
+    scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
+    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), reference
+
+
+def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered: Mask, fixed: int | Mask,
+                      measured: Measurements) -> tuple[Scene, Mask, Lens]:
+    """Return scene and inliers after bundle adjustment, and what they say of the lens.
+
+    Radial distortion that is not significant is free in the estimate only.
+    """
+    lens = measured.lens
+    if lens.focal_sigma or lens.applied:
+        free = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, lens.focal_sigma,
+                                      lens.radial_sigma)
+        updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
+        if updated.applied or not lens.radial_sigma:
+            return *free, updated
+        start = replace(start, focal=free[0].focal, radial=-lens.applied)
+        return *triangulate_and_adjust(start, observations, valid, registered, fixed, 20), updated
+    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, 20)
+    if lens.is_certain:
+        return *plain, lens
+    free = triangulate_and_adjust(replace(plain[0], radial=lens.radial), observations, valid, registered, fixed, 20,
+                                  radial_sigma=lens.radial_sigma)
+    updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
+    return *(free if updated.applied else plain), updated
 
 
 def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int, agreeing: int,

@@ -101,16 +101,17 @@ class ReadoutEstimator:
             return
         self._windows_left -= 1
         step = 1.0 / rms_rate  # seconds of readout that shift the observations by one pixel
-        fixed = int(np.argmax(solution.registered))
-        rows = np.argsort(-(tracked & solution.registered).sum(1), kind="stable")[:MAX_TRACKS]
+        used = solution.registered & tracked.any(0)
+        fixed = int(np.argmax(used))
+        rows = np.argsort(-(tracked & used).sum(1), kind="stable")[:MAX_TRACKS]
         tracked, shift_rate, initial = tracked[rows], shift_rate[rows], replace(
             solution.scene, points=solution.scene.points[rows])
         costs = []
         for offset in (-step, 0.0, step):
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, solution.registered, fixed, 25,
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25,
                                               radial_sigma=radial_sigma)
-            square = (scene.residuals(observations) ** 2).sum(-1)[tracked & solution.registered]
+            square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
         if curvature < MIN_CURVATURE:  # no distinct minimum
