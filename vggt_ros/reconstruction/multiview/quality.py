@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
     SparseReconstruction,
 )
-from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.views import Measurements
 

@@ -187,7 +187,7 @@ def _motion_around(points: NDArray[np.float32], first: NDArray[np.float32],
                    second: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return an initial guess (n, 2) of the motion of points: the mean motion of the nearest matches (k, 2)."""
     distance = np.linalg.norm(points[:, None] - first[None], axis=2)
-    nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
+    nearest = np.argpartition(distance, min(NEIGHBORS, len(first)) - 1, axis=1)[:, :NEIGHBORS]
     weight = 1.0 / (np.take_along_axis(distance, nearest, 1) + 5.0)
     motion = (second - first)[nearest]
     return np.asarray((weight[..., None] * motion).sum(1) / weight.sum(1, keepdims=True), np.float32)
