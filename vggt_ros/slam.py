@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,6 +41,8 @@ from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solut
 _LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
+MAX_LOCATED_LATE = 20_000
+"""Poses of images that were located late that are kept, 1 kB each."""
 
 
 class Slam:
@@ -51,7 +54,8 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
         scale: the combination of these sources.
-        located_late: poses of images that had none when they came, found when keyframes around them were solved.
+        located_late: poses of the newest images that had none when they came, found when keyframes around them were
+            solved.
 
     """
 
@@ -147,7 +151,7 @@ class Slam:
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
-        self.located_late: list[TrackedFrame] = []
+        self.located_late: deque[TrackedFrame] = deque(maxlen=MAX_LOCATED_LATE)
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)

@@ -16,9 +16,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
+from vggt_ros.images.mask import Mask, read_mask
 from vggt_ros.ros.images import ImageError, decode, decode_compressed
 from vggt_ros.ros.messages import nanoseconds
 from vggt_ros.ros.silence import describe_publishers, explain_silence
+from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
 
@@ -76,6 +78,7 @@ class ImageSource:
         self._camera: Camera | None = None
         self._info_error = ""
         self._rectifier: Rectifier | None = None
+        self._excluded: Mask | None = None
         self._stamp: int | None = None
         self._sequence: int | None = None
         self._last_warning = 0.0
@@ -150,7 +153,7 @@ class ImageSource:
                 self.counts["waiting"] += 1
                 return
             rectified = rectifier(image)
-        except (ImageError, CameraError) as error:
+        except (ImageError, CameraError, ConfigError) as error:
             self.counts["refused"] += 1
             self._node.get_logger().error(f"{self.topic}: {error}", throttle_duration_sec=LOG_PERIOD)
             return
@@ -161,7 +164,7 @@ class ImageSource:
         if rectified[::8, ::8].max() < 8:
             self._node.get_logger().warning(f"{self.topic}: the image is all black", throttle_duration_sec=LOG_PERIOD)
         self.seconds.append(time.perf_counter() - start)
-        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
+        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated, self._excluded),
                        message.header.frame_id)
 
     @property
@@ -204,6 +207,7 @@ class ImageSource:
 
         Raises:
             CameraError: the calibration is for another image size.
+            ConfigError: the picture of the setting camera.mask cannot be used.
 
         """
         height, width = image.shape[:2]
@@ -224,7 +228,8 @@ class ImageSource:
         elif (camera.width, camera.height) != (width, height):
             raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
                               f"{camera.width}x{camera.height}")
-        self._rectifier = Rectifier(camera, self._image_size(camera), self.rectified)
+        rectifier = Rectifier(camera, self._image_size(camera), self.rectified)
+        self._excluded, self._rectifier = read_mask(self._config.mask, rectifier), rectifier
         self.calibration = ("rectified, " if self.rectified else "") + (
             f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
         if previous is not None:
