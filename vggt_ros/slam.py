@@ -41,8 +41,6 @@ from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solut
 _LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
-MAX_LOCATED_LATE = 20_000
-"""Poses of images that were located late that are kept, 1 kB each."""
 
 
 class Slam:
@@ -54,8 +52,7 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
         scale: the combination of these sources.
-        located_late: poses of the newest images that had none when they came, found when keyframes around them were
-            solved.
+        located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
@@ -151,7 +148,7 @@ class Slam:
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
-        self.located_late: deque[TrackedFrame] = deque(maxlen=MAX_LOCATED_LATE)
+        self.located_late: deque[TrackedFrame] = deque(maxlen=20_000)  # 1 kB each
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
