@@ -199,9 +199,9 @@ class Slam:
         self._point_map.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._update_counts(placement)
-        return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
-                      placement.new_submap, rescaled, time.perf_counter() - began, placement.seconds, placement.report,
-                      loop)
+        refused = "; then: ".join(placement.refusals)
+        return Update(window.id, added, self._atlas.current_submap, refused, placement.new_submap, rescaled,
+                      time.perf_counter() - began, placement.seconds, placement.report, loop)
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
