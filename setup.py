@@ -15,6 +15,7 @@ ROS_EXECUTABLES = [
     "export = vggt_ros.cli.export:main",
     "benchmark = vggt_ros.cli.benchmark:main",
     "parity = vggt_ros.cli.parity:main",
+    "check = vggt_ros.cli.check:main",
 ]
 """Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
 BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)

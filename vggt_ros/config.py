@@ -78,6 +78,7 @@ class VggtConfig:
 
     weights: str = setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
                            "weights; note their license.")
+    revision: str = setting("", "Branch, tag or commit of the Hugging Face repository; empty: its main branch.")
     width: int = setting(518, "Width of its images, rounded to a multiple of 14; smaller needs less memory.",
                          unit="px", low=112, high=1036)
     device: str = setting("auto", "Device it runs on; `auto`: the GPU if there is one.",
@@ -87,8 +88,11 @@ class VggtConfig:
     outputs: str = setting("depth", "What is computed besides the camera poses.",
                            choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
     reuse_tokens: bool = setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
-    compile: bool = setting(False, "Compile the aggregator (torch.compile) for full windows; loading takes minutes "
-                            "longer; if it fails the model runs uncompiled and the log says why.")
+    compile: str = setting("auto", "Compile the blocks of the network (torch.compile) for the camera's full windows; "
+                           "`auto`: on a GPU, if there is a compiler. If it fails, the log says why.",
+                           choices=("auto", "true", "false"))
+    dense_dtype: str = setting("float32", "Type in which the heads for depth and points compute; float16 was never "
+                               "measured.", choices=("float32", "float16"))
     memory: float = setting(0.0, "Most memory that it may use; 0: no limit. Windows that need more are split.",
                             unit="GB", low=0.0, high=1000.0)
     edge_jump: float = setting(0.0, "Depth is dropped where its logarithm jumps by more from pixel to pixel; 0: never.",
@@ -121,7 +125,8 @@ class LoopConfig:
     min_gap: int = setting(20, "Fewest keyframes between two visits of a place.", low=5, high=10000)
     candidates: int = setting(12, "Most similar keyframes that are compared with each new one.", low=1, high=64)
     drift: float = setting(0.1, "Largest drift of the map, as a fraction of the path between two keyframes; "
-                           "places farther apart are not compared.", unit="fraction", low=0.005, high=10.0)
+                           "places farther apart are not compared, and loops that ask for more not accepted.",
+                           unit="fraction", low=0.005, high=10.0)
     min_matches: int = setting(20, "Fewest feature matches that agree on the relative pose of two keyframes, before "
                                "they are reconstructed together.", low=8, high=300)
 

@@ -24,7 +24,7 @@ from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, keyframe_cloud
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
-from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector, show_the_same
+from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer, solved_intrinsics
 from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
@@ -125,8 +125,7 @@ class Slam:
                             features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary,
                             features.excluded)
         self._next_keyframe += 1
-        is_elsewhere = (self._was_lost and self._selector.has_no_overlap(features)
-                        and not show_the_same(self._buffer.newest, keyframe))
+        is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
         previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
@@ -199,9 +198,9 @@ class Slam:
         self._point_map.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._update_counts(placement)
-        refused = "; then: ".join(placement.refusals)
-        return Update(window.id, added, self._atlas.current_submap, refused, placement.new_submap, rescaled,
-                      time.perf_counter() - began, placement.seconds, placement.report, loop)
+        return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
+                      placement.new_submap, rescaled, time.perf_counter() - began, placement.seconds, placement.report,
+                      loop, placement.notes)
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""

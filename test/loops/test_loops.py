@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from held import arrays_kept_by_small_views
+from rendered_drives import DRIFT, SIZE, VIEW, Drive
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
-from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp, umeyama
-from vggt_ros.loops.verification import depth_agreement, two_view_geometry
+from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp
+from vggt_ros.loops.verification import depth_agreement, lenient, two_view_geometry
 from vggt_ros.places.keyframe_images import KeyframeImages
+from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.slam import Slam
-from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
+from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 from vggt_ros.windows.solution import MapKeyframe, Update
-
-SIZE = (320, 240)
-VIEW = pinhole(*SIZE)
-DRIFT = OracleNoise(scale=0.5, rotation=0.004, translation=0.004, depth=0.02)
 
 
 @cache
@@ -38,39 +36,8 @@ def images(count: int, laps_: float) -> tuple[Array, tuple[np.ndarray, ...]]:
     return poses, tuple(scene().render(matrix, VIEW, SIZE)[0] for matrix in poses)
 
 
-@dataclass
-class Drive:
-    """Keyframes at known poses, in windows of 8 that share 3; no window spans the keyframes before and at a break."""
-
-    poses: Array
-    pictures: tuple[np.ndarray, ...]
-    breaks: tuple[int, ...] = ()
-
-    def run(self, oracle: SceneReconstructor, config: Config) -> tuple[Slam, list[Update]]:
-        slam, keyframes, updates, has_shared = Slam(config, oracle), [], [], False
-        for index, image in enumerate(self.pictures):
-            if index in self.breaks:
-                keyframes, has_shared = [], False
-            keyframes.append(Keyframe(index, index * 10**8, image, VIEW))
-            if len(keyframes) == 8:
-                shared = tuple(k.id for k in keyframes[:3]) if has_shared else ()
-                updates.append(slam.step(Window(len(updates), tuple(keyframes), shared)))
-                keyframes, has_shared = keyframes[-3:], True
-        return slam, updates
-
-    def oracle(self, kind: type[SceneReconstructor] = SceneReconstructor, **details: object) -> SceneReconstructor:
-        return kind(scene(), [index * 10**8 for index in range(len(self.poses))], self.poses, **details)
-
-    def error(self, slam: Slam) -> float:
-        """Largest error of position over all keyframes after alignment by a similarity, meters."""
-        solution = slam.solution
-        truth = self.poses[solution.ids][:, :3, 3]
-        world_map = umeyama(solution.map_camera[:, :3, 3], truth)
-        return float(np.linalg.norm(world_map.apply(solution.map_camera[:, :3, 3]) - truth, axis=1).max())
-
-
 def one_lap_and_a_third() -> Drive:
-    return Drive(*images(63, 1.3))
+    return Drive(scene(), *images(63, 1.3))
 
 
 NO_LOOPS = Config().replace({"loops.enabled": False})
@@ -125,14 +92,14 @@ ROOM_OFFSET = np.array([30.0, 0.0, 0.0])
 
 
 @cache
-def two_equal_rooms() -> tuple[Scene, Drive]:
+def two_equal_rooms() -> Drive:
     """The same room twice, 30 m apart; 28 keyframes in the first, then the same views in the second."""
     faces = scene().faces
     both = Scene([*faces, *(Face(f.corner + ROOM_OFFSET, f.right, f.down, f.texture) for f in faces)])
     poses, pictures = images(63, 1.3)
     moved = poses[:28].copy()
     moved[:, :3, 3] += ROOM_OFFSET
-    return both, Drive(np.concatenate([poses[:28], moved]), (*pictures[:28], *pictures[:28]))
+    return Drive(both, np.concatenate([poses[:28], moved]), (*pictures[:28], *pictures[:28]))
 
 
 class CorrectReconstructor(SceneReconstructor):
@@ -157,9 +124,8 @@ class DeceivedReconstructor(SceneReconstructor):
 
 
 def run_in_two_rooms(kind: type[SceneReconstructor], **settings: object) -> tuple[Slam, list[Update], float]:
-    both, drive = two_equal_rooms()
-    oracle = kind(both, [index * 10**8 for index in range(len(drive.poses))], drive.poses, OracleNoise(scale=0.5))
-    slam, updates = drive.run(oracle, Config().replace(settings))
+    drive = two_equal_rooms()
+    slam, updates = drive.run(drive.oracle(kind, noise=OracleNoise(scale=0.5)), Config().replace(settings))
     return slam, updates, drive.error(slam)
 
 
@@ -177,7 +143,7 @@ def test_a_look_alike_that_the_reconstructor_sees_through_is_refused():
 
 def test_a_look_alike_that_fools_the_reconstructor_is_refused_by_the_graph():
     """Images, features and joint reconstruction all support the false loop; only the map contradicts it."""
-    slam, updates, error = run_in_two_rooms(DeceivedReconstructor, **{"loops.drift": 10.0})
+    slam, updates, error = run_in_two_rooms(DeceivedReconstructor, **{"loops.drift": 0.9})
     assert any("chi-square" in update.loop for update in updates)
     assert slam.counts.loops == 0 and slam.counts.loops_refused > 0
     assert {edge.kind for edge in slam.solution.edges} == {"overlap", "refused"}
@@ -201,7 +167,7 @@ def test_submaps_are_joined_where_a_loop_connects_them():
     """The chain breaks, and the camera returns to a mapped place: one loop stays pending, the next window joins."""
     poses, pictures = images(63, 1.3)
     chosen = [*range(22), *range(38, 63)]  # half a lap later
-    drive = Drive(poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))
+    drive = Drive(scene(), poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))
     slam, updates = drive.run(drive.oracle(RefusesLargeSteps), Config())
     assert sum(update.new_submap for update in updates) == 1
     pending = next(row for row, update in enumerate(updates) if "waiting for a second" in update.loop)
@@ -216,7 +182,7 @@ def test_a_submap_joins_the_map_when_its_images_are_relocalized():
     """Before any loop is verified, the window in which the camera returns is aligned with the map itself."""
     poses, pictures = images(63, 1.3)
     chosen = [*range(22), *range(30, 63)]  # the first views after the break are not in the map
-    drive = Drive(poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))
+    drive = Drive(scene(), poses[chosen], tuple(pictures[k] for k in chosen), breaks=(22,))
     slam, updates = drive.run(drive.oracle(RefusesLargeSteps), Config())
     assert sum(update.new_submap for update in updates) == 1
     messages = [update.loop for update in updates if "joins" in update.loop]
@@ -229,7 +195,7 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     poses, pictures = images(63, 1.3)
     once = range(48)  # one lap
     rows = [*once, *once, *once]
-    drive = Drive(poses[rows], tuple(pictures[k] for k in rows))
+    drive = Drive(scene(), poses[rows], tuple(pictures[k] for k in rows))
     slam, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.max_keyframes": 100, "map.voxel": 0.05}))
     unlimited, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.voxel": 0.05}))
     ids = slam.solution.ids
@@ -287,6 +253,18 @@ def test_depth_agrees_at_the_true_pose_and_scale_only():
     assert depth_agreement(first, second, turned, 4.0)[0] < 0.8 * agreement
     away = truth @ pose(so3_exp(np.array([0, np.pi, 0])), np.zeros(3))
     assert depth_agreement(first, second, away, 4.0)[1] < 0.1
+
+
+def test_limits_grow_with_the_drift_to_expect_up_to_three_times():
+    config = Config().alignment
+    assert lenient(config, None, 2.0) == config
+    some = lenient(config, Drift(np.radians(2.0), 0.1, 0.05), 2.0)
+    assert some.max_rotation == pytest.approx(config.max_rotation + 2)
+    assert some.max_translation == pytest.approx(config.max_translation + 0.1 / 2.0)
+    assert some.max_scale == pytest.approx(config.max_scale + 0.05)
+    most = lenient(config, Drift(1.0, 100.0, 10.0), 2.0)
+    assert most.max_rotation == pytest.approx(3 * config.max_rotation)
+    assert most.max_translation == pytest.approx(3 * config.max_translation)
 
 
 def test_stored_images_are_returned():

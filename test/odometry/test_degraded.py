@@ -127,7 +127,8 @@ def test_the_rotation_between_rays_is_estimated_with_a_consistent_covariance(out
         first += 1e-3 * rng.standard_normal(first.shape) * first[:, 2:]
         wrong = rng.random(80) < outliers
         first[wrong, :2] += rng.uniform(0.05, 0.2, (wrong.sum(), 2))
-        found, covariance = rotation_between(first, second, 5e-3, 20)
+        found, covariance, inliers = rotation_between(first, second, 5e-3, 20)
+        assert not (inliers & wrong).any() and inliers.sum() > 0.95 * (~wrong).sum()
         error = np.array([(rotation.T @ found)[2, 1], (rotation.T @ found)[0, 2], (rotation.T @ found)[1, 0]])
         squares.append(error @ np.linalg.solve(covariance, error))
     assert 0.4 * 3 < np.mean(squares) < 2.0 * 3

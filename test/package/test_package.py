@@ -28,7 +28,7 @@ MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the sup
 CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
     "tf2_ros": ("vggt_ros/ros/",),
-    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/vggt_measure.py"),
+    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
 }
 
@@ -159,7 +159,8 @@ def entry_points() -> dict[str, tuple[str, str]]:
     return {name: (module, function) for name, module, function in found}
 
 
-@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark"])
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark", "parity",
+                                  "check"])
 def test_entry_points_exist(name):
     module, function = entry_points()[name]
     path = ROOT / Path(*module.split(".")).with_suffix(".py")

@@ -96,8 +96,9 @@ def test_candidates_out_of_range_are_removed():
     submaps = np.zeros(100, np.int64)
     submaps[:10] = 1
     solution = Solution(ids=np.arange(100), submaps=submaps, map_camera=poses)
-    near = gate_by_distance(99, np.arange(90), solution, depth=2.0, config=Config().loops)
-    assert near.tolist() == [*range(10), *range(93, 90)]  # only the other submap, whose relative pose is unknown
+    near = gate_by_distance(99, np.arange(98), solution, depth=2.0, config=Config().loops)
+    # All of the other submap, whose relative pose is unknown, and 99 - k <= 6 + (99 - k) / 10.
+    assert near.tolist() == [*range(10), *range(93, 98)]
     wide = gate_by_distance(99, np.arange(98), solution, 2.0, Config().replace({"loops.drift": 0.5}).loops)
     assert wide.tolist() == [*range(10), *range(87, 98)]  # 99 - k <= 6 + (99 - k) / 2
     assert gate_by_distance(99, np.array([3, 777]), solution, 2.0, Config().loops).tolist() == [3]  # 777 is not solved

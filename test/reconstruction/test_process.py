@@ -1,18 +1,24 @@
-"""The CPU reconstructor in a child process gives the same results as in this process."""
+"""A reconstructor in a child process: the same results as in this process, and an end whatever it does."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import staged_reconstructors
 from scenes import lap
+from staged_reconstructors import Staged
 
 from vggt_ros.config import Config
-from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction import create_reconstructor, process
+from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.process import ReconstructorProcess
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 
@@ -22,23 +28,113 @@ def window(count: int, step: int = 4) -> Window:
     return Window(0, tuple(Keyframe(i, f.stamp, f.image, f.intrinsics) for i, f in enumerate(frames)))
 
 
-def test_same_results_same_refusals_and_a_killed_process_is_restarted():
+def told(what: int) -> Window:
+    """Return a window that tells a staged reconstructor what to do."""
+    return Window(0, tuple(Keyframe(what + i, 0, np.zeros((2, 3, 3), np.uint8), np.eye(3)) for i in range(2)))
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+@pytest.fixture(name="staged")
+def _staged():
+    made = ReconstructorProcess(Config(), staged_reconstructors.create)
+    yield made
+    made.close()
+    assert not alive(made._process.pid)
+
+
+def test_same_results_and_same_refusals_as_in_this_process():
     config = Config(reconstructor="multiview")
     in_process, reason = create_reconstructor(config, separate_process=True)
     try:
-        assert reason == "multiview, as configured"
-        assert in_process._pool.submit(os.nice, 0).result() > os.nice(0), "tracking has no priority over windows"
+        assert (in_process.name, reason) == ("multiview", "multiview, as configured")
+        assert os.getpriority(os.PRIO_PROCESS, in_process._process.pid) > os.getpriority(os.PRIO_PROCESS, 0), \
+            "tracking has no priority over windows"
         remote, local = in_process.reconstruct(window(5)), Multiview(config).reconstruct(window(5))
         assert np.array_equal(remote.window_camera, local.window_camera)
         assert np.array_equal(remote.depth, local.depth, equal_nan=True)
         with pytest.raises(ReconstructionRefused, match="too few tracks"):
             in_process.reconstruct(window(1))
-        os.kill(next(iter(in_process._pool._processes)), signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="a new one is started"):
-            in_process.reconstruct(window(5))
-        assert in_process.reconstruct(window(5)).keyframe_ids == remote.keyframe_ids
     finally:
         in_process.close()
+
+
+def test_errors_logs_and_status_come_back(staged, caplog):
+    with pytest.raises(ReconstructionRefused, match=r"^as told$"):
+        staged.reconstruct(told(Staged.REFUSE))
+    with pytest.raises(ReconstructorLost, match="context of the GPU is lost"):
+        staged.reconstruct(told(Staged.LOSE))
+    with pytest.raises(RuntimeError, match=r"KeyError: 'a bug'\nin the process of the reconstructor:\n.*reconstruct"):
+        staged.reconstruct(told(Staged.FAIL))
+    with caplog.at_level(logging.INFO, "vggt_ros"):
+        staged.reconstruct(told(Staged.WARN))
+    assert "windows of more than 4 images are split" in caplog.messages
+    reported = []
+    staged.prepare(28, 14, reported.append)
+    assert "compiling for 28x14" in reported
+    assert staged.status_values == {"solved": "1", "prepared": "28x14"}
+
+
+def test_a_process_that_was_killed_is_lost(staged):
+    os.kill(staged._process.pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(ReconstructorLost, match="was killed, possibly for lack of memory"):
+            staged.reconstruct(told(0))
+
+
+@pytest.mark.parametrize("when", ["creation", "preparation"])
+def test_what_hangs_can_be_interrupted(when, staged):
+    """A download that has stalled, a compiler, a GPU that does not answer: the progress callback ends the process."""
+    began = time.monotonic()
+
+    def stop(text):
+        if time.monotonic() - began > 1.0 and ("downloading" in text or "compiling" in text):
+            raise RuntimeError("closed while loading")
+
+    hang = {"creation": lambda: ReconstructorProcess(Config(), staged_reconstructors.create_slowly, stop),
+            "preparation": lambda: staged.prepare(13, 13, stop)}[when]
+    with pytest.raises(RuntimeError, match="closed while loading"):
+        hang()
+    assert time.monotonic() - began < 60
+
+
+def test_a_window_that_hangs_does_not_stop_the_end(staged, monkeypatch):
+    monkeypatch.setattr(process, "_GRACE", 0.5)
+    staged.cancel()
+    with pytest.raises(ReconstructorLost, match="was closed"):
+        staged.reconstruct(told(Staged.HANG))
+    assert not alive(staged._process.pid)
+
+
+def test_a_window_in_progress_may_end_before_the_process_does(staged):
+    staged.cancel()
+    assert staged.reconstruct(told(0)).depth[0, 0, 0] == 1
+
+
+def test_the_choice_of_multiview_leaves_no_torch_behind():
+    """It was imported to look for a GPU, and takes memory of the host and of the GPU; the reason is kept."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    made = ReconstructorProcess(Config(), staged_reconstructors.create_auto)
+    try:
+        assert (made.name, made.reason) == ("multiview", "multiview, chosen by auto")
+        assert "libtorch" not in Path(f"/proc/{made._process.pid}/maps").read_text()
+    finally:
+        made.close()
+
+
+def test_an_interpreter_that_ends_without_close_does_not_wait():
+    code = ("import staged_reconstructors\n"
+            "from vggt_ros.config import Config\n"
+            "from vggt_ros.reconstruction.process import ReconstructorProcess\n"
+            "if __name__ == '__main__':\n"
+            "    made = ReconstructorProcess(Config(), staged_reconstructors.create)\n"
+            "    print(made._process.pid)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not alive(int(done.stdout))
 
 
 def test_without_pycolmap_the_package_loads_and_the_error_names_it():

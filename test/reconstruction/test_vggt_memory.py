@@ -15,18 +15,19 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
+from tiny_vggt import CPU, TINY
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt import memory, rule
+from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.sizes import SMALL, Sizes
+from vggt_ros.reconstruction.vggt.sizes import SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
-CPU = torch.device("cpu")
-TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
-             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
 LOOSE = {"alignment.max_rotation": 45.0, "alignment.max_translation": 1.0, "alignment.max_scale": 1.0}
 """With pseudo-random weights the output is not geometry: parts of a window are consistent only roughly."""
 
@@ -48,7 +49,9 @@ def peak_allocated(function):
 
 @pytest.mark.parametrize(("sizes", "frames", "height", "width", "outputs"), [
     (SMALL, 2, 98, 126, "depth"), (SMALL, 8, 98, 126, "depth"), (SMALL, 2, 196, 266, "depth"),
-    (SMALL, 5, 98, 126, "depth,points"), (TINY, 16, 98, 126, "depth"), (TINY, 3, 280, 392, "depth")])
+    (SMALL, 5, 98, 126, "depth,points"), (TINY, 16, 98, 126, "depth"), (TINY, 3, 280, 392, "depth"),
+    (SMALL, 2, 140, 154, "depth,tracks"), (TINY, 12, 196, 280, "depth,tracks"),
+    (TINY, 5, 280, 392, "depth,points,tracks")])
 def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, outputs):
     """Never less, else a window that fits by the model would not fit; and at most 1.35 times as much."""
     run = Inference(Config().replace({"vggt.outputs": outputs}).vggt, CPU)
@@ -57,7 +60,20 @@ def test_the_memory_model_matches_the_allocations(sizes, frames, height, width, 
     run.run(window[:2])  # computes the cached tables
     run.clear_cache()
     measured = peak_allocated(lambda: run.run(window))
-    model = memory.activation_bytes(sizes, frames, height, width, 4, run.outputs, run.chunk)
+    model = memory.activation_bytes(sizes, frames, height, width, run.mode)
+    assert measured < model < 1.35 * measured, model / measured
+
+
+def test_the_memory_model_knows_the_scores_of_the_plain_attention_kernel():
+    run = Inference(Config().vggt, CPU)
+    window = keyframes(8, 196, 266)
+    with sdpa_kernel(SDPBackend.MATH):
+        run.set_network(pseudo_random_network(TINY, 0))
+        run.run(window[:2])
+        run.clear_cache()
+        measured = peak_allocated(lambda: run.run(window))
+    model = memory.activation_bytes(TINY, 8, 196, 266, run.mode)
+    assert run.mode.plain_attention
     assert measured < model < 1.35 * measured, model / measured
 
 
@@ -75,7 +91,7 @@ def vggt(**changes):
 def budget(frames, height=98, width=126):
     """Return the value of `vggt.memory` that suffices for so many frames."""
     return 1e-9 * (sum(p.nbytes for p in vggt().inference.network.parameters())
-                   + memory.activation_bytes(SMALL, frames, height, width, 4) + 1e4)
+                   + memory.activation_bytes(SMALL, frames, height, width, memory.Mode()) + 1e4)
 
 
 def test_a_window_beyond_the_budget_is_solved_in_two_parts(caplog):
@@ -89,7 +105,7 @@ def test_a_window_beyond_the_budget_is_solved_in_two_parts(caplog):
         geometry = made.reconstruct(window)
     assert geometry.keyframe_ids == window.ids
     assert geometry.report["parts"] == 2 and geometry.report["reused_tokens"] == 3
-    assert made.max_keyframes == 6 and "windows of more than 6 images are split" in caplog.text
+    assert made.limit.most == 6 and "windows of more than 6 images are split" in caplog.text
     assert "more than 6 images" in made.status_values["split"]
     alone = vggt().reconstruct(Window(0, window.keyframes[:6]))
     np.testing.assert_array_equal(geometry.depth[:6], alone.depth)
@@ -108,8 +124,8 @@ def test_the_error_of_too_little_memory_to_load_names_the_need(tmp_path):
     SMALL.save(tmp_path / "config.json")
     safetensors.save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     small = Vggt(Config().replace({"vggt.device": "cpu", "vggt.weights": str(tmp_path), "vggt.memory": 0.1}))
-    needed = memory.window_bytes(SMALL, 8, 392, 518, torch.float32, torch.float32) / 1e9
-    with pytest.raises(weights.WeightsError, match=f"a window of 8 about {needed:.1f} GB; 0.1 GB are free"):
+    needed = memory.window_bytes(SMALL, 8, 392, 518, torch.float32, memory.Mode()) / 1e9
+    with pytest.raises(DeviceUnsuitable, match=f"a window of 8 about {needed:.1f} GB; 0.1 GB are free"):
         small.load()
 
 
@@ -126,11 +142,11 @@ whole, later = (Window(i, keyframes(8, 196, 266, first=5 * i)) for i in range(2)
 vggt.reconstruct(Window(0, whole.keyframes[:2]))
 vggt.inference.clear_cache()
 pages = int(open("/proc/self/statm").read().split()[0])
-room = sum(memory.activation_bytes(SMALL, frames, 196, 266, 4) for frames in (4, 8)) // 2
+room = sum(memory.activation_bytes(SMALL, frames, 196, 266, memory.Mode()) for frames in (4, 8)) // 2
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
 for window in (whole, later):
     geometry = vggt.reconstruct(window)
-    print("SOLVED", geometry.keyframe_ids == window.ids, int(geometry.report["parts"]), vggt.max_keyframes)
+    print("SOLVED", geometry.keyframe_ids == window.ids, int(geometry.report["parts"]), vggt.limit.most)
 """
 
 

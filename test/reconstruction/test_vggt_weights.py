@@ -9,59 +9,38 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
-from vggt_ros.config import Config
+from tiny_vggt import CPU, TINY, tiny_config, tiny_state, tiny_vggt, tiny_window, write_weights
+
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, rule, weights
+from vggt_ros.reconstruction.vggt import memory, rule, weight_files, weights
+from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weights import WeightsError
+from vggt_ros.reconstruction.vggt.weight_files import WeightsError
 from vggt_ros.settings import ConfigError
-from vggt_ros.windows.keyframe import Keyframe, Window
-
-TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3), features=16,
-             out_channels=(8, 16, 24, 32), track_channels=(8, 16, 24, 32), camera_heads=2)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", name="state")
 def _state():
-    return {name: torch.from_numpy(value) for name, value in rule.weights(TINY, 0)}
+    return tiny_state()
 
 
 @pytest.fixture(name="folder")
-def _folder(state, tmp_path):
+def _folder(tmp_path):
     """A folder like a repository of the hub."""
-    TINY.save(tmp_path / "config.json")
-    safetensors.save_file(state, tmp_path / "model.safetensors")
+    write_weights(tmp_path)
     return tmp_path
-
-
-def window(ids=(0, 1, 2), height=56, width=70):
-    images = (255 * rule.images(max(ids) + 1, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
-    k = np.array([[60.0, 0, width / 2], [0, 60, height / 2], [0, 0, 1]])
-    return Window(0, tuple(Keyframe(i, i, np.ascontiguousarray(images[i]), k) for i in ids))
-
-
-def config(folder, **changes):
-    return Config().replace({"vggt.weights": str(folder), "vggt.device": "cpu",
-                             **{f"vggt.{name}": value for name, value in changes.items()}})
-
-
-def loaded(folder, **changes):
-    vggt = Vggt(config(folder, **changes))
-    vggt.load()
-    return vggt
 
 
 def test_both_formats_load_the_same(folder, state, tmp_path):
     torch.save(state, tmp_path / "other.pt")
     images = torch.from_numpy(rule.images(2, 28, 42))
     with torch.inference_mode():
-        a, b = (weights.load(path, CPU)(images) for path in (weights.find(str(folder)), tmp_path / "other.pt"))
+        a, b = (weights.load(path, CPU)(images) for path in (weight_files.find(str(folder)), tmp_path / "other.pt"))
         c = pseudo_random_network(TINY, 0)(images)
     for name, value in c.items():
         assert torch.equal(a[name], value)
@@ -77,12 +56,12 @@ def test_the_cache_of_the_hub_is_used_offline(folder, tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text(commit)
     for name in ("model.safetensors", "config.json"):
         (folder / name).rename(repository / "snapshots" / commit / name)
-    path = weights.find("facebook/VGGT-1B", download=False, cache=tmp_path / "cache")
+    path = weight_files.find("facebook/VGGT-1B", download=False, cache=tmp_path / "cache")
     assert weights.load(path, CPU).sizes == TINY
-    assert weights.find("facebook/VGGT-1B", download=True, cache=tmp_path / "cache") == path
+    assert weight_files.find("facebook/VGGT-1B", download=True, cache=tmp_path / "cache") == path
     for download in (True, False):
         with pytest.raises(WeightsError, match=r"connect once, or copy model\.safetensors"):
-            weights.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
+            weight_files.find("facebook/VGGT-1B-Commercial", download, cache=tmp_path / "cache")
 
 
 def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path, monkeypatch):
@@ -94,17 +73,17 @@ def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(WeightsError, match=r"gated: apply at https://huggingface\.co/facebook/VGGT-1B-Commercial"):
-        weights.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
+        weight_files.find("facebook/VGGT-1B-Commercial", cache=tmp_path)
 
 
 def test_the_error_names_a_path_without_weights(folder, tmp_path):
     for source, message in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "config.json", "neither"),
                             ("nothing", "does not exist")):
         with pytest.raises(WeightsError, match=message):
-            weights.find(str(source))
+            weight_files.find(str(source))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"contains none of model\.safetensors"):
-        weights.find(str(tmp_path / "empty"))
+        weight_files.find(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -146,10 +125,72 @@ def test_the_error_of_another_architecture_names_the_first_tensors(folder, state
         weights.load(folder / "model.safetensors", CPU)
 
 
+def test_a_head_that_nobody_asked_for_may_be_missing(folder, state, tmp_path):
+    part = {name: value for name, value in state.items() if not name.startswith(("point_head.", "track_head."))}
+    torch.save(part, folder / "part.pt")
+    assert not hasattr(weights.load(folder / "part.pt", CPU), "point_head")
+    with pytest.raises(WeightsError, match=r"62 missing, first point_head\.norm\.weight"):
+        weights.load(folder / "part.pt", CPU, outputs=("cameras", "depth", "points"))
+    torch.save({name: value for name, value in part.items() if not name.startswith("depth_")}, folder / "no.pt")
+    with pytest.raises(WeightsError, match=r"missing, first depth_head\.norm\.weight"):
+        weights.load(folder / "no.pt", CPU)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_the_error_names_integer_weights(folder, state, suffix):
+    """Quantized weights, which other programs write under the same names."""
+    name = "aggregator.frame_blocks.1.attn.qkv.weight"
+    changed = {**state, name: (100 * state[name]).to(torch.int8)}
+    torch.save(changed, folder / "model.pt") if suffix == "pt" else safetensors.save_file(
+        changed, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"not floating point numbers, first {re.escape(name)} \((I8|int8)\)"):
+        weights.load(folder / f"model.{suffix}", CPU)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "float32"), (np.inf, "bfloat16"), (1e6, "float16")])
+def test_the_error_names_weights_that_are_not_finite(folder, state, value, kind):
+    """In the file, or in the type in which they are stored."""
+    name = "aggregator.global_blocks.2.mlp.fc1.weight"
+    changed = state[name].clone()
+    changed[3, 4] = value
+    safetensors.save_file({**state, name: changed}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"infinite values in 1 tensors, first {re.escape(name)} \(as {kind}\)"):
+        weights.load(folder / "model.safetensors", CPU, getattr(torch, kind))
+
+
+@pytest.mark.parametrize("content", [
+    '{"embed_dim": 1000000000}', '{"depth": 100000000}', '{"embed_dim": "1024"}', '{"embed_dim": [1024]}',
+    '{"heads": 0}', '{"heads": -16}', '{"patch": 16}', '{"taps": [4, 11, 17, -1]}', '{"taps": [4, 11, 17, 1e3]}',
+    '{"out_channels": 256}', '{"depth": 24.5}', '{"depth": true}', "[1, 2]", "{", "\xff", "[" * 100000])
+def test_a_config_with_impossible_sizes_is_refused_before_anything_is_built(folder, content, monkeypatch):
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+
+    def build(*_):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(weights, "Network", build)
+    with pytest.raises(WeightsError, match=r"config\.json does not contain valid network sizes"):
+        weights.load(folder / "model.safetensors", CPU)
+
+
+def test_the_error_names_a_wrong_size(folder):
+    """Bytes too many, as of two downloads into one file."""
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"1234")
+    with pytest.raises(WeightsError, match=f"has {size + 4} bytes, but by its header {size}; delete it"):
+        weights.load(path, CPU)
+
+
+def test_tracks_need_images_that_the_coarsest_map_can_hold(folder):
+    with pytest.raises(ReconstructionRefused, match=r"tracks need images of 128 pix.* not 70x56; raise vggt\.width"):
+        tiny_vggt(folder, outputs="depth,tracks").reconstruct(tiny_window())
+
+
 def test_reused_tokens_change_nothing(folder):
     """Bit-identical results, whichever frames were in the window before."""
-    first, second = window((0, 1, 2, 3)), window((2, 3, 4, 5))
-    reuse, fresh = loaded(folder), loaded(folder, reuse_tokens=False)
+    first, second = tiny_window((0, 1, 2, 3)), tiny_window((2, 3, 4, 5))
+    reuse, fresh = tiny_vggt(folder), tiny_vggt(folder, reuse_tokens=False)
     reuse.reconstruct(first)
     ours, theirs = reuse.reconstruct(second), fresh.reconstruct(second)
     assert (ours.report["reused_tokens"], theirs.report["reused_tokens"]) == (2, 0)
@@ -161,32 +202,32 @@ def test_reused_tokens_change_nothing(folder):
 
 def test_the_reconstructor_decodes_the_network_output(folder):
     """Depth and the order of confidences are those of the network; calibrated intrinsics are those of the keyframes."""
-    geometry = loaded(folder).reconstruct(window())
-    images = torch.from_numpy(np.stack([k.image for k in window().keyframes])).permute(0, 3, 1, 2).float() / 255
+    geometry = tiny_vggt(folder).reconstruct(tiny_window())
+    images = torch.from_numpy(np.stack([k.image for k in tiny_window().keyframes])).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         raw = pseudo_random_network(TINY, 0)(images)
     np.testing.assert_allclose(geometry.depth, raw["depth"].numpy(), rtol=1e-5)
     assert geometry.keyframe_ids == (0, 1, 2)
-    assert np.array_equal(geometry.intrinsics[0], window().keyframes[0].intrinsics)
+    assert np.array_equal(geometry.intrinsics[0], tiny_window().keyframes[0].intrinsics)
     best = np.unravel_index(raw["depth_conf"].numpy().argmax(), geometry.depth.shape)
     assert geometry.confidence[best] == 1
 
 
 def test_points_and_tracks_if_configured(folder):
-    vggt = loaded(folder, outputs="depth,points,tracks")
-    vggt.reconstruct(window((0, 1), 266, 266))
+    vggt = tiny_vggt(folder, outputs="depth,points,tracks")
+    vggt.reconstruct(tiny_window((0, 1), 266, 266))
     assert vggt.inference.extra_outputs["world_points"].shape == (2, 266, 266, 3)
     assert vggt.inference.extra_outputs["track"].shape == (2, 64, 2)
     assert torch.equal(vggt.inference.extra_outputs["track"][0, 0], torch.tensor([16.0, 16.0]))
-    plain = loaded(folder)
-    plain.reconstruct(window())
+    plain = tiny_vggt(folder)
+    plain.reconstruct(tiny_window())
     assert plain.inference.extra_outputs == {}
     assert not hasattr(plain.inference.network, "point_head")
 
 
 def test_bfloat16_weights_cost_little_accuracy(folder):
-    exact = loaded(folder).reconstruct(window())
-    half = loaded(folder, dtype="bfloat16").reconstruct(window())
+    exact = tiny_vggt(folder).reconstruct(tiny_window())
+    half = tiny_vggt(folder, dtype="bfloat16").reconstruct(tiny_window())
     ratio = half.depth / exact.depth
     assert 1e-7 < np.abs(np.log(ratio)).mean() < 0.02
 
@@ -203,8 +244,8 @@ def test_the_reference_mode_computes_the_same():
 
 
 def test_images_of_another_size_are_refused(folder):
-    vggt = loaded(folder)
-    for bad in (window((0,)), window(height=57)):
+    vggt = tiny_vggt(folder)
+    for bad in (tiny_window((0,)), tiny_window(height=57)):
         with pytest.raises(ReconstructionRefused, match="multiples of 14"):
             vggt.reconstruct(bad)
     assert vggt.image_size(Camera.assumed(640, 480, 60)) == (518, 392)
@@ -213,10 +254,10 @@ def test_images_of_another_size_are_refused(folder):
 def test_the_error_of_a_missing_gpu_names_the_setting(folder):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(WeightsError, match=re.escape("vggt.device: cuda is configured")):
-        Vggt(config(folder, device="cuda"))
+    with pytest.raises(DeviceUnsuitable, match=re.escape("vggt.device: cuda is configured")):
+        Vggt(tiny_config(folder, device="cuda"))
     with pytest.raises(ConfigError, match=re.escape("vggt.device: cuda is configured")):
-        create_reconstructor(config(folder, device="cuda").replace({"reconstructor": "vggt"}))
+        create_reconstructor(tiny_config(folder, device="cuda").replace({"reconstructor": "vggt"}))
 
 
 def test_the_model_of_the_weights_memory_is_exact(folder):

@@ -2,7 +2,9 @@
 
 import os
 import resource
+import signal
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 
 from bench import OUTPUTS, Bench, stamp
 from scenes import lap, trajectory_error
+from tiny_vggt import write_weights
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
@@ -105,12 +108,12 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.got["depth/image"] and bench.got["cloud"][-1].width > 1000
     assert {(image.width, image.height) for image in bench.got["depth/image"]} == {(WIDTH, HEIGHT)}
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, 4) + 200e6
+    assert grown < 4 * memory.activation_bytes(SMALL, 4, HEIGHT, WIDTH, memory.Mode()) + 200e6
 
 
 def test_windows_beyond_the_memory_are_split_and_diagnostics_report_it(make, folder):
     """`vggt.memory` suffices for three images, a window has four; alignment accepts the inconsistent parts."""
-    room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, torch.float32) + 1e4
+    room = memory.window_bytes(SMALL, 3, HEIGHT, WIDTH, torch.float32, memory.Mode()) + 1e4
     bench = make(create_reconstructor, **vggt(folder, vggt__memory=1e-9 * room, alignment__max_rotation=45.0,
                                               alignment__max_translation=1.0, alignment__max_scale=1.0,
                                               tracking__min_inliers=6)).start()
@@ -158,6 +161,42 @@ def test_cleanup_cancels_loading(make, folder):
     assert started.wait(10)
     assert bench.node.trigger_cleanup().name == "SUCCESS"
     assert not bench.logged("no reconstructor")
+
+
+def test_a_reconstructor_that_is_lost_is_replaced(make, tmp_path):
+    """Its process is killed, as by the system for lack of memory: the next window is solved by another one."""
+    write_weights(tmp_path)
+    bench = make(partial(create_reconstructor, separate_process=True), **vggt(tmp_path)).start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:20])
+    windows = bench.node.slam.counts.windows
+    assert windows > 0 and "torch" not in bench.status_now()["reconstructor"]
+    os.kill(bench.node.reconstructor._reconstructor._process.pid, signal.SIGKILL)
+    for frame in lap().frames[20:45]:
+        bench.image(frame)
+        assert bench.spin(lambda: bench.node.worker.idle, 100.0), "not loaded again"
+    status = bench.status_now()
+    assert status["reconstructor reloads"] == "1" and status["device"].startswith("CPU")
+    assert bench.node.slam.counts.windows > windows and bench.node.monitor.error == ""
+    assert bench.logged("was killed, possibly for lack of memory; it is created again")
+    assert bench.counts["early"] == 0
+
+
+def test_a_failed_preparation_reaches_the_status(make):
+    """The camera's images need more memory than there is: it is said before the first window."""
+    oracle = lap().oracle(kind=VggtOracle)
+
+    def prepare(width, height):
+        raise RuntimeError("two images do not fit")
+
+    oracle.prepare = prepare
+    bench = make(oracle).start()
+    bench.info(lap().frames[0])
+    bench.image(lap().frames[0])
+    bench.settle()
+    assert bench.status_now()["reconstructor problem"] == "not prepared for images of 320x240: two images do not fit"
+    assert bench.got["status"][-1].level == b"\x01" and "two images do not fit" in bench.got["status"][-1].message
+    assert bench.logged("two images do not fit")
 
 
 def test_accuracy_with_exact_network_output(make):

@@ -59,7 +59,7 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
 
     """
     width, height = size
-    config = Config().replace({"vggt.dtype": dtype, "vggt.compile": compile_})
+    config = Config().replace({"vggt.dtype": dtype, "vggt.compile": str(compile_).lower()})
     inference = Inference(config.vggt, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pixels = (255 * rule.images(frames, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
     ours = mode == "ours"
@@ -93,8 +93,7 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
         "first_s": seconds[0], "median_s": median, "p95_s": float(np.quantile(timed, 0.95)), "peak_bytes": peak,
         "tflop_per_s": window_tflop(sizes, frames, height, width, overlap if ours else 0) / median}
     if ours:
-        figures["model_bytes"] = window_bytes(sizes, frames, height, width, inference.storage, inference.compute,
-                                              inference.outputs, inference.chunk)
+        figures["model_bytes"] = window_bytes(sizes, frames, height, width, inference.storage, inference.mode)
     if ours and repeat > 1:
         inference.stage_seconds = {}
         inference.run(tuple(Keyframe(10**6 + i, i, pixels[i], np.eye(3)) for i in range(frames)))

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from vggt_ros.benchmarks import scale, vggt
+from vggt_ros.benchmarks import gpu_visit, scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
@@ -38,6 +38,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "gpu_visit":
+            figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
+                                          options.reference)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -47,7 +50,7 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         return 1
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
+    return 1 if options.command == "gpu_visit" and figures["not_done"] else 0
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -84,6 +87,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
         "torch, but no weights"))
+    gpu_visit.add_arguments(commands.add_parser(
+        "gpu_visit", help="what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no weights, no "
+        "network; returns 1 if a section was not done"))
     for command in commands.choices.values():
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
     return parser

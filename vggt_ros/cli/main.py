@@ -11,6 +11,7 @@ COMMANDS = {
     "export": "write a saved map in the formats of other programs",
     "benchmark": "accuracy, fusion, memory and speed: every figure in the documentation",
     "parity": "hold the network against reference outputs of the published one",
+    "check": "what holds on this machine and what does not: versions, GPU, weights, memory, speed",
 }
 """Subcommand, which is a module of this package, to what it does."""
 

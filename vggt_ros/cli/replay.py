@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros.config import Config
+from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.opening import open_sequence
@@ -54,7 +55,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         figures = write(result, options.output.expanduser(), options.depth)
         if options.save is not None:
             save(result, options.save.expanduser())
-    except (ConfigError, FileError, StorageError, OSError) as error:
+    except (ConfigError, FileError, StorageError, ReconstructorLost, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     if result.dropped_images:

@@ -57,7 +57,7 @@ class LoopCloser:
         self.pending: list[Candidate] = []
         self.rejected: deque[tuple[int, int]] = deque(maxlen=_MAX_PENDING)
         self._attempts: Counter[tuple[int, int]] = Counter()
-        self._closed: set[tuple[int, int]] = set()  # pairs of windows, and of those next to them
+        self._closed: set[tuple[int, int]] = set()  # pairs of windows with a loop; if accepted, of those next to them
 
     def add_keyframes(self, keyframes: Sequence[Keyframe], features: Sequence[Features], atlas: Atlas,
                       solution: Solution, counts: Counts) -> None:
@@ -90,7 +90,9 @@ class LoopCloser:
             _LOG.info("%s not accepted: %s", name, rejection)
             return f"{name} not accepted: {rejection}"
         loop = atlas.close_loop(candidate.older, candidate.newer, measurement)
-        self._closed |= {(first + i, second + j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+        # The graph keeps a loop that it does not accept: the same windows tell it nothing new, those next to them do.
+        near = (-1, 0, 1) if loop.accepted else (0,)
+        self._closed |= {(first + i, second + j) for i in near for j in near}
         counts.loops_refused += not loop.accepted
         _LOG.info("%s %s: %s", name, "accepted" if loop.accepted else "not accepted", loop.reason)
         return f"{name} {'accepted' if loop.accepted else 'not accepted'}: {loop.reason}"
@@ -147,9 +149,8 @@ class LoopCloser:
             raise LoopRejected(f"the joint reconstruction of both places failed: {refusal}") from refusal
         views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width))
         older, newer = (atlas.views(side, side[0]) for side in sides)
-        return verify_loop(
-            older, newer, views, candidate.two_view, (candidate.older, candidate.newer), self._config.alignment
-        )
+        pair = candidate.older, candidate.newer
+        return verify_loop(older, newer, views, candidate.two_view, pair, self._config.alignment, atlas.drift(*pair))
 
     def _neighbors(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
         """Return half a window of keyframes around one, the nearest first, every `step`-th."""

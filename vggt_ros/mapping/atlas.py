@@ -14,20 +14,19 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_binary_features
-from vggt_ros.places.relocalization import Relocalization, neighbors, render_depth
+from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach
+from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.scale.observer import inherited_scale, initial_scale
 from vggt_ros.storage.map_packing import pack_keyframes, unpack_keyframes
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import yield_to_tracking
-from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align, guess_alignment
+from vggt_ros.windows.alignment import View, align, guess_alignment
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import MapKeyframe, MetricScale, Solution
-
-_RENDERED_KEYFRAMES = 4
-"""Number of keyframes of the map whose depth is rendered into a relocalized image."""
 
 
 class Atlas:
@@ -43,7 +42,7 @@ class Atlas:
     def __init__(self, config: Config, version: int = 0) -> None:
         """Begin empty; the versions of the solutions continue from `version`."""
         self._config = config
-        self._graph = KeyframeGraph(config.windows.size - config.windows.overlap)
+        self._graph = KeyframeGraph(config.windows.size - config.windows.overlap, config.loops.drift)
         self._version = version
         self.metric = MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
@@ -75,6 +74,11 @@ class Atlas:
     def temporal_neighbors(self, keyframe: int, count: int) -> list[int]:
         """Return the solved keyframes of the same submap whose ids differ by at most `count`, itself included."""
         return self._graph.temporal_neighbors(keyframe, count)
+
+    def drift(self, first: int, second: int) -> Drift | None:
+        """Return the drift to expect between two solved keyframes, in units of the first one; None if unconstrained."""
+        drift = self._graph.drift(first, second)
+        return drift and replace(drift, translation=drift.translation / self._graph.pose(first).scale)
 
     def describe(self, keyframes: Sequence[Keyframe]) -> list[Features]:
         """Compute and store the place descriptors of solved keyframes, and return the local features of each."""
@@ -123,16 +127,20 @@ class Atlas:
     ) -> None:
         """Align a window that shares no keyframe with the map by relocalizing its images, and add it to the graph.
 
-        The depth of the map's keyframes, rendered at the relocalized pose of an image, is aligned with the depth that
-        the window has of the image; so relocalized images take the role of shared keyframes. `found` is keyframe id to
-        its relocalization in `solution`.
+        See `align_relocalized`; `found` is keyframe id to its relocalization in `solution`.
 
         Raises:
-            AlignmentRefused: no image was relocalized, or the relocalizations are inconsistent.
+            AlignmentRefused: no image was relocalized, the relocalizations are inconsistent, or the camera cannot have
+                come there since the newest keyframe.
 
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
-        reference, alignment = self._align_relocalized(geometry, keyframes, found, solution)
+        reference, alignment = align_relocalized(self._graph, geometry, keyframes, found, solution,
+                                                 self._config.alignment)
+        map_window = self._graph.pose(reference) @ alignment.reference_window
+        if self.is_connected(reference):
+            check_reach(self._graph, self.keyframes, map_window.apply_pose(geometry.window_camera[0]),
+                        keyframes[geometry.keyframe_ids[0]].stamp)
         self.current_submap = self._graph.submap(reference)
         self._add_keyframes(window, keyframes)
         newest = geometry.keyframe_ids.index(max(alignment.shared))
@@ -150,7 +158,8 @@ class Atlas:
 
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
-        reference, alignment = self._align_relocalized(geometry, keyframes, found, solution)
+        reference, alignment = align_relocalized(self._graph, geometry, keyframes, found, solution,
+                                                 self._config.alignment)
         views = window_views(geometry, keyframes)
         own = next(k for k in views if self.is_connected(k))
         # The pose of the window in its own submap is that of its keyframes, which may have the units of the one before.
@@ -167,30 +176,6 @@ class Atlas:
         return (np.flatnonzero(solution.submaps != components[self.current_submap])
                 if components else np.zeros(0, np.int64))
 
-    def _align_relocalized(
-        self,
-        geometry: WindowGeometry,
-        keyframes: Mapping[int, MapKeyframe],
-        relocalizations: Mapping[int, Relocalization],
-        solution: Solution,
-    ) -> tuple[int, Alignment]:
-        """Return a keyframe of the map, and the alignment of a solved window to it; raises AlignmentRefused."""
-        found = {k: one for k, one in relocalizations.items() if k in keyframes}
-        if len({one.submap for one in found.values()}) > 1:  # the oldest submap has the most information
-            found = {k: one for k, one in found.items() if one.submap == min(o.submap for o in found.values())}
-        if not found:
-            raise AlignmentRefused("the window shares no keyframe with the map, and none of its images was found in it")
-        around = {k: neighbors(solution, one.map_camera, one.submap, _RENDERED_KEYFRAMES) for k, one in found.items()}
-        reference = int(max(solution.ids[rows[0]] for rows in around.values()))
-        reference_map = self._graph.pose(reference).inverse()
-        known = {}
-        for k, one in found.items():
-            own = keyframes[k]
-            depth = render_depth(solution, around[k], one.map_camera, own.intrinsics, own.depth.shape)
-            rendered = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
-            known[k] = View(reference_map.apply_pose(one.map_camera), rendered, reference_map.scale)
-        return reference, align(known, window_views(geometry, keyframes), self._config.alignment)
-
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
 
@@ -199,7 +184,8 @@ class Atlas:
         scale that gives both the same median depth.
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
-        views, reference_node, covariance = window_views(geometry, keyframes), None, None
+        views, reference_node, covariance, limit = window_views(geometry, keyframes), None, None, None
+        first, newest = geometry.keyframe_ids[0], -1
         if self.current_submap < 0:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
@@ -215,13 +201,16 @@ class Atlas:
                 depth = self.keyframes[newest].median_depth * map_newest.scale
                 scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
+                limit = self._graph.reach(newest, self.keyframes[newest].median_depth, keyframes[first].stamp)
             self._submap_metrics[self.current_submap] = self.metric
             if not geometry.metric:
                 self.metric = inherited_scale(self.metric)
         self.current_submap = len(self._graph.components)
         self._graph.components.append(self.current_submap)
         self._add_keyframes(window, keyframes)
-        self._graph.begin_submap(geometry.keyframe_ids[0], map_window, reference_node, covariance)
+        self._graph.begin_submap(first, map_window, reference_node, covariance)
+        if limit is not None:
+            self._graph.set_reach(first, newest, limit)
         self._graph.attach(relative_poses(views))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:
@@ -268,6 +257,8 @@ class Atlas:
     def _add_keyframes(self, window: Window, keyframes: dict[int, MapKeyframe]) -> None:
         """Add those keyframes of a window that the current component does not have yet."""
         images = {keyframe.id: keyframe for keyframe in window.keyframes}
+        if not all(keyframe.calibrated for keyframe in window.keyframes):
+            self._graph.expect_uncalibrated()
         for k, keyframe in keyframes.items():
             if not self.is_connected(k):
                 yield_to_tracking()

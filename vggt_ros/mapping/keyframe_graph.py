@@ -10,9 +10,11 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
+from vggt_ros.mapping.reach import reach
 from vggt_ros.mapping.window_edges import WindowEdges
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, RelativePose
 from vggt_ros.storage.map_packing import pack_edges, pack_similarities, unpack_edges, unpack_similarities
 from vggt_ros.storage.map_record import MapRecord
@@ -44,9 +46,9 @@ class KeyframeGraph:
 
     """
 
-    def __init__(self, stride: int) -> None:
-        """Begin empty; `stride` new keyframes come with each window."""
-        self._graph = PoseGraph(stride)
+    def __init__(self, stride: int, largest_drift: float) -> None:
+        """Begin empty; `stride` new keyframes come with each window; see `PoseGraph` for the drift."""
+        self._graph = PoseGraph(stride, largest_drift)
         self._window_edges = WindowEdges()
         self._keyframe_nodes: dict[int, _KeyframeNode] = {}
         # Of a node, the point in its frame that keeps its position in the parent's frame when its scale is set.
@@ -106,6 +108,30 @@ class KeyframeGraph:
         The reference is a node, because its keyframe may have got a new node in the new submap by then.
         """
         self._graph.add_submap(self._keyframe_nodes[keyframe].node, map_keyframe, reference_node, covariance)
+
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration."""
+        self._graph.expect_uncalibrated()
+
+    def reach(self, keyframe: int, depth: float, stamp: int) -> float | None:
+        """Return how far the camera can have come from a keyframe until `stamp`, map units; see `reach.reach`.
+
+        `depth` is the keyframe's median depth, in its own units.
+        """
+        submap = self._keyframe_nodes[keyframe].submap
+        before = [k for k in self.ids if k <= keyframe and self._keyframe_nodes[k].submap == submap]
+        stamps = np.array([self._keyframe_nodes[k].stamp for k in before], np.int64)
+        return reach(stamps, np.array([self.pose(k).translation for k in before]), depth * self.pose(keyframe).scale,
+                     stamp)
+
+    def set_reach(self, anchor: int, keyframe: int, radius: float) -> None:
+        """Bound the position of a submap's first keyframe by the last one before; see `PoseGraph.set_reach`."""
+        node = self._keyframe_nodes[keyframe].node
+        self._graph.set_reach(self._keyframe_nodes[anchor].node, node, radius / self._graph.map_node[node].scale)
+
+    def drift(self, first: int, second: int) -> Drift | None:
+        """Return the drift to expect between two keyframes; None if nothing constrains their relative pose."""
+        return self._graph.drift(self._keyframe_nodes[first].node, self._keyframe_nodes[second].node)
 
     def attach(self, relative_poses: Iterable[RelativePose]) -> None:
         """Add the relative poses of a window: attach new keyframes, and merge the relative poses between known ones."""

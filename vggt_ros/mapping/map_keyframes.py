@@ -67,8 +67,10 @@ def _cell_means(depth: NDArray[np.float32], confidence: NDArray[np.float32],
 
 def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe]) -> dict[int, View]:
     """Return keyframe id to its view in a solved window, in the window's frame and units."""
-    return {k: View(camera, keyframes[k])
-            for k, camera in zip(geometry.keyframe_ids, geometry.window_camera, strict=True)}
+    steps = [None, *(geometry.step_covariance if geometry.step_covariance is not None
+                     else [None] * (len(geometry.keyframe_ids) - 1))]
+    return {k: View(camera, keyframes[k], uncertainty=geometry.uncertainty, step_covariance=step)
+            for k, camera, step in zip(geometry.keyframe_ids, geometry.window_camera, steps, strict=True)}
 
 
 def with_binary_features(keyframe: MapKeyframe, image: Keyframe) -> MapKeyframe:

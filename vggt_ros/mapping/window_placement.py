@@ -29,6 +29,7 @@ class Placement:
         join_result: message of the attempt to join its submap to another one, empty if that was not tried.
         seconds: how long reconstruction and alignment took.
         report: the reconstructor's figures.
+        notes: what the reconstructor says of the window.
 
     """
 
@@ -38,6 +39,7 @@ class Placement:
     join_result: str = ""
     seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class WindowPlacer:
@@ -68,7 +70,7 @@ class WindowPlacer:
             started = time.perf_counter()
             try:
                 geometry = self._reconstructor.reconstruct(choice)
-                placement.report = geometry.report
+                placement.report, placement.notes = geometry.report, geometry.notes
                 if self._atlas.current_submap < 0:
                     self._atlas.begin_submap(choice, geometry)
                     break

@@ -20,10 +20,6 @@ class WindowRelocalizer:
         self._config = config
         self._relocalizer = Relocalizer(config)
 
-    def clear(self) -> None:
-        """Forget the map."""
-        self._relocalizer.clear()
-
     def find(
         self, window: Window, solution: Solution, rows: NDArray[np.int64] | None = None
     ) -> dict[int, Relocalization]:

@@ -69,9 +69,10 @@ class KeyframeSelector:
                     and parallax < _WAIT_PARALLAX * self._config.min_parallax)
         return not (may_wait and self._sharpness.relative < _BLURRED)
 
-    def has_no_overlap(self, tracks: FeatureTracks) -> bool:
-        """Return True if the frame with these `tracks` has no track in common with the newest keyframe."""
-        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any()
+    def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:
+        """Return True if a keyframe with these `tracks` shows nothing that the `newest` one before shows."""
+        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any() and \
+            not show_the_same(newest, keyframe)
 
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""

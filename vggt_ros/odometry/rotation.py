@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import pixel_rays
@@ -37,7 +38,7 @@ class RotationTracker:
 
     def locate(self, keyframe: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, width_factor: float,
                min_inliers: int) -> tuple[Array, Array, int] | None:
-        """Return pose 4x4, covariance (6, 6) and number of tracks by the rotation since `keyframe`, or None.
+        """Return pose 4x4, covariance (6, 6) and number of inliers by the rotation since `keyframe`, or None.
 
         The covariance grows with each keyframe by the motion that the rotation may hide. `width_factor` is 640 px over
         the width of the image; at least `min_inliers` tracks must agree.
@@ -55,10 +56,11 @@ class RotationTracker:
         map_camera[:3, :3] = map_camera[:3, :3] @ found[0]
         covariance[:3, :3] += keyframes * found[1]
         covariance[3:, 3:] += (keyframes * _HIDDEN_PARALLAX / focal * self._depth) ** 2 * np.eye(3)
-        return map_camera, covariance, int(common.sum())
+        return map_camera, covariance, int(found[2].sum())
 
 
-def rotation_between(first: Array, second: Array, max_angle: float, min_inliers: int) -> tuple[Array, Array] | None:
+def rotation_between(first: Array, second: Array, max_angle: float,
+                     min_inliers: int) -> tuple[Array, Array, NDArray[np.bool_]] | None:
     """Return the rotation between two views of the same rays, or None if no rotation explains them.
 
     Args:
@@ -67,8 +69,8 @@ def rotation_between(first: Array, second: Array, max_angle: float, min_inliers:
         min_inliers: fewest inliers.
 
     Returns:
-        The rotation `first_second` (3, 3) and the covariance (3, 3) of its perturbation on the right; None if there are
-        too few inliers. By RANSAC on pairs of rays, then least squares (Wahba's problem).
+        The rotation `first_second` (3, 3), the covariance (3, 3) of its perturbation on the right, and which rays are
+        inliers (n,); None if there are too few. By RANSAC on pairs of rays, then least squares (Wahba's problem).
 
     """
     a, b = (rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in (first, second))
@@ -88,7 +90,7 @@ def rotation_between(first: Array, second: Array, max_angle: float, min_inliers:
     inlier_rays = b[inliers]
     information = len(inlier_rays) * np.eye(3) - inlier_rays.T @ inlier_rays
     variance = max(float(np.mean(residual[inliers] ** 2)) / 2, 1e-10)
-    return rotation, variance * np.linalg.inv(information)
+    return rotation, variance * np.linalg.inv(information), inliers
 
 
 def _ray_frames(first: Array, second: Array) -> Array:

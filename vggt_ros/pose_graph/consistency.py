@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.geometry.sim3 import inverse, log, to_matrix, transported
+from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, transported
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
 CHI2_GATE = 24.3
@@ -88,10 +88,12 @@ def mahalanobis_squared(errors: Array, covariances: Array) -> Array:
     return np.einsum("ni,ni->n", errors, np.linalg.solve(covariances, errors[..., None])[..., 0])
 
 
-def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence[Loop]) -> Array:
+def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence[Loop],
+                   path: Array | None = None) -> Array:
     """Return the chi-square (n,) of the innovation of each loop, given the overlap factors and the `accepted` loops.
 
-    The poses in `tree` have to be the solution with the accepted loops.
+    The poses in `tree` have to be the solution with the accepted loops. `path` (2, n), the length and the angles of the
+    shortest path between the nodes, is for errors that add up along it; without it there are none.
     """
     if not loops:
         return np.zeros(0)
@@ -100,27 +102,37 @@ def predicted_chi2(tree: SpanningTree, loops: Sequence[Loop], accepted: Sequence
     matrices = np.array([loop.matrix for loop in loops])
     innovation = log(poses[first] @ matrices @ inverse(poses[second]))
     noise = transported(np.array([loop.covariance for loop in loops]), poses[second])
-    covariance = _drift_covariance(tree, first, second) + noise
-    if accepted:
-        accepted = _nearest_loops(accepted, first, second)
-        first_accepted, second_accepted = end_rows(accepted)
-        cross = _cross_covariance(tree, first[:, None], second[:, None], first_accepted, second_accepted)
-        joint = _cross_covariance(tree, first_accepted[:, None], second_accepted[:, None], first_accepted,
-                                  second_accepted)
-        index = np.arange(len(accepted))
-        joint[index, index] += transported(np.array([loop.covariance for loop in accepted]), poses[second_accepted])
-        size = 7 * len(accepted)
-        flat = joint.swapaxes(1, 2).reshape(size, size)
-        scaling = 1 / np.sqrt(np.diag(flat))  # rotations and far positions differ by orders of magnitude
-        factor = np.linalg.cholesky(flat * scaling[:, None] * scaling + 1e-12 * np.eye(size))
-        flat_cross = cross.transpose(1, 3, 0, 2).reshape(size, -1) * scaling[:, None]
-        whitened = np.linalg.solve(factor, flat_cross).reshape(size, len(loops), 7)
-        covariance = covariance - np.einsum("snd,sne->nde", whitened, whitened)
+    covariance = drift_covariance(tree, first, second, accepted) + noise
+    if path is not None:
+        covariance += transported(_systematic_covariance(tree, path, second), poses[second])
     # The subtraction leaves rounding errors of the far larger drift; a loop's own noise bounds it from below.
     values, vectors = np.linalg.eigh((covariance + covariance.swapaxes(1, 2)) / 2)
     floor = np.linalg.eigvalsh(noise)[:, :1]
     projected = np.einsum("nji,nj->ni", vectors, innovation)
     return np.asarray((projected**2 / np.maximum(values, floor)).sum(1))
+
+
+def drift_covariance(tree: SpanningTree, first: Index, second: Index, accepted: Sequence[Loop]) -> Array:
+    """Return the covariance (n, 7, 7) of the drift between rows (n,) and (n,) that the `accepted` loops leave.
+
+    It is of perturbations on the left, in the map's frame.
+    """
+    covariance = _drift_covariance(tree, first, second)
+    if not accepted:
+        return covariance
+    accepted = _nearest_loops(accepted, first, second)
+    first_accepted, second_accepted = end_rows(accepted)
+    cross = _cross_covariance(tree, first[:, None], second[:, None], first_accepted, second_accepted)
+    joint = _cross_covariance(tree, first_accepted[:, None], second_accepted[:, None], first_accepted, second_accepted)
+    index = np.arange(len(accepted))
+    joint[index, index] += transported(np.array([loop.covariance for loop in accepted]), tree.poses[second_accepted])
+    size = 7 * len(accepted)
+    flat = joint.swapaxes(1, 2).reshape(size, size)
+    scaling = 1 / np.sqrt(np.diag(flat))  # rotations and far positions differ by orders of magnitude
+    factor = np.linalg.cholesky(flat * scaling[:, None] * scaling + 1e-12 * np.eye(size))
+    flat_cross = cross.transpose(1, 3, 0, 2).reshape(size, -1) * scaling[:, None]
+    whitened = np.linalg.solve(factor, flat_cross).reshape(size, len(first), 7)
+    return np.asarray(covariance - np.einsum("snd,sne->nde", whitened, whitened))
 
 
 def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> list[Loop]:
@@ -143,7 +155,10 @@ def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> l
     # The tree's covariances are in the frame of its current poses; transport them to the frame of the second node.
     local = transported(drift, inverse(tree.poses[loop.second_row, None]))
     noise = transported(np.array([other.covariance for other in others]), to_second @ chained_poses[second])
-    agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance) <= CHI2_GATE
+    sums = tree.path_sums()[:2]
+    path = (abs(sums[:, first] - sums[:, [loop.first_row]]) + abs(sums[:, second] - sums[:, [loop.second_row]]))
+    systematic = _systematic_covariance(tree, path, np.full_like(first, loop.second_row))
+    agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance + systematic) <= CHI2_GATE
     return [other for other, agrees in zip(others, agree, strict=True) if agrees]
 
 
@@ -178,9 +193,19 @@ def score(loops: Sequence[Loop], residuals_chi2: Array, chain_chi2: float, strid
     return gain - float(residuals_chi2.sum()) - freedom * float(np.log1p(chain_chi2 / (freedom * _CHAIN_TOLERANCE)))
 
 
-def independent_clusters(loops: Sequence[Loop], stride: int = 1) -> int:
-    """Return how many clusters, independent pieces of evidence, loops form; `stride` as for `score`."""
-    return len(_clusters(loops, _CLUSTER_WINDOWS * stride))
+def stretches(loops: Sequence[Loop], stride: int = 1) -> list[list[Loop]]:
+    """Return loops by stretches of the trajectory: two that have a place in common, directly or over others, are one.
+
+    Places are the same within `_CLUSTER_WINDOWS` windows; `stride` as for `score`. Where two stretches are built alike,
+    loops all along them agree with each other, and so do those with a third one: all of them are one piece of evidence.
+    """
+    ends = np.array([[loop.first, loop.second] for loop in loops], np.int64).reshape(-1, 2)
+    label = np.arange(len(loops))
+    for row in range(len(loops)):
+        near = (abs(ends[:, :, None] - ends[row]) <= _CLUSTER_WINDOWS * stride).any((1, 2))
+        label[np.isin(label, label[near])] = label[near].min()
+    return [[loop for loop, own in zip(loops, label.tolist(), strict=True) if own == one]
+            for one in np.unique(label).tolist()]
 
 
 def supporting_images(loops: Sequence[Loop], stride: int = 1) -> int:
@@ -201,6 +226,15 @@ def _clusters(loops: Sequence[Loop], radius: int) -> list[list[Loop]]:
             assigned |= near
             clusters.append([loop for loop, is_near in zip(loops, near, strict=True) if is_near])
     return clusters
+
+
+def _systematic_covariance(tree: SpanningTree, path: Array, rows: Index) -> Array:
+    """Return the covariance (n, 7, 7) of errors that add up along paths (2, n) to rows, perturbations on the right."""
+    sigmas = np.zeros((path.shape[1], 7))
+    sigmas[:, :3] = tree.systematic * path[1, :, None]
+    sigmas[:, 3:6] = tree.systematic * (path[0] / scales(tree.poses[rows]))[:, None]
+    sigmas[:, 6] = tree.systematic * (path[0] > 0)
+    return np.asarray(np.einsum("ni,ij->nij", sigmas**2, np.eye(7)))
 
 
 def _drift_covariance(tree: SpanningTree, first: Index, second: Index) -> Array:

@@ -19,6 +19,7 @@ from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop
 from vggt_ros.pose_graph.loop_selection import LoopSelection
 from vggt_ros.pose_graph.optimization import GAUGE_SIGMA
+from vggt_ros.pose_graph.plausibility import Drift, drift
 from vggt_ros.pose_graph.scale_correction import rescaled
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
 from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE
@@ -44,9 +45,12 @@ class _NodePoses(Mapping[int, Sim3]):
 class PoseGraph:
     """Nodes, the factors between them, and the poses of the nodes by the newest solution."""
 
-    def __init__(self, stride: int = 1) -> None:
-        """Begin with an empty graph; `stride` new nodes come with each window."""
-        self._selection = LoopSelection(stride)
+    def __init__(self, stride: int = 1, largest_drift: float = 0.1) -> None:
+        """Begin with an empty graph; `stride` new nodes come with each window.
+
+        `largest_drift`, a fraction of the path, is what a loop may ask for (`loops.drift`).
+        """
+        self._selection = LoopSelection(stride, largest_drift)
         self._row: dict[int, int] = {}  # of each node in the tree
         self._node: list[int] = []  # of each row
         self._loop_count = 0
@@ -123,6 +127,24 @@ class PoseGraph:
         else:
             self._begin_submap(node, parent, relative, covariance, self._selection.submaps.of_row[parent])
 
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration."""
+        self._selection.expect_uncalibrated()
+
+    def set_reach(self, anchor: int, node: int, radius: float) -> None:
+        """Bound the pose of a submap, by its first node, where the camera was lost before it.
+
+        It is within `radius` of `node`, the last one before, in units of this node. Loops that put it farther away are
+        not accepted, unless they are of two stretches of the trajectory that agree.
+        """
+        submaps = self._selection.submaps
+        submaps.reach[submaps.of_row[self._row[anchor]]] = self._row[node], radius
+
+    def drift(self, first: int, second: int) -> Drift | None:
+        """Return the drift to expect between two nodes; None if nothing constrains their relative pose."""
+        selection = self._selection
+        return drift(selection.tree, selection.submaps, selection.accepted, self._row[first], self._row[second])
+
     def add_node(self, node: int, reference: int, reference_node: Sim3, covariance: Array) -> None:
         """Attach a node to a `reference` node of the graph.
 
@@ -181,7 +203,8 @@ class PoseGraph:
         The overlap factors between the remaining nodes are composed into one each, so the map does not change. Return
         the new factors.
         """
-        needed = {*nodes, *self.anchors, *(node for loop in self.loops for node in (loop.first, loop.second))}
+        reach = (self._node[row] for row, _ in self._selection.submaps.reach.values())
+        needed = {*nodes, *self.anchors, *reach, *(node for loop in self.loops for node in (loop.first, loop.second))}
         old_parent = {node: self._node[parent]
                       for node, parent in zip(self._node, self._selection.tree.parent, strict=True)}
         kept = self._selection.marginalize(np.array(sorted(self._row[node] for node in needed), np.int64))

@@ -8,16 +8,20 @@ spanning tree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, log
-from vggt_ros.pose_graph.consistency import Loop, end_rows, mahalanobis_squared, residual_chi2, score
+from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop, end_rows, mahalanobis_squared, residual_chi2, score
 from vggt_ros.pose_graph.optimization import solve
 from vggt_ros.pose_graph.spanning_tree import Segments, SpanningTree
+
+_CHI2_MEDIAN, _MAX_RESIDUAL_INFLATION = 6.35, 9.0
+"""The median of chi-square with 7 degrees of freedom; the upper limit of the factor by which the covariances of loops
+may be too small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,19 @@ def solve_inliers(
     covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
     solved = solve(nodes, initial[nodes], first, second, measured, covariance, log_scale)
     return _evaluate(segments, submap, loops, stride, tree.distribute_correction(nodes, solved))
+
+
+def without_outliers(found: InlierSet, solve_again: Callable[[Sequence[Loop]], InlierSet]) -> InlierSet:
+    """Return a solution without the loops whose residuals stay above the gate in it, the worst first."""
+    while len(found.loops):
+        # Most loops are true: if even their median is high, the covariances of loops are too small.
+        limit = CHI2_GATE * float(np.clip(np.median(found.residuals_chi2) / _CHI2_MEDIAN, 1.0, _MAX_RESIDUAL_INFLATION))
+        outliers = int((found.residuals_chi2 > limit).sum())
+        if not outliers:
+            break
+        worst = np.argsort(-found.residuals_chi2)[: max(1, outliers // 3)]
+        found = solve_again([loop for row, loop in enumerate(found.loops) if row not in worst])
+    return found
 
 
 def evaluate_inliers(

@@ -15,19 +15,17 @@ from vggt_ros.pose_graph.consistency import (
     CHI2_GATE,
     Loop,
     consistent_set,
-    independent_clusters,
-    predicted_chi2,
     residual_chi2,
     score,
+    stretches,
     supporting_images,
 )
-from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers
+from vggt_ros.pose_graph.inflation import Inflation
+from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers, without_outliers
+from vggt_ros.pose_graph.plausibility import SYSTEMATIC, plausible_hypothesis, refusals
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE, Submaps
 
-_INITIAL_INFLATION, _INITIAL_WEIGHT, _MAX_INFLATION = 4.0, 2, 1000.0
-"""Prior on the inflation of the covariances of the overlap factors, its weight as a number of loops, and the upper
-limit of the inflation."""
 _MAX_LOOPS = 100
 """Most accepted loops in the graph: with more, the oldest quarter is settled, that is, absorbed into the overlap
 factors."""
@@ -35,10 +33,9 @@ _SETTLED_COVARIANCE = 0.1
 """Factor on the covariances of the overlap factors that settled loops have corrected."""
 _MIN_SUPPORTING_IMAGES = 2
 """Images that have to support the relative pose of two submaps that nothing else constrains."""
-_CHI2_MEDIAN, _MAX_RESIDUAL_INFLATION = 6.35, 9.0
-"""The median of chi-square with 7 degrees of freedom; the upper limit of the factor by which the covariances of loops
-may be too small."""
-
+_SINGLE_STRETCH_TOLERANCE = 2.0
+"""Loops of a single stretch of the trajectory may raise the chi-square of the overlap factors by this many gates: more
+of them do not make it likelier that the trajectory is wrong, since places that are built alike agree all along."""
 
 class LoopSelection:
     """Overlap factors, loops between their nodes, and which of the loops are accepted.
@@ -52,16 +49,16 @@ class LoopSelection:
 
     """
 
-    def __init__(self, stride: int) -> None:
-        """Begin empty; `stride` new nodes come with each window."""
-        self._stride = stride
+    def __init__(self, stride: int, largest_drift: float) -> None:
+        """Begin empty; `stride` new nodes come with each window; the drift is a fraction of the path."""
+        self._stride, self._largest_drift = stride, largest_drift
         self.tree, self.submaps = SpanningTree(), Submaps()
-        self.tree.inflation = _INITIAL_INFLATION
+        self._inflation = Inflation()
+        self.tree.inflation = self._inflation.factor
+        self.tree.systematic = SYSTEMATIC[True] * largest_drift
         self.loops: list[Loop] = []
         self.settled = 0
         self.log_scale: dict[int, float] = {}
-        # Prior on the inflation, its weight, and the number of present loops that it includes.
-        self._prior_inflation, self._prior_weight, self._prior_loops = _INITIAL_INFLATION, _INITIAL_WEIGHT, 0
         self._newest_settled_row = 0  # the newest row that a settled loop has corrected
         self._current = InlierSet((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
 
@@ -75,12 +72,14 @@ class LoopSelection:
         """For each submap, the oldest one that accepted loops connect it with."""
         return self.submaps.components(self.accepted)
 
+    def expect_uncalibrated(self) -> None:
+        """Expect the larger systematic errors of a camera without a calibration from now on."""
+        self.tree.systematic = SYSTEMATIC[False] * self._largest_drift
+
     def passes_gate(self, loop: Loop) -> bool:
         """Return whether a loop is likely given the overlap factors and the accepted loops; if not, set its reason."""
-        squared_distance = float(predicted_chi2(self.tree, [loop], self.accepted)[0])
-        if squared_distance > CHI2_GATE:
-            loop.reason = f"its chi-square against the map is {squared_distance:.0f}, more than {CHI2_GATE}"
-        return squared_distance <= CHI2_GATE
+        loop.reason, = refusals(self.tree, self.submaps, [loop], self.accepted, self._largest_drift)
+        return not loop.reason
 
     def loops_to_accept(self, loop: Loop) -> list[Loop]:
         """Return a loop that passes the gate and those to accept with it; none, and set it pending, if it has to wait.
@@ -124,9 +123,11 @@ class LoopSelection:
             images = supporting_images([other for other in loops if other.accepted], self._stride)
             loop.reason = "joins two submaps" + (f", supported by {images} images" if images > 1 else "")
             self._reconsider_pending(self.submaps.constrained_components(self.accepted))
+        if loop.accepted:  # it may support loops that were rejected before it came
+            self.try_alternative(loop)
 
     def try_alternative(self, loop: Loop) -> None:
-        """Test the hypothesis that a new loop and rejected ones consistent with it are true; adopt it if it wins.
+        """Test the hypothesis that the newest loop and rejected ones consistent with it are true; adopt it if it wins.
 
         It wins if the solution with them has a better score than the current one.
 
@@ -140,18 +141,25 @@ class LoopSelection:
                     and self._end_components(other, label) <= ends]
         consistent = consistent_set(self.tree, loop, rejected)
         within = self.submaps.is_within_one(loop)
-        if (len(consistent) < 2 and within) or (
-                len(ends) > 1 and independent_clusters(consistent, self._stride) < 2):
+        if (len(consistent) < 2 and (within or loop.accepted)) or (
+                len(ends) > 1 and len(stretches(consistent, self._stride)) < 2):
             return
         chosen = consistent + [other for other in consistent_set(self.tree, loop, self.accepted) if other is not loop]
+        chosen = plausible_hypothesis(self.tree, self.submaps, chosen, self._largest_drift, self._stride)
+        if loop not in chosen:
+            return
         if score(chosen, np.zeros(0), 0.0, self._stride) <= self._current.score:  # the upper bound of its score
             return
         break_edge = self._release_break(max(ends)) if len(ends) > 1 else None
         initial = None if within else self.submaps.joined_poses(self.tree.poses, range(len(label)), chosen)
-        alternative = self._remove_outliers(self._solve(chosen, initial))
+        alternative = without_outliers(self._solve(chosen, initial), self._solve)
         if loop in alternative.loops and alternative.score > self._current.score:
             alternative = self._refine(alternative)
-        if loop in alternative.loops and alternative.score > self._current.score:
+        is_better = loop in alternative.loops and alternative.score > self._current.score
+        if is_better and len(stretches([other for other in alternative.loops if not other.accepted], self._stride)) < 2:
+            strain = alternative.chain_chi2 - self._current.chain_chi2
+            is_better = strain <= _SINGLE_STRETCH_TOLERANCE * CHI2_GATE
+        if is_better:
             self._adopt(alternative)
             if break_edge is not None:
                 self.submaps.break_parent[max(ends)] = -1
@@ -184,6 +192,7 @@ class LoopSelection:
         row = dict(zip(kept, range(len(kept)), strict=True))
         self.submaps.of_row = [self.submaps.of_row[old] for old in kept]
         self.submaps.anchor_row = [row[old] for old in self.submaps.anchor_row]
+        self.submaps.reach = {submap: (row[old], radius) for submap, (old, radius) in self.submaps.reach.items()}
         self.log_scale = {row[old]: log for old, log in self.log_scale.items() if old in row}
         for loop in self.loops:
             loop.first_row, loop.second_row = row[loop.first_row], row[loop.second_row]
@@ -224,7 +233,7 @@ class LoopSelection:
 
     def _refine(self, found: InlierSet) -> InlierSet:
         """Return a solution without the loops that are outliers in it, and with the rejected ones that now fit."""
-        found = self._remove_outliers(found)
+        found = without_outliers(found, self._solve)
         label = self.submaps.constrained_components(found.loops)
         others = [loop for loop in self.loops if loop not in found.loops and self._is_constrained(loop, label)]
         near = [loop for loop, chi2 in zip(others, residual_chi2(found.poses, others), strict=True)
@@ -233,28 +242,13 @@ class LoopSelection:
             return found
         before = self.tree.poses.copy()
         self.tree.set_poses(found.poses)
-        fitting = [
-            loop
-            for loop, chi2 in zip(near, predicted_chi2(self.tree, near, found.loops), strict=True)
-            if chi2 <= CHI2_GATE
-        ]
+        fitting = [loop for loop, reason
+                   in zip(near, refusals(self.tree, self.submaps, near, found.loops, self._largest_drift), strict=True)
+                   if not reason]
         if fitting:
-            larger = self._remove_outliers(self._solve([*found.loops, *fitting]))
+            larger = without_outliers(self._solve([*found.loops, *fitting]), self._solve)
             found = larger if larger.score > found.score else found
         self.tree.set_poses(before)
-        return found
-
-    def _remove_outliers(self, found: InlierSet) -> InlierSet:
-        """Return a solution without the loops whose residuals stay above the gate in it, the worst first."""
-        while len(found.loops):
-            # Most loops are true: if even their median is high, the covariances of loops are too small.
-            limit = CHI2_GATE * float(np.clip(np.median(found.residuals_chi2) / _CHI2_MEDIAN, 1.0,
-                                              _MAX_RESIDUAL_INFLATION))
-            outliers = int((found.residuals_chi2 > limit).sum())
-            if not outliers:
-                break
-            worst = np.argsort(-found.residuals_chi2)[: max(1, outliers // 3)]
-            found = self._solve([loop for row, loop in enumerate(found.loops) if row not in worst])
         return found
 
     def _adopt(self, found: InlierSet) -> None:
@@ -267,10 +261,7 @@ class LoopSelection:
                 loop.reason = "inconsistent with later loops"
         self._current = found
         self.tree.set_poses(found.poses)
-        # The chi-square of the chain after the loops are closed estimates by how much its covariances are too small.
-        chi2 = found.chain_chi2 * self.tree.inflation + 7 * self._prior_inflation * self._prior_weight
-        count = max(0, len(found.loops) - self._prior_loops) + self._prior_weight
-        self.tree.inflation = float(np.clip(chi2 / (7 * count), 1.0, _MAX_INFLATION))
+        self.tree.inflation = self._inflation.estimate(found.chain_chi2, len(found.loops))
 
     def _settle_oldest(self) -> None:
         """Absorb the oldest loops into the overlap factors, and drop old rejected ones, to bound the problem's size.
@@ -289,9 +280,7 @@ class LoopSelection:
         left = tuple(loop for loop in accepted if loop.id not in removed)
         self.loops = [loop for loop in self.loops if loop.id not in removed]
         self.settled += len(settled)
-        self._prior_inflation, self._prior_weight = self.tree.inflation, min(
-            _MAX_LOOPS, self._prior_weight + len(accepted) - self._prior_loops)
-        self._prior_loops = len(left)
+        self._inflation.settle(len(accepted), len(left))
         newest = max(max(loop.first_row, loop.second_row) for loop in settled)
         self.tree.scale_edge_covariance(np.arange(self._newest_settled_row + 1, newest + 1), _SETTLED_COVARIANCE)
         self._newest_settled_row = max(self._newest_settled_row, newest)

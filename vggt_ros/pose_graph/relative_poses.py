@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse, orthonormalize
-from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
+from vggt_ros.geometry.sim3 import adjoint, exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
 from vggt_ros.windows.alignment import Alignment, View
 
@@ -76,9 +76,7 @@ def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None 
     for first, second in [*pairs[known_rows[0]:], *backwards]:
         if second in known and first not in known:
             continue  # both are attached already, through other keyframes
-        sigmas = np.array([_SIGMA_ROTATION] * 3 + [_SIGMA_TRANSLATION * depth * units[second]] * 3
-                          + [_SIGMA_LOG_SCALE])
-        covariance = np.diag(sigmas**2)
+        covariance = _covariance(window, first, second, depth, units[second])
         if alignment and first in known and second not in known:
             covariance += transported(alignment.covariance[None], inverse(window[second].camera)[None])[0]
         relative = _relative_pose(window, first, second, units)
@@ -90,6 +88,28 @@ def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None 
                 Sim3.from_pose(known[first].camera, known[first].scale).inverse() @ reference_second)[None]
             relative = to_sim3(aligned @ exp(log(inverses(aligned) @ to_matrix(relative)[None]) / 2))[0]
         yield RelativePose(first, second, relative, covariance, first in known and second in known)
+
+
+def _covariance(window: Mapping[int, View], first: int, second: int, depth: float, unit: float) -> Array:
+    """Return the covariance (7, 7) of a relative pose by the window alone.
+
+    The assumed errors are replaced by the window's own covariances where it has any, down to a tenth of them.
+    """
+    assumed = np.array([_SIGMA_ROTATION] * 3 + [_SIGMA_TRANSLATION * depth * unit] * 3 + [_SIGMA_LOG_SCALE])
+    order = list(window)
+    backwards = order.index(first) > order.index(second)
+    own = window[first if backwards else second].step_covariance
+    if own is None:
+        assumed[:6] *= max(window[first].uncertainty, window[second].uncertainty)
+        return np.diag(assumed**2)
+    if backwards:  # a perturbation of the newer camera becomes one of the older
+        older_newer = inverse(window[second].camera) @ window[first].camera
+        carry = adjoint(older_newer[None])[0, :6, :6]
+        own = carry @ own @ carry.T
+    units = np.array([1.0] * 3 + [unit] * 3)
+    covariance = np.diag((np.array([0.1] * 6 + [1.0]) * assumed) ** 2)
+    covariance[:6, :6] += units[:, None] * own * units
+    return covariance
 
 
 def loop_relative_pose(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, transported
+from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, scales, transported
 
 Index = NDArray[np.int64]
 
@@ -43,6 +43,8 @@ class SpanningTree:
         chained_poses: (n, 4, 4), by composing the overlap factors alone.
         poses: (n, 4, 4), by the newest solution of the graph.
         inflation: factor on the covariances of the overlap factors, as estimated from the loops.
+        systematic: standard deviation of the errors that add up systematically along the path, such as those by a wrong
+            focal length, as a fraction of its length and of the angles by which it turns.
 
     """
 
@@ -52,7 +54,7 @@ class SpanningTree:
         self._chained_poses, self._poses = np.zeros((16, 4, 4)), np.zeros((16, 4, 4))
         self._edge_covariance, self._covariance = np.zeros((16, 7, 7)), np.zeros((16, 7, 7))
         self._branch, self._parent = np.zeros(16, np.int64), np.zeros(16, np.int64)
-        self.inflation = 1.0
+        self.inflation, self.systematic = 1.0, 0.0
         self._branch_end: list[int] = []
         self._branch_parent: list[int] = []
 
@@ -97,6 +99,27 @@ class SpanningTree:
         """
         return (inverse(self._chained_poses[self._parent[rows]]) @ self._chained_poses[rows],
                 self._edge_covariance[rows])
+
+    def path_sums(self) -> Array:
+        """Return what adds up along the path from the root to each row (3, n).
+
+        The length of the path in map units, the angles by which it turns in radians, and the variance of the position
+        by the errors of the relative poses, not inflated and without lever arms, in map units squared. Edges that
+        constrain nothing add nothing.
+        """
+        poses, parents = self.poses, self.poses[np.maximum(self.parent, 0)]
+        relative = np.einsum("nji,njk->nik", parents[:, :3, :3], poses[:, :3, :3])
+        cosine = (np.trace(relative, axis1=1, axis2=2) / (scales(poses) * scales(parents)) - 1) / 2
+        covariance = self._edge_covariance[: self._count]
+        sums = np.array([np.linalg.norm(poses[:, :3, 3] - parents[:, :3, 3], axis=1),
+                         np.arccos(np.clip(cosine, -1, 1)),
+                         scales(poses) ** 2 * np.einsum("nii->n", covariance[:, 3:6, 3:6])])
+        sums[:, covariance[:, 0, 0] > 1] = 0.0
+        sums[:, :1] = 0.0
+        for branch, branch_parent in enumerate(self._branch_parent):
+            rows = np.flatnonzero(self.branch == branch)
+            sums[:, rows] = np.cumsum(sums[:, rows], axis=1) + (sums[:, [branch_parent]] if branch_parent >= 0 else 0.0)
+        return sums
 
     def add(self, parents: Sequence[int], measured: Array, covariance: Array) -> list[int]:
         """Attach new nodes, each to an earlier row as its parent, the very first to -1; return their rows.
@@ -211,7 +234,7 @@ class SpanningTree:
         are renumbered in the same order.
         """
         segments, tree = self.segments(rows), SpanningTree()
-        kept, tree.inflation = np.append(0, segments.descendant), self.inflation
+        kept, tree.inflation, tree.systematic = np.append(0, segments.descendant), self.inflation, self.systematic
         covariance = np.append(self._edge_covariance[:1], segments.covariance / self.inflation, axis=0)
         same = np.flatnonzero(self._parent[kept[1:]] == segments.ancestor) + 1
         covariance[same] = self._edge_covariance[kept[same]]  # as measured: a difference of sums has rounding errors

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import inverse
+from vggt_ros.geometry.sim3 import inverse, scales
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
 
@@ -25,6 +25,8 @@ class Submaps:
         of_row: the submap of each row.
         anchor_row: the first row of each submap.
         break_parent: for each submap, the one that its break attaches it to; -1 where nothing constrains its pose.
+        reach: of submaps, the row of the last node before the break, and how far from it the camera can have come until
+            the first node, in units of that row.
 
     """
 
@@ -33,6 +35,7 @@ class Submaps:
         self.of_row: list[int] = []
         self.anchor_row: list[int] = []
         self.break_parent: list[int] = []
+        self.reach: dict[int, tuple[int, float]] = {}
 
     def begin(self, row: int, break_parent: int) -> None:
         """Begin a submap with a new row."""
@@ -76,6 +79,25 @@ class Submaps:
             poses[moved] = target @ inverse(poses[row, None])[0] @ poses[moved]
             component[component == max(first, second)] = min(first, second)
         return poses
+
+    def out_of_reach(self, poses: Array, loop: Loop, loops: Sequence[Loop]) -> tuple[float, float] | None:
+        """Return how far a loop between submaps makes the camera move in a break, and how far it can have come.
+
+        Both are in map units; None if it can have come so far, or if nothing is known. `poses` (n, 4, 4) are those with
+        the accepted `loops`.
+        """
+        if not self.reach:
+            return None
+        before, after = self.components(loops), self.components([*loops, loop])
+        joined = self.joined_poses(poses, before, [loop])
+        for submap, (row, radius) in self.reach.items():
+            other = self.of_row[row]
+            if before[submap] != before[other] and after[submap] == after[other]:
+                distance = float(np.linalg.norm(joined[self.anchor_row[submap], :3, 3] - joined[row, :3, 3]))
+                limit = radius * float(scales(joined[row, None])[0])
+                if distance > limit:
+                    return distance, limit
+        return None
 
     def join(self, tree: SpanningTree, label: Sequence[int], loop: Loop) -> None:
         """Move the younger of the two components that a loop connects to where the loop measures it."""

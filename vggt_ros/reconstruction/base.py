@@ -16,6 +16,10 @@ class ReconstructionRefused(Exception):
     """A window cannot be solved (no parallax, too few matches, an ambiguous solution); the text gives the reason."""
 
 
+class ReconstructorLost(Exception):
+    """A reconstructor cannot go on: its process has ended, or the context of its GPU is lost; create another one."""
+
+
 @dataclass(frozen=True, eq=False)
 class WindowGeometry:
     """The geometry of one window, in the optical frame of its first camera and with an arbitrary scale.
@@ -34,6 +38,7 @@ class WindowGeometry:
         report: statistics of this reconstruction for status and benchmarks (names with units, e.g. `residual_px`).
         step_covariance: how uncertain each keyframe's pose is in the frame of the one before it, float64 (S - 1, 6, 6),
             of perturbations on the right, [rotation, translation], radians and units of the window; None if not known.
+        uncertainty: how many times more uncertain than usual the poses are, where `step_covariance` is not known.
         notes: what the user should know of this window, such as why it is less certain than usual.
 
     """
@@ -47,6 +52,7 @@ class WindowGeometry:
     metric: bool = False
     report: dict[str, float] = field(default_factory=dict)
     step_covariance: NDArray[np.float64] | None = None
+    uncertainty: float = 1.0
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,6 +85,7 @@ class Reconstructor(Protocol):
 
         Raises:
             ReconstructionRefused: the window cannot be solved; the text gives the reason.
+            ReconstructorLost: this reconstructor cannot solve any window any more.
 
         """
         ...

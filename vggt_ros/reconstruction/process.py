@@ -1,102 +1,175 @@
-"""The CPU reconstructor in a process of its own.
+"""A reconstructor in a process of its own.
 
 Python runs one thread at a time. In one process, tracking at camera rate and the reconstructor, which is half Python,
-compete for the interpreter lock, and a window takes twice as long. Also, pycolmap is then loaded in that process only:
-its signal handler treats SIGTERM as a crash, which would prevent an orderly shutdown of the node.
+compete for the interpreter lock, and a window takes twice as long. torch and pycolmap are loaded in that process only:
+the signal handler of pycolmap treats SIGTERM as a crash, which would prevent an orderly shutdown of the node. A GPU
+whose context is lost is lost to its process: only another one can use it again, and its memory is free when the process
+has ended, whatever it was doing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
-import os
-import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from typing import Any
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.threads import single_threaded_blas
+from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
+from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.windows.keyframe import Window
 
-if TYPE_CHECKING:
-    from vggt_ros.reconstruction.multiview import Multiview
+Create = Callable[[Config, Callable[[str], None]], tuple[Reconstructor, str]]
+"""Creates a reconstructor in the process; a function of a module, since it is sent there by its name."""
+_POLL = 0.2
+"""Period of asking whether waiting has been canceled, seconds."""
+_GRACE = 5.0
+"""How long the process may take to finish what it computes when it is closed, seconds; then it is killed."""
 
-_NICENESS = 5
-"""Niceness of the process: tracking an image has priority over solving a window."""
 
-_here: Multiview | None = None  # the reconstructor, set in the child process only
+class ReconstructorProcess:
+    """Runs a reconstructor in a child process, with the same results.
 
+    Attributes:
+        name: of the reconstructor.
+        reason: why it was chosen.
+        status_values: its entries for the status message, as of its last answer.
 
-class MultiviewProcess:
-    """Runs `Multiview` in a child process, with the same results."""
+    """
 
-    name = "multiview"
+    def __init__(self, config: Config, create: Create, progress: Callable[[str], None] = lambda text: None) -> None:
+        """Start the process and create the reconstructor in it.
 
-    def __init__(self, config: Config) -> None:
-        """Start the process, which takes a second or two.
+        Args:
+            config: all settings.
+            create: creates the reconstructor in the process.
+            progress: called with the loading progress, several times a second; an exception that it raises ends the
+                process, whatever it is doing, and is raised.
 
         Raises:
-            RuntimeError: the process does not start; the cause is on stderr.
+            ConfigError: as `create_reconstructor`.
+            ReconstructorLost: the process has ended, possibly killed for lack of memory.
 
         """
-        self._config = config
-        self._pool = self._start()
+        self._config, self._closed = config, threading.Event()
+        self.status_values: dict[str, str] = {}
+        self._start(config, create)
         try:
-            self._pool.submit(int).result()
-        except BrokenProcessPool as error:
-            raise RuntimeError("the multiview process did not start; see stderr for the cause") from error
+            self.name, self.reason, has_torch = self._wait(CREATED, progress)
+            if self.name == "multiview" and has_torch:  # needed to find out; it takes memory of host and GPU
+                self._end()
+                self._start(config.replace({"reconstructor": "multiview"}), create)
+                self._wait(CREATED, progress)
+        except BaseException:
+            self._kill()
+            raise
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height) to which images of this camera must be rectified."""
+        if self.name == "vggt":
+            return network_size(camera, self._config.vggt.width)
         return camera.size_within(self._config.multiview.width)
+
+    def prepare(self, width: int, height: int, progress: Callable[[str], None] = lambda text: None) -> None:
+        """Prepare for images of this size; raises as `__init__` does, and as the reconstructor does."""
+        self._ask("prepare", (width, height), progress)
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window.
 
         Raises:
             ReconstructionRefused: the window cannot be solved.
-            RuntimeError: the process has ended, possibly killed for lack of memory; a new one is started.
+            ReconstructorLost: the process has ended, possibly killed for lack of memory, or has lost its GPU.
 
         """
-        try:
-            return self._pool.submit(_reconstruct, window).result()
-        except BrokenProcessPool as error:
-            self._pool = self._start()
-            raise RuntimeError("the multiview process has ended unexpectedly; a new one is started") from error
+        geometry: WindowGeometry = self._ask("reconstruct", (window,))
+        return geometry
+
+    def cancel(self) -> None:
+        """End what the process does, after a moment in which it may finish; from any thread."""
+        self._closed.set()
 
     def close(self) -> None:
-        """End the process after the window that it is solving."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the process after what it is doing, or kill it if that takes too long."""
+        self._closed.set()
+        self._end()
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self, config: Config, create: Create) -> None:
         # A forked process would inherit locks held by other threads.
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _initialize_process, (self._config,))
-        pool.submit(int)  # starts the process now, not at the first window
-        return pool
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=run, args=(theirs, config, create), name="reconstructor")
+        self._process.start()
+        # At exit multiprocessing would wait for it forever, if nobody has closed it.
+        Finalize(self, _kill, args=(self._process,), exitpriority=10)
+        theirs.close()  # so that the end of the process closes the pipe
+
+    def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None) -> Any:
+        try:
+            self._connection.send((method, arguments))
+        except OSError as error:
+            raise self._lost() from error
+        return self._wait(DONE, progress)
+
+    def _wait(self, expected: str, progress: Callable[[str], None]) -> Any:
+        """Return the answer of the process, after forwarding its progress and its log; raises its error."""
+        text, canceled = "starting the reconstructor", 0.0
+        while True:
+            kind: str
+            value: Any
+            try:
+                answered = self._connection.poll(_POLL)
+                kind, value = self._connection.recv() if answered else (PROGRESS, text)
+            except (EOFError, OSError) as error:
+                raise self._lost() from error
+            if kind == PROGRESS:
+                text = value
+                try:
+                    progress(text)
+                except BaseException:  # whatever the process does, it is no longer wanted
+                    self._kill()
+                    raise
+            elif kind == LOG:
+                logger = logging.getLogger(value.name)
+                if logger.isEnabledFor(value.levelno):
+                    logger.handle(value)
+            elif kind == ERROR:
+                raise value
+            elif kind == expected:
+                self.status_values, answer = value
+                return answer
+            if self._closed.is_set():
+                canceled = canceled or time.monotonic()
+                if time.monotonic() - canceled > _GRACE:
+                    self._kill()
+                    raise ReconstructorLost("the reconstructor was closed")
+
+    def _lost(self) -> ReconstructorLost:
+        self._process.join(_GRACE)
+        self._kill()
+        code = self._process.exitcode
+        cause = "it was killed, possibly for lack of memory" if code == -9 else f"exit status {code}; see stderr"
+        return ReconstructorLost(f"the process of the reconstructor has ended: {cause}")
+
+    def _end(self) -> None:
+        """Ask the process to end, and kill it if it does not."""
+        with contextlib.suppress(OSError):
+            self._connection.send(("close", ()))
+        self._process.join(_GRACE)
+        self._kill()
+
+    def _kill(self) -> None:
+        _kill(self._process)
+        self._connection.close()
 
 
-def _initialize_process(config: Config) -> None:
-    global _here
-    from vggt_ros.reconstruction.multiview import Multiview
-    for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    os.nice(_NICENESS)
-    single_threaded_blas()
-    _here = Multiview(config)
-
-
-def _exit_with_parent() -> None:
-    """End this process when the node was killed; otherwise it would wait for the queue of the pool forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _reconstruct(window: Window) -> WindowGeometry:
-    assert _here is not None
-    return _here.reconstruct(window)
+def _kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join()

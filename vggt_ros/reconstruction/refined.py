@@ -12,7 +12,8 @@ import numpy as np
 
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
-from vggt_ros.reconstruction.refinement import NotRefined, refine_window
+from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
+from vggt_ros.reconstruction.refinement import OVERCONFIDENCE, Gray, NotRefined, Refinement, refine_window
 from vggt_ros.windows.keyframe import Window
 
 _LOG = logging.getLogger(__name__)
@@ -21,10 +22,6 @@ _PREDICTED_SIGMA = 0.03
 in all images of a scene, in recorded outputs of VGGT-1B."""
 _WINDOW_SIGMA = 0.004
 """Relative standard deviation of the focal length that one window finds: its patches share a bias."""
-_OVERCONFIDENCE = 8.0
-"""Bundle adjustment takes its focal length to be so many times more certain: a prior is made narrower as much."""
-
-
 
 class RefinedReconstructor:
     """Refines the windows of another reconstructor; a window that cannot be refined is returned as it is.
@@ -42,6 +39,7 @@ class RefinedReconstructor:
         self._inner = inner
         self.name = inner.name
         self._log_focal, self._variance = 0.0, np.inf
+        self._before: tuple[WindowGeometry, list[Gray]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         """Return what the other reconstructor has."""
@@ -75,7 +73,7 @@ class RefinedReconstructor:
             focal, sigma = self._expected(predicted)
             focal *= width
         try:
-            refined = refine_window(replace(geometry, intrinsics=intrinsics), grays, focal, sigma)
+            refined = self._refine(replace(geometry, intrinsics=intrinsics), grays, focal, sigma)
         except NotRefined as reason:
             _LOG.info("window %d is not refined: %s", window.id, reason)
             return replace(geometry, notes=(*geometry.notes, f"not refined: {reason}"),
@@ -85,11 +83,30 @@ class RefinedReconstructor:
         return replace(refined.geometry, report={**refined.geometry.report, "refined": 1.0,
                                                  "refine_s": time.perf_counter() - started})
 
+    def _refine(self, geometry: WindowGeometry, grays: list[Gray], focal: float | None, sigma: float) -> Refinement:
+        """Adjust a window together with the newest keyframes of the one before, or alone."""
+        count, images, extended = len(grays), list(grays), geometry
+        if self._before is not None and self._before[1][0].shape == grays[0].shape:
+            before, before_images = self._before
+            extended = append_earlier(geometry, before)
+            images += [before_images[before.keyframe_ids.index(k)] for k in extended.keyframe_ids[count:]]
+        try:
+            result = refine_window(extended, images, focal, sigma, len(images) - count)
+        except NotRefined:
+            if len(images) == count:
+                raise
+            result, images = refine_window(geometry, grays, focal, sigma), grays
+        # A loop's window, of older keyframes, is not what the next window continues.
+        if self._before is None or max(geometry.keyframe_ids) > max(self._before[0].keyframe_ids):
+            self._before = result.geometry, images
+        first = replace(first_keyframes(result.geometry, count), descriptors=geometry.descriptors)
+        return replace(result, geometry=first)
+
     def _expected(self, predicted: float) -> tuple[float, float]:
         """Return focal length over width and its sigma for bundle adjustment; `predicted` is a logarithm."""
         if not np.isfinite(self._variance):
             return float(np.exp(predicted)), _PREDICTED_SIGMA
-        return float(np.exp(self._log_focal)), float(np.sqrt(self._variance)) / _OVERCONFIDENCE
+        return float(np.exp(self._log_focal)), float(np.sqrt(self._variance)) / OVERCONFIDENCE
 
     def _observe(self, log_focal: float) -> None:
         """Update the focal length by what a window found."""

@@ -27,7 +27,7 @@ from vggt_ros.reconstruction.base import WindowGeometry
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
-CORNERS, COARSE_CORNERS = 150, 70
+CORNERS, COARSE_CORNERS = 70, 40
 """Corners of each keyframe at the finest level, and at the others."""
 COARSEST_WIDTH = 100
 """Images are halved down to a width between this and twice as much, pixels."""
@@ -44,6 +44,8 @@ SIGMA_ROTATION, SIGMA_TRANSLATION = 0.006, 0.015
 """How far the network's poses may be off: radians, and fraction of the window's median depth."""
 SIGMA_DEPTH = 0.05
 """How far the network's depth of a corner may be off: a hundred corners tell the scale of an image to 0.5 %."""
+OVERCONFIDENCE = 8.0
+"""True errors over the Hessian's standard deviations: matches of neighboring windows share their errors."""
 MIN_POINTS, MIN_OBSERVATIONS = 40, 12
 """Fewest points of a window, and observations of each keyframe, that are trusted more than the network."""
 MAX_ROTATION, MAX_TRANSLATION = np.radians(8), 0.3
@@ -82,7 +84,7 @@ class _Corners:
 
 
 def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | None = None,
-                  focal_sigma: float = 0.0) -> Refinement:
+                  focal_sigma: float = 0.0, earlier: int = 0) -> Refinement:
     """Return a window adjusted to its images.
 
     Args:
@@ -90,6 +92,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
         grays: its S images (H, W), of one size, which may be larger than the depth.
         focal: expected focal length at the size of the images; None: as `geometry` has it, each keyframe its own.
         focal_sigma: relative standard deviation of that; 0 for a calibrated camera.
+        earlier: so many keyframes at the end were adjusted before, with another window. Their poses are good already,
+            and are adjusted at the finest level only.
 
     Raises:
         NotRefined: few corners, few matches or no parallax, or a solution that is far from the network's.
@@ -114,10 +118,12 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     scene = replace(scene, points=_unproject(scene, corners, observed, ratio))
     pyramid = _pyramid(grays)
     for level in range(len(pyramid) - 1, -1, -1):
-        rows = np.arange(len(corners.view)) if level == 0 else np.flatnonzero(corners.strongest)
-        scene, matched, used = _adjust_level(scene, pyramid[level], level, rows, corners, centers, observed, prior,
-                                             focal_sigma)
-        ratio = _depth_ratios(scene, corners, rows, used)
+        views = len(grays) if level == 0 else len(grays) - earlier
+        rows = np.flatnonzero((corners.strongest | (level == 0)) & (corners.view < views))
+        part, matched, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners, centers,
+                                            observed, prior.first(views), focal_sigma)
+        scene = _with_first(scene, part)
+        ratio[:views] = _depth_ratios(part, corners, rows, used)
         left = np.setdiff1d(np.arange(len(corners.view)), rows[used.any(1)])
         points = scene.points.copy()
         points[left] = _unproject(scene, corners, observed, ratio)[left]
@@ -139,9 +145,17 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     report = {"refined_points": float(seen.sum()), "refined_residual_px": residual,
               "refined_angle_deg": float(np.degrees(np.median(angle[seen]))), "refined_focal_ratio": float(scale)}
     refined = replace(geometry, window_camera=window_camera, intrinsics=intrinsics,
-                      depth=geometry.depth * ratio.astype(np.float32)[:, None, None], step_covariance=covariance,
-                      report={**geometry.report, **report})
-    return Refinement(refined, float(scene.focal[0, 0]), sigma)
+                      depth=geometry.depth * ratio.astype(np.float32)[:, None, None],
+                      step_covariance=OVERCONFIDENCE**2 * covariance, report={**geometry.report, **report})
+    return Refinement(refined, float(scene.focal[0, 0]), OVERCONFIDENCE * sigma)
+
+
+def _with_first(scene: Scene, part: Scene) -> Scene:
+    """Return a scene whose first cameras, and all points, are those of `part`; focal lengths keep their ratios."""
+    count = len(part.rotation)
+    focal = scene.focal * (part.focal[0, 0] / scene.focal[0, 0])
+    return Scene(np.concatenate([part.rotation, scene.rotation[count:]]),
+                 np.concatenate([part.translation, scene.translation[count:]]), part.points, focal)
 
 
 def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
@@ -192,6 +206,7 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
     The finest level alone gates by residuals and ends with a narrow loss: coarse ones only lead to it.
     """
     shrink, views = 0.5**level, len(grays)
+    centers = centers[:views]
     part = replace(scene, points=scene.points[rows])
     small = replace(part, focal=part.focal * shrink)
     view = corners.view[rows]

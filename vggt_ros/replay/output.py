@@ -44,6 +44,7 @@ def report(result: Run) -> dict[str, Any]:
         "counts": dataclasses.asdict(slam.counts),
         "dropped_images": result.dropped_images,
         "refusals": [update.refused for update in result.updates if update.refused],
+        "notes": [f"window {update.window}: {note}" for update in result.updates for note in update.notes],
         "loops": [update.loop for update in result.updates if update.loop],
         "scale": solution.metric.state,
         "scale_sigma": solution.metric.sigma,

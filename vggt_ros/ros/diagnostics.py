@@ -91,6 +91,8 @@ class StatusMonitor:
             **self._metric.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
             "reconstructor": reconstructor.detail,
+            "reconstructor problem": reconstructor.problem or "none",
+            "reconstructor reloads": reconstructor.reloads,
             **reconstructor.status_values,
             "calibration": source.calibration,
             "image topic": source.topic,
@@ -139,6 +141,8 @@ class StatusMonitor:
             return DiagnosticStatus.WARN, f"degraded: {tracked.reason}"
         if update is not None and update.refused:
             return DiagnosticStatus.WARN, f"the last window was refused: {update.refused}"
+        if self._reconstructor.problem:
+            return DiagnosticStatus.WARN, f"the reconstructor is {self._reconstructor.problem}"
         if problem := self.parallax_problem():
             return DiagnosticStatus.WARN, problem
         if tracked.state == "INITIALIZING":

@@ -19,7 +19,7 @@ from tf2_ros import Buffer
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
+from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
 from vggt_ros.ros.commands import CommandServices, CommandSteps
 from vggt_ros.ros.diagnostics import StatusMonitor
@@ -79,7 +79,7 @@ class SlamNode(TolerantLifecycleNode):
         self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker)
         self.source = ImageSource(self, self.config.camera, self._image_size,
                                   lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self.reset,
-                                  lambda: self.reconstructor.state == READY)
+                                  lambda: self.reconstructor.was_ready)
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self._reset_done: Future[Any] | None = None
@@ -139,7 +139,7 @@ class SlamNode(TolerantLifecycleNode):
         self._is_configured = self._active = False
         self.source.stop()
         self.metric.stop()
-        self.reconstructor.cancel_loading()
+        self.reconstructor.cancel()
         self.worker.close()
         self.reconstructor.close()
         for timer in self._periodic_timers:

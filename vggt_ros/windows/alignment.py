@@ -42,6 +42,10 @@ _SIGMA_LOG_SCALE = 1.0
 """Sigma of a window's log scale in `guess_alignment`: sources of metric scale may still change it by much."""
 
 
+_UNCERTAINTY_LIMITS = 0.25, 4.0
+"""How much less or more uncertain than usual a window's own covariances may make it."""
+
+
 class AlignmentRefused(Exception):
     """The overlap does not determine the window's pose and scale, or contradicts itself; the text says which."""
 
@@ -54,6 +58,10 @@ class View:
     keyframe: MapKeyframe
     scale: float = 1.0
     """Units of this side per unit of `keyframe.depth`."""
+    uncertainty: float = 1.0
+    """How many times more uncertain than usual the camera is."""
+    step_covariance: Array | None = None
+    """That of `camera` (6, 6) in the frame of the keyframe before, as in `WindowGeometry`; None if not known."""
 
     def depth(self) -> NDArray[np.float32]:
         """Return the depth (h, w) in this side's units."""
@@ -119,7 +127,9 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
                       + 1e-6) / len(overlaps)
     reference_window = _solve(list(overlaps.values()), float(np.exp(log_scale)))
     _check_agreement(overlaps, reference_window, config)
-    return Alignment(reference_window, _covariance(list(overlaps.values()), reference_window, variance_scale),
+    covariance = _covariance(list(overlaps.values()), reference_window, variance_scale)
+    covariance[:6, :6] *= _uncertainty(window) ** 2
+    return Alignment(reference_window, covariance,
                      tuple(overlaps),
                      float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
 
@@ -235,6 +245,15 @@ def _covariance(overlaps: list[_Overlap], reference_window: Sim3, variance_scale
     coupling[3:6, 6] = -np.mean([o.window_camera[:3, :3] @ np.median(o.window_points, axis=0) + o.window_camera[:3, 3]
                                  for o in overlaps], axis=0)
     return coupling @ covariance @ coupling.T
+
+
+def _uncertainty(window: Mapping[int, View]) -> float:
+    """Return how many times more uncertain than usual the cameras of a window are: by its covariances, if known."""
+    sigmas = [np.sqrt(np.trace(view.step_covariance[:3, :3]) / 3) for view in window.values()
+              if view.step_covariance is not None]
+    if sigmas:
+        return float(np.clip(np.median(sigmas) / _SIGMA_ROTATION, *_UNCERTAINTY_LIMITS))
+    return max(view.uncertainty for view in window.values())
 
 
 def _check_agreement(overlaps: Mapping[int, _Overlap], reference_window: Sim3, config: AlignmentConfig) -> None:

@@ -216,6 +216,7 @@ class Update:
         seconds: duration of the whole step; `reconstruct_seconds` of reconstruction and alignment.
         report: the reconstructor's statistics.
         loop: what became of the loop candidate that was verified, empty if there was none.
+        notes: what the reconstructor says of the window, such as why it is less certain than usual.
 
     """
 
@@ -229,6 +230,7 @@ class Update:
     reconstruct_seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
     loop: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,6 +58,10 @@ class Scene:
         depth = np.where(in_camera[..., 2:] > 1e-9, in_camera[..., 2:], np.nan)
         return in_camera[..., :2] / depth * self.focal - undistorted(observations, self.focal, self.radial)
 
+    def first(self, count: int) -> Scene:
+        """Return the first cameras, with all points."""
+        return Scene(self.rotation[:count], self.translation[:count], self.points, self.focal[:count], self.radial)
+
     def centers(self) -> Array:
         """Return the camera centers (S, 3) in the world."""
         return -np.einsum("sji,sj->si", self.rotation, self.translation)

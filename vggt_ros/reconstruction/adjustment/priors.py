@@ -29,6 +29,10 @@ class PosePrior:
     sigma_rotation: float
     sigma_translation: float
 
+    def first(self, count: int) -> PosePrior:
+        """Return the prior of the first cameras."""
+        return PosePrior(self.rotation[:count], self.translation[:count], self.sigma_rotation, self.sigma_translation)
+
     def cost(self, scene: Scene) -> float:
         """Return the weighted squared error."""
         return float((self._weight * self._error(scene) ** 2).sum())

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from vggt_ros.reconstruction.vggt.blocks import Block, RotaryTable, rope
+from vggt_ros.reconstruction.vggt.blocks import Block, BlockRunner, RotaryTable, rope, run_block
 from vggt_ros.reconstruction.vggt.encoder import Encoder
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
@@ -38,10 +38,10 @@ class Aggregator(nn.Module):
         """Number of tokens of a frame before its patch tokens: the camera token and the registers."""
         return 1 + self.sizes.registers
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, run: BlockRunner = run_block) -> Tensor:
         """Return the encoder's tokens (S, rows * columns, dim) of RGB images (S, 3, H, W) in [0, 1]."""
         mean, deviation = normalization(images.device)
-        return self.patch_embed((images - mean) / deviation)
+        return self.patch_embed((images - mean) / deviation, run)
 
     def rotary_tables(self, grid: tuple[int, int], frames: int,
                       device: torch.device) -> tuple[RotaryTable, RotaryTable]:
@@ -51,13 +51,14 @@ class Aggregator(nn.Module):
         return within, across
 
     def forward(self, patches: Tensor, rotary_tables: tuple[RotaryTable, RotaryTable],
-                keep: Collection[int]) -> dict[int, Tensor]:
+                keep: Collection[int], run: BlockRunner = run_block) -> dict[int, Tensor]:
         """Return the outputs of the layers `keep`, each (S, special_tokens + rows * columns, 2 dim).
 
         Args:
             patches: the encoder's tokens, (S, rows * columns, dim), the reference frame first.
             rotary_tables: as the method `rotary_tables` returns them.
             keep: indices of the layers whose output is returned; the other outputs are freed immediately.
+            run: runs a block.
 
         """
         frames = len(patches)
@@ -67,8 +68,8 @@ class Aggregator(nn.Module):
         within, across = rotary_tables
         kept = {}
         for layer, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            local = frame_block(x, within)
-            x = global_block(local.flatten(0, 1)[None], across).view_as(local)
+            local = run(frame_block, x, within)
+            x = run(global_block, local.flatten(0, 1)[None], across).view_as(local)
             if layer in keep:
                 kept[layer] = torch.cat((local, x), dim=-1)
         return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
 RotaryTable = tuple[Tensor, Tensor]
 """Cosines and sines (N, head_dim) of the rotary position embedding of N tokens."""
+BlockRunner = Callable[[nn.Module, Tensor, "RotaryTable | None"], Tensor]
+"""Runs a block on tokens, as `run_block`; another one may run it compiled."""
 
 
 class Linear(nn.Linear):
@@ -50,7 +53,14 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; optionally with normalized q and k, and with rotary position embedding."""
+    """Multi-head self-attention; optionally with normalized q and k, and with rotary position embedding.
+
+    Attributes:
+        fused: runs `place` in one kernel, for any shape; None to run it step by step.
+
+    """
+
+    fused: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
         """Create the projections; `qk_norm` adds a LayerNorm over each head's channels of q and k."""
@@ -65,10 +75,13 @@ class Attention(nn.Module):
         """Return (B, N, dim) for x (B, N, dim)."""
         batch, count, dim = x.shape
         q, k, v = self.qkv(x).view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if table is not None:
-            q, k = apply_rope(q, table), apply_rope(k, table)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        if table is None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        elif torch.compiler.is_compiling() or self.fused is None:
+            q, k = place(q, k, self.q_norm, self.k_norm, table)
+        else:
+            q, k = self.fused(q, k, self.q_norm, self.k_norm, table)
+        x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
 
 
@@ -89,6 +102,17 @@ class Block(nn.Module):
         """Return (B, N, dim) for x (B, N, dim); `table` as from `rope`, for all N tokens."""
         x = self.ls1(x, self.attn(self.norm1(x), table))
         return self.ls2(x, self.mlp(self.norm2(x)))
+
+
+def run_block(block: nn.Module, x: Tensor, table: RotaryTable | None = None) -> Tensor:
+    """Return the result of a block."""
+    result: Tensor = block(x, table)
+    return result
+
+
+def place(q: Tensor, k: Tensor, q_norm: nn.Module, k_norm: nn.Module, table: RotaryTable) -> tuple[Tensor, Tensor]:
+    """Return q and k (B, heads, N, head_dim) normalized and with RoPE, in their own type."""
+    return apply_rope(q_norm(q), table).to(q.dtype), apply_rope(k_norm(k), table).to(k.dtype)
 
 
 def apply_rope(x: Tensor, table: RotaryTable) -> Tensor:

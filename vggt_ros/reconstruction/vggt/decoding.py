@@ -13,6 +13,7 @@ from vggt_ros.config import VggtConfig
 from vggt_ros.geometry.poses import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
+from vggt_ros.reconstruction.vggt.focal import doubts, own_or_shared
 from vggt_ros.windows.keyframe import Window
 
 Float = NDArray[np.float32]
@@ -90,11 +91,13 @@ def decode(output: FilteredOutput, window: Window, focal: tuple[float, float] | 
     Args:
         output: the filtered output of the network for the images of the window.
         window: the window; its intrinsics are used where they are calibrated.
-        focal: fx and fy for cameras that are not calibrated, pixels; None for the predicted ones.
+        focal: fx and fy, pixels, that take the place of the predicted ones in a camera that is not calibrated if depth
+            agrees better with them; None for the predicted ones.
         report: statistics to include in the report of the geometry.
 
     Raises:
-        ReconstructionRefused: the network's output is not finite, or no pixel has depth.
+        ReconstructionRefused: the network's output is not finite, no pixel has depth, or the predicted focal lengths
+            contradict each other.
 
     """
     if not np.isfinite(output.pose_enc).all():
@@ -106,14 +109,18 @@ def decode(output: FilteredOutput, window: Window, focal: tuple[float, float] | 
     window_camera = camera_window[0] @ np.linalg.inv(camera_window)
     window_camera[0] = np.eye(4)
     predicted = predicted_intrinsics(output.pose_enc, *output.depth.shape[1:])
-    if focal is not None:
-        predicted[:, 0, 0], predicted[:, 1, 1] = focal
+    uncertainty, notes = doubts(predicted, window)
+    if focal is not None and not all(keyframe.calibrated for keyframe in window.keyframes):
+        shared = predicted.copy()
+        shared[:, 0, 0], shared[:, 1, 1] = focal
+        predicted = own_or_shared(predicted, shared, window_camera, output.depth)
     intrinsics = np.array([keyframe.intrinsics if keyframe.calibrated else guess
                            for keyframe, guess in zip(window.keyframes, predicted)])
     ratio = float(np.median(predicted[:, 0, 0] / intrinsics[:, 0, 0]))
     return WindowGeometry(window.ids, window_camera, intrinsics, output.depth,
                           np.divide(output.ranks, RANKS - 1, dtype=np.float32), output.descriptors,
-                          report={**(report or {}), "focal_predicted_ratio": ratio})
+                          report={**(report or {}), "focal_predicted_ratio": ratio},
+                          uncertainty=uncertainty, notes=notes)
 
 
 def encode(geometry: WindowGeometry, raw_first: Array | None = None,

@@ -111,7 +111,9 @@ class DptHead(nn.Module):
         """Add 0.1 times the position embedding of the image plane to x (S, C, h, w) in place, if this head uses one."""
         if self.outputs is None:
             return x
-        return x.add_(plane_positions(x.shape[1], x.shape[2], x.shape[3], aspect, x.device, x.dtype))
+        # In the layout of x, which convolutions choose: an addition across layouts would be slow on a GPU.
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        return x.add_(plane_positions(x.shape[1], x.shape[2], x.shape[3], aspect, x.device, x.dtype, last))
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -121,11 +123,11 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def plane_positions(channels: int, height: int, width: int, aspect: float, device: torch.device,
-                    dtype: torch.dtype) -> Tensor:
+                    dtype: torch.dtype, channels_last: bool = False) -> Tensor:
     """Return 0.1 times the sinusoidal position embedding (channels, height, width) of the image plane; cached by size.
 
     Coordinates are scaled such that the diagonal of the plane is 2; `aspect` is width over height. The first half of
-    the channels encodes x.
+    the channels encodes x. With `channels_last` the channels of a pixel are next to each other in memory.
     """
     diagonal = (aspect**2 + 1) ** 0.5
     frequencies = 100.0 ** (-torch.arange(channels // 4, dtype=torch.float64) / (channels // 4))
@@ -137,4 +139,7 @@ def plane_positions(channels: int, height: int, width: int, aspect: float, devic
 
     x = embed(aspect / diagonal, width)[:, None, :].expand(-1, height, -1)
     y = embed(1 / diagonal, height)[:, :, None].expand(-1, -1, width)
-    return (0.1 * torch.cat((x, y))).to(device=device, dtype=dtype)
+    table = 0.1 * torch.cat((x, y))
+    if channels_last:
+        table = table.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return table.to(device=device, dtype=dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
-from vggt_ros.reconstruction.vggt.blocks import Block
+from vggt_ros.reconstruction.vggt.blocks import Block, BlockRunner, run_block
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
 
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
             self.position_tables[rows, columns] = table
         return self.position_tables[rows, columns]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, run: BlockRunner = run_block) -> Tensor:
         """Return the patch tokens (S, H / patch * W / patch, dim) for normalized images (S, 3, H, W)."""
         x = self.patch_embed(images)
         count, _, rows, columns = x.shape
@@ -62,5 +62,5 @@ class Encoder(nn.Module):
         x = x + self.positions(rows, columns)
         x = torch.cat((x[:, :1], self.register_tokens.expand(count, -1, -1), x[:, 1:]), dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = run(block, x, None)
         return self.norm(x)[:, 1 + self.register_tokens.shape[1]:]

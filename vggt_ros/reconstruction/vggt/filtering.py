@@ -15,15 +15,20 @@ _MAX_SAMPLES = 100_000
 def filter_points(depth: Tensor, depth_conf: Tensor, settings: VggtConfig) -> tuple[Tensor, Tensor]:
     """Return depth (S, H, W), NaN where unknown or filtered out, and confidence ranks, uint8 (S, H, W), 0 there.
 
-    No operation synchronizes with the device.
+    No operation synchronizes with the device; `torch.nanmedian` does on a GPU.
     """
     unknown = ~(depth.isfinite() & depth_conf.isfinite() & (depth > 0)) | (depth_conf < settings.min_raw_confidence)
     if settings.edge_jump > 0:
         unknown = unknown | at_depth_edge(depth, settings.edge_jump)
     if settings.far > 0:
-        median = depth.masked_fill(unknown, torch.nan).nanmedian()
-        unknown = unknown | (depth > settings.far * median)
+        unknown = unknown | (depth > settings.far * median_of(depth, ~unknown))
     return depth.masked_fill(unknown, torch.nan), rank(depth_conf).masked_fill(unknown, 0)
+
+
+def median_of(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the median of those values that are `valid`, the lower one of two; infinite if none is."""
+    in_order = values.masked_fill(~valid, torch.inf).flatten().sort().values
+    return in_order.gather(0, ((valid.sum() - 1) // 2).clamp(min=0)[None])[0]
 
 
 def rank(values: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""Image size of the network, and copies to and from the device.
-
-The rectifier resizes and crops the images, so that the intrinsics always match the pixels.
-"""
+"""Copies of images and results to and from the device."""
 
 from __future__ import annotations
 
@@ -12,19 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from vggt_ros.geometry.camera import Camera
-
-
-def network_size(camera: Camera, width: int, patch: int = 14) -> tuple[int, int]:
-    """Return width and height, multiples of `patch`, for images of a camera.
-
-    As published: images are resized to `width`, the height follows from the aspect ratio, rounded to the nearest
-    multiple; a height larger than the width is cropped to the width. 4:3 gives 518x392, 16:9 518x294.
-    """
-    columns = max(width // patch, 1)
-    rows = round(columns * camera.height / camera.width)
-    return patch * columns, patch * min(max(rows, 1), columns)
 
 
 def to_host(*values: Tensor) -> list[NDArray[Any]]:

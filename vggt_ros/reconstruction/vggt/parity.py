@@ -116,7 +116,7 @@ def track_rounding_error(file: Path, network: Network, runs: int = 4, noise: flo
         images = torch.from_numpy(rule.images(frames, height, width))
         layers = network.aggregate(network.aggregator.encode(images), (height, width))
         taps = [layers[tap][:, network.aggregator.special_tokens:] for tap in network.sizes.taps]
-        features = network.track_head.feature_extractor(taps, grid)
+        features = network.track_head.features(taps, grid, frames)
         results = [network.track_head.tracker(
             features * (1 + noise * torch.randn(features.shape, generator=generator)), queries(height, width), 4)
             for _ in range(runs)]

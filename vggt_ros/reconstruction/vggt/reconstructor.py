@@ -6,7 +6,8 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,25 @@ import torch
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.joining import join, part_size, split
-from vggt_ros.reconstruction.vggt import memory, weights
+from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.joining import join, split
+from vggt_ros.reconstruction.vggt import memory, weight_files, weights
+from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, plain_attention_warning
+from vggt_ros.reconstruction.vggt.availability import check_device
 from vggt_ros.reconstruction.vggt.decoding import decode, predicted_intrinsics
-from vggt_ros.reconstruction.vggt.images import network_size
+from vggt_ros.reconstruction.vggt.device_errors import (
+    DeviceUnsuitable,
+    device_problem,
+    first_line,
+    is_lost,
+    is_out_of_memory,
+)
+from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.tensor_file import release_page_cache
+from vggt_ros.reconstruction.vggt.track_head import MIN_IMAGE
+from vggt_ros.reconstruction.vggt.window_limit import WindowLimit
 from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
@@ -32,7 +45,7 @@ class Vggt:
     Attributes:
         name: "vggt".
         inference: the network on its device.
-        max_keyframes: keyframes that are solved at once; it is reduced below the window size if memory is short.
+        limit: how many keyframes are solved at once.
 
     """
 
@@ -42,30 +55,31 @@ class Vggt:
         """Choose the device; `load` loads the weights.
 
         Raises:
-            WeightsError: `vggt.device` is `cuda` and there is no GPU.
+            DeviceUnsuitable: `vggt.device` is `cuda` and there is no GPU.
 
         """
         settings = self.settings = config.vggt
         self._config = config
         if settings.device == "cuda" and not torch.cuda.is_available():
-            raise weights.WeightsError("vggt.device: cuda is configured, but torch finds no GPU; set auto or cpu")
+            raise DeviceUnsuitable("vggt.device: cuda is configured, but torch finds no GPU; set auto or cpu")
         device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-        self.inference = Inference(settings, device)
-        self.max_keyframes = 10**6
+        with _lost_context():
+            self.inference = Inference(settings, device, config.windows.overlap)
+        self.limit = WindowLimit(config.windows.overlap)
         self._activation_budget = math.inf
-        self._split_reason = ""
         self._focals: list[np.ndarray] = []
 
     @property
     def status_values(self) -> dict[str, str]:
-        """Model, device and types, for the status message."""
+        """Model, device, types and kernels, for the status message."""
         inference = self.inference
         name = torch.cuda.get_device_name(inference.device) if inference.device.type == "cuda" else \
             f"CPU, {torch.get_num_threads()} threads"
         types = [str(kind).removeprefix("torch.") for kind in (inference.compute, inference.storage)]
         return {"model": self.settings.weights, "device": name,
                 "type": types[0] if types[0] == types[1] else f"{types[0]}, weights stored in {types[1]}",
-                "compiled": inference.compiled, **({"split": self._split_reason} if self._split_reason else {})}
+                "attention": inference.attention, "compiled": inference.blocks.state,
+                **({"split": self.limit.reason} if self.limit.reason else {})}
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height), multiples of 14, to which images of this camera must be rectified."""
@@ -75,49 +89,75 @@ class Vggt:
         """Load the weights, downloading them if necessary, and warm up.
 
         Args:
-            progress: called with the loading progress.
+            progress: called with the loading progress; an exception that it raises ends the loading, and is raised.
             download: whether weights may be downloaded; False uses only weights that are on disk.
 
         Raises:
-            WeightsError: the weights are not available, do not fit the network, or need more memory than is available.
+            WeightsError: the weights are not available, or do not fit the network.
+            DeviceUnsuitable: the device has too little memory, or torch does not support it.
+            ReconstructorLost: the context of the GPU is lost.
 
         """
         progress("looking for the weights")
-        path = weights.find(self.settings.weights, download, progress=progress)
-        inference, count = self.inference, self._config.windows.size
-        camera = Camera.assumed(640, 480, 60.0)  # a placeholder: the real camera is not known yet
-        width, height = self.image_size(camera)
-        sizes = weights.read_sizes(path.parent / "config.json")
-        free = memory.available_bytes(inference.device, self.settings.memory)
-        needed = {frames: memory.window_bytes(sizes, frames, height, width, inference.storage, inference.compute,
-                                              inference.outputs, inference.chunk) for frames in (2, count)}
-        if needed[2] > free:
-            raise weights.WeightsError(
-                f"vggt: two images of {width}x{height} need about {needed[2] / 1e9:.1f} GB on {inference.device}, a "
-                f"window of {count} about {needed[count] / 1e9:.1f} GB; {free / 1e9:.1f} GB are free: lower vggt.width")
-        self.set_network(weights.load(path, inference.device, inference.storage, inference.outputs,
-                                      lambda done: progress(f"loading the weights, {100 * done:.0f} %")))
-        progress("warming up")
-        self.prepare(width, height)
+        path = weight_files.find(self.settings.weights, download, progress=progress, revision=self.settings.revision)
+        device = self.inference.device
+        # A placeholder of the usual shape: the real camera is not known yet.
+        width, height = self.image_size(Camera.assumed(640, 480, 60.0))
+        problem = ""
+        try:
+            with _lost_context():
+                sizes = weights.read_sizes(path.parent / "config.json")
+                check_device(self.inference, sizes, self._config, width, height)
+                self.set_network(weights.load(path, device, self.inference.storage, self.inference.outputs,
+                                              lambda done: progress(f"loading the weights, {100 * done:.0f} %")))
+        except (RuntimeError, MemoryError) as error:
+            problem = device_problem(error, device, "while the weights were loaded")
+            if not problem:
+                raise
+        if not problem:
+            if memory.is_integrated(device):
+                release_page_cache(path)
+            progress("warming up")
+            try:
+                with _lost_context():
+                    self._warm_up(width, height, compile_blocks=False)
+            except RuntimeError as error:
+                problem = device_problem(error, device, "in a first window") or \
+                    f"a first window failed on {device}: {first_line(error)}"
+        if problem:  # not in the handlers: an exception references tensors until it is deleted
+            self.close()
+            raise DeviceUnsuitable(f"vggt: {problem}")
 
     def set_network(self, network: Network) -> None:
         """Use a network that is on the device already."""
         self.inference.set_network(network)
         if self.settings.memory > 0:
             self._activation_budget = self.settings.memory * 1e9 - sum(p.nbytes for p in network.parameters())
+        width, height = self.image_size(Camera.assumed(640, 480, 60.0))
+        log.info("vggt: attention by the kernel %r of torch", self.inference.attention)
+        if self.inference.attention == PLAIN:
+            log.warning("vggt: %s", plain_attention_warning(network.sizes, self.inference.compute,
+                                                            self._config.windows.size, height, width))
 
-    def prepare(self, width: int, height: int) -> None:
-        """Warm up for windows with images of this size."""
-        windows = self._config.windows
-        self._limit_to_memory(windows.size, height, width)
+    def prepare(self, width: int, height: int, progress: Callable[[str], None] = lambda text: None) -> None:
+        """Warm up, and compile if configured, for full windows with images of this size.
+
+        `progress` is called before each step that takes long; an exception that it raises ends the preparation.
+
+        Raises:
+            ReconstructionRefused: not even two images of this size fit into memory.
+            ReconstructorLost: the context of the GPU is lost.
+
+        """
+        with _lost_context():
+            self._warm_up(width, height, compile_blocks=True, progress=progress)
+
+    def close(self) -> None:
+        """Free the memory on the device; this object cannot be used any more."""
         try:
-            self.inference.warm_up(width, height, min(windows.size, self.max_keyframes),
-                                   min(windows.overlap, self.max_keyframes - 1))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            log.warning("vggt: not enough memory to warm up with %d images of %dx%d", windows.size, width, height)
-        self.inference.clear_cache()
+            self.inference.close()
+        except RuntimeError as error:  # a context that is lost cannot be asked for anything
+            log.warning("vggt: the memory of %s could not be freed: %s", self.inference.device, first_line(error))
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window, in parts if it does not fit into memory.
@@ -125,6 +165,7 @@ class Vggt:
         Raises:
             ReconstructionRefused: too few images, images of a wrong size, not enough memory for two of them, invalid
                 network output, or inconsistent parts.
+            ReconstructorLost: the context of the GPU is lost.
 
         """
         shapes = {keyframe.image.shape for keyframe in window.keyframes}
@@ -132,24 +173,33 @@ class Vggt:
         if len(window.keyframes) < 2 or len(shapes) > 1 or height % 14 or width % 14:
             raise ReconstructionRefused(f"vggt needs two or more images of one size in multiples of 14, not "
                                         f"{len(window.keyframes)} of {sorted(shapes)}")
-        self._limit_to_memory(len(window.keyframes), height, width)
-        while True:
-            parts = split(window, self._config.windows.overlap, self.max_keyframes)
-            try:
-                solved = [self._solve(part) for part in parts]
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not memory.is_out_of_memory(error):
-                    raise
-                reason = str(error).splitlines()[0]
-            # Not in the handler: the exception references the tensors until it is deleted.
-            self.inference.clear_cache()
-            self._reduce_window_size(len(parts[0].keyframes), f"memory ran out on {self.inference.device} ({reason})")
+        if "tracks" in self.inference.outputs and min(height, width) < MIN_IMAGE:
+            raise ReconstructionRefused(f"vggt.outputs: tracks need images of {MIN_IMAGE} pixels or more on each side, "
+                                        f"not {width}x{height}; raise vggt.width")
+        with _lost_context():
+            solved = self._solve_in_parts(window, height, width)
         whole = join(solved, self._config.alignment)
         total = {name: sum(part.report[name] for part in solved) for name in ("seconds", "reused_tokens", "tflop")}
         return replace(whole, report={
             **whole.report, **total, "tflop_per_s": total["tflop"] / total["seconds"],
-            "peak_memory_mb": max(part.report["peak_memory_mb"] for part in solved), "parts": float(len(parts))})
+            "peak_memory_mb": max(part.report["peak_memory_mb"] for part in solved), "parts": float(len(solved))})
+
+    def _solve_in_parts(self, window: Window, height: int, width: int) -> list[WindowGeometry]:
+        """Return the geometry of a window, in as many parts as memory requires."""
+        self._limit_to_memory(len(window.keyframes), height, width)
+        while True:
+            parts = split(window, self._config.windows.overlap, self.limit.most)
+            try:
+                return [self._solve(part) for part in parts]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # Not in the handler: the exception references the tensors until it is deleted.
+            self.inference.clear_cache()
+            device = self.inference.device
+            self.limit.fail(len(parts[0].keyframes), memory.free_bytes(device),
+                            f"memory ran out on {device} ({reason})")
 
     def _solve(self, window: Window) -> WindowGeometry:
         """Solve a window, or a part of one, in one run; raises the error of torch if memory runs out."""
@@ -165,25 +215,26 @@ class Vggt:
         report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
         return decode(output, window, self._focal(output.pose_enc, height, width), report)
 
-    def _limit_to_memory(self, count: int, height: int, width: int) -> None:
-        """Reduce `max_keyframes` until a window fits by the memory model; raises ReconstructionRefused below 2."""
-        inference = self.inference
-        budget = min(self._activation_budget, memory.free_gpu_bytes(inference.device))
-        count = min(count, self.max_keyframes)
-        while count > 1 and (needed := memory.activation_bytes(
-                inference.network.sizes, count, height, width, inference.compute.itemsize, inference.outputs,
-                inference.chunk)) > budget:
-            self._reduce_window_size(count, f"{count} images of {width}x{height} need about {needed / 1e9:.2f} GB in "
-                                     f"addition to the weights, {budget / 1e9:.2f} are available")
-            count = self.max_keyframes
+    def _warm_up(self, width: int, height: int, compile_blocks: bool,
+                 progress: Callable[[str], None] = lambda text: None) -> None:
+        """Run windows of a size; lack of memory is logged, and found again by the first window."""
+        windows = self._config.windows
+        self._limit_to_memory(windows.size, height, width)
+        frames = min(windows.size, self.limit.most)
+        try:
+            self.inference.warm_up(width, height, frames, min(windows.overlap, frames - 1), compile_blocks, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("vggt: not enough memory to warm up with %d images of %dx%d", frames, width, height)
+        self.inference.clear_cache()
 
-    def _reduce_window_size(self, count: int, reason: str) -> None:
-        """Reduce `max_keyframes` below `count` and log the reason; raises ReconstructionRefused if `count` is 2."""
-        if count <= 2:
-            raise ReconstructionRefused(f"{reason}, with two images; lower vggt.width")
-        self.max_keyframes = part_size(count, self._config.windows.overlap)
-        self._split_reason = f"windows of more than {self.max_keyframes} images: {reason}"
-        log.warning("vggt: %s; windows of more than %d images are split", reason, self.max_keyframes)
+    def _limit_to_memory(self, count: int, height: int, width: int) -> None:
+        """Adapt the limit to the memory that is free now; raises ReconstructionRefused if two images do not fit."""
+        inference = self.inference
+        free = min(self._activation_budget, memory.free_bytes(inference.device))
+        self.limit.update(count, lambda frames: memory.activation_bytes(
+            inference.network.sizes, frames, height, width, inference.mode), free, f"{width}x{height}")
 
     def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
         """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics."""
@@ -193,3 +244,14 @@ class Vggt:
         if not (math.isfinite(fx) and math.isfinite(fy)):
             raise ReconstructionRefused("the network predicts no field of view")
         return float(fx), float(fy)
+
+
+@contextmanager
+def _lost_context() -> Iterator[None]:
+    """Raise ReconstructorLost for an error of CUDA after which nothing can be computed in this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_lost(error):
+            raise ReconstructorLost(f"the context of the GPU is lost ({first_line(error)})") from error
+        raise

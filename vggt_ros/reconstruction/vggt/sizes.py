@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PATCH = 14
+"""Edge of a patch, pixels: that of DINOv2, and the image sizes of this package are multiples of it."""
+_LARGEST = {"embed_dim": 8192, "heads": 128, "depth": 128, "encoder_depth": 128, "encoder_grid": 256, "registers": 64,
+            "features": 4096, "track_features": 4096, "track_hidden": 8192, "track_depth": 64, "camera_depth": 64,
+            "camera_heads": 256, "out_channels": 8192, "track_channels": 8192}
+"""Largest value of each size: several times that of VGGT-1B. Beyond it a file is not meant, or not right."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -32,7 +39,7 @@ class Sizes:
     depth: int = 24
     encoder_depth: int = 24
     encoder_grid: int = 37
-    patch: int = 14
+    patch: int = PATCH
     registers: int = 4
     taps: tuple[int, ...] = (4, 11, 17, 23)
     features: int = 256
@@ -45,24 +52,36 @@ class Sizes:
     camera_heads: int = 16
 
     def __post_init__(self) -> None:
-        """Check that the sizes are consistent; raises ValueError."""
-        if self.embed_dim % self.heads or 2 * self.embed_dim % self.camera_heads:
+        """Check that the sizes are possible and consistent; raises ValueError."""
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            for one in value if name.endswith("channels") and isinstance(value, tuple) else (value,):
+                if type(one) is not int or not 1 <= one <= largest:
+                    raise ValueError(f"{name} {one!r} is not an integer from 1 to {largest}")
+        if self.patch != PATCH:
+            raise ValueError(f"patch {self.patch!r}: only patches of {PATCH} pixels are supported")
+        if self.embed_dim % self.heads or self.embed_dim // self.heads % 4 or 2 * self.embed_dim % self.camera_heads:
             raise ValueError(f"embed_dim {self.embed_dim} does not divide into {self.heads} and "
-                             f"{self.camera_heads} heads")
+                             f"{self.camera_heads} heads of multiples of 4 channels")
         fours = (self.taps, self.out_channels, self.track_channels)
-        if any(len(values) != 4 for values in fours) or max(self.taps) >= self.depth:
+        if any(not isinstance(values, tuple) or len(values) != 4 for values in fours) \
+                or any(type(tap) is not int or not 0 <= tap < self.depth for tap in self.taps):
             raise ValueError(f"taps {self.taps}, out_channels {self.out_channels} and track_channels "
-                             f"{self.track_channels}: must have four values each, taps below {self.depth}")
+                             f"{self.track_channels}: must have four values each, taps from 0 below {self.depth}")
 
     @staticmethod
     def load(path: Path) -> Sizes:
         """Return the sizes in a JSON file; unknown keys are ignored, missing ones have the published values.
 
         Raises:
-            ValueError: the file is not a JSON object, or its sizes are inconsistent.
+            ValueError: the file is not a JSON object, or its sizes are impossible or inconsistent.
+            OSError: the file cannot be read.
 
         """
-        values = json.loads(path.read_text())
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except RecursionError as error:
+            raise ValueError(f"{path}: nested too deeply") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: not a JSON object")
         names = {item.name for item in dataclasses.fields(Sizes)}

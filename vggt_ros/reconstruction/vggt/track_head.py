@@ -18,7 +18,9 @@ LEVELS = 7
 RADIUS = 4
 MAX_MOTION = 518.0
 VIRTUAL_TRACKS = 64
+MIN_IMAGE = STRIDE * 2 ** (LEVELS - 1)  # pixels: the coarsest map has at least one
 HEADS = 8
+CORRELATED = 1 << 16  # samples of the feature maps that are in memory at a time; 32 MB with 128 channels
 
 
 class CrossBlock(nn.Module):
@@ -105,9 +107,12 @@ class Tracker(nn.Module):
         self.vis_predictor = nn.Sequential(Linear(self.dim, 1))
         self.conf_predictor = nn.Sequential(Linear(self.dim, 1))
 
+    def normalize(self, maps: Tensor) -> Tensor:
+        """Return feature maps (S, c, h, w) with the channels of each pixel normalized."""
+        return self.fmap_norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
     def forward(self, maps: Tensor, queries: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tracks (S, n, 2) in pixels, visibility and confidence (S, n), from feature maps (S, c, h, w)."""
-        maps = self.fmap_norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """Return tracks (S, n, 2) in pixels, visibility and confidence (S, n), from normalized maps (S, c, h, w)."""
         frames, _, height, width = maps.shape
         pyramid = [maps]
         for _ in range(LEVELS - 1):
@@ -141,10 +146,21 @@ class TrackHead(nn.Module):
         self.feature_extractor = DptHead(sizes, sizes.track_channels, sizes.track_features, outputs=None, downscale=2)
         self.tracker = Tracker(sizes)
 
-    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], queries: Tensor,
-                iterations: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    def features(self, taps: Sequence[Tensor], grid: tuple[int, int], chunk: int) -> Tensor:
+        """Return normalized feature maps (S, c, H / 2, W / 2), computed `chunk` frames at a time."""
+        parts = [[tap[first:first + chunk] for tap in taps] for first in range(0, len(taps[0]), chunk)]
+        rows, columns = grid
+        patch = self.feature_extractor.patch // STRIDE
+        maps = taps[0].new_empty(len(taps[0]), rows * patch, columns * patch, self.tracker.dim)  # channels last
+        for number, part in enumerate(parts):
+            maps[number * chunk:(number + 1) * chunk] = \
+                self.tracker.normalize(self.feature_extractor(part, grid)).permute(0, 2, 3, 1)
+        return maps.permute(0, 3, 1, 2)
+
+    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], queries: Tensor, iterations: int = 4,
+                chunk: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Return tracks (S, n, 2) in pixels, visibility and confidence (S, n), of queries (n, 2) in the first frame."""
-        return self.tracker(self.feature_extractor(taps, grid), queries, iterations)
+        return self.tracker(self.features(taps, grid, chunk), queries, iterations)
 
 
 def sample(maps: Tensor, points: Tensor, padding: str) -> Tensor:
@@ -155,16 +171,23 @@ def sample(maps: Tensor, points: Tensor, padding: str) -> Tensor:
 
 
 def correlate(pyramid: Sequence[Tensor], features: Tensor, points: Tensor) -> Tensor:
-    """Return the correlation of features (S, n, c) with the maps around points (S, n, 2): (S, n, levels * offsets)."""
+    """Return the correlation of features (S, n, c) with the maps around points (S, n, 2): (S, n, levels * offsets).
+
+    The published code correlates with whole maps and samples the result. Sampling is linear, so the maps can be sampled
+    first, at the few points that are needed. `CORRELATED` samples are in memory at a time.
+    """
     frames, count, dim = features.shape
     steps = torch.arange(-RADIUS, RADIUS + 1, device=points.device, dtype=points.dtype)
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).flatten(0, 1)  # x in the outer loop
-    result = []
+    result = points.new_empty(frames, count, len(pyramid), len(offsets))
+    chunk = max(1, CORRELATED // (frames * len(offsets)))
     for level, maps in enumerate(pyramid):
-        cost = torch.einsum("snc,schw->snhw", features, maps) / dim**0.5
-        sample_points = (points / 2**level)[:, :, None] + offsets
-        result.append(sample(cost.flatten(0, 1)[:, None], sample_points.flatten(0, 1), "zeros").view(frames, count, -1))
-    return torch.cat(result, dim=-1)
+        for first in range(0, count, chunk):
+            part = slice(first, first + chunk)
+            around = ((points[:, part] / 2**level)[:, :, None] + offsets).flatten(1, 2)
+            samples = sample(maps, around, "zeros").unflatten(1, (-1, len(offsets)))
+            result[:, part, level] = torch.einsum("snoc,snc->sno", samples, features[:, part]) / dim**0.5
+    return result.flatten(2)
 
 
 def embed_motion(motion: Tensor, channels: int) -> Tensor:

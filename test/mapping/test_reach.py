@@ -1,0 +1,35 @@
+"""How far a lost camera can have come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vggt_ros.mapping.reach import reach
+
+SECOND = 10**9
+
+
+def moving(speed: float, count: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Stamps and positions of a camera that moves along x, keyframes 0.5 s apart."""
+    stamps = np.arange(count) * SECOND // 2
+    return stamps, np.column_stack([speed * stamps / SECOND, np.zeros((count, 2))])
+
+
+def test_a_camera_comes_farther_the_faster_it_was_and_the_longer_it_was_lost():
+    stamps, centers = moving(1.0)
+    last = int(stamps[-1])
+    assert reach(stamps, centers, 2.0, last + SECOND) == pytest.approx(3 * 1.0 + 0.2 * 2.0)
+    assert reach(stamps, centers, 2.0, last + 4 * SECOND) == pytest.approx(3 * 4.0 + 0.2 * 2.0)
+    still = moving(0.0)
+    assert reach(*still, 2.0, last + SECOND) == pytest.approx(3 * 0.25 * 2.0 + 0.2 * 2.0)  # it may begin to move
+    # A single jump of the map is not a speed: the 90th percentile counts.
+    centers[10:] += [5.0, 0, 0]
+    assert reach(stamps, centers, 2.0, last + SECOND) == pytest.approx(3 * 1.0 + 0.2 * 2.0)
+
+
+def test_nothing_is_known_where_the_clock_went_back_or_there_is_no_keyframe():
+    stamps, centers = moving(1.0)
+    assert reach(stamps, centers, 2.0, int(stamps[-1])) is None
+    assert reach(stamps[:0], centers[:0], 2.0, SECOND) is None
+    assert reach(stamps, centers, float("nan"), int(stamps[-1]) + SECOND) is None

@@ -1,0 +1,55 @@
+"""check: what holds on this machine and what does not, each with its cure."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from vggt_ros.benchmarks.check import RED, run_checks, worst
+from vggt_ros.config import Config
+from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.settings import ConfigError
+
+_COLORS = {"green": "\033[32m", "yellow": "\033[33m", "red": "\033[31m"}
+
+
+def main(args: list[str] | None = None, prog: str = "check") -> int:
+    """Print a line for each check; return 1 if one is red, else 0."""
+    parser = argparse.ArgumentParser(prog=prog, description="Checks in about a minute what VGGT needs on this machine: "
+                                     "versions, GPU, kernels, parity, weights, memory, speed, and a window against "
+                                     "multiview. Nothing is downloaded.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a setting that the node will have, such as vggt.weights or windows.size")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare VGGT and multiview on eight of these "
+                        "images, a folder or another recording (default: a rendered room)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, as JSON")
+    options = parser.parse_args(args)
+    findings, began, colored = [], time.monotonic(), sys.stdout.isatty()
+    try:
+        for finding in run_checks(Config().parse(options.set), options.images):
+            findings.append(finding)
+            level = f"{finding.level:<6}"
+            print(f"{_COLORS[finding.level]}{level}\033[0m" if colored else level, f"{finding.name:<16} {finding.text}",
+                  flush=True)
+            if finding.cure:
+                print(f"{'':<24}cure: {finding.cure}", flush=True)
+        level, seconds = worst(findings), time.monotonic() - began
+        not_checked = [finding.name for finding in findings if not finding.checked]
+        if options.json:
+            options.json.write_text(json.dumps({
+                "level": level, "seconds": seconds, "not_checked": not_checked,
+                "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2) + "\n")
+    except (ConfigError, SequenceError, OSError) as error:
+        print(f"check: {error}", file=sys.stderr)
+        return 1
+    print(f"{level}: the worst of {len(findings)} checks, in {seconds:.0f} s"
+          + (f"; not or only partly checked on this machine: {', '.join(not_checked)}" if not_checked else ""))
+    return 1 if level == RED else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What runs in the process of a reconstructor: it is created, then it answers requests until it is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from vggt_ros.config import Config
+from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
+from vggt_ros.settings import ConfigError
+from vggt_ros.threads import single_threaded_blas
+
+CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
+"""Messages to the parent: answers to the creation and to a request, both with status values; and others."""
+_NICENESS = 5
+"""Niceness of the CPU reconstructor: tracking an image has priority over solving a window."""
+
+
+def run(connection: Connection, config: Config,
+        create: Callable[[Config, Callable[[str], None]], tuple[Any, str]]) -> None:
+    """Create a reconstructor and answer requests `(method, arguments)`; the target of the process."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    single_threaded_blas()
+    channel = _Channel(connection)
+    logging.getLogger().addHandler(_Forward(channel))
+    logging.getLogger("vggt_ros").setLevel(logging.INFO)
+    reconstructor: Any = None
+    try:
+        reconstructor, reason = create(config, lambda text: channel.send(PROGRESS, text))
+    except Exception as error:
+        channel.send(ERROR, _portable(error))
+        return
+    if reconstructor.name == "multiview":
+        os.nice(_NICENESS)
+    channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, "torch" in sys.modules)))
+    while (request := channel.receive()) is not None:
+        method, arguments = request
+        try:
+            if method == "close":
+                if hasattr(reconstructor, "close"):
+                    reconstructor.close()
+                return
+            answer = None
+            if method == "prepare" and hasattr(reconstructor, "prepare"):
+                reconstructor.prepare(*arguments, lambda text: channel.send(PROGRESS, text))
+            elif method == "reconstruct":
+                answer = reconstructor.reconstruct(*arguments)
+        except Exception as error:
+            channel.send(ERROR, _portable(error))
+        else:
+            channel.send(DONE, (_status(reconstructor), answer))
+
+
+class _Channel:
+    """The connection to the parent; several threads may send."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, kind: str, value: Any) -> None:
+        with self._lock:
+            self._connection.send((kind, value))
+
+    def receive(self) -> tuple[str, tuple[Any, ...]] | None:
+        """Return the next request, None if the parent has closed the connection."""
+        try:
+            request: tuple[str, tuple[Any, ...]] = self._connection.recv()
+            return request
+        except (EOFError, OSError):
+            return None
+
+
+class _Forward(logging.Handler):
+    """Sends log records to the parent, where the node shows them."""
+
+    def __init__(self, channel: _Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record with its text complete: arguments and exceptions of it may not be known to the parent."""
+        plain = logging.makeLogRecord({**record.__dict__, "msg": self.format(record), "args": None, "exc_info": None,
+                                       "exc_text": None, "stack_info": None})
+        with contextlib.suppress(OSError):  # the parent has gone
+            self._channel.send(LOG, plain)
+
+
+def _status(reconstructor: Any) -> dict[str, str]:
+    return dict(getattr(reconstructor, "status_values", {}))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that the parent can read without torch."""
+    if isinstance(error, ReconstructionRefused | ReconstructorLost | ConfigError):
+        return type(error)(str(error))
+    text = "".join(traceback.format_exception_only(error)).strip()
+    where = "".join(traceback.format_tb(error.__traceback__))
+    return RuntimeError(f"{text}\nin the process of the reconstructor:\n{where}")
+
+
+def _exit_with_parent() -> None:
+    """End this process when the node was killed; otherwise it would wait for requests forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
