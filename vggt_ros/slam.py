@@ -94,7 +94,7 @@ class Slam:
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
         self._localizer.features.advance(gray, frame.excluded)
-        self._selector.add_image(gray, frame.stamp, frame.intrinsics)
+        self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
         self._assumed = frame.intrinsics
         frame = replace(frame, intrinsics=solved_intrinsics(frame, self.solution))

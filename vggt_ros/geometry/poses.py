@@ -146,19 +146,6 @@ def mean_rotation(rotations: Array, weights: Array | None = None) -> Array:
     return orthonormalize(np.einsum("n,nij->ij", weights, rotations))
 
 
-def angles_beside_rotation(first: Array, second: Array) -> Array:
-    """Return the angles (n,), radians, between unit bearing vectors (n, 3) of two images after the best rotation.
-
-    Robust: iteratively reweighted, as for the sum of the angles.
-    """
-    weight, angle = np.ones(len(first)), np.zeros(len(first))
-    for _ in range(4):
-        rotation = mean_rotation(second[:, :, None] * first[:, None, :], weight)
-        angle = np.linalg.norm(second - first @ rotation.T, axis=1)
-        weight = 1.0 / np.maximum(angle, 1e-4)
-    return angle
-
-
 def robust_sigma(values: Array) -> float:
     """Return 1.4826 times the median absolute deviation of `values` (n,), an outlier-robust standard deviation."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))

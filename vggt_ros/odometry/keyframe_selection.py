@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
-from vggt_ros.geometry.camera import pixel_rays
-from vggt_ros.geometry.poses import Array, angles_beside_rotation
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
@@ -23,10 +21,6 @@ _MAX_WAIT = 3
 """Most images for which a keyframe waits for a sharp image."""
 _WAIT_PARALLAX, _WAIT_SURVIVAL = 1.7, 0.75
 """A keyframe waits only up to these factors of the settings `min_parallax` and `min_survival`."""
-_TURN_PARALLAX = 2.0
-"""While the camera only turns, factor of the setting `min_parallax` after which a keyframe is made."""
-_BESIDE_TURN = 0.3
-"""Fraction of the setting `min_parallax` that the motion beside a rotation has where the camera does not only turn."""
 _SLOW_PARALLAX = 0.4
 """Fraction of the setting `min_parallax` that is enough after the setting `max_interval`."""
 _MIN_MATCHES = 25
@@ -49,13 +43,11 @@ class KeyframeSelector:
         self._images = 0
         self._stamp = self._keyframe_stamp = 0
         self._due: int | None = None  # the image at which a keyframe was due first
-        self._intrinsics: Array | None = None
         self._sharpness.clear()
 
-    def add_image(self, gray: NDArray[np.uint8], stamp: int, intrinsics: Array | None = None) -> None:
-        """Take note of the newest image (H, W), of its stamp, nanoseconds, and of its pinhole matrix (3, 3)."""
+    def add_image(self, gray: NDArray[np.uint8], stamp: int) -> None:
+        """Take note of the sharpness of the newest image (H, W), and of its stamp, nanoseconds."""
         self._images += 1
-        self._intrinsics = intrinsics
         self._stamp = stamp
         self._sharpness.add(gray)
 
@@ -69,8 +61,6 @@ class KeyframeSelector:
         parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(after) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
         least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
-        if parallax > least and self._only_turns(self._pixels[before], tracks.pixels[after], width):
-            least *= _TURN_PARALLAX
         if survival >= self._config.min_survival and parallax <= least:
             self._due = None
             return False
@@ -78,15 +68,6 @@ class KeyframeSelector:
         may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * self._config.min_survival
                     and parallax < _WAIT_PARALLAX * self._config.min_parallax)
         return not (may_wait and self._sharpness.relative < _BLURRED)
-
-    def _only_turns(self, before: NDArray[np.float32], after: NDArray[np.float32], width: int) -> bool:
-        """Return whether a rotation explains the motion of tracks (n, 2): it says nothing of depth."""
-        if self._intrinsics is None:
-            return False
-        rays = [pixel_rays(self._intrinsics, pixels[:, 0], pixels[:, 1]) for pixels in (before, after)]
-        angles = angles_beside_rotation(*(ray / np.linalg.norm(ray, axis=1, keepdims=True) for ray in rays))
-        motion = float(np.median(angles)) * self._intrinsics[0, 0] * REFERENCE_WIDTH / width
-        return motion < _BESIDE_TURN * self._config.min_parallax
 
     def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:
         """Return True if a keyframe with these `tracks` shows nothing that the `newest` one before shows."""

@@ -13,7 +13,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import angles_beside_rotation
+from vggt_ros.geometry.poses import mean_rotation
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
 from vggt_ros.reconstruction.multiview.lens import Lens
@@ -63,7 +63,11 @@ def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list
             if common < MIN_COMMON_TRACKS:
                 continue
             first, second = bearings(observations[in_both, i], focal[i]), bearings(observations[in_both, j], focal[j])
-            angle = angles_beside_rotation(first, second)
+            weight = np.ones(common)
+            for _ in range(4):
+                rotation = mean_rotation(second[:, :, None] * first[:, None, :], weight)
+                angle = np.linalg.norm(second - first @ rotation.T, axis=1)
+                weight = 1.0 / np.maximum(angle, 1e-4)
             parallax = float(np.median(angle) * focal[i].mean())
             pairs.append((float(np.sqrt(common) * parallax / (1 + parallax / 40)), parallax, i, j))
     return sorted(pairs, reverse=True)
