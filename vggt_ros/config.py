@@ -28,6 +28,8 @@ class CameraConfig:
                         "logo); parts that never move are also found without it.")
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
+    max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
+                              "larger steps back are jumps of time.", unit="s", low=0.01, high=3600.0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class WindowConfig:
     overlap: int = setting(3, "Keyframes shared with the previous window (M).", low=1, high=32)
     flush_after: float = setting(3.0, "A partial window is processed after so long without a new keyframe; 0: never.",
                                  unit="s", low=0.0, high=60.0)
+    deadline: float = setting(120.0, "The reconstructor hangs if a window takes longer and it makes no progress; its "
+                              "process is killed and started anew.", unit="s", low=1.0, high=3600.0)
     max_waiting: int = setting(2, "Most windows that wait for the reconstructor; beyond it keyframes are thinned.",
                                low=1, high=16)
 
@@ -148,6 +152,8 @@ class ScaleConfig:
                         "rendered motion only.")
     max_sigma: float = setting(0.015, "Largest sigma at which the scale counts as observed.",
                                unit="fraction", low=0.001, high=0.2)
+    require: bool = setting(False, "Withhold `map` -> `odom`, grid and map while the scale is not OBSERVED, so that "
+                            "nobody drives in units that are not meters.")
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,8 @@ class MapConfig:
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)
     load: bool = setting(False, "Load the map `map.name` at the start; the mode localization always does.")
+    autosave: bool = setting(False, "Save the map as `map.name` with `_autosave` before it is reset, at a jump of "
+                             "time, and when the node is cleaned up or ends; not in the mode localization.")
 
 
 @dataclass(frozen=True)
@@ -205,8 +213,10 @@ class TfConfig:
     map_frame: str = setting("map", "Name of the map frame.")
     odom_frame: str = setting("odom", "Name of the odometry frame.")
     base_frame: str = setting("base_link", "Name of the robot's base frame.")
-    base_timeout: float = setting(2.0, "How long to wait for base <- camera before the camera is assumed to be level.",
-                                  unit="s", low=0.0, high=60.0)
+    base_timeout: float = setting(2.0, "How long to wait for base <- camera before poses are those of the camera "
+                                  "itself, or `tf.assume_level` applies.", unit="s", low=0.0, high=60.0)
+    assume_level: bool = setting(False, "Without base <- camera, take the camera as level with the base as its body "
+                                 "frame, and publish that as a static transform.")
     transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
 
 
@@ -216,6 +226,8 @@ class Config:
 
     reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: vggt with a GPU and weights on disk, "
                                  "else multiview.", choices=("auto", "vggt", "multiview"))
+    refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
+                          "for multiview, which does it itself.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"))
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)

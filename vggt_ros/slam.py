@@ -7,7 +7,6 @@ immutable `Solution`, which `step` replaces as a whole.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, keyframe_cloud
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer, solved_intrinsics
@@ -38,7 +38,6 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
 
-_LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
 
@@ -113,17 +112,16 @@ class Slam:
         self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
-        frame, image, tracked = self._current
+        (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        features = self._localizer.features
         if not self._selector.needs_keyframe(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, self._assumed, frame.calibrated,
-                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary,
-                            features.excluded)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
+                            frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
+                            tracked.map_camera, image.binary, features.excluded)
         self._next_keyframe += 1
         is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
         previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
@@ -140,10 +138,17 @@ class Slam:
         """Return the partial window of waiting keyframes, or None: for the end of a stream, or a pause in it."""
         return self._buffer.flush()
 
+    def interrupt(self) -> Window | None:
+        """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
+        self._localizer.lose()
+        self._selector.clear()
+        self._last_stamp = 0
+        return self._buffer.flush_without_overlap()
+
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
 
-        With the `record` of a map that `restore_map` will load, ids continue after those of the record, and the
+        With the `record` of a map that `reset_map` will continue from, ids continue after those of the record, and the
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
@@ -157,9 +162,9 @@ class Slam:
         self._selector.clear()
         self._buffer.clear()
 
-    def set_pose_prior(self, map_camera: Array, radius: float, angle: float) -> None:
-        """Search for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._localizer.set_pose_prior(PosePrior(map_camera, radius, angle))
+    def set_pose_prior(self, prior: PosePrior) -> bool:
+        """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
+        return self._localizer.set_pose_prior(prior, self.solution)
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""
@@ -225,31 +230,21 @@ class Slam:
         rescaling = self.scale.observe(solution)
         if rescaling is None:
             return solution, 1.0
-        if rescaling.metric.state == OBSERVED:
-            _LOG.info("the map was scaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
-                      rescaling.metric.source, 100 * rescaling.metric.sigma)
-        else:
-            _LOG.warning("scale is uncertain: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
         self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 
-    def reset_map(self) -> None:
-        """Begin an empty map."""
+    def reset_map(self, restored: RestoredMap | None = None) -> None:
+        """Begin an empty map, or continue from a saved one; then after `reset_tracking` with its record."""
         self.scale.clear()
-        self.solution = Solution(version=self.solution.version + 1)
-        self._atlas = Atlas(self.config, self.solution.version)
+        version = self.solution.version + 1
+        self._atlas = Atlas(self.config) if restored is None else restored.atlas
+        self._atlas.renumber(version)
+        self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self._point_map = PointMap(self.config.map)
+        self._point_map = PointMap(self.config.map) if restored is None else restored.points
         self._window_keyframes: set[int] = set()
-
-    def restore_map(self, record: MapRecord) -> None:
-        """Continue with a saved map; on the worker's thread, after `reset_tracking` with the same record."""
-        self.reset_map()
-        self._atlas.restore(record)
-        self.solution = self._atlas.solution()
-        self._point_map.update(self.solution)
         self.counts.submaps = len(np.unique(self.solution.submaps))
 
     def configure(self, config: Config) -> None:

@@ -1,5 +1,7 @@
 """The grid compared with the exact room, and exports as other programs read them."""
 
+import shutil
+import struct
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +14,7 @@ from scenes import lap, run, trajectory_error
 
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, GridConfig
-from vggt_ros.geometry.poses import inverse, pose, so3_exp
+from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, so3_exp
 from vggt_ros.mapping.export import Export, write_nav2
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.settings import ConfigError
@@ -203,11 +205,60 @@ def test_the_exported_trajectory_and_points_are_those_of_the_map(exported):
     assert len(read_ply(folder / "map.ply")) == len(mapped().map_cloud())
 
 
-def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(exported):
+def pairs_of_lines(text):
+    """An image and its observations are two lines, the second of which may be empty (COLMAP's and nerfstudio's)."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            yield line.split(), next(lines, "").split()
+
+
+def full_lines(text):
+    """Empty lines are dropped first, then every second line is an image (scripts for Gaussian splatting)."""
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    yield from zip(lines[::2], lines[1::2], strict=True)
+
+
+def binary(data):
+    """The binary format, from its description: https://colmap.github.io/format.html."""
+    (count,), at = struct.unpack_from("<Q", data), 8
+    for _ in range(count):
+        number, *pose, camera = struct.unpack_from("<i7di", data, at)
+        end = data.index(b"\0", at := at + 64)
+        (features,) = struct.unpack_from("<Q", data, end + 1)
+        values = [struct.unpack_from("<ddq", data, end + 9 + 24 * i) for i in range(features)]
+        yield [str(number), *pose, str(camera), data[at:end].decode()], [word for item in values for word in item]
+        at = end + 9 + 24 * features
+    assert at == len(data)
+
+
+@pytest.mark.parametrize("read", [pairs_of_lines, full_lines, binary])
+def test_every_reader_finds_every_image_by_a_name_of_its_own(exported, read):
+    folder, export = exported
+    path = folder / "colmap" / "sparse" / "0" / f"images.{'bin' if read is binary else 'txt'}"
+    rows = list(read(path.read_bytes() if read is binary else path.read_text()))
+    assert len(rows) == len(export.solution)
+    names = [image[9] for image, _ in rows]
+    assert len({name.split(".")[0] for name in names}) == len(rows), "some readers cut a name at its first dot"
+    assert all((folder / "colmap" / "images" / name).exists() for name in names)
+    for row, (image, observations) in enumerate(rows):
+        assert int(image[0]) == row + 1
+        w, x, y, z, *translation = (float(word) for word in image[1:8])
+        np.testing.assert_allclose(inverse(pose(matrix_from_quaternion(np.array([x, y, z, w])), translation)),
+                                   export.map_camera[row], atol=1e-6)
+        keyframe = export.solution.keyframes[int(export.solution.ids[row])]
+        found = np.array(observations, float).reshape(-1, 3)
+        np.testing.assert_allclose(found[:, :2], keyframe.pixels + 0.5, atol=0.006)
+
+
+@pytest.mark.parametrize("kind", ["txt", "bin"])
+def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(exported, kind, tmp_path):
     """Read by pycolmap; the colors of an image at the projected points are the points' colors."""
     pycolmap = pytest.importorskip("pycolmap")
     folder, export = exported
-    model = pycolmap.Reconstruction(str(folder / "colmap" / "sparse" / "0"))
+    for file in (folder / "colmap" / "sparse" / "0").glob(f"*.{kind}"):
+        shutil.copy(file, tmp_path)
+    model = pycolmap.Reconstruction(str(tmp_path))
     assert len(model.images) == len(export.solution) and len(model.points3D) == len(export.cloud)
     points = np.array([point.xyz for point in model.points3D.values()])
     colors = np.array([point.color for point in model.points3D.values()], float)

@@ -26,7 +26,7 @@ ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
 CONFINED = {
-    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py"),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
@@ -136,7 +136,8 @@ def test_dependencies_are_declared():
     declared = {item.text for item in tree.iter("exec_depend")}
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
-            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "faiss-cpu"}
+            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "python3-faiss",
+            "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
         used |= {name.split(".")[0] for name in imports(path)}

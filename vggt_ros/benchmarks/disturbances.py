@@ -20,9 +20,9 @@ class Disturbed:
     def __init__(self, sequence: Sequence, disturb: Disturb = lambda image, index: image, step: int = 1,
                  camera: Camera | None = None) -> None:
         """Change images by `disturb(image, index)`; with another `camera`, the calibration is that."""
-        self._sequence, self._disturb, self._step = sequence, disturb, step
-        self.name, self.rectified = sequence.name, sequence.rectified
-        self.camera, self.assumptions = camera or sequence.camera, sequence.assumptions
+        self._sequence, self._disturb, self._step, self._camera = sequence, disturb, step, camera
+        self.name, self.rectified, self.assumptions = sequence.name, sequence.rectified, sequence.assumptions
+        self.camera, self.omitted = camera or sequence.camera, sequence.omitted
 
     @property
     def truth(self) -> Truth | None:
@@ -36,6 +36,7 @@ class Disturbed:
     def __iter__(self) -> Iterator[tuple[int, Image]]:
         """Yield stamp and changed image."""
         for index, (stamp, image) in enumerate(self._sequence):
+            self.camera, self.omitted = self._camera or self._sequence.camera, self._sequence.omitted
             if index % self._step == 0:
                 yield stamp, self._disturb(image, index)
 

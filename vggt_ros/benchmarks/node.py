@@ -75,7 +75,8 @@ def cloud_cost(points: int, repetitions: int = 20) -> float:
 def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str) -> dict[str, float]:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
-    overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0)]
+    overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0),
+                 Parameter("tf.assume_level", value=True)]
     node = SlamNode(reconstructor_factory=lambda config, progress: (_Idle(), "none, for a benchmark"), context=context,
                     parameter_overrides=overrides)
     peer = Node("benchmark_peer", context=context)
@@ -143,7 +144,7 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
 
 def _constant(frame: Frame | None = None, search: bool = True, has_capacity: bool = True) -> TrackedFrame:
     pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
-    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
+    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 1e-4 * np.eye(6), 0, pose, 100)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ random pixels of each image; confidence and the other heads are not recorded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -18,72 +19,57 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.vggt.decoding import NetworkOutput, decode
+from vggt_ros.reconstruction.vggt.recorded_run import SIDE, RecordedRun
 from vggt_ros.storage.files import FileError, read_lines
 from vggt_ros.windows.keyframe import Keyframe, Window
-
-GRID = 518
-"""Width and height of the padded images that the network saw."""
 
 
 class RecordingError(FileError):
     """A recorded run cannot be read; the text names the file."""
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedRun:
-    """What the network said of the images of a scene, all in one inference.
-
-    Attributes:
-        names: of the images (S), the first is the reference view.
-        camera_world: poses (S, 4, 4), in the network's unit.
-        intrinsics: (S, 3, 3), for the padded image.
-        sizes: (S, 2), width and height of the images.
-        frame, pixels, depth: samples (n,), (n, 2), (n,): image, integer pixel of the padded image, and z.
-
-    """
-
-    names: tuple[str, ...]
-    camera_world: Array
-    intrinsics: Array
-    sizes: NDArray[np.int64]
-    frame: NDArray[np.int64]
-    pixels: NDArray[np.int64]
-    depth: NDArray[np.float32]
-
-    @staticmethod
-    def load(path: Path) -> RecordedRun:
-        """Read a run; raises RecordingError."""
+def load_runs(folder: Path) -> dict[str, RecordedRun]:
+    """Return the runs of a folder by name; raises RecordingError."""
+    paths = sorted(folder.glob("run_*.npz"))
+    if not paths:
+        raise RecordingError(f"{folder}: expected images/, run_*.npz and colmap.txt in it")
+    runs = {}
+    for path in paths:
         try:
-            with np.load(path, allow_pickle=False) as data:
-                camera_world = np.tile(np.eye(4), (len(data["names"]), 1, 1))
-                camera_world[:, :3] = data["extrinsic"]
-                return RecordedRun(tuple(str(name) for name in data["names"]), camera_world,
-                                   data["intrinsic"].astype(np.float64), data["image_size"].astype(np.int64),
-                                   data["frame"].astype(np.int64), data["xy"].astype(np.int64), data["depth"])
-        except (OSError, KeyError, ValueError) as error:
+            runs[path.stem] = RecordedRun.load(path)
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise RecordingError(f"{path}: not a recorded run ({error})") from error
+    return runs
 
-    def content(self, row: int) -> tuple[int, int, int, int]:
-        """Return left, top, width and height of an image within the padded one."""
-        width, height = (round(GRID * side / self.sizes[row].max()) for side in self.sizes[row].tolist())
-        return (GRID - width) // 2, (GRID - height) // 2, width, height
 
-    def output(self, names: tuple[str, ...]) -> NetworkOutput:
-        """Return the raw output of the network for some images of one size, without the padding."""
-        rows = [self.names.index(name) for name in names]
-        left, top, width, height = self.content(rows[0])
-        depth = np.full((len(rows), height, width), np.nan, np.float32)
-        for index, row in enumerate(rows):
-            mine = self.frame == row
-            x, y = (self.pixels[mine] - [left, top]).T
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            depth[index, y[inside], x[inside]] = self.depth[mine][inside]
-        poses, matrices = self.camera_world[rows], self.intrinsics[rows]
-        fov = 2 * np.arctan(np.array([height, width]) / 2 / matrices[:, [1, 0], [1, 0]])
-        quaternions = np.array([quaternion_from_matrix(pose[:3, :3]) for pose in poses])
-        pose_enc = np.concatenate((poses[:, :3, 3], quaternions, fov), axis=1).astype(np.float32)
-        # The real confidence is not recorded, but at least 5 where depth is.
-        return NetworkOutput(pose_enc, depth, np.where(np.isnan(depth), 1, 5).astype(np.float32))
+def content(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, width and height of an image of a size within the padded one."""
+    inner = [round(SIDE * side / max(width, height)) for side in (width, height)]
+    return (SIDE - inner[0]) // 2, (SIDE - inner[1]) // 2, inner[0], inner[1]
+
+
+def common_content(sizes: Iterable[tuple[int, int]]) -> tuple[int, int, int, int]:
+    """Return `content` of images that all have one size, or else all of the padded image."""
+    parts = {content(*size) for size in sizes}
+    return parts.pop() if len(parts) == 1 else (0, 0, SIDE, SIDE)
+
+
+def output(run: RecordedRun, names: tuple[str, ...], part: tuple[int, int, int, int]) -> NetworkOutput:
+    """Return the raw output of the network for a part (left, top, width, height) of some padded images."""
+    rows = [run.names.index(name) for name in names]
+    left, top, width, height = part
+    depth = np.full((len(rows), height, width), np.nan, np.float32)
+    for index, row in enumerate(rows):
+        mine = run.frame == row
+        x, y = (run.pixel[mine] - [left, top]).T
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        depth[index, y[inside], x[inside]] = run.depth[mine][inside]
+    poses, matrices = run.extrinsic[rows], run.intrinsic[rows]
+    fov = 2 * np.arctan(np.array([height, width]) / 2 / matrices[:, [1, 0], [1, 0]])
+    quaternions = np.array([quaternion_from_matrix(pose[:, :3]) for pose in poses])
+    pose_enc = np.concatenate((poses[:, :, 3], quaternions, fov), axis=1).astype(np.float32)
+    # The real confidence is not recorded, but at least 5 where depth is.
+    return NetworkOutput(pose_enc, depth, np.where(np.isnan(depth), 1, 5).astype(np.float32))
 
 
 class RecordedReconstructor:
@@ -91,31 +77,46 @@ class RecordedReconstructor:
 
     name = "vggt"
 
-    def __init__(self, runs: list[RecordedRun], names: dict[int, str], settings: VggtConfig) -> None:
-        """Take the runs, and keyframe id to the name of its image."""
-        self._runs, self._names, self._settings = runs, names, settings
+    def __init__(self, runs: list[RecordedRun], names: dict[int, str], part: tuple[int, int, int, int],
+                 settings: VggtConfig) -> None:
+        """Take the runs, keyframe id to the name of its image, and the part of the padded images that they show."""
+        self._runs, self._names, self._part, self._settings = runs, names, part, settings
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return the size of an image within the padded one."""
-        return self._runs[0].content(0)[2:]
+        """Return the size of the part that is used."""
+        return self._part[2:]
 
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Return what the run whose turn it is said of the window's images."""
         run = self._runs[window.id % len(self._runs)]
-        output = run.output(tuple(self._names[keyframe] for keyframe in window.ids))
-        return decode(output.filtered(self._settings), window)
+        raw = output(run, tuple(self._names[keyframe] for keyframe in window.ids), self._part)
+        return decode(raw.filtered(self._settings), window)
 
 
-def keyframe(folder: Path, run: RecordedRun, name: str, number: int) -> Keyframe:
-    """Return an image as a keyframe of a camera that is not calibrated; raises RecordingError."""
-    row = run.names.index(name)
-    image = cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR)
-    if image is None:
-        raise RecordingError(f"{folder / 'images' / name}: not a readable image")
-    size = run.content(row)[2:]
-    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size, interpolation=cv2.INTER_AREA)
-    camera = Camera.assumed(*size, 65.0)
-    return Keyframe(number, number * 10**9, np.asarray(small, np.uint8), camera.intrinsics, calibrated=False)
+def read_images(folder: Path, names: list[str]) -> dict[str, NDArray[np.uint8]]:
+    """Return images by name, RGB, scaled as the network saw them; raises RecordingError if one cannot be read."""
+    images: dict[str, NDArray[np.uint8]] = {}
+    for name in names:
+        image = cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR)
+        if image is None:
+            raise RecordingError(f"{folder / 'images' / name}: not a readable image")
+        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), content(image.shape[1], image.shape[0])[2:],
+                           interpolation=cv2.INTER_AREA)
+        images[name] = np.asarray(small, np.uint8)
+    return images
+
+
+def keyframes(images: Iterable[NDArray[np.uint8]], part: tuple[int, int, int, int]) -> list[Keyframe]:
+    """Return scaled images as keyframes of a camera that is not calibrated; where they differ in size, padded."""
+    found = []
+    for number, image in enumerate(images):
+        padded = np.zeros((part[3], part[2], 3), np.uint8)
+        height, width = image.shape[:2]
+        top, left = (part[3] - height) // 2, (part[2] - width) // 2
+        padded[top:top + height, left:left + width] = image
+        camera = Camera.assumed(part[2], part[3], 65.0)
+        found.append(Keyframe(number, number * 10**9, padded, camera.intrinsics, calibrated=False))
+    return found
 
 
 def read_reference(path: Path) -> dict[str, Array]:

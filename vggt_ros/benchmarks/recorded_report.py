@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggt_ros.benchmarks.recorded import (
     RecordedReconstructor,
-    RecordedRun,
     RecordingError,
-    keyframe,
+    common_content,
+    keyframes,
+    load_runs,
+    read_images,
     read_reference,
     walk,
 )
@@ -22,6 +25,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.vggt.recorded_run import RecordedRun
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Window
 
@@ -62,23 +66,34 @@ def compare(camera_world: dict[str, Array], reference: dict[str, Array]) -> tupl
     return 100 * float(np.sqrt((gaps**2).mean()) / extent), float(np.median(turns)), float(max(turns))
 
 
-def fuse(folder: Path, name: str, runs: list[RecordedRun], order: list[str], refine: bool, config: Config,
-         reference: dict[str, Array]) -> Result:
-    """Return what windows of the images in `order`, cut from the runs in turn, become in the map."""
-    keyframes = [keyframe(folder, runs[0], image, number) for number, image in enumerate(order)]
-    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), config.vggt)
+def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,
+                name: str = "") -> tuple[dict[str, Array], int, int]:
+    """Return the poses `camera_map` of images by windows in their order, and how many windows there were and placed.
+
+    The windows are cut from the runs in turn; `name` is shown while it runs.
+    """
+    order = list(images)
+    part = common_content((image.shape[1], image.shape[0]) for image in images.values())
+    views = keyframes(images.values(), part)
+    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), part, config.vggt)
     slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
     size, overlap = config.windows.size, config.windows.overlap
     starts = range(0, max(len(order) - overlap, 1), size - overlap)
     placed = 0
     for number, start in enumerate(tqdm(starts, desc=name, disable=not sys.stderr.isatty())):
-        part = tuple(keyframes[start:start + size])
-        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+        chosen = tuple(views[start:start + size])
+        update = slam.step(Window(number, chosen, tuple(k.id for k in chosen[:overlap]) if number else ()))
         placed += not update.refused and not (update.new_submap and number)
     solution = slam.solution
     rows = np.flatnonzero(solution.submaps == solution.largest_submap)
-    poses = {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}
-    return Result(name, len(starts), placed, len(order), len(poses), *compare(poses, reference))
+    return {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}, len(starts), placed
+
+
+def fuse(name: str, runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,
+         reference: dict[str, Array]) -> Result:
+    """Return what windows of the images in their order, cut from the runs in turn, become in the map."""
+    poses, windows, placed = fused_poses(runs, images, refine, config, name)
+    return Result(name, windows, placed, len(images), len(poses), *compare(poses, reference))
 
 
 def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: Config | None = None
@@ -95,11 +110,12 @@ def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: C
 
     """
     config = config or Config().replace({"map.kept_width": 100})
-    paths = sorted(folder.glob("run_*.npz"))
-    if not paths or not (folder / "colmap.txt").exists():
-        raise RecordingError(f"{folder}: expected images/, run_*.npz and colmap.txt in it")
-    runs, reference = {path.stem: RecordedRun.load(path) for path in paths}, read_reference(folder / "colmap.txt")
+    runs = load_runs(folder)
+    if not (folder / "colmap.txt").exists():
+        raise RecordingError(f"{folder}: expected colmap.txt in it, poses to compare with")
+    reference = read_reference(folder / "colmap.txt")
     order = [name for name in walk(reference) if all(name in run.names for run in runs.values())]
+    images = read_images(folder, order)
     print(f"{'':<32} {'windows':>8} {'images':>8} {'centers':>8} {'rotation':>9} {'worst':>7}\n{'':<32} {'placed':>8} "
           f"{'solved':>8} {'%':>8} {'deg':>9} {'deg':>7}", flush=True)
     results = []
@@ -110,13 +126,15 @@ def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: C
               f"{result.centers:>8.3f} {result.rotation:>9.3f} {result.worst_rotation:>7.3f}", flush=True)
 
     for name, run in runs.items():
-        poses = dict(zip(run.names, run.camera_world, strict=True))
+        whole = np.tile(np.eye(4), (len(run.names), 1, 1))
+        whole[:, :3] = run.extrinsic
+        poses = dict(zip(run.names, whole, strict=True))
         note(Result(f"{name}, one inference", 1, 1, len(order), len(order), *compare(poses, reference)))
     groups = [[name] for name in runs] + ([list(runs)] if len(runs) > 1 else [])
     for refine in (False, True):
         for group in groups:
             label = f"{' and '.join(group)}{' in turn' if len(group) > 1 else ''}{', refined' if refine else ''}"
-            note(fuse(folder, label, [runs[name] for name in group], order, refine, config, reference))
+            note(fuse(label, [runs[name] for name in group], images, refine, config, reference))
     last = results[-1]
     good = last.placed == last.windows
     if at_most is not None:

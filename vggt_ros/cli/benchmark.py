@@ -22,7 +22,7 @@ from vggt_ros.storage.files import FileError
 
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
-    options = _parser(prog).parse_args(args)
+    options, within = _parser(prog).parse_args(args), True
     try:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
@@ -38,9 +38,19 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "recorded":  # torch is imported where it is needed
+            report = importlib.import_module("vggt_ros.benchmarks.recorded_report")
+            figures, within = report.recorded(options.folder, options.at_most and tuple(options.at_most),
+                                              Config().replace({"map.kept_width": 100}).parse(options.set))
+        elif options.command == "refinement":
+            benchmark = importlib.import_module("vggt_ros.benchmarks.refinement")
+            figures = benchmark.refinement(options.sequences, options.seeds, not options.uncalibrated,
+                                           Config().parse(options.set))
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "transport":  # the same
+            figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -50,7 +60,7 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         return 1
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 1 if options.command == "gpu_visit" and figures["not_done"] else 0
+    return int((options.command == "gpu_visit" and bool(figures["not_done"])) or not within)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -70,7 +80,24 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                          help="rendered_drive or rendered_uneven, which have all sources, or names in VGGT_ROS_DATA")
     command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=scale.SOURCES)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "
+                                  "refinement, against COLMAP")
+    command.add_argument("folder", type=Path, help="with images/, run_*.npz and colmap.txt")
+    command.add_argument("--at-most", type=float, nargs=2, metavar=("CENTERS_PERCENT", "DEGREES"),
+                         help="exit status 1 if the refined, fused windows are farther off")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("refinement", help="trajectory error of windows with a network's errors, with and "
+                                  "without refinement; needs VGGT_ROS_DATA")
+    command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz", "hololens_dvmvs_000"], metavar="NAME",
+                         help="in VGGT_ROS_DATA, with depth and ground truth")
+    command.add_argument("--seeds", type=int, default=3, help="runs of each sequence (default 3)")
+    command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
+                                  "with and without config/fastdds.xml; needs ROS 2")
+    command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
+    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")

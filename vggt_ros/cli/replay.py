@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -19,16 +20,27 @@ from vggt_ros.storage.map_folder import StorageError, load_map
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a sequence, and for settings."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    for kind, what in (("image", "images"), ("info", "calibration"), ("truth", "ground truth")):
+    for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--rate", type=float, default=10.0,
+    parser.add_argument("--rate", type=positive, default=10.0,
                         help="images a second in a folder of images without stamps (default 10)")
+
+
+def positive(text: str) -> float:
+    """Return a positive number of the command line; argparse reports anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
 
 
 def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
-    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
+    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, bag, video or folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--seed", type=int, help="random seed; the same as --set seed=N")
     parser.add_argument("--odometry", type=Path, metavar="FILE",
@@ -60,6 +72,13 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         return 1
     if result.dropped_images:
         print(f"left out: {result.dropped_images} images that are no newer than the one before", file=sys.stderr)
+    for line in result.sequence.omitted.lines:
+        print(line, file=sys.stderr)
+    if result.dark_images:
+        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing can be tracked",
+              file=sys.stderr)
+    if result.failures:
+        print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")

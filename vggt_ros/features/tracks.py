@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.features.appearance import describe
-from vggt_ros.features.fixed_area import FixedArea
+from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.images.corners import detect_corners
 from vggt_ros.images.exposure import brightness_change, gray_image
 from vggt_ros.images.flow import coarse_flow
-from vggt_ros.images.mask import free_pixels, is_masked, union
+from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0
@@ -28,6 +28,8 @@ _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
                             "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
 # The check back to the origin needs no pyramid: from a wrong match the flow leads away from the origin in any case.
 _BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+
+
 
 
 class FeatureTracks:
@@ -46,40 +48,37 @@ class FeatureTracks:
         self._count = count
         self._next_id = 0
         self._gray: NDArray[np.uint8] | None = None
-        self._fixed_area = FixedArea()
+        self.attached = AttachedRegion()
         self.clear()
 
     def clear(self) -> None:
         """Forget all tracks and the newest image."""
+        self.attached.forget_tracks()
         self.ids = np.zeros(0, np.int64)
         self.pixels = np.zeros((0, 2), np.float32)
         self.motion = np.zeros((0, 2), np.float32)
-        self._still, self._anchors = np.zeros(0, np.int64), np.zeros((0, 2), np.float32)
         self._gray = None
         self.excluded: NDArray[np.bool_] | None = None
-        self._fixed_area.clear()
 
     def advance(self, gray: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> None:
         """Track the features into `gray` (H, W); those that fail the forward-backward check are dropped.
 
-        So are those in the part of the image that the mask `excluded` leaves out, and in the part that never moves.
+        So are those in the part of the image that the mask `excluded` leaves out, and in the part that moves with the
+        camera.
         """
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
         if self._gray is not None and len(self.ids):
-            probes = self._fixed_area.probes
-            moved, valid = _flow(self._gray, gray, np.concatenate([self.pixels, probes]))
-            if len(probes):
-                self._fixed_area.watch(moved[len(self.ids):], valid[len(self.ids):], gray.shape[1] / REFERENCE_WIDTH)
-            moved, valid = moved[:len(self.ids)], valid[:len(self.ids)]
-            self.motion = moved - self.pixels
-            self.pixels = moved
+            self.pixels, valid = _flow(self._gray, gray, previous := self.pixels)
+            self.motion = self.pixels - previous
             self._keep(valid)
-            self._still, self._anchors = self._fixed_area.update(self._still, self._anchors, self.pixels, self.motion,
-                                                                gray.shape)
-        self.excluded = union(excluded, self._fixed_area.masked())
+            self.attached.update(self.ids, self.pixels, self.motion, gray.shape, gray.shape[1] / REFERENCE_WIDTH)
+        attached = self.attached.mask
+        self.excluded = excluded if attached is None else union(excluded, reduced(attached))
         self._keep(~is_masked(self.excluded, self.pixels, gray.shape))
         self._gray = gray
+        if self.attached.needs_corners:
+            self.replenish()
 
     def replenish(self) -> None:
         """Detect new corners (Shi-Tomasi) away from the present ones, up to the number of features to track."""
@@ -103,14 +102,11 @@ class FeatureTracks:
         self.ids = np.concatenate([self.ids, ids])
         self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
         self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
-        self._still = np.concatenate([self._still, np.zeros(len(pixels), np.int64)])
-        self._anchors = np.concatenate([self._anchors, pixels.astype(np.float32)])
         self._keep(slice(-2 * self._count, None))
         return ids
 
     def _keep(self, rows: NDArray[np.bool_] | slice) -> None:
         self.ids, self.pixels, self.motion = self.ids[rows], self.pixels[rows], self.motion[rows]
-        self._still, self._anchors = self._still[rows], self._anchors[rows]
 
     def corners(self, seconds: float) -> Corners:
         """Return the present tracks with velocities, by the `seconds` since the previous image; NaN if not positive."""

@@ -1,4 +1,4 @@
-"""Export of a saved map: PLY, TUM trajectory, COLMAP text model, and the map format of Nav2's map_server."""
+"""Export of a saved map: PLY, TUM trajectory, COLMAP model, and the map format of Nav2's map_server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
+from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.colmap_model import ModelImage, write_model
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
 from vggt_ros.mapping.point_map import PointMap
-from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
+from vggt_ros.storage.files import write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import PointCloud, Solution
 
@@ -46,34 +47,22 @@ class Export:
         return [folder / "trajectory.txt"]
 
     def colmap(self, folder: Path) -> list[Path]:
-        """Write `colmap/sparse/0/{cameras,images,points3D}.txt` and the keyframes' images, for Gaussian splatting.
+        """Write a model into `colmap/sparse/0`, and the keyframes' images into `colmap/images`.
 
-        The images have the reduced size that the map keeps (`map.kept_width`); the points have no tracks. COLMAP's
-        pixel centers are at half-integers, those of this package at integers; COLMAP's poses are `camera_world`.
+        For Gaussian splatting: the images have the reduced size that the map keeps (`map.kept_width`).
         """
         sparse, images = folder / "colmap" / "sparse" / "0", folder / "colmap" / "images"
-        sparse.mkdir(parents=True, exist_ok=True)
-        images.mkdir(parents=True, exist_ok=True)
-        cameras: dict[tuple[float, ...], int] = {}
-        lines = []
+        for part in (sparse, images):
+            part.mkdir(parents=True, exist_ok=True)
+        model = []
         for row, keyframe_id in enumerate(self.solution.ids.tolist()):
             keyframe = self.solution.keyframes[keyframe_id]
-            (height, width), k = keyframe.depth.shape, keyframe.intrinsics
-            key = (width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5)
-            camera = cameras.setdefault(key, len(cameras) + 1)
-            camera_map = inverse(self.map_camera[row])
-            x, y, z, w = quaternion_from_matrix(camera_map[:3, :3])
-            name = f"{format_stamp(keyframe.stamp)}.png"
+            height, width = keyframe.depth.shape
+            name = f"{keyframe.stamp}.png"
             cv2.imwrite(str(images / name), cv2.cvtColor(keyframe.color, cv2.COLOR_RGB2BGR))
-            values = " ".join(f"{value:.12g}" for value in (w, x, y, z, *camera_map[:3, 3]))
-            lines.append(f"{row + 1} {values} {camera} {name}\n\n")
-        (sparse / "cameras.txt").write_text("".join(
-            f"{number} PINHOLE {width:.0f} {height:.0f} " + " ".join(f"{value:.12g}" for value in rest) + "\n"
-            for (width, height, *rest), number in cameras.items()))
-        (sparse / "images.txt").write_text("".join(lines))
-        (sparse / "points3D.txt").write_text("".join(
-            f"{number} {x:.6g} {y:.6g} {z:.6g} {r} {g} {b} 0\n"
-            for number, ((x, y, z), (r, g, b)) in enumerate(zip(self.cloud.points, self.cloud.colors, strict=True), 1)))
+            pixels = keyframe.pixels if len(keyframe.pixels) else keyframe.intrinsics[None, :2, 2]
+            model.append(ModelImage(name, (width, height), keyframe.intrinsics, self.map_camera[row], pixels))
+        write_model(sparse, model, self.cloud)
         return [sparse, images]
 
     def nav2(self, folder: Path) -> list[Path]:

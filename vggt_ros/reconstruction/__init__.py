@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.settings import ConfigError
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
     """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
     `auto` selects vggt if a GPU and weights on disk are available, and memory and GPU suffice, else multiview; only
-    `vggt` downloads weights.
+    `vggt` downloads weights. The setting `refine` says whether its windows are adjusted to their images.
 
     Args:
         config: all settings.
@@ -39,6 +40,15 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         from vggt_ros.reconstruction.process import ReconstructorProcess
         process = ReconstructorProcess(config, create_reconstructor, progress)
         return process, process.reason
+    reconstructor, reason = _create(config, progress)
+    adjusted = getattr(reconstructor, "adjusted", False)
+    if config.refine == "off" or (config.refine == "auto" and adjusted):
+        return reconstructor, reason
+    return RefinedReconstructor(reconstructor), f"{reason}; its windows are refined"
+
+
+def _create(config: Config, progress: Callable[[str], None]) -> tuple[Reconstructor, str]:
+    """Return the reconstructor and the reason for the choice; see `create_reconstructor`."""
     if config.reconstructor == "multiview":
         return _multiview(config), "multiview, as configured"
     # torch is not imported unless it is needed: it takes gigabytes.

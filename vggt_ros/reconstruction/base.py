@@ -72,7 +72,11 @@ class WindowGeometry:
 
 
 class Reconstructor(Protocol):
-    """Estimates the geometry of a window from its images."""
+    """Estimates the geometry of a window from its images.
+
+    Its poses are taken to be a network's, which `refine: auto` adjusts to the images, unless it has an attribute
+    `adjusted` that is True.
+    """
 
     name: str
 

@@ -19,8 +19,11 @@ def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) 
 
 
 def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:
-    """Yield the images of a sequence as frames; raises SequenceError at a broken image."""
+    """Yield the images of a sequence as frames; raises SequenceError where the recording breaks off."""
     rectify = rectifier(sequence, reconstructor, config or Config())
     excluded = read_mask(config.camera.mask if config else "", rectify)
     for stamp, image in sequence:
+        if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
+            rectify = rectifier(sequence, reconstructor, config or Config())
+            excluded = read_mask(config.camera.mask if config else "", rectify)
         yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated, excluded)

@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
+from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, so3_log
 from vggt_ros.mapping.occupancy_grid import Grid
 from vggt_ros.windows.solution import PointCloud, Solution
 
@@ -31,6 +31,15 @@ UNKNOWN_VARIANCE = 1e6
 """Variance of unknown quantities, square meters and square radians."""
 
 _FIELDS = ("x", "y", "z", "rgb", "confidence")
+
+
+MAX_STAMP = (2**31 - 86_400) * 1_000_000_000
+"""Stamps are below it: a message has 31 bits for seconds, and a day is left for what is added to a stamp."""
+
+
+def is_valid_stamp(stamp: int) -> bool:
+    """Return True if a stamp in nanoseconds is not negative, and messages can hold it and what is added to it."""
+    return 0 <= stamp < MAX_STAMP
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -73,15 +82,6 @@ def transform(target_source: Array, stamp: int, target: str, source: str) -> Tra
     return message
 
 
-def adjoint(target_source: Array) -> Array:
-    """Return the adjoint matrix (6, 6), which maps a twist [rotation, translation] from source to target."""
-    rotation = target_source[:3, :3]
-    matrix = np.zeros((6, 6))
-    matrix[:3, :3] = matrix[3:, 3:] = rotation
-    matrix[3:, :3] = skew(target_source[:3, 3]) @ rotation
-    return matrix
-
-
 def ros_covariance(covariance: Array, rotation: Array) -> Array:
     """Return the covariance (6, 6) in the order of geometry_msgs/PoseWithCovariance.
 
@@ -95,9 +95,11 @@ def ros_covariance(covariance: Array, rotation: Array) -> Array:
     return to_ros @ covariance @ to_ros.T
 
 
-def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
-             previous: tuple[int, Array] | None = None, stamp: int = 0) -> Odometry:
+def odometry(odom_base: Array, covariance: Array, head: Header, child: str, previous: tuple[int, Array] | None = None,
+             stamp: int = 0, motion_covariance: Array | None = None, scale_sigma: float = 0.0) -> Odometry:
     """Return nav_msgs/Odometry: the pose in the header's frame, the twist in `child`.
+
+    The covariance of the twist is that of the motion since the previous image; it does not depend on the pose.
 
     Args:
         odom_base: 4x4 pose of the base.
@@ -106,13 +108,16 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
         child: name of the base frame.
         previous: stamp and `odom_base` of the previous image, for the twist; without it the twist is marked unknown.
         stamp: stamp of this image, nanoseconds.
+        motion_covariance: covariance (6, 6) of the motion of the base since the previous image, perturbed on the right,
+            [rotation, translation]; without it the twist is marked unknown.
+        scale_sigma: relative sigma of the unit of length.
 
     """
     message = Odometry(header=head, child_frame_id=child)
     message.pose.pose = pose_message(odom_base)
     message.pose.covariance = covariance.ravel()
     seconds = (stamp - previous[0]) * 1e-9 if previous is not None else 0.0
-    if previous is None or seconds <= 0:
+    if previous is None or seconds <= 0 or motion_covariance is None:
         message.twist.covariance = (UNKNOWN_VARIANCE * np.eye(6)).ravel()
         return message
     step = inverse(previous[1]) @ odom_base
@@ -120,9 +125,9 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
     twist = message.twist.twist
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = angular.tolist()
-    # Difference of two poses of this covariance as if independent: an upper bound, since their errors are correlated.
-    base_odom = np.kron(np.eye(2), odom_base[:3, :3].T)
-    message.twist.covariance = (2 / seconds**2 * base_odom @ covariance @ base_odom.T).ravel()
+    twist_covariance = ros_covariance(motion_covariance, step[:3, :3]) / seconds**2
+    twist_covariance[:3, :3] += scale_sigma**2 * np.outer(linear, linear)
+    message.twist.covariance = twist_covariance.ravel()
     return message
 
 

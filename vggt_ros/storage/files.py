@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +18,34 @@ _VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("g
 _PLY_NAMES = {"f4": "float", "u1": "uchar"}
 
 
+_NUMBER = re.compile(r"\+?(\d{1,40}(\.\d{0,60})?|\.\d{1,60})([eE][+-]?\d{1,2})?")
+_MIN_NANOSECONDS = 10**17
+"""Nanoseconds since 1970 are more, since 1973; stamps are 64 bits."""
+
+
 class FileError(ValueError):
     """A file is missing, damaged or of another format; the text names it and says why."""
 
 
 def parse_stamp(text: str) -> int:
-    """Return the nanoseconds of a decimal number of seconds, exactly: a float64 of a Unix time resolves 200 ns only.
+    """Return the nanoseconds of a number of seconds, exactly: a float64 of a Unix time resolves 200 ns only.
+
+    It may have an exponent and any number of decimals, as numpy writes it; digits beyond nanoseconds are rounded. A
+    whole number too large for seconds is taken as nanoseconds, as in EuRoC's files.
 
     Raises:
-        ValueError: not a decimal number, or finer than a nanosecond.
+        ValueError: not a number, negative, or so large that its unit is unclear.
 
     """
-    whole, _, fraction = text.strip().partition(".")
-    if not whole.isdecimal() or not (fraction or "0").isdecimal() or len(fraction.rstrip("0")) > 9:
-        raise ValueError(f"{text!r} is not a time in seconds with at most nine decimals")
-    return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0"))
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not a time in seconds")
+    seconds = Decimal(text.strip())
+    nanoseconds = (seconds * 10**9).to_integral_value()
+    if nanoseconds < 2**63:
+        return int(nanoseconds)
+    if _MIN_NANOSECONDS <= seconds < 2**63 and seconds == seconds.to_integral_value():
+        return int(seconds)
+    raise ValueError(f"{text!r} is too large for a time in seconds; give seconds, or whole nanoseconds")
 
 
 def format_stamp(stamp: int) -> str:
@@ -73,9 +89,11 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file; raises FileError if it is missing or not text."""
+    """Return the lines of a text file, also with a byte order mark; raises FileError if it is missing or not text."""
     try:
-        return path.read_text().splitlines()
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return data.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
 

@@ -69,6 +69,8 @@ class TrackedFrame:
         map_odom: 4x4 pose of the odometry frame in the map, which takes the corrections of the map.
         covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], in radians and map
             units.
+        motion_covariance: float64 (6, 6) of the motion in the odometry frame since the image before, perturbed
+            likewise; None if that one had no pose.
         reference: id of the solved keyframe that the pose was measured against.
         reference_camera: 4x4 pose in that keyframe's frame, in units of its window.
         inliers: number of landmarks that agree with the pose.
@@ -84,6 +86,7 @@ class TrackedFrame:
     odom_camera: Array | None = None
     map_odom: Array = field(default_factory=lambda: np.eye(4))
     covariance: Array | None = None
+    motion_covariance: Array | None = None
     reference: int | None = None
     reference_camera: Array | None = None
     inliers: int = 0

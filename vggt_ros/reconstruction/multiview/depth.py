@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.images.exposure import brightness_change
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -136,6 +137,9 @@ def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: A
     warped = cv2.remap(other, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = (map_x >= 0) & (map_x <= width - 1) & (map_y >= 0) & (map_y <= height - 1) & (scale > 0)
 
+    change = brightness_change(warped, gray)
+    if not change.is_negligible:
+        warped = change.apply(warped)
     residual_flow = flow.calc(gray, warped, None)
     backward = flow.calc(warped, gray, None)
     at_x, at_y = column + residual_flow[..., 0], row + residual_flow[..., 1]

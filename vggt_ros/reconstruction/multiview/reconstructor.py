@@ -72,6 +72,7 @@ class Multiview:
     """Structure from motion on windows; between windows the newest keyframes are kept, and the readout time."""
 
     name = "multiview"
+    adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
