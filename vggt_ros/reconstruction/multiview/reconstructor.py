@@ -26,6 +26,7 @@ from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
+from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.reconstruction.multiview.tracks import track
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -72,13 +73,14 @@ class Multiview:
     """Structure from motion on windows; between windows the newest keyframes are kept, and the readout time."""
 
     name = "multiview"
+    on_cpu = True
     adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
-        self._settings = config.multiview
+        self._settings = config.of(MultiviewConfig)
         self._seed = config.seed
-        self._readout = ReadoutEstimator(config.multiview.readout)
+        self._readout = ReadoutEstimator(self._settings.readout)
         self._local: LocalMap | None = None
         self._lens = Lens()
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
