@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.poses import Array
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.point_map import PointMap, unproject
@@ -32,6 +32,7 @@ from vggt_ros.scale.height_source import HeightSource
 from vggt_ros.scale.imu_source import ImuSource
 from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_change
 from vggt_ros.scale.odometry_source import OdometrySource
+from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
@@ -145,11 +146,23 @@ class Slam:
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
-        self._first_keyframe = self._next_keyframe
+        self._first_keyframe = self._resumed_keyframe = self._next_keyframe
         self._last_stamp = 0
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
         self._buffer.clear()
+
+    def change_mode(self, mode: str) -> Window | None:
+        """Map, or only localize, from the next image on; returns as `flush`, raises ConfigError if nothing is mapped.
+
+        Windows of a mapping that goes on join the map where their images are found in it, as with a loaded map.
+        """
+        if mode == "localization" and not len(self.solution):
+            raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
+        self.config = self.config.replace({"mode": mode})
+        self._resumed_keyframe = self._next_keyframe
+        self._selector.clear()
+        return self._buffer.flush_without_overlap()
 
     def set_pose_prior(self, prior: PosePrior) -> bool:
         """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
@@ -159,7 +172,7 @@ class Slam:
         """Return the frame with its pose in the newest solution, and update the counters."""
         solution = self.solution
         in_saved_map = len(solution) > 0 and (
-            self.config.mode == "localization" or solution.ids[-1] < self._first_keyframe)
+            self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
         needs_keyframe = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needs_keyframe, search)
         self.counts.tracked += tracked.map_camera is not None
@@ -276,9 +289,8 @@ class Slam:
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
         solution = self.solution
-        row = solution.index(keyframe)
+        row, cloud = solution.index(keyframe), unproject(solution.keyframes[keyframe], self.config.map)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = unproject(solution.keyframes[keyframe], self.config.map)
         return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
@@ -286,11 +298,3 @@ class Slam:
         solution = self.solution
         rows = solution.submaps == submap
         return solution.stamps[rows], solution.map_camera[rows]
-
-    def frame_pose(self, tracked: TrackedFrame) -> Array | None:
-        """Return the pose 4x4 of a tracked frame in the newest solution, by its reference keyframe; None if unknown."""
-        solution = self.solution
-        row = None if tracked.reference is None else solution.index(tracked.reference)
-        if row is None or tracked.reference_camera is None:
-            return None
-        return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Array, Sim3, inverse, pose, so3_exp, so3_log
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 
@@ -40,6 +40,14 @@ def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution, submap:
                 poses[frame.stamp] = map_camera
     stamps = sorted(poses)
     return np.array(stamps, np.int64), np.array([poses[stamp] for stamp in stamps]).reshape(-1, 4, 4)
+
+
+def frame_pose(tracked: TrackedFrame, solution: Solution) -> Array | None:
+    """Return the pose 4x4 of a tracked frame in a solution, by its reference keyframe; None if unknown."""
+    row = None if tracked.reference is None else solution.index(tracked.reference)
+    if row is None or tracked.reference_camera is None:
+        return None
+    return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)
 
 
 def _tracked_segments(frames: Sequence[TrackedFrame]) -> list[list[TrackedFrame]]:

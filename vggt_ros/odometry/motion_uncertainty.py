@@ -21,6 +21,8 @@ from vggt_ros.geometry.poses import Array, adjoint, inverse
 
 _PIXEL_FLOOR = 0.02
 """Smallest error of the motion of a feature that is assumed, px: a camera at rest has residuals without differences."""
+_CELLS = 0.125
+"""Edge of the cells of the image in which the errors of features may be the same, as a fraction of its width."""
 _MIN_INFORMATION = 0.05
 """Smallest part of the information of least squares, with the same weights, that the robust loss is taken to have."""
 
@@ -32,6 +34,7 @@ class PoseInfluences:
     Attributes:
         world_camera: pose 4x4.
         ids: int64 (n,), rising, of the feature tracks.
+        pixels: (n, 2), where they are in the image.
         influences: float64 (n, 6), the perturbation of the pose on the right [rotation, translation] by each feature.
         inverse_information: (6, 6), covariance of the pose for errors of one pixel.
 
@@ -39,6 +42,7 @@ class PoseInfluences:
 
     world_camera: Array
     ids: NDArray[np.int64]
+    pixels: Array
     influences: Array
     inverse_information: Array
 
@@ -61,15 +65,23 @@ def pose_influences(world_camera: Array, ids: NDArray[np.int64], points: Array, 
     lost, axes = np.linalg.eigh(whitened)
     half = np.linalg.solve(root.T, axes)
     inverse_information = half / np.maximum(1 - lost, _MIN_INFORMATION) @ half.T
-    return PoseInfluences(world_camera, ids, -(weight[:, None] * gradient) @ inverse_information, inverse_information)
+    influences = -(weight[:, None] * gradient) @ inverse_information
+    return PoseInfluences(world_camera, ids, pixels, influences, inverse_information)
 
 
-def motion_covariance(previous: PoseInfluences, current: PoseInfluences) -> Array:
+def motion_covariance(previous: PoseInfluences, current: PoseInfluences, width: int) -> Array:
     """Return the covariance (6, 6) of the motion `previous_current`, perturbed on the right [rotation, translation]."""
     to_current = adjoint(inverse(current.world_camera) @ previous.world_camera)
     ids = np.union1d(previous.ids, current.ids)
     differences = np.zeros((len(ids), 6))
     differences[np.searchsorted(ids, current.ids)] += current.influences
     differences[np.searchsorted(ids, previous.ids)] -= previous.influences @ to_current.T
+    pixels = np.zeros((len(ids), 2))
+    pixels[np.searchsorted(ids, previous.ids)] = previous.pixels
+    pixels[np.searchsorted(ids, current.ids)] = current.pixels
+    cells = np.unique((pixels // (_CELLS * width)).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
+    count = int(cells.max()) + 1
+    sums = np.zeros((count, 6))
+    np.add.at(sums, cells, differences)
     floor = 2 * _PIXEL_FLOOR**2 * current.inverse_information
-    return differences.T @ differences * (len(ids) / max(len(ids) - 3, 1)) + floor
+    return sums.T @ sums * (count / max(count - 3, 1)) + floor

@@ -17,7 +17,7 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.restored_map import restore
-from vggt_ros.odometry.frame_trajectory import frame_trajectory
+from vggt_ros.odometry.frame_trajectory import frame_pose, frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.replay.frames import rectifier
@@ -89,7 +89,8 @@ class Run:
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_trajectory`."""
-        return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
+        solution = self.slam.solution
+        return frame_trajectory(self.frames, solution, submap, lambda tracked: frame_pose(tracked, solution))
 
     def frame_figures(self) -> dict[str, float | None]:
         """Return the fraction of images since the first pose that the largest submap locates, and their errors."""

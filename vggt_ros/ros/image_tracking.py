@@ -96,6 +96,16 @@ class ImageTracking:
         if (window := self._slam.interrupt()) is not None:
             self._worker.enqueue(window)
 
+    def change_mode(self, mode: str) -> None:
+        """Map, or only localize, from the next image on; the waiting keyframes are passed to the worker.
+
+        Raises:
+            ConfigError: there is no map to localize in.
+
+        """
+        if (window := self._slam.change_mode(mode)) is not None:
+            self._worker.enqueue(window)
+
     def _allow_search(self) -> bool:
         """Return whether to attempt relocalization: not if the image was delayed, but at least at every sixth image."""
         late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
