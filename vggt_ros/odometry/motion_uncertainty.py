@@ -5,7 +5,9 @@ covariance of the motion is not the sum of the covariances of the poses. Each fe
 influence, the product of its residual with the gain of the estimator; it moves the estimated motion by the difference
 of its influences in the two images, in which the error of its landmark cancels. The covariance is the sum of the
 squares of these differences (the sandwich estimator of White, Econometrica 48, 1980): it needs no assumption on the
-noise of the pixels, which is not the same for all features. The gain is that of a robust estimator (Huber, Robust
+noise of the pixels, which is not the same for all features. A pose follows each feature a little, so that residuals are
+smaller than errors; each residual is therefore taken against the pose without its feature (the jackknife HC3 of
+MacKinnon and White, Journal of Econometrics 29, 1985). The gain is that of a robust estimator (Huber, Robust
 Statistics, 1981): its information is the second derivative of the loss, in which large residuals count negatively.
 """
 
@@ -21,8 +23,8 @@ from vggt_ros.geometry.poses import Array, adjoint, inverse
 
 _PIXEL_FLOOR = 0.02
 """Smallest error of the motion of a feature that is assumed, px: a camera at rest has residuals without differences."""
-_CELLS = 0.125
-"""Edge of the cells of the image in which the errors of features may be the same, as a fraction of its width."""
+_MAX_LEVERAGE = 0.5
+"""Largest leverage of a feature on its own residual that is corrected; the jackknife has no meaning near one."""
 _MIN_INFORMATION = 0.05
 """Smallest part of the information of least squares, with the same weights, that the robust loss is taken to have."""
 
@@ -34,7 +36,6 @@ class PoseInfluences:
     Attributes:
         world_camera: pose 4x4.
         ids: int64 (n,), rising, of the feature tracks.
-        pixels: (n, 2), where they are in the image.
         influences: float64 (n, 6), the perturbation of the pose on the right [rotation, translation] by each feature.
         inverse_information: (6, 6), covariance of the pose for errors of one pixel.
 
@@ -42,7 +43,6 @@ class PoseInfluences:
 
     world_camera: Array
     ids: NDArray[np.int64]
-    pixels: Array
     influences: Array
     inverse_information: Array
 
@@ -65,23 +65,20 @@ def pose_influences(world_camera: Array, ids: NDArray[np.int64], points: Array, 
     lost, axes = np.linalg.eigh(whitened)
     half = np.linalg.solve(root.T, axes)
     inverse_information = half / np.maximum(1 - lost, _MIN_INFORMATION) @ half.T
-    influences = -(weight[:, None] * gradient) @ inverse_information
-    return PoseInfluences(world_camera, ids, pixels, influences, inverse_information)
+    leverage = weight[:, None, None] * (jacobian @ inverse_information @ jacobian.transpose(0, 2, 1))
+    size = np.linalg.norm(leverage, 2, axis=(1, 2))
+    leverage *= np.minimum(1.0, _MAX_LEVERAGE / np.maximum(size, 1e-12))[:, None, None]
+    without = np.linalg.solve(np.eye(2) - leverage, residual[:, :, None])[:, :, 0]
+    gradient = np.einsum("nij,ni->nj", jacobian, without)
+    return PoseInfluences(world_camera, ids, -(weight[:, None] * gradient) @ inverse_information, inverse_information)
 
 
-def motion_covariance(previous: PoseInfluences, current: PoseInfluences, width: int) -> Array:
+def motion_covariance(previous: PoseInfluences, current: PoseInfluences) -> Array:
     """Return the covariance (6, 6) of the motion `previous_current`, perturbed on the right [rotation, translation]."""
     to_current = adjoint(inverse(current.world_camera) @ previous.world_camera)
     ids = np.union1d(previous.ids, current.ids)
     differences = np.zeros((len(ids), 6))
     differences[np.searchsorted(ids, current.ids)] += current.influences
     differences[np.searchsorted(ids, previous.ids)] -= previous.influences @ to_current.T
-    pixels = np.zeros((len(ids), 2))
-    pixels[np.searchsorted(ids, previous.ids)] = previous.pixels
-    pixels[np.searchsorted(ids, current.ids)] = current.pixels
-    cells = np.unique((pixels // (_CELLS * width)).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
-    count = int(cells.max()) + 1
-    sums = np.zeros((count, 6))
-    np.add.at(sums, cells, differences)
     floor = 2 * _PIXEL_FLOOR**2 * current.inverse_information
-    return sums.T @ sums * (count / max(count - 3, 1)) + floor
+    return differences.T @ differences + floor

@@ -112,8 +112,7 @@ class Tracker:
         self._influences = None
         tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
         if tracked_pose is not None and before is not None and self._influences is not None:
-            covariance = motion_covariance(before, self._influences, width)
-            tracked_pose = replace(tracked_pose, motion_covariance=covariance)
+            tracked_pose = replace(tracked_pose, motion_covariance=motion_covariance(before, self._influences))
         if tracked_pose is None and solution is not self.solution:
             self._update_landmarks(tracks, solution)
             tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
