@@ -20,8 +20,8 @@ from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.point_map import PointMap, unproject
 from vggt_ros.mapping.restored_map import RestoredMap
+from vggt_ros.mapping.surface import Surface, unproject
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
@@ -35,8 +35,9 @@ from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
-from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
 
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
@@ -49,8 +50,8 @@ class Slam:
         solution: the newest state of the map; any thread may read it.
         counts: counters of frames, keyframes, windows and loops.
         last_loop: result of the newest loop candidate that was verified.
-        odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
-        scale: the combination of these sources.
+        surface: the points of the map, for the worker's thread only.
+        odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
 
     """
 
@@ -153,10 +154,7 @@ class Slam:
         self._buffer.clear()
 
     def change_mode(self, mode: str) -> Window | None:
-        """Map, or only localize, from the next image on; returns as `flush`, raises ConfigError if nothing is mapped.
-
-        Windows of a mapping that goes on join the map where their images are found in it, as with a loaded map.
-        """
+        """Map, or only localize, from the next image on; returns as `flush`, raises ConfigError if nothing is mapped."""
         if mode == "localization" and not len(self.solution):
             raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
         self.config = self.config.replace({"mode": mode})
@@ -202,7 +200,7 @@ class Slam:
         loop = "; ".join(filter(None, (placement.join_result, self._close_loop(window, added, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loop_closer.rejected))
-        self._point_map.update(self.solution)
+        self.surface.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._update_counts(placement)
         return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
@@ -245,7 +243,7 @@ class Slam:
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self._point_map = PointMap(self.config.map) if restored is None else restored.points
+        self.surface = Surface(self.config.map) if restored is None else restored.surface
         self._window_keyframes: set[int] = set()
         self.counts.submaps = len(np.unique(self.solution.submaps))
 
@@ -256,8 +254,8 @@ class Slam:
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
             self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
-        self._point_map = PointMap(config.map)
-        self._point_map.update(self.solution)
+        self.surface = Surface(config.map)
+        self.surface.update(self.solution)
 
     def record(self, map_world: Array) -> MapRecord:
         """Return the whole map for storage, with the pose 4x4 that makes it upright; on the worker's thread.
@@ -270,14 +268,14 @@ class Slam:
 
     def map_cloud(self) -> PointCloud:
         """Return all points of the map, in the map's frame and units."""
-        return self._point_map.cloud(self.solution)
+        return self.surface.cloud(self.solution)
 
     def _cull_keyframes(self) -> None:
         """Remove the keyframes with the fewest points of the map, if there are more than `map.max_keyframes`."""
         excess = len(self._atlas.keyframes) - self.config.map.max_keyframes
         if excess <= 0:
             return
-        culled = self._point_map.redundant(excess, before=max(self._atlas.keyframes) - _NEVER_CULLED)
+        culled = self.surface.redundant(excess, before=max(self._atlas.keyframes) - _NEVER_CULLED)
         self._atlas.remove(culled)
         self._window_keyframes -= set(culled)
         self.counts.released += len(culled)
@@ -288,10 +286,10 @@ class Slam:
 
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
-        solution = self.solution
-        row, cloud = solution.index(keyframe), unproject(solution.keyframes[keyframe], self.config.map)
+        row = self.solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
+        cloud = unproject(self.solution.keyframes[keyframe], self.config.map)
+        return cloud.transformed(np.eye(4), float(self.solution.scale[row]))
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

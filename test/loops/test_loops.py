@@ -215,7 +215,7 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     restored.reset_map(restore(slam.record(np.eye(4)), restored.config))
     assert np.allclose(restored.solution.map_camera, slam.solution.map_camera, atol=1e-9)
     # Each keyframe owns its arrays: a view of a larger array would keep all of it in memory.
-    assert not arrays_kept_by_small_views(slam._atlas) and not arrays_kept_by_small_views(slam._point_map)
+    assert not arrays_kept_by_small_views(slam._atlas) and not arrays_kept_by_small_views(slam.surface)
     restored._atlas.remove(ids[::2].tolist())
     restored._atlas.remove(ids[1:20:6].tolist())
     restored._atlas._graph._marginalize()  # few of the edges are new

@@ -14,7 +14,8 @@ from visualization_msgs.msg import Marker
 
 from vggt_ros.geometry.poses import Sim3, adjoint, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
 from vggt_ros.ros import messages
-from vggt_ros.windows.solution import Edge, PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Edge, Solution
 
 HEAD = messages.header(1_700_000_000_123_456_789, "map")
 POSE = pose(so3_exp(np.array([0.4, -0.7, 1.1])), np.array([1.0, -2.0, 0.5]))
@@ -89,24 +90,25 @@ def test_the_twist_of_the_first_image_is_marked_unknown():
 def random_cloud(count):
     rng = np.random.default_rng(2)
     return PointCloud(rng.normal(size=(count, 3)).astype(np.float32), rng.integers(0, 256, (count, 3), np.uint8),
-                      rng.random(count, np.float32))
+                      rng.random(count, np.float32), rng.normal(size=(count, 3)).astype(np.float32))
 
 
 def test_a_cloud_is_read_unchanged_by_sensor_msgs_py():
     cloud = random_cloud(1000)
     message = messages.point_cloud(cloud, HEAD)
-    assert [field.name for field in message.fields] == ["x", "y", "z", "rgb", "confidence"]
+    assert [field.name for field in message.fields] == ["x", "y", "z", "rgb", "normal_x", "normal_y", "normal_z",
+                                                       "confidence"]
     assert message.point_step * message.width == message.row_step == len(message.data)
     read = point_cloud2.read_points(message)
     np.testing.assert_array_equal(np.stack([read["x"], read["y"], read["z"]], 1), cloud.points)
+    np.testing.assert_array_equal(np.stack([read["normal_x"], read["normal_y"], read["normal_z"]], 1), cloud.normals)
     np.testing.assert_array_equal(read["confidence"], cloud.confidence)
     packed = np.ascontiguousarray(read["rgb"]).view(np.uint32)
     np.testing.assert_array_equal(np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], 1), cloud.colors)
 
 
 def test_an_empty_cloud_is_a_valid_message():
-    empty = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-    assert messages.point_cloud(empty, HEAD).width == 0
+    assert messages.point_cloud(PointCloud.empty(), HEAD).width == 0
 
 
 def test_a_cloud_is_packed_without_a_look_at_every_byte():

@@ -37,7 +37,7 @@ from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.solution import Frame
 
 QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True}
-SMALL = {**QUICK, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
+SMALL = {**QUICK, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200, "map__period": 0.0}
 LONG, SHORT = 70, 25
 """Number of images of a whole run, and of a short one in which the first of the small windows are solved."""
 

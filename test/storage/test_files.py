@@ -17,7 +17,7 @@ from vggt_ros.storage.files import (
     write_trajectory,
 )
 from vggt_ros.synthetic import laps
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 
 @given(st.integers(0, 2**62))
@@ -108,18 +108,19 @@ def test_errors_name_the_missing_file(tmp_path):
 def test_ply_has_the_fields_that_any_reader_expects(tmp_path):
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 256, (50, 3), np.uint8),
-                       rng.random(50, np.float32))
+                       rng.random(50, np.float32), rng.normal(size=(50, 3)).astype(np.float32))
     path = tmp_path / "map.ply"
     write_ply(path, cloud)
     header, body = path.read_bytes().split(b"end_header\n", 1)
     lines = header.decode().splitlines()
     assert lines[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 50"]
-    assert lines[3:] == ["property float x", "property float y", "property float z", "property uchar red",
-                         "property uchar green", "property uchar blue", "property float confidence"]
-    values = struct.unpack_from("<fffBBBf", body, 19 * 7)
-    assert values == (*cloud.points[7].tolist(), *cloud.colors[7].tolist(), cloud.confidence[7])
+    assert lines[3:] == [*(f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")),
+                         *(f"property uchar {name}" for name in ("red", "green", "blue")), "property float confidence"]
+    values = struct.unpack_from("<ffffffBBBf", body, 31 * 7)
+    assert values == (*cloud.points[7].tolist(), *cloud.normals[7].tolist(), *cloud.colors[7].tolist(),
+                      cloud.confidence[7])
     again = read_ply(path)
-    for name in ("points", "colors", "confidence"):
+    for name in ("points", "colors", "confidence", "normals"):
         assert np.array_equal(getattr(again, name), getattr(cloud, name))
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(FileError, match="truncated"):

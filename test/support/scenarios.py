@@ -35,7 +35,8 @@ from vggt_ros.ros.bag_player import message_class
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SMALL = {"reconstructor": "multiview", "windows.size": 4, "windows.overlap": 2, "tracking.features": 200,
-         "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0, "tf.assume_level": True}
+         "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0, "tf.assume_level": True,
+         "map.period": 0.0}
 """Settings with which one CPU core solves a window in less than a second."""
 IMAGES = 36
 

@@ -20,7 +20,8 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, PointCloud, TrackedFrame
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Frame, TrackedFrame
 
 DISTORTION = [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0]
 
@@ -63,7 +64,7 @@ def cloud_cost(points: int, repetitions: int = 20) -> float:
     """Return the median time to pack a cloud of so many points, milliseconds."""
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(size=(points, 3)).astype(np.float32), rng.integers(0, 256, (points, 3), np.uint8),
-                       rng.random(points, np.float32))
+                       rng.random(points, np.float32), rng.normal(size=(points, 3)).astype(np.float32))
     seconds = []
     for _ in range(repetitions):
         began = time.thread_time()

@@ -11,6 +11,7 @@ from pathlib import Path
 from vggt_ros.benchmarks import gpu_visit, scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.fusion_report import compare_schemes
+from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.updates import updates
@@ -25,6 +26,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     try:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
+        elif options.command == "map":
+            figures = maps(options.sequences, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -63,7 +66,7 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, fusion, the node's cost, memory "
+    parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, maps, fusion, the node's cost, memory "
                                      "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
@@ -71,6 +74,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
+                                  "on rendered ones")
+    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")

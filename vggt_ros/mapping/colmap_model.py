@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 _PINHOLE = 1
 """Number of the camera model PINHOLE, whose parameters are fx fy cx cy."""

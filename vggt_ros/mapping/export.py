@@ -1,22 +1,32 @@
-"""Export of a saved map: PLY, TUM trajectory, COLMAP model, and the map format of Nav2's map_server."""
+"""Export of a saved map: PLY, TUM, COLMAP, the map format of Nav2's map_server, and meshes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.colmap_model import ModelImage, write_model
+from vggt_ros.mapping.mesh import extract
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
-from vggt_ros.mapping.point_map import PointMap
+from vggt_ros.mapping.surface import Surface
+from vggt_ros.mapping.volume import fuse
 from vggt_ros.storage.files import write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.storage.mesh_files import write_glb, write_mesh_ply
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
+
+
+class ExportError(RuntimeError):
+    """The map has nothing to write in a format."""
 
 
 class Export:
@@ -27,14 +37,12 @@ class Export:
         atlas = Atlas(config)
         atlas.restore(record)
         self.solution: Solution = atlas.solution()
-        points = PointMap(config.map)
-        points.update(self.solution)
-        cloud = points.cloud(self.solution)
+        surface = self._surface = Surface(config.map)
+        surface.update(self.solution, complete=True)
         map_world = record.map_world
         self._map_world, self._config = map_world, config
         self.map_camera: Array = map_world @ self.solution.map_camera
-        self.cloud = PointCloud((cloud.points @ map_world[:3, :3].T + map_world[:3, 3]).astype(np.float32),
-                                cloud.colors, cloud.confidence)
+        self.cloud: PointCloud = surface.cloud(self.solution).transformed(map_world)
 
     def ply(self, folder: Path) -> list[Path]:
         """Write `map.ply`."""
@@ -67,12 +75,30 @@ class Export:
 
     def nav2(self, folder: Path) -> list[Path]:
         """Write `nav2.pgm` and `nav2.yaml` for map_server, in its trinary mode."""
-        grid = occupancy_grid(self.solution, self._map_world, self._config.grid)
+        grid = occupancy_grid(self.solution, self._map_world, self._config.grid, self._surface.fused(self.solution))
         write_nav2(folder / "nav2.yaml", grid)
         return [folder / "nav2.yaml", folder / "nav2.pgm"]
 
+    def mesh(self, folder: Path) -> list[Path]:
+        """Write `mesh.ply` and `mesh.glb`: the surface that at least two keyframes saw, with the colors of vertices.
 
-FORMATS = ("ply", "tum", "colmap", "nav2")
+        Raises:
+            ExportError: there is no such surface.
+
+        """
+        views = list(self._surface.views(self.solution))
+        placed = [replace(view, map_camera=self._map_world @ view.map_camera) for view in views]
+        mesh = extract(fuse(lambda: tqdm(placed, unit="keyframe", disable=None, leave=False),
+                            self.solution.keyframes, self._surface.voxel, self._config.map))
+        if not len(mesh.faces):
+            raise ExportError("mesh: no surface was seen by two keyframes; lower map.min_confidence, or export the "
+                              "points (--format ply)")
+        write_mesh_ply(folder / "mesh.ply", mesh.vertices, mesh.normals, mesh.colors, mesh.faces)
+        write_glb(folder / "mesh.glb", mesh.vertices, mesh.normals, mesh.colors, mesh.faces)
+        return [folder / "mesh.ply", folder / "mesh.glb"]
+
+
+FORMATS = ("ply", "tum", "colmap", "nav2", "mesh")
 """Names of the methods of `Export` that write a format."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vggt_ros.config import Config
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.point_map import PointMap
+from vggt_ros.mapping.surface import Surface
 from vggt_ros.storage.map_folder import StorageError
 from vggt_ros.storage.map_record import MapRecord
 
@@ -19,7 +19,7 @@ class RestoredMap:
 
     record: MapRecord
     atlas: Atlas
-    points: PointMap
+    surface: Surface
 
 
 def restore(record: MapRecord, config: Config, name: str = "the map") -> RestoredMap:
@@ -29,15 +29,15 @@ def restore(record: MapRecord, config: Config, name: str = "the map") -> Restore
         StorageError: the poses and points of the map, which errors call `name`, cannot be computed from it.
 
     """
-    atlas, points = Atlas(config), PointMap(config.map)
+    atlas, surface = Atlas(config), Surface(config.map)
     try:
         atlas.restore(record)
         solution = atlas.solution()
-        points.update(solution)
+        surface.update(solution, complete=True)
         finite = all(np.isfinite(values).all() for values in (solution.map_camera, solution.scale,
-                                                              points.cloud(solution).points))
+                                                              surface.cloud(solution).points))
     except Exception as error:  # whatever the checks let pass must not cost the present map
         raise StorageError(f"{name}: cannot be restored ({error!r})") from error
     if not finite:
         raise StorageError(f"{name}: cannot be restored (a pose or a point is not finite)")
-    return RestoredMap(record, atlas, points)
+    return RestoredMap(record, atlas, surface)

@@ -123,7 +123,8 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        on_update: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
+        on_update: Callable[[Slam, Update], None] = lambda slam, update: None,
+        on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
 
     Args:
@@ -136,6 +137,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
         on_update: called after each window that was solved.
+        on_frame: called after each image, before the window that it completes.
 
     Raises:
         SequenceError: the recording cannot be read.
@@ -166,11 +168,13 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 rectify = rectifier(sequence, reconstructor, config)
             dark_images += bool(darkness(image))
             sources.feed(stamp)
+            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
             try:
-                tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+                tracked = slam.track(frame)
             except Exception as error:  # as in the node: one image must not cost the results of all others
                 _add_failure(failures, f"the image at {stamp} ns", error)
                 continue
+            on_frame(slam, frame, tracked)
             if tracked.window is not None:
                 _solve(slam, tracked.window, updates, failures, on_update)
                 bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
@@ -180,6 +184,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         last = slam.flush()
         if last is not None:
             _solve(slam, last, updates, failures, on_update)
+        slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     return Run(sequence, config, reason, slam, frames, updates, dropped_images, dark_images, failures,
                time.perf_counter() - began, loaded)
 

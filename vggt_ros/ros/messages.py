@@ -23,14 +23,17 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, so3_log
 from vggt_ros.mapping.occupancy_grid import Grid
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.view.shapes import graph_lines, submap_color
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 Array = NDArray[np.float64]
 
 UNKNOWN_VARIANCE = 1e6
 """Variance of unknown quantities, square meters and square radians."""
 
-_FIELDS = ("x", "y", "z", "rgb", "confidence")
+_FIELDS = ("x", "y", "z", "rgb", "normal_x", "normal_y", "normal_z", "confidence")
+"""Fields of clouds, each a float32; PCL and RViz know all but the last."""
 
 
 MAX_STAMP = (2**31 - 86_400) * 1_000_000_000
@@ -148,7 +151,7 @@ def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
 
 
 def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
-    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes per point.
+    """Return sensor_msgs/PointCloud2 with the fields x y z rgb normal_x normal_y normal_z confidence, 32 bytes.
 
     The `data` of the message is filled in place: assignment from a list or an ndarray checks and copies every byte, and
     assignment from an array copies once more.
@@ -164,7 +167,7 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
     data *= step * len(cloud)
     raw = np.frombuffer(data, np.uint8).reshape(-1, step)
     values = raw.view("<f4")
-    values[:, :3], values[:, 4] = cloud.points, cloud.confidence
+    values[:, :3], values[:, 4:7], values[:, 7] = cloud.points, cloud.normals, cloud.confidence
     for channel in range(3):
         raw[:, 14 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
     return message
@@ -208,22 +211,18 @@ def pose_graph(solution: Solution, map_world: Array, head: Header) -> MarkerArra
 
     """
     centers = solution.map_camera[:, :3, 3] @ map_world[:3, :3].T + map_world[:3, 3]
-    origins = solution.window_origin @ map_world[:3, :3].T + map_world[:3, 3]
-    rows = {int(window): row for row, window in enumerate(solution.window_ids)}
+    origins, edges = graph_lines(solution, map_world)
     keyframes = _marker(head, "keyframes", Marker.SPHERE_LIST, 0.03)
     keyframes.points = [_point(center) for center in centers]
     keyframes.colors = [_submap_color(int(submap)) for submap in solution.submaps]
     windows = _marker(head, "windows", Marker.CUBE_LIST, 0.05)
     windows.points, windows.color = [_point(origin) for origin in origins], ColorRGBA(r=0.9, g=0.9, b=0.9, a=0.6)
     markers = [keyframes, windows]
-    edges = [(edge.kind, edge.first, edge.second) for edge in solution.edges]
-    edges += [("refused", first, second) for first, second in solution.refused_loops]
     for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(g=0.9, a=1.0)),
                         ("refused", ColorRGBA(r=1.0, a=0.5))):
         lines = _marker(head, kind, Marker.LINE_LIST, 0.01)
         lines.color = color
-        lines.points = [_point(origins[rows[window]]) for name, *ends in edges if name == kind
-                        and rows.keys() >= set(ends) for window in ends]
+        lines.points = [_point(end) for end in edges[kind].reshape(-1, 3)]
         markers.append(lines)
     return MarkerArray(markers=[Marker(header=head, action=Marker.DELETEALL), *markers])
 
@@ -250,7 +249,5 @@ def _point(position: Array) -> Point:
 
 
 def _submap_color(submap: int) -> ColorRGBA:
-    """Return a color for a submap: hues in golden-angle steps."""
-    phase = 2 * np.pi * (0.33 + 0.381966 * submap) + np.array([0.0, -2.0, 2.0]) * np.pi / 3
-    red, green, blue = (0.5 + 0.5 * np.cos(phase)).tolist()
+    red, green, blue = submap_color(submap)
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)

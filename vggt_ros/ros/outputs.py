@@ -19,7 +19,7 @@ from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, adjoint
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
-from vggt_ros.ros.log import LOG_PERIOD
+from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Solution, TrackedFrame
@@ -44,14 +44,14 @@ class Outputs:
             withholds: returns whether map and grid must not be published.
 
         """
-        self._node, self._config, self._transforms, self._slam, self._run_in_worker, self._withholds = \
-            node, config, transforms, slam, run_in_worker, withholds
+        self._node, self._config, self._transforms, self._slam, self._withholds = \
+            node, config, transforms, slam, withholds
         create = node.create_lifecycle_publisher
         self.odom = create(Odometry, "~/odom", 10)
         self.pose = create(PoseWithCovarianceStamped, "~/pose", 10)
         self.path = create(Path, "~/path", LATCHED)
         self.cloud = create(PointCloud2, "~/cloud", 2)
-        self.map = create(PointCloud2, "~/map", LATCHED)
+        self.map = MapOutput(node, slam, run_in_worker, LATCHED)
         self.grid = GridOutput(node, slam, run_in_worker, LATCHED)
         self.depth = create(Image, "~/depth/image", 10)
         self.depth_info = create(CameraInfo, "~/depth/camera_info", 10)
@@ -60,21 +60,21 @@ class Outputs:
         self.status = node.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._published: dict[object, int] = {}
-        self._map_request: Future[Any] | None = None
         self.clear()
 
     def clear(self) -> None:
         """Clear the state that belongs to the map before a reset; the empty map is published like any change."""
-        self._map_request = None
+        self.map.clear()
         self.grid.clear()
         self._previous: tuple[int, Array] | None = None
         self._last_odom_base = np.eye(4)
 
     def close(self) -> None:
         """Destroy the publishers."""
-        for publisher in (self.odom, self.pose, self.path, self.cloud, self.map, self.depth, self.depth_info,
-                          self.markers, self.status, self.diagnostics):
+        for publisher in (self.odom, self.pose, self.path, self.cloud, self.depth, self.depth_info, self.markers,
+                          self.status, self.diagnostics):
             self._node.destroy_publisher(publisher)
+        self.map.close()
         self.grid.close()
 
     def publish_tracked(self, tracked: TrackedFrame) -> None:
@@ -117,7 +117,8 @@ class Outputs:
     def publish_changes(self) -> None:
         """Publish path, markers, map and grid, each if it has changed and has subscribers."""
         solution, map_world = self._slam.solution, self._transforms.map_world
-        if map_world is None or (len(solution) == 0 and not self._published and not self.grid.published):
+        if map_world is None or (len(solution) == 0 and not self._published and not self.map.published
+                                 and not self.grid.published):
             return
         mounting = self._transforms.mounting
         if mounting.base_camera is not None and self._needs_publishing(self.path, solution):
@@ -129,22 +130,13 @@ class Outputs:
             self.markers.publish(messages.pose_graph(solution, map_world, head))
         if self._withholds():
             return
-        if self._map_request is None and self._needs_publishing(self.map, solution):
-            # The worker owns the points; it also builds the message, so that images are not delayed.
-            self._map_request = self._run_in_worker(
-                lambda: messages.point_cloud(self._slam.map_cloud().transformed(map_world), head))
-        if self._map_request is not None and self._map_request.done():
-            request, self._map_request = self._map_request, None
-            if error := request.exception():  # such as out of memory; the node continues
-                self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}",
-                                               throttle_duration_sec=LOG_PERIOD)
-            else:
-                self.map.publish(request.result())
+        self.map.publish_changes(map_world, head)
         self.grid.publish_changes(map_world, head)
 
     def republish(self) -> None:
         """Publish everything again at the next call of `publish_changes`, even if the map has not changed."""
         self._published.clear()
+        self.map.republish()
         self.grid.republish()
 
     def _needs_publishing(self, publisher: Any, solution: Solution) -> bool:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, matrix_from_quaternion, pose, quaternion_from_matrix
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
-_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
-                    ("confidence", "<f4")])
+_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("nx", "<f4"), ("ny", "<f4"), ("nz", "<f4"),
+                    ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")])
+_POSITION, _NORMAL, _COLOR = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
 _PLY_NAMES = {"f4": "float", "u1": "uchar"}
 
 
@@ -99,11 +100,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def write_ply(path: Path, cloud: PointCloud) -> None:
-    """Write a cloud as binary PLY: x y z, red green blue, confidence."""
+    """Write a cloud as binary PLY: x y z, normal nx ny nz, red green blue, confidence."""
     vertices = np.empty(len(cloud), _VERTEX)
-    for name, values in zip(("x", "y", "z", "red", "green", "blue"), (*cloud.points.T, *cloud.colors.T), strict=True):
+    columns = (*cloud.points.T, *cloud.normals.T, *cloud.colors.T, cloud.confidence)
+    for name, values in zip(_VERTEX.names or (), columns, strict=True):
         vertices[name] = values
-    vertices["confidence"] = cloud.confidence
     properties = [f"property {_PLY_NAMES[_VERTEX[name].str[1:]]} {name}" for name in _VERTEX.names or ()]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}", *properties, "end_header", ""]
     with path.open("wb") as file:
@@ -112,18 +113,27 @@ def write_ply(path: Path, cloud: PointCloud) -> None:
 
 
 def read_ply(path: Path) -> PointCloud:
-    """Return the cloud of a PLY file that `write_ply` wrote; raises FileError if it is another kind, or truncated."""
+    """Return the cloud of a PLY file that `write_ply` wrote; without normals, as it once was, they are zero.
+
+    Raises:
+        FileError: the file is missing, of another kind, or truncated.
+
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
     header, end, body = data.partition(b"end_header\n")
     names = [line.split()[-1] for line in header.decode(errors="replace").splitlines() if line.startswith("property")]
-    if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != list(_VERTEX.names or ()):
+    known = [name for name in _VERTEX.names or () if name in names]
+    vertex = np.dtype([(name, _VERTEX[name]) for name in known])
+    if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != known \
+            or set(_VERTEX.names or ()) - set(known) - set(_NORMAL):
         raise FileError(f"{path}: not a PLY file written by this package")
-    if len(body) != _VERTEX.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
+    if len(body) != vertex.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
         raise FileError(f"{path}: the file is truncated")
-    vertices = np.frombuffer(body, _VERTEX)
-    return PointCloud(np.stack([vertices[name] for name in ("x", "y", "z")], axis=1),
-                      np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1),
-                      vertices["confidence"].copy())
+    vertices = np.frombuffer(body, vertex)
+    points, colors = (np.stack([vertices[name] for name in group], axis=1) for group in (_POSITION, _COLOR))
+    normals = (np.stack([vertices[name] for name in _NORMAL], axis=1) if set(_NORMAL) <= set(known)
+               else np.zeros_like(points))
+    return PointCloud(points, colors, vertices["confidence"].copy(), normals)

@@ -31,7 +31,7 @@ from vggt_ros.storage.array_files import (
 from vggt_ros.storage.files import write_ply, write_trajectory
 from vggt_ros.storage.locking import locked
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 __all__ = ["FORMAT", "VERSION", "StorageError", "load_map", "map_folder", "save_map"]
 

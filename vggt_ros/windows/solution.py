@@ -234,24 +234,6 @@ class Update:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class PointCloud:
-    """Points (n, 3) float32, colors RGB (n, 3) uint8, confidence rank (n,) float32."""
-
-    points: NDArray[np.float32]
-    colors: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        """Return the number of points."""
-        return len(self.points)
-
-    def transformed(self, target_source: Array) -> PointCloud:
-        """Return the cloud in the target frame of `target_source`, a 4x4 pose."""
-        rotation, translation = target_source[:3, :3].T.astype(np.float32), target_source[:3, 3].astype(np.float32)
-        return PointCloud(self.points @ rotation + translation, self.colors, self.confidence)
-
-
 @dataclass
 class Counts:
     """Counters of all frames, keyframes, windows and loops, so that nothing is dropped silently.
