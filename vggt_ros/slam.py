@@ -154,7 +154,7 @@ class Slam:
         self._buffer.clear()
 
     def change_mode(self, mode: str) -> Window | None:
-        """Map, or only localize, from the next image on; returns as `flush`, raises ConfigError if nothing is mapped."""
+        """Map, or only localize, from the next image on; returns as `flush`; ConfigError if nothing is mapped."""
         if mode == "localization" and not len(self.solution):
             raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
         self.config = self.config.replace({"mode": mode})
