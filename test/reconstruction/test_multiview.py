@@ -19,10 +19,9 @@ from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.depth import interpolate, rank
 from vggt_ros.reconstruction.multiview.poses import solve_from_pair
-from vggt_ros.reconstruction.multiview.reconstructor import _downscale
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview, _downscale
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
 

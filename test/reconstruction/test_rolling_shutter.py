@@ -8,7 +8,7 @@ import pytest
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
-from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room

@@ -19,6 +19,7 @@ from vggt_ros.reconstruction.multiview.brightness import balanced_images
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second
 from vggt_ros.reconstruction.multiview.selection import solve_window
+from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.reconstruction.multiview.tracks import detect, track
 from vggt_ros.windows.keyframe import Window
 
@@ -33,13 +34,14 @@ class Multiview:
     """Structure from motion on one window at a time; only the estimated readout time is kept between windows."""
 
     name = "multiview"
+    on_cpu = True
     adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
-        self._settings = config.multiview
+        self._settings = config.of(MultiviewConfig)
         self._seed = config.seed
-        self._readout = ReadoutEstimator(config.multiview.readout)
+        self._readout = ReadoutEstimator(self._settings.readout)
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
