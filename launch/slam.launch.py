@@ -23,6 +23,8 @@ NODE = "vggt_slam"
 SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid")
 """Topics of the node that config/slam.rviz shows."""
 SHARE = FindPackageShare("vggt_ros")
+RESPAWN_DELAY = 25.0
+"""Seconds: DDS lists a node that crashed for 20 s, and the request to configure would go to that one."""
 TF = [("/tf", "tf"), ("/tf_static", "tf_static")]
 """TF in the namespace, as Nav2's launch files remap it: robots have the same frames, each in a tree of its own."""
 
@@ -59,7 +61,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("slam_autostart", default_value="true",
                               description="Configure and activate the node automatically."),
         DeclareLaunchArgument("respawn", default_value="false",
-                              description="Start the node again if it ends; then also the map is loaded, if given."),
+                              description="Start the node again, after 25 s, if it ends; it loads slam_map if given."),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node."),
         OpaqueFunction(function=start),
     ])
@@ -75,7 +77,7 @@ def start(context: LaunchContext) -> list[Action]:
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
         parameters=[given["slam_params_file"], settings(given), *sim_time],
-        respawn=is_true(given["respawn"]), respawn_delay=2.0,
+        respawn=is_true(given["respawn"]), respawn_delay=RESPAWN_DELAY,
         arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
         remappings=[*TF, ("image", image), ("image/compressed", f"{image}/compressed"),
                     ("camera_info", given["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")),
