@@ -41,7 +41,7 @@ class Scene:
     def in_cameras(self) -> Array:
         """Return the points in the frame of every camera (n, S, 3)."""
         in_camera = self.points @ self.rotation.reshape(-1, 3).T
-        return in_camera.reshape(len(self.points), -1, 3) + self.translation
+        return in_camera.reshape(len(self.points), len(self.rotation), 3) + self.translation
 
     def residuals(self, observations: Array) -> Array:
         """Return projection minus observation (n, S, 2) in pixels; NaN where a point is not in front of the camera.
