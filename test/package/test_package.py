@@ -16,7 +16,7 @@ from paths import ROOT
 PACKAGE = ROOT / "vggt_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("windows",), \
+WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), ("windows",), \
     ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), \
     ("mapping",), ("loops",), ("slam",), ("worker",), ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""

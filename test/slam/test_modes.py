@@ -1,11 +1,9 @@
 """The mode changes while images come: mapping, localization, and mapping again in the same map."""
 
 import numpy as np
-import pytest
 from scenes import lap, trajectory_error
 
 from vggt_ros.config import Config
-from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 
 CONFIG = Config().replace({"windows.size": 5, "windows.overlap": 2, "tracking.features": 200})
@@ -37,10 +35,3 @@ def test_mapping_to_localization_and_back():
     assert set(mapped.ids) < set(after.ids) and len(after) > len(mapped) + 5
     assert len(np.unique(after.submaps)) == 1, "the new windows join the map"
     assert trajectory_error(after.stamps, after.map_camera, lap())[0] < 0.05
-
-
-def test_localization_needs_a_map():
-    slam = Slam(CONFIG, lap().oracle())
-    with pytest.raises(ConfigError, match="mode: localization needs a map"):
-        slam.change_mode("localization")
-    assert slam.config.mode == "mapping"

@@ -14,6 +14,7 @@ from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
 from vggt_ros.windows.solution import Frame, TrackedFrame
@@ -103,6 +104,8 @@ class ImageTracking:
             ConfigError: there is no map to localize in.
 
         """
+        if mode == "localization" and not len(self._slam.solution):
+            raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
         if (window := self._slam.change_mode(mode)) is not None:
             self._worker.enqueue(window)
 
