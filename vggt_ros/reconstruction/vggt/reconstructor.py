@@ -176,8 +176,8 @@ class Vggt:
         """
         shapes = {keyframe.image.shape for keyframe in window.keyframes}
         height, width = window.keyframes[0].image.shape[:2]
-        if len(window.keyframes) < 2 or len(shapes) > 1 or height % 14 or width % 14:
-            raise ReconstructionRefused(f"vggt needs two or more images of one size in multiples of 14, not "
+        if len(shapes) > 1 or height % 14 or width % 14:
+            raise ReconstructionRefused(f"vggt needs images of one size in multiples of 14, not "
                                         f"{len(window.keyframes)} of {sorted(shapes)}")
         if "tracks" in self.inference.outputs and min(height, width) < MIN_IMAGE:
             raise ReconstructionRefused(f"vggt.outputs: tracks need images of {MIN_IMAGE} pixels or more on each side, "
