@@ -10,6 +10,7 @@ NAME = "vggt_ros"
 ROS_EXECUTABLES = [
     "slam_node = vggt_ros.ros.slam_node:main",
     "bag_player = vggt_ros.ros.bag_player:main",
+    "view = vggt_ros.ros.view_node:main",
     "replay = vggt_ros.cli.replay:main",
     "evaluate = vggt_ros.cli.evaluate:main",
     "export = vggt_ros.cli.export:main",
@@ -29,6 +30,7 @@ BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
 """pip builds a wheel, colcon and the build farm call `install` or `develop`."""
 REQUIREMENTS = re.findall(r"^[\w-].*?(?=\s{2,}#|$)", Path("requirements.txt").read_text(), re.MULTILINE)
 MULTIVIEW = [line for line in REQUIREMENTS if line.startswith("pycolmap")]
+VIEW = ["rerun-sdk>=0.32"]  # the viewer of `replay --view` and `view`: 170 MB, so not on a robot that needs none
 VGGT = ["torch>=2.3", "safetensors>=0.4", "huggingface_hub>=0.25"]
 
 setup(
@@ -48,7 +50,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=[line for line in REQUIREMENTS if line not in MULTIVIEW] if BY_PIP else ["setuptools"],
-    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "test": ["pytest"]},
+    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "view": VIEW, "test": ["pytest"]},
     zip_safe=True,
     entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)],
                   **RECONSTRUCTORS},

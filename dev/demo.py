@@ -21,7 +21,8 @@ from bags import jpeg, write_bag
 from tqdm import tqdm
 
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
-from vggt_ros.evaluation.pictures import draw_map, draw_trajectory
+from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above
+from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ros.bag_player import BagError
@@ -129,6 +130,7 @@ def write_results(out: Path, recording: Recording, truth: Truth | None, report: 
     if recording.cloud is not None:
         write_ply(out / "map.ply", recording.cloud)
         draw_map(out / "map.png", recording.cloud, poses)
+        draw_map_from_above(out / "map_above.png", recording.cloud, poses, unit="map unit(s)")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
@@ -146,7 +148,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     else:
         lines.append(report.get("not_evaluated", "There is no ground truth."))
     lines += ["", f"In {out}:", "  trajectory.png   the trajectory from above, with ground truth if available",
-              "  map.png          the colored map, and map.ply for MeshLab or CloudCompare",
+              "  map.png          the colored map as the camera saw it; map_above.png from above; map.ply for MeshLab",
               "  trajectory.txt   poses of the keyframes (TUM format)",
               "  report.json      all statistics; node.log is the log of the node"]
     return "\n".join(lines)

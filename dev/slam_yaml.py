@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TARGET, PAGE = ROOT / "config" / "slam.yaml", ROOT / "docs" / "reference" / "parameters.md"
 HEADER = """\
 # Every parameter of vggt_slam with its default. Made from vggt_ros/config.py by dev/slam_yaml.py: change it there.
-# Copy this file, keep the lines you change, and pass it to the launch file as params_file.
+# Copy this file, keep the lines you change, and pass it to the launch file as slam_params_file.
 """
 INTRODUCTION = """\
 # Parameters
@@ -25,7 +25,7 @@ These are the parameters of the node `vggt_slam` and the settings of the command
 them with their defaults. Copy it, keep the lines that you change, and pass it to the launch file:
 
 ```sh
-ros2 launch vggt_ros slam.launch.py params_file:=mine.yaml
+ros2 launch vggt_ros slam.launch.py slam_params_file:=mine.yaml
 ```
 
 The command lines take the same names: `replay --set windows.size=10`.

@@ -1,75 +1,137 @@
 """Starts vggt_slam for the topics of a camera or for a bag; `ros2 launch vggt_ros slam.launch.py --show-args`.
 
-The launch file configures and activates the lifecycle node, so that no lifecycle manager is needed.
+The launch file configures and activates the lifecycle node, so that no lifecycle manager is needed. The names of its
+arguments differ from those of Nav2's launch files, which pass their own down to what they include.
 """
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler
-from launch.conditions import IfCondition
+import posixpath
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
+from launch.events.process import ProcessExited
+from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 NODE = "vggt_slam"
 SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid")
 """Topics of the node that config/slam.rviz shows."""
+SHARE = FindPackageShare("vggt_ros")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the node, its transitions to active, and RViz and the bag player if enabled by the arguments."""
-    share = FindPackageShare("vggt_ros")
-    image, transport, bag = (LaunchConfiguration(name) for name in ("image", "transport", "bag"))
-    namespace, autostart = LaunchConfiguration("namespace"), IfCondition(LaunchConfiguration("autostart"))
-    sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
-    has_bag = PythonExpression(["'", bag, "' != ''"])
-
-    arguments = [
+    """Return the arguments, and the nodes that they ask for."""
+    return LaunchDescription([
         DeclareLaunchArgument("image", default_value="/camera/image_raw",
                               description="Image topic; with transport:=compressed its base, without /compressed."),
-        DeclareLaunchArgument("camera_info", description="CameraInfo topic; by default camera_info next to the image.",
-                              default_value=PythonExpression(["posixpath.join(posixpath.dirname('", image,
-                                                              "'), 'camera_info')"], python_modules=["posixpath"])),
+        DeclareLaunchArgument("camera_info", default_value="",
+                              description="CameraInfo topic; by default camera_info next to the image."),
         DeclareLaunchArgument("transport", default_value="raw", choices=["raw", "compressed"],
-                              description="compressed subscribes to <image>/compressed; overrides the params_file."),
-        DeclareLaunchArgument("params_file", default_value=PathJoinSubstitution([share, "config", "slam.yaml"]),
+                              description="compressed subscribes to <image>/compressed; overrides the parameter file."),
+        DeclareLaunchArgument("depth", default_value="",
+                              description="Topic of depth registered to the images; a source of metric scale."),
+        DeclareLaunchArgument("imu", default_value="", description="Topic of an IMU; a source of metric scale."),
+        DeclareLaunchArgument("odometry", default_value="",
+                              description="Topic of another odometry; or `tf`: it sends odom -> base, we map -> odom. "
+                                          "A source of metric scale."),
+        DeclareLaunchArgument("mode", default_value="", choices=["", "mapping", "localization"],
+                              description="By default as in the parameter file."),
+        DeclareLaunchArgument("slam_map", default_value="",
+                              description="Name of the saved map to continue, or to localize in; see map.folder."),
+        DeclareLaunchArgument("base_frame", default_value="", description="TF frame of the robot's base."),
+        DeclareLaunchArgument("slam_params_file", default_value=PathJoinSubstitution([SHARE, "config", "slam.yaml"]),
                               description="Parameter file of the node."),
         DeclareLaunchArgument("bag", default_value="", description="A rosbag2 to play, with /clock."),
+        DeclareLaunchArgument("rate", default_value="1.0", description="Speed at which the bag is played."),
         DeclareLaunchArgument("rviz", default_value="false", description="Start RViz with config/slam.rviz."),
-        DeclareLaunchArgument("use_sim_time", default_value=has_bag,
-                              description="Use time from /clock; true by default if a bag is played."),
+        DeclareLaunchArgument("use_sim_time", default_value="",
+                              description="Use time from /clock; by default true with a bag, else not changed."),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes."),
-        DeclareLaunchArgument("autostart", default_value="true",
+        DeclareLaunchArgument("slam_autostart", default_value="true",
                               description="Configure and activate the node automatically."),
-    ]
+        DeclareLaunchArgument("respawn", default_value="false",
+                              description="Start the node again if it ends; then also the map is loaded, if given."),
+        DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node."),
+        OpaqueFunction(function=start),
+    ])
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """Return the node, its transitions to active, and RViz and the bag player if the arguments ask for them."""
+    given = context.launch_configurations
+    image, compressed, namespace = given["image"], given["transport"] == "compressed", given["namespace"]
+    logger = ".".join([*namespace.strip("/").split("/"), NODE]).lstrip(".")
+    use_sim_time = given["use_sim_time"] or ("true" if given["bag"] else "")
+    sim_time = [{"use_sim_time": is_true(use_sim_time)}] if use_sim_time else []
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
-        parameters=[LaunchConfiguration("params_file"), {"camera.transport": transport}, sim_time],
-        remappings=[("image", image), ("image/compressed", [image, "/compressed"]),
-                    ("camera_info", LaunchConfiguration("camera_info"))])
-    # Register the handler before the transition, to not miss it.
-    activate = RegisterEventHandler(OnStateTransition(
-        target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
-        entities=[_change(node, Transition.TRANSITION_ACTIVATE)]), condition=autostart)
-    configure = _change(node, Transition.TRANSITION_CONFIGURE, condition=autostart)
-    player = Node(
-        package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
-        condition=IfCondition(has_bag),
-        arguments=[bag, "--clock", "--wait-for",
-                   PythonExpression(["'", image, "' + ('/compressed' if '", transport, "' == 'compressed' else '')"]),
-                   "--wait-ready", f"{NODE}/status"])
-    rviz = Node(
-        package="rviz2", executable="rviz2", namespace=namespace, condition=IfCondition(LaunchConfiguration("rviz")),
-        arguments=["-d", PathJoinSubstitution([share, "config", "slam.rviz"])], parameters=[sim_time],
-        # The RViz file has topics /vggt_slam/...; the relative targets are in the namespace.
-        remappings=[(f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN])
-    return LaunchDescription([*arguments, node, activate, configure, player, rviz])
+        parameters=[given["slam_params_file"], settings(given), *sim_time],
+        respawn=is_true(given["respawn"]), respawn_delay=2.0,
+        arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
+        remappings=[("image", image), ("image/compressed", f"{image}/compressed"),
+                    ("camera_info", given["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")),
+                    *((name, given[name]) for name in ("depth", "imu") if given[name]),
+                    *([("odometry", given["odometry"])] if given["odometry"] not in ("", "tf") else [])])
+    started: list[Action] = [node]
+    if is_true(given["slam_autostart"]):
+        # The handlers come before the node, to not miss its start. A node that is started again is configured again.
+        started = [RegisterEventHandler(OnProcessStart(
+            target_action=node, on_start=[change(node, Transition.TRANSITION_CONFIGURE)])),
+            RegisterEventHandler(OnStateTransition(
+                target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
+                entities=[change(node, Transition.TRANSITION_ACTIVATE)])), node]
+    if given["bag"]:
+        player = Node(
+            package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
+            arguments=[given["bag"], "--clock", "--rate", given["rate"], "--wait-for",
+                       f"{image}/compressed" if compressed else image, "--wait-ready", f"{NODE}/status"])
+        started += [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end_if_failed)), player]
+    if is_true(given["rviz"]):
+        started.append(Node(
+            package="rviz2", executable="rviz2", namespace=namespace, parameters=sim_time,
+            arguments=["-d", PathJoinSubstitution([SHARE, "config", "slam.rviz"])],
+            # The RViz file has absolute topics; the relative targets are in the namespace.
+            remappings=[*((f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN),
+                        ("/initialpose", "initialpose")]))
+    return started
 
 
-def _change(node: LifecycleNode, transition: int, **kwargs: object) -> EmitEvent:
-    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition),
-                     **kwargs)
+def end_if_failed(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    """End the launch if the bag could not be played; the player has said why."""
+    return [Shutdown(reason="the bag was not played")] if event.returncode else []
+
+
+def settings(given: dict[str, str]) -> dict[str, bool | str]:
+    """Return the settings that arguments change; all others are those of the parameter file."""
+    changed: dict[str, bool | str] = {"camera.transport": given["transport"]}
+    if given["depth"]:
+        changed["scale.depth"] = True
+    if given["imu"]:
+        changed["scale.imu"] = True
+    if given["odometry"]:
+        changed["scale.odometry"] = "tf" if given["odometry"] == "tf" else "topic"
+    if given["odometry"] == "tf":
+        changed["tf.mode"] = "map_to_odom"
+    if given["mode"]:
+        changed["mode"] = given["mode"]
+    if given["slam_map"]:
+        changed |= {"map.name": given["slam_map"], "map.load": True}
+    if given["base_frame"]:
+        changed["tf.base_frame"] = given["base_frame"]
+    return changed
+
+
+def change(node: LifecycleNode, transition: int) -> Action:
+    """Return the request of a transition of the node."""
+    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+
+def is_true(text: str) -> bool:
+    """Return whether an argument is `true`."""
+    return text.lower() in ("true", "1")

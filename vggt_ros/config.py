@@ -29,6 +29,8 @@ class CameraConfig:
                          unit="deg", low=20.0, high=150.0)
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
+    max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
+                              "larger steps back are jumps of time.", unit="s", low=0.01, high=3600.0)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class WindowConfig:
     overlap: int = setting(3, "Keyframes shared with the previous window (M).", low=1, high=32)
     flush_after: float = setting(3.0, "A partial window is processed after so long without a new keyframe; 0: never.",
                                  unit="s", low=0.0, high=60.0)
+    deadline: float = setting(120.0, "The reconstructor hangs if a window takes longer and it makes no progress; its "
+                              "process is killed and started anew.", unit="s", low=1.0, high=3600.0)
     max_waiting: int = setting(2, "Most windows that wait for the reconstructor; beyond it keyframes are thinned.",
                                low=1, high=16)
 
@@ -99,6 +103,8 @@ class ScaleConfig:
                         "rendered motion only.")
     max_sigma: float = setting(0.015, "Largest sigma at which the scale counts as observed.",
                                unit="fraction", low=0.001, high=0.2)
+    require: bool = setting(False, "Withhold `map` -> `odom`, grid and map while the scale is not OBSERVED, so that "
+                            "nobody drives in units that are not meters.")
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,8 @@ class MapConfig:
                                     unit="rank", low=0.0, high=1.0, live=True)
     max_depth: float = setting(8.0, "Points at a larger depth, in median depths of their keyframe, are left out.",
                                unit="median depths", low=1.0, high=1000.0, live=True)
+    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/map`.",
+                            unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.3 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
     kept_width: int = setting(200, "Width at which depth and color of a keyframe are stored in the map.",
@@ -128,6 +136,8 @@ class MapConfig:
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)
     load: bool = setting(False, "Load the map `map.name` at the start; the mode localization always does.")
+    autosave: bool = setting(False, "Save the map as `map.name` with `_autosave` before it is reset, at a jump of "
+                             "time, and when the node is cleaned up or ends; not in the mode localization.")
 
 
 @dataclass(frozen=True)
@@ -156,8 +166,10 @@ class TfConfig:
     map_frame: str = setting("map", "Name of the map frame.")
     odom_frame: str = setting("odom", "Name of the odometry frame.")
     base_frame: str = setting("base_link", "Name of the robot's base frame.")
-    base_timeout: float = setting(2.0, "How long to wait for base <- camera before the camera is assumed to be level.",
-                                  unit="s", low=0.0, high=60.0)
+    base_timeout: float = setting(2.0, "How long to wait for base <- camera before poses are those of the camera "
+                                  "itself, or `tf.assume_level` applies.", unit="s", low=0.0, high=60.0)
+    assume_level: bool = setting(False, "Without base <- camera, take the camera as level with the base as its body "
+                                 "frame, and publish that as a static transform.")
     transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
 
 

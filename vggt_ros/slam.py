@@ -7,7 +7,6 @@ immutable `Solution`, which `step` replaces as a whole.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,8 @@ from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.point_map import PointMap, unproject
+from vggt_ros.mapping.restored_map import RestoredMap
+from vggt_ros.mapping.surface import Surface, unproject
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
@@ -34,10 +34,10 @@ from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_chan
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
-from vggt_ros.windows.solution import OBSERVED, Counts, Frame, PointCloud, Solution, TrackedFrame, Update
+from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
 
-_LOG = logging.getLogger(__name__)
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
 
@@ -49,8 +49,8 @@ class Slam:
         solution: the newest state of the map; any thread may read it.
         counts: counters of frames, keyframes, windows and loops.
         last_loop: result of the newest loop candidate that was verified.
-        odometry, depth, height, imu: sources of metric scale; their measurements may come from any thread.
-        scale: the combination of these sources.
+        surface: the points of the map, for the worker's thread only.
+        odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
 
     """
 
@@ -89,7 +89,7 @@ class Slam:
         Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
         """
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        image = ImageFeatures(gray, self.config.tracking.features)
+        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.attached.mask)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
         self._localizer.features.advance(gray)
@@ -103,16 +103,16 @@ class Slam:
         return tracked
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
-        frame, image, tracked = self._current
+        (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        features = self._localizer.features
         if not self._selector.needs_keyframe(features, image.gray.shape[1]):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, frame.image, frame.intrinsics, frame.calibrated,
-                            features.corners((frame.stamp - previous_stamp) * 1e-9), tracked.map_camera, image.binary)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), frame.intrinsics,
+                            frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
+                            tracked.map_camera, image.binary)
         self._next_keyframe += 1
         previous_window = (self._buffer.flush_without_overlap()
                            if self._was_lost and self._selector.has_no_overlap(features) else None)
@@ -129,10 +129,17 @@ class Slam:
         """Return the partial window of waiting keyframes, or None: for the end of a stream, or a pause in it."""
         return self._buffer.flush()
 
+    def interrupt(self) -> Window | None:
+        """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
+        self._localizer.lose()
+        self._selector.clear()
+        self._last_stamp = 0
+        return self._buffer.flush_without_overlap()
+
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
 
-        With the `record` of a map that `restore_map` will load, ids continue after those of the record, and the
+        With the `record` of a map that `reset_map` will continue from, ids continue after those of the record, and the
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
@@ -145,9 +152,9 @@ class Slam:
         self._selector.clear()
         self._buffer.clear()
 
-    def set_pose_prior(self, map_camera: Array, radius: float, angle: float) -> None:
-        """Search for the camera within `radius` map units and `angle` radians of a pose 4x4, from the next image on."""
-        self._localizer.set_pose_prior(PosePrior(map_camera, radius, angle))
+    def set_pose_prior(self, prior: PosePrior) -> bool:
+        """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
+        return self._localizer.set_pose_prior(prior, self.solution)
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""
@@ -183,7 +190,7 @@ class Slam:
         loop = "; ".join(filter(None, (placement.join_result, self._close_loop(window, added, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loop_closer.rejected))
-        self._point_map.update(self.solution)
+        self.surface.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._update_counts(placement)
         return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
@@ -213,31 +220,21 @@ class Slam:
         rescaling = self.scale.observe(solution)
         if rescaling is None:
             return solution, 1.0
-        if rescaling.metric.state == OBSERVED:
-            _LOG.info("the map was scaled by %.4g: its unit is the meter by %s, sigma %.2g %%", rescaling.factor,
-                      rescaling.metric.source, 100 * rescaling.metric.sigma)
-        else:
-            _LOG.warning("scale is uncertain: %s, sigma %.2g %%", rescaling.metric.source, 100 * rescaling.metric.sigma)
         self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return self._atlas.solution(), rescaling.factor
 
-    def reset_map(self) -> None:
-        """Begin an empty map."""
+    def reset_map(self, restored: RestoredMap | None = None) -> None:
+        """Begin an empty map, or continue from a saved one; then after `reset_tracking` with its record."""
         self.scale.clear()
-        self.solution = Solution(version=self.solution.version + 1)
-        self._atlas = Atlas(self.config, self.solution.version)
+        version = self.solution.version + 1
+        self._atlas = Atlas(self.config) if restored is None else restored.atlas
+        self._atlas.renumber(version)
+        self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer = LoopCloser(self.config, self.reconstructor)
         self.last_loop = ""
-        self._point_map = PointMap(self.config.map)
+        self.surface = Surface(self.config.map) if restored is None else restored.surface
         self._window_keyframes: set[int] = set()
-
-    def restore_map(self, record: MapRecord) -> None:
-        """Continue with a saved map; on the worker's thread, after `reset_tracking` with the same record."""
-        self.reset_map()
-        self._atlas.restore(record)
-        self.solution = self._atlas.solution()
-        self._point_map.update(self.solution)
         self.counts.submaps = len(np.unique(self.solution.submaps))
 
     def configure(self, config: Config) -> None:
@@ -247,8 +244,8 @@ class Slam:
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
             self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
-        self._point_map = PointMap(config.map)
-        self._point_map.update(self.solution)
+        self.surface = Surface(config.map)
+        self.surface.update(self.solution)
 
     def record(self, map_world: Array) -> MapRecord:
         """Return the whole map for storage, with the pose 4x4 that makes it upright; on the worker's thread.
@@ -261,14 +258,14 @@ class Slam:
 
     def map_cloud(self) -> PointCloud:
         """Return all points of the map, in the map's frame and units."""
-        return self._point_map.cloud(self.solution)
+        return self.surface.cloud(self.solution)
 
     def _cull_keyframes(self) -> None:
         """Remove the keyframes with the fewest points of the map, if there are more than `map.max_keyframes`."""
         excess = len(self._atlas.keyframes) - self.config.map.max_keyframes
         if excess <= 0:
             return
-        culled = self._point_map.redundant(excess, before=max(self._atlas.keyframes) - _NEVER_CULLED)
+        culled = self.surface.redundant(excess, before=max(self._atlas.keyframes) - _NEVER_CULLED)
         self._atlas.remove(culled)
         self._window_keyframes -= set(culled)
         self.counts.released += len(culled)
@@ -279,11 +276,10 @@ class Slam:
 
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
-        solution = self.solution
-        row = solution.index(keyframe)
+        row = self.solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = unproject(solution.keyframes[keyframe], self.config.map)
-        return replace(cloud, points=cloud.points * np.float32(solution.scale[row]))
+        cloud = unproject(self.solution.keyframes[keyframe], self.config.map)
+        return cloud.transformed(np.eye(4), float(self.solution.scale[row]))
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

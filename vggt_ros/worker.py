@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Update
 
@@ -34,6 +35,7 @@ class Worker:
         self._lock = threading.Lock()
         self._waiting = 0
         self._busy = False
+        self._window: tuple[int, float] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vggt_ros_worker", daemon=True)
         self._thread.start()
@@ -83,17 +85,26 @@ class Worker:
         self._slam.reset_tracking()
         return self.call(self._slam.reset_map)
 
-    def load(self, record: MapRecord) -> Future[Any]:
+    def load(self, restored: RestoredMap) -> Future[Any]:
         """Continue with a saved map; as `reset`, call it on the thread of `Slam.track`."""
-        self._slam.reset_tracking(record)
-        return self.call(lambda: self._slam.restore_map(record))
+        self._slam.reset_tracking(restored.record)
+        return self.call(lambda: self._slam.reset_map(restored))
 
-    def close(self) -> None:
-        """End the thread and wait for it; queued windows are dropped, queued commands are still run."""
+    @property
+    def window_in_progress(self) -> tuple[int, float] | None:
+        """Id of the window that is being solved, and since when, on the monotonic clock; None if there is none."""
+        return self._window
+
+    def close(self, timeout: float | None = None) -> bool:
+        """End the thread and wait for it; queued windows are dropped, queued commands are still run.
+
+        Return False if it has not ended after `timeout` seconds; it ends with the process then.
+        """
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
-            self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -104,10 +115,13 @@ class Worker:
             self._waiting, self._busy = self._waiting - 1, not self._closed
         if self._closed:
             return
+        self._window = window.id, time.monotonic()
         try:
             self._on_update(self._slam.step(window, verify=self._waiting == 0))
         except Exception as error:
-            self._on_error(error)
+            if not self._closed:
+                self._on_error(error)
         finally:
+            self._window = None
             with self._lock:
                 self._busy = False

@@ -1,17 +1,21 @@
 """The processes that launch/slam.launch.py would start, without starting them; covers RViz and bags without ROS."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
 from ament_index_python import PackageNotFoundError, get_package_share_directory
 from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.substitutions import LocalSubstitution
 from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
+
+from vggt_ros.config import Config
 
 FILE = Path(__file__).parents[2] / "launch" / "slam.launch.py"
 
@@ -25,13 +29,32 @@ def commands(**arguments):
     context = LaunchContext()
     context.launch_configurations.update(arguments)
     entities = get_launch_description_from_python_launch_file(str(FILE)).entities
+    nodes = []
     for entity in entities:
         if isinstance(entity, DeclareLaunchArgument):
             entity.visit(context)
-    return {entity.node_executable: [perform_substitutions(context, word) for word in entity.cmd[1:]
-                                     if not any(isinstance(part, LocalSubstitution) for part in word)]
-            for entity in entities if isinstance(entity, Node)
-            and (entity.condition is None or entity.condition.evaluate(context))}
+        elif isinstance(entity, OpaqueFunction):
+            nodes += [node for node in entity.execute(context) if isinstance(node, Node)]
+    found = {}
+    for node in nodes:
+        node._perform_substitutions(context)  # remappings and parameters have no public access
+        found[node.node_executable] = [text for word in node.cmd[1:] if (text := words(context, word))]
+    return found
+
+
+def words(context, word):
+    """Return a word of a command line, without those that are filled in later."""
+    return "" if any(isinstance(part, LocalSubstitution) for part in word) else perform_substitutions(context, word)
+
+
+def parameters(**arguments):
+    """Return the parameters that the node gets besides those of the parameter file."""
+    found, command = {}, commands(**arguments)["slam_node"]
+    for flag, value in pairwise(command):
+        if flag == "--params-file" and Path(value).name != "slam.yaml":
+            for section in yaml.safe_load(Path(value).read_text()).values():
+                found |= section["ros__parameters"]
+    return found
 
 
 def test_only_the_node_by_default():
@@ -47,5 +70,38 @@ def test_rviz_shows_our_configuration():
                                                        ("compressed", "/front/image/compressed")])
 def test_the_bag_player_waits_for_the_node_and_publishes_the_clock(transport, waited_for):
     command = commands(bag="/somewhere/bag", image="/front/image", transport=transport)["bag_player"]
-    assert command[:4] == ["/somewhere/bag", "--clock", "--wait-for", waited_for]
-    assert command[4:6] == ["--wait-ready", "vggt_slam/status"]
+    assert command[:4] == ["/somewhere/bag", "--clock", "--rate", "1.0"]
+    assert command[4:8] == ["--wait-for", waited_for, "--wait-ready", "vggt_slam/status"]
+
+
+@pytest.mark.parametrize(("arguments", "changed"), [
+    ({}, {}),
+    ({"bag": "/somewhere/bag"}, {"use_sim_time": True}),
+    ({"bag": "/somewhere/bag", "use_sim_time": "false"}, {"use_sim_time": False}),
+    ({"transport": "compressed"}, {"camera.transport": "compressed"}),
+    ({"depth": "/d/image", "imu": "/imu"}, {"scale.depth": True, "scale.imu": True}),
+    ({"odometry": "/wheels"}, {"scale.odometry": "topic"}),
+    ({"odometry": "tf"}, {"scale.odometry": "tf", "tf.mode": "map_to_odom"}),
+    ({"mode": "localization", "slam_map": "yard"}, {"mode": "localization", "map.name": "yard", "map.load": True}),
+    ({"base_frame": "base_footprint"}, {"tf.base_frame": "base_footprint"}),
+])
+def test_arguments_change_their_settings_and_no_other(arguments, changed):
+    """Without an argument the parameter file decides, also on use_sim_time, which a parent may have set for all."""
+    assert parameters(**arguments) == {"camera.transport": "raw", **changed}
+    Config().replace({name: value for name, value in changed.items() if name != "use_sim_time"})
+
+
+def test_topics_are_remapped_if_given():
+    given = {"image": "/front/image", "depth": "/d/image", "imu": "/i", "odometry": "/wheels"}
+    command = " ".join(commands(**given)["slam_node"])
+    for remap in ("image:=/front/image", "camera_info:=/front/camera_info", "depth:=/d/image", "imu:=/i",
+                  "odometry:=/wheels"):
+        assert f"-r {remap}" in command
+    command = " ".join(commands(odometry="tf", log_level="debug")["slam_node"])
+    assert "odometry:=" not in command and "--log-level vggt_slam:=debug" in command
+
+
+def test_arguments_of_nav2_that_include_this_file_change_nothing():
+    """Nav2's launch files pass these down; ours have other names."""
+    assert parameters(params_file="/nav2.yaml", autostart="false", map="/nav2_map.yaml") == parameters()
+    assert "/nav2.yaml" not in " ".join(commands(params_file="/nav2.yaml")["slam_node"])

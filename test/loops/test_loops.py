@@ -14,6 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp
 from vggt_ros.loops.verification import depth_agreement, lenient, two_view_geometry
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.reconstruction.base import ReconstructionRefused
@@ -211,10 +212,10 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     assert {edge.second for edge in edges} == set(slam.solution.window_ids[1:].tolist())
     assert {edge.first for edge in edges} <= set(slam.solution.window_ids.tolist())
     restored = Slam(Config(), drive.oracle())
-    restored.restore_map(slam.record(np.eye(4)))
+    restored.reset_map(restore(slam.record(np.eye(4)), restored.config))
     assert np.allclose(restored.solution.map_camera, slam.solution.map_camera, atol=1e-9)
     # Each keyframe owns its arrays: a view of a larger array would keep all of it in memory.
-    assert not arrays_kept_by_small_views(slam._atlas) and not arrays_kept_by_small_views(slam._point_map)
+    assert not arrays_kept_by_small_views(slam._atlas) and not arrays_kept_by_small_views(slam.surface)
     restored._atlas.remove(ids[::2].tolist())
     restored._atlas.remove(ids[1:20:6].tolist())
     restored._atlas._graph._marginalize()  # few of the edges are new

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("windows",), \
     ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), \
-    ("mapping",), ("loops",), ("slam",), ("worker",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
+    ("mapping",), ("loops",), ("slam",), ("worker",), ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
 """Wings that the algorithm never imports, each with the highest wing that it may import."""
@@ -26,9 +26,10 @@ ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
 CONFINED = {
-    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py"),
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py"),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
+    "rerun": ("vggt_ros/view/",),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
 }
 
@@ -112,8 +113,8 @@ def test_heavy_imports_are_confined(library):
 
 
 def test_core_needs_neither_ros_nor_torch():
-    code = ("import sys, vggt_ros.slam, vggt_ros.worker, vggt_ros.reconstruction;"
-            "print([name for name in ('rclpy', 'torch') if name in sys.modules])")
+    code = ("import sys, vggt_ros.slam, vggt_ros.worker, vggt_ros.reconstruction, vggt_ros.cli.replay;"
+            "print([name for name in ('rclpy', 'torch', 'rerun') if name in sys.modules])")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert answer.stdout.strip() == "[]", answer.stderr
 
@@ -136,11 +137,12 @@ def test_dependencies_are_declared():
     declared = {item.text for item in tree.iter("exec_depend")}
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
-            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "faiss-cpu"}
+            "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "python3-faiss",
+            "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
         used |= {name.split(".")[0] for name in imports(path)}
-    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub"}  # named in an error or by the README
+    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub", "rerun"}  # named in an error or by the README
     used -= {"vggt_ros", "__future__"} | optional | set(sys.stdlib_module_names)
     missing = {name for name in used if not {name, keys.get(name, name)} & (declared | pip)}
     assert not missing
@@ -159,8 +161,8 @@ def entry_points() -> dict[str, tuple[str, str]]:
     return {name: (module, function) for name, module, function in found}
 
 
-@pytest.mark.parametrize("name", ["slam_node", "bag_player", "replay", "evaluate", "export", "benchmark", "parity",
-                                  "check"])
+@pytest.mark.parametrize("name", ["slam_node", "bag_player", "view", "replay", "evaluate", "export", "benchmark",
+                                  "parity", "check"])
 def test_entry_points_exist(name):
     module, function = entry_points()[name]
     path = ROOT / Path(*module.split(".")).with_suffix(".py")
@@ -240,7 +242,8 @@ def node_topics(tmp_path_factory):
 
 
 def test_node_publishes_the_documented_topics(node_topics):
-    expected = {"odom", "pose", "path", "cloud", "map", "grid", "depth/image", "depth/camera_info", "markers", "status"}
+    expected = {"odom", "pose", "path", "cloud", "map", "map_updates", "grid", "depth/image", "depth/camera_info",
+                "markers", "status"}
     assert set(node_topics) == {f"/vggt_slam/{name}" for name in expected} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
         {"path", "map", "grid", "markers", "status"}

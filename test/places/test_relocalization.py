@@ -10,6 +10,7 @@ from scenes import SIZE, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
@@ -40,7 +41,7 @@ def second_session():
 def loaded(mode, reconstructor=None):
     slam = Slam(Config().replace({"mode": mode}), reconstructor or lap().oracle(noise=NOISE))
     slam.reset_tracking(mapped()[1])
-    slam.restore_map(mapped()[1])
+    slam.reset_map(restore(mapped()[1], slam.config))
     return slam
 
 
@@ -122,7 +123,7 @@ def test_without_a_search_a_lost_camera_stays_lost_until_an_image_with_a_search(
 
 
 def test_the_state_says_whether_a_search_was_attempted():
-    """Not found: RELOCALIZING. Black images, or a pose prior where the map has no keyframe: LOST."""
+    """Not found: RELOCALIZING. Black images: LOST. A pose prior where the map has no keyframe changes nothing."""
     slam, intrinsics = loaded("localization"), pinhole(*SIZE)
     eye = np.array([5.0, 0.0, 1.2])
     elsewhere = corridor().render(look_at(eye, eye + np.array([1.0, 0.3, 0.0])), intrinsics, SIZE)[0]
@@ -131,8 +132,24 @@ def test_the_state_says_whether_a_search_was_attempted():
     assert [t.state for t in tracked] == ["RELOCALIZING", "RELOCALIZING", "LOST", "RELOCALIZING"]
     assert all(t.map_camera is None and t.odom_camera is None and t.covariance is None for t in tracked)
     assert slam.counts.lost == 4
-    slam.set_pose_prior(pose(np.eye(3), np.full(3, 1e3)), 1.0, 0.5)
-    assert slam.track(Frame(4 * 10**18, elsewhere, intrinsics)).state == "LOST"
+    assert not slam.set_pose_prior(PosePrior(pose(np.eye(3), np.full(3, 1e3)), 1.0, 0.5))
+    assert slam.track(Frame(4 * 10**18, elsewhere, intrinsics)).state == "RELOCALIZING"
+
+
+def test_a_pose_prior_far_from_the_map_is_refused_and_a_wrong_one_expires():
+    """Both once lost the camera for good: no image was found within the prior, and it stayed."""
+    slam, (_, frames) = loaded("localization"), second_session()
+    tracked = [slam.track(frame) for frame in frames[:15]]
+    assert tracked[-1].state == "TRACKING"
+    away = tracked[-1].map_camera.copy()
+    away[:3, 3] += 100.0
+    assert not slam.set_pose_prior(PosePrior(away, 1.0, 0.5))
+    assert slam.track(frames[15]).state == "TRACKING", "the present pose is kept"
+    solution = slam.solution
+    farthest = np.argmax(np.linalg.norm(solution.map_camera[:, :3, 3] - tracked[-1].map_camera[:3, 3], axis=1))
+    assert slam.set_pose_prior(PosePrior(solution.map_camera[farthest], 0.1, 0.1)), "a keyframe is there"
+    states = [slam.track(frame).state for frame in [frames[16]] * 35]  # a camera at rest
+    assert set(states[:25]) == {"RELOCALIZING"} and states[-1] == "TRACKING"
 
 
 def test_a_pose_prior_gates_the_search():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,6 +99,31 @@ def test_what_hangs_can_be_interrupted(when, staged):
     with pytest.raises(RuntimeError, match="closed while loading"):
         hang()
     assert time.monotonic() - began < 60
+
+
+def test_a_process_that_hangs_is_killed(staged):
+    """It is stopped, as a deadlock would: no progress. One that is slow, but gets on, is waited for."""
+    staged._config = Config().replace({"windows.deadline": 3.0})
+    stop_and_go = threading.Thread(target=slow_down, args=(staged._process.pid, 4.0))
+    stop_and_go.start()
+    assert staged.reconstruct(told(0)).depth[0, 0, 0] == 1
+    stop_and_go.join()
+    os.kill(staged._process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(ReconstructorLost, match=r"has hung .*windows\.deadline"):
+        staged.reconstruct(told(0))
+    assert time.monotonic() - began < 20
+    assert not alive(staged._process.pid)
+
+
+def slow_down(pid, seconds):
+    """Let a process run for a fifth of the time."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
 
 
 def test_a_window_that_hangs_does_not_stop_the_end(staged, monkeypatch):

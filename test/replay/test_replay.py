@@ -56,7 +56,7 @@ def test_all_files_are_written_with_exact_stamps(result, sequence, tmp_path):
     (tmp_path / "trajectory_7.txt").write_text("of an older run")
     write(result, tmp_path, depth=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "depth", "frames.txt", "map.ply", "map.png", "report.json", "trajectory.png", "trajectory.txt"]
+        "depth", "frames.txt", "map.ply", "map.png", "map_above.png", "report.json", "trajectory.png", "trajectory.txt"]
     stamps, poses = read_trajectory(tmp_path / "trajectory.txt")
     given = set(sequence.truth[0].tolist())
     assert set(stamps.tolist()) <= given and len(stamps) == len(result.slam.solution)
@@ -66,7 +66,7 @@ def test_all_files_are_written_with_exact_stamps(result, sequence, tmp_path):
     assert np.allclose(poses[0], np.eye(4), atol=1e-6)  # the world is the first camera's frame
     assert len(read_ply(tmp_path / "map.ply")) > 5000
     assert json.loads((tmp_path / "report.json").read_text())["keyframes"] == len(stamps)
-    for name in ("trajectory.png", "map.png"):
+    for name in ("trajectory.png", "map.png", "map_above.png"):
         picture = cv2.imread(str(tmp_path / name))
         assert min(picture.shape[:2]) > 700 and picture.std() > 5
     depth = depth_accuracy(tmp_path / "depth", sequence.depths(), sequence.camera)

@@ -13,7 +13,9 @@ from paths import ROOT
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
@@ -21,6 +23,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 
@@ -121,6 +124,13 @@ def test_clock_is_published_at_forty_hertz_or_more(bag, listener, tmp_path):
     assert np.median(np.diff(listener.ticks)) <= 0.2 * 25_000_000
 
 
+def test_a_topic_that_is_not_in_the_bag_is_not_waited_for(bag, tmp_path):
+    """It ends at once with the topics that there are: a launch that waited for it would hang."""
+    process = player(tmp_path, bag, "--wait-for", "/b/image", "--wait-ready", "/vggt_slam/status")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "no topic /b/image; the images in the bag are /a/image" in err
+
+
 def test_loop_starts_again(bag, listener, tmp_path):
     """With --loop the stamps jump back to the first; SIGINT ends it, also if repeated (as under launch)."""
     process = player(tmp_path, bag, "--rate", 10, "--loop", "--wait-for", "/a/image")
@@ -154,8 +164,35 @@ def test_the_player_waits_for_a_loading_node_and_reports_a_failed_one(bag, liste
     assert process.returncode == 1 and "no weights" in err and "Traceback" not in err
 
 
+def test_the_bag_of_a_simulator(listener, tmp_path):
+    """It has a /clock of its own, and /tf_static without its QoS: one time, and late subscribers are served."""
+    store, stamps = get_typestore(Stores.ROS2_JAZZY), [7 * 10**9 + index * 10**8 for index in range(20)]
+    with Writer(tmp_path / "bag", version=9) as writer:
+        topics = {topic: writer.add_connection(topic, kind, typestore=store) for topic, kind in (
+            ("/clock", "rosgraph_msgs/msg/Clock"), ("/tf_static", "tf2_msgs/msg/TFMessage"),
+            ("/a/image", "sensor_msgs/msg/Image"))}
+        static = TFMessage(transforms=[TransformStamped(child_frame_id="camera")])
+        writer.write(topics["/tf_static"], START, serialize_message(static))
+        for index, stamp in enumerate(stamps):  # the log's times are those of the wall
+            time_ = Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
+            writer.write(topics["/clock"], START + index * 10**8, serialize_message(Clock(clock=time_)))
+            writer.write(topics["/a/image"], START + index * 10**8, serialize_message(image(0)))
+    process = player(tmp_path, tmp_path / "bag", "--clock", "--wait-for", "/a/image", "/clock")
+    listener.run(process, until=lambda: len(listener.images) > 5)
+    late = []
+    listener.create_subscription(TFMessage, "/tf_static", late.append,
+                                 QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    listener.run(process)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert listener.ticks == stamps
+    assert [message.transforms[0].child_frame_id for message in late] == ["camera"]
+    assert "the only source of time" in err
+
+
 @pytest.mark.parametrize(("make", "expected"), [
     (lambda folder: folder / "missing", "no such file or folder"),
+    (lambda folder: ros1(folder), "a bag of ROS 1"),
     (lambda folder: folder, "there is no metadata.yaml in it"),
     (lambda folder: damaged(folder), "not a readable rosbag2"),
 ])
@@ -164,6 +201,12 @@ def test_the_error_names_a_bad_bag(make, expected, tmp_path):
     with pytest.raises(BagError, match=expected) as caught:
         open_bag(path)
     assert str(path) in str(caught.value)
+
+
+def ros1(folder):
+    bag = folder / "old.bag"
+    bag.write_bytes(b"#ROSBAG V2.0\n")
+    return bag
 
 
 def damaged(folder):

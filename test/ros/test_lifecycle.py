@@ -14,7 +14,8 @@ from lifecycle_msgs.srv import ChangeState
 from scenes import lap
 from std_srvs.srv import Trigger
 
-SMALL = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
+SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
+         "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
 
 
 @cache

@@ -1,6 +1,8 @@
 """Save, load and localize through the node's services, on real DDS."""
 
 import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import Bench, matrix, stamp
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from saved_maps import mapped, record
 from scenes import lap
 
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.ros import messages
+from vggt_ros.storage.map_folder import StorageError
 
-QUICK = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2}
+QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
 SHORT = 40
 
 
@@ -37,8 +42,15 @@ def saved(tmp_path_factory):
     return folder, poses
 
 
+@pytest.fixture(autouse=True)
+def _log(capfd):
+    started.read_log = lambda: capfd.readouterr().err
+
+
 def started(saved, domain, **parameters):
-    bench = Bench(domain, lap().oracle(), map__folder=str(saved[0]), **{**QUICK, **parameters}).start()
+    bench = Bench(domain, lap().oracle(), map__folder=str(saved[0]), **{**QUICK, **parameters})
+    bench.read_log = started.read_log
+    bench.start()
     bench.info(lap().frames[0])
     return bench
 
@@ -68,14 +80,14 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
 
 
 def test_localization_keeps_its_map_when_a_bag_loops_and_after_a_reset(saved):
-    bench = started(saved, 62, mode="localization")
+    bench = started(saved, 62, mode="localization", use_sim_time=True)
 
     def loaded(resets):
         return bench.node.monitor.resets == resets and len(bench.node.slam.solution) == len(saved[1])
 
     try:
         assert bench.spin(lambda: loaded(1))
-        bench.play(lap().frames[10:20])
+        bench.play(lap().frames[10:22])
         bench.image(lap().frames[10])
         assert bench.spin(lambda: loaded(3))
         bench.play(lap().frames[11:20])
@@ -117,8 +129,38 @@ def test_the_current_map_is_kept_if_the_saved_one_is_missing(saved):
         bench.close()
 
 
+def test_a_damaged_map_does_not_cost_the_present_one(saved, tmp_path):
+    """It is checked and restored beside the present one: the service names the file, and mapping goes on."""
+    shutil.copytree(saved[0] / "map", tmp_path / "map")
+    path = tmp_path / "map" / "edge_covariance.npy"
+    np.save(path, np.load(path) * np.nan)
+    bench = started((tmp_path, saved[1]), 63)
+    try:
+        bench.play(lap().frames[:25])
+        before = len(bench.node.slam.solution)
+        answer = bench.call("load_map")
+        assert not answer.success
+        assert "edge_covariance.npy" in answer.message
+        bench.play(lap().frames[25:SHORT])
+        assert len(bench.node.slam.solution) > before > 0
+        assert len(np.unique(bench.node.slam.solution.submaps)) == 1
+        assert bench.node.monitor.resets == 0
+    finally:
+        bench.close()
+
+
+def test_a_map_that_cannot_be_restored_does_not_cost_the_present_one():
+    """What the checks let pass, such as a graph without its anchors, is found before anything is given up."""
+    slam = mapped()
+    before = slam.solution
+    broken = replace(record(), anchor=record().anchor[:0])
+    with pytest.raises(StorageError, match="cannot be restored"):
+        restore(broken, slam.config)
+    assert slam.solution is before
+
+
 def test_initialpose_limits_the_search_for_the_camera(saved):
-    """With a wrong initial pose far away the camera is not found; with the right one it is found at once."""
+    """An initial pose far away is refused, and the camera stays tracked; with a right one it is found at once."""
     bench = started(saved, 64, mode="localization")
     try:
         assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
@@ -127,14 +169,34 @@ def test_initialpose_limits_the_search_for_the_camera(saved):
         when, pose = list(saved[1].items())[8]
         row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
         bench.image(lap().frames[row - 3])  # the node looks up the pose of the camera on the base
-        for shift, expected in ((30.0, "LOST"), (0.2, "TRACKING")):
+        for shift in (30.0, 0.2):
             there = pose.copy()
             there[:3, 3] += shift
             publisher.publish(messages.pose_with_covariance(there, 0.01 * np.eye(6), messages.header(when, "map")))
             bench.spin(seconds=0.3)
             for frame in lap().frames[row - 2:row] if shift > 1 else lap().frames[row:row + 3]:
                 bench.image(frame)
-            assert bench.node.monitor.tracked.state == expected
+            assert bench.node.monitor.tracked.state == "TRACKING"
+            assert bench.logged("/initialpose", "refused; no keyframe looks there" if shift > 1 else "searching")
+    finally:
+        bench.close()
+
+
+def test_initialpose_before_the_first_image_is_kept(saved):
+    """RViz is faster than the camera: the pose is used when the map is loaded and an image tells the camera's frame."""
+    bench = started(saved, 64, mode="localization")
+    try:
+        publisher = bench.peer.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+        assert bench.spin(lambda: publisher.get_subscription_count())
+        when, pose = list(saved[1].items())[8]
+        row = next(i for i, frame in enumerate(lap().frames) if frame.stamp == when)
+        publisher.publish(messages.pose_with_covariance(pose, 0.01 * np.eye(6), messages.header(when, "map")))
+        assert bench.spin(lambda: bench.logged("/initialpose: kept until"), seconds=5.0)
+        bench.image(lap().frames[row])
+        assert bench.spin(lambda: bench.logged("/initialpose: searching for the camera within"), seconds=5.0)
+        for frame in lap().frames[row + 1:row + 4]:
+            bench.image(frame)
+        assert bench.node.monitor.tracked.state == "TRACKING"
     finally:
         bench.close()
 

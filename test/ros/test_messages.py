@@ -12,9 +12,10 @@ pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="needs sensor_msgs_py or its stand-in")
 from visualization_msgs.msg import Marker
 
-from vggt_ros.geometry.poses import Sim3, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Sim3, adjoint, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
 from vggt_ros.ros import messages
-from vggt_ros.windows.solution import Edge, PointCloud, Solution
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Edge, Solution
 
 HEAD = messages.header(1_700_000_000_123_456_789, "map")
 POSE = pose(so3_exp(np.array([0.4, -0.7, 1.1])), np.array([1.0, -2.0, 0.5]))
@@ -61,7 +62,7 @@ def test_the_adjoint_maps_a_perturbation_of_the_camera_to_the_base():
     base_camera = pose(so3_exp(np.array([-1.2, 1.2, -1.2])), np.array([0.3, 0.1, 0.8]))
     tangent = np.array([0.01, -0.02, 0.03, 0.05, -0.04, 0.02]) * 1e-4
     of_camera = POSE @ pose(so3_exp(tangent[:3]), tangent[3:]) @ inverse(base_camera)
-    moved = messages.adjoint(base_camera) @ tangent
+    moved = adjoint(base_camera) @ tangent
     of_base = POSE @ inverse(base_camera) @ pose(so3_exp(moved[:3]), moved[3:])
     np.testing.assert_allclose(of_base, of_camera, atol=1e-10)
 
@@ -70,12 +71,15 @@ def test_the_twist_is_in_the_child_frame():
     """A robot that drives forward at 0.5 m/s and turns left at 0.2 rad/s, with an arbitrary heading."""
     heading = pose(so3_exp(np.array([0.0, 0.0, 2.0])), np.array([3.0, 1.0, 0.0]))
     step = pose(so3_exp(np.array([0.0, 0.0, 0.02])), np.array([0.05, 0.0, 0.0]))
-    message = messages.odometry(heading @ step, np.eye(6) * 1e-4, HEAD, "base_link", (10**9, heading), 10**9 + 10**8)
+    motion = np.diag([1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6])  # rotation, then translation
+    message = messages.odometry(heading @ step, np.eye(6) * 1e-4, HEAD, "base_link", (10**9, heading), 10**9 + 10**8,
+                                motion, 0.1)
     twist = message.twist.twist
     np.testing.assert_allclose((twist.linear.x, twist.linear.y, twist.linear.z), (0.5, 0, 0), atol=1e-9)
     np.testing.assert_allclose((twist.angular.x, twist.angular.y, twist.angular.z), (0, 0, 0.2), atol=1e-9)
     assert (message.header.frame_id, message.child_frame_id) == ("map", "base_link")
-    np.testing.assert_allclose(np.array(message.twist.covariance).reshape(6, 6), np.eye(6) * 2e-2, atol=1e-9)
+    expected = 100 * np.diag([4e-6, 5e-6, 6e-6, 1e-6, 2e-6, 3e-6]) + np.diag([0.05**2, 0, 0, 0, 0, 0])  # of 0.1 s
+    np.testing.assert_allclose(np.array(message.twist.covariance).reshape(6, 6), expected, atol=5e-6)
 
 
 def test_the_twist_of_the_first_image_is_marked_unknown():
@@ -86,24 +90,25 @@ def test_the_twist_of_the_first_image_is_marked_unknown():
 def random_cloud(count):
     rng = np.random.default_rng(2)
     return PointCloud(rng.normal(size=(count, 3)).astype(np.float32), rng.integers(0, 256, (count, 3), np.uint8),
-                      rng.random(count, np.float32))
+                      rng.random(count, np.float32), rng.normal(size=(count, 3)).astype(np.float32))
 
 
 def test_a_cloud_is_read_unchanged_by_sensor_msgs_py():
     cloud = random_cloud(1000)
     message = messages.point_cloud(cloud, HEAD)
-    assert [field.name for field in message.fields] == ["x", "y", "z", "rgb", "confidence"]
+    assert [field.name for field in message.fields] == ["x", "y", "z", "rgb", "normal_x", "normal_y", "normal_z",
+                                                       "confidence"]
     assert message.point_step * message.width == message.row_step == len(message.data)
     read = point_cloud2.read_points(message)
     np.testing.assert_array_equal(np.stack([read["x"], read["y"], read["z"]], 1), cloud.points)
+    np.testing.assert_array_equal(np.stack([read["normal_x"], read["normal_y"], read["normal_z"]], 1), cloud.normals)
     np.testing.assert_array_equal(read["confidence"], cloud.confidence)
     packed = np.ascontiguousarray(read["rgb"]).view(np.uint32)
     np.testing.assert_array_equal(np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], 1), cloud.colors)
 
 
 def test_an_empty_cloud_is_a_valid_message():
-    empty = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-    assert messages.point_cloud(empty, HEAD).width == 0
+    assert messages.point_cloud(PointCloud.empty(), HEAD).width == 0
 
 
 def test_a_cloud_is_packed_without_a_look_at_every_byte():

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
-from bench import CAMERA, Bench, matrix
-from nav_msgs.msg import Odometry
+from bench import CAMERA, LATCHED, Bench, matrix
+from nav_msgs.msg import OccupancyGrid, Odometry
 from scenes import SIZE, lap, trajectory_error
-from sensor_msgs.msg import Image, Imu
+from sensor_msgs.msg import Image, Imu, PointCloud2
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.config import Config
@@ -41,7 +41,7 @@ def make(tmp_path, capfd):
     benches = []
 
     def make_bench(**settings):
-        benches.append(Bench(91, oracle(), {"status": None, "odom": None}.keys(), **SETTINGS, **settings))
+        benches.append(Bench(91, oracle(), {"status": None, "odom": None, "pose": None}.keys(), **SETTINGS, **settings))
         benches[-1].read_log = lambda: capfd.readouterr().err
         return benches[-1].start()
 
@@ -63,9 +63,9 @@ def odom_base(index):
         @ inverse(BASE_CAMERA)
 
 
-def play(bench, before_image):
+def play(bench, before_image, count=COUNT):
     bench.info(lap().frames[0])
-    for index, frame in enumerate(lap().frames[:COUNT]):
+    for index, frame in enumerate(lap().frames[:count]):
         assert bench.spin(lambda: bench.node.worker.idle)
         before_image(index, frame)
         bench.image(frame)
@@ -82,7 +82,9 @@ def check_metric(bench, source):
 
 def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
     """The base rotates about a point away from the camera; invalid poses are published in between."""
-    bench = make(scale__odometry="topic")
+    bench = make(scale__odometry="topic", scale__require=True)
+    bench.record("/vggt_slam/map", PointCloud2, LATCHED)
+    bench.record("/vggt_slam/grid", OccupancyGrid, LATCHED)
     caster = publish_mounting(bench)
     publisher = bench.peer.create_publisher(Odometry, "odometry", 50)
     assert bench.spin(publisher.get_subscription_count)
@@ -96,9 +98,16 @@ def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
             else:
                 message.pose.pose.position.x = float("nan")
             publisher.publish(message)
+        if bench.node.slam.solution.metric.state != "OBSERVED":
+            withheld.append(len(bench.node.slam.solution))
+            assert not bench.got["map"] and not bench.got["grid"] and not bench.transforms("map", "odom")[0]
 
+    withheld = []
     play(bench, publish)
     check_metric(bench, "odometry")
+    assert withheld[-1] > 0, "a map that is not metric was withheld"
+    bench.settle(3.0)
+    assert bench.got["map"] and bench.got["grid"] and bench.transforms("map", "odom")[0]
     assert int(bench.status_now()["odometry refused"]) > COUNT
     assert bench.logged("odometry", "elsewhere")
     assert caster is not None
@@ -106,7 +115,7 @@ def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
 
 @pytest.mark.parametrize(("encoding", "unit"), [("32FC1", 1.0), ("16UC1", 1000.0)])
 def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
-    bench = make(scale__depth=True, tf__base_timeout=0.0)
+    bench = make(scale__depth=True, tf__base_timeout=0.0, tf__assume_level=True)
     publisher = bench.peer.create_publisher(Image, "depth", 5)
     assert bench.spin(publisher.get_subscription_count)
 
@@ -121,6 +130,20 @@ def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
 
     play(bench, publish)
     check_metric(bench, "depth")
+
+
+def test_a_silent_source_and_what_is_withheld_are_named(make):
+    bench = make(scale__depth=True, scale__imu=True, scale__require=True)
+    bench.record("/vggt_slam/map", PointCloud2, LATCHED)
+    caster, publisher = publish_mounting(bench), bench.peer.create_publisher(Imu, "imu", 200)
+    play(bench, lambda index, frame: publisher.publish(Imu(header=messages.header(frame.stamp, CAMERA))), 25)
+    assert len(bench.node.slam.solution) > 0 and caster is not None
+    assert not bench.got["map"] and not bench.transforms("map", "odom")[0] and bench.transforms("odom", "base_link")[0]
+    bench.node.metric._arrivals["depth"] -= 6.0
+    assert bench.spin(lambda: "depth, a source of scale, is silent" in bench.got["status"][-1].message, seconds=3.0)
+    message = bench.got["status"][-1].message
+    assert "no publisher of /depth: start it, or remap `depth`" in message and "imu, a source" not in message
+    assert "map -> odom, grid and map are withheld (scale.require): the scale is UNKNOWN" in message
 
 
 @cache
@@ -172,10 +195,13 @@ def test_gravity_levels_the_map_of_a_robot_that_stands_on_a_slope(make):
         bench.image(frame)
     bench.settle()
     assert len(bench.node.slam.solution) > 0
-    map_base = bench.node.transforms.map_base(np.eye(4))
+    map_base = bench.node.transforms.base_in_map(np.eye(4), BASE_CAMERA)
     np.testing.assert_allclose(map_base[:3, 3], 0, atol=1e-9)
     assert np.degrees(rotation_angle(map_base[:3, :3].T @ so3_exp(np.array([roll, 0, 0])))) < 1.0
     assert bench.logged("leveled by gravity")
+    bench.spin(seconds=0.3)
+    chain = bench.transforms("map", "odom")[1][-1] @ bench.transforms("odom", "base_link")[1][-1]
+    np.testing.assert_allclose(chain, matrix(bench.got["pose"][-1].pose.pose), atol=1e-9)
 
 
 def test_our_own_odometry_is_rejected_as_a_scale_source():

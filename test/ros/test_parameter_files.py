@@ -1,6 +1,7 @@
 """The parameter files for specific hardware: the node accepts each file, and all of its names are settings."""
 
 import os
+import re
 
 import pytest
 import yaml
@@ -41,6 +42,24 @@ def test_the_node_accepts_every_value(name, tmp_path):
         node.destroy_node()
         rclpy.shutdown(context=context)
     assert {key: taken[key] for key in written} == written
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_camera_is_not_taken_for_the_robot(name):
+    """Known fault: with the camera's frame as the base, Nav2 would get no transform of the robot."""
+    written = dict(flat(yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["/**"]["ros__parameters"]))
+    assert "tf.base_frame" not in written
+
+
+def test_the_launch_arguments_in_their_comments_exist():
+    launch = (ROOT / "launch" / "slam.launch.py").read_text()
+    known = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launch))
+    for name in FILES:
+        command = (FOLDER / f"{name}.yaml").read_text().partition("vggt_ros slam.launch.py")[2].partition(".yaml")[0]
+        assert set(re.findall(r"(\w+):=", command)) <= known
+    for name in ("realsense_d435i", "oak_d"):
+        command = (FOLDER / f"{name}.yaml").read_text().partition("vggt_ros slam.launch.py")[2]
+        assert "depth:=/" in command and "imu:=/" in command
 
 
 def test_the_tutorial_lists_them():

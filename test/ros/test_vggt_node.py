@@ -52,7 +52,7 @@ def _make(capfd):
     benches = []
 
     def make_bench(reconstructor, /, **parameters):
-        benches.append(Bench(88, reconstructor, OUTPUTS, tf__base_timeout=0.0, **parameters))
+        benches.append(Bench(88, reconstructor, OUTPUTS, tf__base_timeout=0.0, tf__assume_level=True, **parameters))
         benches[-1].read_log = lambda: capfd.readouterr().err
         return benches[-1]
 

@@ -9,13 +9,21 @@ import pytest
 pytest.importorskip("sensor_msgs.msg", reason="needs the ROS message packages")
 from sensor_msgs.msg import CompressedImage, Image
 
-from vggt_ros.ros.images import decode, decode_compressed
+from vggt_ros.sequences import encodings
 from vggt_ros.sequences.encodings import ENCODINGS, ImageError
 
 HEIGHT, WIDTH = 24, 36
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 GRAY = COLOR[..., 0]
+
+
+def decode(image):
+    return encodings.decode(image.encoding, image.height, image.width, image.step, bool(image.is_bigendian), image.data)
+
+
+def decode_compressed(image):
+    return encodings.decode_compressed(image.format, image.data)
 
 
 def message(encoding, rows, padding=0, big=False, height=HEIGHT):
@@ -32,6 +40,8 @@ def gray3(gray):
 
 ALPHA = np.concatenate([COLOR, GRAY[..., None]], 2)
 SIXTEEN = RNG.integers(0, 65536, (HEIGHT, WIDTH), np.uint16)
+DEEP = RNG.integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
+DEEP8 = (DEEP // 256).astype(np.uint8)
 REAL = RNG.random((HEIGHT, WIDTH), np.float32)
 EXACT = {
     "rgb8": (COLOR, COLOR), "bgr8": (COLOR[..., ::-1], COLOR), "8UC3": (COLOR[..., ::-1], COLOR),
@@ -39,6 +49,7 @@ EXACT = {
     "mono8": (GRAY, gray3(GRAY)), "8UC1": (GRAY, gray3(GRAY)),
     "mono16": (SIXTEEN, gray3((SIXTEEN // 256).astype(np.uint8))),
     "16UC1": (SIXTEEN, gray3((SIXTEEN // 256).astype(np.uint8))),
+    "rgb16": (DEEP, DEEP8), "bgr16": (DEEP[..., ::-1], DEEP8),
     "32FC1": (REAL, gray3(np.rint(REAL * 255).astype(np.uint8))),
 }
 
@@ -52,7 +63,7 @@ def test_exact_encodings(encoding, padding):
     np.testing.assert_array_equal(decoded, expected)
 
 
-@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "32FC1"])
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "32FC1", "rgb16", "bgr16"])
 def test_big_endian(encoding):
     rows, expected = EXACT[encoding]
     np.testing.assert_array_equal(decode(message(encoding, rows.astype(rows.dtype.newbyteorder(">")), big=True)),
@@ -73,8 +84,11 @@ def test_bayer_patterns_are_named_by_their_first_pixels(encoding, order):
     for place, letter in enumerate(order):
         row, column = divmod(place, 2)
         mosaic[row::2, column::2] = picture[row::2, column::2, "RGB".index(letter)]
-    error = np.abs(decode(message(encoding, mosaic, padding=4)).astype(int) - picture)[2:-2, 2:-2]
-    assert error.max() <= 12
+    deep = mosaic.astype(np.uint16) * 257  # the same with 16 bits
+    deep[0, 0] = 65535
+    for name, rows in ((encoding, mosaic), (encoding.replace("8", "16"), deep)):
+        error = np.abs(decode(message(name, rows, padding=4)).astype(int) - picture)[2:-2, 2:-2]
+        assert error.max() <= 12
 
 
 def to_yuv(rgb):
@@ -103,7 +117,7 @@ def test_yuv(encoding):
 
 def test_every_listed_encoding_is_tested():
     tested = {*EXACT, "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "yuv422", "uyvy", "yuv422_yuy2",
-              "yuyv", "nv12", "nv21"}
+              "yuyv", "nv12", "nv21", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16"}
     assert tested == set(ENCODINGS)
 
 

@@ -4,60 +4,13 @@ import cv2
 import numpy as np
 import pytest
 from data_folder import recorded
-from rosbags.rosbag2 import Writer
-from rosbags.typesys import Stores, get_typestore
+from hypothesis import given
+from hypothesis import strategies as st
+from recordings import STAMP, pictures, write_bag, write_folder
 
+from vggt_ros.sequences.image_list import SUFFIXES, natural_key
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import SequenceError
-
-TYPES = get_typestore(Stores.ROS2_JAZZY)
-STAMP = 1_700_000_000_123_456_789
-
-
-def pictures(count=4, size=(64, 48)):
-    rng = np.random.default_rng(0)
-    return [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), size) for _ in range(count)]
-
-
-def write_folder(path, images, suffix=".png"):
-    path.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(images):
-        cv2.imwrite(str(path / f"{index:03d}{suffix}"), image[..., ::-1])
-
-
-def write_bag(path, images, info=True, truth=True, others=(), first=50.0, binning=0, unturned=0):
-    """Write images, calibration and truth; topics `others` have the same images, `unturned` poses have no rotation."""
-    kinds = {name: TYPES.types[name] for name in (
-        "builtin_interfaces/msg/Time", "std_msgs/msg/Header", "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo",
-        "sensor_msgs/msg/RegionOfInterest", "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/Pose",
-        "geometry_msgs/msg/Point", "geometry_msgs/msg/Quaternion")}
-    make = {name.split("/")[-1]: kind for name, kind in kinds.items()}
-    height, width = images[0].shape[:2]
-    with Writer(path, version=9) as writer:
-        topics = {topic: writer.add_connection(topic, kind, typestore=TYPES) for topic, kind in (
-            ("/depth/image", "sensor_msgs/msg/Image"), ("/cam/image_raw", "sensor_msgs/msg/Image"),
-            ("/cam/camera_info", "sensor_msgs/msg/CameraInfo"), ("/pose", "geometry_msgs/msg/PoseStamped"),
-            *((topic, "sensor_msgs/msg/Image") for topic in others))}
-        for index, image in enumerate(images):
-            stamp = STAMP + index * 10**8
-            header = make["Header"](make["Time"](stamp // 10**9, stamp % 10**9), "camera")
-
-            def write(topic, message, stamp=stamp):
-                writer.write(topics[topic], stamp + 12345, TYPES.serialize_cdr(message, topics[topic].msgtype))
-
-            padded = np.zeros((height, width * 3 + 5), np.uint8)
-            padded[:, :width * 3] = image[..., ::-1].reshape(height, -1)
-            for topic in ("/cam/image_raw", *others):
-                write(topic, make["Image"](header, height, width, "bgr8", 0, width * 3 + 5, padded.reshape(-1)))
-            if info:
-                region = make["RegionOfInterest"](0, 0, 0, 0, False)
-                write("/cam/camera_info", make["CameraInfo"](
-                    header, height, width, "plumb_bob", np.array([0.1, 0.01, 0, 0, 0]),
-                    np.array([first, 0, 31.5, 0, 51, 23.5, 0, 0, 1.0]), np.eye(3).reshape(-1), np.zeros(12), binning,
-                    binning, region))
-            if truth:
-                turn = make["Quaternion"](0.0, 0.0, float(index >= unturned), 0.0)
-                write("/pose", make["PoseStamped"](header, make["Pose"](make["Point"](index, 0.0, 1.0), turn)))
 
 
 def test_recorded_folder():
@@ -120,10 +73,11 @@ def test_errors_name_an_invalid_calibration(tmp_path):
     with pytest.raises(SequenceError, match=r"/cam/camera_info.*NaN"):
         open_sequence(tmp_path / "nan")
     write_bag(tmp_path / "none", pictures(2), first=0.0)
-    assert "K[0] is 0 in /cam/camera_info" in open_sequence(tmp_path / "none").assumptions[0]
+    assert "/cam/camera_info: K[0] is 0" in open_sequence(tmp_path / "none").assumptions[0]
     write_bag(tmp_path / "binned", pictures(2), binning=2)
-    with pytest.raises(SequenceError, match=r"/cam/image_raw.*64x48 pixels, the calibration is for 32x24"):
-        list(open_sequence(tmp_path / "binned"))
+    with pytest.raises(SequenceError, match=r"/cam/camera_info.*64x48 pixels, the calibration is for 32x24"):
+        open_sequence(tmp_path / "binned")
+    assert not open_sequence(tmp_path / "binned", info_topic="none").camera.calibrated
 
 
 def test_truth_without_a_rotation_is_left_out_and_reported(tmp_path):
@@ -181,33 +135,128 @@ def test_video(tmp_path):
     assert np.abs(got[3][1].astype(int) - images[3]).mean() < 8
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "text", "broken image", "other size", "missing image",
-                                  "bad list", "bad calibration"])
-def test_errors_name_bad_input(tmp_path, case):
+@pytest.mark.parametrize(("case", "named"), [
+    ("missing", "nowhere"), ("empty", "nothing: there are no images"), ("text", r"text\.txt"),
+    ("bad list", r"rgb\.txt, line 2"), ("bad calibration", r"calibration\.txt: expected"),
+    ("transposed", r"calibration\.txt.*principal point"), ("no image at all", r"000\.png: the data are no jpeg")])
+def test_errors_name_bad_input(tmp_path, case, named):
     folder = tmp_path / "sequence"
     write_folder(folder / "rgb", pictures(3))
     lines = [f"{i}.5 rgb/{i:03d}.png" for i in range(3)]
-    named = {"missing": "nowhere", "empty": "nothing", "text": "text.txt", "broken image": "001.png",
-             "other size": "001.png", "missing image": "009.png", "bad list": "rgb.txt, line 2",
-             "bad calibration": "calibration.txt"}[case]
     target = folder
-    if case in ("missing", "text"):
-        target = tmp_path / named
+    if case in ("missing", "text", "empty"):
+        target = tmp_path / {"missing": "nowhere", "text": "text.txt", "empty": "nothing"}[case]
     if case == "text":
         target.write_text("hello")
     if case == "empty":
-        target = tmp_path / named
         target.mkdir()
-    if case == "broken image":
-        (folder / "rgb" / named).write_bytes(b"no image")
-    if case == "other size":
-        write_folder(folder / "rgb", [*pictures(1), *pictures(1, (32, 32))])
-    if case == "missing image":
-        lines[1] = f"1.5 rgb/{named}"
     if case == "bad list":
         lines[1] = "soon rgb/001.png"
     if case == "bad calibration":
-        (folder / named).write_text("50 51\n")
+        (folder / "calibration.txt").write_text("50 51\n")
+    if case == "transposed":
+        (folder / "calibration.txt").write_text("50 51 -32 24\n")
+    if case == "no image at all":
+        for index in range(3):
+            (folder / "rgb" / f"{index:03d}.png").write_bytes(b"no image")
     (folder / "rgb.txt").write_text("\n".join(lines) + "\n")
     with pytest.raises(SequenceError, match=named):
         list(open_sequence(target))
+
+
+@pytest.mark.parametrize(("case", "named"), [
+    ("damaged", "cannot be decoded"), ("empty file", "0 bytes"), ("other size", "40x40 pixels"),
+    ("missing", "no such file"), ("thin", "4x64 pixels are too thin")])
+@pytest.mark.parametrize("row", [0, 4, 5])
+def test_an_image_that_cannot_be_used_is_left_out_and_named(tmp_path, case, named, row):
+    """Wherever in the sequence it is, all others are there."""
+    folder, images = tmp_path / "sequence", pictures(6)
+    write_folder(folder / "rgb", images)
+    bad = folder / "rgb" / f"{row:03d}.png"
+    content = {"damaged": b"no image", "empty file": b"", "missing": None,
+               "other size": cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes(),
+               "thin": cv2.imencode(".png", np.zeros((64, 4, 3), np.uint8))[1].tobytes()}[case]
+    if content is None:
+        bad.unlink()
+    else:
+        bad.write_bytes(content)
+    (folder / "rgb.txt").write_text("".join(f"{i}.5 rgb/{i:03d}.png\n" for i in range(6)))
+    sequence = open_sequence(folder)
+    for _ in range(2):  # counts are of one pass
+        got = list(sequence)
+        rest = [i for i in range(6) if i != row]
+        assert [stamp for stamp, _ in got] == [i * 10**9 + 500_000_000 for i in rest]
+        assert all(np.array_equal(image, images[i]) for (_, image), i in zip(got, rest, strict=True))
+        assert sequence.omitted.count == 1
+        (line,) = sequence.omitted.lines
+        assert bad.name in line
+        assert named in line
+
+
+def test_images_of_all_usual_formats_are_read(tmp_path):
+    (image,) = pictures(1)
+    for suffix in SUFFIXES - {".pgm"}:
+        assert cv2.imwrite(str(tmp_path / f"a{suffix}"), image[..., ::-1])
+    assert cv2.imwrite(str(tmp_path / "a.pgm"), image[..., 0])
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == len(SUFFIXES)
+    assert sequence.omitted.count == 0
+
+
+def test_images_are_in_the_order_of_their_numbers(tmp_path):
+    images = pictures(12)
+    for index, image in enumerate(images, 1):
+        cv2.imwrite(str(tmp_path / f"frame{index}_left.png"), image[..., ::-1])
+    assert all(np.array_equal(image, mine) for (_, image), mine in zip(open_sequence(tmp_path), images, strict=True))
+
+
+def test_names_that_are_times_are_in_the_order_of_time(tmp_path):
+    images = pictures(4)
+    for name, image in zip(("0.25", "0.5", "9.75", "10.125"), images, strict=True):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
+    assert all(np.array_equal(image, mine) for (_, image), mine in zip(open_sequence(tmp_path), images, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 99)), min_size=2, max_size=20, unique=True),
+       st.integers(1, 9))
+def test_natural_order_is_that_of_the_numbers_however_they_are_padded(numbers, width):
+    names = [f"a{first:0{width}d}_{second}.png" for first, second in numbers]
+    assert sorted(names, key=natural_key) == [name for _, name in sorted(zip(numbers, names, strict=True))]
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    write_folder(tmp_path, pictures(3))
+    for index in range(3):
+        (tmp_path / f"._{index:03d}.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other disks
+    assert len(list(open_sequence(tmp_path))) == 3
+
+
+def test_sensor_depth_beside_the_images_is_left_out_and_named(tmp_path):
+    write_folder(tmp_path, pictures(3), ".jpg")
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"depth{index:03d}.png"), np.full((48, 64), 1000 + index, np.uint16))
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == 3
+    assert any("3 images of 16-bit gray" in line and "depth000.png" in line for line in sequence.assumptions)
+
+
+def test_a_camera_with_sixteen_bits_alone_is_no_depth(tmp_path):
+    for index, image in enumerate(pictures(3)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., 0].astype(np.uint16) * 16)
+    got = [image for _, image in open_sequence(tmp_path)]
+    assert len(got) == 3
+    for image, mine in zip(got, pictures(3), strict=True):  # 12 bits fill the whole range
+        assert np.abs(image[..., 0].astype(int) - mine[..., 0]).max() <= 1
+
+
+def test_a_list_from_another_system(tmp_path):
+    write_folder(tmp_path / "rgb", pictures(2))
+    (tmp_path / "rgb.txt").write_bytes(b"\xef\xbb\xbf# timestamp filename\r\n0.5 rgb\\000.png\r\n1.5 rgb/001.png\r\n")
+    assert [stamp for stamp, _ in open_sequence(tmp_path)] == [500_000_000, 1_500_000_000]
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.heic").write_bytes(b"x")
+    with pytest.raises(SequenceError, match=r"no images in it.*3 \.heic"):
+        open_sequence(tmp_path)

@@ -1,6 +1,12 @@
 """Saved maps: a loaded map equals the saved one, an interrupted save is harmless, and errors name what is damaged."""
 
 import json
+import os
+import re
+import resource
+import shutil
+import socket
+import stat
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -13,6 +19,8 @@ from saved_maps import UPRIGHT, mapped, record, save
 
 from vggt_ros.config import Config
 from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.restored_map import restore
+from vggt_ros.storage.locking import locked
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
 
@@ -145,8 +153,10 @@ def small():
     """A map of few bytes, because only the moment at which a save is interrupted matters."""
     whole = record()
     count, pixels = len(whole), 12
-    return replace(whole, keyframe_size=np.full((count, 2), (3, 4)), depth=whole.depth[:count * pixels],
-                   confidence=whole.confidence[:count * pixels], color=whole.color[:count * pixels],
+    matrix = np.tile([[3.0, 0, 1.5], [0, 3, 1], [0, 0, 1]], (count, 1, 1))
+    return replace(whole, keyframe_size=np.full((count, 2), (3, 4)), keyframe_intrinsics=matrix,
+                   depth=whole.depth[:count * pixels], confidence=whole.confidence[:count * pixels],
+                   color=whole.color[:count * pixels],
                    keyframe_features=np.zeros(count, np.int64), feature=whole.feature[:0],
                    feature_pixel=whole.feature_pixel[:0], keyframe_stamp=np.zeros(count, np.int64), submap=0,
                    appearance=whole.appearance[:, :0])
@@ -216,7 +226,12 @@ def test_pickles_are_rejected(tmp_path):
     ("edge_first", lambda v: v + 1000, "window"),
     ("edge_second", lambda v: v[::-1] * 0 + v[-1], "no overlap with an earlier one"),
     ("edge_kind", lambda v: v + 9, "kind"),
-    ("edge_covariance", lambda v: -v, "covariance"), ("edge_pose", lambda v: v[:, ::-1].copy(), "pose"),
+    ("edge_covariance", lambda v: -v, "covariance"), ("edge_covariance", lambda v: v * 1e25, "covariance"),
+    ("edge_covariance", lambda v: v * 0, "covariance"), ("edge_covariance", lambda v: v + np.inf, "finite"),
+    ("edge_covariance", lambda v: v * 1e-20, "covariance"), ("window_scale", lambda v: v * 1e30, "out of range"),
+    ("window_pose", lambda v: v + 1e12 * (np.arange(4) == 3) * (np.arange(4) < 3)[:, None], "pose"),
+    ("keyframe_intrinsics", lambda v: v.transpose(0, 2, 1).copy(), "pinhole"),
+    ("edge_pose", lambda v: v[:, ::-1].copy(), "pose"),
 ])
 def test_errors_name_invalid_values(tmp_path, name, change, word):
     save(tmp_path / "map", small())
@@ -236,6 +251,198 @@ def test_an_invalid_description_is_rejected(tmp_path, change, word):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(StorageError, match=word):
         load_map(tmp_path / "map")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder", "socket"])
+@pytest.mark.parametrize("name", ["depth.npy", "map.json"])
+def test_only_regular_files_are_read(tmp_path, kind, name):
+    """A pipe would block the node for ever, and a device has no end."""
+    save(tmp_path / "map", small())
+    path = tmp_path / "map" / name
+    path.rename(tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(tmp_path / "moved")
+    elif kind == "socket":
+        opened = socket.socket(socket.AF_UNIX)
+        os.chdir(tmp_path / "map")  # the length of its path is limited
+        opened.bind(name)
+    elif os.geteuid():
+        pytest.skip("only root makes devices")
+    else:
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+        except PermissionError:
+            pytest.skip("devices cannot be made here")
+    with pytest.raises(StorageError, match=rf"{name}: "):
+        load_map(tmp_path / "map")
+
+
+def test_two_gigabytes_of_honest_zeros_are_not_read(tmp_path):
+    """The header fits the file, which takes no space on the disk; but no keyframe has so many pixels."""
+    save(tmp_path / "map", small())
+    path = tmp_path / "map" / "depth.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (2**30,), "fortran_order": False, "descr": "<f2"})
+        file.truncate(file.tell() + 2**31)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StorageError, match=r"\.npy: .*does not fit depth"):
+        load_map(tmp_path / "map")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+def test_a_map_larger_than_the_memory_is_named(tmp_path, monkeypatch):
+    save(tmp_path / "map", small())
+    monkeypatch.setattr("vggt_ros.storage.map_folder.available_memory", lambda: 1000)
+    with pytest.raises(StorageError, match="memory"):
+        load_map(tmp_path / "map")
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from saved_maps import save
+from vggt_ros.storage.map_folder import StorageError, load_map
+record = load_map(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # larger files fail as on a full disk
+try:
+    save(Path(sys.argv[1]), record)
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 50_000])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, limit):
+    """Whichever file is the first one that does not fit: it is named, and the map is what it was."""
+    save(tmp_path / "map", record())
+    (tmp_path / "map" / "notes.txt").write_text("mine")
+    code = LIMITED.format(paths=[str(ROOT), str(SUPPORT)])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "map"), str(limit)], capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\.map\.new-\d+/\w+\.\w+: cannot be written; is the disk full", done.stdout), done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+    assert (tmp_path / "map" / "notes.txt").read_text() == "mine"
+    same(load_map(tmp_path / "map"), record())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file"):
+        save(tmp_path / "file" / "map", small())
+    with pytest.raises(StorageError, match="not a map"):
+        save(tmp_path / "file", small())
+
+
+SAVER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from saved_maps import save
+from vggt_ros.storage.map_folder import load_map
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+record = load_map(folder)
+for _ in range(8):
+    save(folder, replace(record, keyframe_stamp=record.keyframe_stamp * 0 + number, next_window=10**6 + number))
+"""
+
+
+def test_savers_exclude_each_other_and_what_is_loaded_beside_them_is_whole(tmp_path):
+    save(tmp_path / "map", small())
+    code = SAVER.format(paths=[str(ROOT), str(SUPPORT)])
+    savers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "map"), str(number)],
+                               stderr=subprocess.PIPE, text=True) for number in (1, 2)]
+    seen, loads = set(), 0
+    while any(saver.poll() is None for saver in savers):
+        loaded = load_map(tmp_path / "map")
+        loads += 1
+        numbers = set(loaded.keyframe_stamp.tolist())
+        assert len(numbers) == 1, "a mixture of two saves"
+        assert numbers == {0} or loaded.next_window - 10**6 in numbers
+        seen |= numbers
+    assert [saver.wait() for saver in savers] == [0, 0], [saver.stderr.read() for saver in savers]
+    assert seen & {1, 2}
+    assert loads > 3
+    assert load_map(tmp_path / "map").next_window - 10**6 in (1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_a_lock_that_is_never_given_back_ends_the_wait_with_an_error(tmp_path):
+    save(tmp_path / "map", small())
+    with locked(tmp_path, exclusive=True), pytest.raises(StorageError, match="another process"), \
+            locked(tmp_path, exclusive=False, timeout=0.2):
+        pass
+
+
+def test_links_and_pipes_beside_the_arrays_are_kept(tmp_path):
+    save(tmp_path / "map", small())
+    os.mkfifo(tmp_path / "map" / "pipe")
+    (tmp_path / "map" / "link").symlink_to("/dev/zero")
+    (tmp_path / "map" / "notes").mkdir()
+    (tmp_path / "map" / "notes" / "a.txt").write_text("mine")
+    for _ in range(2):
+        save(tmp_path / "map", small())
+    assert (tmp_path / "map" / "link").is_symlink()
+    assert (tmp_path / "map" / "pipe").is_fifo()
+    assert (tmp_path / "map" / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_a_kill_after_the_two_renames_keeps_other_files(tmp_path):
+    save(tmp_path / "map", small())
+    shutil.copytree(tmp_path / "map", tmp_path / ".map.old")
+    (tmp_path / ".map.old" / "notes.txt").write_text("mine")
+    same(load_map(tmp_path / "map"), small())
+    assert (tmp_path / "map" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def damaged(folder, rng):
+    """Damage one array of a map: values, bytes, order or length."""
+    name = rng.choice(list(SCHEMA))
+    path = folder / f"{name}.npy"
+    values, data = np.load(path), bytearray(path.read_bytes())
+    kind = rng.integers(0, 4)
+    if kind == 0 and values.size:
+        flat = values.copy().ravel()
+        special = rng.choice([np.nan, np.inf, -1, 0, 1e300, -1e300, 2**62, 1e30, 1e-30, 7])
+        with np.errstate(all="ignore"):
+            flat[rng.integers(0, flat.size, 2)] = np.float64(special).astype(values.dtype)
+        np.save(path, flat.reshape(values.shape))
+    elif kind == 1:
+        for at in rng.integers(0, len(data), 4):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+    elif kind == 2 and len(values):
+        np.save(path, values[rng.permutation(len(values))])
+    else:
+        path.write_bytes(data[:rng.integers(0, len(data))])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_damaged_map_is_refused_or_can_be_restored(tmp_path):
+    """150 random damages: a StorageError that names a file, or a map whose poses and points are finite."""
+    save(tmp_path / "good", small())
+    rng, refused = np.random.default_rng(0), []
+    for _ in range(150):
+        shutil.rmtree(tmp_path / "map", ignore_errors=True)
+        shutil.copytree(tmp_path / "good", tmp_path / "map")
+        damaged(tmp_path / "map", rng)
+        try:
+            restored = restore(load_map(tmp_path / "map"), Config())
+        except StorageError as error:
+            refused.append(str(error))
+            continue
+        solution = restored.atlas.solution()
+        assert np.isfinite(solution.map_camera).all()
+        assert np.isfinite(restored.points.cloud(solution).points).all()
+    assert 50 < len(refused) < 145
+    assert not [text for text in refused if not re.search(r"map/\w+\.(npy|json)", text)]
 
 
 def test_errors_name_a_folder_that_is_no_map(tmp_path):

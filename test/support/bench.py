@@ -108,6 +108,10 @@ class Bench(Peer):
         """Return the values of the newest status, which may be a second old."""
         return {item.key: item.value for item in self.got["status"][-1].values}
 
+    def status_message(self):
+        """Return the message of the newest status, empty before the first."""
+        return self.got["status"][-1].message if self.got["status"] else ""
+
     def status_now(self):
         """Wait for the next status and return its values."""
         before = len(self.got["status"])

@@ -8,9 +8,9 @@ from scenes import lap, run
 from vggt_ros.config import Config
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.synthetic import OracleNoise
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
-NO_POINTS = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+NO_POINTS = PointCloud.empty()
 UPRIGHT = np.array([[0.0, 0, 1, 1], [-1, 0, 0, 2], [0, -1, 0, 3], [0, 0, 0, 1]])
 
 

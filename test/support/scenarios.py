@@ -36,7 +36,8 @@ from vggt_ros.ros.bag_player import message_class
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SMALL = {"reconstructor": "multiview", "windows.size": 4, "windows.overlap": 2, "tracking.features": 200,
-         "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0}
+         "multiview.corners": 300, "windows.flush_after": 0.0, "tf.base_timeout": 0.0, "tf.assume_level": True,
+         "map.period": 0.0}
 """Settings with which one CPU core solves a window in less than a second."""
 IMAGES = 36
 
@@ -178,7 +179,7 @@ def _counter(counts, key):
 def lifecycle(launcher, peer):
     """Repeatedly deactivated, cleaned up and ended while a window is solved: mapping works afterwards as before."""
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
-    node = launcher.start(params_file=launcher.settings(**SMALL), autostart="false")
+    node = launcher.start(slam_params_file=launcher.settings(**SMALL), slam_autostart="false")
     assert peer.state() == "unconfigured"
     peer.change("configure", "activate")
     watch.until(lambda: camera.connected)
@@ -222,7 +223,7 @@ def parameters(launcher, peer):
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     maps = []
     peer.peer.create_subscription(PointCloud2, "/vggt_slam/map", maps.append, LATCHED)
-    launcher.start(params_file=launcher.settings(**SMALL))
+    launcher.start(slam_params_file=launcher.settings(**SMALL))
     camera.on = True
     watch.until(lambda: watch.solved(2) and watch.busy and maps)
     refused = peer.set(windows__size=5, map__min_confidence=5.0, map__name=3, nonsense=1)
@@ -253,7 +254,7 @@ def restart(launcher, peer):
     """Killed while solving a window and saving: no process remains, and the new node localizes in the saved map."""
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     settings = {**SMALL, "map.folder": str(launcher.folder / "maps")}
-    node = launcher.start(params_file=launcher.settings(**settings), autostart="false")
+    node = launcher.start(slam_params_file=launcher.settings(**settings), slam_autostart="false")
     peer.change("configure", "activate")
     camera.on = True
     watch.until(lambda: watch.solved(4))
@@ -274,7 +275,7 @@ def restart(launcher, peer):
     for name in OUTPUTS:
         watch[name].clear()
     # Not by autostart: the request of launch would go to the killed node, which DDS lists for a while.
-    launcher.start(params_file=launcher.settings("again", mode="localization", **settings), autostart="false")
+    launcher.start(slam_params_file=launcher.settings("again", mode="localization", **settings), slam_autostart="false")
     assert peer.state() == "unconfigured"
     peer.change("configure", "activate")
     watch.until(lambda: watch.status.get("keyframes placed") == count)
@@ -292,7 +293,7 @@ def bag(launcher, peer):
     write_bag(folder)
     stamps = {frame.stamp for frame in sequence().frames}
     record_transforms(peer)
-    launcher.start(bag=str(folder), transport="compressed", params_file=launcher.settings(**SMALL))
+    launcher.start(bag=str(folder), transport="compressed", slam_params_file=launcher.settings(**SMALL))
     assert peer.parameters("use_sim_time") == [True]
     watch.until(lambda: int(watch.status.get("images received", 0)) > 0.9 * IMAGES)  # best effort: some may be lost
     peer.spin(lambda: watch.status["images received"] == str(IMAGES), 3.0)
@@ -334,9 +335,9 @@ def two_nodes(launcher, peer):
     robots = StaticTransformBroadcaster(peer.peer)
     robots.sendTransform([messages.transform(BODY_OPTICAL, 0, f"{name}/base", f"{name}/camera") for name in "ab"])
     launcher.start(namespace="a", image="/front/rgb/image", transport="compressed",
-                   params_file=launcher.settings("a", **SMALL, **frames["a"]))
-    launcher.start(namespace="b", image="/rear/image", camera_info="/calibration/rear", autostart="false",
-                   use_sim_time="false", params_file=launcher.settings("b", **SMALL, **frames["b"]))
+                   slam_params_file=launcher.settings("a", **SMALL, **frames["a"]))
+    launcher.start(namespace="b", image="/rear/image", camera_info="/calibration/rear", slam_autostart="false",
+                   use_sim_time="false", slam_params_file=launcher.settings("b", **SMALL, **frames["b"]))
     assert peer.state("/b/vggt_slam") == "unconfigured"
     watches["a"].until(lambda: cameras["a"].connected)
     peer.change("configure", "activate", node="/b/vggt_slam")
@@ -358,7 +359,7 @@ def two_nodes(launcher, peer):
 
 def rviz(launcher, peer):
     """With rviz:=true the node and RViz start."""
-    launcher.start(rviz="true", params_file=launcher.settings(**SMALL))
+    launcher.start(rviz="true", slam_params_file=launcher.settings(**SMALL))
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     watch.until(lambda: camera.connected and any("rviz" in name for name in peer.peer.get_node_names()))
 

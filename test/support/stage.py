@@ -71,8 +71,8 @@ class Launcher:
 class ProcessLauncher(Launcher):
     """Starts processes for the arguments of launch/slam.launch.py, without launch."""
 
-    def start(self, *, image="/camera/image_raw", camera_info="", transport="raw", params_file="", bag="",
-              rviz="false", use_sim_time="", namespace="", autostart="true"):
+    def start(self, *, image="/camera/image_raw", camera_info="", transport="raw", slam_params_file="", bag="",
+              rviz="false", use_sim_time="", namespace="", slam_autostart="true"):
         """Start the node, and the bag player if `bag` is given; return the process of the node."""
         if rviz == "true":
             raise unittest.SkipTest("RViz is started by the launch file only")
@@ -80,13 +80,13 @@ class ProcessLauncher(Launcher):
         remaps = {"image": image, "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
                   "camera_info": camera_info or image.rpartition("/")[0] + "/camera_info"}
         name = f"/{namespace}/vggt_slam".replace("//", "/")
-        node = self.run("slam_node", "--ros-args", "--params-file", params_file or ROOT / "config" / "slam.yaml",
+        node = self.run("slam_node", "--ros-args", "--params-file", slam_params_file or ROOT / "config" / "slam.yaml",
                         "-p", f"camera.transport:={transport}",
                         "-p", f"use_sim_time:={use_sim_time or str(bool(bag)).lower()}",
                         *(word for name, target in remaps.items() for word in ("-r", f"{name}:={target}")))
         if bag:
             self.run("bag_player", bag, "--clock", "--wait-for", subscribed, "--wait-ready", f"{name}/status")
-        if autostart == "true":
+        if slam_autostart == "true":
             assert self.peer.state(name) == "unconfigured"
             self.peer.change("configure", "activate", node=name)
         return node

@@ -20,7 +20,8 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, PointCloud, TrackedFrame
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Frame, TrackedFrame
 
 DISTORTION = [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0]
 
@@ -63,7 +64,7 @@ def cloud_cost(points: int, repetitions: int = 20) -> float:
     """Return the median time to pack a cloud of so many points, milliseconds."""
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(size=(points, 3)).astype(np.float32), rng.integers(0, 256, (points, 3), np.uint8),
-                       rng.random(points, np.float32))
+                       rng.random(points, np.float32), rng.normal(size=(points, 3)).astype(np.float32))
     seconds = []
     for _ in range(repetitions):
         began = time.thread_time()
@@ -75,7 +76,8 @@ def cloud_cost(points: int, repetitions: int = 20) -> float:
 def _image_cost(images: int, size: tuple[int, int], domain: int, transport: str) -> dict[str, float]:
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
-    overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0)]
+    overrides = [Parameter("camera.transport", value=transport), Parameter("tf.base_timeout", value=0.0),
+                 Parameter("tf.assume_level", value=True)]
     node = SlamNode(reconstructor_factory=lambda config, progress: (_Idle(), "none, for a benchmark"), context=context,
                     parameter_overrides=overrides)
     peer = Node("benchmark_peer", context=context)
@@ -143,7 +145,7 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
 
 def _constant(frame: Frame | None = None, search: bool = True, has_capacity: bool = True) -> TrackedFrame:
     pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
-    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 0, pose, 100)
+    return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 1e-4 * np.eye(6), 0, pose, 100)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from vggt_ros.benchmarks import gpu_visit, scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.fusion_report import compare_schemes
+from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.updates import updates
@@ -25,6 +26,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     try:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
+        elif options.command == "map":
+            figures = maps(options.sequences, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -48,6 +51,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "transport":  # the same
+            figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -61,7 +66,7 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, fusion, the node's cost, memory "
+    parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, maps, fusion, the node's cost, memory "
                                      "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
@@ -69,6 +74,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
+                                  "on rendered ones")
+    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
@@ -90,6 +100,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
+                                  "with and without config/fastdds.xml; needs ROS 2")
+    command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
+    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")

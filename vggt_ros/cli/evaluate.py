@@ -1,4 +1,4 @@
-"""evaluate: a trajectory, or depth maps, against ground truth."""
+"""evaluate: a trajectory, depth maps, or a dense map, against ground truth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
+from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.sequences.opening import open_sequence
-from vggt_ros.storage.files import FileError, read_trajectory
+from vggt_ros.storage.files import FileError, read_ply, read_trajectory
 
 
 def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: Path | None) -> dict[str, float]:
@@ -59,10 +61,44 @@ def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
     return dataclasses.asdict(figures)
 
 
+def evaluate_map(cloud: Path, sequence_path: Path, trajectory: Path | None = None) -> dict[str, Any]:
+    """Print the errors of a map against the points of a sequence's depth images, and return the figures.
+
+    Args:
+        cloud: PLY file of the map.
+        sequence_path: with depth images and ground truth.
+        trajectory: of the map, in TUM's format; by default `trajectory.txt` beside the map.
+
+    Raises:
+        FileError: a file cannot be read.
+        EvaluationError: there is nothing to compare.
+
+    """
+    sequence = open_sequence(sequence_path)
+    if sequence.truth is None:
+        raise EvaluationError(f"{sequence_path}: it has no ground truth, by which the map could be aligned")
+    points, poses = read_ply(cloud).points, read_trajectory(trajectory or cloud.parent / "trajectory.txt")
+    true_points = true_cloud(tqdm(sequence.depths(), unit="image", disable=None, leave=False), sequence.camera,
+                             sequence.truth)
+    figures = map_accuracy(points, poses, sequence.truth, true_points)
+    print(describe_map(figures))
+    return dataclasses.asdict(figures)
+
+
+def describe_map(figures: MapAccuracy) -> str:
+    """Return the errors of a map in a few lines."""
+    lines = [f"{figures.points} voxels of the map, {figures.true_points} of the truth, {figures.scale:.6g} m per map "
+             "unit"]
+    for name, one in (("accuracy", figures.accuracy), ("  (every stored point)", figures.stored),
+                      ("completeness", figures.completeness)):
+        lines.append(f"{name:<22} RMSE {one.rmse:.3f} m, median {one.median:.3f} m, {100 * one.near:.0f} % within 5 cm")
+    return "\n".join([*lines, f"chamfer {figures.chamfer:.3f} m, F-score {100 * figures.f_score:.0f} % at 5 cm"])
+
+
 def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory or depth maps with "
-                                     "ground truth.")
+    parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "
+                                     "map with ground truth.")
     parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY", help="file in TUM's format")
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
                         help="file in TUM's format, or a sequence's folder")
@@ -70,13 +106,24 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both trajectories from above, as PNG")
     parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
                         help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
+    parser.add_argument("--map", type=Path, nargs=2, metavar=("MAP", "SEQUENCE"),
+                        help="compare a map (map.ply, with trajectory.txt beside it) with a sequence's sensor depth")
+    parser.add_argument("--trajectory", type=Path, metavar="FILE", help="another trajectory of the MAP")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(args)
-    if (options.depth is None) == (options.truth is None) or (options.depth and options.estimate):
-        parser.error("give TRAJECTORY and GROUNDTRUTH, or --depth FOLDER SEQUENCE")
+    given = [options.truth, options.depth, options.map]
+    if sum(value is not None for value in given) != 1 or (options.estimate and not options.truth):
+        parser.error("give TRAJECTORY and GROUNDTRUTH, or --depth FOLDER SEQUENCE, or --map MAP SEQUENCE")
+    if options.trajectory and not options.map:
+        parser.error("--trajectory belongs to --map MAP SEQUENCE")
+    figures: dict[str, Any]
     try:
-        figures = evaluate_depth(*options.depth) if options.depth else \
-            evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
+        if options.map:
+            figures = evaluate_map(options.map[0], options.map[1], options.trajectory)
+        elif options.depth:
+            figures = evaluate_depth(*options.depth)
+        else:
+            figures = evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2) + "\n")
     except (FileError, EvaluationError, OSError) as error:

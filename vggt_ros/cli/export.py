@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros.config import Config
-from vggt_ros.mapping.export import FORMATS, Export
+from vggt_ros.mapping.export import FORMATS, Export, ExportError
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, load_map
 
@@ -29,7 +29,7 @@ def main(args: list[str] | None = None, prog: str = "export") -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.format or FORMATS:
             print(f"{name}: " + ", ".join(str(path) for path in getattr(export, name)(folder)))
-    except (ConfigError, StorageError, OSError) as error:
+    except (ConfigError, ExportError, StorageError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     return 0

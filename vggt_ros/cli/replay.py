@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 from vggt_ros.config import Config
+from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import run
@@ -14,21 +19,35 @@ from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, read_trajectory
 from vggt_ros.storage.map_folder import StorageError, load_map
+from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
+from vggt_ros.view.slam_view import SlamView
 
 
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a sequence, and for settings."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    for kind, what in (("image", "images"), ("info", "calibration"), ("truth", "ground truth")):
+    for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--rate", type=float, default=10.0,
+    parser.add_argument("--rate", type=positive, default=10.0,
                         help="images a second in a folder of images without stamps (default 10)")
+
+
+def positive(text: str) -> float:
+    """Return a positive number of the command line; argparse reports anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
 
 
 def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
-    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, rosbag2, video or folder of images")
+    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, bag, video or folder of images")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--seed", type=int, help="random seed; the same as --set seed=N")
     parser.add_argument("--odometry", type=Path, metavar="FILE",
@@ -39,6 +58,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     parser.add_argument("--save", type=Path, metavar="MAP", help="save the map as this folder")
     parser.add_argument("--load", type=Path, metavar="MAP",
                         help="continue a saved map; with --set mode=localization only locate the images in it")
+    add_view_arguments(parser, native=True)
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
     try:
@@ -50,20 +70,46 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
+        view = _open_view(options, loaded)
+        callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
         result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
-                     odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None)
+                     odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None,
+                     **callbacks)
         figures = write(result, options.output.expanduser(), options.depth)
         if options.save is not None:
             save(result, options.save.expanduser())
-    except (ConfigError, FileError, StorageError, ReconstructorLost, OSError) as error:
+    except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     if result.dropped_images:
         print(f"left out: {result.dropped_images} images that are no newer than the one before", file=sys.stderr)
+    for line in result.sequence.omitted.lines:
+        print(line, file=sys.stderr)
+    if result.dark_images:
+        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing can be tracked",
+              file=sys.stderr)
+    if result.failures:
+        print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")
+    if options.web is not None:
+        print("the web page stays until Ctrl-C", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    if view is not None:
+        view.close()
     return 0 if figures["images_located"] or figures["keyframes"] else 2
+
+
+def _open_view(options: argparse.Namespace, loaded: MapRecord | None) -> SlamView | None:
+    """Return the view that the options ask for, or None; raises ViewError if it cannot be opened."""
+    if not (options.view or options.rrd or options.web is not None):
+        return None
+    scene = open_view(options.web, None if options.rrd is None else options.rrd.expanduser())
+    if options.web is not None:
+        print(f"the run is shown at {web_address(options.web)}", flush=True)
+    return SlamView(scene, BODY_OPTICAL if loaded is None else loaded.map_world)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ _MAX_PIXELS = 1500
 _ITERATIONS = 10
 _CONVERGED = 1e-5
 """Step (radians, map units) at which the iteration ends."""
+_LARGEST_STEP = 100.0
+"""A step beyond it (radians, map units) leads nowhere: the pixels do not determine the pose."""
 _MIN_PIXELS = 200
 """Fewest pixels that a pose is refined by."""
 _DEPTH_JUMP = 1.1
@@ -84,7 +86,12 @@ class PhotometricImage:
             sigma = max(1.4826 * float(np.median(np.abs(residual))), 1.0)
             weight = 1 / (1 + (residual / (2 * sigma)) ** 2) ** 2
             information = (jacobian * weight[:, None]).T @ jacobian + 1e-6 * np.eye(6)
-            step = -np.linalg.solve(information, jacobian.T @ (weight * residual))
+            try:
+                step = -np.linalg.solve(information, jacobian.T @ (weight * residual))
+            except np.linalg.LinAlgError:
+                return map_camera
+            if not np.isfinite(step).all() or np.abs(step).max() > _LARGEST_STEP:
+                return map_camera
             pose[:3, 3] += pose[:3, :3] @ step[3:]
             pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
             if np.abs(step).max() < _CONVERGED:

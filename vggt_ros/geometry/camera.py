@@ -10,12 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
-"""Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
+from vggt_ros.geometry.calibration import COEFFICIENT_COUNTS, CameraError, check_matrix, known_distortion
 
-
-class CameraError(ValueError):
-    """A calibration cannot be used; the text says what is wrong with it."""
+__all__ = ["COEFFICIENT_COUNTS", "Camera", "CameraError", "Rectifier", "info_field", "is_rectified_topic",
+           "nearest_pixels", "pixel_rays", "rectify_depth", "resize_intrinsics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,32 +65,42 @@ class Camera:
         return Camera(width, height, intrinsics, calibrated=False)
 
     @staticmethod
-    def from_info(info: Any, rectified: bool = False) -> Camera | None:
+    def from_info(info: Any, rectified: bool = False, size: tuple[int, int] = (0, 0)) -> Camera | None:
         """Return the camera of a sensor_msgs/CameraInfo for the images that come with it; None if not calibrated.
 
         REP-104: K[0] == 0 means not calibrated. K and P are for the full sensor; the image shows the region of interest
-        after binning. A `rectified` image has the pinhole matrix of P and no distortion.
+        after binning. A `rectified` image has the pinhole matrix of P and no distortion; K may be zero then.
 
         Args:
-            info: the message, or any object with its fields.
+            info: the message, or any object with its fields; those of ROS 1 are D, K and P.
             rectified: whether the images are rectified already.
+            size: (width, height) of the images, for messages that state none.
 
         Raises:
             CameraError: the calibration cannot be used.
 
         """
-        full = np.array(info.k, np.float64).reshape(3, 3)
+        full = np.array(info_field(info, "k"), np.float64).reshape(3, 3)
+        projection = np.array(info_field(info, "p"), np.float64).reshape(3, 4)[:, :3]
+        name = "K"
+        if rectified and projection[0, 0] != 0:
+            name, full = "P", projection
         if full[0, 0] == 0:
             return None
-        projection = np.array(info.p, np.float64).reshape(3, 4)[:, :3]
-        if rectified and projection[0, 0] != 0:
-            full = projection
+        model, distortion = ("plumb_bob", ()) if rectified else known_distortion(info.distortion_model,
+                                                                                info_field(info, "d"))
         region, bin_x, bin_y = info.roi, max(int(info.binning_x), 1), max(int(info.binning_y), 1)
-        width, height = int(region.width) or int(info.width), int(region.height) or int(info.height)
+        sensor = int(info.width) or size[0] * bin_x, int(info.height) or size[1] * bin_y
+        check_matrix(name, full, sensor, fisheye=model == "equidistant")
         cropped = full - np.array([[0, 0, region.x_offset], [0, 0, region.y_offset], [0, 0, 0]], np.float64)
-        distortion = () if rectified or not np.any(info.d) else tuple(float(value) for value in info.d)
+        width, height = int(region.width) or sensor[0], int(region.height) or sensor[1]
         return Camera(width // bin_x, height // bin_y, resize_intrinsics(cropped, 1 / bin_x, 1 / bin_y), distortion,
-                      info.distortion_model or "plumb_bob")
+                      model)
+
+
+def info_field(info: Any, name: str) -> Any:
+    """Return a field of a CameraInfo, whose name has a capital letter in ROS 1."""
+    return getattr(info, name) if hasattr(info, name) else getattr(info, name.upper())
 
 
 def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
@@ -195,7 +203,12 @@ class Rectifier:
 
         Rays are sampled from the center to the border of the image. Where the distorted radius stops growing, the
         distortion polynomial is outside the range that it was calibrated for, and pixels fold back into the image.
+
+        Raises:
+            CameraError: pixels fold back even at the largest zoom: the coefficients cannot be those of this camera.
+
         """
+        foldless = False
         border = np.concatenate([np.stack([np.linspace(0, self.size[0] - 1, 33), np.full(33, y)], 1)
                                  for y in (0, self.size[1] - 1)]
                                 + [np.stack([np.full(33, x), np.linspace(0, self.size[1] - 1, 33)], 1)
@@ -206,13 +219,18 @@ class Rectifier:
             matrix[:2, 2] = self.intrinsics[:2, 2]
             border_rays = (border - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]
             border_pixels = self._distort(border_rays, source)
-            if not ((border_pixels >= 0.1).all() and (border_pixels <= limit - 0.1).all()):
+            inside = bool((border_pixels >= 0.1).all() and (border_pixels <= limit - 0.1).all())
+            if not inside and zoom < self.ZOOMS[-1]:
                 continue
             rays = np.linspace(0.05, 1, 20)[:, None, None] * border_rays
             pixels = self._distort(rays.reshape(-1, 2), source).reshape(20, -1, 2)
             radius = np.linalg.norm((pixels - source[:2, 2]) / source[[0, 1], [0, 1]], axis=2)
-            if (np.diff(radius, axis=0) > 0).all():
+            foldless = bool((np.diff(radius, axis=0) > 0).all())
+            if inside and foldless:
                 return matrix
+        if not foldless:
+            raise CameraError(f"the distortion {self.camera.model} {self.camera.distortion} folds inside the image: "
+                              "these are not the coefficients of this camera")
         return self.intrinsics
 
     def _distort(self, rays: NDArray[np.float64], source: NDArray[np.float64]) -> NDArray[np.float64]:

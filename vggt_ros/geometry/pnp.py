@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma, so3_exp
 
+_UNKNOWN_SIGMA = 1e3
+"""Sigma of a pose that is not known, radians and map units."""
+
 
 def pnp_ransac(points: Array, pixels: NDArray[np.floating], intrinsics: Array,
                max_error: float) -> tuple[Array, NDArray[np.int64]] | None:
@@ -40,10 +43,22 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
 
     Returns:
         The pose `world_camera` 4x4; the covariance (6, 6) of its perturbation on the right, [rotation, translation];
-        and which points reproject within `max_error` pixels (n,).
+        and which points reproject within `max_error` pixels (n,): none of them, if the points do not determine a pose.
 
     """
-    pose, kernel_scale = world_camera.copy(), np.inf
+    try:
+        refined = _refine(world_camera, points, pixels, intrinsics, max_error)
+    except np.linalg.LinAlgError:  # singular: it walked away from the points, or they are degenerate
+        refined = None
+    if refined is None or not np.isfinite(refined[0]).all() or not np.isfinite(refined[1]).all():
+        return world_camera.copy(), np.diag([_UNKNOWN_SIGMA**2] * 6), np.zeros(len(points), np.bool_)
+    return refined
+
+
+def _refine(world_camera: Array, points: Array, pixels: Array, intrinsics: Array,
+            max_error: float) -> tuple[Array, Array, NDArray[np.bool_]] | None:
+    """Return the same, or None if a step leaves the numbers; raises LinAlgError where the information is singular."""
+    pose, kernel_scale = world_camera.copy(), float("inf")
     for _ in range(8):
         local = (points - pose[:3, 3]) @ pose[:3, :3]
         depth = np.maximum(local[:, 2], 1e-6)
@@ -51,12 +66,14 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
         focal = np.array([intrinsics[0, 0], intrinsics[1, 1]])
         residual = normalized * focal + intrinsics[:2, 2] - pixels
         squared_error = (residual**2).sum(1)
-        kernel_scale = min(kernel_scale, max(max_error / 2, 2 * float(np.sqrt(np.median(squared_error)))))
+        kernel_scale = min(kernel_scale, _kernel_scale(squared_error, max_error))
         weight = np.where(local[:, 2] > 1e-6, 1 / (1 + squared_error / kernel_scale**2) ** 2, 0.0)
         jacobian = projection_jacobian(local, intrinsics).reshape(-1, 6)
         weighted = jacobian * np.repeat(weight, 2)[:, None]
         information = weighted.T @ jacobian + 1e-9 * np.eye(6)
         step = -np.linalg.solve(information, weighted.T @ residual.ravel())
+        if not np.isfinite(step).all():
+            return None
         pose[:3, 3] += pose[:3, :3] @ step[3:]
         pose[:3, :3] = pose[:3, :3] @ so3_exp(step[:3])
         if np.abs(step).max() < 1e-6:
@@ -65,6 +82,21 @@ def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: A
     inliers = (squared_error < max_error**2) & (local[:, 2] > 1e-6)
     sigma = max(robust_sigma(residual[inliers].ravel()), 0.1) if inliers.any() else max_error
     return pose, sigma**2 * np.linalg.inv(information), inliers
+
+
+def geman_mcclure(residual: Array, max_error: float) -> tuple[Array, Array]:
+    """Return weights (n,) and curvatures (n,) of residuals r (n, 2), px, in the last iteration of `refine_pose`.
+
+    The second derivative of the loss by the residual is `weight I - curvature r r^T`.
+    """
+    squared_error = (residual**2).sum(1)
+    squared_scale = _kernel_scale(squared_error, max_error) ** 2
+    ratio = 1 + squared_error / squared_scale
+    return 1 / ratio**2, 4 / (squared_scale * ratio**3)
+
+
+def _kernel_scale(squared_error: Array, max_error: float) -> float:
+    return max(max_error / 2, 2 * float(np.sqrt(np.median(squared_error))))
 
 
 def projection_jacobian(local: Array, intrinsics: Array) -> Array:

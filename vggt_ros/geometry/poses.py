@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+def adjoint(target_source: Array) -> Array:
+    """Return the adjoint matrix (6, 6), which maps a twist [rotation, translation] from source to target."""
+    rotation = target_source[:3, :3]
+    matrix = np.zeros((6, 6))
+    matrix[:3, :3] = matrix[3:, 3:] = rotation
+    matrix[3:, :3] = skew(target_source[:3, 3]) @ rotation
+    return matrix
+
+
 def skew(vector: Array) -> Array:
     """Return the matrix (3, 3) of the cross product with `vector` (3,)."""
     x, y, z = vector

@@ -254,6 +254,10 @@ class Atlas:
         self.current_submap = record.submap
         self.metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
 
+    def renumber(self, version: int) -> None:
+        """Continue the versions of the solutions from `version`."""
+        self._version = version
+
     def _add_keyframes(self, window: Window, keyframes: dict[int, MapKeyframe]) -> None:
         """Add those keyframes of a window that the current component does not have yet."""
         images = {keyframe.id: keyframe for keyframe in window.keyframes}

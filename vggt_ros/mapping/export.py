@@ -1,21 +1,32 @@
-"""Export of a saved map: PLY, TUM trajectory, COLMAP text model, and the map format of Nav2's map_server."""
+"""Export of a saved map: PLY, TUM, COLMAP, the map format of Nav2's map_server, and meshes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import Array, inverse, quaternion_from_matrix
+from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.colmap_model import ModelImage, write_model
+from vggt_ros.mapping.mesh import extract
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
-from vggt_ros.mapping.point_map import PointMap
-from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
+from vggt_ros.mapping.surface import Surface
+from vggt_ros.mapping.volume import fuse
+from vggt_ros.storage.files import write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.storage.mesh_files import write_glb, write_mesh_ply
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
+
+
+class ExportError(RuntimeError):
+    """The map has nothing to write in a format."""
 
 
 class Export:
@@ -26,14 +37,12 @@ class Export:
         atlas = Atlas(config)
         atlas.restore(record)
         self.solution: Solution = atlas.solution()
-        points = PointMap(config.map)
-        points.update(self.solution)
-        cloud = points.cloud(self.solution)
+        surface = self._surface = Surface(config.map)
+        surface.update(self.solution, complete=True)
         map_world = record.map_world
         self._map_world, self._config = map_world, config
         self.map_camera: Array = map_world @ self.solution.map_camera
-        self.cloud = PointCloud((cloud.points @ map_world[:3, :3].T + map_world[:3, 3]).astype(np.float32),
-                                cloud.colors, cloud.confidence)
+        self.cloud: PointCloud = surface.cloud(self.solution).transformed(map_world)
 
     def ply(self, folder: Path) -> list[Path]:
         """Write `map.ply`."""
@@ -46,44 +55,50 @@ class Export:
         return [folder / "trajectory.txt"]
 
     def colmap(self, folder: Path) -> list[Path]:
-        """Write `colmap/sparse/0/{cameras,images,points3D}.txt` and the keyframes' images, for Gaussian splatting.
+        """Write a model into `colmap/sparse/0`, and the keyframes' images into `colmap/images`.
 
-        The images have the reduced size that the map keeps (`map.kept_width`); the points have no tracks. COLMAP's
-        pixel centers are at half-integers, those of this package at integers; COLMAP's poses are `camera_world`.
+        For Gaussian splatting: the images have the reduced size that the map keeps (`map.kept_width`).
         """
         sparse, images = folder / "colmap" / "sparse" / "0", folder / "colmap" / "images"
-        sparse.mkdir(parents=True, exist_ok=True)
-        images.mkdir(parents=True, exist_ok=True)
-        cameras: dict[tuple[float, ...], int] = {}
-        lines = []
+        for part in (sparse, images):
+            part.mkdir(parents=True, exist_ok=True)
+        model = []
         for row, keyframe_id in enumerate(self.solution.ids.tolist()):
             keyframe = self.solution.keyframes[keyframe_id]
-            (height, width), k = keyframe.depth.shape, keyframe.intrinsics
-            key = (width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5)
-            camera = cameras.setdefault(key, len(cameras) + 1)
-            camera_map = inverse(self.map_camera[row])
-            x, y, z, w = quaternion_from_matrix(camera_map[:3, :3])
-            name = f"{format_stamp(keyframe.stamp)}.png"
+            height, width = keyframe.depth.shape
+            name = f"{keyframe.stamp}.png"
             cv2.imwrite(str(images / name), cv2.cvtColor(keyframe.color, cv2.COLOR_RGB2BGR))
-            values = " ".join(f"{value:.12g}" for value in (w, x, y, z, *camera_map[:3, 3]))
-            lines.append(f"{row + 1} {values} {camera} {name}\n\n")
-        (sparse / "cameras.txt").write_text("".join(
-            f"{number} PINHOLE {width:.0f} {height:.0f} " + " ".join(f"{value:.12g}" for value in rest) + "\n"
-            for (width, height, *rest), number in cameras.items()))
-        (sparse / "images.txt").write_text("".join(lines))
-        (sparse / "points3D.txt").write_text("".join(
-            f"{number} {x:.6g} {y:.6g} {z:.6g} {r} {g} {b} 0\n"
-            for number, ((x, y, z), (r, g, b)) in enumerate(zip(self.cloud.points, self.cloud.colors, strict=True), 1)))
+            pixels = keyframe.pixels if len(keyframe.pixels) else keyframe.intrinsics[None, :2, 2]
+            model.append(ModelImage(name, (width, height), keyframe.intrinsics, self.map_camera[row], pixels))
+        write_model(sparse, model, self.cloud)
         return [sparse, images]
 
     def nav2(self, folder: Path) -> list[Path]:
         """Write `nav2.pgm` and `nav2.yaml` for map_server, in its trinary mode."""
-        grid = occupancy_grid(self.solution, self._map_world, self._config.grid)
+        grid = occupancy_grid(self.solution, self._map_world, self._config.grid, self._surface.fused(self.solution))
         write_nav2(folder / "nav2.yaml", grid)
         return [folder / "nav2.yaml", folder / "nav2.pgm"]
 
+    def mesh(self, folder: Path) -> list[Path]:
+        """Write `mesh.ply` and `mesh.glb`: the surface that at least two keyframes saw, with the colors of vertices.
 
-FORMATS = ("ply", "tum", "colmap", "nav2")
+        Raises:
+            ExportError: there is no such surface.
+
+        """
+        views = list(self._surface.views(self.solution))
+        placed = [replace(view, map_camera=self._map_world @ view.map_camera) for view in views]
+        mesh = extract(fuse(lambda: tqdm(placed, unit="keyframe", disable=None, leave=False),
+                            self.solution.keyframes, self._surface.voxel, self._config.map))
+        if not len(mesh.faces):
+            raise ExportError("mesh: no surface was seen by two keyframes; lower map.min_confidence, or export the "
+                              "points (--format ply)")
+        write_mesh_ply(folder / "mesh.ply", mesh.vertices, mesh.normals, mesh.colors, mesh.faces)
+        write_glb(folder / "mesh.glb", mesh.vertices, mesh.normals, mesh.colors, mesh.faces)
+        return [folder / "mesh.ply", folder / "mesh.glb"]
+
+
+FORMATS = ("ply", "tum", "colmap", "nav2", "mesh")
 """Names of the methods of `Export` that write a format."""
 
 

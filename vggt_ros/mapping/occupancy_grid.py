@@ -11,6 +11,7 @@ others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,24 +71,29 @@ class Occupancy:
         self._recount(np.zeros(2, np.int64), np.zeros(2, np.int64))
         self.casts = 0
 
-    def update(self, solution: Solution, map_world: Array, limit: int | None = None) -> int:
+    def update(self, solution: Solution, map_world: Array, limit: int | None = None,
+               keyframes: Mapping[int, MapKeyframe] | None = None) -> int:
         """Update the votes to a solution whose world is `map_world` 4x4 in the z-up `map`; return how many are left.
 
         Left are keyframes whose rays have to be cast in a later call: at most `limit` are cast now, new ones before
         those that moved. Until then the votes of those that moved stay as they were.
+
+        `keyframes` has the keyframes with other depth than those of the solution, such as fused depth.
         """
+        keyframes = solution.keyframes if keyframes is None else keyframes
         poses = {keyframe: (map_world @ solution.map_camera[row], float(solution.scale[row]))
                  for row, keyframe in enumerate(solution.ids.tolist())}
         for k in list(self._votes):
-            if k not in poses or self._votes[k].keyframe is not solution.keyframes[k]:
+            if k not in poses:
                 self._add(self._votes.pop(k).cast, -1)
         stale = [k for k, pose in poses.items()
-                 if k not in self._votes or self._displacement(self._votes[k], *pose) > _MAX_DISPLACEMENT]
+                 if k not in self._votes or self._votes[k].keyframe is not keyframes[k]
+                 or self._displacement(self._votes[k], *pose) > _MAX_DISPLACEMENT]
         stale.sort(key=lambda k: k in self._votes)
         for k in stale[:limit]:
             if k in self._votes:
                 self._add(self._votes.pop(k).cast, -1)
-            keyframe, (map_camera, scale) = solution.keyframes[k], poses[k]
+            keyframe, (map_camera, scale) = keyframes[k], poses[k]
             self._votes[k] = _Vote(keyframe, map_camera, scale, cast_rays(keyframe, map_camera, scale, self._config))
             self._add(self._votes[k].cast, 1)
             self.casts += 1
@@ -137,10 +143,14 @@ class Occupancy:
         self._floor_votes.ravel()[_area_indices((1, *area[1:]), cast.floor, (1, *box[1:]), shift)] += sign
 
 
-def occupancy_grid(solution: Solution, map_world: Array, config: GridConfig) -> Grid:
-    """Return the grid of a solution in the z-up frame `map`; `map_world` 4x4 is the pose of the solution's world."""
+def occupancy_grid(solution: Solution, map_world: Array, config: GridConfig,
+                   keyframes: Mapping[int, MapKeyframe] | None = None) -> Grid:
+    """Return the grid of a solution in the z-up frame `map`; `map_world` 4x4 is the pose of the solution's world.
+
+    `keyframes` as in `Occupancy.update`.
+    """
     occupancy = Occupancy(config)
-    occupancy.update(solution, map_world)
+    occupancy.update(solution, map_world, keyframes=keyframes)
     return occupancy.grid()
 
 

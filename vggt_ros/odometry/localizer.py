@@ -6,13 +6,15 @@ camera is relocalized: `map_odom` takes the difference (REP-105).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
-from vggt_ros.geometry.poses import Array, Sim3, inverse
+from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
-from vggt_ros.places.relocalization import PosePrior, Relocalizer
+from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -40,16 +42,28 @@ class Localizer:
         if not keep_odometry:
             self._odom_camera = np.eye(4)
         self._map_odom = np.eye(4)
+        self._last_covariance: Array | None = None
         self._last_solution = Solution()
         self.relocalizations = 0
         for part in (self.features, self._tracker, self._relocalizer):
             part.clear()
 
-    def set_pose_prior(self, prior: PosePrior) -> None:
-        """Search for the camera within a pose prior, from the next image on; the present pose is discarded."""
+    def lose(self) -> None:
+        """Forget where the camera is: the next image is searched for in the whole map. The odometry goes on."""
+        self._tracker.lose()
+        self.features.clear()
+
+    def set_pose_prior(self, prior: PosePrior, solution: Solution) -> bool:
+        """Search for the camera within a pose prior, from the next image on; the present pose is discarded.
+
+        Without a keyframe near it nothing could be found: return False, and keep the present pose.
+        """
+        if not len(keyframes_near(solution, prior)):
+            return False
         self._tracker.clear()
         self.features.clear()
-        self._relocalizer.pose_prior = prior
+        self._relocalizer.set_pose_prior(prior)
+        return True
 
     @property
     def is_lost(self) -> bool:
@@ -82,15 +96,18 @@ class Localizer:
             found = self._relocalizer.search_near(image, frame.intrinsics, solution, tracked.map_camera, submap,
                                                   tracked=not tracked.rotation_only)
             if found is not None:
-                old_map_camera = tracked.map_camera
-                tracked = self._tracker.apply_relocalization(self.features, found, reset_keyframes=False)
+                old_map_camera, motion = tracked.map_camera, tracked.motion_covariance
+                tracked = replace(self._tracker.apply_relocalization(self.features, found, reset_keyframes=False),
+                                  motion_covariance=motion)
         if tracked is None:
+            self._last_covariance = None
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
         if was_lost:  # relocalized or newly solved: the odometry goes on, map -> odom takes the rest
             self._map_odom, self._last_solution, old_map_camera = (tracked.map_camera @ inverse(self._odom_camera),
                                                                    solution, None)
             self.relocalizations += 1
+            self._last_covariance = None
         if old_map_camera is None and solution is not self._last_solution:
             old_map_camera = _pose_in_previous_solution(tracked.map_camera, solution, self._last_solution)
         self._last_solution = solution
@@ -100,11 +117,23 @@ class Localizer:
         assert row is not None
         reference_camera = inverse(solution.map_camera[row]) @ tracked.map_camera
         reference_camera[:3, 3] /= solution.scale[row]
-        self._odom_camera = inverse(self._map_odom) @ tracked.map_camera
+        previous_odom_camera, self._odom_camera = self._odom_camera, inverse(self._map_odom) @ tracked.map_camera
+        motion_covariance = self._motion_covariance(tracked, inverse(self._odom_camera) @ previous_odom_camera)
+        self._last_covariance = tracked.covariance
         reason = self._degradation_reason(tracked)
         return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera,
-                            self._odom_camera, self._map_odom, tracked.covariance, tracked.reference,
+                            self._odom_camera, self._map_odom, tracked.covariance, motion_covariance, tracked.reference,
                             reference_camera, tracked.inliers, reason=reason)
+
+    def _motion_covariance(self, tracked: TrackedPose, camera_previous: Array) -> Array | None:
+        """Return the covariance (6, 6) of the motion since the image before; None if that one had no pose.
+
+        Two poses that do not share their landmarks are taken as independent: an upper bound.
+        """
+        if self._last_covariance is None or tracked.motion_covariance is not None:
+            return tracked.motion_covariance
+        moved = adjoint(camera_previous)
+        return tracked.covariance + moved @ self._last_covariance @ moved.T
 
     def update_solution(self, frame: Frame, solution: Solution) -> None:
         """Update the landmarks to a new solution, after the pose of `frame` by the previous one was published."""

@@ -8,7 +8,7 @@ landmarks, but the tracks still give the rotation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array
+from vggt_ros.odometry.motion_uncertainty import PoseInfluences, motion_covariance, pose_influences
 from vggt_ros.odometry.rotation import RotationTracker
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
@@ -47,6 +48,8 @@ class TrackedPose:
         reference: id of the reference keyframe.
         depth_inliers: inliers whose landmark comes from solved depth.
         rotation_only: True if only the rotation was tracked.
+        motion_covariance: float64 (6, 6) of the motion since the image before, perturbed likewise; None if the two
+            poses do not share their landmarks.
 
     """
 
@@ -56,6 +59,7 @@ class TrackedPose:
     reference: int
     depth_inliers: int
     rotation_only: bool = False
+    motion_covariance: Array | None = None
 
 
 class Tracker:
@@ -71,8 +75,14 @@ class Tracker:
         """Forget all keyframes, landmarks and the last pose."""
         self._landmarks.clear()
         self._last_pose: Array | None = None
+        self._influences: PoseInfluences | None = None
         self._lost_images = 0  # images without a pose
         self._rotation_tracker = RotationTracker()
+
+    def lose(self) -> None:
+        """Forget all keyframes, landmarks and the last pose; the camera is lost."""
+        self.clear()
+        self._lost_images = _MAX_LOST_IMAGES
 
     def add_keyframe(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                      map_camera: Array | None) -> None:
@@ -98,8 +108,11 @@ class Tracker:
         The landmarks are updated to a new `solution` only if the present ones do not give a pose; `update_solution`
         does this otherwise, after the pose was published.
         """
-        width = image.gray.shape[1]
+        width, before = image.gray.shape[1], self._influences
+        self._influences = None
         tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
+        if tracked_pose is not None and before is not None and self._influences is not None:
+            tracked_pose = replace(tracked_pose, motion_covariance=motion_covariance(before, self._influences))
         if tracked_pose is None and solution is not self.solution:
             self._update_landmarks(tracks, solution)
             tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
@@ -114,7 +127,7 @@ class Tracker:
     def update_solution(self, tracks: FeatureTracks, intrinsics: Array, width: int,
                         solution: Solution) -> tuple[Array, Array] | None:
         """Update the landmarks to a new solution; return the newest pose 4x4 by it and by the previous one, or None."""
-        old_pose = self._last_pose
+        old_pose, self._influences = self._last_pose, None
         self._update_landmarks(tracks, solution)
         tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
         self._last_pose = tracked_pose.map_camera if tracked_pose else None
@@ -126,7 +139,7 @@ class Tracker:
         They are tracked from now on. With `reset_keyframes` the poses of earlier keyframes are discarded.
         """
         self._landmarks.replace(tracks.append(found.pixels), found.points, found.keyframe)
-        self._last_pose, self._lost_images = found.map_camera, 0
+        self._last_pose, self._influences, self._lost_images = found.map_camera, None, 0
         if reset_keyframes:
             for keyframe in self._landmarks.keyframes.values():  # their poses belong to the discarded track
                 keyframe.map_camera = None
@@ -193,6 +206,7 @@ class Tracker:
                 np.linalg.norm(pose[:3, 3] - self._landmarks.map_reference.translation))
             covariance = covariance + np.diag([drift / depth] * 3 + [drift] * 3) ** 2
         self._rotation_tracker.set_full_pose(covariance, depth)
+        self._influences = pose_influences(pose, tracks.ids[known], points, pixels, intrinsics, max_error)
         return TrackedPose(pose, covariance, int(inliers.sum()), self._landmarks.reference, depth_inliers)
 
     def _locate_by_rotation(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:

@@ -8,6 +8,7 @@ places that are similar in sparse features rarely correlate in all pixels under 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ from vggt_ros.places.candidates import RelocalizationCandidates
 from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
+_LOG = logging.getLogger(__name__)
 _NEIGHBORS = 4
+_MAX_PRIOR_SEARCHES = 30
+"""Images that are searched for near an expected pose before it is taken to be wrong."""
 _MAX_REPROJECTION_ERROR = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 _MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
@@ -76,7 +80,7 @@ class Relocalizer:
     """Finds images in a map.
 
     Attributes:
-        pose_prior: expected pose of the camera until it is found; None if there is none.
+        pose_prior: expected pose of the camera until it is found or expires; None if there is none.
         attempted: True if the newest image had enough features for a search and there were keyframes to try, whether or
             not it was found.
 
@@ -92,7 +96,12 @@ class Relocalizer:
         """Forget the map and the pose prior."""
         self._candidates.clear()
         self.pose_prior: PosePrior | None = None
+        self._searches = 0
         self.attempted = False
+
+    def set_pose_prior(self, prior: PosePrior) -> None:
+        """Search within a pose prior, until the camera is found there, or for `_MAX_PRIOR_SEARCHES` images."""
+        self.pose_prior, self._searches = prior, 0
 
     def search(self, image: ImageFeatures, intrinsics: Array, solution: Solution,
                rows: NDArray[np.int64] | None = None) -> Relocalization | None:
@@ -107,6 +116,7 @@ class Relocalizer:
             return None
         found = self._locate(image, intrinsics, solution, self._candidates.choose(image, rows, solution))
         if found is None or (self.pose_prior is not None and not _satisfies(found.map_camera, self.pose_prior)):
+            self._expire_prior()
             return None
         self.pose_prior = None
         return found
@@ -122,10 +132,16 @@ class Relocalizer:
                             _MIN_SPREAD_TRACKED if tracked else _MIN_SPREAD)
 
     def _candidate_rows(self, solution: Solution) -> NDArray[np.int64]:
-        rows = np.arange(len(solution))
-        if self.pose_prior is None:
-            return rows
-        return rows[[_satisfies(camera, self.pose_prior, 2.0) for camera in solution.map_camera]]
+        near = np.zeros(0, np.int64) if self.pose_prior is None else keyframes_near(solution, self.pose_prior)
+        return near if len(near) else np.arange(len(solution))
+
+    def _expire_prior(self) -> None:
+        """Count a search within the prior that found nothing; after enough of them it is taken to be wrong."""
+        self._searches += 1
+        if self.pose_prior is not None and self._searches >= _MAX_PRIOR_SEARCHES:
+            self.pose_prior = None
+            _LOG.warning("the camera was not found near the expected pose in %d images; it is searched for in the "
+                         "whole map", self._searches)
 
     def _locate(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
                 guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Relocalization | None:
@@ -236,6 +252,11 @@ def _visible_points(points: Array, intrinsics: Array, map_camera: Array,
     pixels = local[:, :2] / np.maximum(local[:, 2:], 1e-6) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
     inside = (local[:, 2] > 1e-3) & (pixels >= 0).all(1) & (pixels <= np.array(size[1::-1]) - 1).all(1)
     return points[inside], pixels[inside].astype(np.float32)
+
+
+def keyframes_near(solution: Solution, prior: PosePrior) -> NDArray[np.int64]:
+    """Return the rows of the keyframes that may see what the camera sees within a pose prior."""
+    return np.array([row for row, camera in enumerate(solution.map_camera) if _satisfies(camera, prior, 2.0)], np.int64)
 
 
 def _satisfies(map_camera: Array, prior: PosePrior, factor: float = 1.0) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.hang_watch import HangWatch
 from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
 from vggt_ros.windows.keyframe import Window
 
@@ -29,7 +30,7 @@ Create = Callable[[Config, Callable[[str], None]], tuple[Reconstructor, str]]
 """Creates a reconstructor in the process; a function of a module, since it is sent there by its name."""
 _POLL = 0.2
 """Period of asking whether waiting has been canceled, seconds."""
-_GRACE = 5.0
+_GRACE = 2.0
 """How long the process may take to finish what it computes when it is closed, seconds; then it is killed."""
 
 
@@ -57,7 +58,7 @@ class ReconstructorProcess:
             ReconstructorLost: the process has ended, possibly killed for lack of memory.
 
         """
-        self._closed = threading.Event()
+        self._closed, self._config = threading.Event(), config
         self._sizes: dict[tuple[int, int, bytes], tuple[int, int]] = {}
         self._sizes_lock = threading.Lock()
         self.status_values: dict[str, str] = {}
@@ -103,10 +104,11 @@ class ReconstructorProcess:
 
         Raises:
             ReconstructionRefused: the window cannot be solved.
-            ReconstructorLost: the process has ended, possibly killed for lack of memory, or has lost its GPU.
+            ReconstructorLost: the process has ended, possibly killed for lack of memory, has lost its GPU, or hangs and
+                was killed.
 
         """
-        geometry: WindowGeometry = self._ask("reconstruct", (window,))
+        geometry: WindowGeometry = self._ask("reconstruct", (window,), deadline=self._config.windows.deadline)
         return geometry
 
     def cancel(self) -> None:
@@ -130,16 +132,18 @@ class ReconstructorProcess:
         theirs.close()  # so that the end of the process closes the pipes
         answers.close()
 
-    def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None) -> Any:
+    def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None,
+             deadline: float | None = None) -> Any:
         try:
             self._connection.send((method, arguments))
         except OSError as error:
             raise self._lost() from error
-        return self._wait(DONE, progress)
+        return self._wait(DONE, progress, deadline)
 
-    def _wait(self, expected: str, progress: Callable[[str], None]) -> Any:
+    def _wait(self, expected: str, progress: Callable[[str], None], deadline: float | None = None) -> Any:
         """Return the answer of the process, after forwarding its progress and its log; raises its error."""
         text, canceled = "starting the reconstructor", 0.0
+        watch = None if deadline is None else HangWatch(self._process.pid, deadline)
         while True:
             kind: str
             value: Any
@@ -164,6 +168,10 @@ class ReconstructorProcess:
             elif kind == expected:
                 self.status_values, answer = value
                 return answer
+            if watch is not None and watch.hangs():
+                self._kill()
+                raise ReconstructorLost(f"the process of the reconstructor has hung for {watch.seconds:.0f} s "
+                                        "(windows.deadline), and was killed")
             if self._closed.is_set():
                 canceled = canceled or time.monotonic()
                 if time.monotonic() - canceled > _GRACE:

@@ -18,7 +18,9 @@ def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) 
 
 
 def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:
-    """Yield the images of a sequence as frames; raises SequenceError at a broken image."""
+    """Yield the images of a sequence as frames; raises SequenceError where the recording breaks off."""
     rectify = rectifier(sequence, reconstructor, config or Config())
     for stamp, image in sequence:
+        if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
+            rectify = rectifier(sequence, reconstructor, config or Config())
         yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)

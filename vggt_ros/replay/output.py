@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.evaluation.pictures import draw_map, draw_trajectory
+from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above
+from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.replay.run import Run
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
@@ -43,6 +44,9 @@ def report(result: Run) -> dict[str, Any]:
         "wall_seconds": result.seconds,
         "counts": dataclasses.asdict(slam.counts),
         "dropped_images": result.dropped_images,
+        "omitted_images": result.sequence.omitted.lines,
+        "dark_images": result.dark_images,
+        "failures": result.failures,
         "refusals": [update.refused for update in result.updates if update.refused],
         "notes": [f"window {update.window}: {note}" for update in result.updates for note in update.notes],
         "loops": [update.loop for update in result.updates if update.loop],
@@ -79,7 +83,9 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
         accuracy = result.accuracy()
         draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if accuracy else None,
                         accuracy, result.sequence.name)
-        draw_map(folder / "map.png", cloud, poses, result.config.map.voxel)
+        draw_map(folder / "map.png", cloud, poses, slam.surface.voxel)
+        draw_map_from_above(folder / "map_above.png", cloud, poses, slam.surface.voxel,
+                            "map unit(s)" if solution.metric.state == UNKNOWN else "m")
     if depth:
         write_depth(result, folder / "depth")
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")

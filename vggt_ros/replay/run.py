@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +15,21 @@ from tqdm import tqdm
 
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
-from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.frames import rectifier
 from vggt_ros.replay.metric_sources import MetricSources
+from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +44,8 @@ class Run:
         frames: every image's pose as it was tracked.
         updates: result of each window.
         dropped_images: number of images left out because they are no newer than the one before, as in the node.
+        dark_images: number of images in which nothing can be seen for lack of light.
+        failures: images and windows that were lost by an error, as in the node, each with its error.
         seconds: wall time.
         loaded: the saved map that was loaded at the start, None if the map began empty.
 
@@ -50,6 +58,8 @@ class Run:
     frames: list[TrackedFrame]
     updates: list[Update]
     dropped_images: int
+    dark_images: int
+    failures: list[str]
     seconds: float
     loaded: MapRecord | None = None
 
@@ -112,7 +122,8 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        on_update: Callable[[Slam, Update], None] = lambda slam, update: None) -> Run:
+        on_update: Callable[[Slam, Update], None] = lambda slam, update: None,
+        on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
 
     Args:
@@ -125,9 +136,10 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
         on_update: called after each window that was solved.
+        on_frame: called after each image, before the window that it completes.
 
     Raises:
-        SequenceError: an image is damaged.
+        SequenceError: the recording cannot be read.
 
     """
     cv2.setRNGSeed(config.seed)  # of RANSAC
@@ -137,12 +149,12 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     slam = Slam(config, reconstructor)
     if loaded is not None:
         slam.reset_tracking(loaded)
-        slam.restore_map(loaded)
-    rectified = config.camera.rectified == "true" or (config.camera.rectified == "auto" and sequence.rectified)
-    rectify = Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
+        slam.reset_map(restore(loaded, config))
+    rectify = rectifier(sequence, reconstructor, config)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
-    dropped_images = 0
+    failures: list[str] = []
+    dropped_images = dark_images = 0
     sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth, imu)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
@@ -151,17 +163,44 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             if frames and stamp <= frames[-1].stamp:
                 dropped_images += 1
                 continue
+            if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
+                rectify = rectifier(sequence, reconstructor, config)
+            dark_images += bool(darkness(image))
             sources.feed(stamp)
-            tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated))
+            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
+            try:
+                tracked = slam.track(frame)
+            except Exception as error:  # as in the node: one image must not cost the results of all others
+                _add_failure(failures, f"the image at {stamp} ns", error)
+                continue
+            on_frame(slam, frame, tracked)
             if tracked.window is not None:
-                updates.append(slam.step(tracked.window))
-                on_update(slam, updates[-1])
+                _solve(slam, tracked.window, updates, failures, on_update)
                 bar.set_postfix(keyframes=slam.counts.keyframes, windows=slam.counts.windows,
                                 submaps=slam.counts.submaps)
                 tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
         last = slam.flush()
         if last is not None:
-            updates.append(slam.step(last))
-            on_update(slam, updates[-1])
-    return Run(sequence, config, reason, slam, frames, updates, dropped_images, time.perf_counter() - began, loaded)
+            _solve(slam, last, updates, failures, on_update)
+        slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
+    return Run(sequence, config, reason, slam, frames, updates, dropped_images, dark_images, failures,
+               time.perf_counter() - began, loaded)
+
+
+def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],
+           on_update: Callable[[Slam, Update], None]) -> None:
+    """Solve a window; if it raises an error, the window is lost, as in the node."""
+    try:
+        update = slam.step(window)
+    except Exception as error:
+        _add_failure(failures, f"window {window.id}", error)
+        return
+    updates.append(update)
+    on_update(slam, update)
+
+
+def _add_failure(failures: list[str], what: str, error: Exception) -> None:
+    if not failures:
+        _LOG.error("%s failed", what, exc_info=error)
+    failures.append(f"{what} failed: {error!r}")

@@ -57,6 +57,8 @@ def open_bag(path: Path) -> Reader:
         path = path.parent
     if not path.exists():
         raise BagError(f"{path}: no such file or folder")
+    if path.suffix == ".bag":
+        raise BagError(f"{path}: a bag of ROS 1; `rosbags-convert` makes a rosbag2 of it; `replay` reads it as it is")
     if path.is_dir() and not (path / "metadata.yaml").exists():
         raise BagError(f"{path}: not a rosbag2, there is no metadata.yaml in it (`ros2 bag reindex` recreates it)")
     try:
@@ -108,7 +110,10 @@ class BagPlayer(Node):
             self.connections.append(connection)
         if not self.connections:
             raise BagError(f"{reader.path}: contains no message that can be played")
-        self.clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+        has_clock = "/clock" in by_topic  # of a simulator: a second source of time would make it jump back and forth
+        if clock and has_clock:
+            self.get_logger().info("/clock is played from the bag; it is the only source of time")
+        self.clock = self.create_publisher(Clock, "/clock", 10) if clock and not has_clock else None
 
     def wait_for(self, topics: list[str]) -> None:
         """Wait until each of `topics` has a subscriber; log every five seconds which topics have none."""
@@ -120,6 +125,23 @@ class BagPlayer(Node):
             time.sleep(0.05)
         if topics:
             time.sleep(DISCOVERY_DELAY)
+
+    def check(self, topics: list[str]) -> None:
+        """Check that `topics` are played, before anybody waits for them.
+
+        Raises:
+            BagError: a topic is not in the bag; the text has the topics of the images that are in it.
+
+        """
+        played = {publisher.topic_name for publisher in self.publisher_by_connection.values()}
+        played |= {self.clock.topic_name} if self.clock is not None else set()
+        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in played]:
+            raise BagError(f"{self.reader.path}: no topic {', '.join(missing)}; the images in the bag are "
+                           f"{self._image_topics() or 'none'}")
+
+    def _image_topics(self) -> str:
+        kinds = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+        return ", ".join(sorted({connection.topic for connection in self.connections if connection.msgtype in kinds}))
 
     def wait_ready(self, topic: str) -> None:
         """Wait until the node that publishes the status `topic` has loaded its reconstructor; it drops earlier images.
@@ -179,9 +201,13 @@ class BagPlayer(Node):
 
 
 def _qos(connection: Connection) -> QoSProfile:
-    """Return a QoS compatible with every subscriber: reliable, and transient local if the recorded publisher was."""
+    """Return a QoS compatible with every subscriber: reliable, and transient local if the recorded publisher was.
+
+    /tf_static is so by its definition; many tools write bags that do not say so.
+    """
     offered = getattr(connection.ext, "offered_qos_profiles", [])
-    latched = any(profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
+    latched = connection.topic.rpartition("/")[2] == "tf_static" or any(
+        profile.durability == QosDurability.TRANSIENT_LOCAL for profile in offered)
     return QoSProfile(depth=QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                       else DurabilityPolicy.VOLATILE)
 
@@ -227,6 +253,7 @@ def _run(options: argparse.Namespace) -> int:
     with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
+            player.check(options.wait_for)
             if options.wait_ready:
                 player.wait_ready(options.wait_ready)
             player.wait_for(options.wait_for)

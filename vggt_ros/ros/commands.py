@@ -10,6 +10,8 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
+from vggt_ros.ros.log import Throttle
+
 CommandSteps = Generator["Future[Any]", Any, str]
 """A command as a generator: yields each future to wait for, is sent its result, and returns the response text."""
 
@@ -24,6 +26,7 @@ class CommandServices:
     def __init__(self, node: LifecycleNode, names: Iterable[str]) -> None:
         """Create a service `~/name` for every command."""
         self._node = node
+        self._throttle = Throttle(1.0)
         self._handlers: dict[str, Callable[[], CommandSteps]] = {}
         group = MutuallyExclusiveCallbackGroup()  # while a command waits, callbacks of the default group continue
         for name in names:
@@ -41,7 +44,8 @@ class CommandServices:
                 response.success, response.message = True, await _run_steps(self._handlers[name]())
             except Exception as error:  # whatever it is, the node stays up
                 response.success, response.message = False, f"{name} failed: {error}"
-                self._node.get_logger().error(response.message)
+                if self._throttle(name):
+                    self._node.get_logger().error(response.message)
             return response
 
         return callback

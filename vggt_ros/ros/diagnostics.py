@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -31,8 +32,11 @@ class StatusMonitor:
         track_seconds, publish_seconds: durations for the last 100 images.
         latency: times from the arrival of an image to its odometry.
         map_error: returns the error of loading the saved map, empty if there is none.
-        assumption: returns the assumption on frames or clocks that may be wrong, empty if there is none.
-        resets, failed_images: number of resets of the map, and of images whose tracking raised an error.
+        problems: returns what is missing or may be wrong around the node, each in one line with the cure.
+        late_transforms: returns for how many images TF had no transform in time.
+        resets, interruptions: number of resets of the map, and of jumps of time after which it went on.
+        failed_images, lost_windows: number of images whose tracking raised an error, and of windows that were lost by
+            one, such as a reconstructor that hung.
 
     """
 
@@ -44,9 +48,12 @@ class StatusMonitor:
         self.track_seconds: list[float] = []
         self.publish_seconds: list[float] = []
         self.latency = Latency()
-        self.resets = self.failed_images = 0
+        self.resets = self.interruptions = self.failed_images = self.lost_windows = 0
+        self.callback_errors: Callable[[], Mapping[str, int]] = dict
         self.map_error: Callable[[], str] = lambda: ""
-        self.assumption: Callable[[], str] = lambda: ""
+        self.problems: Callable[[], list[str]] = list
+        self._known_problems: set[str] = set()
+        self.late_transforms: Callable[[], int] = lambda: 0
         self.clear()
 
     def clear(self) -> None:
@@ -75,6 +82,13 @@ class StatusMonitor:
         return (f"no keyframe for {elapsed:.0f} s although images arrive: they lack parallax; move the camera sideways "
                 "in front of a textured scene, not only rotate it, or lower keyframes.min_parallax")
 
+    def new_problems(self) -> list[str]:
+        """Return the problems that were not there at the last call, for the log; numbers in them do not count."""
+        problems = {re.sub(r"[\d.]+", "#", problem): problem for problem in self.problems()}
+        new = [problem for kind, problem in problems.items() if kind not in self._known_problems]
+        self._known_problems = set(problems)
+        return new
+
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the current status; level ERROR if nothing works, WARN if something is degraded."""
         level, text = self._level_and_message(active)
@@ -98,12 +112,16 @@ class StatusMonitor:
             "image topic": source.topic,
             **{f"images {key}": value for key, value in source.counts.items()},
             "images failed": self.failed_images,
+            "windows lost": self.lost_windows,
+            **{f"errors in {name}": count for name, count in self.callback_errors().items()},
             **vars(counts),
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
             "windows waiting": self._worker.waiting,
             "worker": "idle" if self._worker.idle else "busy",
+            "transforms late": self.late_transforms(),
             "resets": self.resets,
+            "interruptions": self.interruptions,
             "decode ms": _milliseconds(source.seconds),
             "track ms": _milliseconds(self.track_seconds),
             "publish ms": _milliseconds(self.publish_seconds),
@@ -115,6 +133,15 @@ class StatusMonitor:
                        **{f"window {key}": value for key, value in update.report.items()}}
         return diagnostic_status(name, level, text, values, hardware=source.topic)
 
+    def _hung_window(self) -> str:
+        """Return that the reconstructor has been at a window beyond its deadline, if it has; else empty."""
+        progress, deadline = self._worker.window_in_progress, self._slam.config.windows.deadline
+        seconds = 0.0 if progress is None else time.monotonic() - progress[1]
+        if progress is None or seconds < deadline:
+            return ""
+        return (f"window {progress[0]} has been in work for {seconds:.0f} s, longer than windows.deadline: the "
+                "reconstructor hangs, or the machine is too slow")
+
     def _level_and_message(self, active: bool) -> tuple[bytes, str]:
         source, tracked, update = self._source, self.tracked, self.update
         if self._reconstructor.state == FAILED:
@@ -123,6 +150,8 @@ class StatusMonitor:
             return DiagnosticStatus.WARN, f"loading: {self._reconstructor.detail}"
         if not active:
             return DiagnosticStatus.OK, "inactive"
+        if hung := self._hung_window():
+            return DiagnosticStatus.ERROR, hung
         if error := self.map_error():
             return DiagnosticStatus.ERROR, error
         if self.error:
@@ -145,17 +174,17 @@ class StatusMonitor:
             return DiagnosticStatus.WARN, f"the reconstructor is {self._reconstructor.problem}"
         if problem := self.parallax_problem():
             return DiagnosticStatus.WARN, problem
+        problems = self.problems()
         if tracked.state == "INITIALIZING":
-            return DiagnosticStatus.OK, "initializing: move the camera sideways until the first window is solved"
+            return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(
+                ["initializing: move the camera sideways until the first window is solved", *problems])
         parts = 1 if update is None else update.report.get("parts", 1)
         if parts > 1:
             return DiagnosticStatus.WARN, f"tracking; memory is short: windows are solved in {parts:.0f} parts"
         if source.calibration.endswith("degrees"):
-            return DiagnosticStatus.WARN, (f"tracking with a calibration {source.calibration}: no usable "
-                                           f"CameraInfo on {source.info_topic}; publish it, or set camera.fov")
-        if assumption := self.assumption():
-            return DiagnosticStatus.WARN, f"tracking; {assumption}"
-        return DiagnosticStatus.OK, "tracking"
+            problems = [f"the calibration is {source.calibration}: no usable CameraInfo on {source.info_topic}; "
+                        "publish it, or set camera.fov", *problems]
+        return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(["tracking", *problems])
 
 
 def _milliseconds(seconds: Iterable[float]) -> float:

@@ -75,7 +75,8 @@ class GridOutput:
 
     def _build(self, occupancy: Occupancy, map_world: Array, head: Header) -> tuple[OccupancyGrid, int]:
         """Return the grid, and the number of keyframes still to be ray-cast at new poses; on the worker thread."""
-        remaining = occupancy.update(self._slam.solution, map_world, _MAX_KEYFRAMES)
+        slam = self._slam
+        remaining = occupancy.update(slam.solution, map_world, _MAX_KEYFRAMES, slam.surface.fused(slam.solution))
         return messages.occupancy_grid(occupancy.grid(), head), remaining
 
     def _publish_result(self, request: Future[tuple[OccupancyGrid, int]]) -> None:

@@ -10,23 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
-from vggt_ros.ros.images import ImageError, decode, decode_compressed
-from vggt_ros.ros.messages import nanoseconds
-from vggt_ros.ros.silence import describe_publishers, explain_silence
+from vggt_ros.ros.images import decode
+from vggt_ros.ros.log import LOG_PERIOD
+from vggt_ros.ros.messages import is_valid_stamp, nanoseconds
+from vggt_ros.ros.silence import describe_publishers, node_name
+from vggt_ros.ros.stamps import Order, StampCheck
+from vggt_ros.ros.subscriptions import AdaptiveSubscription
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.intake import Intake, darkness
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
-
-LOG_PERIOD = 5.0
-"""Seconds between repetitions of a log message."""
-
-MAX_REORDERING = 100_000_000
-"""An image that is older than the previous one by less, nanoseconds, is late; if by more, time has jumped back."""
 
 
 class ImageSource:
@@ -35,8 +32,9 @@ class ImageSource:
     Attributes:
         counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
             yet), `refused` (cannot be decoded or do not match their calibration) and `late` (a stamp older than or
-            equal to the previous one); all others became frames.
-            `missed` were published but not received, or were dropped from the queue while the node was busy.
+            equal to the previous one, or far from it and not confirmed); all others became frames. `dark` are frames in
+            which nothing can be seen. `missed` were published but not received, or were dropped from the queue while
+            the node was busy; `recalibrated` is the number of changes of calibration or size.
         seconds: durations of decoding and rectification of the last 100 frames.
         received_at: when DDS received the newest image, nanoseconds of the system clock; 0 if it is not known.
         calibration: the source of the intrinsics, for the status.
@@ -53,7 +51,8 @@ class ImageSource:
             config: the settings of the camera.
             image_size: returns the (width, height) to rectify images of a camera to.
             on_frame: called with each frame and the frame_id of its header.
-            on_discontinuity: called with the reason if the following frames do not continue the sequence.
+            on_discontinuity: called with the reason if the following frames do not continue those before: time has
+                jumped back, or the calibration was only assumed until now.
             is_ready: returns whether images can be used; until then they are only counted.
 
         """
@@ -63,20 +62,19 @@ class ImageSource:
         self._on_frame = on_frame
         self._on_discontinuity = on_discontinuity
         self._is_ready = is_ready
-        self._subscriptions: list[Any] = []
+        self._subscriptions: list[AdaptiveSubscription] = []
         compressed = config.transport == "compressed"
         self.topic = node.resolve_topic_name("image/compressed" if compressed else "image")
         self.info_topic = node.resolve_topic_name("camera_info")
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
-        self._decode: Callable[[Any], NDArray[np.uint8]] = decode_compressed if compressed else decode
-        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "missed": 0}
+        self._intake = Intake(self.rectified)
+        self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "dark": 0, "missed": 0,
+                       "recalibrated": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
-        self._info: CameraInfo | None = None
-        self._camera: Camera | None = None
-        self._info_error = ""
+        self._refusal = ""
         self._rectifier: Rectifier | None = None
-        self._stamp: int | None = None
+        self._stamps = StampCheck(config.max_step)
         self._sequence: int | None = None
         self._last_warning = 0.0
         self._waiting_since: float | None = None
@@ -89,39 +87,32 @@ class ImageSource:
         return self._rectifier
 
     def start(self) -> None:
-        """Subscribe, best effort with a depth of 5 unless QoS override parameters say otherwise."""
+        """Subscribe with the QoS that the publishers offer, CameraInfo also transient local."""
         image = (CompressedImage, "image/compressed") if self._config.transport == "compressed" else (Image, "image")
-        wanted: list[tuple[Any, str, Any]] = [(CameraInfo, "camera_info", self.on_camera_info), (*image, self.on_image)]
-        options = QoSOverridingOptions.with_default_policies()
         self._subscriptions = [
-            self._node.create_subscription(message, topic, callback,
-                                           QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
-                                           qos_overriding_options=options)
-            for message, topic, callback in wanted]
+            AdaptiveSubscription(self._node, CameraInfo, "camera_info", self.on_camera_info, 5, latched=True),
+            AdaptiveSubscription(self._node, *image, self.on_image, 5)]
         self._sequence = self._waiting_since = None
         self.last_arrival = time.monotonic()
 
     def stop(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions = []
+
+    def adapt_qos(self, periodic: bool) -> None:
+        """Subscribe anew where the publishers offer another QoS than before; see `AdaptiveSubscription.adapt`."""
+        for subscription in self._subscriptions:
+            if subscription.adapt(periodic):
+                self._sequence = None
 
     def on_camera_info(self, info: CameraInfo) -> None:
         """Store the calibration; it is used from the next image on."""
-        if self._info is not None and _same_calibration(info, self._info):
-            return
-        self._info = info
-        try:
-            self._camera = Camera.from_info(info, self.rectified)
-            self._info_error = "" if self._camera else "K[0] is 0, which means not calibrated (REP-104)"
-        except CameraError as error:
-            self._camera, self._info_error = None, str(error)
-        if self._info_error:
-            self._node.get_logger().error(f"{self.info_topic}: {self._info_error}")
-        elif self._rectifier is not None and self._rectifier.camera is not self._camera:
-            self._rectifier = None
-            self._on_discontinuity(f"{self.info_topic}: the calibration changed")
+        self._intake.add_info(info)
+        if self._intake.problem:
+            self._node.get_logger().error(f"{self.info_topic}: {self._intake.problem}",
+                                          throttle_duration_sec=LOG_PERIOD)
 
     def on_image(self, message: Any, details: Mapping[str, Any]) -> None:
         """Decode and rectify an image and pass it on; problems are logged and counted.
@@ -143,23 +134,26 @@ class ImageSource:
         if not self._is_ready():
             self.counts["early"] += 1
             return
+        stamp = nanoseconds(message.header.stamp)
         try:
-            image = self._decode(message)
+            if not is_valid_stamp(stamp):
+                raise ImageError(f"the stamp {stamp} ns is negative, or too far in the future")
+            image = decode(message, self._intake)
             rectifier = self._rectifier_for(image)
             if rectifier is None:
                 self.counts["waiting"] += 1
                 return
             rectified = rectifier(image)
         except (ImageError, CameraError) as error:
-            self.counts["refused"] += 1
-            self._node.get_logger().error(f"{self.topic}: {error}", throttle_duration_sec=LOG_PERIOD)
+            origin = f" ({self.info_topic})" if isinstance(error, CameraError) else ""
+            self._refuse(f"{self.topic}: {str(error)[:300]}{origin}")
             return
-        stamp = nanoseconds(message.header.stamp)
         if not self._accept_stamp(stamp):
             self.counts["late"] += 1
             return
-        if rectified[::8, ::8].max() < 8:
-            self._node.get_logger().warning(f"{self.topic}: the image is all black", throttle_duration_sec=LOG_PERIOD)
+        if dark := darkness(rectified):
+            self.counts["dark"] += 1
+            self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
         self.seconds.append(time.perf_counter() - start)
         self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
                        message.header.frame_id)
@@ -168,7 +162,7 @@ class ImageSource:
     def no_frame_reason(self) -> str:
         """Why no image became a frame, as the end of a sentence; empty if not known."""
         if self.counts["refused"]:
-            return f": {self.counts['refused']} were refused, see the log for the reason"
+            return f": {self.counts['refused']} were refused, the last one: {self._refusal}"
         return f": they wait for CameraInfo on {self.info_topic}" if self.counts["waiting"] else ""
 
     def silence_reason(self, after: float = 5.0) -> str:
@@ -176,10 +170,16 @@ class ImageSource:
         elapsed = time.monotonic() - self.last_arrival
         if not self._subscriptions or elapsed < after:
             return ""
-        kind = "CompressedImage" if self._config.transport == "compressed" else "Image"
-        why = explain_silence(self.topic, f"sensor_msgs/msg/{kind}", self._subscriptions[-1].qos_profile,
-                         self._node.get_publishers_info_by_topic(self.topic))
-        return f"no image for {elapsed:.0f} s: {why}"
+        return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the publishers of the images, in one line with the cure."""
+        names = [node_name(info) for subscription in self._subscriptions[-1:] for info in subscription.publishers
+                 if info.topic_type == subscription.type_name]
+        if len(names) < 2:
+            return []
+        return [f"{len(names)} publishers of {self.topic}: {', '.join(sorted(names))}; images of two cameras make no "
+                "map: remap one of them, or `image`"]
 
     def warn_if_silent(self) -> None:
         """Log a warning if no image arrives, with the publishers of the topics; at most once in 30 s."""
@@ -193,6 +193,12 @@ class ImageSource:
         publishers = [f"{topic}: {_describe_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
         self._node.get_logger().warning(f"{why} [{'; '.join(publishers)}]")
 
+    def _refuse(self, reason: str) -> None:
+        """Count an image that cannot be used."""
+        self.counts["refused"] += 1
+        self._refusal = reason
+        self._node.get_logger().error(reason, throttle_duration_sec=LOG_PERIOD)
+
     def _count_missed(self, sequence: int | None) -> None:
         """Count gaps in the sequence numbers of the publisher; not possible with several publishers."""
         previous, self._sequence = self._sequence, sequence
@@ -203,56 +209,57 @@ class ImageSource:
         """Return the rectifier for an image, or None while CameraInfo may still come.
 
         Raises:
-            CameraError: the calibration is for another image size.
+            CameraError: the calibration is wrong, or for another image size.
 
         """
         height, width = image.shape[:2]
-        previous = self._rectifier
-        if previous is not None and (previous.camera.width, previous.camera.height) == (width, height):
+        previous, camera = self._rectifier, self._intake.camera(width, height)
+        if previous is not None and (previous.camera is camera or camera is None) \
+                and (previous.camera.width, previous.camera.height) == (width, height):
             return previous
-        camera = self._camera
         if camera is None:
             now = time.monotonic()
-            if self._waiting_since is None:  # the first image may arrive before the first CameraInfo
+            if self._waiting_since is None:  # the first images may arrive before the first CameraInfo that can be used
                 self._waiting_since = now
-            if previous is None and self._info is None and now - self._waiting_since < self._config.info_timeout:
+            if previous is None and now - self._waiting_since < self._config.info_timeout:
                 return None
             camera = Camera.assumed(width, height, self._config.fov)
-            reason = self._info_error or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
+            reason = self._intake.problem or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
             self._node.get_logger().warning(f"{self.info_topic}: {reason}; a horizontal field of view of "
-                                            f"{self._config.fov:g} degrees is assumed (camera.fov)")
-        elif (camera.width, camera.height) != (width, height):
-            raise CameraError(f"the image has {width}x{height} pixels, {self.info_topic} is for "
-                              f"{camera.width}x{camera.height}")
-        self._rectifier = Rectifier(camera, self._image_size(camera), self.rectified)
+                                            f"{self._config.fov:g} degrees is assumed (camera.fov)",
+                                            throttle_duration_sec=LOG_PERIOD)
+        # All keyframes keep the size of the first one; each has its own intrinsics.
+        size = self._image_size(camera) if previous is None else previous.size
+        self._rectifier = Rectifier(camera, size, self.rectified)
         self.calibration = ("rectified, " if self.rectified else "") + (
             f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
         if previous is not None:
-            self._on_discontinuity(f"{self.topic}: the size changed from {previous.camera.width}x"
-                                   f"{previous.camera.height} to {width}x{height}")
+            self._report_change(previous)
         return self._rectifier
 
+    def _report_change(self, previous: Rectifier) -> None:
+        """Log and count a change of calibration or size; what was mapped with an assumed one does not go on."""
+        assert self._rectifier is not None
+        self.counts["recalibrated"] += 1
+        old, new = previous.camera, self._rectifier.camera
+        what = f"{self.topic}: the images are now {new.width}x{new.height} instead of {old.width}x{old.height}" \
+            if (old.width, old.height) != (new.width, new.height) else \
+            f"{self.info_topic}: the calibration changed, fx from {old.intrinsics[0, 0]:.4g} to " \
+            f"{new.intrinsics[0, 0]:.4g} px"
+        if not old.calibrated and new.calibrated:
+            self._on_discontinuity(f"{what}; until now it was assumed")
+        else:
+            self._node.get_logger().info(f"{what}; the map goes on", throttle_duration_sec=LOG_PERIOD)
+
     def _accept_stamp(self, stamp: int) -> bool:
-        """Return True if the stamp is newer than the last one, or after a jump back, which starts a new sequence."""
-        previous, self._stamp = self._stamp, stamp
-        if previous is None or stamp > previous:
-            return True
-        if previous - stamp >= MAX_REORDERING:
-            self._on_discontinuity(f"{self.topic}: stamps jumped back by {(previous - stamp) / 1e9:.2f} s")
-            return True
-        self._stamp = previous
-        late = f"is {(previous - stamp) / 1e6:.1f} ms older than" if stamp < previous else "has the stamp of"
-        self._node.get_logger().warning(f"{self.topic}: an image {late} the one before; it is ignored",
-                                        throttle_duration_sec=LOG_PERIOD)
-        return False
-
-
-def _same_calibration(info: CameraInfo, other: CameraInfo) -> bool:
-    """Return True if two messages have the same calibration; small changes by an autofocus are ignored."""
-    same = all(getattr(info, name) == getattr(other, name)
-               for name in ("width", "height", "distortion_model", "binning_x", "binning_y", "roi"))
-    return same and all(np.allclose(getattr(info, name), getattr(other, name), rtol=0.01, atol=1e-6, equal_nan=True)
-                        if len(getattr(info, name)) == len(getattr(other, name)) else False for name in "kdp")
+        """Return True if the stamp is newer than the last one, or after a jump of time."""
+        order = self._stamps.check(stamp, bool(self._node.get_parameter("use_sim_time").value))
+        if order is Order.LATE:
+            self._node.get_logger().warning(f"{self.topic}: an image {self._stamps.reason}; it is left out",
+                                            throttle_duration_sec=LOG_PERIOD)
+        elif order is Order.JUMP:
+            self._on_discontinuity(f"{self.topic}: {self._stamps.reason}")
+        return order is not Order.LATE
 
 
 def _describe_publishers(node: LifecycleNode, topic: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.ros.diagnostics import StatusMonitor
-from vggt_ros.ros.image_source import LOG_PERIOD, ImageSource
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.solution import Frame, TrackedFrame
 from vggt_ros.worker import Worker
 
 _MAX_DELAY = 40_000_000
@@ -34,6 +36,7 @@ class ImageTracking:
         self._transforms, self._outputs, self._metric, self._monitor = transforms, outputs, metric, monitor
         self._is_resetting = is_resetting
         self._skipped_searches = 0
+        self._unpublished: deque[tuple[TrackedFrame, int]] = deque()
         self.resume()
 
     def resume(self) -> None:
@@ -42,7 +45,7 @@ class ImageTracking:
 
     def track(self, frame: Frame, camera_frame: str) -> None:
         """Track an image, whose TF frame is `camera_frame`."""
-        self._transforms.locate_camera(camera_frame)
+        self._transforms.take_image(frame.stamp, camera_frame)
         start = time.perf_counter()
         try:
             tracked = self._slam.locate(frame, search=self._allow_search())
@@ -51,10 +54,9 @@ class ImageTracking:
             return
         located = time.perf_counter()
         if not self._is_resetting():  # before keyframe selection, to reduce the latency of the pose
-            self._transforms.broadcast(tracked)
-            self._outputs.publish_tracked(tracked)
+            self._unpublished.append((tracked, self._source.received_at))
+            self.publish()
         end_priority()
-        self._monitor.latency.record(self._source.received_at, busy=not self._worker.idle)
         published = time.perf_counter()
         try:
             tracked = self._slam.select_keyframe(has_capacity=self._worker.has_capacity)
@@ -62,14 +64,36 @@ class ImageTracking:
             self._count_failure(error)
         if tracked.keyframe is not None:
             self._last_keyframe = time.monotonic()
+            self._transforms.mounting.keep(tracked.stamp)
         self._metric.add_frame(tracked)
         if tracked.window is not None:
             self._worker.enqueue(tracked.window)
         self._monitor.record_frame(tracked, located - start + time.perf_counter() - published, published - located)
 
+    def publish(self) -> None:
+        """Publish the poses of the tracked images, in order, as soon as the pose of the camera on the robot is known.
+
+        A camera that moves on the robot has to wait for TF at the stamp of the image.
+        """
+        self._transforms.take_solution(self._slam.solution)
+        while self._unpublished and self._transforms.mounting.is_due(self._unpublished[0][0].stamp):
+            tracked, received_at = self._unpublished.popleft()
+            self._transforms.broadcast(tracked)
+            self._outputs.publish_tracked(tracked)
+            self._monitor.latency.record(received_at, busy=not self._worker.idle)
+
+    def clear(self) -> None:
+        """Forget the poses that are not published yet, for a reset."""
+        self._unpublished.clear()
+
     def flush(self, pause: float = 0.0) -> None:
         """Pass the partial window to the worker, if there was no keyframe for `pause` seconds."""
         if time.monotonic() - self._last_keyframe >= pause and (window := self._slam.flush()) is not None:
+            self._worker.enqueue(window)
+
+    def interrupt(self) -> None:
+        """Let the next image not continue the last one; the waiting keyframes are passed to the worker."""
+        if (window := self._slam.interrupt()) is not None:
             self._worker.enqueue(window)
 
     def _allow_search(self) -> bool:

@@ -7,32 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.sequences import encodings
 from vggt_ros.sequences.encodings import ImageError, UnknownEncoding
+from vggt_ros.sequences.intake import Intake
 
 
-def decode(message: Any) -> NDArray[np.uint8]:
-    """Return a sensor_msgs/Image as RGB, uint8 (H, W, 3).
+def decode(message: Any, intake: Intake) -> NDArray[np.uint8]:
+    """Return a sensor_msgs/Image or CompressedImage (jpeg or png) as RGB, uint8 (H, W, 3).
 
     Raises:
         ImageError: the image is empty, too short for its size, or of an unsupported encoding.
+        CameraError: it is not of the size that the calibration is for.
 
     """
     try:
-        return encodings.decode(message.encoding, message.height, message.width, message.step,
-                                bool(message.is_bigendian), message.data)
+        return intake.decode(message)
     except UnknownEncoding as unknown:
-        return _by_cv_bridge(message, unknown)
-
-
-def decode_compressed(message: Any) -> NDArray[np.uint8]:
-    """Return a sensor_msgs/CompressedImage (jpeg or png) as RGB, uint8 (H, W, 3).
-
-    Raises:
-        ImageError: the message is empty, or OpenCV cannot read it.
-
-    """
-    return encodings.decode_compressed(message.format, message.data)
+        return intake.accept(_by_cv_bridge(message, unknown))
 
 
 def _by_cv_bridge(message: Any, unknown: UnknownEncoding) -> NDArray[np.uint8]:

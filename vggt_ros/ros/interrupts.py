@@ -1,12 +1,15 @@
-"""Handling of repeated SIGINT as a single interrupt.
+"""Handling of repeated SIGINT as a single interrupt, and of an end that takes too long.
 
 Under `ros2 launch` a process gets SIGINT twice, from the terminal and from launch. The second one would raise
-KeyboardInterrupt during the cleanup that the first one started.
+KeyboardInterrupt during the cleanup that the first one started. And after five seconds launch escalates to SIGTERM.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,3 +37,33 @@ def single_interrupt() -> Iterator[None]:
         pass
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def bounded_end(seconds: float) -> Iterator[None]:
+    """End the process `seconds` after SIGINT or SIGTERM if the body has not ended by then, whatever hangs in it.
+
+    A thread waits for the signal's number, which Python's C handler writes to a pipe at once: its Python handler would
+    run only when the main thread returns from a call into C. Enter it before `rclpy.init`.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # so that Python sees it; rclpy shuts down by itself
+    previous = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while (number := os.read(read, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        if number and not ended.wait(seconds):
+            print(f"the node has not ended {seconds:g} s after the signal; the process is ended", file=sys.stderr,
+                  flush=True)
+            os._exit(1)
+
+    threading.Thread(target=watch, name="bounded_end", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(previous)
+        os.close(write)  # ends the thread

@@ -1,16 +1,44 @@
-"""A lifecycle node that survives requests for transitions that its state does not allow."""
+"""A lifecycle node that survives what others send: messages that raise errors, and transitions it is not ready for."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
+from vggt_ros.ros.guard import CallbackGuard
+
 
 class TolerantLifecycleNode(LifecycleNode):
-    """Refuses such a transition with a log message; in rclpy of Jazzy the error ends the executor and the node.
+    """Guards every callback, and refuses a transition that its state does not allow, with a log message.
 
-    `ros2 lifecycle set NODE activate` on a node that a launch file has already activated would cause this.
+    In rclpy of Jazzy either error ends the executor and the node. `ros2 lifecycle set NODE activate` on a node that a
+    launch file has already activated would cause the second.
+
+    Attributes:
+        guard: counts the errors.
+
     """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        """Create the node; `options` are those of rclpy's LifecycleNode."""
+        self.guard = CallbackGuard(self)  # first: the constructor of the node subscribes
+        super().__init__(name, **options)
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *arguments: Any, **options: Any) -> Any:
+        """Subscribe with a guarded callback."""
+        return super().create_subscription(msg_type, topic, self.guard.wrap(topic, callback), *arguments, **options)
+
+    def create_timer(self, timer_period_sec: float, callback: Any, *arguments: Any, **options: Any) -> Any:
+        """Create a timer with a guarded callback."""
+        name = getattr(callback, "__qualname__", "timer")
+        return super().create_timer(timer_period_sec, self.guard.wrap(name, callback), *arguments, **options)
+
+    def create_guard_condition(self, callback: Any, *arguments: Any, **options: Any) -> Any:
+        """Create a guard condition with a guarded callback."""
+        name = getattr(callback, "__qualname__", "guard condition")
+        return super().create_guard_condition(self.guard.wrap(name, callback), *arguments, **options)
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
         """Execute a transition; overrides the private `__change_state` of rclpy, hence the mangled name."""
@@ -21,5 +49,5 @@ class TolerantLifecycleNode(LifecycleNode):
         except rclpy_implementation.RCLError as error:
             state = self._state_machine.current_state[1]
             self.get_logger().error(f"transition {transition_id} is refused: {state} does not allow it "
-                                    f"({str(error).splitlines()[0]})")
+                                    f"({str(error).splitlines()[0]})", throttle_duration_sec=1.0)
             return TransitionCallbackReturn.FAILURE

@@ -1,4 +1,4 @@
-"""Commands to save and load maps, loading at the start, and `/initialpose` for relocalization in a map."""
+"""Commands to save and load maps, and loading at the start."""
 
 from __future__ import annotations
 
@@ -7,26 +7,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.geometry.poses import Array
+from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
-from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
-from vggt_ros.storage.map_record import MapRecord
-
-_SIGMAS = 3.0
-_MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
-"""Search radius and angle about an initial pose: this many sigmas, and at least these (map units, radians)."""
 
 
 class MapFiles:
-    """Saves and loads maps in `map.folder`, and takes initial poses.
+    """Saves and loads maps in `map.folder`.
 
     Attributes:
         load_error: why the map that should be loaded at the start is not loaded; empty if there is no such error.
@@ -35,42 +28,63 @@ class MapFiles:
 
     def __init__(self, node: LifecycleNode, config: Callable[[], Config], slam: Slam, transforms: Transforms,
                  run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
-                 restart: Callable[[str, MapRecord], Future[Any]]) -> None:
-        """Subscribe to `/initialpose`.
+                 restart: Callable[[str, RestoredMap], Future[Any]]) -> None:
+        """Prepare; `load_at_start` loads.
 
         Args:
             node: the node.
             config: returns the current settings.
             slam: the SLAM instance, which has the map.
-            transforms: the transforms, with `map_world` and the mounting of the camera.
+            transforms: the transforms, with `map_world`.
             run_in_worker: runs a function on the worker thread, which owns the map and accesses the disk.
-            restart: continues from a saved map; called with the reason to log and the record.
+            restart: continues from a saved map; called with the reason to log and the map.
 
         """
         self._node, self._config, self._slam, self._transforms = node, config, slam, transforms
         self._run_in_worker, self._restart = run_in_worker, restart
         self.load_error = ""
         self._pending_load: tuple[CommandSteps, Future[Any]] | None = None
-        self._subscription = node.create_subscription(PoseWithCovarianceStamped, "initialpose",
-                                                      self._take_initial_pose, 1)
 
-    def close(self) -> None:
-        """Destroy the subscription."""
-        self._node.destroy_subscription(self._subscription)
+    @property
+    def expects_map(self) -> bool:
+        """Whether a saved map is loaded, or is to be loaded."""
+        config = self._config()
+        return config.map.load or config.mode == "localization" or self._transforms.loaded_world is not None
 
     def save(self) -> CommandSteps:
         """Save the map as `map.name`."""
-        folder = self._folder()
-        yield self._run_in_worker(lambda: self._save(folder))
+        folder, map_world = self._folder(), self._transforms.map_world
+        yield self._run_in_worker(lambda: self._save(folder, map_world))
         return str(folder)
+
+    def autosave(self) -> None:
+        """With `map.autosave`, save the map under a name of its own; returns at once, the result is logged."""
+        config, map_world = self._config(), self._transforms.map_world
+        if not config.map.autosave or config.mode == "localization" or map_world is None:
+            return
+        log = self._node.get_logger()
+
+        def report(done: Future[Any]) -> None:
+            if error := done.exception():
+                log.error(f"the map is not saved: {error}")
+            else:
+                log.info(f"the map is saved as {done.result()}")
+
+        def save() -> Path:
+            folder = map_folder(config.map.folder, f"{config.map.name}_autosave")
+            self._save(folder, map_world)
+            return folder
+
+        if len(self._slam.solution):
+            self._run_in_worker(save).add_done_callback(report)
 
     def load(self) -> CommandSteps:
         """Continue from the map `map.name`; if it cannot be loaded, the current map is kept."""
-        folder = self._folder()
-        record: MapRecord = yield self._run_in_worker(lambda: load_map(folder))
-        yield self._restart(f"{folder} is loaded", record)
+        folder, config = self._folder(), self._config()
+        restored: RestoredMap = yield self._run_in_worker(lambda: restore(load_map(folder), config, str(folder)))
+        yield self._restart(f"{folder} is loaded", restored)
         self.load_error = ""
-        return f"{len(record)} keyframes from {folder}"
+        return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
         """Start to load the map if configured; a failure is logged, and remains in the status."""
@@ -107,30 +121,10 @@ class MapFiles:
         settings = self._config().map
         return map_folder(settings.folder, settings.name)
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, map_world: Array | None) -> None:
         """Write the map in the frame `map` (z up), as it is published."""
-        solution, map_world = self._slam.solution, self._transforms.map_world
+        solution = self._slam.solution
         if map_world is None:
             raise StorageError("the map is empty")
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
-
-    def _take_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
-        """Search for the camera near a given pose of the base in `map`, such as from RViz's `2D Pose Estimate`."""
-        log, base_camera, map_world = self._node.get_logger(), self._transforms.base_camera, self._transforms.map_world
-        frame_id = message.header.frame_id.lstrip("/")
-        map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
-        covariance = np.array(message.pose.covariance).reshape(6, 6)
-        if frame_id != self._config().tf.map_frame or not np.isfinite(map_base).all() \
-                or not np.isfinite(covariance).all():
-            log.warning(f"/initialpose: a pose in frame {frame_id!r}, or not finite, is ignored; it must be in "
-                        f"{self._config().tf.map_frame!r}")
-            return
-        if base_camera is None or map_world is None or len(self._slam.solution) == 0:
-            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known")
-            return
-        sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
-        radius = max(_MIN_RADIUS, _SIGMAS * float(sigmas[:3].max()))
-        angle = max(_MIN_ANGLE, _SIGMAS * float(sigmas[3:].max()))
-        self._slam.set_pose_prior(inverse(map_world) @ map_base @ base_camera, radius, angle)
-        log.info(f"/initialpose: searching for the camera within {radius:.1f} m and {np.degrees(angle):.0f} degrees")

@@ -21,16 +21,28 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, skew, so3_log
+from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, quaternion_from_matrix, so3_log
 from vggt_ros.mapping.occupancy_grid import Grid
-from vggt_ros.windows.solution import PointCloud, Solution
+from vggt_ros.view.shapes import graph_lines, submap_color
+from vggt_ros.windows.point_cloud import PointCloud
+from vggt_ros.windows.solution import Solution
 
 Array = NDArray[np.float64]
 
 UNKNOWN_VARIANCE = 1e6
 """Variance of unknown quantities, square meters and square radians."""
 
-_FIELDS = ("x", "y", "z", "rgb", "confidence")
+_FIELDS = ("x", "y", "z", "rgb", "normal_x", "normal_y", "normal_z", "confidence")
+"""Fields of clouds, each a float32; PCL and RViz know all but the last."""
+
+
+MAX_STAMP = (2**31 - 86_400) * 1_000_000_000
+"""Stamps are below it: a message has 31 bits for seconds, and a day is left for what is added to a stamp."""
+
+
+def is_valid_stamp(stamp: int) -> bool:
+    """Return True if a stamp in nanoseconds is not negative, and messages can hold it and what is added to it."""
+    return 0 <= stamp < MAX_STAMP
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -73,15 +85,6 @@ def transform(target_source: Array, stamp: int, target: str, source: str) -> Tra
     return message
 
 
-def adjoint(target_source: Array) -> Array:
-    """Return the adjoint matrix (6, 6), which maps a twist [rotation, translation] from source to target."""
-    rotation = target_source[:3, :3]
-    matrix = np.zeros((6, 6))
-    matrix[:3, :3] = matrix[3:, 3:] = rotation
-    matrix[3:, :3] = skew(target_source[:3, 3]) @ rotation
-    return matrix
-
-
 def ros_covariance(covariance: Array, rotation: Array) -> Array:
     """Return the covariance (6, 6) in the order of geometry_msgs/PoseWithCovariance.
 
@@ -95,9 +98,11 @@ def ros_covariance(covariance: Array, rotation: Array) -> Array:
     return to_ros @ covariance @ to_ros.T
 
 
-def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
-             previous: tuple[int, Array] | None = None, stamp: int = 0) -> Odometry:
+def odometry(odom_base: Array, covariance: Array, head: Header, child: str, previous: tuple[int, Array] | None = None,
+             stamp: int = 0, motion_covariance: Array | None = None, scale_sigma: float = 0.0) -> Odometry:
     """Return nav_msgs/Odometry: the pose in the header's frame, the twist in `child`.
+
+    The covariance of the twist is that of the motion since the previous image; it does not depend on the pose.
 
     Args:
         odom_base: 4x4 pose of the base.
@@ -106,13 +111,16 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
         child: name of the base frame.
         previous: stamp and `odom_base` of the previous image, for the twist; without it the twist is marked unknown.
         stamp: stamp of this image, nanoseconds.
+        motion_covariance: covariance (6, 6) of the motion of the base since the previous image, perturbed on the right,
+            [rotation, translation]; without it the twist is marked unknown.
+        scale_sigma: relative sigma of the unit of length.
 
     """
     message = Odometry(header=head, child_frame_id=child)
     message.pose.pose = pose_message(odom_base)
     message.pose.covariance = covariance.ravel()
     seconds = (stamp - previous[0]) * 1e-9 if previous is not None else 0.0
-    if previous is None or seconds <= 0:
+    if previous is None or seconds <= 0 or motion_covariance is None:
         message.twist.covariance = (UNKNOWN_VARIANCE * np.eye(6)).ravel()
         return message
     step = inverse(previous[1]) @ odom_base
@@ -120,9 +128,9 @@ def odometry(odom_base: Array, covariance: Array, head: Header, child: str,
     twist = message.twist.twist
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = angular.tolist()
-    # Difference of two poses of this covariance as if independent: an upper bound, since their errors are correlated.
-    base_odom = np.kron(np.eye(2), odom_base[:3, :3].T)
-    message.twist.covariance = (2 / seconds**2 * base_odom @ covariance @ base_odom.T).ravel()
+    twist_covariance = ros_covariance(motion_covariance, step[:3, :3]) / seconds**2
+    twist_covariance[:3, :3] += scale_sigma**2 * np.outer(linear, linear)
+    message.twist.covariance = twist_covariance.ravel()
     return message
 
 
@@ -143,7 +151,7 @@ def path(stamps: NDArray[np.int64], poses: Array, frame: str) -> Path:
 
 
 def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
-    """Return sensor_msgs/PointCloud2 with the fields x y z rgb confidence, 20 bytes per point.
+    """Return sensor_msgs/PointCloud2 with the fields x y z rgb normal_x normal_y normal_z confidence, 32 bytes.
 
     The `data` of the message is filled in place: assignment from a list or an ndarray checks and copies every byte, and
     assignment from an array copies once more.
@@ -159,7 +167,7 @@ def point_cloud(cloud: PointCloud, head: Header) -> PointCloud2:
     data *= step * len(cloud)
     raw = np.frombuffer(data, np.uint8).reshape(-1, step)
     values = raw.view("<f4")
-    values[:, :3], values[:, 4] = cloud.points, cloud.confidence
+    values[:, :3], values[:, 4:7], values[:, 7] = cloud.points, cloud.normals, cloud.confidence
     for channel in range(3):
         raw[:, 14 - channel] = cloud.colors[:, channel]  # 0x00RRGGBB, little-endian
     return message
@@ -203,22 +211,18 @@ def pose_graph(solution: Solution, map_world: Array, head: Header) -> MarkerArra
 
     """
     centers = solution.map_camera[:, :3, 3] @ map_world[:3, :3].T + map_world[:3, 3]
-    origins = solution.window_origin @ map_world[:3, :3].T + map_world[:3, 3]
-    rows = {int(window): row for row, window in enumerate(solution.window_ids)}
+    origins, edges = graph_lines(solution, map_world)
     keyframes = _marker(head, "keyframes", Marker.SPHERE_LIST, 0.03)
     keyframes.points = [_point(center) for center in centers]
     keyframes.colors = [_submap_color(int(submap)) for submap in solution.submaps]
     windows = _marker(head, "windows", Marker.CUBE_LIST, 0.05)
     windows.points, windows.color = [_point(origin) for origin in origins], ColorRGBA(r=0.9, g=0.9, b=0.9, a=0.6)
     markers = [keyframes, windows]
-    edges = [(edge.kind, edge.first, edge.second) for edge in solution.edges]
-    edges += [("refused", first, second) for first, second in solution.refused_loops]
     for kind, color in (("overlap", ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)), ("loop", ColorRGBA(g=0.9, a=1.0)),
                         ("refused", ColorRGBA(r=1.0, a=0.5))):
         lines = _marker(head, kind, Marker.LINE_LIST, 0.01)
         lines.color = color
-        lines.points = [_point(origins[rows[window]]) for name, *ends in edges if name == kind
-                        and rows.keys() >= set(ends) for window in ends]
+        lines.points = [_point(end) for end in edges[kind].reshape(-1, 3)]
         markers.append(lines)
     return MarkerArray(markers=[Marker(header=head, action=Marker.DELETEALL), *markers])
 
@@ -245,7 +249,5 @@ def _point(position: Array) -> Point:
 
 
 def _submap_color(submap: int) -> ColorRGBA:
-    """Return a color for a submap: hues in golden-angle steps."""
-    phase = 2 * np.pi * (0.33 + 0.381966 * submap) + np.array([0.0, -2.0, 2.0]) * np.pi / 3
-    red, green, blue = (0.5 + 0.5 * np.cos(phase)).tolist()
+    red, green, blue = submap_color(submap)
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)

@@ -16,9 +16,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.geometry.poses import Array, adjoint
 from vggt_ros.ros import messages
 from vggt_ros.ros.grid_output import GridOutput
+from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Solution, TrackedFrame
@@ -31,7 +32,7 @@ class Outputs:
     """The publishers. Large messages are created only if their topic has subscribers."""
 
     def __init__(self, node: LifecycleNode, config: TfConfig, transforms: Transforms, slam: Slam,
-                 run_in_worker: Callable[[Callable[[], Any]], Future[Any]]) -> None:
+                 run_in_worker: Callable[[Callable[[], Any]], Future[Any]], withholds: Callable[[], bool]) -> None:
         """Create the publishers; `close` destroys them.
 
         Args:
@@ -40,16 +41,17 @@ class Outputs:
             transforms: the pose of the camera on the robot.
             slam: the SLAM instance, which has the map.
             run_in_worker: runs a function on the worker thread, which owns the map.
+            withholds: returns whether map and grid must not be published.
 
         """
-        self._node, self._config, self._transforms, self._slam, self._run_in_worker = \
-            node, config, transforms, slam, run_in_worker
+        self._node, self._config, self._transforms, self._slam, self._withholds = \
+            node, config, transforms, slam, withholds
         create = node.create_lifecycle_publisher
         self.odom = create(Odometry, "~/odom", 10)
         self.pose = create(PoseWithCovarianceStamped, "~/pose", 10)
         self.path = create(Path, "~/path", LATCHED)
         self.cloud = create(PointCloud2, "~/cloud", 2)
-        self.map = create(PointCloud2, "~/map", LATCHED)
+        self.map = MapOutput(node, slam, run_in_worker, LATCHED)
         self.grid = GridOutput(node, slam, run_in_worker, LATCHED)
         self.depth = create(Image, "~/depth/image", 10)
         self.depth_info = create(CameraInfo, "~/depth/camera_info", 10)
@@ -58,43 +60,47 @@ class Outputs:
         self.status = node.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._published: dict[object, int] = {}
-        self._map_request: Future[Any] | None = None
         self.clear()
 
     def clear(self) -> None:
         """Clear the state that belongs to the map before a reset; the empty map is published like any change."""
-        self._map_request = None
+        self.map.clear()
         self.grid.clear()
         self._previous: tuple[int, Array] | None = None
         self._last_odom_base = np.eye(4)
 
     def close(self) -> None:
         """Destroy the publishers."""
-        for publisher in (self.odom, self.pose, self.path, self.cloud, self.map, self.depth, self.depth_info,
-                          self.markers, self.status, self.diagnostics):
+        for publisher in (self.odom, self.pose, self.path, self.cloud, self.depth, self.depth_info, self.markers,
+                          self.status, self.diagnostics):
             self._node.destroy_publisher(publisher)
+        self.map.close()
         self.grid.close()
 
     def publish_tracked(self, tracked: TrackedFrame) -> None:
         """Publish odometry and pose of an image; without a pose, the last odometry with the covariance of unknown."""
-        head = messages.header(tracked.stamp, self._transforms.odom_frame)
-        child = self._config.base_frame
-        if self._transforms.base_camera is None or tracked.odom_camera is None or tracked.map_camera is None:
+        transforms, base_camera = self._transforms, self._transforms.mounting.at(tracked.stamp)
+        head, child = messages.header(tracked.stamp, transforms.odom_frame), transforms.mounting.base_frame
+        if base_camera is None or transforms.map_world is None or tracked.odom_camera is None \
+                or tracked.map_camera is None:
             unknown = messages.UNKNOWN_VARIANCE * np.eye(6)
             self.odom.publish(messages.odometry(self._last_odom_base, unknown, head, child))
             self._previous = None
             return
-        odom_base = self._transforms.map_base(tracked.odom_camera)
-        self.odom.publish(messages.odometry(odom_base, self._covariance(tracked, odom_base), head, child,
-                                            self._previous, tracked.stamp))
+        odom_base = transforms.base_in_odom(tracked.odom_camera, base_camera)
+        to_base = adjoint(base_camera)
+        motion = None if tracked.motion_covariance is None else to_base @ tracked.motion_covariance @ to_base.T
+        self.odom.publish(messages.odometry(odom_base, self._covariance(tracked, odom_base, base_camera), head, child,
+                                            self._previous, tracked.stamp, motion, self._slam.solution.metric.sigma))
         self._previous, self._last_odom_base = (tracked.stamp, odom_base), odom_base
-        map_base = self._transforms.map_base(tracked.map_camera)
+        map_base = transforms.base_in_map(tracked.map_camera, base_camera)
         head = messages.header(tracked.stamp, self._config.map_frame)
-        self.pose.publish(messages.pose_with_covariance(map_base, self._covariance(tracked, map_base), head))
+        self.pose.publish(messages.pose_with_covariance(map_base, self._covariance(tracked, map_base, base_camera),
+                                                        head))
 
     def publish_keyframes(self, keyframes: Sequence[int]) -> None:
         """Publish depth of keyframes just added to the map, and the cloud of the newest one, in the camera frame."""
-        solution, frame = self._slam.solution, self._transforms.camera_frame
+        solution, frame = self._slam.solution, self._transforms.mounting.camera_frame
         known = [keyframe for keyframe in keyframes if solution.index(keyframe) is not None]
         if self.depth.get_subscription_count() or self.depth_info.get_subscription_count():
             for keyframe in known:
@@ -111,31 +117,26 @@ class Outputs:
     def publish_changes(self) -> None:
         """Publish path, markers, map and grid, each if it has changed and has subscribers."""
         solution, map_world = self._slam.solution, self._transforms.map_world
-        if map_world is None or (len(solution) == 0 and not self._published and not self.grid.published):
+        if map_world is None or (len(solution) == 0 and not self._published and not self.map.published
+                                 and not self.grid.published):
             return
-        base_camera = self._transforms.base_camera
-        if base_camera is not None and self._needs_publishing(self.path, solution):
-            poses = map_world @ solution.map_camera @ inverse(base_camera)
+        mounting = self._transforms.mounting
+        if mounting.base_camera is not None and self._needs_publishing(self.path, solution):
+            poses = map_world @ solution.map_camera @ np.linalg.inv(mounting.at_keyframes(solution.stamps))
             self.path.publish(messages.path(solution.stamps, poses, self._config.map_frame))
         now = self._node.get_clock().now().nanoseconds
         head = messages.header(int(solution.stamps[-1]) if len(solution) else now, self._config.map_frame)
         if self._needs_publishing(self.markers, solution):
             self.markers.publish(messages.pose_graph(solution, map_world, head))
-        if self._map_request is None and self._needs_publishing(self.map, solution):
-            # The worker owns the points; it also builds the message, so that images are not delayed.
-            self._map_request = self._run_in_worker(
-                lambda: messages.point_cloud(self._slam.map_cloud().transformed(map_world), head))
-        if self._map_request is not None and self._map_request.done():
-            request, self._map_request = self._map_request, None
-            if error := request.exception():  # such as out of memory; the node continues
-                self._node.get_logger().error(f"{self.map.topic_name}: the map cannot be published: {error!r}")
-            else:
-                self.map.publish(request.result())
+        if self._withholds():
+            return
+        self.map.publish_changes(map_world, head)
         self.grid.publish_changes(map_world, head)
 
     def republish(self) -> None:
         """Publish everything again at the next call of `publish_changes`, even if the map has not changed."""
         self._published.clear()
+        self.map.republish()
         self.grid.republish()
 
     def _needs_publishing(self, publisher: Any, solution: Solution) -> bool:
@@ -145,13 +146,12 @@ class Outputs:
             self._published[publisher] = solution.version
         return bool(new)
 
-    def _covariance(self, tracked: TrackedFrame, target_base: Array) -> Array:
+    def _covariance(self, tracked: TrackedFrame, target_base: Array, base_camera: Array) -> Array:
         """Return the covariance of the base in the order of ROS, including the uncertainty of the scale of the map."""
-        assert self._transforms.base_camera is not None
         if tracked.covariance is None:
             return messages.UNKNOWN_VARIANCE * np.eye(6)
-        adjoint = messages.adjoint(self._transforms.base_camera)
-        covariance = messages.ros_covariance(adjoint @ tracked.covariance @ adjoint.T, target_base[:3, :3])
+        to_base = adjoint(base_camera)
+        covariance = messages.ros_covariance(to_base @ tracked.covariance @ to_base.T, target_base[:3, :3])
         position = target_base[:3, 3]
         covariance[:3, :3] += self._slam.solution.metric.sigma**2 * np.outer(position, position)
         return covariance

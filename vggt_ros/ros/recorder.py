@@ -20,7 +20,7 @@ from tf2_ros import Buffer, TransformListener
 from vggt_ros.geometry.poses import Array
 from vggt_ros.ros.messages import pose_matrix
 from vggt_ros.ros.outputs import LATCHED
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
 NODE = "/vggt_slam"
 
@@ -108,9 +108,10 @@ class Recorder(Node):
 
 
 def read_cloud(message: PointCloud2) -> PointCloud:
-    """Return the points of a cloud message with the fields x y z rgb confidence."""
+    """Return the points of a cloud message that `messages.point_cloud` made."""
     points = point_cloud2.read_points(message)
     packed = np.ascontiguousarray(points["rgb"]).view(np.uint32)
     colors = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)
     return PointCloud(np.stack([points[axis] for axis in "xyz"], axis=1), colors,
-                      np.ascontiguousarray(points["confidence"]))
+                      np.ascontiguousarray(points["confidence"]),
+                      np.stack([points[f"normal_{axis}"] for axis in "xyz"], axis=1))

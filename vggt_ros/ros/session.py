@@ -22,8 +22,9 @@ from rclpy.serialization import deserialize_message
 from tf2_ros import TransformException
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
+from vggt_ros.ros.mounting import frame_name
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
-from vggt_ros.ros.transforms import frame_name
+from vggt_ros.sequences.topics import info_topic_of, nearest_info
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,9 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
             raise BagError(f"{bag}: no images on {image_topic}")
         message: Any = deserialize_message(bytes(first[2]), message_class(chosen[0].msgtype))
         base = image_topic.removesuffix("/compressed")
-        sibling = base.rsplit("/", 1)[0] + "/camera_info"
         infos = [c.topic for c in reader.connections if c.msgtype == "sensor_msgs/msg/CameraInfo" and c.msgcount]
         return BagTopics(base, chosen[0].msgtype.endswith("CompressedImage"),
-                         sibling if sibling in infos or not infos else infos[0], message.header.frame_id,
+                         nearest_info(image_topic, infos) or info_topic_of(image_topic), message.header.frame_id,
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
@@ -92,8 +92,8 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "camera.transport": "compressed" if topics.compressed else "raw",
-                **(settings or {})}
+    settings = {"use_sim_time": True, "tf.assume_level": True,
+                "camera.transport": "compressed" if topics.compressed else "raw", **(settings or {})}
     remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
               "camera_info": topics.camera_info}
     node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]

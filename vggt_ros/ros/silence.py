@@ -12,21 +12,31 @@ CURES = {"sensor_msgs/msg/CompressedImage": "set camera.transport to compressed,
 """Cures by the type of the publisher, if it differs from that of the subscription."""
 
 
-def explain_silence(topic: str, kind: str, qos: QoSProfile, publishers: Sequence[TopicEndpointInfo]) -> str:
-    """Return why a subscription to `topic`, of the type `kind` and with `qos`, receives nothing, and the cure."""
+def explain_silence(topic: str, kind: str, qos: QoSProfile, publishers: Sequence[TopicEndpointInfo],
+                    name: str = "image") -> str:
+    """Return why a subscription receives nothing, and the cure.
+
+    Args:
+        topic: its topic.
+        kind: type of its messages.
+        qos: its QoS.
+        publishers: all publishers of the topic, of any type.
+        name: name of the topic before remapping.
+
+    """
     if not publishers:
-        return f"no publisher of {topic}: start the camera, or remap `image` (`ros2 topic list -t` lists all topics)"
+        return f"no publisher of {topic}: start it, or remap `{name}` (`ros2 topic list -t` lists all topics)"
     fitting = [publisher for publisher in publishers if publisher.topic_type == kind]
     if not fitting:
         other = publishers[0].topic_type
         return (f"{node_name(publishers[0])} publishes {topic} as {other}, not {kind}: "
-                + CURES.get(other, "remap `image`"))
+                + (CURES[other] if name == "image" and other in CURES else f"remap `{name}`"))
     reasons = [_mismatch(publisher.qos_profile, qos) for publisher in fitting]
     if all(reasons):
         return (f"QoS mismatch: {node_name(fitting[0])} {reasons[0]}; set the parameters "
                 f"qos_overrides.{topic}.subscription.* to the offered policies")
     return (f"{node_name(fitting[reasons.index('')])} publishes {topic}, but nothing arrives: is it paused, or are its "
-            "images too large for the shared memory of DDS (config/fastdds.xml)?")
+            "messages too large for the shared memory of DDS (config/fastdds.xml)?")
 
 
 def describe_publishers(publishers: Sequence[TopicEndpointInfo]) -> str:

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
@@ -25,25 +23,29 @@ from vggt_ros.ros.commands import CommandServices, CommandSteps
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
-from vggt_ros.ros.lifecycle import TolerantLifecycleNode
+from vggt_ros.ros.initial_pose import InitialPose
+from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
-from vggt_ros.ros.messages import header
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.periodic_work import PeriodicWork
+from vggt_ros.ros.results import Results
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.ros.window_results import WindowResults
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
-from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
 _CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
+_CLOSE_TIMEOUT = 3.0
+"""Longest wait for the worker when the node is closed, seconds; launch kills a node after 5 s."""
 Success = TransitionCallbackReturn.SUCCESS
 
 
-class SlamNode(TolerantLifecycleNode):
+class SlamNode(NodeParts):
     """Dense monocular SLAM; topics, services, transforms and parameters are listed in the README."""
 
     def __init__(self, reconstructor_factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS,
@@ -62,7 +64,6 @@ class SlamNode(TolerantLifecycleNode):
         self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # windows are solved with a delay
         self.commands = CommandServices(self, ("reset", "save_map", "load_map"))
         self._is_configured = False
-        self._active = False
 
     # Lifecycle.
 
@@ -71,28 +72,34 @@ class SlamNode(TolerantLifecycleNode):
         self._log = NodeLogHandler(self.get_logger())
         self.reconstructor = DeferredReconstructor(self._reconstructor_factory, self.config)
         self.slam = Slam(self.config, self.reconstructor)
-        self._results: deque[Update | Exception] = deque()
-        self._results_ready = self.create_guard_condition(self._process_results)
-        self.worker = Worker(self.slam, self._queue_result, self._queue_result)
+        self._results = Results(self, self._process_results)
+        self.worker = Worker(self.slam, self._results.put, self._results.put)
         self.worker.call(self.reconstructor.load)
         self.transforms = Transforms(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
-        self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker)
+        self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker,
+                               lambda: self.metric.withholds)
         self.source = ImageSource(self, self.config.camera, self._image_size,
-                                  lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self.reset,
+                                  lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self._interrupt,
                                   lambda: self.reconstructor.was_ready)
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
+        self.windows = WindowResults(self, self.slam, self.outputs, self.monitor, self.transforms, self._run_in_worker)
         self._reset_done: Future[Any] | None = None
+        self.live_settings = LiveSettings(self.slam, self._run_in_worker)
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
+        self.initial_pose = InitialPose(self, self.config.tf.map_frame, self.slam, self.transforms,
+                                        lambda: self.maps.expects_map)
         self.monitor.map_error = lambda: self.maps.load_error
-        self.monitor.assumption = lambda: self.transforms.clock_mismatch or self.transforms.assumption
+        self.monitor.callback_errors = lambda: self.guard.errors
+        self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
+                                         *self.transforms.problems()]
+        self.transforms.may_send = lambda: not self.metric.withholds
+        self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
                                     "load_map": self.maps.load})
-        steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._periodic_timers = [self.create_timer(period, callback, clock=steady_clock) for period, callback in
-                                 ((0.05, self._poll_tf), (0.5, self._poll_inputs), (1.0, self._publish_status))]
+        self.periodic_work = PeriodicWork(self)
         self._is_configured = True
         self.maps.load_at_start()
         return Success
@@ -100,7 +107,7 @@ class SlamNode(TolerantLifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and publish the results from while the node was inactive."""
         super().on_activate(state)
-        self._active = True
+        self.is_active = True
         self.outputs.republish()
         self.tracking.resume()
         self.source.start()
@@ -113,8 +120,8 @@ class SlamNode(TolerantLifecycleNode):
         self.source.stop()
         self.metric.stop()
         self.tracking.flush()
-        self._publish_status()
-        self._active = False
+        self.periodic_work.publish_status()
+        self.is_active = False
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,17 +143,18 @@ class SlamNode(TolerantLifecycleNode):
         """Destroy everything that `on_configure` created; no effect if the node is not configured."""
         if not self._is_configured:
             return
-        self._is_configured = self._active = False
+        self.maps.autosave()
+        self._is_configured = self.is_active = False
         self.source.stop()
         self.metric.stop()
         self.reconstructor.cancel()
-        self.worker.close()
+        if not self.worker.close(_CLOSE_TIMEOUT):
+            self.get_logger().error(f"the worker has not ended after {_CLOSE_TIMEOUT:g} s; what it does is given up")
         self.reconstructor.close()
-        for timer in self._periodic_timers:
-            self.destroy_timer(timer)
+        self.periodic_work.close()
         self.commands.set_handlers({})
-        self.maps.close()
-        self.destroy_guard_condition(self._results_ready)
+        self.initial_pose.close()
+        self._results.close()
         self.outputs.close()
         self.transforms.close()
         self._log.close()
@@ -161,93 +169,64 @@ class SlamNode(TolerantLifecycleNode):
 
     # For every window.
 
-    def _queue_result(self, result: Update | Exception) -> None:
-        """Queue a result, on the worker thread, and wake the executor."""
-        self._results.append(result)
-        self._results_ready.trigger()
-
     def _process_results(self) -> None:
-        while self._results:
-            result = self._results.popleft()
+        for result in self._results.take():
             if isinstance(result, Exception):
-                self.get_logger().error(f"a window failed: {result!r}")
-                self.monitor.error = repr(result)
+                self.windows.take_error(result)
             elif not self._is_resetting():
-                self._publish_update(result)
-        if self._active and not self._is_resetting():
+                self.windows.take_update(result, self.is_active)
+                self.periodic_work.publish_status()
+        if self.is_active and not self._is_resetting():
             self.outputs.publish_changes()
-
-    def _publish_update(self, update: Update) -> None:
-        self.monitor.update, self.monitor.error = update, ""
-        if update.refused:
-            self.get_logger().warning(f"window {update.window}: {update.refused}")
-        if update.new_submap:
-            self.get_logger().warning(f"break in the map: submap {update.submap} starts here; its pose relative to the "
-                                      "rest of the map is not known")
-        if self._active:
-            self.outputs.publish_keyframes(update.keyframes)
-            self._publish_status()
-
-    # Timers.
-
-    def _poll_tf(self) -> None:
-        if self._active and not self._is_resetting():
-            self.transforms.broadcast_map_odom()
-            self.metric.poll_tf()
-
-    def _poll_inputs(self) -> None:
-        self.maps.continue_loading()
-        if not self._active:
-            return
-        self.source.warn_if_silent()
-        pause = self.config.windows.flush_after
-        if pause > 0:
-            self.tracking.flush(pause)
-        if not self._is_resetting():
-            self.outputs.publish_changes()
-
-    def _publish_status(self) -> None:
-        status = self.monitor.status(self.get_fully_qualified_name().lstrip("/"), self._active)
-        self.outputs.status.publish(status)
-        if self._active and (problem := self.monitor.parallax_problem()):
-            self.get_logger().warning(problem, throttle_duration_sec=30.0)
-        now = self.get_clock().now().nanoseconds
-        self.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 
     def _apply_config(self, config: Config) -> None:
         """Apply settings that were changed while the node runs."""
         self.config = config
         if self._is_configured:
-            self._run_in_worker(lambda: self.slam.configure(config))
             self.outputs.republish()
+            self.live_settings.apply(config)
 
     # Commands.
 
-    def reset(self, why: str, record: MapRecord | None = None) -> Future[Any]:
-        """Reset to an empty map, or to the saved map `record`; windows of the old map are discarded.
+    def reset(self, why: str, restored: RestoredMap | None = None) -> Future[Any]:
+        """Reset to an empty map, or to a saved map that was `restored`; windows of the old map are discarded.
 
         In mode localization, which needs a map, the saved map is then loaded again.
         """
         if not self._is_configured:
             raise RuntimeError("the node was cleaned up in the meantime")
-        self.get_logger().warning(f"the map is reset: {why}")
-        done = self.worker.reset() if record is None else self.worker.load(record)
-        done.add_done_callback(self._drop_results)
+        self.get_logger().warning(f"the map is reset: {why}", throttle_duration_sec=1.0)
+        self.maps.autosave()
+        done = self.worker.reset() if restored is None else self.worker.load(restored)
+        done.add_done_callback(self._results.drop)
         self._reset_done = done
+        self.tracking.clear()
         self.transforms.clear()
-        self.transforms.loaded_world = None if record is None else record.map_world
+        self.transforms.loaded_world = None if restored is None else restored.record.map_world
         self.metric.clear()
         self.outputs.clear()
         self.monitor.clear()
         self.monitor.resets += 1
-        if record is None:
+        if restored is None:
             self.maps.reload()
         return done
 
-    def _drop_results(self, _: Future[Any]) -> None:
-        """Discard, on the worker thread, the results from before the reset that has just ended; wake the executor."""
-        self._results.clear()
-        self._results_ready.trigger()
+    def _interrupt(self, why: str) -> None:
+        """Begin a submap, because the next image does not continue the last one; in simulated time, reset the map."""
+        if self.get_parameter("use_sim_time").value:
+            self.reset(why)
+            return
+        self.get_logger().warning(f"a submap begins: {why}", throttle_duration_sec=1.0)
+        self.maps.autosave()
+        self.monitor.interruptions += 1
+        self.metric.interrupt()
+        self.transforms.interrupt()
+        self.tracking.interrupt()
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the node is active and its map is not just being replaced."""
+        return self.is_active and not self._is_resetting()
 
     def _is_resetting(self) -> bool:
         """Return True while the worker still has the map from before a reset."""
@@ -259,9 +238,7 @@ class SlamNode(TolerantLifecycleNode):
 
     def _run_in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker thread and wake the executor when it is done."""
-        future = self.worker.call(function)
-        future.add_done_callback(lambda _: self._results_ready.trigger())
-        return future
+        return self._results.wake_when_done(self.worker.call(function))
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
-"""Running a node until SIGINT, with its exit status."""
+"""Running a node until SIGINT, with its exit status, whatever messages arrive meanwhile."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,16 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
-from vggt_ros.ros.interrupts import single_interrupt
+from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 from vggt_ros.settings import ConfigError
+
+END_TIMEOUT = 4.5
+"""Longest time from SIGINT to the end of the process, seconds; launch escalates after five."""
 
 
 def spin(name: str, create: Callable[[], Any]) -> int:
     """Run the node that `create` returns; return the exit status, 2 if a parameter is invalid."""
-    with single_interrupt():
+    with single_interrupt(), bounded_end(END_TIMEOUT):
         rclpy.init()
         try:
             return _spin(name, create)
@@ -35,7 +39,7 @@ def _spin(name: str, create: Callable[[], Any]) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
+        _spin_guarded(executor, node)
     except ExternalShutdownException:
         pass
     except rclpy_implementation.RCLError:  # a callback published while a signal shut the context down
@@ -45,3 +49,21 @@ def _spin(name: str, create: Callable[[], Any]) -> int:
         node.close()
         node.destroy_node()
     return 0
+
+
+def _spin_guarded(executor: SingleThreadedExecutor, node: Any) -> None:
+    """Spin until the context is shut down; an error of rclpy itself is reported, and spinning goes on.
+
+    A message whose text is not UTF-8 raises while it is converted, before any callback.
+    """
+    while node.context.ok():
+        try:
+            executor.spin()
+            return
+        except ExternalShutdownException:
+            raise
+        except Exception as error:
+            if not hasattr(node, "guard") or not node.context.ok():
+                raise
+            node.guard.report("the executor", error)
+            time.sleep(0.01)  # whatever goes on failing leaves some time to others

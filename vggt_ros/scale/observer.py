@@ -10,6 +10,7 @@ agree on one scale, the state goes back to PRIOR, with the sigma of their spread
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from vggt_ros.scale.ratios import ScaleEstimate, ScaleRatios, estimate_scale
 from vggt_ros.scale.window_scales import WindowScaleEstimator
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
 
+_LOG = logging.getLogger(__name__)
 _RECONSTRUCTOR_SIGMA = 0.1
 """Sigma of the scale of a reconstructor that is metric by its own account."""
 _USER_FACTOR_SIGMA = 0.05
@@ -126,7 +128,9 @@ class ScaleObserver:
         is_observed = solution.metric.state == OBSERVED
         if is_observed and estimate is not None and estimate.inlier_fraction < _MIN_INLIER_FRACTION:
             sigma = 1.4826 * float(np.median(np.abs(joined.log)))
-            return Rescaling(1.0, {}, MetricScale(PRIOR, max(sigma, solution.metric.sigma), _CONTRADICTED))
+            metric = MetricScale(PRIOR, max(sigma, solution.metric.sigma), _CONTRADICTED)
+            _LOG.warning("scale is uncertain: %s, sigma %.2g %%", metric.source, 100 * metric.sigma)
+            return Rescaling(1.0, {}, metric)
         if estimate is None or not self._is_accepted(estimate):
             return None
         corrected = scales.corrected + estimate.log
@@ -137,6 +141,8 @@ class ScaleObserver:
         self._window_scales.record_applied(log_scale)
         agreeing = ", ".join(name for name, one in estimates.items()
                              if one is not None and _is_consistent(one, estimate))
+        _LOG.info("the map was scaled by %.4g: its unit is the meter by %s, sigma %.2g %%", math.exp(change[-1]),
+                  agreeing, 100 * estimate.sigma)
         return Rescaling(math.exp(change[-1]), log_scale, MetricScale(OBSERVED, estimate.sigma, agreeing))
 
     def _is_accepted(self, estimate: ScaleEstimate) -> bool:

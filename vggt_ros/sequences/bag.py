@@ -1,9 +1,10 @@
-"""Images, calibration and ground truth of a rosbag2, read without ROS by the package rosbags."""
+"""Images, calibration and ground truth of a bag of ROS 2 or ROS 1, read without ROS by the package rosbags."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,38 @@ from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.sequences.encodings import ImageError, decode, decode_compressed
-from vggt_ros.sequences.sequence import Image, SequenceError, Truth
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
+from vggt_ros.sequences.topics import is_beside, nearest_info
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFOS = ("sensor_msgs/msg/CameraInfo",)
 POSES = ("geometry_msgs/msg/PoseStamped",)
+_MAX_INFOS, _MAX_TRIALS = 500, 100
+"""Most CameraInfo, and most images, that are read until one can be used."""
 
 
 class BagSequence:
-    """One image topic of a rosbag2 (sqlite3 or mcap), with its CameraInfo and a PoseStamped as ground truth."""
+    """One image topic of a bag of ROS 2 (sqlite3 or mcap) or ROS 1, with its CameraInfo, and poses as ground truth."""
 
     def __init__(self, path: Path, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
                  fov: float = 65.0) -> None:
         """Read everything but the images.
+
+        Args:
+            path: a folder of a rosbag2, or a storage file.
+            image_topic: chosen by type if it is empty.
+            info_topic: chosen by the image topic if it is empty; `none`: the field of view is assumed.
+            truth_topic: chosen by type if it is empty.
+            fov: horizontal field of view, degrees, assumed without a calibration.
 
         Raises:
             SequenceError: the bag cannot be read, has no images or an unusable calibration, or a topic that is asked
                 for is not in it.
 
         """
-        self.path = path
+        self.path, self.omitted = path, Omitted()
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
         assumptions: list[str] = []
         with self._open() as reader:
@@ -45,21 +57,18 @@ class BagSequence:
             self.image_topic, self._count = images.topic, sum(
                 c.msgcount for c in reader.connections if c.topic == images.topic)
             self.rectified = is_rectified_topic(images.topic)
-            info = self._choose(reader, INFOS, info_topic, images.topic)
-            camera, missing = self._calibration(reader, info)
+            info = None if info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
+            self.info_topic = "" if info is None else info.topic
+            camera, missing = self._calibration(reader, fov)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
             if not image_topic:
                 assumptions += self._alternatives(reader, IMAGES, images, "images")
             if not truth_topic and truth:
                 assumptions += self._alternatives(reader, POSES, truth, "ground truth")
-        if info and not info_topic and not info.topic.startswith(_namespace(images.topic)):
+        if info and not info_topic and not is_beside(images.topic, info.topic):
             assumptions.append(f"the calibration of {info.topic}, since there is none next to {images.topic}")
-        if camera is None:
-            _, first = next(self._images(), (0, None))
-            if first is None:
-                raise SequenceError(f"{path}: {self.image_topic} has no images")
-            camera = Camera.assumed(first.shape[1], first.shape[0], fov)
+        if missing:
             assumptions.insert(0, f"a field of view of {fov:g} degrees, since {missing}")
         self.camera = camera
         self.assumptions: tuple[str, ...] = tuple(assumptions)
@@ -69,34 +78,50 @@ class BagSequence:
         return self._count
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield the stamp of the header and the image.
+        """Yield the stamp of the header and the image; `camera` follows the newest CameraInfo that can be used.
 
         Raises:
-            SequenceError: an image cannot be decoded, or is not of the size that the calibration is for.
+            SequenceError: the bag is damaged before its first image.
 
         """
-        for stamp, image in self._images():
-            if image.shape[:2] != (self.camera.height, self.camera.width):
-                raise SequenceError(f"{self.path}: {self.image_topic} at {stamp} ns: {image.shape[1]}x{image.shape[0]} "
-                                    f"pixels, the calibration is for {self.camera.width}x{self.camera.height}")
-            yield stamp, image
+        self.omitted.clear()
+        yielded = 0
+        try:
+            for stamp, image, camera in self._taken():
+                self.camera = camera
+                yield stamp, image
+                yielded += 1
+        except SequenceError as error:
+            if not yielded:
+                raise
+            self.omitted.add("the rest of the bag", str(error))
 
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield nothing: sensor depth is not read from bags."""
         return iter(())
 
-    def _images(self) -> Iterator[tuple[int, Image]]:
+    def _taken(self) -> Iterator[tuple[int, Image, Camera]]:
+        """Yield stamp, image and camera of every image that can be used."""
+        intake, assumed = Intake(self.rectified), None if self.camera.calibrated else self.camera
         with self._open() as reader:
-            for stamp, message in self._messages(reader, self._choose(reader, IMAGES, self.image_topic)):
-                try:
-                    if hasattr(message, "encoding"):
-                        image = decode(message.encoding, message.height, message.width, message.step,
-                                       message.is_bigendian, message.data)
-                    else:
-                        image = decode_compressed(message.format, message.data)
-                except ImageError as error:
-                    raise SequenceError(f"{self.path}: {self.image_topic} at {stamp} ns: {error}") from error
-                yield stamp, image
+            if self.camera.calibrated:  # images may come before it
+                self._add_first_info(reader, intake, (self.camera.width, self.camera.height))
+            for topic, stamp, message in self._messages(reader, self.image_topic, self.info_topic):
+                if isinstance(message, Exception):
+                    self.omitted.add(f"at {stamp} ns", f"not a message ({message})")
+                elif topic != self.image_topic:
+                    intake.add_info(message)
+                else:
+                    try:
+                        image = intake.decode(message)
+                        camera = intake.camera(image.shape[1], image.shape[0]) or assumed or self.camera
+                        if image.shape[:2] != (camera.height, camera.width):
+                            raise ImageError(f"{image.shape[1]}x{image.shape[0]} pixels, the first has "
+                                             f"{camera.width}x{camera.height}")
+                    except (ImageError, CameraError) as error:
+                        self.omitted.add(f"at {stamp} ns", str(error))
+                        continue
+                    yield stamp, image, camera
 
     @contextmanager
     def _open(self) -> Iterator[AnyReader]:
@@ -104,16 +129,16 @@ class BagSequence:
             reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()
         except Exception as error:  # the parser of a damaged file may raise anything
-            raise SequenceError(f"{self.path}: not a readable rosbag2 ({error})") from error
+            raise SequenceError(f"{self.path}: not a readable bag ({error})") from error
         try:
             yield reader
         finally:
             reader.close()
 
     def _choose(self, reader: AnyReader, types: tuple[str, ...], topic: str, near: str = "") -> Connection | None:
-        """Return the connection of `topic`, or the first of these types, those in the namespace of `near` first.
+        """Return the connection of `topic`, or of these types the one that belongs to the images `near`.
 
-        Then come those that have messages, then those that are not depth.
+        Those that have messages come first, then those that are not depth.
         """
         found = [connection for connection in reader.connections if connection.msgtype in types]
         if topic:
@@ -121,8 +146,9 @@ class BagSequence:
                 return chosen
             available = ", ".join(sorted(c.topic for c in found)) or "none"
             raise SequenceError(f"{self.path}: no topic {topic} of type {' or '.join(types)}; there are: {available}")
-        namespace = _namespace(near)
-        found.sort(key=lambda c: (not c.topic.startswith(namespace), not c.msgcount, "depth" in c.topic, c.topic))
+        found.sort(key=lambda c: (not c.msgcount, "depth" in c.topic, c.topic))
+        if near and (name := nearest_info(near, [c.topic for c in found if c.msgcount])):
+            return next(c for c in found if c.topic == name)
         return found[0] if found else None
 
     def _alternatives(self, reader: AnyReader, types: tuple[str, ...], chosen: Connection, content: str) -> list[str]:
@@ -131,40 +157,74 @@ class BagSequence:
                   and c.topic.removesuffix("/compressed") != chosen.topic.removesuffix("/compressed")}
         return [f"the {content} of {chosen.topic}; there are others: {', '.join(sorted(others))}"] if others else []
 
-    def _calibration(self, reader: AnyReader, info: Connection | None) -> tuple[Camera | None, str]:
-        """Return the camera, or None and why there is none; raises SequenceError if the calibration is unusable."""
-        if info is None:
-            return None, "the bag has no CameraInfo"
-        message = next((message for _, message in self._messages(reader, info)), None)
-        if message is None:
-            return None, f"{info.topic} has no messages"
-        try:
-            camera = Camera.from_info(message, self.rectified)
-        except CameraError as error:
-            raise SequenceError(f"{self.path}: {info.topic}: {error}") from error
-        return camera, "" if camera else f"K[0] is 0 in {info.topic}, which means not calibrated (REP-104)"
+    def _calibration(self, reader: AnyReader, fov: float) -> tuple[Camera, str]:
+        """Return the camera, and why its field of view is only assumed; raises SequenceError if it is unusable."""
+        size = self._first_size(reader)
+        assumed, intake = Camera.assumed(*size, fov), Intake(self.rectified)
+        if not self.info_topic:
+            return assumed, "the bag has no CameraInfo, or none is asked for"
+        camera, problem = self._add_first_info(reader, intake, size)
+        if camera is None and problem:
+            raise SequenceError(f"{self.path}: {self.info_topic}: {problem}; `--info-topic none` does without it")
+        if camera is None:
+            return assumed, f"{self.info_topic}: {intake.problem or 'there are no messages'}"
+        return camera, ""
 
-    def _messages(self, reader: AnyReader, connection: Connection | None) -> Iterator[tuple[int, Any]]:
-        """Yield the header's stamp, nanoseconds, and the message."""
-        chosen = [c for c in reader.connections if connection is not None and c.topic == connection.topic]
-        messages = reader.messages(chosen)
-        while True:
+    def _add_first_info(self, reader: AnyReader, intake: Intake, size: tuple[int, int]) -> tuple[Camera | None, str]:
+        """Add the CameraInfo until one can be used for images of this size; return its camera, or the first problem."""
+        problem = ""
+        for _, _, message in islice(self._messages(reader, self.info_topic), _MAX_INFOS):
+            if isinstance(message, Exception):
+                continue
+            intake.add_info(message)
             try:
-                kind, _, data = next(messages)
-                message: Any = reader.deserialize(data, kind.msgtype)
+                if camera := intake.camera(*size):
+                    return camera, ""
+            except CameraError as error:
+                problem = problem or str(error)
+        return None, problem
+
+    def _first_size(self, reader: AnyReader) -> tuple[int, int]:
+        """Return the size (width, height) of the first image that can be decoded."""
+        problem = "there are no images"
+        for _, stamp, message in islice(self._messages(reader, self.image_topic), _MAX_TRIALS):
+            try:
+                if isinstance(message, Exception):
+                    raise ImageError(f"not a message ({message})")
+                height, width = Intake().decode(message).shape[:2]
+                return width, height
+            except ImageError as error:
+                problem = f"at {stamp} ns: {error}"
+        raise SequenceError(f"{self.path}: {self.image_topic}: {problem}")
+
+    def _messages(self, reader: AnyReader, *topics: str) -> Iterator[tuple[str, int, Any]]:
+        """Yield topic, header's stamp in nanoseconds, and message, or the error by which it cannot be read."""
+        chosen = [c for c in reader.connections if c.topic in topics]
+        messages = reader.messages(chosen)
+        while chosen:
+            try:
+                kind, logged, data = next(messages)
             except StopIteration:
                 return
             except Exception as error:  # as in _open
-                raise SequenceError(f"{self.path}: reading stopped at a damaged message ({error})") from error
-            yield message.header.stamp.sec * 10**9 + message.header.stamp.nanosec, message
+                raise SequenceError(f"{self.path}: reading stopped at a damaged part ({error})") from error
+            try:
+                message: Any = reader.deserialize(data, kind.msgtype)
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            except Exception as error:  # as in _open
+                yield kind.topic, logged, error
+                continue
+            yield kind.topic, stamp, message
 
     def _truth(self, reader: AnyReader, connection: Connection, assumptions: list[str]) -> Truth | None:
         """Return the ground truth; invalid poses are left out, and `assumptions` says so."""
         stamps, poses, total = [], [], 0
-        for stamp, message in self._messages(reader, connection):
+        for _, stamp, message in self._messages(reader, connection.topic):
+            total += 1
+            if isinstance(message, Exception):
+                continue
             p, q = message.pose.position, message.pose.orientation
             position, quaternion = np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
-            total += 1
             if np.isfinite(position).all() and np.isfinite(quaternion).all() and quaternion.any():
                 stamps.append(stamp)
                 poses.append(pose(matrix_from_quaternion(quaternion), position))
@@ -173,7 +233,3 @@ class BagSequence:
                                "not finite or have no rotation")
         return (np.array(stamps, np.int64), np.array(poses)) if stamps else None
 
-
-def _namespace(topic: str) -> str:
-    """Return the namespace of an image topic."""
-    return topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/"

@@ -11,17 +11,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.sequences.gray_range import GrayRange
+
 Image = NDArray[np.uint8]
 
 _COLOR = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4}
+_COLOR16 = ("rgb16", "bgr16")
 _GRAY = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
 # OpenCV names a Bayer pattern by the pixels of its second row and column, ROS by those of its first.
 _BAYER = {"bayer_rggb8": cv2.COLOR_BayerBG2RGB, "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
           "bayer_gbrg8": cv2.COLOR_BayerGR2RGB, "bayer_grbg8": cv2.COLOR_BayerGB2RGB}
+_BAYER16 = {name.removesuffix("8") + "16": code for name, code in _BAYER.items()}
 _YUV422 = {"yuv422": cv2.COLOR_YUV2RGB_UYVY, "uyvy": cv2.COLOR_YUV2RGB_UYVY,
            "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2, "yuyv": cv2.COLOR_YUV2RGB_YUY2}
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-ENCODINGS = (*_COLOR, *_GRAY, *_BAYER, *_YUV422, *_YUV420)
+ENCODINGS = (*_COLOR, *_COLOR16, *_GRAY, *_BAYER, *_BAYER16, *_YUV422, *_YUV420)
 """The supported encodings of sensor_msgs/Image."""
 
 
@@ -33,14 +37,16 @@ class UnknownEncoding(ImageError):
     """An image has an encoding that is not among `ENCODINGS`."""
 
 
-def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: Any) -> Image:
+def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: Any,
+           gray_range: GrayRange | None = None) -> Image:
     """Return the image of a sensor_msgs/Image's fields as RGB, uint8 (H, W, 3); gray is repeated.
 
-    16-bit gray keeps its high byte, 32FC1 is taken as 0 to 1 (NaN is black), 8UC3 as BGR, OpenCV's order.
+    More than 8 bits are scaled by the range of values that is used, NaN is black, 8UC3 is taken as BGR, OpenCV's order.
 
     Args:
         encoding, height, width, step, is_bigendian: the message's.
         data: its bytes, anything with the buffer protocol.
+        gray_range: the camera's range of values; the default is that of this image alone.
 
     Raises:
         UnknownEncoding: the encoding is not among `ENCODINGS`.
@@ -58,22 +64,31 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
             return pixels
         code = {"rgba8": cv2.COLOR_RGBA2RGB, "bgra8": cv2.COLOR_BGRA2RGB}.get(encoding, cv2.COLOR_BGR2RGB)
         return _convert(pixels, code)
-    if encoding in _GRAY:
-        kind = np.dtype(_GRAY[encoding]).newbyteorder(">" if is_bigendian else "<")
-        return _convert(_gray(_rows(data, height, width * kind.itemsize, step), kind), cv2.COLOR_GRAY2RGB)
     if encoding in _BAYER:
         return _convert(_rows(data, height, width, step), _BAYER[encoding])
+    if encoding in _GRAY or encoding in _BAYER16 or encoding in _COLOR16:
+        channels = 3 if encoding in _COLOR16 else 1
+        kind = np.dtype(_GRAY.get(encoding, "u2")).newbyteorder(">" if is_bigendian else "<")
+        rows = np.ascontiguousarray(_rows(data, height, width * channels * kind.itemsize, step)).view(kind)
+        pixels = rows if kind.itemsize == 1 else (gray_range or GrayRange())(rows.astype(kind.newbyteorder("=")))
+        if encoding in _COLOR16:
+            pixels = pixels.reshape(height, width, channels)
+            return pixels if encoding == "rgb16" else _convert(pixels, cv2.COLOR_BGR2RGB)
+        return _convert(pixels, _BAYER16.get(encoding, cv2.COLOR_GRAY2RGB))
     if encoding in _YUV422:
         return _convert(_rows(data, height, width * 2, step).reshape(height, width, 2), _YUV422[encoding])
     return _convert(_rows(data, height * 3 // 2, width, step), _YUV420[encoding])
 
 
-def decode_compressed(kind: str, data: Any) -> Image:
-    """Return the image of a sensor_msgs/CompressedImage's fields (jpeg or png) as RGB, uint8 (H, W, 3).
+def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None) -> Image:
+    """Return an encoded image, such as that of a sensor_msgs/CompressedImage, as RGB, uint8 (H, W, 3).
+
+    Check its header first (`image_header`): whatever size it declares is allocated here.
 
     Args:
         kind: the message's `format`, for the error's text.
         data: its bytes.
+        gray_range: the camera's range of values, if it has more than 8 bits; the default is that of this image alone.
 
     Raises:
         ImageError: there are no bytes, or OpenCV cannot read them.
@@ -81,13 +96,17 @@ def decode_compressed(kind: str, data: Any) -> Image:
     """
     if len(data) == 0:
         raise ImageError("the image is empty (0 bytes)")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"format {kind!r} cannot be decoded: {error.err}") from error
     if pixels is None:
         raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png are supported")
+    if pixels.dtype != np.uint8:
+        if pixels.dtype.kind not in "uf":
+            raise ImageError(f"format {kind!r} has pixels of type {pixels.dtype}, which are not supported")
+        pixels = (gray_range or GrayRange())(pixels)
     return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
 
 
@@ -133,13 +152,3 @@ def _rows(data: Any, height: int, width: int, step: int) -> Image:
     if step == width:
         return values[:height * width].reshape(height, width)
     return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, (height, width), (step, 1), writeable=False))
-
-
-def _gray(rows: Image, kind: np.dtype[Any]) -> Image:
-    """Return one-channel pixels of 8, 16 or 32 bit, given as bytes (H, W * size), as uint8 (H, W)."""
-    if kind.itemsize == 1:
-        return rows
-    values = np.ascontiguousarray(rows).view(kind)
-    if kind.itemsize == 2:
-        return np.asarray(values >> 8, np.uint8)
-    return np.asarray(np.rint(np.clip(np.nan_to_num(values), 0.0, 1.0) * 255), np.uint8)

@@ -8,16 +8,17 @@ from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.sequences.sequence import Sequence, SequenceError
 from vggt_ros.sequences.video import Video
 
-BAG_SUFFIXES = {".mcap", ".db3"}
+BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
 
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
                   fov: float = 65.0, rate: float = 10.0) -> Sequence:
-    """Open a folder with `rgb.txt`, a rosbag2, a video or a folder of images.
+    """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
         path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
-            `bag/`, a video file, or a folder of images, which are sorted by name. `~` is expanded.
+            `bag/`, a bag of ROS 1, a video file, or a folder of images, which are sorted by the numbers in their names.
+            `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: horizontal field of view in degrees, assumed where there is no calibration.
         rate: images a second, assumed for a folder of images without stamps.
@@ -38,6 +39,9 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
-    if path.is_dir() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir()):
+    bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
+    if bags and bags[0].suffix == ".bag":
+        raise SequenceError(f"{path}: a folder with bags of ROS 1; name one of them, such as {min(bags)}")
+    if bags:
         raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
     return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)

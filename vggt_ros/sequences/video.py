@@ -10,42 +10,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.sequences.sequence import Image, SequenceError, Truth
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
 
 
 class Video:
-    """A video file; its camera is not calibrated."""
+    """A video file; its camera is not calibrated.
+
+    Stamps are the times in the file, from zero: phones and screen recorders vary the rate.
+    """
 
     rectified = False
     truth: Truth | None = None
 
     def __init__(self, path: Path, fov: float = 65.0) -> None:
-        """Read the first image; raises SequenceError if the file cannot be read."""
-        self.path, self.name = path, path.stem
+        """Read the first images.
+
+        Raises:
+            SequenceError: the file cannot be read, or has no image that can be used.
+
+        """
+        self.path, self.name, self.omitted = path, path.stem, Omitted()
         capture = cv2.VideoCapture(str(path))
         readable, first = capture.read() if capture.isOpened() else (False, None)
         self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
         rate = capture.get(cv2.CAP_PROP_FPS)
+        begin = capture.get(cv2.CAP_PROP_POS_MSEC)
+        self._has_times = capture.grab() and capture.get(cv2.CAP_PROP_POS_MSEC) > begin
         capture.release()
         if not readable or first is None:
-            raise SequenceError(f"{path}: neither a folder, a rosbag2 nor a video that OpenCV can read")
+            raise SequenceError(f"{path}: neither a folder, a bag nor a video that OpenCV can read")
+        try:
+            Intake().accept(np.asarray(first, np.uint8))
+        except ImageError as error:
+            raise SequenceError(f"{path}: {error}") from error
         self._rate = rate if rate > 0 else 30.0
         self.camera = Camera.assumed(first.shape[1], first.shape[0], fov)
-        self.assumptions = (f"a field of view of {fov:g} degrees, since a video has no calibration",
-                            *(() if rate > 0 else ("30 images a second, since the file does not say",)))
+        self.assumptions: tuple[str, ...] = (
+            f"a field of view of {fov:g} degrees, since a video has no calibration",)
+        if not self._has_times and self._count > 1:
+            origin = "as its header says, " if rate > 0 else ""
+            self.assumptions += (f"{self._rate:g} images a second, {origin}since the file has no times",)
 
     def __len__(self) -> int:
         """Return the number of images, as the file's header states it."""
         return self._count
 
     def __iter__(self) -> Iterator[tuple[int, Image]]:
-        """Yield stamp, from zero at the file's rate, and image."""
+        """Yield stamp and image; images of another size than the first are left out."""
+        self.omitted.clear()
         capture = cv2.VideoCapture(str(self.path))
         try:
             index = 0
             while (read := capture.read())[0]:
-                yield round(index * 1e9 / self._rate), np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
+                stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6) if self._has_times \
+                    else round(index * 1e9 / self._rate)
                 index += 1
+                if read[1].shape[:2] != (self.camera.height, self.camera.width):
+                    self.omitted.add(f"image {index}", f"{read[1].shape[1]}x{read[1].shape[0]} pixels, the first has "
+                                     f"{self.camera.width}x{self.camera.height}")
+                    continue
+                yield stamp, np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
         finally:
             capture.release()
 

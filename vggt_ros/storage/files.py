@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, matrix_from_quaternion, pose, quaternion_from_matrix
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
 
-_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
-                    ("confidence", "<f4")])
+_VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("nx", "<f4"), ("ny", "<f4"), ("nz", "<f4"),
+                    ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")])
+_POSITION, _NORMAL, _COLOR = ("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue")
 _PLY_NAMES = {"f4": "float", "u1": "uchar"}
+
+
+_NUMBER = re.compile(r"\+?(\d{1,40}(\.\d{0,60})?|\.\d{1,60})([eE][+-]?\d{1,2})?")
+_MIN_NANOSECONDS = 10**17
+"""Nanoseconds since 1970 are more, since 1973; stamps are 64 bits."""
 
 
 class FileError(ValueError):
@@ -20,16 +29,24 @@ class FileError(ValueError):
 
 
 def parse_stamp(text: str) -> int:
-    """Return the nanoseconds of a decimal number of seconds, exactly: a float64 of a Unix time resolves 200 ns only.
+    """Return the nanoseconds of a number of seconds, exactly: a float64 of a Unix time resolves 200 ns only.
+
+    It may have an exponent and any number of decimals, as numpy writes it; digits beyond nanoseconds are rounded. A
+    whole number too large for seconds is taken as nanoseconds, as in EuRoC's files.
 
     Raises:
-        ValueError: not a decimal number, or finer than a nanosecond.
+        ValueError: not a number, negative, or so large that its unit is unclear.
 
     """
-    whole, _, fraction = text.strip().partition(".")
-    if not whole.isdecimal() or not (fraction or "0").isdecimal() or len(fraction.rstrip("0")) > 9:
-        raise ValueError(f"{text!r} is not a time in seconds with at most nine decimals")
-    return int(whole) * 10**9 + int(fraction[:9].ljust(9, "0"))
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not a time in seconds")
+    seconds = Decimal(text.strip())
+    nanoseconds = (seconds * 10**9).to_integral_value()
+    if nanoseconds < 2**63:
+        return int(nanoseconds)
+    if _MIN_NANOSECONDS <= seconds < 2**63 and seconds == seconds.to_integral_value():
+        return int(seconds)
+    raise ValueError(f"{text!r} is too large for a time in seconds; give seconds, or whole nanoseconds")
 
 
 def format_stamp(stamp: int) -> str:
@@ -73,19 +90,21 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file; raises FileError if it is missing or not text."""
+    """Return the lines of a text file, also with a byte order mark; raises FileError if it is missing or not text."""
     try:
-        return path.read_text().splitlines()
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return data.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
 
 
 def write_ply(path: Path, cloud: PointCloud) -> None:
-    """Write a cloud as binary PLY: x y z, red green blue, confidence."""
+    """Write a cloud as binary PLY: x y z, normal nx ny nz, red green blue, confidence."""
     vertices = np.empty(len(cloud), _VERTEX)
-    for name, values in zip(("x", "y", "z", "red", "green", "blue"), (*cloud.points.T, *cloud.colors.T), strict=True):
+    columns = (*cloud.points.T, *cloud.normals.T, *cloud.colors.T, cloud.confidence)
+    for name, values in zip(_VERTEX.names or (), columns, strict=True):
         vertices[name] = values
-    vertices["confidence"] = cloud.confidence
     properties = [f"property {_PLY_NAMES[_VERTEX[name].str[1:]]} {name}" for name in _VERTEX.names or ()]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}", *properties, "end_header", ""]
     with path.open("wb") as file:
@@ -94,18 +113,27 @@ def write_ply(path: Path, cloud: PointCloud) -> None:
 
 
 def read_ply(path: Path) -> PointCloud:
-    """Return the cloud of a PLY file that `write_ply` wrote; raises FileError if it is another kind, or truncated."""
+    """Return the cloud of a PLY file that `write_ply` wrote; without normals, as it once was, they are zero.
+
+    Raises:
+        FileError: the file is missing, of another kind, or truncated.
+
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
     header, end, body = data.partition(b"end_header\n")
     names = [line.split()[-1] for line in header.decode(errors="replace").splitlines() if line.startswith("property")]
-    if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != list(_VERTEX.names or ()):
+    known = [name for name in _VERTEX.names or () if name in names]
+    vertex = np.dtype([(name, _VERTEX[name]) for name in known])
+    if not end or not header.startswith(b"ply\nformat binary_little_endian") or names != known \
+            or set(_VERTEX.names or ()) - set(known) - set(_NORMAL):
         raise FileError(f"{path}: not a PLY file written by this package")
-    if len(body) != _VERTEX.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
+    if len(body) != vertex.itemsize * int(header.split(b"element vertex ")[1].split()[0]):
         raise FileError(f"{path}: the file is truncated")
-    vertices = np.frombuffer(body, _VERTEX)
-    return PointCloud(np.stack([vertices[name] for name in ("x", "y", "z")], axis=1),
-                      np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1),
-                      vertices["confidence"].copy())
+    vertices = np.frombuffer(body, vertex)
+    points, colors = (np.stack([vertices[name] for name in group], axis=1) for group in (_POSITION, _COLOR))
+    normals = (np.stack([vertices[name] for name in _NORMAL], axis=1) if set(_NORMAL) <= set(known)
+               else np.zeros_like(points))
+    return PointCloud(points, colors, vertices["confidence"].copy(), normals)

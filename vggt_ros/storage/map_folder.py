@@ -1,7 +1,7 @@
 """Saved maps: a folder of numpy arrays and JSON, written beside the old map and then exchanged with it.
 
 docs/reference/map-format.md describes the format. It holds no code: arrays are read without pickle, and checked before
-use.
+use. A save excludes other saves and loads of the same place, so that what is loaded is whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,20 @@ import numpy as np
 
 from vggt_ros import __version__
 from vggt_ros.config import Config
+from vggt_ros.storage.array_files import (
+    ArrayFile,
+    StorageError,
+    as_storage_error,
+    available_memory,
+    jsonable,
+    read_text,
+)
 from vggt_ros.storage.files import write_ply, write_trajectory
+from vggt_ros.storage.locking import locked
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
-from vggt_ros.windows.solution import PointCloud
+from vggt_ros.windows.point_cloud import PointCloud
+
+__all__ = ["FORMAT", "VERSION", "StorageError", "load_map", "map_folder", "save_map"]
 
 FORMAT, VERSION = "vggt_ros map", 4
 """Version of the format; it rises when a reader could not tell which arrays are missing. Older ones are read."""
@@ -27,10 +41,8 @@ _ADDED_IN_VERSION = {"appearance": 2, "node_window": 3}
 """Arrays that older versions lack, and the version since which they exist."""
 _SCALAR_FIELDS = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
 _MAP_FILES = frozenset({"map.json", "map.ply", "trajectory.txt"})
-
-
-class StorageError(ValueError):
-    """A map cannot be saved or loaded; the text names the file, the array and what is wrong with it."""
+_MEMORY_SHARE = 0.5
+"""Largest share of the available memory that the arrays of a map may take; restoring it takes as much again."""
 
 
 def map_folder(folder: str, name: str) -> Path:
@@ -48,7 +60,7 @@ def map_folder(folder: str, name: str) -> Path:
 
 
 def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.ndarray, config: Config) -> None:
-    """Write a map; an existing one is replaced only when the new one is complete.
+    """Write a map; an existing one is replaced only when the new one is complete, else nothing is left behind.
 
     Args:
         folder: of the map; files in it that are not part of a map are kept.
@@ -58,43 +70,61 @@ def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.
         config: the settings, for information only.
 
     Raises:
-        StorageError: the map is empty, or the folder holds something other than a map.
-        OSError: the folder cannot be written.
+        StorageError: the map is empty, the folder holds something other than a map, it cannot be written, or the disk
+            is full.
 
     """
     if len(record) == 0:
         raise StorageError("nothing is mapped yet")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _recover(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "map.json").exists() \
-            and not (folder / "map.ply").exists():
-        raise StorageError(f"{folder} is not a map, and is not overwritten")
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    for name in SCHEMA:
-        np.save(new / f"{name}.npy", getattr(record, name), allow_pickle=False)
-    write_ply(new / "map.ply", cloud)
-    write_trajectory(new / "trajectory.txt", record.keyframe_stamp, map_camera)
-    description = {"format": FORMAT, "version": VERSION, "written_by": f"vggt_ros {__version__}",
-                   **{name: _jsonable(getattr(record, name)) for name in _SCALAR_FIELDS}, "settings": asdict(config)}
-    (new / "map.json").write_text(json.dumps(description, indent=1) + "\n")
-    _exchange(new, folder)
+    folder = folder.resolve()  # of a link, the place that it leads to
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent, exclusive=True):
+            _recover(folder)
+            if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
+                raise StorageError(f"{folder} is not a map, and is not overwritten")
+            new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+            shutil.rmtree(new, ignore_errors=True)
+            try:
+                _write(new, record, cloud, map_camera, config)
+                _exchange(new, folder)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+                _recover(folder)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
 
 
 def load_map(folder: Path) -> MapRecord:
     """Return a saved map, checked.
 
     Raises:
-        StorageError: it is missing, of an unknown version, or damaged.
+        StorageError: it is missing, of an unknown version, damaged, or too large for the memory.
 
     """
+    folder = folder.resolve()
+    if not folder.parent.is_dir():
+        raise StorageError(f"{folder}: no map is saved there (map.json is missing)")
     try:
-        _recover(folder)
-        description = json.loads((folder / "map.json").read_text())
-    except FileNotFoundError:
-        raise StorageError(f"{folder}: no map is saved there (map.json is missing)") from None
-    except (OSError, ValueError) as error:
+        with locked(folder.parent, exclusive=False):
+            if not _is_interrupted(folder):
+                return _load(folder)
+        with locked(folder.parent, exclusive=True):
+            with suppress(OSError):  # a folder that is not ours to write may still be read
+                _recover(folder)
+            return _load(folder)
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
+
+
+def _load(folder: Path) -> MapRecord:
+    if not (folder / "map.json").exists():
+        raise StorageError(f"{folder}: no map is saved there (map.json is missing)")
+    try:
+        description = json.loads(read_text(folder / "map.json"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{folder / 'map.json'}: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{folder / 'map.json'}: not a map of this package")
@@ -102,8 +132,7 @@ def load_map(folder: Path) -> MapRecord:
     if not isinstance(version, int) or not 1 <= version <= VERSION:
         raise StorageError(f"{folder / 'map.json'}: version {version!r} of the format; this program reads versions 1 "
                            f"to {VERSION}")
-    values: dict[str, Any] = {name: _read(folder / f"{name}.npy") for name in SCHEMA
-                              if _ADDED_IN_VERSION.get(name, 1) <= version}
+    values = _read_arrays(folder, [name for name in SCHEMA if _ADDED_IN_VERSION.get(name, 1) <= version])
     values.setdefault("node_window", values["window_id"])  # windows were the nodes of the graph
     values.setdefault("appearance", np.zeros((len(values["keyframe_id"]), 0), np.float16))
     try:
@@ -111,59 +140,100 @@ def load_map(folder: Path) -> MapRecord:
         values |= {"scale_state": str(description["scale_state"]), "scale_sigma": float(description["scale_sigma"]),
                    "scale_source": str(description["scale_source"]),
                    "map_world": np.array(description["map_world"], np.float64)}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StorageError(f"{folder / 'map.json'}: {error!r}") from error
     record = MapRecord(**values)
     try:
-        record.check()
-    except ValueError as error:
+        with np.errstate(all="ignore"):
+            record.check()
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         name = str(error).split(":")[0]
         raise StorageError(f"{folder / (f'{name}.npy' if name in SCHEMA else 'map.json')}: {error}") from error
     return record
 
 
-def _read(path: Path) -> np.ndarray:
-    """Return the array of a file; a header that does not fit its length is rejected before memory is allocated."""
-    try:
-        if path.stat().st_size > 0:
-            with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, kind = read(file)
-                expected = int(np.prod(shape, dtype=object)) * kind.itemsize
-                if kind.hasobject or expected != path.stat().st_size - file.tell():
-                    raise ValueError("the length of the file does not fit its header")
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise StorageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+def _read_arrays(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Return the arrays of a map. All headers are compared with each other before anything large is read."""
+    files = {name: ArrayFile(folder / f"{name}.npy") for name in names}
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, file in files.items():
+        dtype, shape = SCHEMA[name]
+        if file.dtype != dtype or len(file.shape) != len(shape):
+            raise StorageError(f"{file.path}: {file.dtype}{list(file.shape)}, expected {dtype}{list(shape)}")
+        for side, length in zip(shape, file.shape, strict=True):
+            expected, origin = sizes.setdefault(side, (length, name)) if isinstance(side, str) else (side, "")
+            if length != expected:
+                raise StorageError(f"{file.path}: {file.dtype}{list(file.shape)}, where {length} does not fit "
+                                   f"{origin or f'the {expected} of the format'}")
+    total, memory = sum(file.size for file in files.values()), available_memory()
+    if total > _MEMORY_SHARE * memory:
+        raise StorageError(f"{folder}: its arrays have {total / 1e9:.1f} GB, but only {memory / 1e9:.1f} GB of memory "
+                           "are available")
+    return {name: file.read() for name, file in files.items()}
+
+
+def _write(new: Path, record: MapRecord, cloud: PointCloud, map_camera: np.ndarray, config: Config) -> None:
+    """Write a map as the folder `new`, and to the disk."""
+    new.mkdir()
+    writers: dict[str, Callable[[Path], object]] = {
+        f"{name}.npy": partial(np.save, arr=getattr(record, name), allow_pickle=False) for name in SCHEMA}
+    description = {"format": FORMAT, "version": VERSION, "written_by": f"vggt_ros {__version__}",
+                   **{name: jsonable(getattr(record, name)) for name in _SCALAR_FIELDS}, "settings": asdict(config)}
+    writers |= {"map.ply": lambda path: write_ply(path, cloud),
+                "trajectory.txt": lambda path: write_trajectory(path, record.keyframe_stamp, map_camera),
+                "map.json": lambda path: path.write_text(json.dumps(description, indent=1) + "\n")}
+    for name, write in writers.items():
+        try:
+            write(new / name)
+            _sync_to_disk(new / name)
+        except OSError as error:  # numpy names neither the file nor the reason
+            raise StorageError(f"{new / name}: cannot be written; is the disk full? "
+                               f"({error.strerror or error})") from error
+    _sync_to_disk(new)
 
 
 def _exchange(new: Path, folder: Path) -> None:
     """Replace `folder` by the folder `new`; at every moment one of the two is complete (see `_recover`)."""
-    old = _old(folder)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        for entry in folder.iterdir():
-            if entry.name not in _MAP_FILES and entry.suffix != ".npy" and not (new / entry.name).exists():
-                (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, new / entry.name)
-    for path in [*(p for p in new.rglob("*") if p.is_file()), new]:
-        _sync_to_disk(path)
-    if folder.exists():
-        folder.rename(old)
+        folder.rename(_old(folder))
     new.rename(folder)
     _sync_to_disk(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _recover(folder: Path) -> None:
-    """Undo an exchange that was interrupted between its two renames, and remove incomplete folders of other saves."""
+    """Complete an exchange that was interrupted, and remove incomplete folders of saves that have ended.
+
+    Between the two renames the old folder comes back. After the second one, files that are not part of a map move from
+    the old folder to the new one, and the rest of the old one is removed.
+    """
     old = _old(folder)
-    if old.exists() and not folder.exists():
+    if old.is_dir() and not folder.exists():
         old.rename(folder)
-    for leftover in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        start, _, process = leftover.name.rpartition("-")
+    elif old.is_dir():
+        for entry in old.iterdir():
+            if entry.name not in _MAP_FILES and entry.suffix != ".npy" and not (folder / entry.name).exists():
+                entry.rename(folder / entry.name)
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in _leftovers(folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_interrupted(folder: Path) -> bool:
+    return _old(folder).is_dir() or bool(_leftovers(folder))
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Return the incomplete folders of saves by processes that do not exist any more."""
+    found = []
+    for path in folder.parent.iterdir():
+        start, _, process = path.name.rpartition("-")
         if start == f".{folder.name}.new" and process.isdecimal() and not Path("/proc", process).exists():
-            shutil.rmtree(leftover, ignore_errors=True)
+            found.append(path)
+    return found
+
+
+def _is_map(folder: Path) -> bool:
+    return (folder / "map.json").exists() or (folder / "map.ply").exists()
 
 
 def _old(folder: Path) -> Path:
@@ -176,7 +246,3 @@ def _sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _jsonable(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -49,6 +49,13 @@ SCHEMA: dict[str, tuple[str, tuple[str | int, ...]]] = {
 }
 
 
+_MAX_ID = 2**53
+_MAX_LENGTH, _MAX_SCALE = 1e7, 1e7
+"""Bounds of the translation of a pose, and of a scale and its inverse: map units are meters, or near."""
+_MIN_VARIANCE, _MAX_VARIANCE = 1e-20, 1e12
+"""Bounds of the variances of a relative pose: radians, units and log scale, squared."""
+
+
 @dataclass(frozen=True, eq=False)
 class MapRecord:
     """A map as arrays: k keyframes, w nodes of the pose graph, m edges between them.
@@ -125,7 +132,6 @@ class MapRecord:
         """
         self._check_shapes()
         pixels = self.keyframe_size.prod(1)
-        asymmetry = np.abs(self.edge_covariance - self.edge_covariance.transpose(0, 2, 1)).max(initial=0)
         windows, ids = self.window_id, self.keyframe_id
         for name, valid, problem in (
             ("window_id", _different(windows) and windows.min(initial=0) >= 0, "ids must differ"),
@@ -135,27 +141,24 @@ class MapRecord:
             ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
             (
                 "keyframe_submap",
-                self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap,
+                self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap
+                and self.keyframe_submap.max(initial=0) < len(self.anchor),
                 "no such submap",
             ),
             ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
+            ("keyframe_id", max(self.next_keyframe, self.next_window) < _MAX_ID, "an id is too large"),
             ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
-            (
-                "keyframe_intrinsics",
-                (self.keyframe_intrinsics[:, [0, 1], [0, 1]] > 0).all()
-                and (self.keyframe_intrinsics[:, 2] == [0, 0, 1]).all(),
-                "not a pinhole matrix",
-            ),
             (
                 "keyframe_size",
                 ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
                 "not the size of an image",
             ),
+            ("keyframe_intrinsics", self._are_pinholes(), "not the pinhole matrix of such an image"),
             ("depth", pixels.sum() == len(self.depth), "the number of pixels does not fit keyframe_size"),
             ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
             (
                 "keyframe_features",
-                self.keyframe_features.min(initial=0) >= 0 and self.keyframe_features.sum() == len(self.feature),
+                self._counts_fit(),
                 "the counts do not fit feature",
             ),
             (
@@ -165,7 +168,7 @@ class MapRecord:
             ),
             ("appearance", self.appearance.shape[1] in (0, VLAD_SIZE), f"not {VLAD_SIZE} numbers for each keyframe"),
             ("window_pose", _rigid(self.window_pose), "not a pose"),
-            ("window_scale", (self.window_scale > 0).all(), "a scale is not positive"),
+            ("window_scale", _are_scales(self.window_scale), "a scale is not positive, or out of range"),
             (
                 "anchor",
                 len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
@@ -175,12 +178,9 @@ class MapRecord:
             ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
             ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
             ("edge_pose", _rigid(self.edge_pose), "not a pose"),
-            ("edge_scale", (self.edge_scale > 0).all(), "a scale is not positive"),
-            (
-                "edge_covariance",
-                asymmetry < 1e-9 and (np.linalg.eigvalsh(self.edge_covariance) > 0).all(),
-                "not a covariance",
-            ),
+            ("edge_scale", _are_scales(self.edge_scale), "a scale is not positive, or out of range"),
+            ("edge_covariance", self._are_covariances(), "not a covariance, or out of range"),
+            ("feature_pixel", self._are_in_images(), "a pixel is outside of its image"),
             ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
             ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
             ("edge_second", self._is_connected(), "a window is no anchor, and has no overlap with an earlier one"),
@@ -193,6 +193,34 @@ class MapRecord:
         ):
             if not valid:
                 raise ValueError(f"{name}: {problem}")
+
+    def _counts_fit(self) -> bool:
+        """Return True if the keyframes' numbers of features are those of all features."""
+        counts = self.keyframe_features
+        return bool(counts.min(initial=0) >= 0 and counts.max(initial=0) <= len(self.feature)
+                    and counts.sum() == len(self.feature))
+
+    def _are_pinholes(self) -> bool:
+        """Return True if the matrices are those of images of their sizes."""
+        k, sides = self.keyframe_intrinsics, self.keyframe_size[:, ::-1].astype(np.float64)
+        focal, center = k[:, [0, 1], [0, 1]], k[:, :2, 2]
+        return bool((focal > 1e-2 * sides).all() and (focal < 1e4 * sides).all() and (k[:, 2] == [0, 0, 1]).all()
+                    and (np.abs(center) < 10 * sides).all() and (k[:, 1, 0] == 0).all())
+
+    def _are_covariances(self) -> bool:
+        """Return True if the covariances are symmetric, and positive within what a solve can resolve."""
+        covariance = self.edge_covariance
+        asymmetry = np.abs(covariance - covariance.transpose(0, 2, 1)).max(initial=0)
+        if not np.abs(covariance).max(initial=0) < _MAX_VARIANCE or not asymmetry < 1e-9:
+            return False
+        return bool((np.linalg.eigvalsh(covariance) > _MIN_VARIANCE).all())
+
+    def _are_in_images(self) -> bool:
+        """Return True if every feature is in its keyframe's image."""
+        if not self._counts_fit():
+            return False
+        sides = np.repeat(self.keyframe_size[:, ::-1], self.keyframe_features, axis=0)
+        return bool((self.feature_pixel > -1).all() and (self.feature_pixel < sides).all())
 
     def _is_connected(self) -> bool:
         """Return True if every window is an anchor, or overlaps with one before it."""
@@ -234,9 +262,15 @@ def _different(values: NDArray[np.int64]) -> bool:
     return len(np.unique(values)) == len(values)
 
 
+def _are_scales(values: Array) -> bool:
+    return bool((values > 1 / _MAX_SCALE).all() and (values < _MAX_SCALE).all())
+
+
 def _rigid(poses: Array) -> bool:
-    """Return True if all of `poses` (n, 4, 4) are finite, with a rotation and the last row of a pose."""
+    """Return True if all of `poses` (n, 4, 4) are finite, with a rotation and the last row of a pose, and not far."""
+    if not np.isfinite(poses).all() or not (np.abs(poses[:, :3, 3]) < _MAX_LENGTH).all():
+        return False
     rotation = poses[:, :3, :3]
     deviation = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0)
-    return bool(np.isfinite(poses).all() and deviation < 1e-6 and (np.linalg.det(rotation) > 0).all()
+    return bool(deviation < 1e-6 and (np.linalg.det(rotation) > 0).all()
                 and (poses[:, 3] == [0, 0, 0, 1]).all())

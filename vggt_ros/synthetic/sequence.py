@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
+from vggt_ros.sequences.sequence import Omitted
 from vggt_ros.synthetic.paths import laps
 from vggt_ros.synthetic.rooms import room
 from vggt_ros.synthetic.scene import Scene, pinhole
@@ -32,7 +33,7 @@ class RenderedSequence:
     def __init__(self, name: str, scene: Scene, world_camera: Array, size: tuple[int, int] = (640, 480),
                  rate: float = 15.0) -> None:
         """Render `scene` from `world_camera` (n, 4, 4), `rate` images a second, with a field of view of 65 degrees."""
-        self.name, self.scene = name, scene
+        self.name, self.scene, self.omitted = name, scene, Omitted()
         self.camera = Camera(*size, pinhole(*size))
         stamps = START + np.round(np.arange(len(world_camera)) * 1e9 / rate).astype(np.int64)
         self.truth = stamps, world_camera

@@ -67,6 +67,8 @@ class TrackedFrame:
         map_odom: 4x4 pose of the odometry frame in the map, which takes the corrections of the map.
         covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], in radians and map
             units.
+        motion_covariance: float64 (6, 6) of the motion in the odometry frame since the image before, perturbed
+            likewise; None if that one had no pose.
         reference: id of the solved keyframe that the pose was measured against.
         reference_camera: 4x4 pose in that keyframe's frame, in units of its window.
         inliers: number of landmarks that agree with the pose.
@@ -82,6 +84,7 @@ class TrackedFrame:
     odom_camera: Array | None = None
     map_odom: Array = field(default_factory=lambda: np.eye(4))
     covariance: Array | None = None
+    motion_covariance: Array | None = None
     reference: int | None = None
     reference_camera: Array | None = None
     inliers: int = 0
@@ -229,24 +232,6 @@ class Update:
     report: Mapping[str, float] = field(default_factory=dict)
     loop: str = ""
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class PointCloud:
-    """Points (n, 3) float32, colors RGB (n, 3) uint8, confidence rank (n,) float32."""
-
-    points: NDArray[np.float32]
-    colors: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        """Return the number of points."""
-        return len(self.points)
-
-    def transformed(self, target_source: Array) -> PointCloud:
-        """Return the cloud in the target frame of `target_source`, a 4x4 pose."""
-        rotation, translation = target_source[:3, :3].T.astype(np.float32), target_source[:3, 3].astype(np.float32)
-        return PointCloud(self.points @ rotation + translation, self.colors, self.confidence)
 
 
 @dataclass

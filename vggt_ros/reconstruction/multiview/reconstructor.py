@@ -15,6 +15,7 @@ from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
+from vggt_ros.reconstruction.multiview.brightness import balanced_images
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second
 from vggt_ros.reconstruction.multiview.selection import solve_window
@@ -60,7 +61,7 @@ class Multiview:
 
         """
         times = [time.perf_counter()]
-        features = [detect(keyframe.image, self._settings.corners) for keyframe in window.keyframes]
+        features = [detect(image, self._settings.corners) for image in balanced_images(window.keyframes)]
         tracks = track(features, window.keyframes)
         times.append(time.perf_counter())
         intrinsics = np.array([keyframe.intrinsics for keyframe in window.keyframes])

@@ -1,0 +1,102 @@
+"""The view of a running node: what its topics say, over real DDS, is in the file."""
+
+import os
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy")
+pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+pytest.importorskip("rerun", reason="needs rerun-sdk")
+from bench import Bench, matrix, stamp
+from rrd import read
+from scenes import lap
+
+from vggt_ros.ros.transforms import BODY_OPTICAL
+from vggt_ros.ros.view_node import ViewNode, main
+from vggt_ros.view.opening import open_view
+
+IMAGES = 40
+SETTINGS = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The node after some windows, and what a view of it has written."""
+    folder = tmp_path_factory.mktemp("view")
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder)}
+    bench = Bench(64, lap().oracle(), ["odom", "pose", "path", "status"], **SETTINGS)
+    view = ViewNode(open_view(file=folder / "node.rrd"), context=bench.context)
+    bench.executor.add_node(view)
+    bench.start()
+    assert bench.spin(lambda: view._image_topic)
+    bench.spin(seconds=0.5)  # until the view has found the camera
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:IMAGES])
+    bench.spin(lambda: len(view._map) == len(bench.node.slam.surface), seconds=15)
+    bench.settle(3.0)  # the grid and the last updates
+    bench.executor.remove_node(view)
+    view.close()
+    view.destroy_node()
+    yield bench, read(folder / "node.rrd")
+    bench.close()
+
+
+def test_the_camera_is_where_the_node_says(shown):
+    bench, rows = shown
+    poses = {stamp(message): matrix(message.pose.pose) @ BODY_OPTICAL for message in bench.got["pose"]}
+    cameras = [row for row in rows["/map/camera"] if not row.cleared]
+    assert len(cameras) > 0.5 * len(poses)
+    found = np.array([row.array("Transform3D:translation")[0] for row in cameras])
+    there = np.array([pose[:3, 3] for pose in poses.values()])
+    assert np.linalg.norm(found[:, None] - there[None], axis=2).min(1).max() < 1e-5
+    assert any(row.cleared for row in rows["/map/camera"])  # before the first window
+
+
+def test_the_images_of_the_nodes_topic_are_shown(shown):
+    _, rows = shown
+    times = [row.time for row in rows["/map/camera/image"]]
+    assert 0.5 * IMAGES < len(times) <= IMAGES
+    assert {time for time in times if time} <= {frame.stamp for frame in lap().frames}
+
+
+def test_the_points_are_those_of_the_node(shown):
+    bench, rows = shown
+    slam, map_world = bench.node.slam, bench.node.transforms.map_world
+    parts = {int(name.split("/")[-1]): found[-1] for name, found in rows.items() if name.startswith("/map/points/")}
+    parts = {k: row.array("Points3D:positions") for k, row in parts.items() if not row.cleared}
+    ours = {k: slam.surface.keyframe_cloud(k, slam.solution).transformed(map_world).points
+            for k in slam.surface.keyframes}
+    assert parts.keys() == {k for k, points in ours.items() if len(points)} and len(parts) > 5
+    for keyframe, points in parts.items():
+        assert np.linalg.norm(points - ours[keyframe], axis=1).max() < 0.04
+
+
+def test_keyframes_graph_depth_and_grid_are_those_of_the_node(shown):
+    bench, rows = shown
+    solution, map_world = bench.node.slam.solution, bench.node.transforms.map_world
+    strips = rows["/map/keyframes/0"][-1].array("LineStrips3D:strips")
+    centers = (map_world @ solution.map_camera)[:, :3, 3]
+    assert len(strips) == len(solution) > 5
+    assert np.linalg.norm(strips[:, 5] - centers, axis=1).max() < 0.02
+    assert len(rows["/map/windows"][-1].values["Points3D:positions"]) == len(solution.window_ids)
+    overlaps = sum(edge.kind == "overlap" for edge in solution.edges)
+    assert len(rows["/map/edges/overlap"][-1].values["LineStrips3D:strips"]) == overlaps
+    assert len(rows["/depth"]) == len(solution)
+    assert "Mesh3D:vertex_positions" in rows["/map/grid"][-1].values
+
+
+def test_the_status_is_told_once(shown):
+    _, rows = shown
+    texts = [row.values["TextLog:text"][0] for row in rows["/status"]]
+    assert texts[-1].startswith("TRACKING: tracking")
+    assert all(first != second for first, second in pairwise(texts))
+    assert rows["/numbers/keyframes"][-1].values["Scalars:scalars"][0] > 5
+
+
+def test_without_a_screen_the_command_says_what_to_do(capsys, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main([]) == 1
+    assert "use --web or --rrd FILE" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""Checks of a calibration from outside the program: a matrix or a distortion that cannot be right is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+"""Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
+_MAX_FOCAL_RATIO = 3.0
+"""Largest ratio of the focal lengths: pixels are about square; binning or resizing one side may double one of them."""
+_FIELDS_OF_VIEW = 0.5, 170.0
+"""Horizontal fields of view of pinhole images, degrees: of a telescope, and more than any plane image shows."""
+
+
+class CameraError(ValueError):
+    """A calibration cannot be used; the text says what is wrong with it."""
+
+
+def check_matrix(name: str, matrix: NDArray[np.float64], size: tuple[int, int], fisheye: bool = False) -> None:
+    """Check a camera matrix (3, 3), called `name` in errors, for images of `size` (width, height), 0 if unknown.
+
+    Raises:
+        CameraError: a value is not finite, the matrix is not one of a camera (transposed, scaled or mixed up), a focal
+            length is not positive or far from the other one, or the principal point is outside the image.
+
+    """
+    if not np.isfinite(matrix).all():
+        raise CameraError(f"the calibration has values that are not finite (NaN or infinite) in {name}")
+    focal_x, focal_y, (x, y) = matrix[0, 0], matrix[1, 1], matrix[:2, 2]
+    if focal_x <= 0 or focal_y <= 0:
+        raise CameraError(f"the focal lengths {focal_x:g}, {focal_y:g} in {name} are not positive")
+    if np.abs(matrix[2] - (0, 0, 1)).max() > 1e-6 or abs(matrix[1, 0]) > 1e-6 * focal_y:
+        rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in matrix)
+        raise CameraError(f"{name} is not `fx 0 cx; 0 fy cy; 0 0 1` but `{rows}`; is it transposed, or scaled?")
+    if not 1 / _MAX_FOCAL_RATIO <= focal_x / focal_y <= _MAX_FOCAL_RATIO:
+        raise CameraError(f"the focal lengths {focal_x:g}, {focal_y:g} px in {name} are too far from each other")
+    width, height = size
+    if width > 0 and height > 0:
+        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            raise CameraError(f"the principal point {x:g}, {y:g} in {name} is outside the image of {width}x{height}")
+        degrees = math.degrees(2 * math.atan(width / 2 / focal_x))
+        if not fisheye and not _FIELDS_OF_VIEW[0] <= degrees <= _FIELDS_OF_VIEW[1]:
+            raise CameraError(f"the focal length {focal_x:g} px in {name} is a field of view of {degrees:.3g} degrees "
+                              f"of an image of {width} px; are its units pixels?")
+
+
+def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """Return model and coefficients as OpenCV takes them, without trailing zeros that the model does not have.
+
+    Some drivers send arrays of a fixed length; and OpenCV's calibration yields eight coefficients, which others call
+    plumb_bob: then the model is rational_polynomial.
+
+    Raises:
+        CameraError: the model is unknown, or the number of coefficients is none of its own.
+
+    """
+    values = tuple(float(value) for value in coefficients)
+    if not np.isfinite(values).all():
+        raise CameraError("the calibration has values that are not finite (NaN or infinite) in its distortion")
+    if not any(values):
+        return model or "plumb_bob", ()
+    model = model or "plumb_bob"
+    counts = COEFFICIENT_COUNTS.get(model, ())
+    shorter = values
+    while shorter and shorter[-1] == 0 and len(shorter) not in counts:
+        shorter = shorter[:-1]
+    if len(shorter) in counts:
+        return model, shorter
+    if model == "plumb_bob" and len(values) in COEFFICIENT_COUNTS["rational_polynomial"]:
+        return "rational_polynomial", values
+    raise CameraError(f"distortion model {model!r} with {len(values)} coefficients; known are "
+                      + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENT_COUNTS.items()))

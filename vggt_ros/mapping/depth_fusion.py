@@ -1,0 +1,193 @@
+"""Depth that agrees: each keyframe's depth checked against that of its neighbors, and averaged where they agree.
+
+Every pixel of a keyframe is projected into its neighbors and compared with the depth there (Merrell et al. 2007,
+"Real-time visibility-based fusion of depth maps"). A neighbor that has about the same depth supports it. One that sees
+through it, to something behind it, contradicts it: so flying pixels at edges are found, and the fans of a keyframe
+whose depth is wrong. One that has something in front of it says nothing. Votes are counted, not weighed by confidence:
+where texture is weak confidence is low, but depth that several windows found independently is right. The mean of those
+that agree is weighed.
+
+What moved is gone: a point that nobody has seen since later keyframes saw clearly through it is dropped, however many
+saw it before. If it is seen again, it is back.
+
+How far depths may differ follows from how much those of two keyframes do, so that the same rule serves any
+reconstructor. The depth of a whole keyframe may be wrong by a factor: it is estimated from the median ratios to its
+neighbors, which see the same surface from elsewhere. The depth of a network, and of stereo on short baselines, is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.poses import Array, inverse
+
+_MIN_TOLERANCE, _MAX_TOLERANCE = 0.02, 0.08
+"""Range of the difference of two logarithms of depth up to which they agree."""
+_TOLERANCE_SIGMAS = 1.5
+"""The difference up to which depths agree, in robust sigmas of the differences of two keyframes."""
+_SEEN_THROUGH = 1.5
+"""A neighbor sees through a point that is nearer than what it sees by more than this many tolerances."""
+_CLEARLY_THROUGH = 0.07
+"""Difference of the logarithms of depth from which on a later keyframe shows that a point is gone, at least."""
+_GONE = 2
+"""Later keyframes that have to see clearly through a point that is gone."""
+_CAME = 2
+"""Others that have to see a point that was seen through before they first did."""
+_MAX_RATIO = 0.15
+"""Larger differences of the logarithms say nothing about the factor and the noise of a keyframe's depth."""
+_MIN_COMMON = 50
+"""Fewest confident pixels in common from which the factor and the noise are estimated."""
+_FACTOR_PRIOR = 1.0
+"""Weight of a factor of 1, in neighbors."""
+_FULL_SCORE = 3.0
+"""Sum of rank and half votes at which the confidence of fused depth is 1."""
+_LEAST_WEIGHT = np.float32(0.05)
+"""Least confidence with which depth is averaged."""
+_SAMPLE = 5
+"""Every n-th pixel of those in common is used for the medians."""
+
+
+@dataclass(frozen=True, eq=False)
+class DepthView:
+    """Depth of a keyframe with its pose.
+
+    Attributes:
+        map_camera: pose 4x4.
+        intrinsics: float64 (3, 3), for the size of `depth`.
+        depth: float32 (h, w), map units along the optical axis; 0 where unknown.
+        confidence: float32 (h, w), rank in [0, 1].
+        time: rises from a keyframe to those that are newer, such as its id.
+        log_factor: by which the logarithm of its depth is corrected.
+
+    """
+
+    map_camera: Array
+    intrinsics: Array
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    time: int = 0
+    log_factor: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class FusedDepth:
+    """Depth of a keyframe that agrees with its neighbors'.
+
+    Attributes:
+        depth: float32 (h, w), map units; 0 where unknown or contradicted.
+        confidence: float32 (h, w), in [0, 1]: a third of the sum of its rank, half a vote of each neighbor that agrees,
+            and minus half a vote of each that sees through it. With `map.min_confidence` 0.25 two votes are enough for
+            any depth, one for a depth with a rank of 0.25 or more, and none for one of 0.75. Where no neighbor has
+            depth to compare with, the rank.
+        log_factor: correction of the logarithm of its depth, for its neighbors' turns.
+
+    """
+
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    log_factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """The pixels (m,) of a keyframe that a neighbor has depth for, and the logarithms of the ratios of the depths.
+
+    `confidence` is the neighbor's, `tolerance` the difference up to which the depths agree.
+    """
+
+    pixels: NDArray[np.int64]
+    ratio: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    tolerance: float
+    bias: float | None
+
+
+class _Support:
+    """When the points (n,) of a keyframe were seen: first, last, and by how many others."""
+
+    def __init__(self, count: int, time: int) -> None:
+        self.first, self.last = np.full(count, time, np.int64), np.full(count, time, np.int64)
+        self._others = np.zeros(count, np.int64)
+
+    def add(self, points: NDArray[np.int64], time: int) -> None:
+        self.first[points] = np.minimum(self.first[points], time)
+        self.last[points] = np.maximum(self.last[points], time)
+        self._others[points] += 1
+
+    def came_after(self, points: NDArray[np.int64], time: int) -> NDArray[np.bool_]:
+        """Return which points came after `time`: what was seen through before is contradicted, unless two saw it."""
+        return (self.first[points] > time) & (self._others[points] >= _CAME)
+
+
+def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
+    """Return the depth of `view` that agrees with that of its neighbors."""
+    shape, depth, own = view.depth.shape, view.depth.ravel(), view.confidence.ravel()
+    pixels = np.flatnonzero(depth > 0)
+    rows, columns = np.divmod(pixels, shape[1])
+    homogeneous = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
+    found = [_compare(view, other, pixels, homogeneous, depth[pixels], own[pixels]) for other in neighbors]
+    biases = [other.log_factor - one.bias for one, other in zip(found, neighbors, strict=True)
+              if one.bias is not None]
+    log_factor = float(sum(biases) / (len(biases) + _FACTOR_PRIOR))
+    seen = _Support(len(depth), view.time)
+    score, looked = np.zeros(len(depth), np.float32), np.zeros(len(depth), np.bool_)
+    total = np.maximum(own, _LEAST_WEIGHT) ** 2
+    shift = np.zeros(len(depth), np.float32)
+    for one, other in zip(found, neighbors, strict=True):
+        ratio = one.ratio + np.float32(log_factor - other.log_factor)
+        agree = np.abs(ratio) < one.tolerance
+        score[one.pixels] += agree
+        looked[one.pixels] = True
+        seen.add(one.pixels[agree], other.time)
+        weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
+        shift[one.pixels[agree]] += weight * ratio[agree]
+        total[one.pixels[agree]] += weight
+    for one, other in zip(found, neighbors, strict=True):
+        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -_SEEN_THROUGH * one.tolerance]
+        score[through] -= ~seen.came_after(through, other.time)
+    fused = depth * np.exp(np.float32(log_factor) - shift / total)
+    confidence = np.where(looked, np.clip((own + score / 2) / _FULL_SCORE, 0, 1), own).astype(np.float32)
+    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, log_factor)] = 0
+    fused[confidence == 0] = 0
+    return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
+
+
+def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int64],
+             log_factor: float) -> NDArray[np.bool_]:
+    """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
+    count = np.zeros(len(last_seen), np.int64)
+    for one, other in zip(found, neighbors, strict=True):
+        clearly = max(_CLEARLY_THROUGH, 2 * one.tolerance)
+        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -clearly]
+        count[through] += other.time > last_seen[through]
+    return count >= _GONE
+
+
+def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homogeneous: NDArray[np.float32],
+             depth: NDArray[np.float32], confidence: NDArray[np.float32]) -> _Comparison:
+    """Compare the depth (n,) of pixels (n,), 3 x n as homogeneous coordinates, with that of another keyframe."""
+    other_view = inverse(other.map_camera) @ view.map_camera
+    turn = (other.intrinsics @ other_view[:3, :3] @ np.linalg.inv(view.intrinsics)).astype(np.float32)
+    x, y, z = (turn @ homogeneous) * depth + (other.intrinsics @ other_view[:3, 3]).astype(np.float32)[:, None]
+    height, width = other.depth.shape
+    z = np.maximum(z, np.float32(1e-6))
+    x, y = x / z + np.float32(0.5), y / z + np.float32(0.5)
+    inside = np.flatnonzero((z > 1e-5) & (x >= 0) & (x < width) & (y >= 0) & (y < height))
+    place = y[inside].astype(np.int32) * width + x[inside].astype(np.int32)
+    there = other.depth.ravel()[place]
+    known = there > 0
+    inside, place = inside[known], place[known]
+    ratio, weight = np.log(z[inside] / there[known]), other.confidence.ravel()[place]
+    sample = slice(None, None, _SAMPLE)
+    trusted = ratio[sample][(np.abs(ratio[sample]) < _MAX_RATIO) & (np.minimum(weight[sample],
+                                                                               confidence[inside[sample]]) > 0.3)]
+    if len(trusted) * _SAMPLE < _MIN_COMMON:
+        return _Comparison(pixels[inside], ratio, weight, _MAX_TOLERANCE, None)
+    bias = float(np.median(trusted))
+    sigma = 1.48 * float(np.median(np.abs(trusted - bias)))
+    tolerance = float(np.clip(_TOLERANCE_SIGMAS * sigma, _MIN_TOLERANCE, _MAX_TOLERANCE))
+    return _Comparison(pixels[inside], ratio, weight, tolerance, bias)

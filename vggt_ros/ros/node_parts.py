@@ -1,0 +1,39 @@
+"""What a configured node consists of, for its parts that need several of the others."""
+
+from __future__ import annotations
+
+from vggt_ros.config import Config
+from vggt_ros.ros.diagnostics import StatusMonitor
+from vggt_ros.ros.image_source import ImageSource
+from vggt_ros.ros.image_tracking import ImageTracking
+from vggt_ros.ros.initial_pose import InitialPose
+from vggt_ros.ros.lifecycle import TolerantLifecycleNode
+from vggt_ros.ros.map_files import MapFiles
+from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.outputs import Outputs
+from vggt_ros.ros.transforms import Transforms
+
+
+class NodeParts(TolerantLifecycleNode):
+    """A lifecycle node with the parts that are created when it is configured.
+
+    Attributes:
+        is_active: whether the lifecycle state is active.
+
+    """
+
+    config: Config
+    source: ImageSource
+    metric: MetricInput
+    tracking: ImageTracking
+    transforms: Transforms
+    outputs: Outputs
+    monitor: StatusMonitor
+    maps: MapFiles
+    initial_pose: InitialPose
+    is_active = False
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the node is active and its map is not just being replaced."""
+        raise NotImplementedError

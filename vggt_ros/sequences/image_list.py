@@ -1,0 +1,135 @@
+"""Which files of a folder are its images, and in which order."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.image_header import ImageHeader, read_header
+from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.storage.files import parse_stamp, read_lines
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
+_HEADER_BYTES = 65536
+"""Bytes of a file that are read for its header at first; in a few files it lies further behind."""
+_SAMPLE = 100
+"""Most files whose size is read to find the size that most of them have."""
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the images of a folder, by their numbers (2 before 10), and a line on those that are left out.
+
+    Hidden files are none of them: macOS leaves `._name` beside every `name`. Nor is 16-bit gray beside other images:
+    that is sensor depth.
+
+    Raises:
+        SequenceError: there are no images.
+
+    """
+    names = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    files = sorted((file for file in names if file.suffix.lower() in SUFFIXES and file.is_file()), key=_order(names))
+    if not files:
+        others = Counter(file.suffix.lower() for file in names if file.suffix and file.is_file()).most_common(3)
+        seen = f"; it has {', '.join(f'{count} {suffix}' for suffix, count in others)}" if others else ""
+        raise SequenceError(f"{folder}: there are no images in it ({' '.join(sorted(SUFFIXES))}){seen}")
+    depth = {file for file in files if _is_gray16(file)}
+    if not depth or len(depth) == len(files):
+        return files, []
+    return [file for file in files if file not in depth], [
+        f"{len(depth)} images of 16-bit gray are left out, such as {min(depth).name}: beside other images they are "
+        "sensor depth"]
+
+
+def common_size(files: list[Path]) -> tuple[int, int]:
+    """Return the size (width, height) that most of some images have.
+
+    Raises:
+        SequenceError: none of them is an image.
+
+    """
+    problem, sizes = "", Counter[tuple[int, int]]()
+    for file in files[::max(1, len(files) // _SAMPLE)]:
+        try:
+            header = header_of(file)
+            sizes[header.width, header.height] += 1
+        except ImageError as error:
+            problem = problem or f"{file}: {error}"
+    if not sizes:
+        raise SequenceError(problem)
+    return sizes.most_common(1)[0][0]
+
+
+def header_of(file: Path) -> ImageHeader:
+    """Return the header of an image file; raises ImageError if it is missing or damaged."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_HEADER_BYTES)
+            try:
+                return read_header(data)
+            except ImageError:
+                if len(data) < _HEADER_BYTES:
+                    raise
+                return read_header(data + opened.read())
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+
+
+def read_list(path: Path) -> list[tuple[int, Path]]:
+    """Return stamps and files of a list with the lines `timestamp filename`, as from any text editor.
+
+    Raises:
+        SequenceError: a line has another form, or there are none.
+        FileError: the list is missing or not text.
+
+    """
+    entries = []
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split(maxsplit=1)
+        if not fields or fields[0].startswith("#"):
+            continue
+        try:
+            stamp, name = parse_stamp(fields[0]), fields[1].strip()
+        except (ValueError, IndexError) as error:
+            raise SequenceError(f"{path}, line {number}: expected `timestamp filename`") from error
+        file = path.parent / name
+        if "\\" in name and not file.exists():  # written on Windows
+            file = path.parent / name.replace("\\", "/")
+        entries.append((stamp, file))
+    if not entries:
+        raise SequenceError(f"{path}: there are no images in it")
+    return entries
+
+
+def depth_unit(path: Path) -> float:
+    """Return the units per meter of 16-bit depth images, from the line `Depth` of the folder's README.txt."""
+    line = next((line for line in read_lines(path) if line.startswith("Depth")), "")
+    if match := re.search(r"(\d+) units per met", line):
+        return float(match[1])
+    if re.search(r"\bmm\b", line):
+        return 1000.0
+    raise SequenceError(f"{path}: its line `Depth` must state `N units per meter` or `mm`")
+
+
+def natural_key(name: str) -> tuple[object, ...]:
+    """Return a key that sorts names by the numbers in them: image2 before image10."""
+    return tuple(int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name))
+
+
+def _order(files: list[Path]) -> Callable[[Path], Any]:
+    """Return the key by which files are sorted: as decimal numbers if all names are numbers, such as times."""
+    if all(re.fullmatch(r"\d+\.\d+", file.stem) for file in files if file.suffix.lower() in SUFFIXES):
+        return lambda file: (Decimal(file.stem), file.name)
+    return lambda file: (natural_key(file.name), file.name)
+
+
+def _is_gray16(file: Path) -> bool:
+    try:
+        header = header_of(file)
+    except ImageError:
+        return False
+    return header.bits == 16 and header.channels == 1
