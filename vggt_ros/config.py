@@ -27,6 +27,8 @@ class CameraConfig:
                              choices=("auto", "true", "false"))
     fov: float = setting(65.0, "Horizontal field of view that is assumed without a calibration.",
                          unit="deg", low=20.0, high=150.0)
+    mask: str = setting("", "Picture of the size of the images, black where they are left out (the robot's own body, a "
+                        "logo); parts that never move are also found without it.")
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
     max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
@@ -42,6 +44,8 @@ class KeyframeConfig:
     min_survival: float = setting(0.6, "A keyframe is also made when a smaller fraction of the last one's tracks "
                                   "is left.",
                                   unit="fraction", low=0.1, high=0.95)
+    max_interval: float = setting(1.0, "Time after which 40 % of `min_parallax` are enough for a keyframe.",
+                                  unit="s", low=0.1, high=60.0)
 
 
 @dataclass(frozen=True)
