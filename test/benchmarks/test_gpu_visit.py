@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from paths import ROOT
 
@@ -151,9 +150,8 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_dry_run(tmp_path):
-    """All of it with the small network on a CPU, in less than two minutes on a machine that has nothing else to do."""
-    began = time.process_time() + sum(os.times()[2:4])
+    """All of it with the small network on a CPU: two minutes on a machine that has nothing else to do."""
     assert main(["gpu_visit", "--network", "small", "--device", "cpu", "--json", str(tmp_path / "visit.json")]) == 0
-    assert time.process_time() + sum(os.times()[2:4]) - began < 240.0  # of two cores
-    assert json.loads((tmp_path / "visit.json").read_text())["sections"].keys() == SECTIONS.keys()
-    assert np.isfinite(json.loads((tmp_path / "visit.json").read_text())["seconds"])
+    said = json.loads((tmp_path / "visit.json").read_text())
+    assert said["sections"].keys() == SECTIONS.keys() and not said["not_done"]
+    assert 0 < said["seconds"] < 480

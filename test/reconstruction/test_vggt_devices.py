@@ -257,7 +257,7 @@ def test_auto_falls_back_where_a_first_window_fails(folder, gpu, monkeypatch):
 def test_without_pycolmap_both_reasons_are_named(folder, gpu, monkeypatch):
     gpu(free=1e6)
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    monkeypatch.setattr("vggt_ros.reconstruction.find_spec", lambda name: None if name == "pycolmap" else name)
+    monkeypatch.delitem(sys.modules, "vggt_ros.reconstruction.multiview.reconstructor", raising=False)
     with pytest.raises(ConfigError, match=r"vggt is not used, because vggt: two images .*; multiview needs pycolmap"):
         auto(folder)
 

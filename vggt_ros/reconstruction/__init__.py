@@ -15,6 +15,7 @@ from vggt_ros import plugins
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.splitting import SplittingReconstructor
 from vggt_ros.settings import ConfigError
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
 
 def create(name: str, config: Config, progress: Callable[[str], None] = lambda text: None,
            at_once: bool = False) -> Reconstructor:
-    """Return a reconstructor, loaded.
+    """Return a reconstructor, loaded; it splits windows where memory is short, if it says what it needs.
 
     Args:
         name: under which it is registered.
@@ -100,4 +101,4 @@ def create(name: str, config: Config, progress: Callable[[str], None] = lambda t
         if at_once:
             log.warning("%s has what it needs, but %s; another one is used instead", name, error)
         raise
-    return reconstructor
+    return SplittingReconstructor(reconstructor, config) if hasattr(kind, "needed_bytes") else reconstructor

@@ -144,6 +144,25 @@ class OptionalMembers(Protocol):
         """Prepare for windows of images of this size, before the first one and whenever the size changes."""
         ...
 
+    def needed_bytes(self, count: int, height: int, width: int) -> float:
+        """Return the memory that a window of `count` images of this size takes, beside what is held anyway.
+
+        With this and `free_bytes`, windows that do not fit are solved in parts, which are joined (`splitting`).
+        """
+        ...
+
+    def free_bytes(self) -> float:
+        """Return the memory that is available for windows now; infinite if that is not known."""
+        ...
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Return True if an error that `reconstruct` has raised means that memory ran out; default: MemoryError."""
+        ...
+
+    def clear_cache(self) -> None:
+        """Free what the next attempt does not need, after memory has run out."""
+        ...
+
     def cancel(self) -> None:
         """End what takes long, from any thread; `close` will follow."""
         ...

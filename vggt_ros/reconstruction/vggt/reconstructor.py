@@ -16,7 +16,8 @@ import torch
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost, WindowGeometry
-from vggt_ros.reconstruction.joining import join, split
+from vggt_ros.reconstruction.joining import join
+from vggt_ros.reconstruction.splitting import Memory, WindowSplitter
 from vggt_ros.reconstruction.vggt import memory, weight_files, weights
 from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, plain_attention_warning
 from vggt_ros.reconstruction.vggt.availability import check_device, unavailable_reason
@@ -34,7 +35,7 @@ from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.tensor_file import release_page_cache
 from vggt_ros.reconstruction.vggt.track_head import MIN_IMAGE
-from vggt_ros.reconstruction.vggt.window_limit import WindowLimit
+from vggt_ros.reconstruction.window_limit import WindowLimit
 from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Vggt:
     Attributes:
         name: "vggt".
         inference: the network on its device.
-        limit: how many keyframes are solved at once.
+        splitter: splits windows that do not fit into memory.
 
     """
 
@@ -66,9 +67,16 @@ class Vggt:
         device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
         with _lost_context():
             self.inference = Inference(settings, device, config.windows.overlap)
-        self.limit = WindowLimit(config.windows.overlap)
+        self.splitter = WindowSplitter("vggt", config, Memory(
+            self._needed_bytes, self._free_bytes, self._shortage, self.inference.clear_cache,
+            "lower vggt.width"))
         self._activation_budget = math.inf
         self._focals: list[np.ndarray] = []
+
+    @property
+    def limit(self) -> WindowLimit:
+        """How many keyframes are solved at once."""
+        return self.splitter.limit
 
     @classmethod
     def unavailable_reason(cls, config: Config, at_once: bool) -> str:
@@ -183,29 +191,12 @@ class Vggt:
             raise ReconstructionRefused(f"vggt.outputs: tracks need images of {MIN_IMAGE} pixels or more on each side, "
                                         f"not {width}x{height}; raise vggt.width")
         with _lost_context():
-            solved = self._solve_in_parts(window, height, width)
+            solved = self.splitter.solve(window, self._solve)
         whole = join(solved, self._config.alignment)
         total = {name: sum(part.report[name] for part in solved) for name in ("seconds", "reused_tokens", "tflop")}
         return replace(whole, report={
             **whole.report, **total, "tflop_per_s": total["tflop"] / total["seconds"],
             "peak_memory_mb": max(part.report["peak_memory_mb"] for part in solved), "parts": float(len(solved))})
-
-    def _solve_in_parts(self, window: Window, height: int, width: int) -> list[WindowGeometry]:
-        """Return the geometry of a window, in as many parts as memory requires."""
-        self._limit_to_memory(len(window.keyframes), height, width)
-        while True:
-            parts = split(window, self._config.windows.overlap, self.limit.most)
-            try:
-                return [self._solve(part) for part in parts]
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = first_line(error)
-            # Not in the handler: the exception references the tensors until it is deleted.
-            self.inference.clear_cache()
-            device = self.inference.device
-            self.limit.fail(len(parts[0].keyframes), memory.free_bytes(device),
-                            f"memory ran out on {device} ({reason})")
 
     def _solve(self, window: Window) -> WindowGeometry:
         """Solve a window, or a part of one, in one run; raises the error of torch if memory runs out."""
@@ -225,7 +216,7 @@ class Vggt:
                  progress: Callable[[str], None] = lambda text: None) -> None:
         """Run windows of a size; lack of memory is logged, and found again by the first window."""
         windows = self._config.windows
-        self._limit_to_memory(windows.size, height, width)
+        self.splitter.limit_to_memory(windows.size, height, width)
         frames = min(windows.size, self.limit.most)
         try:
             self.inference.warm_up(width, height, frames, min(windows.overlap, frames - 1), compile_blocks, progress)
@@ -235,12 +226,17 @@ class Vggt:
             log.warning("vggt: not enough memory to warm up with %d images of %dx%d", frames, width, height)
         self.inference.clear_cache()
 
-    def _limit_to_memory(self, count: int, height: int, width: int) -> None:
-        """Adapt the limit to the memory that is free now; raises ReconstructionRefused if two images do not fit."""
-        inference = self.inference
-        free = min(self._activation_budget, memory.free_bytes(inference.device))
-        self.limit.update(count, lambda frames: memory.activation_bytes(
-            inference.network.sizes, frames, height, width, inference.mode), free, f"{width}x{height}")
+    def _needed_bytes(self, frames: int, height: int, width: int) -> float:
+        """Return what a window takes in addition to the weights, by the memory model."""
+        return memory.activation_bytes(self.inference.network.sizes, frames, height, width, self.inference.mode)
+
+    def _free_bytes(self) -> float:
+        """Return the bytes that windows may take now."""
+        return min(self._activation_budget, memory.free_bytes(self.inference.device))
+
+    def _shortage(self, error: Exception) -> str:
+        """Return what is to be said of an error if memory ran out, empty if it is another error."""
+        return f"memory ran out on {self.inference.device} ({first_line(error)})" if is_out_of_memory(error) else ""
 
     def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
         """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics."""

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt.window_limit import WindowLimit
+from vggt_ros.reconstruction.window_limit import WindowLimit
 
 
 def needed(frames):
@@ -16,7 +16,7 @@ def needed(frames):
 
 def test_the_limit_follows_the_memory(caplog):
     """8 images need 5 GB. The largest window is asked for again when memory is back, with a margin."""
-    limit = WindowLimit(overlap=3)
+    limit = WindowLimit(overlap=3, name="vggt")
     with caplog.at_level(logging.INFO, "vggt_ros"):
         limit.update(8, needed, 5.1e9, "518x392")
         assert (limit.most >= 8, limit.reason) == (True, "")
@@ -34,7 +34,7 @@ def test_the_limit_follows_the_memory(caplog):
 
 
 def test_small_windows_do_not_change_the_limit():
-    limit = WindowLimit(overlap=3)
+    limit = WindowLimit(overlap=3, name="vggt")
     limit.update(8, needed, 4.2e9, "518x392")
     limit.update(3, needed, 9e9, "518x392")
     assert limit.most == 6
@@ -42,7 +42,7 @@ def test_small_windows_do_not_change_the_limit():
 
 def test_after_a_failure_more_memory_has_to_be_free_than_then():
     """The model says that 8 images fit, and they do not: the model is not asked again before memory has changed."""
-    limit = WindowLimit(overlap=3)
+    limit = WindowLimit(overlap=3, name="vggt")
     limit.update(8, needed, 6e9, "518x392")
     limit.fail(8, 6e9, "memory ran out on cuda")
     assert (limit.most, limit.reason) == (6, "windows of more than 6 images: memory ran out on cuda")
@@ -53,16 +53,16 @@ def test_after_a_failure_more_memory_has_to_be_free_than_then():
 
 
 def test_unknown_memory_does_not_come_back():
-    limit = WindowLimit(overlap=3)
+    limit = WindowLimit(overlap=3, name="vggt")
     limit.fail(8, float("inf"), "memory ran out on cpu")
     limit.update(8, needed, float("inf"), "518x392")
     assert limit.most == 6
 
 
 def test_two_images_that_do_not_fit_are_refused_and_asked_for_again():
-    limit = WindowLimit(overlap=3)
+    limit = WindowLimit(overlap=3, name="vggt")
     for _ in range(2):
-        with pytest.raises(ReconstructionRefused, match=r"2 images of 518x392 need about 2.00 GB .* lower vggt\.width"):
+        with pytest.raises(ReconstructionRefused, match=r"2 images of 518x392 need about 2\.00 GB .* smaller images"):
             limit.update(8, needed, 1.9e9, "518x392")
     with pytest.raises(ReconstructionRefused, match="memory ran out on cuda, with two images"):
         limit.fail(2, 1e9, "memory ran out on cuda")

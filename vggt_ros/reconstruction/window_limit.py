@@ -23,9 +23,16 @@ class WindowLimit:
 
     """
 
-    def __init__(self, overlap: int) -> None:
-        """Begin without a limit; parts of a window share `overlap` keyframes."""
-        self._overlap = overlap
+    def __init__(self, overlap: int, name: str, cure: str = "use smaller images") -> None:
+        """Begin without a limit.
+
+        Args:
+            overlap: keyframes that parts of a window share.
+            name: of the reconstructor, for the log.
+            cure: what helps where two images do not fit.
+
+        """
+        self._overlap, self._name, self._cure = overlap, name, cure
         self.most = 10**6
         self.reason = ""
         self._failed, self._free_at_failure = 10**6, 0.0
@@ -75,12 +82,12 @@ class WindowLimit:
             return
         self.most = 10**6 if more == count else more
         self.reason = "" if more == count else f"windows of more than {more} images: {self.reason.partition(': ')[2]}"
-        log.info("vggt: memory is back: windows of %s are solved at once",
+        log.info("%s: memory is back: windows of %s are solved at once", self._name,
                  "any size" if more == count else f"up to {more} images")
 
     def _reduce(self, count: int, reason: str) -> None:
         if count <= 2:
-            raise ReconstructionRefused(f"{reason}, with two images; lower vggt.width")
+            raise ReconstructionRefused(f"{reason}, with two images; {self._cure}")
         self.most = part_size(count, self._overlap)
         self.reason = f"windows of more than {self.most} images: {reason}"
-        log.warning("vggt: %s; windows of more than %d images are split", reason, self.most)
+        log.warning("%s: %s; windows of more than %d images are split", self._name, reason, self.most)
