@@ -1,7 +1,6 @@
 """Every setting of vggt_ros, declared once: default, unit, range and a one-line description.
 
-The ROS parameters, `config/slam.yaml`, `--set key=value` and the README's table are all generated from the dataclasses
-below, or tested against them. A setting's name is `group.field`, or just `field` for those of `Config` itself.
+ROS parameters, `config/slam.yaml` and `--set` are generated from them. A name is `group.field`, or `field` in `Config`.
 """
 
 from __future__ import annotations

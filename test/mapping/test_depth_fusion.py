@@ -76,10 +76,13 @@ def test_the_factor_of_a_keyframe_is_found():
     assert np.median(np.abs(result.depth / DEPTH[5] - 1)) < 0.01
 
 
-def test_depth_without_neighbors_keeps_its_confidence():
+def test_depth_without_neighbors_is_kept():
+    """It is in the map by its own rank, and gives way to depth that others confirm."""
     alone = views()[0]
     result = fuse(alone, [])
-    assert np.array_equal(result.depth, alone.depth) and np.array_equal(result.confidence, alone.confidence)
+    assert np.array_equal(result.depth, alone.depth) and np.allclose(result.confidence, 1 / 3)
+    assert np.allclose(fuse(views(confidence=0.25)[0], []).confidence, 0.25)
+    assert np.allclose(fuse(views(confidence=0.1)[0], []).confidence, 0.1)
     away = replace(alone, map_camera=pose(np.eye(3), np.array([50.0, 0, 0])))
     assert np.array_equal(fuse(alone, [away]).depth, alone.depth)
 
