@@ -121,6 +121,18 @@ def test_only_what_changed_is_fused_again():
     assert depths.fusions == 9 + len(changed)
 
 
+def test_submaps_know_nothing_of_each_other():
+    """Two submaps whose relative pose is not known lie in one frame: neither contradicts the other."""
+    apart = [matrix.copy() for matrix in POSES]
+    for matrix in apart[6:]:
+        matrix[:3, 3] *= 0.3
+    one = replace(solution(apart), submaps=(np.arange(len(POSES)) >= 6).astype(np.int64))
+    both, alone = FusedKeyframes(), FusedKeyframes()
+    both.update(one)
+    alone.update(solution(apart, 6))
+    assert all(np.array_equal(both[k].confidence, alone[k].confidence) for k in range(6))
+
+
 def test_the_number_of_fusions_in_an_update_is_bounded():
     """What is left is done in later updates, until nothing is left."""
     depths = FusedKeyframes()
