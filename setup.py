@@ -19,6 +19,13 @@ ROS_EXECUTABLES = [
     "check = vggt_ros.cli.check:main",
 ]
 """Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
+RECONSTRUCTORS = {
+    "vggt_ros.reconstructors": ["vggt = vggt_ros.reconstruction.vggt.reconstructor:Vggt",
+                                "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview"],
+    "vggt_ros.reconstructor_settings": ["vggt = vggt_ros.reconstruction.vggt.settings:VggtConfig",
+                                        "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig"],
+}
+"""As other packages register theirs; the same as in vggt_ros/plugins.py."""
 BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
 """pip builds a wheel, colcon and the build farm call `install` or `develop`."""
 REQUIREMENTS = re.findall(r"^[\w-].*?(?=\s{2,}#|$)", Path("requirements.txt").read_text(), re.MULTILINE)
@@ -45,5 +52,6 @@ setup(
     install_requires=[line for line in REQUIREMENTS if line not in MULTIVIEW] if BY_PIP else ["setuptools"],
     extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "view": VIEW, "test": ["pytest"]},
     zip_safe=True,
-    entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)]},
+    entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)],
+                  **RECONSTRUCTORS},
 )

@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from vggt_ros import plugins
 from vggt_ros.settings import ConfigError, Setting, Value, setting, walk
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class CameraConfig:
                              choices=("auto", "true", "false"))
     fov: float = setting(65.0, "Horizontal field of view that is assumed without a calibration.",
                          unit="deg", low=20.0, high=150.0)
+    mask: str = setting("", "Picture of the size of the images, black where they are left out (the robot's own body, a "
+                        "logo); parts that never move are also found without it.")
     info_timeout: float = setting(2.0, "How long to wait for CameraInfo before the field of view is assumed.",
                                   unit="s", low=0.0, high=60.0)
     max_step: float = setting(1.0, "Images whose stamps are older than the last one by less are late and left out; "
@@ -38,6 +43,8 @@ class KeyframeConfig:
     min_survival: float = setting(0.6, "A keyframe is also made when a smaller fraction of the last one's tracks "
                                   "is left.",
                                   unit="fraction", low=0.1, high=0.95)
+    max_interval: float = setting(1.0, "Time after which 40 % of `min_parallax` are enough for a keyframe.",
+                                  unit="s", low=0.1, high=60.0)
 
 
 @dataclass(frozen=True)
@@ -52,51 +59,6 @@ class WindowConfig:
                               "process is killed and started anew.", unit="s", low=1.0, high=3600.0)
     max_waiting: int = setting(2, "Most windows that wait for the reconstructor; beyond it keyframes are thinned.",
                                low=1, high=16)
-
-
-@dataclass(frozen=True)
-class MultiviewConfig:
-    """The CPU reconstructor."""
-
-    width: int = setting(800, "Longest side of its images; smaller images are never enlarged.",
-                         unit="px", low=320, high=1920)
-    corners: int = setting(600, "Corners detected per keyframe.", low=100, high=5000)
-    focal_sigma: float = setting(0.0, "Relative sigma of a calibrated focal length; 0: it is not estimated.",
-                                 unit="fraction", low=0.0, high=0.1)
-    readout: float = setting(-1.0, "Readout time of a rolling shutter, first to last row; negative: estimated.",
-                             unit="s", low=-1.0, high=0.1)
-    depth_width: int = setting(320, "Width of its depth maps.", unit="px", low=80, high=800)
-
-
-@dataclass(frozen=True)
-class VggtConfig:
-    """VGGT, the network that reconstructs a window on a GPU."""
-
-    weights: str = setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
-                           "weights; note their license.")
-    revision: str = setting("", "Branch, tag or commit of the Hugging Face repository; empty: its main branch.")
-    width: int = setting(518, "Width of its images, rounded to a multiple of 14; smaller needs less memory.",
-                         unit="px", low=112, high=1036)
-    device: str = setting("auto", "Device it runs on; `auto`: the GPU if there is one.",
-                          choices=("auto", "cuda", "cpu"))
-    dtype: str = setting("auto", "Type of the matrices; `auto`: bfloat16 on a GPU that has it, float16 on an older "
-                         "one, float32 on a CPU.", choices=("auto", "float32", "bfloat16", "float16"))
-    outputs: str = setting("depth", "What is computed besides the camera poses.",
-                           choices=("depth", "depth,points", "depth,tracks", "depth,points,tracks"))
-    reuse_tokens: bool = setting(True, "Keep the encoder's tokens of keyframes that the next window shares.")
-    compile: str = setting("auto", "Compile the blocks of the network (torch.compile) for the camera's full windows; "
-                           "`auto`: on a GPU, if there is a compiler. If it fails, the log says why.",
-                           choices=("auto", "true", "false"))
-    dense_dtype: str = setting("float32", "Type in which the heads for depth and points compute; float16 was never "
-                               "measured.", choices=("float32", "float16"))
-    memory: float = setting(0.0, "Most memory that it may use; 0: no limit. Windows that need more are split.",
-                            unit="GB", low=0.0, high=1000.0)
-    edge_jump: float = setting(0.0, "Depth is dropped where its logarithm jumps by more from pixel to pixel; 0: never.",
-                               low=0.0, high=10.0)
-    min_raw_confidence: float = setting(1.0, "Depth of lower raw confidence is dropped, as in the sky; 1: none.",
-                                        low=1.0, high=1000.0)
-    far: float = setting(0.0, "Depth beyond this multiple of the window's median is dropped; 0: none.",
-                         unit="median depths", low=0.0, high=1000.0)
 
 
 @dataclass(frozen=True)
@@ -216,20 +178,25 @@ class TfConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings."""
+    """All settings.
 
-    reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: vggt with a GPU and weights on disk, "
-                                 "else multiview.", choices=("auto", "vggt", "multiview"))
+    Attributes:
+        reconstructors: name of a reconstructor to its settings, which are the group of this name; see `of`.
+
+    """
+
+    reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: the first of this package's that has "
+                                 "what it needs (a GPU and weights on disk, or pycolmap).",
+                                 choices=lambda: ("auto", *plugins.names()))
     refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
-                          "for multiview, which does it itself.", choices=("auto", "off", "on"))
+                          "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"))
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
-    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
-    vggt: VggtConfig = field(default_factory=VggtConfig)
+    reconstructors: Mapping[str, Any] = field(default_factory=plugins.default_settings)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     loops: LoopConfig = field(default_factory=LoopConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
@@ -263,6 +230,13 @@ class Config:
         automatic = "tf" if self.tf.mode == "map_to_odom" else "none"
         return automatic if self.scale.odometry == "auto" else self.scale.odometry
 
+    def of(self, kind: type[Settings]) -> Settings:
+        """Return the settings of the reconstructor that has settings of this class; raises KeyError if none has."""
+        for settings in self.reconstructors.values():
+            if isinstance(settings, kind):
+                return settings
+        raise KeyError(f"no reconstructor has settings of the class {kind.__name__}")
+
     def __iter__(self) -> Iterator[tuple[Setting, Value]]:
         """Yield every setting with its value, in the order of definition."""
         yield from walk(self)
@@ -282,8 +256,14 @@ class Config:
                 raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
             group, _, key = name.rpartition(".")
             (groups.setdefault(group, {}) if group else top)[key] = known[name].check(value)
+        reconstructors = dict(self.reconstructors)
         for group, values in groups.items():
-            top[group] = dataclasses.replace(getattr(self, group), **values)
+            if group in reconstructors:
+                reconstructors[group] = dataclasses.replace(reconstructors[group], **values)
+            else:
+                top[group] = dataclasses.replace(getattr(self, group), **values)
+        if reconstructors != self.reconstructors:
+            top["reconstructors"] = reconstructors
         return dataclasses.replace(self, **top)
 
     def parse(self, assignments: list[str]) -> Config:

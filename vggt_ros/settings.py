@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,16 +67,25 @@ class Setting:
 
 
 def setting(default: Any, doc: str, **details: Any) -> Any:
-    """Return a dataclass field with the metadata of `Setting`."""
+    """Return a dataclass field with the metadata of `Setting`; `choices` may be a function that returns them."""
     return field(default=default, metadata={"doc": doc, **details})
 
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[Setting, Value]]:
-    """Yield every setting of a dataclass with its value, in the order of definition; dataclasses may be nested."""
+    """Yield every setting of a dataclass with its value, in the order of definition.
+
+    Dataclasses may be nested; a mapping holds more of them under its keys, beside the others.
+    """
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Mapping):
+            for name, more in value.items():
+                yield from walk(more, f"{prefix}{name}.")
+        elif dataclasses.is_dataclass(value):
             yield from walk(value, f"{prefix}{item.name}.")
         else:
             default: Any = item.default
-            yield Setting(prefix + item.name, default, **item.metadata), value
+            details = dict(item.metadata)
+            if callable(details.get("choices")):
+                details["choices"] = details["choices"]()
+            yield Setting(prefix + item.name, default, **details), value

@@ -8,23 +8,24 @@ immutable `Solution`, which `step` replaces as a whole.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
-from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.poses import Array
+from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.restored_map import RestoredMap
-from vggt_ros.mapping.surface import Surface, unproject
+from vggt_ros.mapping.surface import Surface, keyframe_cloud
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
-from vggt_ros.odometry.localizer import Localizer
+from vggt_ros.odometry.localizer import Localizer, solved_intrinsics
 from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
@@ -51,6 +52,7 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
+        located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
@@ -88,19 +90,27 @@ class Slam:
 
         Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
         """
-        gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.attached.mask)
+        gray = gray_image(frame.image)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
-        self._localizer.features.advance(gray)
+        self._localizer.features.advance(gray, frame.excluded)
+        self._selector.add_image(gray, frame.stamp)
+        image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
+        self._assumed = frame.intrinsics
+        frame = replace(frame, intrinsics=solved_intrinsics(frame, self.solution))
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
     def select_keyframe(self, has_capacity: bool = True) -> TrackedFrame:
         """Make the located frame a keyframe if needed, and form a window; without `has_capacity`, thin keyframes."""
-        tracked = self._make_keyframe(has_capacity)
-        self._localizer.update_solution(self._current[0], self.solution)
+        tracked, solution = self._make_keyframe(has_capacity), self.solution
+        self._localizer.update_solution(self._current[0], solution)
+        self.located_late += self._localizer.locate_late(solution)
         return tracked
+
+    def locate_late(self) -> None:
+        """Give all images a pose that had none when they came, where the map has one now; see `located_late`."""
+        self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
     def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
@@ -110,14 +120,14 @@ class Slam:
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), frame.intrinsics,
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
                             frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
-                            tracked.map_camera, image.binary)
+                            tracked.map_camera, image.binary, features.excluded)
         self._next_keyframe += 1
-        previous_window = (self._buffer.flush_without_overlap()
-                           if self._was_lost and self._selector.has_no_overlap(features) else None)
+        is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
+        previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
         self._selector.set_keyframe(features)
-        self._localizer.add_keyframe(keyframe, image)
+        self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
@@ -143,6 +153,7 @@ class Slam:
         odometry continues from its present pose, without a jump.
         """
         self.counts = Counts()
+        self.located_late: deque[TrackedFrame] = deque(maxlen=20_000)  # 1 kB each
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
@@ -276,21 +287,10 @@ class Slam:
 
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
-        row = self.solution.index(keyframe)
-        assert row is not None, f"keyframe {keyframe} is not solved"
-        cloud = unproject(self.solution.keyframes[keyframe], self.config.map)
-        return cloud.transformed(np.eye(4), float(self.solution.scale[row]))
+        return keyframe_cloud(self.solution, keyframe, self.config.map)
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""
         solution = self.solution
         rows = solution.submaps == submap
         return solution.stamps[rows], solution.map_camera[rows]
-
-    def frame_pose(self, tracked: TrackedFrame) -> Array | None:
-        """Return the pose 4x4 of a tracked frame in the newest solution, by its reference keyframe; None if unknown."""
-        solution = self.solution
-        row = None if tracked.reference is None else solution.index(tracked.reference)
-        if row is None or tracked.reference_camera is None:
-            return None
-        return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(tracked.reference_camera)

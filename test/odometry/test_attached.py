@@ -12,9 +12,6 @@ from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
 from vggt_ros.features.attached import AttachedRegion
-from vggt_ros.features.tracks import balance_brightness
-from vggt_ros.reconstruction.multiview.brightness import balanced_images, exposure_gains
-from vggt_ros.windows.keyframe import Corners, Keyframe
 
 COUNT = 60
 
@@ -116,39 +113,3 @@ def test_a_region_is_found_anew_after_a_while():
         for ids, pixels, motion in moved("plain", rng):
             region.update(ids, pixels, motion, (480, 640), 1.0)
     assert region.mask is None
-
-
-@pytest.mark.parametrize("curve", [lambda v: 0.45 * v, lambda v: 255 * (v / 255) ** 1.8, lambda v: 0.3 * v + 10])
-def test_balanced_brightness_follows_any_monotone_curve(curve):
-    gray = cv2.cvtColor(lap().frames[3].image, cv2.COLOR_RGB2GRAY)
-    dark = np.rint(curve(gray.astype(float))).astype(np.uint8)
-    for before, after in (balance_brightness(gray, dark), balance_brightness(dark, gray)[::-1]):
-        assert np.abs(before.astype(int) - after).max() <= 2
-        assert after is dark
-    same = balance_brightness(gray, (0.95 * gray).astype(np.uint8))
-    assert same[0] is gray, "small changes are left to the tracker"
-
-
-def keyframes(gains, shift=6):
-    """Keyframes that look to the right by `shift` px, with their corners; the exposure is multiplied by `gains`."""
-    image = lap().frames[3].image
-    rng = np.random.default_rng(2)
-    corners = rng.uniform((80, 20), (300, 220), (60, 2)).astype(np.float32)
-    made = []
-    for index, gain in enumerate(gains):
-        pixels = np.clip(image.astype(float) * gain, 0, 255).astype(np.uint8)
-        made.append(Keyframe(index, index, np.roll(pixels, -shift * index, axis=1), np.eye(3), True,
-                             Corners(np.arange(60), corners - (shift * index, 0), np.zeros((60, 2), np.float32))))
-    return made
-
-
-def test_the_exposure_inside_a_window_is_measured_at_common_corners():
-    gains = [1.0, 0.45, 1.0, 0.45, 0.9]
-    found = exposure_gains(keyframes(gains))
-    np.testing.assert_allclose(found, np.log(gains), atol=0.06)
-    balanced = balanced_images(keyframes(gains))
-    for index, image in enumerate(balanced):
-        back = np.roll(image, 6 * index, axis=1)
-        assert np.abs(back.astype(int) - np.roll(balanced[1], 6, axis=1))[:, 40:-40].mean() < 4
-    plain = keyframes([1.0, 0.95, 1.0])
-    assert all(image is keyframe.image for image, keyframe in zip(balanced_images(plain), plain, strict=True))

@@ -1,5 +1,6 @@
 """What somebody meets first: the Python API, the examples, the one command, and what pip installs."""
 
+import configparser
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from paths import ROOT, SUPPORT
 from saved_maps import save
 
 import vggt_ros
+from vggt_ros import plugins
 from vggt_ros.cli.main import COMMANDS, main
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.synthetic import RenderedSequence, laps, room
@@ -115,7 +117,11 @@ def test_pip_installs_one_command_and_says_what_it_needs(tmp_path):
         names = archive.namelist()
         points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
-    assert points.split() == ["[console_scripts]", "vggt_ros", "=", "vggt_ros.cli.main:main"]
+    read = configparser.ConfigParser()
+    read.read_string(points)
+    assert dict(read["console_scripts"]) == {"vggt_ros": "vggt_ros.cli.main:main"}
+    for position, group in enumerate((plugins.CLASSES, plugins.SETTINGS)):
+        assert dict(read[group]) == {name: targets[position] for name, targets in plugins.BUILT_IN.items()}
     assert "vggt_ros/features/vocabulary.npz" in names
     needs = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert "gtsam==4.3.0" in needs and any(need.startswith("numpy>=") for need in needs)

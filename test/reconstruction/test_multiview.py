@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -16,13 +18,13 @@ from vggt_ros.geometry.poses import (
     so3_exp,
 )
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.multiview import Multiview
 from vggt_ros.reconstruction.multiview.depth import interpolate, rank
+from vggt_ros.reconstruction.multiview.lens import Lens, distorted
 from vggt_ros.reconstruction.multiview.poses import solve_from_pair
-from vggt_ros.reconstruction.multiview.reconstructor import _downscale
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview, _downscale
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -76,14 +78,32 @@ def test_depth_has_the_scale_of_the_poses_and_confidence_ranks_its_errors(render
     assert thirds[0] > thirds[1] > thirds[2]
 
 
-def test_a_window_is_solved_independently_of_earlier_windows(rendered: tuple, solved: WindowGeometry) -> None:
+def test_a_window_that_continues_nothing_takes_only_the_lens_from_earlier_ones(rendered: tuple,
+                                                                                solved: WindowGeometry) -> None:
     images, _, _, matrix = rendered
     multiview = Multiview(Config())
     multiview.reconstruct(window_of(images[:4], matrix))
     again = multiview.reconstruct(window_of(images, matrix))
-    np.testing.assert_array_equal(again.window_camera, solved.window_camera)
-    np.testing.assert_array_equal(again.depth, solved.depth)
-    np.testing.assert_array_equal(again.confidence, solved.confidence)
+    assert again.report["continued"] == 0.0
+    assert shape_error(again.window_camera, solved.window_camera)[0] < 0.002
+    assert np.nanmedian(np.abs(again.depth / solved.depth - 1)) < 0.005
+
+
+def test_a_window_continues_the_one_before_in_its_units(rendered: tuple) -> None:
+    images, _, _, matrix = rendered
+    poses = orbit(60)[::3][:11]
+    images = images + [room().render(world_camera, matrix, SIZE)[0] for world_camera in poses[8:]]
+    multiview = Multiview(Config())
+    before = multiview.reconstruct(window_of(images[:8], matrix))
+    window = window_of(images[5:], matrix, first=5)
+    found = multiview.reconstruct(Window(5, window.keyframes, shared=(5, 6, 7)))
+    assert found.report["continued"] == 1.0
+    assert found.keyframe_ids == tuple(range(5, 11))
+    assert shape_error(found.window_camera, poses[5:])[0] < 0.004
+    steps = [np.linalg.norm(np.diff(cameras[:, :3, 3], axis=0), axis=1)
+             for cameras in (before.window_camera[5:8], found.window_camera[:3])]
+    np.testing.assert_allclose(steps[1], steps[0], rtol=0.01)
+    assert (np.isfinite(found.depth).mean((1, 2)) > 0.3).all()
 
 
 def test_a_guessed_focal_length_is_corrected(rendered: tuple) -> None:
@@ -145,6 +165,28 @@ def test_bundle_adjustment_finds_the_focal_length() -> None:
     start = Scene(scene.rotation, scene.translation, scene.points, scene.focal * 1.08)
     found = adjust(start, observations, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, focal_sigma=10.0)
     np.testing.assert_allclose(found.focal, 400.0, rtol=1e-3)
+
+
+def test_bundle_adjustment_finds_the_radial_distortion_that_a_calibration_left() -> None:
+    scene, observations = exact_scene()
+    seen = distorted(observations, scene.focal, -0.03)
+    np.testing.assert_allclose(undistorted(seen, scene.focal, -0.03), observations, atol=0.01)
+    found = adjust(scene, seen, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, radial_sigma=10.0)
+    assert found.radial == pytest.approx(-0.03, abs=1e-3)
+
+
+@pytest.mark.parametrize(("radial", "applied"), [(-0.03, True), (-0.006, False)])
+def test_only_a_distortion_that_is_larger_than_windows_differ_is_corrected(radial: float, applied: bool) -> None:
+    lens, everything = Lens(1.0, 0.0, 0.0, 0.02), np.ones((200, 6), bool)
+    for seed in range(15):
+        scene, observations = exact_scene(seed)
+        seen = undistorted(distorted(observations, scene.focal, radial), scene.focal, lens.applied)
+        start = replace(scene, radial=lens.radial - lens.applied)
+        found = adjust(start, seen, everything, iterations=60, radial_sigma=lens.radial_sigma)
+        lens = lens.updated(found, seen, everything, np.ones(6, bool), scene.focal)
+    assert lens.radial == pytest.approx(radial, rel=0.35)
+    assert 0 < lens.radial_sigma < 0.015
+    assert bool(lens.applied) == applied
 
 
 def test_triangulation_and_incremental_solution_of_exact_tracks() -> None:

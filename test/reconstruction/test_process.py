@@ -18,7 +18,7 @@ from staged_reconstructors import Staged
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor, process
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
-from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.process import ReconstructorProcess
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -170,4 +170,4 @@ def test_without_pycolmap_the_package_loads_and_the_error_names_it():
             "from vggt_ros.config import Config\n"
             "create_reconstructor(Config(reconstructor='multiview'))")
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "ConfigError: multiview needs pycolmap" in answer.stderr
+    assert "multiview needs pycolmap, which is not installed" in answer.stderr

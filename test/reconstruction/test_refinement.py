@@ -11,7 +11,6 @@ from window_shape import shape_error
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from vggt_ros.benchmarks.network_errors import ErringReconstructor, NetworkErrors
-from vggt_ros.config import VggtConfig
 from vggt_ros.geometry.poses import Array, pose, so3_exp, so3_log
 from vggt_ros.reconstruction.adjustment.bundle import NormalEquations, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
@@ -19,6 +18,7 @@ from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
 

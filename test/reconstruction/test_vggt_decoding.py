@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from scenes import SIZE, lap, run, trajectory_error
 
-from vggt_ros.config import Config, VggtConfig
+from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, Rectifier
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
@@ -22,6 +22,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
 )
 from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, median_of, rank
 from vggt_ros.reconstruction.vggt.image_size import network_size
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows.keyframe import Keyframe, Window

@@ -18,6 +18,7 @@ from vggt_ros.reconstruction.vggt.attention_kernel import plain_attention_warnin
 from vggt_ros.reconstruction.vggt.dpt_head import plane_positions
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED
 from vggt_ros.reconstruction.vggt.track_head import sample
 from vggt_ros.windows.keyframe import Keyframe
@@ -50,7 +51,7 @@ def keyframes(frames=3, height=56, width=70):
 
 
 def inference(**settings):
-    run = Inference(Config().replace({f"vggt.{name}": value for name, value in settings.items()}).vggt, CPU)
+    run = Inference(Config().replace({f"vggt.{name}": value for name, value in settings.items()}).of(VggtConfig), CPU)
     run.set_network(pseudo_random_network(TINY, 0))
     return run
 

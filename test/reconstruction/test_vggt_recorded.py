@@ -19,6 +19,7 @@ from vggt_ros.reconstruction.vggt import weights
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.recorded_parity import prepare_images, run_on_images
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
 RECORDED = Path(os.environ.get("VGGT_ROS_DATA", "../shared/data")).parent / "vggt_recorded"
 recorded_data = pytest.mark.skipif(not RECORDED.is_dir(), reason=f"{RECORDED} is not there")
@@ -85,7 +86,7 @@ def _staged(tmp_path_factory):
     for number, name in enumerate(names):
         shifted = cv2.resize(np.roll(texture, 3 * number, 1), (200, 100), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / "images" / name), shifted)
-    inference = Inference(Config().replace({"vggt.device": "cpu", "vggt.compile": "false"}).vggt, torch.device("cpu"))
+    inference = Inference(Config().replace({"vggt.compile": "false"}).of(VggtConfig), torch.device("cpu"))
     inference.set_network(weights.load(folder / "right" / "model.safetensors", inference.device))
     pixel = np.random.default_rng(1).integers(0, SIDE, (300, 2))
     frame = np.arange(300) % 3

@@ -9,14 +9,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
-from tiny_vggt import CPU, TINY, tiny_config, tiny_state, tiny_vggt, tiny_window, write_weights
+from tiny_vggt import CPU, TINY, tiny_config, tiny_network, tiny_state, tiny_vggt, tiny_window, write_weights
 
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.vggt import memory, rule, weight_files, weights
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
+from vggt_ros.reconstruction.vggt.parity import relative_error
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.reference import run_reference
 from vggt_ros.reconstruction.vggt.sizes import Sizes
@@ -41,7 +41,7 @@ def test_both_formats_load_the_same(folder, state, tmp_path):
     images = torch.from_numpy(rule.images(2, 28, 42))
     with torch.inference_mode():
         a, b = (weights.load(path, CPU)(images) for path in (weight_files.find(str(folder)), tmp_path / "other.pt"))
-        c = pseudo_random_network(TINY, 0)(images)
+        c = tiny_network()(images)
     for name, value in c.items():
         assert torch.equal(a[name], value)
         assert torch.equal(b[name], value)
@@ -205,7 +205,7 @@ def test_the_reconstructor_decodes_the_network_output(folder):
     geometry = tiny_vggt(folder).reconstruct(tiny_window())
     images = torch.from_numpy(np.stack([k.image for k in tiny_window().keyframes])).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        raw = pseudo_random_network(TINY, 0)(images)
+        raw = tiny_network()(images)
     np.testing.assert_allclose(geometry.depth, raw["depth"].numpy(), rtol=1e-5)
     assert geometry.keyframe_ids == (0, 1, 2)
     assert np.array_equal(geometry.intrinsics[0], tiny_window().keyframes[0].intrinsics)
@@ -215,7 +215,7 @@ def test_the_reconstructor_decodes_the_network_output(folder):
 
 def test_points_and_tracks_if_configured(folder):
     vggt = tiny_vggt(folder, outputs="depth,points,tracks")
-    vggt.reconstruct(tiny_window((0, 1), 266, 266))
+    vggt.inference.run(tiny_window((0, 1), 266, 266).keyframes)
     assert vggt.inference.extra_outputs["world_points"].shape == (2, 266, 266, 3)
     assert vggt.inference.extra_outputs["track"].shape == (2, 64, 2)
     assert torch.equal(vggt.inference.extra_outputs["track"][0, 0], torch.tensor([16.0, 16.0]))
@@ -234,7 +234,7 @@ def test_bfloat16_weights_cost_little_accuracy(folder):
 
 def test_the_reference_mode_computes_the_same():
     """Keeping all layers and recomputing tables is slower, with the same results."""
-    network, images = pseudo_random_network(TINY, 0), torch.from_numpy(rule.images(2, 56, 70))
+    network, images = tiny_network(), torch.from_numpy(rule.images(2, 56, 70))
     with torch.inference_mode():
         plain = network(images, ("cameras", "depth", "points"))
     slow = run_reference(network, images, torch.float32)

@@ -42,6 +42,7 @@ def _folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     SMALL.save(folder / "config.json")
     state = {name: torch.from_numpy(value) for name, value in rule.weights(SMALL, 0)}
+    rule.agree_on_one_camera(state, 126, 98)
     safetensors.save_file(state, folder / "model.safetensors")
     return folder
 

@@ -9,7 +9,7 @@ from data_folder import recorded
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import umeyama
-from vggt_ros.reconstruction.multiview import Multiview
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.slam import Slam
 from vggt_ros.windows.solution import Frame

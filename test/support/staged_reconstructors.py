@@ -17,6 +17,7 @@ class Staged:
 
     def __init__(self, name="vggt"):
         self.name, self.solved, self.prepared = name, 0, ""
+        self.on_cpu = name == "multiview"
 
     @property
     def status_values(self):

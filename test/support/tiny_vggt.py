@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import rule
+from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -22,8 +23,18 @@ TINY = Sizes(embed_dim=64, heads=2, depth=4, encoder_depth=2, taps=(0, 1, 2, 3),
 
 @cache
 def tiny_state() -> dict[str, torch.Tensor]:
-    """Return its weights."""
-    return {name: torch.from_numpy(value) for name, value in rule.weights(TINY, 0)}
+    """Return its weights, for which all images of `tiny_window` have one camera."""
+    state = {name: torch.from_numpy(value) for name, value in rule.weights(TINY, 0)}
+    rule.agree_on_one_camera(state, 70, 56)
+    return state
+
+
+def tiny_network() -> Network:
+    """Return the network with these weights, in float32."""
+    with torch.device("meta"):
+        network = Network(TINY)
+    network.load_state_dict(tiny_state(), assign=True)
+    return network.requires_grad_(False)
 
 
 def write_weights(folder: Path, state: dict[str, torch.Tensor] | None = None) -> Path:

@@ -23,6 +23,7 @@ from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -50,9 +51,9 @@ class VggtCheck:
         """Choose the device."""
         # Compiling would take more than a minute.
         self._config = config.replace({"vggt.compile": "false"})
-        cuda = config.vggt.device != "cpu" and torch.cuda.is_available()
+        cuda = config.of(VggtConfig).device != "cpu" and torch.cuda.is_available()
         self._device = torch.device("cuda" if cuda else "cpu")
-        self._size = network_size(Camera.assumed(640, 480, 60.0), config.vggt.width)
+        self._size = network_size(Camera.assumed(640, 480, 60.0), config.of(VggtConfig).width)
         self.loaded: Vggt | None = None
 
     @property
@@ -129,8 +130,8 @@ class VggtCheck:
         parts: list[str] = []
         figures: dict[str, object] = {}
         level = GREEN
-        for dtype in dict.fromkeys(("float32", self._config.vggt.dtype)):
-            inference = Inference(self._config.replace({"vggt.dtype": dtype}).vggt, self._device)
+        for dtype in dict.fromkeys(("float32", self._config.of(VggtConfig).dtype)):
+            inference = Inference(self._config.replace({"vggt.dtype": dtype}).of(VggtConfig), self._device)
             kind = str(inference.compute).removeprefix("torch.")
             if kind in figures:
                 continue
@@ -154,7 +155,7 @@ class VggtCheck:
 
     def weights(self) -> Iterator[Finding]:
         """Find the weights, compare them with their hash, and load them."""
-        settings = self._config.vggt
+        settings = self._config.of(VggtConfig)
         try:
             path = weight_files.find(settings.weights, download=False, revision=settings.revision)
         except weight_files.WeightsError as error:
@@ -180,7 +181,7 @@ class VggtCheck:
         width, height = self._size
         sizes = PUBLISHED if inference is None else inference.network.sizes
         mode = self._inference().mode if inference is None else inference.mode
-        free = min(memory.available_bytes(self._device, self._config.vggt.memory),
+        free = min(memory.available_bytes(self._device, self._config.of(VggtConfig).memory),
                    memory.free_bytes(self._device))
         held = memory.weight_bytes(sizes, self._inference().storage, mode.outputs) if inference is None else 0
         fits = max((count for count in range(1, 65) if held + memory.activation_bytes(
@@ -245,7 +246,7 @@ class VggtCheck:
                       if slow else "", figures)
 
     def _inference(self) -> Inference:
-        return Inference(self._config.vggt, self._device)
+        return Inference(self._config.of(VggtConfig), self._device)
 
     def _full_inference(self) -> Inference | None:
         """Return the loaded network, else one of the full size with quickly generated weights; None on a CPU."""

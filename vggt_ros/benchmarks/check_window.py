@@ -91,7 +91,7 @@ def _pair(solved: dict[str, WindowGeometry], name: str, reference: str,
 def _multiview(config: Config) -> Reconstructor | None:
     if find_spec("pycolmap") is None:
         return None
-    from vggt_ros.reconstruction.multiview import Multiview
+    from vggt_ros.reconstruction.multiview.reconstructor import Multiview
     return Multiview(config)
 
 

@@ -46,6 +46,7 @@ class Visit:
         frames, overlap: of a window.
         counts: numbers of images whose latency is measured.
         reference: reference outputs of the published network (.npz) for these sizes; empty if there are none.
+        repeat: how often each time is measured.
 
     """
 
@@ -58,6 +59,7 @@ class Visit:
     overlap: int
     counts: tuple[int, ...]
     reference: str = ""
+    repeat: int = 1
 
 
 def gpu_visit(network: str = "full", device: str = "auto", budget: float = 480.0, sections: Sequence[str] = (),
@@ -88,7 +90,7 @@ def gpu_visit(network: str = "full", device: str = "auto", budget: float = 480.0
     with tempfile.TemporaryDirectory(prefix="gpu_visit_", dir=_fast_folder(network)) as folder:
         small = network == "small"
         visit = Visit(folder, device, network, *((126, 98, 4, 2, (1, 4, 8)) if small else (518, 392, 8, 3, (1, 8, 32))),
-                      str(reference or ""))
+                      str(reference or ""), 1 if small else 5)
         for name, (_, limit) in SECTIONS.items():
             left = budget - (time.monotonic() - began)
             if sections and name not in sections:
@@ -119,6 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_section(connection: Connection, visit: Visit, name: str) -> None:
     """Run a section; the target of its process."""
     try:
+        if visit.network == "small":  # a dry run: threads that wait for each other on a busy machine take far longer
+            importlib.import_module("torch").set_num_threads(1)
         module = importlib.import_module(f"{__package__}.{SECTIONS[name][0]}")
         getattr(module, name)(visit, lambda item, figures: connection.send((item, figures)))
         connection.send(("", "done"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vggt_ros.config import Config
+from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -24,7 +25,7 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
     poses = laps(lap, laps=1.0)
     stamps = np.arange(keyframes) * 10**8
     truth = poses[np.arange(keyframes) % lap]
-    oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.multiview.depth_width)
+    oracle = SceneReconstructor(scene, stamps.tolist(), truth, depth_width=config.of(MultiviewConfig).depth_width)
     slam = Slam(config, oracle)
     view, shape = pinhole(320, 240), (320, 240)
     images = [scene.render(matrix, view, shape)[0] for matrix in poses[:keyframes]]  # before memory is measured

@@ -26,6 +26,7 @@ from vggt_ros.geometry.poses import Array, inverse, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.vggt.recorded_run import RecordedRun
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Window
 
@@ -75,7 +76,7 @@ def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], r
     order = list(images)
     part = common_content((image.shape[1], image.shape[0]) for image in images.values())
     views = keyframes(images.values(), part)
-    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), part, config.vggt)
+    reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), part, config.of(VggtConfig))
     slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
     size, overlap = config.windows.size, config.windows.overlap
     starts = range(0, max(len(order) - overlap, 1), size - overlap)

@@ -20,6 +20,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.vggt.image_size import network_size
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.sequences.sequence import Sequence as Recording
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.slam import Slam
@@ -36,7 +37,8 @@ def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyfram
     """
     if recording.truth is None:
         raise SequenceError(f"{recording.name}: no ground truth")
-    rectify = Rectifier(recording.camera, network_size(recording.camera, config.vggt.width), recording.rectified)
+    size = network_size(recording.camera, config.of(VggtConfig).width)
+    rectify = Rectifier(recording.camera, size, recording.rectified)
     width, height = rectify.size
     depth = {stamp: rectify_depth(sensor, rectify.camera, rectify.intrinsics, (height, width))
              for stamp, sensor in recording.depths()}
@@ -85,7 +87,8 @@ def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, co
         keyframes = [replace(keyframe, calibrated=calibrated) for keyframe in keyframes]
         rows: list[dict[str, float]] = []
         for seed in tqdm(range(seeds), desc=name, disable=not sys.stderr.isatty()):
-            inner = ErringReconstructor(poses, depth, keyframes[0].intrinsics, NetworkErrors(), seed, config.vggt)
+            inner = ErringReconstructor(poses, depth, keyframes[0].intrinsics, NetworkErrors(), seed,
+                                        config.of(VggtConfig))
             errors = []
             seconds: list[float] = []
             refined = 0.0

@@ -18,6 +18,7 @@ from vggt_ros.reconstruction.vggt.inference import DTYPES, Inference
 from vggt_ros.reconstruction.vggt.memory import window_bytes, window_tflop
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.reference import run_reference
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.reconstruction.vggt.weights import drop_heads, storage_dtype, tensor_shapes, unused_prefixes
 from vggt_ros.windows.keyframe import Keyframe
@@ -60,7 +61,7 @@ def measure(mode: str, sizes: Sizes, frames: int, overlap: int, size: tuple[int,
     """
     width, height = size
     config = Config().replace({"vggt.dtype": dtype, "vggt.compile": str(compile_).lower()})
-    inference = Inference(config.vggt, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    inference = Inference(config.of(VggtConfig), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pixels = (255 * rule.images(frames, height, width)).astype(np.uint8).transpose(0, 2, 3, 1)
     ours = mode == "ours"
     network = quick_network(sizes, inference.device, inference.storage if ours else torch.float32,

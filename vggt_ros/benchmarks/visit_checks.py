@@ -34,6 +34,7 @@ from vggt_ros.reconstruction.vggt.inference import choose_dtypes
 from vggt_ros.reconstruction.vggt.network import OUTPUTS
 from vggt_ros.reconstruction.vggt.parity import queries, relative_error
 from vggt_ros.reconstruction.vggt.reference import run_reference
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.windows.keyframe import Window
 
 
@@ -185,7 +186,7 @@ def window(visit: Visit, report: Report) -> None:
         "reuse_changes_depth_by": float(np.nanmax(np.abs(geometry.depth / fresh.depth - 1)))})
     if device.type == "cuda":
         for far in (0.0, 3.0):
-            vggt.inference.settings = config_of(visit, far=far).vggt
+            vggt.inference.settings = config_of(visit, far=far).of(VggtConfig)
             torch.cuda.set_sync_debug_mode("warn")
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")

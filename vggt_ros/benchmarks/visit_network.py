@@ -17,6 +17,7 @@ from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.windows.keyframe import Keyframe
 
@@ -65,7 +66,7 @@ def load_network(visit: Visit, storage: torch.dtype, outputs: tuple[str, ...]) -
 
 def inference_of(visit: Visit, **changes: object) -> Inference:
     """Return the network ready to run; `changes` of the settings in the group `vggt`."""
-    inference = Inference(config_of(visit, **changes).vggt, device_of(visit), visit.overlap)
+    inference = Inference(config_of(visit, **changes).of(VggtConfig), device_of(visit), visit.overlap)
     inference.set_network(load_network(visit, inference.storage, inference.outputs))
     return inference
 
@@ -77,6 +78,7 @@ def reconstructor_of(visit: Visit, **changes: object) -> Vggt:
         vggt.load(download=False)
     else:
         vggt.set_network(load_network(visit, vggt.inference.storage, vggt.inference.outputs))
+    rule.agree_on_one_camera(dict(vggt.inference.network.named_parameters()), visit.width, visit.height)
     return vggt
 
 
@@ -93,10 +95,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def median_seconds(device: torch.device, call: Callable[[], Any], repeat: int = 7, warm: int = 2) -> float:
-    """Return the median time of a call, after `warm` ones that do not count."""
-    seconds = []
-    for _ in range(warm + repeat):
+def median_seconds(visit: Visit, call: Callable[[], Any]) -> float:
+    """Return the median time of `visit.repeat` calls, after one or two that do not count."""
+    device, seconds, warm = device_of(visit), [], min(visit.repeat, 2)
+    for _ in range(warm + visit.repeat):
         synchronize(device)
         began = time.perf_counter()
         call()

@@ -43,12 +43,12 @@ def kernels(visit: Visit, report: Report) -> None:
     def attend() -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v)
 
-    seconds = median_seconds(device, attend)
+    seconds = median_seconds(visit, attend)
     report("default", {"tokens": tokens, "seconds": seconds, "tflop_per_s": tflop / seconds})
     for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH"):
         try:
             with sdpa_kernel(getattr(SDPBackend, name)):
-                seconds = median_seconds(device, attend, repeat=3, warm=1)
+                seconds = median_seconds(visit, attend)
             report(name, {"seconds": seconds, "tflop_per_s": tflop / seconds})
         except (RuntimeError, AttributeError) as error:
             report(name, {"not available": str(error).splitlines()[0]})
@@ -74,7 +74,7 @@ def latency(visit: Visit, report: Report) -> None:
             inference.clear_cache()
             if cuda:
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds = median_seconds(device, run, repeat=5)
+            seconds = median_seconds(visit, run)
             row: dict[str, Any] = {
                 "window": f"{count} x {visit.width}x{visit.height}, {reused or 'none'} shared", "mode": "ours",
                 "computed": computed, "seconds": seconds,
@@ -99,7 +99,7 @@ def _reference_row(visit: Visit) -> dict[str, Any]:
     pixels = [keyframe.image for keyframe in keyframes_of(visit, 0, visit.frames)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = median_seconds(device, lambda: run_reference(network, to_tensor(pixels, device), kind), repeat=3, warm=1)
+    seconds = median_seconds(visit, lambda: run_reference(network, to_tensor(pixels, device), kind))
     return {"window": f"{visit.frames} x {visit.width}x{visit.height}, none shared", "mode": "reference",
             "computed": str(kind).removeprefix("torch."), "seconds": seconds,
             "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0}
@@ -133,7 +133,7 @@ def options(visit: Visit, report: Report) -> None:
                 step[0] += visit.frames - visit.overlap
                 inference.run(keyframes_of(visit, step[0], visit.frames))
 
-            figures["seconds"] = median_seconds(device, run, repeat=5)
+            figures["seconds"] = median_seconds(visit, run)
             inference.clear_cache()
             output, _ = inference.run(keyframes_of(visit, 0, visit.frames))
             figures["depth_change"] = _change(output.depth, exact["depth"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vggt_ros.benchmarks import gpu_visit, scale, vggt
 from vggt_ros.benchmarks.accuracy import accuracy
+from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
@@ -73,7 +74,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "VGGT_ROS_DATA, except for demo_room")
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
-                         help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA")
+                         help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
+                         f"{', '.join(DISTURBANCES)}, uncalibrated or stepN (every N-th image)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 from vggt_ros.benchmarks.check import RED, run_checks, worst
+from vggt_ros.benchmarks.conformance import check_reconstructor
 from vggt_ros.config import Config
+from vggt_ros.parameter_text import parameter_file, reconstructor_settings, tables
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 
@@ -26,11 +28,24 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
                         help="a setting that the node will have, such as vggt.weights or windows.size")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare VGGT and multiview on eight of these "
                         "images, a folder or another recording (default: a rendered room)")
+    parser.add_argument("--reconstructor", metavar="NAME", help="check instead whether this reconstructor, of this "
+                        "package or a plug-in, keeps to the contract, on a rendered room")
+    parser.add_argument("--parameters", action="store_true", help="with --reconstructor: print its settings, as a "
+                        "parameter file and as a table, and nothing else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, as JSON")
     options = parser.parse_args(args)
+    if options.parameters and not options.reconstructor:
+        parser.error("--parameters needs --reconstructor NAME")
     findings, began, colored = [], time.monotonic(), sys.stdout.isatty()
     try:
-        for finding in run_checks(Config().parse(options.set), options.images):
+        config = Config().parse([*options.set, *([f"reconstructor={options.reconstructor}"] if options.reconstructor
+                                                 else [])])
+        if options.parameters:
+            settings = reconstructor_settings(config, options.reconstructor)
+            print("\n".join([parameter_file(settings), *tables(config, settings)]) if settings
+                  else f"{options.reconstructor} has no settings")
+            return 0
+        for finding in check_reconstructor(config) if options.reconstructor else run_checks(config, options.images):
             findings.append(finding)
             level = f"{finding.level:<6}"
             print(f"{_COLORS[finding.level]}{level}\033[0m" if colored else level, f"{finding.name:<16} {finding.text}",

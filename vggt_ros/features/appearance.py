@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.images.mask import free_pixels
+
 Float = NDArray[np.float32]
 
 IMAGE_WIDTH = 320
@@ -61,13 +63,17 @@ def vocabulary() -> tuple[Float, Float, Float]:
         return tuple(arrays[name].astype(np.float32) for name in ("mean", "components", "words"))
 
 
-def root_sift(image: NDArray[np.uint8]) -> tuple[Float, Float]:
-    """Return positions (n, 2) of SIFT features, as fractions of the size, and RootSIFT (n, 128); RGB or gray image."""
+def root_sift(image: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> tuple[Float, Float]:
+    """Return positions (n, 2) of SIFT features, as fractions of the size, and RootSIFT (n, 128); RGB or gray image.
+
+    There are none in what the mask `excluded` leaves out.
+    """
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = gray.shape
     size = (min(IMAGE_WIDTH, width), max(1, round(height * min(IMAGE_WIDTH, width) / width)))
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-    points, descriptors = cv2.SIFT_create(MAX_FEATURES, contrastThreshold=0.02).detectAndCompute(small, None)
+    points, descriptors = cv2.SIFT_create(MAX_FEATURES, contrastThreshold=0.02).detectAndCompute(
+        small, free_pixels(excluded, small.shape))
     if descriptors is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
     positions = (np.array([point.pt for point in points], np.float32) + np.float32(0.5)) / np.array(size, np.float32)
@@ -75,10 +81,13 @@ def root_sift(image: NDArray[np.uint8]) -> tuple[Float, Float]:
     return np.asarray(positions, np.float32), np.asarray(root, np.float32)
 
 
-def describe(image: NDArray[np.uint8]) -> tuple[Features, Float]:
-    """Return the features of an image, RGB or gray, and its place descriptor (2048,), of unit length or zero."""
+def describe(image: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> tuple[Features, Float]:
+    """Return the features of an image, RGB or gray, and its place descriptor (2048,), of unit length or zero.
+
+    What the mask `excluded` leaves out has no features.
+    """
     mean, axes, _ = vocabulary()
-    positions, descriptors = root_sift(image)
+    positions, descriptors = root_sift(image, excluded)
     components = np.asarray((descriptors - mean) @ axes.T, np.float32)
     features = Features(positions, np.clip(np.rint(components / _QUANTIZATION_STEP), -127, 127).astype(np.int8))
     return features, vlad(components)

@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.appearance import describe
 from vggt_ros.features.attached import AttachedRegion
+from vggt_ros.images.corners import detect_corners
+from vggt_ros.images.exposure import brightness_change, gray_image
+from vggt_ros.images.flow import coarse_flow
+from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
 
 REFERENCE_WIDTH = 640.0
 """Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
+_MIN_TRACKED_FRACTION = 0.5
+"""Fraction of the tracks that must be followed into an image, else they are tried again from dense flow."""
 _MAX_RATIO = 0.8
 """Largest ratio of the distance of the best to that of the second-best match (Lowe, IJCV 2004)."""
 _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
@@ -24,8 +30,6 @@ _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
 _BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
 
-_MAX_BRIGHTNESS_CHANGE = 0.2
-"""Difference of the logarithms of two images' mean brightness from which on they are balanced."""
 
 
 class FeatureTracks:
@@ -35,6 +39,7 @@ class FeatureTracks:
         ids: int64 (n,), rising, never reused.
         pixels: float32 (n, 2), x and y in the newest image.
         motion: float32 (n, 2), displacement since the previous image, NaN for new ones.
+        excluded: mask of the part of the newest image without tracks: as given, and what never moves; None: nothing.
 
     """
 
@@ -53,27 +58,24 @@ class FeatureTracks:
         self.pixels = np.zeros((0, 2), np.float32)
         self.motion = np.zeros((0, 2), np.float32)
         self._gray = None
+        self.excluded: NDArray[np.bool_] | None = None
 
-    def advance(self, gray: NDArray[np.uint8]) -> None:
-        """Track the features into `gray` (H, W).
+    def advance(self, gray: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> None:
+        """Track the features into `gray` (H, W); those that fail the forward-backward check are dropped.
 
-        Those that fail the forward-backward check, or move with the camera, are dropped.
+        So are those in the part of the image that the mask `excluded` leaves out, and in the part that moves with the
+        camera.
         """
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
         if self._gray is not None and len(self.ids):
-            before, after = balance_brightness(self._gray, gray)
-            forward, found, _ = cv2.calcOpticalFlowPyrLK(before, after, self.pixels, None, **_FORWARD)
-            backward, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, forward, self.pixels.copy(), **_BACKWARD)
-            height, width = gray.shape
-            inside = (forward > 1).all(1) & (forward[:, 0] < width - 2) & (forward[:, 1] < height - 2)
-            consistent = np.linalg.norm(backward - self.pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
-            valid = (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & consistent
-            self.motion = forward[valid] - self.pixels[valid]
-            self.ids, self.pixels = self.ids[valid], forward[valid]
-            self.attached.update(self.ids, self.pixels, self.motion, (height, width), width / REFERENCE_WIDTH)
-            kept = ~self.attached.contains(self.pixels)
-            self.ids, self.pixels, self.motion = self.ids[kept], self.pixels[kept], self.motion[kept]
+            self.pixels, valid = _flow(self._gray, gray, previous := self.pixels)
+            self.motion = self.pixels - previous
+            self._keep(valid)
+            self.attached.update(self.ids, self.pixels, self.motion, gray.shape, gray.shape[1] / REFERENCE_WIDTH)
+        attached = self.attached.mask
+        self.excluded = excluded if attached is None else union(excluded, reduced(attached))
+        self._keep(~is_masked(self.excluded, self.pixels, gray.shape))
         self._gray = gray
         if self.attached.needs_corners:
             self.replenish()
@@ -84,14 +86,11 @@ class FeatureTracks:
         if self._gray is None or missing <= 0:
             return
         spacing = max(5, int(0.6 * np.sqrt(self._gray.size / self._count)))
-        free = np.full(self._gray.shape, 255, np.uint8)
-        if self.attached.mask is not None:
-            free[self.attached.mask] = 0
+        free = free_pixels(self.excluded, self._gray.shape)
+        free = np.full(self._gray.shape, 255, np.uint8) if free is None else free
         for x, y in self.pixels.astype(int):
             cv2.circle(free, (int(x), int(y)), spacing, 0, -1)
-        corners = cv2.goodFeaturesToTrack(self._gray, missing, 0.01, spacing, mask=free)
-        if corners is not None:
-            self.append(corners.reshape(-1, 2))
+        self.append(detect_corners(self._gray, missing, spacing, free, strongest=True))
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Track `pixels` (k, 2) of the newest image from now on, and return their ids (k,).
@@ -103,14 +102,45 @@ class FeatureTracks:
         self.ids = np.concatenate([self.ids, ids])
         self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
         self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
-        newest = slice(-2 * self._count, None)
-        self.ids, self.pixels, self.motion = self.ids[newest], self.pixels[newest], self.motion[newest]
+        self._keep(slice(-2 * self._count, None))
         return ids
+
+    def _keep(self, rows: NDArray[np.bool_] | slice) -> None:
+        self.ids, self.pixels, self.motion = self.ids[rows], self.pixels[rows], self.motion[rows]
 
     def corners(self, seconds: float) -> Corners:
         """Return the present tracks with velocities, by the `seconds` since the previous image; NaN if not positive."""
         velocity = self.motion / np.float32(seconds) if seconds > 0 else np.full_like(self.motion, np.nan)
         return Corners(self.ids, self.pixels, velocity)
+
+
+def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8],
+          pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return where `pixels` (n, 2) of an image are in the next one, and which passed the forward-backward check.
+
+    If most do not (a fast turn), they are tried again from dense flow at low resolution.
+    """
+    change = brightness_change(source, target)
+    source = source if change.is_negligible else change.apply(source)
+    moved, valid = _lucas_kanade(source, target, pixels, None)
+    if valid.sum() < _MIN_TRACKED_FRACTION * len(pixels):
+        guess = pixels + coarse_flow(source, target, pixels)
+        retried, retried_valid = _lucas_kanade(source, target, pixels, guess)
+        if retried_valid.sum() > valid.sum():
+            return retried, retried_valid
+    return moved, valid
+
+
+def _lucas_kanade(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[np.float32],
+                  guess: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    options = _FORWARD if guess is None else {**_FORWARD, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(source, target, pixels, None if guess is None else guess.copy(),
+                                               **options)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target, source, moved, pixels.copy(), **_BACKWARD)
+    height, width = target.shape
+    inside = (moved > 1).all(1) & (moved[:, 0] < width - 2) & (moved[:, 1] < height - 2)
+    consistent = np.linalg.norm(back - pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
+    return moved, (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & consistent
 
 
 class ImageFeatures:
@@ -121,18 +151,16 @@ class ImageFeatures:
 
     """
 
-    def __init__(self, gray: NDArray[np.uint8], count: int = 500, ignored: NDArray[np.bool_] | None = None) -> None:
-        """Prepare to detect at most `count` ORB features in `gray`, except where it is `ignored`, bool (H, W)."""
+    def __init__(self, gray: NDArray[np.uint8], count: int = 500, excluded: NDArray[np.bool_] | None = None) -> None:
+        """Prepare to detect at most `count` ORB features in `gray`, none in what the mask `excluded` leaves out."""
         self.gray = gray
         self._count = count
-        self._mask: NDArray[np.uint8] | None = None
-        if ignored is not None and ignored.shape == gray.shape:
-            self._mask = np.where(ignored, 0, 255).astype(np.uint8)
+        self._excluded = excluded
 
     @staticmethod
     def from_keyframe(keyframe: Keyframe, count: int = 500) -> ImageFeatures:
         """Return the features of a keyframe, with its ORB features if they were extracted before."""
-        features = ImageFeatures(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), count)
+        features = ImageFeatures(gray_image(keyframe.image), count, keyframe.excluded)
         if keyframe.binary is not None:
             features.binary = keyframe.binary
         return features
@@ -140,7 +168,8 @@ class ImageFeatures:
     @cached_property
     def binary(self) -> BinaryFeatures:
         """ORB features (Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011)."""
-        points, descriptors = cv2.ORB_create(self._count).detectAndCompute(self.gray, self._mask)
+        points, descriptors = cv2.ORB_create(self._count).detectAndCompute(
+            self.gray, free_pixels(self._excluded, self.gray.shape))
         if descriptors is None:
             return BinaryFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
         return BinaryFeatures(np.array([point.pt for point in points], np.float32).reshape(-1, 2),
@@ -149,24 +178,7 @@ class ImageFeatures:
     @cached_property
     def appearance(self) -> NDArray[np.float32]:
         """The VLAD place descriptor (2048,), see `vggt_ros/features/appearance.py`."""
-        return describe(self.gray)[1]
-
-
-def balance_brightness(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> tuple[NDArray[np.uint8],
-                                                                                     NDArray[np.uint8]]:
-    """Return two consecutive images (H, W), the brighter one darkened to the other's histogram if they differ much.
-
-    Optical flow takes a scene point for equally bright in both. Some cameras alternate their exposure, or change it at
-    once; the histogram follows any monotone change of brightness.
-    """
-    means = np.array([max(float(image.mean()), 1.0) for image in (before, after)])
-    if abs(np.log(means[0] / means[1])) < _MAX_BRIGHTNESS_CHANGE:
-        return before, after
-    counts = [np.cumsum(np.bincount(image.ravel(), minlength=256)) for image in (before, after)]
-    brighter = int(np.argmax(means))
-    table = np.searchsorted(counts[1 - brighter], counts[brighter]).clip(0, 255).astype(np.uint8)
-    darkened = np.asarray(cv2.LUT((before, after)[brighter], table), np.uint8)
-    return (darkened, after) if brighter == 0 else (before, darkened)
+        return describe(self.gray, self._excluded)[1]
 
 
 def match_binary(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

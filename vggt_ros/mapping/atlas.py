@@ -85,7 +85,7 @@ class Atlas:
         found = []
         for keyframe in keyframes:
             yield_to_tracking()
-            features, appearance = describe(keyframe.image)
+            features, appearance = describe(keyframe.image, keyframe.excluded)
             self.keyframes[keyframe.id] = replace(self.keyframes[keyframe.id], appearance=appearance)
             found.append(features)
         return found

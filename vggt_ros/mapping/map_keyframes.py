@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import ImageFeatures, resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
+from vggt_ros.images.mask import resized
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.alignment import View
@@ -34,6 +35,9 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[
             depth, confidence = _cell_means(geometry.depth[row], geometry.confidence[row], size)
         depth = depth.astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504
+        excluded = images[keyframe].excluded
+        if excluded is not None:
+            depth[resized(excluded, depth.shape)] = np.nan
         confidence = np.nan_to_num(confidence)
         result[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,

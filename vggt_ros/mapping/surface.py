@@ -238,6 +238,14 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
                       depth_normals(depth, keyframe.intrinsics)[known])
 
 
+def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> PointCloud:
+    """Return a solved keyframe's points, in its camera frame and in map units."""
+    row = solution.index(keyframe)
+    assert row is not None, f"keyframe {keyframe} is not solved"
+    cloud = unproject(solution.keyframes[keyframe], config)
+    return cloud.transformed(np.eye(4), float(solution.scale[row]))
+
+
 def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.float32]:
     """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown."""
     normals = np.zeros((*depth.shape, 3), np.float32)

@@ -8,38 +8,54 @@ pose even where tracking was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Array, Sim3, inverse, pose, so3_exp, so3_log
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 
-def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution, submap: int,
-                     pose_by_reference: Callable[[TrackedFrame], Array | None]) -> tuple[NDArray[np.int64], Array]:
+def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution,
+                     submap: int) -> tuple[NDArray[np.int64], Array]:
     """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap, by the newest solution of the map.
 
-    `pose_by_reference` gives an image's pose by its reference keyframe alone. It is used for images that do not have
-    solved keyframes on both sides within one uninterrupted segment of tracking.
+    Images that do not have solved keyframes on both sides within one uninterrupted segment of tracking have the pose by
+    their reference keyframe alone.
     """
     solved = {frame.stamp: solution.map_camera[row] for frame in frames if frame.keyframe is not None
               and (row := solution.index(frame.keyframe)) is not None and solution.submaps[row] == submap}
-    poses = solved.copy()
+    poses = {frame.stamp: map_camera for frame in frames
+             if frame.odom_camera is None and _is_in(frame, solution, submap)
+             and (map_camera := pose_by_reference(frame, solution)) is not None} | solved
     for segment in _tracked_segments(frames):
         known = [(index, solved[frame.stamp]) for index, frame in enumerate(segment) if frame.stamp in solved]
         next_known = np.searchsorted([index for index, _ in known], np.arange(len(segment)))
         for index, frame in enumerate(segment):
-            row = None if frame.reference is None else solution.index(frame.reference)
-            if row is None or solution.submaps[row] != submap or frame.stamp in solved:
+            if not _is_in(frame, solution, submap) or frame.stamp in solved:
                 continue
             neighbors = [known[k] for k in (next_known[index] - 1, next_known[index]) if 0 <= k < len(known)]
-            map_camera = _interpolate(segment, index, *neighbors) if len(neighbors) == 2 else pose_by_reference(frame)
+            map_camera = _interpolate(segment, index, *neighbors) if len(neighbors) == 2 else pose_by_reference(
+                frame, solution)
             if map_camera is not None:
                 poses[frame.stamp] = map_camera
     stamps = sorted(poses)
     return np.array(stamps, np.int64), np.array([poses[stamp] for stamp in stamps]).reshape(-1, 4, 4)
+
+
+def pose_by_reference(frame: TrackedFrame, solution: Solution) -> Array | None:
+    """Return the pose 4x4 of an image in a solution by its reference keyframe alone; None if it is unknown."""
+    row = None if frame.reference is None else solution.index(frame.reference)
+    if row is None or frame.reference_camera is None:
+        return None
+    return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(frame.reference_camera)
+
+
+def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:
+    """Return whether the reference keyframe of an image is in a submap."""
+    row = None if frame.reference is None else solution.index(frame.reference)
+    return row is not None and bool(solution.submaps[row] == submap)
 
 
 def _tracked_segments(frames: Sequence[TrackedFrame]) -> list[list[TrackedFrame]]:

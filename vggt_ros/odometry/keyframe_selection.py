@@ -1,4 +1,4 @@
-"""Keyframe selection: by parallax, not by time."""
+"""Keyframe selection: by parallax, not by time, and sharp images rather than blurred ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.images.exposure import gray_image
+from vggt_ros.images.mask import free_pixels
+from vggt_ros.images.sharpness import Sharpness
+from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.windows.keyframe import Keyframe
 
 MIN_CORNERS = 15
 """Fewest corners of a keyframe: with fewer (dark, covered or textureless images) nothing could be matched to it."""
+_BLURRED = 0.87
+"""Sharpness, over that of the images before, below which an image is blurred."""
+_MAX_WAIT = 3
+"""Most images for which a keyframe waits for a sharp image."""
+_WAIT_PARALLAX, _WAIT_SURVIVAL = 1.7, 0.75
+"""A keyframe waits only up to these factors of the settings `min_parallax` and `min_survival`."""
+_SLOW_PARALLAX = 0.4
+"""Fraction of the setting `min_parallax` that is enough after the setting `max_interval`."""
+_MIN_MATCHES = 25
+"""Fewest matches of two keyframes that show the same."""
 
 
 class KeyframeSelector:
@@ -18,27 +33,57 @@ class KeyframeSelector:
     def __init__(self, config: KeyframeConfig) -> None:
         """Select with the thresholds of `config`."""
         self._config = config
+        self._sharpness = Sharpness()
         self.clear()
 
     def clear(self) -> None:
         """Forget the newest keyframe, so that the next frame with texture becomes one."""
         self._ids: NDArray[np.int64] | None = None
         self._pixels = np.zeros((0, 2), np.float32)
+        self._images = 0
+        self._stamp = self._keyframe_stamp = 0
+        self._due: int | None = None  # the image at which a keyframe was due first
+        self._sharpness.clear()
+
+    def add_image(self, gray: NDArray[np.uint8], stamp: int) -> None:
+        """Take note of the sharpness of the newest image (H, W), and of its stamp, nanoseconds."""
+        self._images += 1
+        self._stamp = stamp
+        self._sharpness.add(gray)
 
     def needs_keyframe(self, tracks: FeatureTracks, width: int) -> bool:
         """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe."""
         if self._ids is None:
             return True
         _, before, after = np.intersect1d(self._ids, tracks.ids, assume_unique=True, return_indices=True)
-        if len(after) < self._config.min_survival * len(self._ids):
-            return True
+        survival = len(after) / max(len(self._ids), 1)
         motion = np.linalg.norm(tracks.pixels[after] - self._pixels[before], axis=1)
-        return bool(np.median(motion) > self._config.min_parallax * width / REFERENCE_WIDTH)
+        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(after) else np.inf
+        waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
+        least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
+        if survival >= self._config.min_survival and parallax <= least:
+            self._due = None
+            return False
+        self._due = self._images if self._due is None else self._due
+        may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * self._config.min_survival
+                    and parallax < _WAIT_PARALLAX * self._config.min_parallax)
+        return not (may_wait and self._sharpness.relative < _BLURRED)
 
-    def has_no_overlap(self, tracks: FeatureTracks) -> bool:
-        """Return True if the frame with these `tracks` has no track in common with the newest keyframe."""
-        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any()
+    def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:
+        """Return True if a keyframe with these `tracks` shows nothing that the `newest` one before shows."""
+        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any() and \
+            not show_the_same(newest, keyframe)
 
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""
-        self._ids, self._pixels = tracks.ids, tracks.pixels
+        self._ids, self._pixels, self._due = tracks.ids, tracks.pixels, None
+        self._keyframe_stamp = self._stamp
+
+
+def show_the_same(first: Keyframe | None, second: Keyframe) -> bool:
+    """Return whether two keyframes without common tracks have features that agree on an essential matrix."""
+    if first is None:
+        return False
+    one, other = (sift_features(gray_image(keyframe.image), free_pixels(keyframe.excluded, keyframe.image.shape[:2]))
+                  for keyframe in (first, second))
+    return len(verified_matches(one, other, first.intrinsics, second.intrinsics)[0]) >= _MIN_MATCHES

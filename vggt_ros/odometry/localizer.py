@@ -13,10 +13,30 @@ import numpy as np
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse
+from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+
+_LATE_IMAGES = 3
+"""Images without a pose that are located late at each new image, since that takes time."""
+
+
+_FOCAL_KEYFRAMES = 8
+"""Newest keyframes whose median focal length is that of an uncalibrated camera."""
+
+
+def solved_intrinsics(frame: Frame, solution: Solution) -> Array:
+    """Return the pinhole matrix (3, 3) of a frame, of an uncalibrated camera with the focal length that was solved."""
+    if frame.calibrated or not len(solution):
+        return frame.intrinsics
+    newest = [solution.keyframes[k] for k in solution.ids[-_FOCAL_KEYFRAMES:].tolist()]
+    width = frame.image.shape[1]
+    focal = np.median([k.intrinsics[[0, 1], [0, 1]] * (width / k.depth.shape[1]) for k in newest], axis=0)
+    intrinsics = frame.intrinsics.copy()
+    intrinsics[[0, 1], [0, 1]] = focal
+    return intrinsics
 
 
 class Localizer:
@@ -34,6 +54,7 @@ class Localizer:
         self.features = FeatureTracks(config.features)
         self._tracker = Tracker(config)
         self._relocalizer = Relocalizer(config)
+        self._late = LateLocalizer(config.min_inliers)
         self._odom_camera = np.eye(4)
         self.clear()
 
@@ -45,7 +66,7 @@ class Localizer:
         self._last_covariance: Array | None = None
         self._last_solution = Solution()
         self.relocalizations = 0
-        for part in (self.features, self._tracker, self._relocalizer):
+        for part in (self.features, self._tracker, self._relocalizer, self._late):
             part.clear()
 
     def lose(self) -> None:
@@ -100,6 +121,7 @@ class Localizer:
                 tracked = replace(self._tracker.apply_relocalization(self.features, found, reset_keyframes=False),
                                   motion_covariance=motion)
         if tracked is None:
+            self._late.add(frame, self.features)
             self._last_covariance = None
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
@@ -124,6 +146,10 @@ class Localizer:
         return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera,
                             self._odom_camera, self._map_odom, tracked.covariance, motion_covariance, tracked.reference,
                             reference_camera, tracked.inliers, reason=reason)
+
+    def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
+        """Return the poses of images that had none when they came, now that keyframes around them are solved."""
+        return self._late.locate(self._tracker.landmarks, solution, most)
 
     def _motion_covariance(self, tracked: TrackedPose, camera_previous: Array) -> Array | None:
         """Return the covariance (6, 6) of the motion since the image before; None if that one had no pose.

@@ -63,17 +63,22 @@ class TrackedPose:
 
 
 class Tracker:
-    """Locates the camera by landmarks."""
+    """Locates the camera by landmarks.
+
+    Attributes:
+        landmarks: the landmarks, and the keyframes that observed them.
+
+    """
 
     def __init__(self, config: TrackingConfig) -> None:
         """Track with the settings of `config`."""
         self._config = config
-        self._landmarks = TrackedLandmarks(config.min_inliers)
+        self.landmarks = TrackedLandmarks(config.min_inliers)
         self.clear()
 
     def clear(self) -> None:
         """Forget all keyframes, landmarks and the last pose."""
-        self._landmarks.clear()
+        self.landmarks.clear()
         self._last_pose: Array | None = None
         self._influences: PoseInfluences | None = None
         self._lost_images = 0  # images without a pose
@@ -87,14 +92,14 @@ class Tracker:
     def add_keyframe(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                      map_camera: Array | None) -> None:
         """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""
-        self._landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, image.binary, map_camera,
+        self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, image.binary, map_camera,
                                                                intrinsics, image.gray.shape[1]))
         self._rotation_tracker.add_keyframe()
 
     @property
     def solution(self) -> Solution:
         """The solution that the landmarks and all poses are in."""
-        return self._landmarks.solution
+        return self.landmarks.solution
 
     @property
     def is_lost(self) -> bool:
@@ -138,10 +143,10 @@ class Tracker:
 
         They are tracked from now on. With `reset_keyframes` the poses of earlier keyframes are discarded.
         """
-        self._landmarks.replace(tracks.append(found.pixels), found.points, found.keyframe)
+        self.landmarks.replace(tracks.append(found.pixels), found.points, found.keyframe)
         self._last_pose, self._influences, self._lost_images = found.map_camera, None, 0
         if reset_keyframes:
-            for keyframe in self._landmarks.keyframes.values():  # their poses belong to the discarded track
+            for keyframe in self.landmarks.keyframes.values():  # their poses belong to the discarded track
                 keyframe.map_camera = None
         depth = float(np.median((found.points - found.map_camera[:3, 3]) @ found.map_camera[:3, 2]))
         self._rotation_tracker.set_full_pose(found.covariance, depth)
@@ -149,17 +154,17 @@ class Tracker:
 
     def _update_landmarks(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Update the landmarks to a new solution; the pose of the newest image has to be estimated again."""
-        self._landmarks.update_solution(tracks.ids, solution)
+        self.landmarks.update_solution(tracks.ids, solution)
         self._last_pose = None
 
     def _locate_by_features(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array) -> TrackedPose | None:
         """Locate by matching ORB features of the newest solved keyframes; the inliers are tracked from now on."""
-        solved, width = self._landmarks.solved_keyframes(self.solution)[:3], image.gray.shape[1]
+        solved, width = self.landmarks.solved_keyframes(self.solution)[:3], image.gray.shape[1]
         if not solved or len(image.binary) < self._config.min_inliers:
             return None
         pixels = image.binary.pixels
         for keyframe in solved:
-            tracked = self._landmarks.keyframes[keyframe]
+            tracked = self.landmarks.keyframes[keyframe]
             if len(tracked.binary) < self._config.min_inliers:
                 continue
             image_rows, keyframe_rows = match_binary(image.binary.descriptors, tracked.binary.descriptors)
@@ -172,14 +177,14 @@ class Tracker:
                 self._last_pose, inliers = found_pose
                 if pixels[image_rows[known][inliers]].std(0).min() < _MIN_SPREAD * width:
                     continue
-                self._landmarks.replace(tracks.append(pixels[image_rows[known][inliers]]), points[known][inliers],
+                self.landmarks.replace(tracks.append(pixels[image_rows[known][inliers]]), points[known][inliers],
                                         keyframe)
                 return self._locate_by_landmarks(tracks, intrinsics, width)
         return None
 
     def _locate_by_landmarks(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Return the pose by the present landmarks, or None if there are too few inliers."""
-        known, points = self._landmarks.lookup(tracks.ids)
+        known, points = self.landmarks.lookup(tracks.ids)
         if len(points) < self._config.min_inliers:
             return None
         pixels, max_error = tracks.pixels[known].astype(np.float64), self._max_error(width)
@@ -196,28 +201,28 @@ class Tracker:
         pose, covariance, inliers = refined
         if inliers.sum() < required:
             return None
-        depth_inliers = sum(track in self._landmarks.from_depth for track in tracks.ids[known][inliers].tolist())
+        depth_inliers = sum(track in self.landmarks.from_depth for track in tracks.ids[known][inliers].tolist())
         # few inliers may agree by chance
         covariance = covariance * max(1.0, DEGRADED_FACTOR * self._config.min_inliers / inliers.sum()) ** 2
         depth = float(np.median((points[inliers] - pose[:3, 3]) @ pose[:3, 2]))
-        if self._landmarks.map_reference is not None:  # triangulated landmarks drift, all of them alike
+        if self.landmarks.map_reference is not None:  # triangulated landmarks drift, all of them alike
             triangulated = 1 - depth_inliers / inliers.sum()
             drift = triangulated * _DRIFT_RATE * float(
-                np.linalg.norm(pose[:3, 3] - self._landmarks.map_reference.translation))
+                np.linalg.norm(pose[:3, 3] - self.landmarks.map_reference.translation))
             covariance = covariance + np.diag([drift / depth] * 3 + [drift] * 3) ** 2
         self._rotation_tracker.set_full_pose(covariance, depth)
         self._influences = pose_influences(pose, tracks.ids[known], points, pixels, intrinsics, max_error)
-        return TrackedPose(pose, covariance, int(inliers.sum()), self._landmarks.reference, depth_inliers)
+        return TrackedPose(pose, covariance, int(inliers.sum()), self.landmarks.reference, depth_inliers)
 
     def _locate_by_rotation(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Locate by pure rotation, if it explains the motion of the tracks since the newest keyframe with a pose."""
-        newest = list(self._landmarks.keyframes.values())[:-4:-1]
+        newest = list(self.landmarks.keyframes.values())[:-4:-1]
         keyframe = next((k for k in newest if k.map_camera is not None), None)
-        if keyframe is None or self.solution.index(self._landmarks.reference) is None:
+        if keyframe is None or self.solution.index(self.landmarks.reference) is None:
             return None
         found = self._rotation_tracker.locate(keyframe, tracks, intrinsics, REFERENCE_WIDTH / width,
                                               self._config.min_inliers)
-        return None if found is None else TrackedPose(*found, self._landmarks.reference, 0, rotation_only=True)
+        return None if found is None else TrackedPose(*found, self.landmarks.reference, 0, rotation_only=True)
 
     @staticmethod
     def _max_error(width: int) -> float:

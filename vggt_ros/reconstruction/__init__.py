@@ -1,17 +1,19 @@
-"""Reconstructors: estimate the geometry of one window of keyframes, by structure from motion (multiview) or by VGGT.
+"""Reconstructors: estimate the geometry of one window of keyframes; those of this package, and plug-ins.
 
 A `Window` of keyframes goes in: images with intrinsics. A `WindowGeometry` comes out: camera poses, dense depth,
-confidence and intrinsics in a frame and scale of their own, or `ReconstructionRefused` with the reason.
+confidence and intrinsics in a frame and scale of their own, or `ReconstructionRefused` with the reason. This package
+has one that runs on a CPU, by structure from motion, and one that runs a network on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from importlib.util import find_spec
+from typing import Any
 
+from vggt_ros import plugins
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.settings import ConfigError
 
@@ -22,8 +24,8 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
                          separate_process: bool = False) -> tuple[Reconstructor, str]:
     """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
-    `auto` selects vggt if a GPU and weights on disk are available, and memory and GPU suffice, else multiview; only
-    `vggt` downloads weights. The setting `refine` says whether its windows are adjusted to their images.
+    `auto` selects the first of this package's that has all that it needs on this machine; nothing is downloaded then.
+    The setting `refine` says whether its windows are adjusted to their images.
 
     Args:
         config: all settings.
@@ -32,7 +34,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
             lost can be used again.
 
     Raises:
-        ConfigError: `vggt` is configured and cannot run, its weights do not load, or multiview lacks pycolmap.
+        ConfigError: the reconstructor that is configured cannot run; with `auto`, none can.
         ReconstructorLost: the context of the GPU is lost, or the separate process has ended.
 
     """
@@ -40,47 +42,62 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         from vggt_ros.reconstruction.process import ReconstructorProcess
         process = ReconstructorProcess(config, create_reconstructor, progress)
         return process, process.reason
-    reconstructor, reason = _create(config, progress)
-    adjusted = getattr(reconstructor, "adjusted", False)
-    if config.refine == "off" or (config.refine == "auto" and adjusted):
+    reconstructor, reason = _select(config, progress)
+    if config.refine == "off" or (config.refine == "auto" and getattr(reconstructor, "adjusted", False)):
         return reconstructor, reason
     return RefinedReconstructor(reconstructor), f"{reason}; its windows are refined"
 
 
-def _create(config: Config, progress: Callable[[str], None]) -> tuple[Reconstructor, str]:
+def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstructor, str]:
     """Return the reconstructor and the reason for the choice; see `create_reconstructor`."""
-    if config.reconstructor == "multiview":
-        return _multiview(config), "multiview, as configured"
-    # torch is not imported unless it is needed: it takes gigabytes.
-    unavailable = "torch is not installed" if find_spec("torch") is None else ""
-    if not unavailable:
-        from vggt_ros.reconstruction.vggt.availability import unavailable_reason
-        unavailable = unavailable_reason(config.vggt, at_once=config.reconstructor == "auto")
-    if not unavailable:
-        from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-        from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-        from vggt_ros.reconstruction.vggt.weight_files import WeightsError
-        reason = "as configured" if config.reconstructor == "vggt" else "because a GPU and weights are available"
+    if config.reconstructor != "auto":
         try:
-            vggt = Vggt(config)
-            vggt.load(progress, download=config.reconstructor == "vggt")
-            return vggt, f"vggt, {reason}"
-        except (WeightsError, DeviceUnsuitable) as error:
-            if config.reconstructor == "vggt":
-                raise ConfigError(str(error)) from error
-            unavailable = str(error)
-            log.warning("a GPU and weights are there, but %s; multiview is used instead", unavailable)
-    if config.reconstructor == "vggt":
-        raise ConfigError(f"reconstructor: vggt is configured, but {unavailable}")
+            return create(config.reconstructor, config, progress), f"{config.reconstructor}, as configured"
+        except ReconstructorUnavailable as error:
+            raise ConfigError(f"reconstructor: {config.reconstructor} is configured, but {error}") from error
+    unavailable: list[tuple[str, str]] = []
+    for name in plugins.BUILT_IN:
+        try:
+            created = create(name, config, progress, at_once=True)
+        except ReconstructorUnavailable as error:
+            unavailable.append((name, str(error)))
+            continue
+        reasons = "; ".join(reason for _, reason in unavailable) or "what it needs is available"
+        return created, f"{name}, because {reasons}"
+    *others, (_, last) = unavailable
+    raise ConfigError("; ".join([*(f"{name} is not used, because {reason}" for name, reason in others), last]))
+
+
+def create(name: str, config: Config, progress: Callable[[str], None] = lambda text: None,
+           at_once: bool = False) -> Reconstructor:
+    """Return a reconstructor, loaded.
+
+    Args:
+        name: under which it is registered.
+        config: all settings.
+        progress: called with the loading progress.
+        at_once: refuse what would have to be downloaded first.
+
+    Raises:
+        ReconstructorUnavailable: it cannot run here; the text says why.
+        ReconstructorLost: the context of the GPU is lost.
+
+    """
     try:
-        return _multiview(config), f"multiview, because {unavailable}"
-    except ConfigError as error:
-        raise ConfigError(f"vggt is not used, because {unavailable}; {error}") from error
-
-
-def _multiview(config: Config) -> Reconstructor:
-    # pycolmap has no wheel for Linux on ARM, where VGGT must run without it.
-    if find_spec("pycolmap") is None:
-        raise ConfigError("multiview needs pycolmap, which is not installed (docs/how-to/install.md)")
-    from vggt_ros.reconstruction.multiview import Multiview
-    return Multiview(config)
+        kind: Any = plugins.load_class(name)
+    except ModuleNotFoundError as error:
+        raise ReconstructorUnavailable(f"{name} needs {error.name}, which is not installed (docs/how-to/install.md)") \
+            from error
+    except (ImportError, AttributeError) as error:
+        raise ReconstructorUnavailable(f"{name} cannot be imported: {error}") from error
+    if hasattr(kind, "unavailable_reason") and (reason := kind.unavailable_reason(config, at_once)):
+        raise ReconstructorUnavailable(reason)
+    try:
+        reconstructor: Reconstructor = kind(config)
+        if hasattr(kind, "load"):
+            kind.load(reconstructor, progress, not at_once)
+    except ReconstructorUnavailable as error:
+        if at_once:
+            log.warning("%s has what it needs, but %s; another one is used instead", name, error)
+        raise
+    return reconstructor

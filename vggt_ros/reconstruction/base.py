@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.windows.keyframe import Window
 
@@ -18,6 +20,10 @@ class ReconstructionRefused(Exception):
 
 class ReconstructorLost(Exception):
     """A reconstructor cannot go on: its process has ended, or the context of its GPU is lost; create another one."""
+
+
+class ReconstructorUnavailable(RuntimeError):
+    """A reconstructor cannot run on this machine, or with these settings; the text gives the reason and the cure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +80,74 @@ class WindowGeometry:
 class Reconstructor(Protocol):
     """Estimates the geometry of a window from its images.
 
-    Its poses are taken to be a network's, which `refine: auto` adjusts to the images, unless it has an attribute
-    `adjusted` that is True.
+    This is all that is required of an object. A class that is registered as a plug-in (`vggt_ros.plugins`) is created
+    by `Class(config)`, with all settings; its own are `config.of(SettingsClass)`. It raises `ReconstructorUnavailable`
+    if it cannot run. What it may have besides is in `OptionalMembers`.
+
+    All calls but `image_size` and `cancel` come from one thread. Ids of keyframes and windows are never used twice, not
+    even after a reset of the map, so there is nothing to reset.
+
+    Attributes:
+        name: under which it is registered.
+
     """
 
     name: str
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return the (width, height) to which images of this camera must be rectified."""
+        """Return the (width, height) to which images of this camera must be rectified; the same for the same camera."""
         ...
 
     def reconstruct(self, window: Window) -> WindowGeometry:
-        """Solve a window.
+        """Solve a window; the images must not be changed, and what is returned must not change later.
 
         Raises:
             ReconstructionRefused: the window cannot be solved; the text gives the reason.
-            ReconstructorLost: this reconstructor cannot solve any window any more.
+            ReconstructorLost: this reconstructor cannot solve any window any more; another one will be created.
 
         """
+        ...
+
+
+class OptionalMembers(Protocol):
+    """What a reconstructor may have; each is used where it is there.
+
+    Attributes:
+        status_values: entries for `~/status`, such as model and device.
+        on_cpu: True if it computes on the CPU: its process then gives way to tracking.
+        adjusted: True if its poses are adjusted to the images already; else `refine: auto` does that.
+
+    """
+
+    status_values: Mapping[str, str]
+    on_cpu: bool
+    adjusted: bool
+
+    @classmethod
+    def unavailable_reason(cls, config: Config, at_once: bool) -> str:
+        """Return why it cannot run here, empty if it can; asked before it is created.
+
+        With `at_once` it must not need what takes long to get, such as a download.
+        """
+        ...
+
+    def load(self, progress: Callable[[str], None], download: bool) -> None:
+        """Load what takes long; `progress` is called with its state, and what it raises ends the loading.
+
+        Raises:
+            ReconstructorUnavailable: it cannot be loaded.
+
+        """
+        ...
+
+    def prepare(self, width: int, height: int, progress: Callable[[str], None]) -> None:
+        """Prepare for windows of images of this size, before the first one and whenever the size changes."""
+        ...
+
+    def cancel(self) -> None:
+        """End what takes long, from any thread; `close` will follow."""
+        ...
+
+    def close(self) -> None:
+        """Free memory and devices; the last call."""
         ...

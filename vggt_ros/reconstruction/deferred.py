@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.camera import Camera, CameraError
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
 from vggt_ros.windows.keyframe import Window
 
@@ -71,10 +71,19 @@ class DeferredReconstructor:
         log.info("reconstructor: %s", self.detail)
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return the (width, height) to which images of this camera must be rectified; RuntimeError if not loaded."""
+        """Return the (width, height) to which images of this camera must be rectified.
+
+        Raises:
+            RuntimeError: it is not loaded.
+            CameraError: it was lost, and the size for this camera was never asked for.
+
+        """
         if self._image_size is None:
             raise RuntimeError(self.detail)
-        return self._image_size(camera)
+        try:
+            return self._image_size(camera)
+        except ReconstructorLost as loss:
+            raise CameraError(f"the size of its images is not known yet, because {loss}") from loss
 
     def prepare(self, width: int, height: int) -> None:
         """Prepare for images of this size if the reconstructor supports it; on the thread that uses it.

@@ -24,7 +24,6 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
 from vggt_ros.reconstruction.hang_watch import HangWatch
 from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
-from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.windows.keyframe import Window
 
 Create = Callable[[Config, Callable[[str], None]], tuple[Reconstructor, str]]
@@ -59,24 +58,42 @@ class ReconstructorProcess:
             ReconstructorLost: the process has ended, possibly killed for lack of memory.
 
         """
-        self._config, self._closed = config, threading.Event()
+        self._closed, self._config = threading.Event(), config
+        self._sizes: dict[tuple[int, int, bytes], tuple[int, int]] = {}
+        self._sizes_lock = threading.Lock()
         self.status_values: dict[str, str] = {}
         self._start(config, create)
         try:
-            self.name, self.reason, has_torch = self._wait(CREATED, progress)
-            if self.name == "multiview" and has_torch:  # needed to find out; it takes memory of host and GPU
+            self.name, self.reason, has_leftovers = self._wait(CREATED, progress)
+            if has_leftovers:  # of another one that was tried; they take memory of host and GPU
                 self._end()
-                self._start(config.replace({"reconstructor": "multiview"}), create)
+                self._start(config.replace({"reconstructor": self.name}), create)
                 self._wait(CREATED, progress)
         except BaseException:
             self._kill()
             raise
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return the (width, height) to which images of this camera must be rectified."""
-        if self.name == "vggt":
-            return network_size(camera, self._config.vggt.width)
-        return camera.size_within(self._config.multiview.width)
+        """Return the (width, height) to which images of this camera must be rectified; from any thread.
+
+        The process answers at once, also while it solves a window.
+
+        Raises:
+            ReconstructorLost: the process has ended.
+
+        """
+        key = (camera.width, camera.height, camera.intrinsics.tobytes())
+        with self._sizes_lock:
+            if key not in self._sizes:
+                try:
+                    self._questions.send(camera)
+                    answer = self._questions.recv()
+                except (EOFError, OSError) as error:
+                    raise ReconstructorLost("the process of the reconstructor has ended") from error
+                if isinstance(answer, Exception):
+                    raise answer
+                self._sizes[key] = answer
+            return self._sizes[key]
 
     def prepare(self, width: int, height: int, progress: Callable[[str], None] = lambda text: None) -> None:
         """Prepare for images of this size; raises as `__init__` does, and as the reconstructor does."""
@@ -107,11 +124,13 @@ class ReconstructorProcess:
         # A forked process would inherit locks held by other threads.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=run, args=(theirs, config, create), name="reconstructor")
+        self._questions, answers = context.Pipe()
+        self._process = context.Process(target=run, args=(theirs, answers, config, create), name="reconstructor")
         self._process.start()
         # At exit multiprocessing would wait for it forever, if nobody has closed it.
         Finalize(self, _kill, args=(self._process,), exitpriority=10)
-        theirs.close()  # so that the end of the process closes the pipe
+        theirs.close()  # so that the end of the process closes the pipes
+        answers.close()
 
     def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None,
              deadline: float | None = None) -> Any:
@@ -176,6 +195,7 @@ class ReconstructorProcess:
     def _kill(self) -> None:
         _kill(self._process)
         self._connection.close()
+        self._questions.close()
 
 
 def _kill(process: BaseProcess) -> None:

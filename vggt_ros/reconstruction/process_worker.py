@@ -25,9 +25,12 @@ _NICENESS = 5
 """Niceness of the CPU reconstructor: tracking an image has priority over solving a window."""
 
 
-def run(connection: Connection, config: Config,
+def run(connection: Connection, questions: Connection, config: Config,
         create: Callable[[Config, Callable[[str], None]], tuple[Any, str]]) -> None:
-    """Create a reconstructor and answer requests `(method, arguments)`; the target of the process."""
+    """Create a reconstructor and answer requests `(method, arguments)`; the target of the process.
+
+    `questions` carries cameras, and the image sizes that answer them.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -41,9 +44,12 @@ def run(connection: Connection, config: Config,
     except Exception as error:
         channel.send(ERROR, _portable(error))
         return
-    if reconstructor.name == "multiview":
+    on_cpu = getattr(reconstructor, "on_cpu", False)
+    if on_cpu:
         os.nice(_NICENESS)
-    channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, "torch" in sys.modules)))
+    has_leftovers = config.reconstructor == "auto" and on_cpu and "torch" in sys.modules
+    threading.Thread(target=_answer_sizes, args=(questions, reconstructor), daemon=True).start()
+    channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, has_leftovers)))
     while (request := channel.receive()) is not None:
         method, arguments = request
         try:
@@ -60,6 +66,18 @@ def run(connection: Connection, config: Config,
             channel.send(ERROR, _portable(error))
         else:
             channel.send(DONE, (_status(reconstructor), answer))
+
+
+def _answer_sizes(questions: Connection, reconstructor: Any) -> None:
+    """Answer each camera with the size of its images, or with the error, until the parent closes the connection."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            camera = questions.recv()
+            try:
+                answer = reconstructor.image_size(camera)
+            except Exception as error:
+                answer = _portable(error)
+            questions.send(answer)
 
 
 class _Channel:

@@ -136,7 +136,7 @@ def summary(figures: dict[str, Any]) -> str:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
     if figures["frames_rpe_1s_m"] is not None:
-        lines.append(f"images {100 * figures['frames_located']:.1f} % located from the first pose on, ATE RMSE "
+        lines.append(f"images {100 * figures['frames_located']:.1f} % located, ATE RMSE "
                      f"{figures['frames_ate_rmse_m']:.4f} m, RPE over 1 s {figures['frames_rpe_1s_m']:.4f} m, "
                      f"{figures['frames_rpe_1s_deg']:.2f} deg")
     if figures["ate_rmse_unscaled_m"] is not None:

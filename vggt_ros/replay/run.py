@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
+from vggt_ros.images.mask import read_mask
 from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
@@ -89,19 +90,17 @@ class Run:
 
     def frame_trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap; see `frame_trajectory`."""
-        return frame_trajectory(self.frames, self.slam.solution, submap, self.slam.frame_pose)
+        return frame_trajectory(self.frames, self.slam.solution, submap)
 
     def frame_figures(self) -> dict[str, float | None]:
-        """Return the fraction of images since the first pose that the largest submap locates, and their errors."""
+        """Return the fraction of all images that the largest submap locates, and their errors."""
         stamps, poses = self.frame_trajectory(self.slam.solution.largest_submap)
-        begin = next((tracked.stamp for tracked in self.frames if tracked.map_camera is not None), None)
-        count = sum(begin is not None and tracked.stamp >= begin for tracked in self.frames)
         frames, keyframes = self._against_truth(stamps, poses), self.accuracy()
         located = [(tracked.stamp, tracked.odom_camera) for tracked in self.frames if tracked.odom_camera is not None]
         odometry = self._against_truth(np.array([stamp for stamp, _ in located], np.int64),
                                        np.array([matrix for _, matrix in located]).reshape(-1, 4, 4))
         return {
-            "frames_located": int((stamps >= begin).sum()) / count if begin is not None else None,
+            "frames_located": len(stamps) / max(len(self.frames), 1),
             "frames_ate_rmse_m": frames.ate_rmse if frames else None,
             "frames_ate_to_keyframes": frames.ate_rmse / keyframes.ate_rmse if frames and keyframes else None,
             "frames_rpe_1s_m": frames.rpe_second_translation if frames else None,
@@ -140,6 +139,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
 
     Raises:
         SequenceError: the recording cannot be read.
+        ConfigError: the picture of the setting camera.mask cannot be used.
 
     """
     cv2.setRNGSeed(config.seed)  # of RANSAC
@@ -151,6 +151,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         slam.reset_tracking(loaded)
         slam.reset_map(restore(loaded, config))
     rectify = rectifier(sequence, reconstructor, config)
+    excluded = read_mask(config.camera.mask, rectify)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
@@ -165,9 +166,10 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 continue
             if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
                 rectify = rectifier(sequence, reconstructor, config)
+                excluded = read_mask(config.camera.mask, rectify)
             dark_images += bool(darkness(image))
             sources.feed(stamp)
-            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated)
+            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated, excluded)
             try:
                 tracked = slam.track(frame)
             except Exception as error:  # as in the node: one image must not cost the results of all others
@@ -184,6 +186,10 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         if last is not None:
             _solve(slam, last, updates, failures, on_update)
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
+    slam.locate_late()
+    late = {tracked.stamp: tracked for tracked in slam.located_late}
+    frames = [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
+              for frame in frames]
     return Run(sequence, config, reason, slam, frames, updates, dropped_images, dark_images, failures,
                time.perf_counter() - began, loaded)
 

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
+from vggt_ros.images.mask import Mask, read_mask
 from vggt_ros.ros.images import decode
 from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.messages import is_valid_stamp, nanoseconds
@@ -22,6 +23,7 @@ from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.intake import Intake, darkness
+from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
 
@@ -74,6 +76,7 @@ class ImageSource:
         self.calibration = "none yet"
         self._refusal = ""
         self._rectifier: Rectifier | None = None
+        self._excluded: Mask | None = None
         self._stamps = StampCheck(config.max_step)
         self._sequence: int | None = None
         self._last_warning = 0.0
@@ -144,7 +147,7 @@ class ImageSource:
                 self.counts["waiting"] += 1
                 return
             rectified = rectifier(image)
-        except (ImageError, CameraError) as error:
+        except (ImageError, CameraError, ConfigError) as error:
             origin = f" ({self.info_topic})" if isinstance(error, CameraError) else ""
             self._refuse(f"{self.topic}: {str(error)[:300]}{origin}")
             return
@@ -155,7 +158,7 @@ class ImageSource:
             self.counts["dark"] += 1
             self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
         self.seconds.append(time.perf_counter() - start)
-        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated),
+        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated, self._excluded),
                        message.header.frame_id)
 
     @property
@@ -209,7 +212,8 @@ class ImageSource:
         """Return the rectifier for an image, or None while CameraInfo may still come.
 
         Raises:
-            CameraError: the calibration is wrong, or for another image size.
+            CameraError: the calibration cannot be used.
+            ConfigError: the picture of the setting camera.mask cannot be used.
 
         """
         height, width = image.shape[:2]
@@ -230,7 +234,8 @@ class ImageSource:
                                             throttle_duration_sec=LOG_PERIOD)
         # All keyframes keep the size of the first one; each has its own intrinsics.
         size = self._image_size(camera) if previous is None else previous.size
-        self._rectifier = Rectifier(camera, size, self.rectified)
+        rectifier = Rectifier(camera, size, self.rectified)
+        self._excluded, self._rectifier = read_mask(self._config.mask, rectifier), rectifier
         self.calibration = ("rectified, " if self.rectified else "") + (
             f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
         if previous is not None:

@@ -50,6 +50,7 @@ class Keyframe:
             velocity corrects the row-wise shift of a rolling shutter. None if nothing was tracked.
         map_camera: 4x4, the tracker's estimate of the pose in the map; None if it had none.
         binary: ORB features; None if they have not been extracted yet.
+        excluded: mask, bool (h, w) of any size, of the part of the image that is left out; None: nothing is.
 
     """
 
@@ -61,6 +62,7 @@ class Keyframe:
     corners: Corners | None = None
     map_camera: NDArray[np.float64] | None = None
     binary: BinaryFeatures | None = None
+    excluded: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,11 @@ class SlidingBuffer:
         self._gaps: list[int] = []
         self._shared = 0
 
+    @property
+    def newest(self) -> Keyframe | None:
+        """The newest keyframe, None if there is none."""
+        return self._keyframes[-1] if self._keyframes else None
+
     def add(self, keyframe: Keyframe, has_capacity: bool = True) -> Window | None:
         """Add a keyframe; return a window if it completes one and `has_capacity` for another window is True."""
         self._keyframes.append(keyframe)

@@ -43,6 +43,7 @@ class Frame:
         image: RGB uint8 (H, W, 3).
         intrinsics: float64 (3, 3) for this size.
         calibrated: False if `intrinsics` are only assumed.
+        excluded: mask, bool (h, w) of any size, of the part of the image that is left out; None: nothing is.
 
     """
 
@@ -50,6 +51,7 @@ class Frame:
     image: NDArray[np.uint8]
     intrinsics: Array
     calibrated: bool = True
+    excluded: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)

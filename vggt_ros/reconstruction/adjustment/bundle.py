@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import so3_exp
+from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
 
 Array = NDArray[np.float64]
 
-PIXEL_SIGMA = 0.3
-"""Standard deviation of an observation, pixels; weighs the observations against the prior of the focal length."""
+PIXEL_SIGMA = 1.0
+"""Standard deviation of an observation against the priors of the lens, pixels; that of its error is smaller, but errors
+are not independent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,8 @@ class Scene:
         rotation, translation: `camera_world`, float64 (S, 3, 3) and (S, 3).
         points: float64 (n, 3) in the world.
         focal: float64 (S, 2), pixels.
+        radial: radial distortion that the observations still have: an observation at r focal lengths from the principal
+            point is corrected by the factor 1 + radial r^2.
 
     """
 
@@ -37,11 +42,12 @@ class Scene:
     translation: Array
     points: Array
     focal: Array
+    radial: float = 0.0
 
     def in_cameras(self) -> Array:
         """Return the points in the frame of every camera (n, S, 3)."""
         in_camera = self.points @ self.rotation.reshape(-1, 3).T
-        return in_camera.reshape(len(self.points), -1, 3) + self.translation
+        return in_camera.reshape(len(self.points), len(self.rotation), 3) + self.translation
 
     def residuals(self, observations: Array) -> Array:
         """Return projection minus observation (n, S, 2) in pixels; NaN where a point is not in front of the camera.
@@ -50,15 +56,22 @@ class Scene:
         """
         in_camera = self.in_cameras()
         depth = np.where(in_camera[..., 2:] > 1e-9, in_camera[..., 2:], np.nan)
-        return in_camera[..., :2] / depth * self.focal - observations
+        return in_camera[..., :2] / depth * self.focal - undistorted(observations, self.focal, self.radial)
 
     def first(self, count: int) -> Scene:
         """Return the first cameras, with all points."""
-        return Scene(self.rotation[:count], self.translation[:count], self.points, self.focal[:count])
+        return Scene(self.rotation[:count], self.translation[:count], self.points, self.focal[:count], self.radial)
 
     def centers(self) -> Array:
         """Return the camera centers (S, 3) in the world."""
         return -np.einsum("sji,sj->si", self.rotation, self.translation)
+
+
+def undistorted(observations: Array, focal: Array, radial: float) -> Array:
+    """Return observations (..., 2), pixels from the principal point, corrected for a radial distortion; see `Scene`."""
+    if radial == 0.0:
+        return observations
+    return observations * (1 + radial * ((observations / focal) ** 2).sum(-1, keepdims=True))
 
 
 def cauchy(square: Array, scale: float) -> Array:
@@ -67,7 +80,8 @@ def cauchy(square: Array, scale: float) -> Array:
 
 
 def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5, priors: Sequence[Prior] = ()) -> Scene:
+           fixed: int | NDArray[np.bool_] = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5,
+           priors: Sequence[Prior] = (), radial_sigma: float = 0.0) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
@@ -76,13 +90,15 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
         visible: (n, S), the observations to use.
         loss_scale: scale of the Cauchy loss, pixels.
         iterations: maximum number of steps.
-        fixed: the camera whose pose is held fixed; the free scale is constrained by the damping only.
+        fixed: the camera whose pose is held fixed, or the mask (S,) of those; the scale that a single one leaves free
+            is constrained by the damping only.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         tolerance: stop when the cost decreases by less than this fraction.
         priors: what else is known.
+        radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
 
     """
-    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, priors)
+    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, radial_sigma, priors)
     damping = 1e-4
     cost = problem.cost(scene)
     for _ in range(iterations):
@@ -102,24 +118,6 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
     return scene
 
 
-@dataclass(frozen=True, eq=False)
-class NormalEquations:
-    """Weighted normal equations of c camera parameters and n points.
-
-    Attributes:
-        cameras: (c, c), with the gradient (c,).
-        points: (3, 3, n), with the gradient (3, n).
-        coupling: (c, 3, n).
-
-    """
-
-    cameras: Array
-    cameras_gradient: Array
-    points: Array
-    points_gradient: Array
-    coupling: Array
-
-
 class Prior(Protocol):
     """Knowledge beside the observations, weighed so that a residual of one sigma costs as `PIXEL_SIGMA` pixels do."""
 
@@ -127,29 +125,57 @@ class Prior(Protocol):
         """Return what it costs that a scene is not as expected."""
         ...
 
-    def add_to(self, system: NormalEquations, scene: Scene, fixed: int) -> None:
-        """Add it to normal equations; the parameters of the camera `fixed` stay zero."""
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
+        """Add it to normal equations, whose first parameters are those of the `free` cameras."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The measurements: observations (S, 2, n) and the mask of those to use (S, n); the rest as in `adjust`."""
+    """The measurements: observations (S, 2, n), the mask of those to use (S, n), and the free cameras.
+
+    The focal length is expected about `focal` (S, 2), the radial distortion about `radial`; `priors` are the rest.
+    """
 
     observations: Array
     visible: NDArray[np.bool_]
     loss_scale: float
-    fixed: int
+    free: NDArray[np.intp]
     focal_sigma: float
-    focal: float
+    focal: Array
+    radial_sigma: float
+    radial: float
     priors: tuple[Prior, ...] = ()
 
     @classmethod
-    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float, fixed: int,
-           focal_sigma: float, priors: Sequence[Prior]) -> Problem:
+    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
+           fixed: int | NDArray[np.bool_], focal_sigma: float, radial_sigma: float,
+           priors: Sequence[Prior]) -> Problem:
         """Return the problem of `adjust`, whose arguments are given."""
+        free = np.ones(visible.shape[1], bool)
+        free[fixed] = False
         return cls(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
-                   loss_scale, fixed, focal_sigma, float(scene.focal[0, 0]), tuple(priors))
+                   loss_scale, np.flatnonzero(free), focal_sigma, scene.focal, radial_sigma, scene.radial,
+                   tuple(priors))
+
+    @cached_property
+    def distortion(self) -> Array:
+        """What a radial distortion of 1 adds to the observations (S, 2, n)."""
+        return self.observations * ((self.observations / self.focal[..., None]) ** 2).sum(1, keepdims=True)
+
+    def _residual(self, scene: Scene, ratio: Array) -> Array:
+        """Return projection minus corrected observation (S, 2, n)."""
+        residual = ratio * scene.focal[..., None] - self.observations
+        return residual - scene.radial * self.distortion if scene.radial else residual
+
+    def _lens_errors(self, scene: Scene) -> list[tuple[float, float]]:
+        """Return deviation and weight of what of the lens is estimated, in the order of the shared parameters."""
+        errors = []
+        if self.focal_sigma:
+            errors.append((float(np.log(scene.focal[0, 0] / self.focal[0, 0])), (PIXEL_SIGMA / self.focal_sigma) ** 2))
+        if self.radial_sigma:
+            errors.append((scene.radial - self.radial, (PIXEL_SIGMA / self.radial_sigma) ** 2))
+        return errors
 
     def _project(self, scene: Scene) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Return the points in the camera frames (S, 3, n), 1 / depth (S, n) and the mask of valid observations (S, n).
@@ -163,105 +189,70 @@ class Problem:
     def cost(self, scene: Scene) -> float:
         """Return the robust cost, including all priors."""
         in_camera, inverse, valid = self._project(scene)
-        residual = in_camera[:, :2] * inverse[:, None] * scene.focal[..., None] - self.observations
+        residual = self._residual(scene, in_camera[:, :2] * inverse[:, None])
         square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
-        prior = PIXEL_SIGMA / self.focal_sigma * np.log(scene.focal[0, 0] / self.focal) if self.focal_sigma else 0.0
-        return sum((p.cost(scene) for p in self.priors),
-                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior**2))
+        prior = sum(weight * error**2 for error, weight in self._lens_errors(scene))
+        return sum((one.cost(scene) for one in self.priors),
+                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior))
 
     def linearize(self, scene: Scene) -> NormalEquations:
-        """Return the normal equations; parameters are [rotation, translation] per camera, then the log focal length."""
+        """Return the normal equations; parameters are [rotation, translation] per free camera, then what they share."""
         in_camera, inverse, valid = self._project(scene)
-        cameras, count = self.visible.shape
+        count = self.visible.shape[1]
         ratio = in_camera[:, :2] * inverse[:, None]
-        residual = ratio * scene.focal[..., None] - self.observations
+        residual = self._residual(scene, ratio)
         square = (residual[:, 0] ** 2 + residual[:, 1] ** 2) / self.loss_scale**2
         sqrt_weight = np.sqrt(np.where(valid, 1.0 / (1.0 + square), 0.0))
         residual *= sqrt_weight[:, None]
 
         # Jacobians of the two rows of a residual with respect to translation, point and rotation, in this order.
         slope = scene.focal[..., None] * (inverse * sqrt_weight)[:, None]
+        by_translation = np.zeros((len(self.visible), 3, 2, count))
+        by_translation[:, 0, 0], by_translation[:, 1, 1] = slope[:, 0], slope[:, 1]
+        by_translation[:, 2] = -slope * ratio
+        j_point = np.einsum("siak,sij->sjak", by_translation, scene.rotation, optimize=True)
+        free = self.free
+        cameras = len(free)
         j_camera = np.zeros((cameras, 6, 2, count))
-        j_camera[:, 3, 0], j_camera[:, 4, 1], j_camera[:, 5] = slope[:, 0], slope[:, 1], -slope * ratio
-        j_point = np.einsum("siak,sij->sjak", j_camera[:, 3:], scene.rotation, optimize=True)
-        x, y, z = in_camera[:, 0], in_camera[:, 1], in_camera[:, 2]
-        j_z = j_camera[:, 5]
-        j_camera[:, 0, 0], j_camera[:, 0, 1] = y * j_z[:, 0], y * j_z[:, 1] - z * slope[:, 1]
-        j_camera[:, 1, 0], j_camera[:, 1, 1] = z * slope[:, 0] - x * j_z[:, 0], -x * j_z[:, 1]
-        j_camera[:, 2, 0], j_camera[:, 2, 1] = -y * slope[:, 0], x * slope[:, 1]
-        j_camera[self.fixed] = 0.0
+        j_camera[:, 3:] = by_translation[free]
+        x, y, z = in_camera[free, 0], in_camera[free, 1], in_camera[free, 2]
+        j_z, slope_x, slope_y = j_camera[:, 5], slope[free, 0], slope[free, 1]
+        j_camera[:, 0, 0], j_camera[:, 0, 1] = y * j_z[:, 0], y * j_z[:, 1] - z * slope_y
+        j_camera[:, 1, 0], j_camera[:, 1, 1] = z * slope_x - x * j_z[:, 0], -x * j_z[:, 1]
+        j_camera[:, 2, 0], j_camera[:, 2, 1] = -y * slope_x, x * slope_y
 
-        size = 6 * cameras + (self.focal_sigma > 0)
+        shared = [ratio * scene.focal[..., None] * sqrt_weight[:, None]] if self.focal_sigma else []
+        shared += [-self.distortion * sqrt_weight[:, None]] if self.radial_sigma else []
+        first, size = 6 * cameras, 6 * cameras + len(shared)
         hessian, gradient, coupling = np.zeros((size, size)), np.zeros(size), np.zeros((size, 3, count))
-        flat = j_camera.reshape(cameras, 6, -1)
+        flat = j_camera.reshape(cameras, 6, 2 * count)
         blocks = flat @ flat.swapaxes(1, 2)
         for s in range(cameras):
             hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
-        gradient[:6 * cameras] = (flat @ residual.reshape(cameras, -1, 1)).ravel()
-        coupling[:6 * cameras] = _sum_over_rows(j_camera[:, :, None], j_point[:, None]).reshape(6 * cameras, 3, count)
-        if self.focal_sigma:
-            j_focal = ratio * scene.focal[..., None] * sqrt_weight[:, None]
-            prior = (PIXEL_SIGMA / self.focal_sigma) ** 2
-            hessian[-1, -1] = (j_focal**2).sum() + prior
-            hessian[-1, :-1] = hessian[:-1, -1] = (flat @ j_focal.reshape(cameras, -1, 1)).ravel()
-            gradient[-1] = (j_focal * residual).sum() + prior * np.log(scene.focal[0, 0] / self.focal)
-            coupling[-1] = _sum_over_rows(j_point, j_focal[:, None]).sum(0)
-        points = _sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
-        system = NormalEquations(hessian, gradient, points, _sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+        gradient[:first] = (flat @ residual[free].reshape(cameras, -1, 1)).ravel()
+        coupling[:first] = sum_over_rows(j_camera[:, :, None], j_point[free, None]).reshape(first, 3, count)
+        for row, (jacobian, (error, weight)) in enumerate(zip(shared, self._lens_errors(scene), strict=True), first):
+            hessian[row, :first] = hessian[:first, row] = (flat @ jacobian[free].reshape(cameras, -1, 1)).ravel()
+            for column, other in enumerate(shared, first):
+                hessian[row, column] = (jacobian * other).sum()
+            hessian[row, row] += weight
+            gradient[row] = (jacobian * residual).sum() + weight * error
+            coupling[row] = sum_over_rows(j_point, jacobian[:, None]).sum(0)
+        points = sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
+        system = NormalEquations(hessian, gradient, points, sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
         for one in self.priors:
-            one.add_to(system, scene, self.fixed)
+            one.add_to(system, scene, free)
         return system
-
-    def reduced(self, system: NormalEquations, damping: float) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-        """Return the system without the points by the Schur complement.
-
-        Its matrix (c, c), its right side (c,), the inverses of the points' blocks (3, 3, n), and which parameters are
-        free (c,).
-        """
-        inverse = _invert_symmetric(system.points + np.eye(3)[..., None] * (damping * system.points + 1e-9))
-        gain = _multiply_per_point(system.coupling, inverse)
-        size = len(system.cameras)
-        reduced = system.cameras - gain.reshape(size, -1) @ system.coupling.reshape(size, -1).T
-        reduced[np.diag_indices(size)] += damping * np.diag(system.cameras) + 1e-9
-        camera_rhs = system.cameras_gradient - gain.reshape(size, -1) @ system.points_gradient.ravel()
-        free = np.ones(size, bool)
-        free[6 * self.fixed:6 * self.fixed + 6] = False
-        return reduced, camera_rhs, inverse, free
 
     def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
         """Return the scene after one damped Gauss-Newton step."""
-        reduced, camera_rhs, inverse, free = self.reduced(system, damping)
-        size = len(system.cameras)
-        camera_step = np.zeros(size)
-        camera_step[free] = -np.linalg.solve(reduced[np.ix_(free, free)], camera_rhs[free])
-        point_rhs = system.points_gradient + np.tensordot(camera_step, system.coupling, 1)
-        point_step = -_multiply_per_point(point_rhs[None], inverse)[0]
-
+        steps, point_step = system.solve(damping)
         rotation, translation = scene.rotation.copy(), scene.translation.copy()
-        for s in range(len(rotation)):
-            rotation_step = so3_exp(camera_step[6 * s:6 * s + 3])
+        for row, s in enumerate(self.free):
+            rotation_step = so3_exp(steps[6 * row:6 * row + 3])
             rotation[s] = rotation_step @ rotation[s]
-            translation[s] = rotation_step @ translation[s] + camera_step[6 * s + 3:6 * s + 6]
-        focal = scene.focal * np.exp(np.clip(camera_step[-1], -0.2, 0.2)) if self.focal_sigma else scene.focal
-        return Scene(rotation, translation, scene.points + point_step.T, focal)
-
-
-def _sum_over_rows(first: Array, second: Array) -> Array:
-    """Return the products (..., n) of two Jacobians (..., 2, n), summed over the two rows of a residual."""
-    return first[..., 0, :] * second[..., 0, :] + first[..., 1, :] * second[..., 1, :]
-
-
-def _multiply_per_point(rows: Array, matrices: Array) -> Array:
-    """Return row vectors (c, 3, n) times one matrix per point (3, 3, n)."""
-    return rows[:, 0, None] * matrices[0] + rows[:, 1, None] * matrices[1] + rows[:, 2, None] * matrices[2]
-
-
-def _invert_symmetric(matrices: Array) -> Array:
-    """Return the inverses of symmetric matrices (3, 3, n), by cofactors."""
-    (a, b, c), (_, d, e), (_, _, f) = matrices
-    result = np.empty_like(matrices)
-    result[0, 0], result[1, 1], result[2, 2] = d * f - e * e, a * f - c * c, a * d - b * b
-    result[0, 1] = result[1, 0] = c * e - b * f
-    result[0, 2] = result[2, 0] = b * e - c * d
-    result[1, 2] = result[2, 1] = b * c - a * e
-    return result / (a * result[0, 0] + b * result[0, 1] + c * result[0, 2])
+            translation[s] = rotation_step @ translation[s] + steps[6 * row + 3:6 * row + 6]
+        shared = steps[6 * len(self.free):].tolist()
+        focal = scene.focal * np.exp(np.clip(shared.pop(0), -0.2, 0.2)) if self.focal_sigma else scene.focal
+        radial = scene.radial + float(np.clip(shared.pop(0), -0.1, 0.1)) if self.radial_sigma else scene.radial
+        return Scene(rotation, translation, scene.points + point_step.T, focal, radial)

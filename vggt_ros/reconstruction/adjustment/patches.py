@@ -9,6 +9,7 @@ that tracking had lost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -44,31 +45,6 @@ class PatchOptions:
 DEFAULT = PatchOptions()
 
 
-def refine(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, observations: Array, shift: Array,
-           inliers: Mask, options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
-    """Return refined observations (n, S, 2) and the mask (n, S) of those whose alignment succeeded.
-
-    Args:
-        grays: the S images, uint8 (H, W).
-        scene: poses and points, accurate to one or two pixels.
-        centers: principal points (S, 2).
-        observations: (n, S, 2), pixels from the principal point; unchanged in the reference view of each point.
-        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image.
-        inliers: (n, S), observations that agree with the scene; points without any are not refined.
-        options: of the patches.
-
-    """
-    rows = np.flatnonzero(inliers.any(1))
-    reference = _middle_view(inliers[rows])
-    aligned, found = align_patches(
-        grays, Scene(scene.rotation, scene.translation, scene.points[rows], scene.focal), centers, reference,
-        observations[rows, reference], shift[rows], options=options)
-    refined, valid = observations.copy(), np.zeros_like(inliers)
-    refined[rows] = np.where(found[..., None], aligned, refined[rows])
-    valid[rows] = found
-    return refined, valid
-
-
 def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, reference: NDArray[np.intp],
                   observed: Array, shift: Array | None = None, slant: Array | None = None, views: Mask | None = None,
                   options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
@@ -87,43 +63,64 @@ def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, 
         options: of the patches.
 
     """
-    shift = np.zeros((len(reference), len(grays), 2)) if shift is None else shift
+    rows = np.arange(len(reference))
+    to_pixel = np.broadcast_to(centers if shift is None else centers + shift, (len(reference), len(grays), 2))
+    warp, projected = warps(scene, reference, observed, slant, options.radius)
+    pixels, found = align_in_images(grays, warp, projected + to_pixel, reference,
+                                    observed + to_pixel[rows, reference], views, options)
+    aligned = np.where(found[..., None], pixels - to_pixel, 0.0)
+    aligned[rows, reference] = observed
+    return aligned, found
+
+
+def align_in_images(grays: Sequence[NDArray[np.uint8]], warp: Array, guess: Array, reference: NDArray[np.intp],
+                    reference_pixels: Array, views: Mask | None = None,
+                    options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
+    """Return in which pixels (n, S, 2) every view shows the patch of a point, and if it does.
+
+    Args:
+        grays: the S images, uint8 (H, W).
+        warp, guess: from the reference view to every view, see `warps`, and where the patches should be, in pixels.
+        reference: (n,), the view whose patch is the template.
+        reference_pixels: (n, 2), where that view shows the point.
+        views: (n, S), the views to align; None: all.
+        options: of the patches.
+
+    """
     rows, radius = np.arange(len(reference)), options.radius
-    reference_pixels = observed + centers[reference] + shift[rows, reference]
-    warp, guess = _warps(scene, reference, observed, slant, radius)
-    guess += centers + shift
     offsets = _patch_grid(radius)
     template, gradients, contrasts, usable = _templates(grays, reference_pixels, reference, radius)
-    scales = np.linalg.svd(warp, compute_uv=False)
-    area_ratio = scales.prod(-1)
+    area_ratio = np.abs(warp[..., 0, 0] * warp[..., 1, 1] - warp[..., 0, 1] * warp[..., 1, 0])
+    # The two scales of a warp have the product `area_ratio`, and their squares this sum.
+    squares = (warp**2).sum((-2, -1))
+    limit = options.max_anisotropy + 1 / options.max_anisotropy
     possible = usable[:, None] & (reference[:, None] != np.arange(len(grays))) & (area_ratio > 0.2) & (
-        area_ratio < 5.0) & (scales[..., 0] < options.max_anisotropy * scales[..., 1])
+        area_ratio < 5.0) & (squares < limit * np.maximum(area_ratio, 1e-9))
     possible = possible if views is None else possible & views
     height, width = grays[0].shape
     aligned, found = np.zeros_like(guess), np.zeros(possible.shape, bool)
-    aligned[rows, reference], found[rows, reference] = observed, True
+    aligned[rows, reference], found[rows, reference] = reference_pixels, True
     for view, gray in enumerate(grays):
         start = guess[:, view]
         inside = (start > radius + 2).all(1) & (start < [width - radius - 3, height - radius - 3]).all(1)
         candidates = np.flatnonzero(possible[:, view] & inside)
+        if not len(candidates):
+            continue
         step, correlation = _align(gray, start[candidates], warp[candidates, view], template[candidates],
                                    gradients[candidates], contrasts[candidates], offsets)
         good = (correlation > options.min_correlation) & (np.linalg.norm(step, axis=1) < options.max_shift)
         chosen = candidates[good]
-        aligned[chosen, view] = start[chosen] + step[good] - centers[view] - shift[chosen, view]
+        aligned[chosen, view] = start[chosen] + step[good]
         found[chosen, view] = True
     return aligned, found
 
 
-def _middle_view(inliers: Mask) -> NDArray[np.intp]:
-    """Return for each point the middle one of the views that observe it."""
-    order = np.cumsum(inliers, 1)
-    return np.argmax(order >= (order[:, -1:] + 1) // 2, axis=1)
+def warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array | None,
+          radius: int) -> tuple[Array, Array]:
+    """Return affine warps (n, S, 2, 2) from the reference view to every view, and the projections (n, S, 2).
 
-
-def _warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array | None,
-           radius: int) -> tuple[Array, Array]:
-    """Return affine warps (n, S, 2, 2) from the reference view to every view, and the projections (n, S, 2)."""
+    Arguments as for `align_patches`; `pixels` (n, 2) are from the principal point.
+    """
     in_reference = scene.in_cameras()[np.arange(len(reference)), reference]
     focal = scene.focal[reference]
     probes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) * radius
@@ -145,7 +142,7 @@ def _patch_grid(radius: int) -> Array:
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
-def _templates(grays: list[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
+def _templates(grays: Sequence[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
                radius: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
     """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
     side = 2 * radius + 3

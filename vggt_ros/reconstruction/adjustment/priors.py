@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.sim3 import rotation_vectors
-from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, NormalEquations, Scene
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene
+from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
 
 Array = NDArray[np.float64]
 
@@ -36,12 +37,11 @@ class PosePrior:
         """Return the weighted squared error."""
         return float((self._weight * self._error(scene) ** 2).sum())
 
-    def add_to(self, system: NormalEquations, scene: Scene, fixed: int) -> None:
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
         """Add it to normal equations."""
-        size = 6 * len(self.rotation)
-        weight = np.tile(self._weight, len(self.rotation)) * (np.arange(size) // 6 != fixed)
+        size, weight = 6 * len(free), np.tile(self._weight, len(free))
         system.cameras[np.arange(size), np.arange(size)] += weight
-        system.cameras_gradient[:size] += weight * self._error(scene).ravel()
+        system.cameras_gradient[:size] += weight * self._error(scene)[free].ravel()
 
     @property
     def _weight(self) -> Array:
@@ -78,7 +78,7 @@ class DepthPrior:
         square = self._residual(scene) ** 2
         return float((PIXEL_SIGMA**2 * square / (1 + square / 9)).sum())
 
-    def add_to(self, system: NormalEquations, scene: Scene, fixed: int) -> None:
+    def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
         """Add it to normal equations."""
         rows, view = np.arange(len(self.view)), self.view
         residual = self._residual(scene)
@@ -87,14 +87,13 @@ class DepthPrior:
         x, y, _ = scene.in_cameras()[rows, view].T
         zero = np.zeros(len(view))
         j_camera = np.stack([y, -x, zero, zero, zero, zero + 1]) * scale  # (6, n)
-        j_camera[:, view == fixed] = 0.0
         j_point = scene.rotation[view, 2].T * scale  # (3, n)
         residual = residual * root
         system.points[:] += j_point[:, None] * j_point[None]
         system.points_gradient[:] += j_point * residual
-        for camera in range(len(scene.rotation)):
+        for row, camera in enumerate(free):
             mine = view == camera
-            block = slice(6 * camera, 6 * camera + 6)
+            block = slice(6 * row, 6 * row + 6)
             system.cameras[block, block] += j_camera[:, mine] @ j_camera[:, mine].T
             system.cameras_gradient[block] += j_camera[:, mine] @ residual[mine]
             system.coupling[block][:, :, mine] += j_camera[:, None, mine] * j_point[None, :, mine]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+MIN_RAY_ANGLE = np.radians(0.3)
+"""Smallest of the largest angles between the rays of a point whose depth is known."""
+DISTANT_RAY_ANGLE = np.radians(0.05)
+"""Below it a point is taken as infinitely far; such points say how the camera turns."""
+DISTANCE_FACTOR = 100.0
+
+
+def bearings(observations: Array, focal: Array) -> Array:
+    """Return unit bearing vectors (..., 3) of observations (..., 2) in pixels from the principal point."""
+    direction = np.concatenate([observations / focal, np.ones((*observations.shape[:-1], 1))], -1)
+    return direction / np.linalg.norm(direction, axis=-1, keepdims=True)
 
 
 def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array, Array]:
     """Return points (n, 3) by linear triangulation (DLT) over all views, and their largest ray angles (n,), radians."""
     projections = np.concatenate([scene.rotation, scene.translation[..., None]], -1)
-    image = np.nan_to_num(observations) / scene.focal
+    image = undistorted(np.nan_to_num(observations), scene.focal, scene.radial) / scene.focal
     rows = image[..., None] * projections[:, 2][None, :, None] - projections[:, :2][None]
     rows = (rows * visible[..., None, None]).reshape(len(visible), -1, 4)
     _, vectors = np.linalg.eigh(rows.swapaxes(-1, -2) @ rows)
@@ -28,37 +42,58 @@ def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array
     return points, np.arccos(np.clip(cosine.min((1, 2)), -1, 1))
 
 
-def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int,
-                           iterations: int, focal_sigma: float = 0.0) -> tuple[Scene, Mask]:
-    """Triangulate every track that registered cameras observe, run bundle adjustment, return the scene and its inliers.
+def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int | Mask,
+                           iterations: int, focal_sigma: float = 0.0,
+                           radial_sigma: float = 0.0) -> tuple[Scene, Mask]:
+    """Triangulate every track that registered cameras observe, run bundle adjustment; return scene and inliers.
 
-    `focal_sigma` is the relative standard deviation of the focal length; 0 keeps it.
+    `fixed` is the camera whose pose is held fixed, or the mask (S,) of those. `focal_sigma` is the relative standard
+    deviation of the focal length, `radial_sigma` that of the radial distortion; 0 keeps them.
     """
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
-    scene = Scene(scene.rotation, scene.translation, points, scene.focal)
-    inliers = inlier_mask(scene, observations, inliers, angle, max_residual=4.0)
-    if not inliers.any():
-        return scene, inliers
-    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma)
-    return scene, inlier_mask(scene, observations, inliers, angle, max_residual=2.5)
+    near = angle > MIN_RAY_ANGLE
+    points[angle < DISTANT_RAY_ANGLE] = distant_points(scene, observations, inliers, points[near])[
+        angle < DISTANT_RAY_ANGLE]
+    scene = replace(scene, points=points)
+    inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
+    if not inliers[near].any():
+        return scene, inliers & near[:, None]
+    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma, radial_sigma)
+    return scene, inlier_mask(scene, observations, inliers, max_residual=2.5) & near[:, None]
 
 
-def inlier_mask(scene: Scene, observations: Array, visible: Mask, angle: Array, max_residual: float) -> Mask:
-    """Return the observations within `max_residual` pixels, of points with two of them and 0.3 degrees between rays."""
+def distant_points(scene: Scene, observations: Array, visible: Mask, near: Array) -> Array:
+    """Return points (n, 3) in the mean direction of the rays of tracks, a hundred times as far as the `near` ones."""
+    rays = bearings(undistorted(np.nan_to_num(observations), scene.focal, scene.radial), scene.focal)
+    directions = np.einsum("sji,nsj->nsi", scene.rotation, rays) * visible[..., None]
+    count = np.maximum(visible.sum(1), 1)[:, None]
+    mean_direction = directions.sum(1) / count
+    centers = (visible @ scene.centers()) / count
+    middle = scene.centers().mean(0)
+    distance = float(np.median(np.linalg.norm(near - middle, axis=1))) if len(near) else 1.0
+    return centers + DISTANCE_FACTOR * distance * mean_direction
+
+
+def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: float) -> Mask:
+    """Return the observations within `max_residual` pixels, of points with two of them."""
     square = (scene.residuals(np.nan_to_num(observations)) ** 2).sum(-1)
-    good = visible & (np.nan_to_num(square, nan=np.inf) < max_residual**2) & (angle > np.radians(0.3))[:, None]
+    good = visible & (np.nan_to_num(square, nan=np.inf) < max_residual**2)
     return good & (good.sum(1) >= 2)[:, None]
 
 
-def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int,
-                       iterations: int, focal_sigma: float) -> Scene:
+def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
+                       iterations: int, focal_sigma: float, radial_sigma: float) -> Scene:
     rows, columns = np.flatnonzero(inliers.any(1)), np.flatnonzero(registered)
-    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns])
+    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
+                 scene.radial)
     grid = np.ix_(rows, columns)
+    is_fixed = np.zeros(len(registered), bool)
+    is_fixed[fixed] = True
     adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
-                      fixed=int(np.flatnonzero(columns == fixed)[0]), focal_sigma=focal_sigma)
+                      fixed=is_fixed[columns], focal_sigma=focal_sigma, radial_sigma=radial_sigma)
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
     rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
     points[rows] = adjusted.points
-    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]))
+    return Scene(rotation, translation, points, scene.focal * (adjusted.focal[0, 0] / part.focal[0, 0]),
+                 adjusted.radial)

@@ -9,6 +9,7 @@ neighbors are averaged with inverse-variance weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.images.exposure import brightness_change
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -41,7 +43,8 @@ class InverseDepthEstimate:
 
 
 def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array,
-                visible: NDArray[np.bool_], neighbors: int = 3) -> tuple[Map, Map]:
+                visible: NDArray[np.bool_], neighbors: int = 3,
+                wanted: Sequence[int] | None = None) -> tuple[Map, Map]:
     """Return depth and its relative standard deviation, float32 (S, h, w), NaN where unknown.
 
     Args:
@@ -51,11 +54,12 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         points: sparse points (n, 3) in the window frame, for the depth prior and the choice of neighbors.
         visible: (n, S), which keyframe observes which point.
         neighbors: number of keyframes that each keyframe is matched with.
+        wanted: the keyframes that depth is wanted of, all by default; the others are neighbors only.
 
     """
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # MEDIUM: twice the time, errors 3 % smaller
     depth, sigma = np.full(grays.shape, np.nan, np.float32), np.full(grays.shape, np.nan, np.float32)
-    for index in range(len(grays)):
+    for index in range(len(grays)) if wanted is None else wanted:
         camera_window = inverse(window_camera[index])
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
         if len(points_camera) < MIN_POINTS:
@@ -133,6 +137,9 @@ def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: A
     warped = cv2.remap(other, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = (map_x >= 0) & (map_x <= width - 1) & (map_y >= 0) & (map_y <= height - 1) & (scale > 0)
 
+    change = brightness_change(warped, gray)
+    if not change.is_negligible:
+        warped = change.apply(warped)
     residual_flow = flow.calc(gray, warped, None)
     backward = flow.calc(warped, gray, None)
     at_x, at_y = column + residual_flow[..., 0], row + residual_flow[..., 1]

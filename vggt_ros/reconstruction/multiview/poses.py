@@ -7,7 +7,7 @@ the solutions of several initial pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import mean_rotation
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
+from vggt_ros.reconstruction.multiview.lens import Lens
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,6 +25,7 @@ MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
+_UNCHANGED = Lens()
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class SparseReconstruction:
         inliers: (n, S), the observations that agree with the scene.
         observations: (n, S, 2), the observations used, pixels from the principal point.
         initial_pair: the keyframes of the initial two-view geometry.
+        lens: what the solution says of the lens.
 
     """
 
@@ -44,12 +47,7 @@ class SparseReconstruction:
     inliers: Mask
     observations: Array
     initial_pair: tuple[int, int]
-
-
-def bearings(observations: Array, focal: Array) -> Array:
-    """Return unit bearing vectors (..., 3) of observations (..., 2) in pixels from the principal point."""
-    direction = np.concatenate([observations / focal, np.ones((*observations.shape[:-1], 1))], -1)
-    return direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    lens: Lens = _UNCHANGED
 
 
 def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list[tuple[float, float, int, int]]:
@@ -87,16 +85,26 @@ def solve_from_pair(observations: Array, visible: Mask, focal: Array, pair: tupl
         seed: seed of RANSAC.
 
     """
-    cameras = visible.shape[1]
     scene = _two_view_geometry(observations, visible, focal, pair, seed)
     if scene is None:
         return None
-    registered = np.zeros(cameras, bool)
+    registered = np.zeros(visible.shape[1], bool)
     registered[[*pair]] = True
     scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=4)
     if inliers.any(1).sum() < MIN_VISIBLE_POINTS:
         return None
-    failed: set[int] = set()
+    return register_others(SparseReconstruction(scene, registered, inliers, observations, pair), visible, pair[0], seed)
+
+
+def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Mask,
+                    seed: int) -> SparseReconstruction:
+    """Return a solution with all further cameras that observe enough of its points, after bundle adjustment.
+
+    The camera that observes most points is next. `visible` (n, S) are the valid observations; `fixed` is the camera
+    whose pose is held fixed, or the mask of those.
+    """
+    scene, inliers, registered = solved.scene, solved.inliers, solved.registered.copy()
+    observations, failed = solved.observations, set[int]()
     while not registered.all():
         triangulated = np.flatnonzero(inliers.any(1))
         visible_points = np.count_nonzero(visible[triangulated], axis=0)
@@ -112,9 +120,10 @@ def solve_from_pair(observations: Array, visible: Mask, focal: Array, pair: tupl
         scene.rotation[next_camera], scene.translation[next_camera] = camera_pose
         registered[next_camera] = True
         failed.clear()
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=4)
-    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=15)
-    return SparseReconstruction(scene, registered, inliers, observations, pair)
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
+    if (registered & ~solved.registered).any():
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
+    return replace(solved, scene=scene, registered=registered, inliers=inliers)
 
 
 def robust_cost(scene: Scene, observations: Array, visible: Mask, registered: Mask) -> float:

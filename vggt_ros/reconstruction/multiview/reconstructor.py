@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,33 +16,74 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import inverse, pose
-from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.brightness import balanced_images
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
-from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second
+from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
+from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens, correction_maps
+from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
+from vggt_ros.reconstruction.multiview.quality import QualityMetrics
+from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
-from vggt_ros.reconstruction.multiview.tracks import detect, track
-from vggt_ros.windows.keyframe import Window
+from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
+from vggt_ros.reconstruction.multiview.tracks import track
+from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 
+READOUT_CHANGE = 0.005
+"""A change of the estimated readout time, seconds, after which a window is solved again."""
+MAX_READOUT_UPDATES = 3
+"""How often a window is solved, at most, until the readout time does not change any more."""
+NEGLIGIBLE_RADIAL = 1e-4
+"""Smaller radial distortion does not concern dense depth."""
 
-UNCALIBRATED_SIGMA = 0.2
-"""Relative standard deviation of an assumed focal length."""
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """A sparse solution of S views, of which the first `known` are those of the local map `before`."""
+
+    measured: Measurements
+    solved: SparseReconstruction
+    reference: NDArray[np.intp]
+    metrics: QualityMetrics
+    track_seconds: float
+    before: LocalMap | None = None
+
+    @property
+    def known(self) -> int:
+        """Number of views that were solved before."""
+        return 0 if self.before is None else len(self.before.views)
+
+    def newest(self, count: int) -> tuple[NDArray[np.bool_], Array]:
+        """Return which tracks the newest `count` views observe (n, S), and the shift rates (n, S, 2)."""
+        views = np.arange(len(self.measured.views))
+        return self.measured.visible & (views >= len(views) - count), self.measured.shift_rate
+
+    def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
+        """Return how many of the keyframes have no pose, and the robust cost of their observations."""
+        wanted = np.array([view.keyframe.id in keyframes for view in self.measured.views])
+        return (len(keyframes) - int((wanted & self.solved.registered).sum()),
+                robust_cost(self.solved.scene, self.solved.observations, self.measured.visible & wanted,
+                            self.solved.registered))
 
 
 class Multiview:
-    """Structure from motion on one window at a time; only the estimated readout time is kept between windows."""
+    """Structure from motion on windows; between windows the newest keyframes are kept, and the readout time."""
 
     name = "multiview"
+    on_cpu = True
     adjusted = True
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
-        self._settings = config.multiview
+        self._settings = config.of(MultiviewConfig)
         self._seed = config.seed
-        self._readout = ReadoutEstimator(config.multiview.readout)
+        self._readout = ReadoutEstimator(self._settings.readout)
+        self._local: LocalMap | None = None
+        self._lens = Lens()
+        self._calibration: tuple[object, ...] = ()  # that the lens corrects
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
@@ -54,52 +98,137 @@ class Multiview:
     def reconstruct(self, window: Window) -> WindowGeometry:
         """Solve a window; keyframes that cannot be registered are left out.
 
+        A window that continues the one before begins with what is known of it. If it does not fit to that, or without
+        one before, it is solved by itself.
+
         Raises:
             ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
 
         """
         times = [time.perf_counter()]
-        features = [detect(image, self._settings.corners) for image in balanced_images(window.keyframes)]
-        tracks = track(features, window.keyframes)
+        self._begin_lens(window.keyframes[0])
+        known = {view.keyframe.id: view for view in self._local.views} if self._local else {}
+        views = [known.get(k.id) or View.of(k, self._settings.corners) for k in window.keyframes]
+        for _ in range(MAX_READOUT_UPDATES):
+            solution, before = self._solve(window, views), self.readout
+            self._readout.update(solution.solved, *solution.newest(len(views)), self._lens.radial_sigma)
+            if abs(self.readout - before) < READOUT_CHANGE:
+                break
         times.append(time.perf_counter())
-        intrinsics = np.array([keyframe.intrinsics for keyframe in window.keyframes])
-        visible = ~np.isnan(tracks[..., 0])
-        observations = np.nan_to_num(tracks - intrinsics[:, :2, 2])
-        focal = np.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], 1)
-        calibrated = all(keyframe.calibrated for keyframe in window.keyframes)
-        grays = [feature.gray for feature in features]
-        shift_rate = shift_per_second(tracks, window.keyframes)
-        solved, metrics = solve_window(
-            grays, intrinsics[:, :2, 2], observations, visible, self.readout * shift_rate, focal,
-            self._settings.focal_sigma if calibrated else UNCALIBRATED_SIGMA, self._seed)
-        self._readout.update(solved, visible, shift_rate)
+        local = self._local_map(solution)
         times.append(time.perf_counter())
-
-        kept = np.flatnonzero(solved.registered)
-        intrinsics[:, 0, 0], intrinsics[:, 1, 1] = solved.scene.focal.T
-        window_camera, points = _in_first_camera(solved, kept)
-        small_grays, small_intrinsics = _downscale([grays[s] for s in kept], intrinsics[kept],
-                                                   self._settings.depth_width)
-        depth, sigma = dense.dense_depth(small_grays, small_intrinsics, window_camera, points, solved.inliers[:, kept])
-        times.append(time.perf_counter())
+        if self._local is None or max(window.ids) > self._local.ids[-1]:  # not so the joint window of a loop
+            self._local, self._lens = local, solution.solved.lens
         seconds = np.diff(times)
-        report = {**asdict(metrics), "known_depth": np.isfinite(depth).mean(), "focal_px": intrinsics[0, 0, 0],
-                  "readout_s": self.readout,
-                  "track_s": seconds[0], "solve_s": seconds[1], "depth_s": seconds[2]}
-        return WindowGeometry(tuple(window.ids[s] for s in kept), window_camera, small_intrinsics, depth,
-                              dense.rank(sigma), report={name: float(value) for name, value in report.items()})
+        report = {**asdict(solution.metrics), "continued": solution.known > 0, "readout_s": self.readout,
+                  "radial": self._lens.applied, "radial_estimate": self._lens.radial,
+                  "radial_sigma": self._lens.radial_sigma,
+                  "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
+                  "depth_s": seconds[1]}
+        return _geometry(local, window, {name: float(value) for name, value in report.items()})
+
+    def _solve(self, window: Window, views: list[View]) -> _Solution:
+        continued = None
+        if self._local is not None and self._local.is_continued_by(window):
+            new = [view for view in views if view.keyframe.id not in self._local.ids]
+            with suppress(ReconstructionRefused):  # by itself it may be solved, or refused with its own reason
+                continued = self._solve_continued(self._local, new)
+            if continued is not None and not is_doubtful(continued.solved, continued.measured.visible,
+                                                         continued.known, self._local):
+                return continued
+        try:
+            alone = self._solve_alone(views)
+        except ReconstructionRefused:
+            if continued is None:
+                raise
+            return continued
+        return min((s for s in (continued, alone) if s is not None), key=lambda s: s.cost(window.ids))
+
+    def _solve_alone(self, views: list[View]) -> _Solution:
+        """Return the solution of the views of a window by themselves, in units of its median depth."""
+        began = time.perf_counter()
+        measured = self._measurements(views)
+        seconds = time.perf_counter() - began
+        solved, reference, metrics = solve_window(measured, self._seed)
+        unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
+        scene = replace(solved.scene, translation=solved.scene.translation / unit, points=solved.scene.points / unit)
+        return _Solution(measured, replace(solved, scene=scene), reference, metrics, seconds)
+
+    def _solve_continued(self, local: LocalMap, new: list[View]) -> _Solution:
+        """Return the solution of new views in the frame and units of a local map."""
+        began = time.perf_counter()
+        local = local.newest(MAX_VIEWS - len(new))
+        views = [*local.views, *new]
+        known = np.full((len(local.tracks), len(views), 2), np.nan)
+        known[:, :len(local.views)] = local.tracks
+        measured = self._measurements(views, known)
+        seconds = time.perf_counter() - began
+        solved, reference, metrics = solve_continued(local, measured, self._seed)
+        return _Solution(measured, solved, reference, metrics, seconds, local)
+
+    def _measurements(self, views: list[View], known: Array | None = None) -> Measurements:
+        tracks = track([view.features for view in views], [view.keyframe for view in views], known)
+        return Measurements(views, tracks, self.readout, self._lens)
+
+    def _begin_lens(self, keyframe: Keyframe) -> None:
+        """Forget what is known of the lens if the calibration is another one than before."""
+        calibration = (keyframe.calibrated, keyframe.image.shape, *keyframe.intrinsics.ravel().tolist())
+        if calibration != self._calibration:
+            focal_sigma, radial_sigma = (self._settings.focal_sigma, self._settings.radial_sigma) \
+                if keyframe.calibrated else UNCALIBRATED
+            self._calibration, self._lens, self._local = calibration, Lens(1.0, 0.0, focal_sigma, radial_sigma), None
+
+    def _local_map(self, solution: _Solution) -> LocalMap:
+        """Return the registered views of a solution as a local map, with the depth of those that are new."""
+        measured, solved, scene = solution.measured, solution.solved, solution.solved.scene
+        pixels = measured.to_pixels(solved.observations, measured.shift_everywhere(scene), slice(None))
+        tracks = np.where(solved.inliers[..., None], pixels, np.nan)
+        kept = np.flatnonzero(solved.registered).tolist()
+        views = [measured.views[s] for s in kept]
+        known = {} if solution.before is None else solution.before.rescaled_depth(scene, tracks)
+        camera_poses = np.array([inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
+        intrinsics = np.array([_intrinsics(view, focal) for view, focal in zip(views, scene.focal[kept], strict=True)])
+        small_grays, small_intrinsics = _downscale([view.features.gray for view in views], intrinsics,
+                                                   self._settings.depth_width)
+        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
+        radial = measured.lens.applied + scene.radial
+        pinhole = _remapped(small_grays, small_intrinsics[0], radial, True, cv2.INTER_LINEAR)
+        depth, sigma = dense.dense_depth(pinhole, small_intrinsics, camera_poses, scene.points,
+                                         solved.inliers[:, kept], wanted=wanted)
+        depth, sigma = (_remapped(maps, small_intrinsics[0], radial, False, cv2.INTER_NEAREST)
+                        for maps in (depth, sigma))
+        known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
+        columns = np.full(len(measured.views), -1)
+        columns[kept] = np.arange(len(kept))
+        rows = np.flatnonzero(solved.inliers.any(1))
+        return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
+                                            scene.focal[kept]),
+                        tracks[rows][:, kept], columns[solution.reference[rows]], known,
+                        robust_cost(scene, solved.observations, measured.visible, solved.registered))
 
 
-def _in_first_camera(solved: SparseReconstruction, kept: NDArray[np.intp]) -> tuple[Array, Array]:
-    """Return `window_camera` (S, 4, 4) and points (n, 3): the first kept camera is the identity, the median depth 1."""
-    scene = solved.scene
-    first = pose(scene.rotation[kept[0]], scene.translation[kept[0]])
-    window_camera = np.array([first @ inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
-    points = scene.points @ first[:3, :3].T + first[:3, 3]
-    median_depth = float(np.median(scene.in_cameras()[..., 2][solved.inliers]))
-    window_camera[:, :3, 3] /= median_depth
+def _geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
+    """Return those keyframes of a window that a local map has; the first of them is the identity."""
+    rows = [row for row, keyframe in enumerate(local.ids) if keyframe in window.ids]
+    scene, views = local.scene, [local.views[row] for row in rows]
+    first = pose(scene.rotation[rows[0]], scene.translation[rows[0]])
+    window_camera = np.array([first @ inverse(pose(scene.rotation[row], scene.translation[row])) for row in rows])
     window_camera[0] = np.eye(4)
-    return window_camera, points / median_depth
+    ids = [view.keyframe.id for view in views]
+    depth, sigma = (np.array([local.depth[k][i] for k in ids]) for i in (0, 1))
+    intrinsics = np.array([_intrinsics(view, scene.focal[row]) for view, row in zip(views, rows, strict=True)])
+    height, width = views[0].features.gray.shape
+    small = np.array([resize_intrinsics(matrix, depth.shape[2] / width, depth.shape[1] / height)
+                      for matrix in intrinsics])
+    report |= {"known_depth": float(np.isfinite(depth).mean()), "focal_px": float(intrinsics[0, 0, 0])}
+    return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report)
+
+
+def _intrinsics(view: View, focal: Array) -> Array:
+    """Return the pinhole matrix (3, 3) of a view with another focal length (2,)."""
+    matrix = view.keyframe.intrinsics.copy()
+    matrix[[0, 1], [0, 1]] = focal
+    return matrix
 
 
 def _downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
@@ -108,3 +237,11 @@ def _downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) ->
     size = (min(width, full), round(height * min(width, full) / full))
     small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
     return small, np.array([resize_intrinsics(matrix, size[0] / full, size[1] / height) for matrix in intrinsics])
+
+
+def _remapped(images: NDArray[Any], intrinsics: Array, radial: float, forward: bool, method: int) -> NDArray[Any]:
+    """Return images or maps (S, h, w) without the radial distortion, or with it again if not `forward`."""
+    if abs(radial) < NEGLIGIBLE_RADIAL:
+        return images
+    maps = correction_maps(intrinsics, images.shape[:0:-1], radial, forward)
+    return np.array([cv2.remap(image, *maps, method, borderMode=cv2.BORDER_REPLICATE) for image in images])

@@ -8,6 +8,7 @@ estimated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +20,14 @@ from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
 
+GRID = (18, 24)
+"""Rows and columns of the grid on which the image motion is known."""
 NEIGHBORS = 5
-"""Nearest features with known velocity; their median velocity is used for a track."""
+"""Nearest features with known velocity; their median velocity is that of a cell of the grid."""
 MIN_SHIFT_RATE = 10.0
 """Smallest RMS shift of the observations per second of readout, pixels, for a window to be used in the estimate."""
+MIN_CURVATURE = 0.04
+"""Smallest relative increase of the cost by a shift of one pixel, RMS, for a window to say anything."""
 MAX_WINDOWS = 10
 """Number of windows used; after them the estimate is kept."""
 DEADBAND = 0.005
@@ -33,24 +38,39 @@ MAX_READOUT = 0.1
 """Longer estimates, seconds, are implausible and ignored."""
 
 
-def shift_per_second(tracks: Array, keyframes: tuple[Keyframe, ...]) -> Array:
-    """Return the shift of each observation in pixels per second of readout time (n, S, 2); tracks may be NaN.
+def velocity_grid(keyframe: Keyframe) -> Array:
+    """Return the image motion (`GRID` rows, columns, 2) in pixels per second by the tracked features; 0 if unknown."""
+    grid = np.zeros((*GRID, 2))
+    if keyframe.corners is None:
+        return grid
+    known = np.isfinite(keyframe.corners.velocity[:, 0])
+    if known.sum() < NEIGHBORS:
+        return grid
+    height, width = keyframe.image.shape[:2]
+    x, y = np.meshgrid((np.arange(GRID[1]) + 0.5) * width / GRID[1], (np.arange(GRID[0]) + 0.5) * height / GRID[0])
+    pixels = keyframe.corners.pixels[known]
+    distance = (x.ravel()[:, None] - pixels[:, 0]) ** 2 + (y.ravel()[:, None] - pixels[:, 1]) ** 2
+    nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
+    return np.median(keyframe.corners.velocity[known][nearest], axis=1).reshape(grid.shape).astype(np.float64)
 
-    The shift is 0 where the velocity is not known.
+
+def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int, int]) -> Array:
+    """Return the shift of observations in pixels per second of readout time (n, S, 2); 0 where they are NaN.
+
+    Args:
+        pixels: of the observations (n, S, 2) in S images.
+        velocities: of each image, `velocity_grid`.
+        size: width and height of the images.
+
     """
-    shift_rate = np.zeros_like(tracks)
-    for view, keyframe in enumerate(keyframes):
-        if keyframe.corners is None:
+    shift_rate = np.zeros_like(pixels)
+    for view, velocity in enumerate(velocities):
+        if not velocity.any():
             continue
-        has_velocity = np.isfinite(keyframe.corners.velocity[:, 0])
-        if has_velocity.sum() < NEIGHBORS:
-            continue
-        visible = np.flatnonzero(~np.isnan(tracks[:, view, 0]))
-        pixels = tracks[visible, view]
-        distance = ((pixels[:, None] - keyframe.corners.pixels[None, has_velocity]) ** 2).sum(-1)
-        nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-        velocity = np.median(keyframe.corners.velocity[has_velocity][nearest], axis=1)
-        shift_rate[visible, view] = velocity * (pixels[:, 1:] / keyframe.image.shape[0] - 0.5)
+        at = pixels[:, view]
+        visible = np.isfinite(at[:, 0])
+        cell = np.clip(at[visible] * [GRID[1] / size[0], GRID[0] / size[1]], 0, [GRID[1] - 1, GRID[0] - 1]).astype(int)
+        shift_rate[visible, view] = velocity[cell[:, 1], cell[:, 0]] * (at[visible, 1:] / size[1] - 0.5)
     return shift_rate
 
 
@@ -68,31 +88,35 @@ class ReadoutEstimator:
         self._windows_left = MAX_WINDOWS if setting < 0 else 0
         self.seconds = max(setting, 0.0)
 
-    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
+    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array,
+               radial_sigma: float = 0.0) -> None:
         """Update the estimate with a solved window, from the cost at three readout times.
 
         All tracked observations (n, S) are used, not only the inliers of the solution: those were selected with the
-        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time.
+        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time. The radial distortion, which
+        has taken some of the shift, is estimated again where it has a standard deviation.
         """
         rms_rate = float(np.sqrt((shift_rate[tracked] ** 2).mean())) if self._windows_left else 0.0
         if rms_rate < MIN_SHIFT_RATE:
             return
         self._windows_left -= 1
         step = 1.0 / rms_rate  # seconds of readout that shift the observations by one pixel
-        fixed = int(np.argmax(solution.registered))
-        rows = np.argsort(-(tracked & solution.registered).sum(1), kind="stable")[:MAX_TRACKS]
+        used = solution.registered & tracked.any(0)
+        fixed = int(np.argmax(used))
+        rows = np.argsort(-(tracked & used).sum(1), kind="stable")[:MAX_TRACKS]
         tracked, shift_rate, initial = tracked[rows], shift_rate[rows], replace(
             solution.scene, points=solution.scene.points[rows])
         costs = []
         for offset in (-step, 0.0, step):
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, solution.registered, fixed, iterations=25)
-            square = (scene.residuals(observations) ** 2).sum(-1)[tracked & solution.registered]
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25,
+                                              radial_sigma=radial_sigma)
+            square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
-        if curvature < 0.02:  # no distinct minimum
+        if curvature < MIN_CURVATURE:  # no distinct minimum
             return
-        minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -2, 2))
+        minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -1, 1))
         # Older windows have less weight: they were evaluated with a worse estimate.
         weight = curvature * rms_rate**2
         self._weight = 0.7 * self._weight + weight

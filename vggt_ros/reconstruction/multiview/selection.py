@@ -1,15 +1,11 @@
-"""Solve a window: structure from motion from several initial pairs, selection, refinement and quality checks."""
+"""Solve a window by itself: structure from motion from several initial pairs, and selection of the best solution."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import mean_rotation, rotation_angle, umeyama
-from vggt_ros.reconstruction.adjustment.patches import refine
-from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
@@ -18,17 +14,15 @@ from vggt_ros.reconstruction.multiview.poses import (
     robust_cost,
     solve_from_pair,
 )
+from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
 from vggt_ros.reconstruction.multiview.twin import solve_twin
+from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_PARALLAX = 1.0
 """Smallest parallax in the best initial pair, pixels: median track motion after the best rotation is removed."""
-MIN_ANGLE = 0.4
-"""Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
-MIN_INLIERS = 0.5
-"""Fraction of the tracked observations that must be inliers of the solution."""
 MAX_INITIAL_PAIRS = 7
 """Maximum number of initial pairs to try until the best solution has been found twice."""
 TRACKS_PER_VIEW = 120
@@ -38,49 +32,18 @@ MAX_CENTER_DIFFERENCE = 0.05
 """Two solutions are the same if rotations and centers differ by less; centers as a fraction of their extent."""
 
 
-@dataclass(frozen=True)
-class QualityMetrics:
-    """Quality metrics of a solution; the names become keys of the report of the window.
-
-    Attributes:
-        residual_px: root mean square of the reprojection errors of the inliers.
-        inlier_ratio: fraction of inliers among the tracked observations of registered keyframes.
-        angle_deg: median over the points of the largest angle between the rays of a point.
-        parallax_px: median track motion after the best rotation is removed, in the best initial pair.
-        points: number of points with inliers.
-        alternatives: number of solutions from other initializations that were compared.
-        agreeing: number of those that agree with this one.
-
-    """
-
-    residual_px: float
-    inlier_ratio: float
-    angle_deg: float
-    parallax_px: float
-    points: int
-    alternatives: int
-    agreeing: int
-
-
-def solve_window(grays: list[NDArray[np.uint8]], centers: Array, observations: Array, visible: Mask, shift: Array,
-                 focal: Array, focal_sigma: float, seed: int) -> tuple[SparseReconstruction, QualityMetrics]:
-    """Return the selected and refined solution of a window, and its quality metrics.
+def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+    """Return the selected and refined solution of a window, its reference views (n,), and its quality metrics.
 
     Args:
-        grays: the images, uint8 (H, W).
-        centers: principal points (S, 2).
-        observations: tracks (n, S, 2), pixels from the principal point.
-        visible: (n, S), where the tracks are valid.
-        shift: (n, S, 2), pixels by which a rolling shutter has shifted the observations.
-        focal: (S, 2), pixels.
-        focal_sigma: relative standard deviation of the focal length; 0 keeps it.
+        measured: the tracks.
         seed: seed of RANSAC.
 
     Raises:
         ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
 
     """
-    observations = observations - shift
+    observations, visible, focal = measured.observations, measured.visible, measured.focal
     pairs = rank_initial_pairs(observations, visible, focal)
     if not pairs:
         raise ReconstructionRefused(f"too few tracks: no two of {visible.shape[1]} keyframes share {MIN_COMMON_TRACKS}")
@@ -89,10 +52,10 @@ def solve_window(grays: list[NDArray[np.uint8]], centers: Array, observations: A
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
     rows = _longest_tracks(visible)
     best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
-    refined = _refine_solution(best, grays, centers, observations, visible, shift, focal_sigma)
-    metrics = _check_quality(refined, visible, parallax, len(others),
-                             sum(same_solution(best, other) for other in others))
-    return refined, metrics
+    refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
+    metrics = check_quality(refined, visible, parallax, len(others),
+                            sum(same_solution(best, other) for other in others))
+    return refined, reference, metrics
 
 
 def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
@@ -173,41 +136,3 @@ def _longest_tracks(visible: Mask) -> NDArray[np.intp]:
     for view in range(visible.shape[1]):
         chosen[order[visible[order, view]][:TRACKS_PER_VIEW]] = True
     return np.flatnonzero(chosen)
-
-
-def _refine_solution(solved: SparseReconstruction, grays: list[NDArray[np.uint8]], centers: Array, observations: Array,
-                     visible: Mask, shift: Array, focal_sigma: float) -> SparseReconstruction:
-    """Return the solution on all tracks, with observations refined to sub-pixel accuracy, after bundle adjustment."""
-    fixed = int(np.argmax(solved.registered))
-    scene, inliers = triangulate_and_adjust(solved.scene, observations, visible, solved.registered, fixed, iterations=5)
-    if inliers.any(1).sum() < MIN_COMMON_TRACKS:
-        raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
-                                    "poses")
-    aligned, valid = refine(grays, scene, centers, observations, shift, inliers)
-    scene, inliers = triangulate_and_adjust(scene, aligned, valid, solved.registered, fixed, iterations=20,
-                                            focal_sigma=focal_sigma)
-    return replace(solved, scene=scene, inliers=inliers, observations=aligned)
-
-
-def _check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int,
-                   agreeing: int) -> QualityMetrics:
-    """Return the quality metrics of a solution.
-
-    Raises:
-        ReconstructionRefused: a metric is below its threshold.
-
-    """
-    inliers, expected = solved.inliers, tracked & solved.registered
-    points = int(inliers.any(1).sum())
-    if points < MIN_COMMON_TRACKS:
-        raise ReconstructionRefused(f"too few points: {points} of {len(inliers)} tracks agree with the poses found")
-    residual = np.sqrt((solved.scene.residuals(solved.observations) ** 2).sum(-1)[inliers].mean())
-    _, angle = triangulate(solved.scene, solved.observations, inliers)
-    metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
-                             float(np.degrees(np.median(angle[inliers.any(1)]))), parallax, points, alternatives,
-                             agreeing)
-    if metrics.angle_deg < MIN_ANGLE:
-        raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
-    if metrics.inlier_ratio < MIN_INLIERS:
-        raise ReconstructionRefused(f"no solution: only {metrics.inlier_ratio:.0%} of the observations are inliers")
-    return metrics

@@ -1,14 +1,20 @@
-"""Feature tracks through the keyframes of a window by sparse optical flow (pyramidal Lucas-Kanade)."""
+"""Feature tracks through the keyframes of a window: sparse optical flow, and SIFT matches where the flow fails."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.images.corners import detect_corners
+from vggt_ros.images.exposure import brightness_change, gray_image
+from vggt_ros.images.flow import coarse_image, flow_at
+from vggt_ros.images.mask import free_pixels, is_masked
+from vggt_ros.images.sift import SiftFeatures, sift_features, verified_matches
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
@@ -17,10 +23,16 @@ Gray = NDArray[np.uint8]
 PATCH = (21, 21)
 LEVELS = 3
 TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
-COARSE_WIDTH = 160
 MIN_TRACKED_FRACTION = 0.35
-"""Fraction of the points that must be tracked into the next keyframe, else another initial guess is tried."""
-MIN_MATCHES = 12
+"""Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
+MIN_TRACKED = 80
+"""Number of points that must be tracked into the next keyframe, else features are matched, too."""
+FEW_MATCHES = 60
+"""With fewer matches to the next keyframe, those of the keyframe before are tried, too."""
+SAME_FEATURE = 1.0
+"""Largest distance, pixels, at which a matched feature continues a track."""
+NEIGHBORS = 3
+"""Matches around a point whose mean motion is the initial guess of its flow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,64 +40,123 @@ class Features:
     """Images and features of one keyframe that tracking needs, computed once.
 
     Attributes:
-        gray: uint8 (H, W).
-        coarse: uint8, the image at width `COARSE_WIDTH`, for the initial guess of the flow.
-        corners: float32 (n, 2), strongest first.
+        gray: uint8 (H, W), stretched if it is dark.
+        coarse: uint8, the image at low resolution, for the initial guess of the flow.
+        corners: float32 (n, 2), about `spacing` pixels apart.
+        intrinsics: pinhole matrix (3, 3).
+        excluded: mask of what is left out; None: nothing is.
 
     """
 
     gray: Gray
     coarse: Gray
     corners: NDArray[np.float32]
+    intrinsics: Array
+    spacing: float
+    excluded: NDArray[np.bool_] | None = None
 
-    def sift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return SIFT keypoints (m, 2) and descriptors (m, 128), detected at half size; pixels of the full image."""
-        half = cv2.resize(self.gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        keypoints, descriptors = cv2.SIFT_create(400).detectAndCompute(half, None)
-        if descriptors is None:
-            return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
-        return np.array([keypoint.pt for keypoint in keypoints], np.float32) * 2 + 0.5, descriptors
-
-
-def detect(image: NDArray[np.uint8], count: int) -> Features:
-    """Return the features of an RGB image (H, W, 3): up to `count` corners (Shi and Tomasi, CVPR 1994)."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    height, width = gray.shape
-    coarse = cv2.resize(gray, (COARSE_WIDTH, round(height * COARSE_WIDTH / width)), interpolation=cv2.INTER_AREA)
-    spacing = 0.5 * np.sqrt(height * width / count)
-    corners = cv2.goodFeaturesToTrack(gray, count, 0.001, spacing, blockSize=5)
-    corners = np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
-    return Features(gray, coarse, corners)
+    @cached_property
+    def sift(self) -> SiftFeatures:
+        """SIFT features of the image."""
+        return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape))
 
 
-def track(features: list[Features], keyframes: Sequence[Keyframe], max_backward_error: float = 0.5) -> Array:
+def detect(keyframe: Keyframe, count: int) -> Features:
+    """Return the features of a keyframe: up to `count` corners."""
+    gray = gray_image(keyframe.image)
+    spacing, free = 0.5 * float(np.sqrt(gray.size / count)), free_pixels(keyframe.excluded, gray.shape)
+    return Features(gray, coarse_image(gray), detect_corners(gray, count, spacing, free), keyframe.intrinsics, spacing,
+                    keyframe.excluded)
+
+
+def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
+          max_backward_error: float = 0.5) -> Array:
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not observed.
 
     New points are added in every keyframe where there is no track nearby. A step is accepted if tracking backward ends
     within `max_backward_error` pixels of its start. Where keyframes were thinned, the remaining ones may be too far
     apart for this; there the features that the frontend tracked through the images in between are used first.
+
+    Args:
+        features: of the S keyframes.
+        keyframes: the S keyframes.
+        known: tracks (m, S, 2) of earlier keyframes to continue; they are the first rows of the result.
+        max_backward_error: pixels.
+
     """
-    spacing = 0.5 * np.sqrt(features[0].gray.size / max(len(features[0].corners), 1))
-    thinned = keyframes[-1].id - keyframes[0].id >= len(keyframes)
-    tracks = _frontend_tracks(keyframes) if thinned else np.full((0, len(features), 2), np.nan)
-    for index, current in enumerate(features[:-1]):
+    count = len(features)
+    tracks = np.full((0, count, 2), np.nan) if known is None else known
+    first = int(np.flatnonzero(~np.isnan(tracks[..., 0]).all(0))[-1]) if len(tracks) else 0
+    if keyframes[-1].id - keyframes[first].id >= count - first:  # thinned
+        tracks = np.concatenate([tracks, _frontend_tracks(keyframes, first)])
+    for index in range(first, count - 1):
+        current = features[index]
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
-        new_corners = _away_from_tracks(current.corners, active, current.gray.shape, spacing)
-        new_tracks = np.full((len(new_corners), len(features), 2), np.nan)
-        new_tracks[:, index] = new_corners
-        tracks = np.concatenate([tracks, new_tracks])
-        interrupted = np.flatnonzero(~np.isnan(tracks[:, index, 0]) & np.isnan(tracks[:, index + 1, 0]))
-        present = len(active) + len(new_corners)
-        min_tracked = len(interrupted) - (1 - MIN_TRACKED_FRACTION) * present
-        moved, good = track_step(current, features[index + 1], tracks[interrupted, index].astype(np.float32),
-                                 max_backward_error, min_tracked)
-        tracks[interrupted[good], index + 1] = moved[good]
-    return tracks[(~np.isnan(tracks[:, :, 0])).sum(1) >= 2]
+        new_corners = _away_from_tracks(current.corners, active, current.gray.shape, current.spacing)
+        tracks = np.concatenate([tracks, _new_tracks(count, index, new_corners)])
+        tracks = _track_step(tracks, features, index, max_backward_error)
+    kept = (~np.isnan(tracks[:, :, 0])).sum(1) >= 2
+    kept[:0 if known is None else len(known)] = True
+    return tracks[kept]
 
 
-def _frontend_tracks(keyframes: Sequence[Keyframe]) -> Array:
-    """Return the tracks (n, S, 2) of the features that the frontend tracked, NaN where one was not observed."""
-    corners = [keyframe.corners for keyframe in keyframes]
+def _track_step(tracks: Array, features: Sequence[Features], index: int, max_backward_error: float) -> Array:
+    """Return the tracks (n, S, 2) continued from keyframe `index` to the next one, and new ones by matches."""
+    source, target = features[index], features[index + 1]
+    observed = ~np.isnan(tracks[:, index, 0])
+    pending = np.flatnonzero(observed & np.isnan(tracks[:, index + 1, 0]))
+    points = tracks[pending, index].astype(np.float32)
+    guess = flow_at(source.coarse, target.coarse, points, source.gray.shape[1]) if len(points) else points
+    moved, good = _lucas_kanade(source, target, points, points + guess, max_backward_error)
+    tracked = observed.sum() - len(pending) + good.sum()
+    if tracked >= max(MIN_TRACKED, MIN_TRACKED_FRACTION * observed.sum()):
+        tracks[pending[good], index + 1] = moved[good]
+        return tracks
+    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
+    matches = source.sift.pixels[rows], target.sift.pixels[columns]
+    if len(rows):
+        retried, retried_good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
+                                              2 * max_backward_error)
+        moved, good = np.where(retried_good[:, None], retried, moved), good | retried_good
+    tracks[pending[good], index + 1] = moved[good]
+    tracks = _add_matches(tracks, index, index + 1, *matches)
+    if len(rows) < FEW_MATCHES and index > 0:
+        before = features[index - 1]
+        rows, columns = verified_matches(before.sift, target.sift, before.intrinsics, target.intrinsics)
+        tracks = _add_matches(tracks, index - 1, index + 1, before.sift.pixels[rows], target.sift.pixels[columns])
+    return tracks
+
+
+def _add_matches(tracks: Array, first: int, second: int, first_pixels: NDArray[np.float32],
+                 second_pixels: NDArray[np.float32]) -> Array:
+    """Return the tracks with matches (k, 2) of two keyframes; each continues the track that it lies on, or is new."""
+    if not len(first_pixels):
+        return tracks
+    observed = np.flatnonzero(~np.isnan(tracks[:, first, 0]))
+    new = np.ones(len(first_pixels), bool)
+    if len(observed):
+        distance = np.linalg.norm(tracks[observed, first][None] - first_pixels[:, None], axis=2)
+        nearest = distance.argmin(1)
+        same = np.flatnonzero(distance[np.arange(len(nearest)), nearest] < SAME_FEATURE)
+        on_track = observed[nearest[same]]
+        unknown = np.isnan(tracks[on_track, second, 0])
+        tracks[on_track[unknown], second] = second_pixels[same[unknown]]
+        new[same] = False
+    added = _new_tracks(tracks.shape[1], first, first_pixels[new])
+    added[:, second] = second_pixels[new]
+    return np.concatenate([tracks, added])
+
+
+def _new_tracks(count: int, index: int, pixels: NDArray[np.float32]) -> Array:
+    """Return tracks (n, count, 2) that were observed in keyframe `index` only, at `pixels` (n, 2)."""
+    tracks = np.full((len(pixels), count, 2), np.nan)
+    tracks[:, index] = pixels
+    return tracks
+
+
+def _frontend_tracks(keyframes: Sequence[Keyframe], first: int) -> Array:
+    """Return the tracks (n, S, 2) of the features that the frontend tracked, from keyframe `first` on, else NaN."""
+    corners = [keyframe.corners if index >= first else None for index, keyframe in enumerate(keyframes)]
     known = [corner.ids for corner in corners if corner is not None]
     ids = np.unique(np.concatenate(known)) if known else np.zeros(0, np.int64)
     tracks = np.full((len(ids), len(keyframes), 2), np.nan)
@@ -95,60 +166,31 @@ def _frontend_tracks(keyframes: Sequence[Keyframe]) -> Array:
     return tracks
 
 
-def track_step(source: Features, target: Features, points: NDArray[np.float32], max_backward_error: float,
-               min_tracked: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the points (n, 2) of `source` in `target`, and which of them passed the forward-backward check.
-
-    Dense flow at low resolution gives the initial guess. If fewer than `min_tracked` points pass (fast rotation), a
-    homography from SIFT matches does.
-    """
-    if not len(points):
-        return points, np.zeros(0, bool)
-    moved, good = _lucas_kanade(source, target, points, points + _coarse_flow(source, target, points),
-                                max_backward_error)
-    if good.sum() < min_tracked:
-        homography = _coarse_homography(source, target)
-        if homography is not None:
-            guess = cv2.perspectiveTransform(points[None], homography)[0].astype(np.float32)
-            retried, retried_good = _lucas_kanade(source, target, points, guess, 2 * max_backward_error)
-            moved, good = np.where(retried_good[:, None], retried, moved), good | retried_good
-    return moved, good
-
-
 def _lucas_kanade(source: Features, target: Features, points: NDArray[np.float32], guess: NDArray[np.float32],
                   max_backward_error: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the points in `target` tracked from an initial guess, and which passed the forward-backward check."""
+    if not len(points):
+        return points, np.zeros(0, bool)
+    change = brightness_change(source.gray, target.gray)
+    gray = source.gray if change.is_negligible else change.apply(source.gray)
     options = {"winSize": PATCH, "maxLevel": LEVELS, "criteria": TERMINATION, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(source.gray, target.gray, points, guess.copy(), **options)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, source.gray, moved, points + moved - guess, **options)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(gray, target.gray, points, guess.copy(), **options)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, gray, moved, points + moved - guess, **options)
     height, width = target.gray.shape
     inside = (moved > 3).all(1) & (moved < [width - 4, height - 4]).all(1)
     near = np.linalg.norm(back - points, axis=1) < max_backward_error
+    inside &= ~is_masked(target.excluded, moved, target.gray.shape)
     return moved, (found[:, 0] > 0) & (found_back[:, 0] > 0) & inside & near
 
 
-def _coarse_homography(source: Features, target: Features) -> Array | None:
-    """Return the homography (3, 3) from SIFT matches at low resolution by RANSAC, or None with too few inliers."""
-    (first, first_descriptors), (second, second_descriptors) = source.sift(), target.sift()
-    if min(len(first), len(second)) < MIN_MATCHES:
-        return None
-    pairs = cv2.BFMatcher().knnMatch(first_descriptors, second_descriptors, k=2)
-    matches = [best for best, other in pairs if best.distance < 0.8 * other.distance]
-    if len(matches) < MIN_MATCHES:
-        return None
-    homography, inliers = cv2.findHomography(first[[match.queryIdx for match in matches]],
-                                             second[[match.trainIdx for match in matches]], cv2.USAC_MAGSAC, 6.0)
-    return homography if homography is not None and inliers.sum() >= MIN_MATCHES else None
-
-
-def _coarse_flow(source: Features, target: Features, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an initial guess (n, 2) of the motion of points, from dense flow at low resolution."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dense = flow.calc(source.coarse, target.coarse, None)
-    scale = source.gray.shape[1] / source.coarse.shape[1]
-    at = ((points + 0.5) / scale - 0.5).astype(np.float32)
-    return cv2.remap(dense, at[None, :, 0].copy(), at[None, :, 1].copy(), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)[0] * np.float32(scale)
+def _motion_around(points: NDArray[np.float32], first: NDArray[np.float32],
+                   second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an initial guess (n, 2) of the motion of points: the mean motion of the nearest matches (k, 2)."""
+    distance = np.linalg.norm(points[:, None] - first[None], axis=2)
+    nearest = np.argpartition(distance, min(NEIGHBORS, len(first)) - 1, axis=1)[:, :NEIGHBORS]
+    weight = 1.0 / (np.take_along_axis(distance, nearest, 1) + 5.0)
+    motion = (second - first)[nearest]
+    return np.asarray((weight[..., None] * motion).sum(1) / weight.sum(1, keepdims=True), np.float32)
 
 
 def _away_from_tracks(corners: NDArray[np.float32], active: Array, shape: tuple[int, ...],

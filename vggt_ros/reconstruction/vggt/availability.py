@@ -7,10 +7,11 @@ from importlib.util import find_spec
 
 import torch
 
-from vggt_ros.config import Config, VggtConfig
+from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import memory, weight_files
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.sizes import Sizes
 
 
@@ -55,7 +56,7 @@ def check_device(inference: Inference, sizes: Sizes, config: Config, width: int,
     device, count = inference.device, config.windows.size
     if reason := unsupported_reason(device):
         raise DeviceUnsuitable(f"vggt: {reason}")
-    free = memory.available_bytes(device, config.vggt.memory)
+    free = memory.available_bytes(device, config.of(VggtConfig).memory)
     needed = {frames: memory.window_bytes(sizes, frames, height, width, inference.storage, inference.mode)
               for frames in (2, count)}
     if needed[2] > free:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vggt_ros.config import VggtConfig
 from vggt_ros.geometry.poses import Array, pose, quaternion_from_matrix
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.vggt.filtering import RANKS, filter_points
 from vggt_ros.reconstruction.vggt.focal import doubts, own_or_shared
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.windows.keyframe import Window
 
 Float = NDArray[np.float32]

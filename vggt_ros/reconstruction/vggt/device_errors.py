@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from vggt_ros.reconstruction.base import ReconstructorUnavailable
+
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, the driver, Triton
     "alloc_failed", "allocation_failed",  # cuBLAS and cuDNN, for their handles and workspaces
@@ -23,7 +25,7 @@ _UNSUPPORTED = ("no kernel image is available", "invalid device function", "unsu
                 "driver version is insufficient")
 
 
-class DeviceUnsuitable(RuntimeError):
+class DeviceUnsuitable(ReconstructorUnavailable):
     """The network cannot run on this device: too little memory, or a GPU that torch does not support; with the cure."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vggt_ros.config import VggtConfig
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
 RANKS = 256
 """Number of confidence ranks: one byte per pixel, which is also the resolution stored in a keyframe."""

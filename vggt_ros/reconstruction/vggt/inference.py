@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the convention of torch)
 
-from vggt_ros.config import VggtConfig
 from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, attention_kernel
 from vggt_ros.reconstruction.vggt.compilation import CompiledBlocks, FusedPlacement
 from vggt_ros.reconstruction.vggt.decoding import FilteredOutput
@@ -21,6 +20,7 @@ from vggt_ros.reconstruction.vggt.filtering import filter_points
 from vggt_ros.reconstruction.vggt.images import to_host, to_tensor
 from vggt_ros.reconstruction.vggt.memory import QUERY_STEP, Mode
 from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.tables import clear_tables
 from vggt_ros.windows.keyframe import Keyframe
 

@@ -19,7 +19,7 @@ from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLos
 from vggt_ros.reconstruction.joining import join, split
 from vggt_ros.reconstruction.vggt import memory, weight_files, weights
 from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, plain_attention_warning
-from vggt_ros.reconstruction.vggt.availability import check_device
+from vggt_ros.reconstruction.vggt.availability import check_device, unavailable_reason
 from vggt_ros.reconstruction.vggt.decoding import decode, predicted_intrinsics
 from vggt_ros.reconstruction.vggt.device_errors import (
     DeviceUnsuitable,
@@ -31,6 +31,7 @@ from vggt_ros.reconstruction.vggt.device_errors import (
 from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.reconstruction.vggt.tensor_file import release_page_cache
 from vggt_ros.reconstruction.vggt.track_head import MIN_IMAGE
 from vggt_ros.reconstruction.vggt.window_limit import WindowLimit
@@ -58,7 +59,7 @@ class Vggt:
             DeviceUnsuitable: `vggt.device` is `cuda` and there is no GPU.
 
         """
-        settings = self.settings = config.vggt
+        settings = self.settings = config.of(VggtConfig)
         self._config = config
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise DeviceUnsuitable("vggt.device: cuda is configured, but torch finds no GPU; set auto or cpu")
@@ -68,6 +69,11 @@ class Vggt:
         self.limit = WindowLimit(config.windows.overlap)
         self._activation_budget = math.inf
         self._focals: list[np.ndarray] = []
+
+    @classmethod
+    def unavailable_reason(cls, config: Config, at_once: bool) -> str:
+        """Return the reason why the network cannot run, empty if it can; see `availability`."""
+        return unavailable_reason(config.of(VggtConfig), at_once)
 
     @property
     def status_values(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from vggt_ros.reconstruction.vggt.decoding import camera_from_world, predicted_i
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
+from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
 _LOADED_SIDE = 1024
 """Side of the square to which the published demo resizes images before it resizes them to `SIDE`, pixels."""
@@ -86,7 +87,7 @@ def compare_with_recorded(folder: Path, source: str, device: str = "auto",
     if not files:
         raise FileNotFoundError(f"{folder} contains no run_*.npz")
     runs = {file.stem: RecordedRun.load(file) for file in files}
-    inference = Inference(Config().replace({"vggt.device": device, "vggt.dtype": dtype}).vggt,
+    inference = Inference(Config().replace({"vggt.device": device, "vggt.dtype": dtype}).of(VggtConfig),
                           torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"))
     path = weight_files.find(source)
     sizes = weights.read_sizes(path.parent / "config.json")

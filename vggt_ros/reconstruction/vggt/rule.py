@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,18 @@ def weights(sizes: Sizes, seed: int) -> Iterator[tuple[str, Float]]:
 
     for name, shape in tensor_shapes(sizes).items():
         yield name, weight(name, shape, seed)
+
+
+def agree_on_one_camera(state: Mapping[str, Any], width: int, height: int) -> None:
+    """Let generated weights predict one camera with square pixels for images of this size.
+
+    They predict another field of view for every image otherwise, and such windows are refused. The last layer of the
+    camera head is changed in place, in a state dict or in named parameters, as arrays or tensors.
+    """
+    for row, side in ((7, height), (8, width)):
+        state["camera_head.pose_branch.fc2.weight"][row] = 0
+        # The focal length is the width; the four iterations of the camera head add up.
+        state["camera_head.pose_branch.fc2.bias"][row] = 2 * math.atan(side / 2 / width) / 4
 
 
 def images(frames: int, height: int, width: int) -> Float:

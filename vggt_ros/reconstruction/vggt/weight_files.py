@@ -12,12 +12,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from vggt_ros.reconstruction.base import ReconstructorUnavailable
+
 FILE_NAMES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
 Progress = Callable[[str], None]
 """Called with the state of something that takes long; an exception that it raises ends it."""
 
 
-class WeightsError(RuntimeError):
+class WeightsError(ReconstructorUnavailable):
     """The weights are not available or do not fit the network; the text gives the cure."""
 
 

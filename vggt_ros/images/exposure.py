@@ -1,0 +1,97 @@
+"""Brightness of images: dark ones are stretched, and changes of exposure and gain between two images are estimated.
+
+Between two images of a video brightness changes by a gain and an offset, `target = gain * source + offset`, as in DSO
+(Engel et al., PAMI 2018). Optical flow and patch alignment assume that it does not change. Most of what both images
+show is the same, so their histograms give an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Gray = NDArray[np.uint8]
+
+NORMAL_RANGE = 110.0
+"""Gray values between the 2nd and the 98th percentile below which an image is stretched."""
+MAX_STRETCH = 6.0
+"""Largest factor of the stretch; more shows noise only."""
+_PERCENTILES = np.array([0.02, 0.98])
+_QUANTILES = np.linspace(0.1, 0.9, 17)
+_SATURATED = 250.0
+"""Brighter values are saturated, and say nothing of the gain."""
+_MIN_CHANGE_GAIN, _MIN_CHANGE_OFFSET = 0.08, 4.0
+"""Smaller changes of gain and offset (gray values) do not disturb optical flow."""
+_MIN_GAIN, _MAX_GAIN = 0.15, 6.0
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """The transfer `target = gain * source + offset` of gray values from one image to another."""
+
+    gain: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def is_negligible(self) -> bool:
+        """True if optical flow need not care."""
+        return abs(self.gain - 1) < _MIN_CHANGE_GAIN and abs(self.apply_to(128.0) - 128) < 2 * _MIN_CHANGE_OFFSET
+
+    def apply_to(self, value: float) -> float:
+        """Return the transferred gray value."""
+        return self.gain * value + self.offset
+
+    def apply(self, gray: Gray) -> Gray:
+        """Return the transferred image."""
+        if self == Brightness():
+            return gray
+        table = np.clip(np.rint(self.gain * np.arange(256) + self.offset), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(gray, table), np.uint8)
+
+
+def gray_image(image: NDArray[np.uint8]) -> Gray:
+    """Return an RGB image (H, W, 3) in gray, stretched if it is dark; see `stretch`."""
+    return stretch(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
+
+
+def stretch(gray: Gray) -> Gray:
+    """Return an image of low contrast (dark, in fog) stretched to a normal range of gray values, others unchanged."""
+    low, high = _quantiles(gray, _PERCENTILES)
+    factor = min(NORMAL_RANGE / max(high - low, 1.0), MAX_STRETCH)
+    if factor <= 1.0:
+        return gray
+    # The middle of the range keeps its place as far as the range fits, so that a dark image stays the darker one.
+    middle = float(np.clip((low + high) / 2, NORMAL_RANGE / 2 + 8, 247 - NORMAL_RANGE / 2))
+    return Brightness(factor, middle - factor * (low + high) / 2).apply(gray)
+
+
+def brightness_change(source: Gray, target: Gray) -> Brightness:
+    """Return the transfer from one image to another that shows about the same, by the quantiles of both."""
+    first, second = _quantiles(source, _QUANTILES), _quantiles(target, _QUANTILES)
+    usable = (first < _SATURATED) & (second < _SATURATED)
+    return _fit(first[usable], second[usable])
+
+
+def _fit(first: NDArray[np.float64], second: NDArray[np.float64]) -> Brightness:
+    """Return the robust linear fit of gray values `second` by `first` (n,): medians of slopes (Theil and Sen)."""
+    if len(first) < 5:
+        return Brightness()
+    step = max(1, len(first) // 60)
+    order = np.argsort(first)[::step]
+    x, y = first[order], second[order]
+    rise, run = y[:, None] - y[None], x[:, None] - x[None]
+    apart = run > max(0.25 * (x[-1] - x[0]), 2.0)
+    if not apart.any():  # hardly any contrast: an offset at most
+        return Brightness(1.0, float(np.median(y - x)))
+    gain = float(np.clip(np.median(rise[apart] / run[apart]), _MIN_GAIN, _MAX_GAIN))
+    return Brightness(gain, float(np.median(y - gain * x)))
+
+
+def _quantiles(gray: Gray, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the gray values below which these fractions of the pixels are, from the histogram."""
+    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel()
+    cumulative = np.cumsum(histogram) / max(float(histogram.sum()), 1.0)
+    return np.interp(fractions, cumulative, np.arange(256) + 0.5)

@@ -1,0 +1,110 @@
+"""SIFT features and their matches between two images, verified and guided by epipolar geometry.
+
+Optical flow needs images that differ little. Descriptors (Lowe, IJCV 2004; RootSIFT: Arandjelovic and Zisserman, CVPR
+2012) match over wide steps. Once some matches agree on an essential matrix, the others need to be searched along
+epipolar lines only, where a weaker match is unambiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.camera import pixel_rays
+
+Float = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+MIN_MATCHES = 12
+"""Fewest matches that agree on an essential matrix."""
+_MAX_FEATURES = 1500
+_CONTRAST = 0.015
+"""Contrast threshold of OpenCV's SIFT, below its default of 0.04: plain scenes have weak features only."""
+_MAX_RATIO, _GUIDED_RATIO = 0.85, 0.92
+"""Largest ratio of the distance to the best match to that of the second best: in the image, on the epipolar line."""
+_MAX_EPIPOLAR_ERROR = 3.0
+"""Largest distance to the epipolar line, pixels."""
+_MAX_GUIDED_DISTANCE = 0.9
+"""Largest distance of the RootSIFT vectors (unit length) of a guided match."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiftFeatures:
+    """Features of an image: pixels (m, 2), x and y, and RootSIFT descriptors (m, 128) of unit length."""
+
+    pixels: Float
+    descriptors: Float
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return len(self.pixels)
+
+
+def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None) -> SiftFeatures:
+    """Return the SIFT features of an image (H, W), detected at half size; none where `free` (H, W) is 0."""
+    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    mask = None if free is None else cv2.resize(free, half.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    keypoints, descriptors = cv2.SIFT_create(_MAX_FEATURES, contrastThreshold=_CONTRAST).detectAndCompute(half, mask)
+    if descriptors is None or not len(keypoints):
+        return SiftFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
+    pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32) * 2 + 0.5
+    root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
+    return SiftFeatures(pixels, np.asarray(root, np.float32))
+
+
+def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
+                     second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows]:
+    """Return the rows of the features that match and agree on an essential matrix; none if too few do.
+
+    `first_intrinsics` and `second_intrinsics` are the pinhole matrices (3, 3).
+    """
+    none = np.zeros(0, np.intp), np.zeros(0, np.intp)
+    if min(len(first), len(second)) < MIN_MATCHES:
+        return none
+    similarity = first.descriptors @ second.descriptors.T
+    rows, columns = _mutual(similarity, _MAX_RATIO)
+    if len(rows) < MIN_MATCHES:
+        return none
+    rays = [pixel_rays(matrix, *features.pixels.T.astype(np.float64))
+            for features, matrix in ((first, first_intrinsics), (second, second_intrinsics))]
+    threshold = _MAX_EPIPOLAR_ERROR / float(first_intrinsics[0, 0])
+    essential, inliers = cv2.findEssentialMat(rays[0][rows, :2].copy(), rays[1][columns, :2].copy(), np.eye(3),
+                                              method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
+    if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
+        return none
+    error = _epipolar_error(np.asarray(essential, np.float64), rays[0], rays[1])
+    near = error < threshold
+    guided = _mutual(np.where(near & (similarity > 1 - _MAX_GUIDED_DISTANCE**2 / 2), similarity, -1.0), _GUIDED_RATIO)
+    plain = rows[near[rows, columns]], columns[near[rows, columns]]
+    added = ~np.isin(guided[0], plain[0]) & ~np.isin(guided[1], plain[1])
+    return np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]])
+
+
+def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
+    """Return the pairs that are each other's most similar ones (n, m), and clearly more so than the second best.
+
+    Similarities below 0 are not candidates.
+    """
+    rows, best, back = np.arange(len(similarity)), similarity.argmax(1), similarity.argmax(0)
+    top = similarity[rows, best]
+    others = similarity.copy()
+    others[rows, best] = -1.0
+    distance, other_distance = (np.sqrt(np.maximum(2 - 2 * s, 0.0)) for s in (top, others.max(1)))
+    good = (top > 0) & (distance < max_ratio * other_distance) & (back[best] == rows)
+    return rows[good], best[good]
+
+
+def _epipolar_error(essential: NDArray[np.float64], first: NDArray[np.float64],
+                    second: NDArray[np.float64]) -> Float:
+    """Return the distances (n, m), at depth 1, of the rays `second` (m, 3) to the epipolar lines of `first` (n, 3).
+
+    The larger one of both directions.
+    """
+    lines, back = first @ essential.T, second @ essential
+    product = np.abs(lines.astype(np.float32) @ second.T.astype(np.float32))
+    weight, other = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
+    product *= np.maximum(weight[:, None], other[None])
+    return product

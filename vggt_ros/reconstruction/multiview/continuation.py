@@ -1,0 +1,88 @@
+"""Solve a window that continues a local map: its new keyframes are registered by the points that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.poses import (
+    MIN_VISIBLE_POINTS,
+    SparseReconstruction,
+    register_others,
+    robust_cost,
+)
+from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.views import Measurements
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+FREE_VIEWS = 10
+"""Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
+TRACKS_PER_VIEW = 120
+"""Tracks of each new keyframe by which it is registered."""
+MAX_COST_RATIO = 2.0
+"""A window whose robust cost exceeds that of the local map by this factor is solved by itself, too."""
+MIN_COST = 0.3
+"""Robust cost below which a solution needs no comparison, square pixels."""
+
+
+def solve_continued(local: LocalMap, measured: Measurements, seed: int
+                    ) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+    """Return the solution of the views of a local map and the new ones after them, reference views, quality metrics.
+
+    Args:
+        local: solved views; its tracks are the first rows of those measured.
+        measured: the tracks through its views and the new ones.
+        seed: seed of RANSAC.
+
+    Raises:
+        ReconstructionRefused: the new views do not fit to the local map.
+
+    """
+    count, known = len(measured.views), len(local.views)
+    registered = np.arange(count) < known
+    visible, observations = measured.visible, measured.observations
+    rotation = np.concatenate([local.scene.rotation, np.tile(np.eye(3), (count - known, 1, 1))])
+    translation = np.concatenate([local.scene.translation, np.zeros((count - known, 3))])
+    points = np.concatenate([local.scene.points, np.zeros((len(visible) - len(local.scene.points), 3))])
+
+    rows = _longest_tracks(visible, known)
+    inliers = np.zeros_like(visible)
+    inliers[:len(local.tracks), :known] = visible[:len(local.tracks), :known]
+    solved = register_others(
+        SparseReconstruction(Scene(rotation, translation, points[rows], measured.focal), registered, inliers[rows],
+                             observations[rows], (0, 1)), visible[rows], registered, seed)
+    if not solved.registered[known:].any():
+        raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
+    scene = Scene(solved.scene.rotation, solved.scene.translation, points, measured.focal)
+    fixed = np.arange(count) < (max(count - FREE_VIEWS, 1) if measured.lens.is_settled else 1)
+    reference = np.concatenate([local.reference, np.full(len(visible) - len(local.reference), -1)])
+    done = np.tile(fixed, (len(visible), 1))
+    done[:len(local.tracks), :known] = True
+    refined, reference = refine_solution(SparseReconstruction(scene, solved.registered, inliers, observations, (0, 1)),
+                                         measured, fixed, reference, done)
+    for view in np.flatnonzero(refined.registered[known:]) + known:
+        if refined.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
+            raise ReconstructionRefused(f"a new keyframe agrees with {refined.inliers[:, view].sum()} points only")
+    in_window = visible & (np.arange(count) >= known)
+    return refined, reference, check_quality(refined, in_window, 0.0, 0, 0, needs_parallax=False)
+
+
+def is_doubtful(solved: SparseReconstruction, tracked: Mask, known: int, local: LocalMap) -> bool:
+    """Return whether a continued solution should be compared with one of the window by itself."""
+    new = np.arange(tracked.shape[1]) >= known
+    cost = robust_cost(solved.scene, solved.observations, tracked & new, solved.registered)
+    return not solved.registered.all() or cost > max(MAX_COST_RATIO * local.cost, MIN_COST)
+
+
+def _longest_tracks(visible: Mask, known: int) -> NDArray[np.intp]:
+    """Return the rows of the longest tracks of the newest known view and of each new one."""
+    order = np.argsort(-visible.sum(1), kind="stable")
+    chosen = np.zeros(len(visible), bool)
+    for view in range(max(known - 1, 0), visible.shape[1]):
+        chosen[order[visible[order, view]][:TRACKS_PER_VIEW]] = True
+    return np.flatnonzero(chosen)

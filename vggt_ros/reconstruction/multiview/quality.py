@@ -1,0 +1,125 @@
+"""Refinement of a solution to sub-pixel accuracy, and the checks that it has to pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
+from vggt_ros.reconstruction.base import ReconstructionRefused
+from vggt_ros.reconstruction.multiview.lens import Lens
+from vggt_ros.reconstruction.multiview.poses import (
+    MIN_COMMON_TRACKS,
+    SparseReconstruction,
+)
+from vggt_ros.reconstruction.multiview.refine import refine
+from vggt_ros.reconstruction.multiview.views import Measurements
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+MIN_ANGLE = 0.4
+"""Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
+MIN_INLIERS = 0.5
+"""Fraction of the tracked observations that must be inliers of the solution."""
+
+
+@dataclass(frozen=True)
+class QualityMetrics:
+    """Quality metrics of a solution; the names become keys of the report of the window.
+
+    Attributes:
+        residual_px: root mean square of the reprojection errors of the inliers.
+        inlier_ratio: fraction of inliers among the tracked observations of registered keyframes.
+        angle_deg: median over the points of the largest angle between the rays of a point.
+        parallax_px: median track motion after the best rotation is removed, in the best initial pair.
+        points: number of points with inliers.
+        alternatives: number of solutions from other initializations that were compared.
+        agreeing: number of those that agree with this one.
+
+    """
+
+    residual_px: float
+    inlier_ratio: float
+    angle_deg: float
+    parallax_px: float
+    points: int
+    alternatives: int
+    agreeing: int
+
+
+def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed: int | Mask,
+                    reference: NDArray[np.intp] | None = None,
+                    done: Mask | None = None) -> tuple[SparseReconstruction, NDArray[np.intp]]:
+    """Return the solution on all tracks after sub-pixel refinement and bundle adjustment, and the reference views (n,).
+
+    Args:
+        solved: poses, accurate to a few pixels.
+        measured: all tracks.
+        fixed: the camera whose pose is held fixed, or the mask (S,) of those.
+        reference: (n,), reference views of points refined before, else -1.
+        done: (n, S), the observations refined before.
+
+    Raises:
+        ReconstructionRefused: too few points.
+
+    """
+    scene, inliers = triangulate_and_adjust(solved.scene, measured.observations, measured.visible, solved.registered,
+                                            fixed, iterations=5)
+    if inliers.any(1).sum() < MIN_COMMON_TRACKS:
+        raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
+                                    "poses")
+    aligned, valid, reference = refine(scene, measured, inliers, reference, done)
+    scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
+    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), reference
+
+
+def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered: Mask, fixed: int | Mask,
+                      measured: Measurements) -> tuple[Scene, Mask, Lens]:
+    """Return scene and inliers after bundle adjustment, and what they say of the lens.
+
+    Radial distortion that is not significant is free in the estimate only.
+    """
+    lens = measured.lens
+    if lens.focal_sigma or lens.applied:
+        free = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, lens.focal_sigma,
+                                      lens.radial_sigma)
+        updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
+        if updated.applied or not lens.radial_sigma:
+            return *free, updated
+        start = replace(start, focal=free[0].focal, radial=-lens.applied)
+        return *triangulate_and_adjust(start, observations, valid, registered, fixed, 20), updated
+    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, 20)
+    if lens.is_certain:
+        return *plain, lens
+    free = triangulate_and_adjust(replace(plain[0], radial=lens.radial), observations, valid, registered, fixed, 20,
+                                  radial_sigma=lens.radial_sigma)
+    updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
+    return *(free if updated.applied else plain), updated
+
+
+def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int, agreeing: int,
+                  needs_parallax: bool = True) -> QualityMetrics:
+    """Return the quality metrics of a solution; `tracked` (n, S) are the observations that it was to explain.
+
+    Raises:
+        ReconstructionRefused: a metric is below its threshold.
+
+    """
+    inliers, expected = solved.inliers, tracked & solved.registered
+    points = int(inliers.any(1).sum())
+    if points < MIN_COMMON_TRACKS:
+        raise ReconstructionRefused(f"too few points: {points} of {len(inliers)} tracks agree with the poses found")
+    residual = np.sqrt((solved.scene.residuals(solved.observations) ** 2).sum(-1)[inliers].mean())
+    _, angle = triangulate(solved.scene, solved.observations, inliers)
+    metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
+                             float(np.degrees(np.median(angle[inliers.any(1)]))), parallax, points, alternatives,
+                             agreeing)
+    if needs_parallax and metrics.angle_deg < MIN_ANGLE:
+        raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
+    if metrics.inlier_ratio < MIN_INLIERS:
+        raise ReconstructionRefused(f"no solution: only {metrics.inlier_ratio:.0%} of the observations are inliers")
+    return metrics

@@ -1,0 +1,133 @@
+"""Photos of one camera without order in time: reconstructed in one window, or in several that are fused.
+
+All photos are keyframes. Their windows go through `Slam.step` as those of a video do: alignment by shared keyframes,
+the pose graph, loops between windows that see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera, Rectifier
+from vggt_ros.geometry.poses import Array
+from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences.image_list import common_size, find_images
+from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.slam import Slam
+from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import MapKeyframe
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo that was reconstructed.
+
+    Attributes:
+        path: of its file.
+        image: RGB (H, W, 3), as the reconstructor got it.
+        map_camera: pose 4x4 in the frame and unit of the first photo's submap.
+        keyframe: its depth, confidence and intrinsics at the size of the depth.
+        scale: map units per unit of `keyframe.depth`.
+
+    """
+
+    path: Path
+    image: NDArray[np.uint8]
+    map_camera: Array
+    keyframe: MapKeyframe
+    scale: float
+
+    def depth(self) -> NDArray[np.float32]:
+        """Return the depth (h, w) in map units, NaN where unknown."""
+        return self.keyframe.depth.astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What became of photos.
+
+    Attributes:
+        slam: with the map.
+        photos: those that are in its largest submap.
+        missing: files of the others.
+        refusals: why windows were refused.
+
+    """
+
+    slam: Slam
+    photos: list[Photo]
+    missing: list[Path]
+    refusals: list[str]
+
+
+def find_photos(paths: Sequence[Path]) -> list[Path]:
+    """Return the image files named, and those in folders named.
+
+    Raises:
+        SequenceError: there is none, or one is not there.
+
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += find_images(path)[0]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise SequenceError(f"{path}: there is no such image or folder")
+    if not found:
+        raise SequenceError("no images are named")
+    return found
+
+
+def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, config: Config,
+                       at_once: int, progress: bool = False) -> Collection:
+    """Reconstruct photos of one camera.
+
+    Args:
+        files: of the photos.
+        reconstructor: of the windows.
+        config: settings; `camera.fov` is assumed where the reconstructor does not find the focal length.
+        at_once: most photos of a window; a third of them is shared with the window before.
+        progress: show a bar.
+
+    Raises:
+        SequenceError: a file is not an image, or the photos differ in size.
+
+    """
+    size = common_size(list(files))
+    camera = Camera.assumed(*size, config.camera.fov)
+    rectify = Rectifier(camera, reconstructor.image_size(camera))
+    keyframes = []
+    for number, file in enumerate(tqdm(files, desc="reading", unit="image", disable=not progress)):
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if image is None:
+            raise SequenceError(f"{file}: not a readable image")
+        if image.shape[1::-1] != size:
+            raise SequenceError(f"{file}: it has {image.shape[1]}x{image.shape[0]} pixels, the others have "
+                                f"{size[0]}x{size[1]}: the photos must be of one camera, in one orientation")
+        rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        keyframes.append(Keyframe(number, (number + 1) * 10**9, rectify(rgb), rectify.intrinsics, calibrated=False))
+    slam = Slam(config, reconstructor)
+    refusals = []
+    overlap = max(1, at_once // 3)
+    starts = range(0, max(len(keyframes) - overlap, 1), max(1, at_once - overlap))
+    for number, start in enumerate(tqdm(starts, desc="windows", unit="window", disable=not progress)):
+        part = tuple(keyframes[start:start + at_once])
+        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+        if update.refused:
+            refusals.append(f"photos {start + 1} to {start + len(part)}: {update.refused}")
+    solution = slam.solution
+    rows = {int(solution.ids[row]): row for row in np.flatnonzero(solution.submaps == solution.largest_submap)} \
+        if len(solution) else {}
+    photos = [Photo(files[number], keyframes[number].image, solution.map_camera[row], solution.keyframes[number],
+                    float(solution.scale[row])) for number, row in sorted(rows.items())]
+    return Collection(slam, photos, [file for number, file in enumerate(files) if number not in rows], refusals)
