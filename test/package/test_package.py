@@ -137,7 +137,8 @@ def test_dependencies_are_declared():
     declared = {item.text for item in tree.iter("exec_depend")}
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
-            "scipy": "python3-scipy", "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py", "faiss": "python3-faiss",
+            "scipy": "python3-scipy", "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py",
+            "faiss": "python3-faiss",
             "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
