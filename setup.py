@@ -15,6 +15,7 @@ ROS_EXECUTABLES = [
     "evaluate = vggt_ros.cli.evaluate:main",
     "export = vggt_ros.cli.export:main",
     "benchmark = vggt_ros.cli.benchmark:main",
+    "reconstruct = vggt_ros.cli.reconstruct:main",
     "parity = vggt_ros.cli.parity:main",
     "check = vggt_ros.cli.check:main",
 ]

@@ -23,6 +23,10 @@ NODE = "vggt_slam"
 SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid")
 """Topics of the node that config/slam.rviz shows."""
 SHARE = FindPackageShare("vggt_ros")
+RESPAWN_DELAY = 25.0
+"""Seconds: DDS lists a node that crashed for 20 s, and the request to configure would go to that one."""
+TF = [("/tf", "tf"), ("/tf_static", "tf_static")]
+"""TF in the namespace, as Nav2's launch files remap it: robots have the same frames, each in a tree of its own."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -52,11 +56,12 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("rviz", default_value="false", description="Start RViz with config/slam.rviz."),
         DeclareLaunchArgument("use_sim_time", default_value="",
                               description="Use time from /clock; by default true with a bag, else not changed."),
-        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes."),
+        DeclareLaunchArgument("namespace", default_value="",
+                              description="Namespace of the nodes, and of /tf and /tf_static."),
         DeclareLaunchArgument("slam_autostart", default_value="true",
                               description="Configure and activate the node automatically."),
         DeclareLaunchArgument("respawn", default_value="false",
-                              description="Start the node again if it ends; then also the map is loaded, if given."),
+                              description="Start the node again, after 25 s, if it ends; it loads slam_map if given."),
         DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node."),
         OpaqueFunction(function=start),
     ])
@@ -72,9 +77,9 @@ def start(context: LaunchContext) -> list[Action]:
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
         parameters=[given["slam_params_file"], settings(given), *sim_time],
-        respawn=is_true(given["respawn"]), respawn_delay=2.0,
+        respawn=is_true(given["respawn"]), respawn_delay=RESPAWN_DELAY,
         arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
-        remappings=[("image", image), ("image/compressed", f"{image}/compressed"),
+        remappings=[*TF, ("image", image), ("image/compressed", f"{image}/compressed"),
                     ("camera_info", given["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")),
                     *((name, given[name]) for name in ("depth", "imu") if given[name]),
                     *([("odometry", given["odometry"])] if given["odometry"] not in ("", "tf") else [])])
@@ -89,6 +94,7 @@ def start(context: LaunchContext) -> list[Action]:
     if given["bag"]:
         player = Node(
             package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
+            remappings=TF,
             arguments=[given["bag"], "--clock", "--rate", given["rate"], "--wait-for",
                        f"{image}/compressed" if compressed else image, "--wait-ready", f"{NODE}/status"])
         started += [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end_if_failed)), player]
@@ -97,7 +103,7 @@ def start(context: LaunchContext) -> list[Action]:
             package="rviz2", executable="rviz2", namespace=namespace, parameters=sim_time,
             arguments=["-d", PathJoinSubstitution([SHARE, "config", "slam.rviz"])],
             # The RViz file has absolute topics; the relative targets are in the namespace.
-            remappings=[*((f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN),
+            remappings=[*TF, *((f"/{NODE}/{topic}", f"{NODE}/{topic}") for topic in SHOWN),
                         ("/initialpose", "initialpose")]))
     return started
 

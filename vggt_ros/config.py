@@ -173,7 +173,8 @@ class TfConfig:
                                   "itself, or `tf.assume_level` applies.", unit="s", low=0.0, high=60.0)
     assume_level: bool = setting(False, "Without base <- camera, take the camera as level with the base as its body "
                                  "frame, and publish that as a static transform.")
-    transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0)
+    transform_tolerance: float = setting(0.1, "How far ahead map -> odom is stamped.", unit="s", low=0.0, high=5.0,
+                                         live=True)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Config:
     refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
                           "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
-                        choices=("mapping", "localization"))
+                        choices=("mapping", "localization"), live=True)
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)

@@ -60,9 +60,7 @@ class Slam:
         """Begin with an empty map."""
         self.config = config
         self.reconstructor = reconstructor
-        self._next_keyframe = 0
-        self.last_loop = ""
-        self._last_stamp = 0
+        self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
         self._selector = KeyframeSelector(config.keyframes)
         self._localizer = Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
@@ -157,11 +155,18 @@ class Slam:
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
-        self._first_keyframe = self._next_keyframe
+        self._first_keyframe = self._resumed_keyframe = self._next_keyframe
         self._last_stamp = 0
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
         self._buffer.clear()
+
+    def change_mode(self, mode: str) -> Window | None:
+        """Map, or only localize, from the next image on; returns the waiting keyframes, as `flush`."""
+        self.config = self.config.replace({"mode": mode})
+        self._resumed_keyframe = self._next_keyframe
+        self._selector.clear()
+        return self._buffer.flush_without_overlap()
 
     def set_pose_prior(self, prior: PosePrior) -> bool:
         """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
@@ -171,7 +176,7 @@ class Slam:
         """Return the frame with its pose in the newest solution, and update the counters."""
         solution = self.solution
         in_saved_map = len(solution) > 0 and (
-            self.config.mode == "localization" or solution.ids[-1] < self._first_keyframe)
+            self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
         needs_keyframe = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needs_keyframe, search)
         self.counts.tracked += tracked.map_camera is not None
@@ -242,8 +247,7 @@ class Slam:
         self._atlas.renumber(version)
         self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
-        self._loop_closer = LoopCloser(self.config, self.reconstructor)
-        self.last_loop = ""
+        self._loop_closer, self.last_loop = LoopCloser(self.config, self.reconstructor), ""
         self.surface = Surface(self.config.map) if restored is None else restored.surface
         self._window_keyframes: set[int] = set()
         self.counts.submaps = len(np.unique(self.solution.submaps))

@@ -9,7 +9,7 @@ import yaml
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
 from ament_index_python import PackageNotFoundError, get_package_share_directory
 from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.substitutions import LocalSubstitution
 from launch.utilities import perform_substitutions
@@ -99,6 +99,22 @@ def test_topics_are_remapped_if_given():
         assert f"-r {remap}" in command
     command = " ".join(commands(odometry="tf", log_level="debug")["slam_node"])
     assert "odometry:=" not in command and "--log-level vggt_slam:=debug" in command
+
+
+def test_tf_is_remapped_into_the_namespace():
+    for executable in ("slam_node", "bag_player", "rviz2"):
+        command = " ".join(commands(namespace="robot1", bag="/bag", rviz="true")[executable])
+        assert "-r /tf:=tf" in command and "-r /tf_static:=tf_static" in command
+
+
+def test_the_example_of_two_robots_starts_a_node_in_each_namespace():
+    groups = get_launch_description_from_python_launch_file(str(FILE.with_name("two_robots.launch.py"))).entities
+    includes = [action for group in groups for action in group.get_sub_entities()
+                if isinstance(action, IncludeLaunchDescription)]
+    assert len(includes) == 2
+    for robot, include in zip(("robot1", "robot2"), includes, strict=True):
+        command = " ".join(commands(**dict(include.launch_arguments))["slam_node"])
+        assert f"{robot}.vggt_slam:=info" in command and f"image:=/{robot}/camera/image_raw" in command
 
 
 def test_arguments_of_nav2_that_include_this_file_change_nothing():

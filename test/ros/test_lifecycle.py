@@ -14,6 +14,8 @@ from lifecycle_msgs.srv import ChangeState
 from scenes import lap
 from std_srvs.srv import Trigger
 
+from vggt_ros.ros import slam_node
+
 SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
          "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
 
@@ -70,3 +72,44 @@ def test_cleanup_while_a_command_waits(make):
     bench.info(sequence().frames[0])
     bench.play(sequence().frames[:25])
     assert len(bench.node.slam.solution) >= 5
+
+
+def test_a_configure_that_raises_leaks_nothing(make, monkeypatch):
+    """Each attempt once left its publishers and a thread behind."""
+    bench = make(sequence().oracle())
+
+    def fail(*_):
+        raise RuntimeError("for a test")
+
+    def state():
+        entities = [list(kind) for kind in (bench.node.publishers, bench.node.subscriptions, bench.node.timers,
+                                            bench.node.guards)]
+        return [len(kind) for kind in entities], threading.active_count()
+
+    before = state()
+    with monkeypatch.context() as patched:
+        patched.setattr(slam_node, "PeriodicWork", fail)  # the last part that is created
+        for _ in range(3):
+            assert bench.node.trigger_configure().name == "ERROR"
+            bench.spin(seconds=0.2)
+    assert bench.spin(lambda: state() == before, seconds=5.0), (before, state())
+    bench.start()
+    assert bench.state() == "active"
+
+
+def test_the_mode_changes_while_the_node_runs(make):
+    bench = make(sequence().oracle()).start()
+    bench.info(sequence().frames[0])
+    refused = bench.set(mode="localization")
+    assert "needs a map" in refused[0]
+    bench.play(sequence().frames[:25])
+    assert bench.set(mode="localization") == [""]
+    bench.settle()
+    mapped = bench.node.slam.solution
+    assert len(mapped) > 0
+    bench.play(sequence().frames[25:32])
+    assert bench.node.slam.solution is mapped and bench.status_now()["mode"] == "localization"
+    assert bench.node.monitor.tracked.state == "TRACKING"
+    assert bench.set(mode="mapping", tf__transform_tolerance=0.25) == ["", ""]
+    bench.play(sequence().frames[32:])
+    assert bench.status_now()["mode"] == "mapping" and bench.node.transforms._config.transform_tolerance == 0.25

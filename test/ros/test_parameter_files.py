@@ -51,6 +51,23 @@ def test_a_camera_is_not_taken_for_the_robot(name):
     assert "tf.base_frame" not in written
 
 
+def test_the_file_for_nav2_fits_to_nav2_and_to_the_node():
+    """The keys are those that StaticLayer of Nav2 declares; the topic is one of ours; Nav2 waits for metric scale."""
+    content = yaml.safe_load((FOLDER / "nav2.yaml").read_text())
+    costmap = content["global_costmap"]["global_costmap"]["ros__parameters"]
+    declared = {"plugin", "enabled", "subscribe_to_updates", "footprint_clearing_enabled", "restore_cleared_footprint",
+                "map_topic", "map_subscribe_transient_local"}
+    assert costmap["static_layer"].keys() <= declared and costmap["static_layer"]["map_subscribe_transient_local"]
+    assert set(costmap["plugins"]) <= costmap.keys()
+    topics = (FOLDER.parent / "docs" / "reference" / "topics.md").read_text()
+    topic = costmap["static_layer"]["map_topic"].replace("/vggt_slam", "~")
+    assert re.search(rf"^\| `{topic}` \| `nav_msgs/OccupancyGrid` \|", topics, re.MULTILINE)
+    settings = content["/**/vggt_slam"]["ros__parameters"]
+    config = Config().replace(settings)
+    assert config.scale.require
+    assert (config.tf.map_frame, config.tf.base_frame) == (costmap["global_frame"], costmap["robot_base_frame"])
+
+
 def test_the_launch_arguments_in_their_comments_exist():
     launch = (ROOT / "launch" / "slam.launch.py").read_text()
     known = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launch))

@@ -77,7 +77,8 @@ class ProcessLauncher(Launcher):
         if rviz == "true":
             raise unittest.SkipTest("RViz is started by the launch file only")
         subscribed = f"{image}/compressed" if transport == "compressed" else image
-        remaps = {"image": image, "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
+        remaps = {"/tf": "tf", "/tf_static": "tf_static", "image": image,
+                  "image/compressed": f"{image}/compressed", "__ns": f"/{namespace}",
                   "camera_info": camera_info or image.rpartition("/")[0] + "/camera_info"}
         name = f"/{namespace}/vggt_slam".replace("//", "/")
         node = self.run("slam_node", "--ros-args", "--params-file", slam_params_file or ROOT / "config" / "slam.yaml",

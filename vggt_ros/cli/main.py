@@ -7,6 +7,7 @@ from importlib import import_module
 
 COMMANDS = {
     "replay": "run a recording through the pipeline: folder of images, rosbag2, video",
+    "reconstruct": "photos of one camera, in any order: cameras, depth, points, tracks",
     "evaluate": "errors of a trajectory or of depth maps against ground truth",
     "export": "write a saved map in the formats of other programs",
     "benchmark": "accuracy, fusion, memory and speed: every figure in the documentation",

@@ -34,6 +34,8 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--at-once", type=int, default=_AT_ONCE, metavar="N", help="most photos that are reconstructed "
                         f"together (default {_AT_ONCE}); more are split into windows that are fused")
+    parser.add_argument("--order", choices=("name", "similarity"), default="name",
+                        help="order of the photos in windows: as named (default), or by what they show")
     parser.add_argument("--query", type=Path, metavar="FILE", help="points of the first photo to track, `x y` a line")
     parser.add_argument("--match", action="store_true", help="match corners of every photo with all others")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -45,7 +47,8 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
         queries = None if options.query is None else read_queries(options.query.expanduser())
         reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
         print(f"{len(files)} photos, by {reason}", file=sys.stderr)
-        found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once), sys.stderr.isatty())
+        found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
+                                   options.order == "similarity", sys.stderr.isatty())
         for refusal in found.refusals:
             print(f"reconstruct: {refusal}", file=sys.stderr)
         if not found.photos:

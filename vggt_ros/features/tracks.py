@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.appearance import describe
 from vggt_ros.features.attached import AttachedRegion
-from vggt_ros.images.corners import detect_corners
 from vggt_ros.images.exposure import brightness_change, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
@@ -90,7 +89,10 @@ class FeatureTracks:
         free = np.full(self._gray.shape, 255, np.uint8) if free is None else free
         for x, y in self.pixels.astype(int):
             cv2.circle(free, (int(x), int(y)), spacing, 0, -1)
-        self.append(detect_corners(self._gray, missing, spacing, free, strongest=True))
+        # The strongest ones of the whole image, which are tracked longest; the reconstructor takes those of every part.
+        corners = cv2.goodFeaturesToTrack(self._gray, missing, 0.01, spacing, mask=free)
+        if corners is not None:
+            self.append(corners.reshape(-1, 2))
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Track `pixels` (k, 2) of the newest image from now on, and return their ids (k,).

@@ -30,7 +30,7 @@ _PASSES = 3
 
 
 def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
-                   free: NDArray[np.uint8] | None = None, strongest: bool = False) -> NDArray[np.float32]:
+                   free: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
     """Return up to `count` corners (n, 2), x and y, about `spacing` pixels apart, the strongest of each cell first.
 
     Args:
@@ -38,7 +38,6 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
         count: largest number of corners.
         spacing: smallest distance in x or y, pixels.
         free: 0 where no corner may be, uint8 (H, W).
-        strongest: return the strongest of the whole image, which are tracked longest; the cells only set thresholds.
 
     """
     height, width = gray.shape
@@ -51,7 +50,7 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
         response[free == 0] = 0
     rows = np.linspace(0, height, _ROWS + 1).astype(int)
     columns = np.linspace(0, width, _COLUMNS + 1).astype(int)
-    cell, absolute = np.zeros(gray.shape, np.uint8), response.copy()
+    cell = np.zeros(gray.shape, np.uint8)
     for i in range(_ROWS):
         for j in range(_COLUMNS):
             tile = np.s_[rows[i]:rows[i + 1], columns[j]:columns[j + 1]]
@@ -66,8 +65,7 @@ def detect_corners(gray: NDArray[np.uint8], count: int, spacing: float,
     rank = np.arange(len(order)) - first[cells[order]]  # of each corner among those of its cell
     # In rounds: from every cell its next strongest one; the weak ones come last.
     most = min(count, max(int((~is_weak).sum()), round(_WEAK_SHARE * count)))
-    order = np.argsort(-absolute[y, x]) if strongest else order[np.lexsort((-strength[order], rank, is_weak[order]))]
-    order = order[:most]
+    order = order[np.lexsort((-strength[order], rank, is_weak[order]))][:most]
     return np.stack([x[order], y[order]], 1).astype(np.float32)
 
 

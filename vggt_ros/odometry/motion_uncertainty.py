@@ -5,7 +5,9 @@ covariance of the motion is not the sum of the covariances of the poses. Each fe
 influence, the product of its residual with the gain of the estimator; it moves the estimated motion by the difference
 of its influences in the two images, in which the error of its landmark cancels. The covariance is the sum of the
 squares of these differences (the sandwich estimator of White, Econometrica 48, 1980): it needs no assumption on the
-noise of the pixels, which is not the same for all features. The gain is that of a robust estimator (Huber, Robust
+noise of the pixels, which is not the same for all features. A pose follows each feature a little, so that residuals are
+smaller than errors; each residual is therefore taken against the pose without its feature (the jackknife HC3 of
+MacKinnon and White, Journal of Econometrics 29, 1985). The gain is that of a robust estimator (Huber, Robust
 Statistics, 1981): its information is the second derivative of the loss, in which large residuals count negatively.
 """
 
@@ -21,6 +23,8 @@ from vggt_ros.geometry.poses import Array, adjoint, inverse
 
 _PIXEL_FLOOR = 0.02
 """Smallest error of the motion of a feature that is assumed, px: a camera at rest has residuals without differences."""
+_MAX_LEVERAGE = 0.5
+"""Largest leverage of a feature on its own residual that is corrected; the jackknife has no meaning near one."""
 _MIN_INFORMATION = 0.05
 """Smallest part of the information of least squares, with the same weights, that the robust loss is taken to have."""
 
@@ -61,6 +65,11 @@ def pose_influences(world_camera: Array, ids: NDArray[np.int64], points: Array, 
     lost, axes = np.linalg.eigh(whitened)
     half = np.linalg.solve(root.T, axes)
     inverse_information = half / np.maximum(1 - lost, _MIN_INFORMATION) @ half.T
+    leverage = weight[:, None, None] * (jacobian @ inverse_information @ jacobian.transpose(0, 2, 1))
+    size = np.linalg.norm(leverage, 2, axis=(1, 2))
+    leverage *= np.minimum(1.0, _MAX_LEVERAGE / np.maximum(size, 1e-12))[:, None, None]
+    without = np.linalg.solve(np.eye(2) - leverage, residual[:, :, None])[:, :, 0]
+    gradient = np.einsum("nij,ni->nj", jacobian, without)
     return PoseInfluences(world_camera, ids, -(weight[:, None] * gradient) @ inverse_information, inverse_information)
 
 
@@ -72,4 +81,4 @@ def motion_covariance(previous: PoseInfluences, current: PoseInfluences) -> Arra
     differences[np.searchsorted(ids, current.ids)] += current.influences
     differences[np.searchsorted(ids, previous.ids)] -= previous.influences @ to_current.T
     floor = 2 * _PIXEL_FLOOR**2 * current.inverse_information
-    return differences.T @ differences * (len(ids) / max(len(ids) - 3, 1)) + floor
+    return differences.T @ differences + floor

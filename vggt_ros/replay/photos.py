@@ -7,7 +7,7 @@ the pose graph, loops between windows that see the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggt_ros.config import Config
+from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.camera import Camera, Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
@@ -88,8 +89,24 @@ def find_photos(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def similarity_order(keyframes: Sequence[Keyframe]) -> list[int]:
+    """Return the rows of keyframes from the first one on, each next to the most similar one before it.
+
+    Similarity is that of place descriptors (`vggt_ros/features/appearance.py`).
+    """
+    found = np.array([describe(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), None)[1]
+                      for keyframe in keyframes])
+    similar = found @ found.T
+    order = [0]
+    while len(order) < len(keyframes):
+        left = np.setdiff1d(np.arange(len(keyframes)), order)
+        # The newest three: a window shares some with the one before.
+        order.append(int(left[np.argmax(similar[order[-3:]][:, left].max(0))]))
+    return order
+
+
 def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, config: Config,
-                       at_once: int, progress: bool = False) -> Collection:
+                       at_once: int, by_similarity: bool = True, progress: bool = False) -> Collection:
     """Reconstruct photos of one camera.
 
     Args:
@@ -97,6 +114,7 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
         reconstructor: of the windows.
         config: settings; `camera.fov` is assumed where the reconstructor does not find the focal length.
         at_once: most photos of a window; a third of them is shared with the window before.
+        by_similarity: form windows of photos that look alike; else in the order of `files`.
         progress: show a bar.
 
     Raises:
@@ -116,6 +134,11 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
                                 f"{size[0]}x{size[1]}: the photos must be of one camera, in one orientation")
         rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
         keyframes.append(Keyframe(number, (number + 1) * 10**9, rectify(rgb), rectify.intrinsics, calibrated=False))
+    if by_similarity:
+        keyframes = [keyframes[number] for number in similarity_order(keyframes)]
+        files = [files[keyframe.id] for keyframe in keyframes]
+        keyframes = [replace(keyframe, id=number, stamp=(number + 1) * 10**9)
+                     for number, keyframe in enumerate(keyframes)]
     slam = Slam(config, reconstructor)
     refusals = []
     overlap = max(1, at_once // 3)

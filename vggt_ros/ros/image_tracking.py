@@ -14,6 +14,7 @@ from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Transforms
+from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
 from vggt_ros.windows.solution import Frame, TrackedFrame
@@ -94,6 +95,18 @@ class ImageTracking:
     def interrupt(self) -> None:
         """Let the next image not continue the last one; the waiting keyframes are passed to the worker."""
         if (window := self._slam.interrupt()) is not None:
+            self._worker.enqueue(window)
+
+    def change_mode(self, mode: str) -> None:
+        """Map, or only localize, from the next image on; the waiting keyframes are passed to the worker.
+
+        Raises:
+            ConfigError: there is no map to localize in.
+
+        """
+        if mode == "localization" and not len(self._slam.solution):
+            raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
+        if (window := self._slam.change_mode(mode)) is not None:
             self._worker.enqueue(window)
 
     def _allow_search(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.node_parts import NodeParts
@@ -46,8 +47,13 @@ class PeriodicWork:
 
     def _send_map_odom(self) -> None:
         """Send map -> odom, on a thread of its own: images that are tracked, or do not come, do not delay it."""
-        if self._node.has_map:
+        if not self._node.has_map:
+            return
+        try:
             self._node.transforms.broadcast_map_odom()
+        except rclpy_implementation.RCLError:  # a signal shut the context down meanwhile
+            if self._node.context.ok():
+                raise
 
     def _poll_tf(self) -> None:
         node = self._node

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ from vggt_ros.ros.results import Results
 from vggt_ros.ros.spinning import spin
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.window_results import WindowResults
+from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.worker import Worker
@@ -69,19 +71,36 @@ class SlamNode(NodeParts):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create all parts of the node; the worker loads the reconstructor, in the meantime the state is LOADING."""
+        with ExitStack() as closers:  # an error on the way closes what was created before
+            self._create_parts(closers)
+            self._closers = closers.pop_all()
+        self._is_configured = True
+        self.maps.load_at_start()
+        return Success
+
+    def _create_parts(self, closers: ExitStack) -> None:
+        """Create all parts; `closers` closes those that were created, the newest first."""
         self._log = NodeLogHandler(self.get_logger())
+        closers.callback(self._log.close)
         self.reconstructor = DeferredReconstructor(self._reconstructor_factory, self.config)
+        closers.callback(self.reconstructor.close)
         self.slam = Slam(self.config, self.reconstructor)
         self._results = Results(self, self._process_results)
+        closers.callback(self._results.close)
         self.worker = Worker(self.slam, self._results.put, self._results.put)
+        closers.callback(self._close_worker)
         self.worker.call(self.reconstructor.load)
         self.transforms = Transforms(self, self.config.tf, self._buffer, self.config.odometry_source == "tf")
+        closers.callback(self.transforms.close)
         self.outputs = Outputs(self, self.config.tf, self.transforms, self.slam, self._run_in_worker,
                                lambda: self.metric.withholds)
+        closers.callback(self.outputs.close)
         self.source = ImageSource(self, self.config.camera, self._image_size,
                                   lambda frame, camera_frame: self.tracking.track(frame, camera_frame), self._interrupt,
                                   lambda: self.reconstructor.was_ready)
+        closers.callback(self.source.stop)
         self.metric = MetricInput(self, self.config, self.slam, self.transforms, self.source, self.worker.call)
+        closers.callback(self.metric.stop)
         self.monitor = StatusMonitor(self.slam, self.worker, self.source, self.reconstructor, self.metric)
         self.windows = WindowResults(self, self.slam, self.outputs, self.monitor, self.transforms, self._run_in_worker)
         self._reset_done: Future[Any] | None = None
@@ -91,6 +110,7 @@ class SlamNode(NodeParts):
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
         self.initial_pose = InitialPose(self, self.config.tf.map_frame, self.slam, self.transforms,
                                         lambda: self.maps.expects_map)
+        closers.callback(self.initial_pose.close)
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
@@ -99,10 +119,9 @@ class SlamNode(NodeParts):
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
                                     "load_map": self.maps.load})
+        closers.callback(self.commands.set_handlers, {})
         self.periodic_work = PeriodicWork(self)
-        self._is_configured = True
-        self.maps.load_at_start()
-        return Success
+        closers.callback(self.periodic_work.close)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and publish the results from while the node was inactive."""
@@ -145,19 +164,12 @@ class SlamNode(NodeParts):
             return
         self.maps.autosave()
         self._is_configured = self.is_active = False
-        self.source.stop()
-        self.metric.stop()
+        self._closers.close()
+
+    def _close_worker(self) -> None:
         self.reconstructor.cancel()
         if not self.worker.close(_CLOSE_TIMEOUT):
             self.get_logger().error(f"the worker has not ended after {_CLOSE_TIMEOUT:g} s; what it does is given up")
-        self.reconstructor.close()
-        self.periodic_work.close()
-        self.commands.set_handlers({})
-        self.initial_pose.close()
-        self._results.close()
-        self.outputs.close()
-        self.transforms.close()
-        self._log.close()
 
     # For every image; see also image_tracking.py.
 
@@ -180,9 +192,17 @@ class SlamNode(NodeParts):
             self.outputs.publish_changes()
 
     def _apply_config(self, config: Config) -> None:
-        """Apply settings that were changed while the node runs."""
-        self.config = config
+        """Apply settings that were changed while the node runs; raises ConfigError where that is not possible."""
+        previous, self.config = self.config, config
         if self._is_configured:
+            if config.mode != previous.mode:
+                try:
+                    self.tracking.change_mode(config.mode)
+                except ConfigError:
+                    self.config = previous
+                    raise
+                self.get_logger().info(f"the mode is now {config.mode}")
+            self.transforms.configure(config.tf)
             self.outputs.republish()
             self.live_settings.apply(config)
 

@@ -77,6 +77,10 @@ class Transforms:
         """Whether the pose of the first camera on the base is known, which `level` needs."""
         return self._start is not None
 
+    def configure(self, config: TfConfig) -> None:
+        """Take settings that may change at run time."""
+        self._config = config
+
     def problems(self) -> list[str]:
         """Return what is missing or assumed, each in one line with the cure."""
         return [problem for problem in (self.mounting.problem, self.optical.problem, *self.watch.problems,
