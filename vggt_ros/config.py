@@ -1,7 +1,6 @@
 """Every setting of vggt_ros, declared once: default, unit, range and a one-line description.
 
-The ROS parameters, `config/slam.yaml`, `--set key=value` and the README's table are all generated from the dataclasses
-below, or tested against them. A setting's name is `group.field`, or just `field` for those of `Config` itself.
+ROS parameters, `config/slam.yaml` and `--set` are generated from them. A name is `group.field`, or `field` in `Config`.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ class MapConfig:
                                unit="median depths", low=1.0, high=1000.0, live=True)
     period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/map`.",
                             unit="s", low=0.0, high=3600.0)
-    max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.3 MB each; when there are more, those with "
+    max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
     kept_width: int = setting(200, "Width at which depth and color of a keyframe are stored in the map.",
                               unit="px", low=40, high=1024)

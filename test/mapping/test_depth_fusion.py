@@ -76,10 +76,13 @@ def test_the_factor_of_a_keyframe_is_found():
     assert np.median(np.abs(result.depth / DEPTH[5] - 1)) < 0.01
 
 
-def test_depth_without_neighbors_keeps_its_confidence():
+def test_depth_without_neighbors_is_kept():
+    """It is in the map by its own rank, and gives way to depth that others confirm."""
     alone = views()[0]
     result = fuse(alone, [])
-    assert np.array_equal(result.depth, alone.depth) and np.array_equal(result.confidence, alone.confidence)
+    assert np.array_equal(result.depth, alone.depth) and np.allclose(result.confidence, 1 / 3)
+    assert np.allclose(fuse(views(confidence=0.25)[0], []).confidence, 0.25)
+    assert np.allclose(fuse(views(confidence=0.1)[0], []).confidence, 0.1)
     away = replace(alone, map_camera=pose(np.eye(3), np.array([50.0, 0, 0])))
     assert np.array_equal(fuse(alone, [away]).depth, alone.depth)
 
@@ -116,6 +119,18 @@ def test_only_what_changed_is_fused_again():
     changed = depths.update(solution(bent, 9))
     assert 8 in changed and depths.update(solution(bent, 9)) == set()
     assert depths.fusions == 9 + len(changed)
+
+
+def test_submaps_know_nothing_of_each_other():
+    """Two submaps whose relative pose is not known lie in one frame: neither contradicts the other."""
+    apart = [matrix.copy() for matrix in POSES]
+    for matrix in apart[6:]:
+        matrix[:3, 3] *= 0.3
+    one = replace(solution(apart), submaps=(np.arange(len(POSES)) >= 6).astype(np.int64))
+    both, alone = FusedKeyframes(), FusedKeyframes()
+    both.update(one)
+    alone.update(solution(apart, 6))
+    assert all(np.array_equal(both[k].confidence, alone[k].confidence) for k in range(6))
 
 
 def test_the_number_of_fusions_in_an_update_is_bounded():

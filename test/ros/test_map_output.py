@@ -17,7 +17,8 @@ from vggt_ros.config import MapConfig
 from vggt_ros.ros.map_receiver import MapReceiver, read_update
 
 PERIOD = 1.5
-SETTINGS = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200,
+SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2,
+            "tracking__features": 200,
             "map__period": PERIOD}
 
 

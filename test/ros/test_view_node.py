@@ -18,7 +18,8 @@ from vggt_ros.ros.view_node import ViewNode, main
 from vggt_ros.view.opening import open_view
 
 IMAGES = 40
-SETTINGS = {"tf__base_timeout": 0.0, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
+SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2,
+            "tracking__features": 200}
 
 
 @pytest.fixture(scope="module")

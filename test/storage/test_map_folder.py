@@ -440,7 +440,7 @@ def test_a_damaged_map_is_refused_or_can_be_restored(tmp_path):
             continue
         solution = restored.atlas.solution()
         assert np.isfinite(solution.map_camera).all()
-        assert np.isfinite(restored.points.cloud(solution).points).all()
+        assert np.isfinite(restored.surface.cloud(solution).points).all()
     assert 50 < len(refused) < 145
     assert not [text for text in refused if not re.search(r"map/\w+\.(npy|json)", text)]
 

@@ -75,6 +75,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
                      odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None,
                      **callbacks)
+        if view is not None:
+            view.show_map(result.slam)  # with all depth that windows left for later ones
         figures = write(result, options.output.expanduser(), options.depth)
         if options.save is not None:
             save(result, options.save.expanduser())

@@ -82,7 +82,7 @@ class FusedDepth:
         confidence: float32 (h, w), in [0, 1]: a third of the sum of its rank, half a vote of each neighbor that agrees,
             and minus half a vote of each that sees through it. With `map.min_confidence` 0.25 two votes are enough for
             any depth, one for a depth with a rank of 0.25 or more, and none for one of 0.75. Where no neighbor has
-            depth to compare with, the rank.
+            depth to compare with, as with one vote, but no more than the rank.
         log_factor: correction of the logarithm of its depth, for its neighbors' turns.
 
     """
@@ -150,7 +150,8 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
         through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -_SEEN_THROUGH * one.tolerance]
         score[through] -= ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
-    confidence = np.where(looked, np.clip((own + score / 2) / _FULL_SCORE, 0, 1), own).astype(np.float32)
+    alone = np.minimum(own, (own + 0.5) / _FULL_SCORE)
+    confidence = np.where(looked, np.clip((own + score / 2) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
     confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, log_factor)] = 0
     fused[confidence == 0] = 0
     return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)

@@ -193,6 +193,7 @@ def _neighbors(solution: Solution, row: int) -> tuple[NDArray[np.int64], NDArray
     overlap = inside.mean(1)
     baseline = np.linalg.norm(center - center[row], axis=1) / np.median(depth[rows, columns])
     overlap[row] = 0
+    overlap[solution.submaps != solution.submaps[row]] = 0  # their relative pose is not known
     score = np.where(overlap > _MIN_OVERLAP, overlap * np.minimum(baseline / _ENOUGH_BASELINE, 1), 0)
     best = np.argsort(-score, kind="stable")[:_NEIGHBORS]
     best, overlapping = best[score[best] > 0], np.flatnonzero(overlap > _MIN_OVERLAP)

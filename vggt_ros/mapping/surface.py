@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import MapConfig
-from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.fused_keyframes import FusedKeyframes
 from vggt_ros.threads import yield_to_tracking
@@ -199,7 +198,8 @@ class Surface:
             keys.append(_voxel_keys(cloud.transformed(camera, scale).points, self.voxel))
             placed.append((cloud, camera, scale))
         all_keys = np.concatenate(keys)
-        order = np.argsort(-np.concatenate([cloud.confidence for cloud, _, _ in placed]), kind="stable")
+        ranks = np.rint(255 * (1 - np.concatenate([cloud.confidence for cloud, _, _ in placed]))).astype(np.uint8)
+        order = np.argsort(ranks, kind="stable")  # of bytes: much faster than of floats
         unique, first = np.unique(all_keys[order], return_index=True)
         positions = np.searchsorted(self._occupied, unique)
         free = np.ones(len(unique), bool)
@@ -232,9 +232,8 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
     if known.any():
         known &= depth < config.max_depth * np.median(depth[known])
     known &= keyframe.confidence >= 255 * config.min_confidence
-    rows, columns = np.nonzero(known)
-    rays = pixel_rays(keyframe.intrinsics, columns, rows)
-    return PointCloud((rays * depth[known][:, None]).astype(np.float32), keyframe.color[known],
+    points = _camera_points(depth, keyframe.intrinsics)
+    return PointCloud(np.stack([axis[known] for axis in points], axis=1), keyframe.color[known],
                       keyframe.confidence[known].astype(np.float32) / np.float32(255),
                       depth_normals(depth, keyframe.intrinsics)[known])
 
@@ -249,17 +248,24 @@ def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> Poin
 
 def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.float32]:
     """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown."""
-    height, width = depth.shape
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    x = (columns - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
-    y = (rows - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
-    points = np.stack([x * depth, y * depth, depth], axis=2)
-    normals = np.zeros((height, width, 3), np.float32)
-    across, along = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
-    inner = np.cross(along, across)
+    normals = np.zeros((*depth.shape, 3), np.float32)
+    points = _camera_points(depth, intrinsics)
+    ax, ay, az = (axis[1:-1, 2:] - axis[1:-1, :-2] for axis in points)
+    bx, by, bz = (axis[2:, 1:-1] - axis[:-2, 1:-1] for axis in points)
+    inner = (by * az - bz * ay, bz * ax - bx * az, bx * ay - by * ax)
+    length = np.sqrt(sum(axis * axis for axis in inner))
     with np.errstate(divide="ignore", invalid="ignore"):
-        normals[1:-1, 1:-1] = np.nan_to_num(inner / np.linalg.norm(inner, axis=2, keepdims=True))
+        for column, axis in enumerate(inner):
+            normals[1:-1, 1:-1, column] = np.nan_to_num(axis / length, posinf=0, neginf=0)
     return normals
+
+
+def _camera_points(depth: NDArray[np.float32], intrinsics: Array) -> tuple[NDArray[np.float32], ...]:
+    """Return x, y and z (h, w each), in the camera's frame, of the pixels of a depth map (h, w)."""
+    height, width = depth.shape
+    x = (np.arange(width, dtype=np.float32) - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
+    y = (np.arange(height, dtype=np.float32) - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
+    return x * depth, y[:, None] * depth, depth
 
 
 def _voxel_keys(points: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
