@@ -89,8 +89,8 @@ def gpu_visit(network: str = "full", device: str = "auto", budget: float = 480.0
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="gpu_visit_", dir=_fast_folder(network)) as folder:
         small = network == "small"
-        visit = Visit(folder, device, network, *((126, 98, 4, 2, (1, 4)) if small else (518, 392, 8, 3, (1, 8, 32))),
-                      str(reference or ""), 1 if small else 5)
+        visit = Visit(folder, device, network, 126, 98, 4, 2, (1, 4), str(reference or ""), 1) if small else \
+            Visit(folder, device, network, 518, 392, 8, 3, (1, 8, 32), str(reference or ""), 5)
         for name, (_, limit) in SECTIONS.items():
             left = budget - (time.monotonic() - began)
             if sections and name not in sections:
