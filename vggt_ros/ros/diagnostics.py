@@ -130,6 +130,7 @@ class StatusMonitor:
         if update is not None:
             values |= {"last window": update.window, "last window s": update.seconds,
                        "last reconstruction s": update.reconstruct_seconds, "last refusal": update.refused or "none",
+                       "last note": "; ".join(update.notes) or "none",
                        **{f"window {key}": value for key, value in update.report.items()}}
         return diagnostic_status(name, level, text, values, hardware=source.topic)
 

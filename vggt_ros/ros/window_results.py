@@ -36,6 +36,8 @@ class WindowResults:
         log, solution = self._node.get_logger(), self._slam.solution
         if update.refused:
             log.warning(f"window {update.window}: {update.refused}")
+        if update.notes:
+            log.info(f"window {update.window}: {'; '.join(update.notes)}", throttle_duration_sec=10.0)
         if update.new_submap:
             log.warning(f"break in the map: submap {update.submap} starts here; its pose relative to the rest of the "
                         "map is not known")
