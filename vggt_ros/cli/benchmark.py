@@ -15,6 +15,7 @@ from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
+from vggt_ros.benchmarks.speed import speed
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
@@ -41,6 +42,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "speed":
+            figures = speed(options.sequences, options.against, options.rounds, options.set)
         elif options.command == "recorded":  # torch is imported where it is needed
             report = importlib.import_module("vggt_ros.benchmarks.recorded_report")
             figures, within = report.recorded(options.folder, options.at_most and tuple(options.at_most),
@@ -88,6 +91,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                          help="rendered_drive or rendered_uneven, which have all sources, or names in VGGT_ROS_DATA")
     command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=scale.SOURCES)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("speed", help="processor time, memory and error of `replay`, here and in another "
+                                  "state of this repository; needs VGGT_ROS_DATA and a git checkout")
+    command.add_argument("--against", required=True, metavar="REV", help="revision to compare with, as git names it")
+    command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME", help="in VGGT_ROS_DATA")
+    command.add_argument("--rounds", type=int, default=1, help="runs of each state, alternating (default 1)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, in both")
     command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "
                                   "refinement, against COLMAP")
     command.add_argument("folder", type=Path, help="with images/, run_*.npz and colmap.txt")
