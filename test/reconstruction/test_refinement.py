@@ -131,8 +131,8 @@ def test_priors_have_the_derivatives_of_their_costs() -> None:
     for prior in (PosePrior(other.rotation, other.translation, 0.01, 0.02), DepthPrior(view, depth, 0.05)):
         system = NormalEquations(np.zeros((24, 24)), np.zeros(24), np.zeros((3, 3, 30)), np.zeros((3, 30)),
                                  np.zeros((24, 3, 30)))
-        prior.add_to(system, scene, 0)
-        for column in range(6, 24):
+        prior.add_to(system, scene, np.arange(4))
+        for column in range(24):
             step = np.zeros(24)
             step[column] = 1e-6
             slope = (prior.cost(_moved(scene, step, 0)) - prior.cost(_moved(scene, -step, 0))) / 2e-6

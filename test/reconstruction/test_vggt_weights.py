@@ -245,7 +245,7 @@ def test_the_reference_mode_computes_the_same():
 
 def test_images_of_another_size_are_refused(folder):
     vggt = tiny_vggt(folder)
-    for bad in (tiny_window((0,)), tiny_window(height=57)):
+    for bad in (tiny_window(height=57), tiny_window((0,), height=57)):
         with pytest.raises(ReconstructionRefused, match="multiples of 14"):
             vggt.reconstruct(bad)
     assert vggt.image_size(Camera.assumed(640, 480, 60)) == (518, 392)

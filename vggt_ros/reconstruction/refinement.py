@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import inverse, rotation_angle
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
-from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
+from vggt_ros.reconstruction.adjustment.priors import OBSERVATION_SIGMA, DepthPrior, PosePrior
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
 
@@ -99,6 +99,7 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
         NotRefined: few corners, few matches or no parallax, or a solution that is far from the network's.
 
     """
+    focal_sigma *= PIXEL_SIGMA / OBSERVATION_SIGMA  # `adjust` weighs it against observations that are less exact
     height, width = grays[0].shape
     small_height, small_width = geometry.depth.shape[1:]
     matrices = np.array([resize_intrinsics(k, width / small_width, height / small_height) for k in geometry.intrinsics])

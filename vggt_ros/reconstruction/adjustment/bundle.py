@@ -119,7 +119,7 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
 
 
 class Prior(Protocol):
-    """Knowledge beside the observations, weighed so that a residual of one sigma costs as `PIXEL_SIGMA` pixels do."""
+    """Knowledge beside the observations; an error of one sigma costs as an observation that is off by its sigma."""
 
     def cost(self, scene: Scene) -> float:
         """Return what it costs that a scene is not as expected."""

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.sim3 import rotation_vectors
-from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene
+from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
 
 Array = NDArray[np.float64]
 
+OBSERVATION_SIGMA = 0.3
+"""Standard deviation of an observation that patches have aligned, pixels; weighs the priors against it."""
 
 @dataclass(frozen=True, eq=False)
 class PosePrior:
@@ -45,7 +47,7 @@ class PosePrior:
 
     @property
     def _weight(self) -> Array:
-        return (PIXEL_SIGMA / np.array([self.sigma_rotation] * 3 + [self.sigma_translation] * 3)) ** 2
+        return (OBSERVATION_SIGMA / np.array([self.sigma_rotation] * 3 + [self.sigma_translation] * 3)) ** 2
 
     def _error(self, scene: Scene) -> Array:
         """Return the perturbations on the left (S, 6), [rotation, translation], from the expected poses."""
@@ -76,13 +78,13 @@ class DepthPrior:
     def cost(self, scene: Scene) -> float:
         """Return the robust cost."""
         square = self._residual(scene) ** 2
-        return float((PIXEL_SIGMA**2 * square / (1 + square / 9)).sum())
+        return float((OBSERVATION_SIGMA**2 * square / (1 + square / 9)).sum())
 
     def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
         """Add it to normal equations."""
         rows, view = np.arange(len(self.view)), self.view
         residual = self._residual(scene)
-        root = PIXEL_SIGMA / (1 + residual**2 / 9)
+        root = OBSERVATION_SIGMA / (1 + residual**2 / 9)
         scale = root / (self.sigma * self.depth)
         x, y, _ = scene.in_cameras()[rows, view].T
         zero = np.zeros(len(view))
