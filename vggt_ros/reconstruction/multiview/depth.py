@@ -1,10 +1,11 @@
-"""Dense depth of the keyframes of a window by optical flow with known poses.
+"""Dense depth of the keyframes of a window by a plane sweep, and by optical flow with known poses.
 
-Each keyframe is matched with a few neighbors. A neighbor image is first warped into the keyframe with the depth that is
-interpolated from the sparse points, so that the residual flow is small. Flow is computed with DIS (Kroeger et al., Fast
-Optical Flow using Dense Inverse Search, ECCV 2016). The component of a flow vector along the epipolar line gives an
-inverse depth; the component perpendicular to it is an error from which the variance is estimated. The estimates of the
-neighbors are averaged with inverse-variance weights.
+Each keyframe is matched with a few neighbors twice. A plane sweep at low resolution (`plane_sweep`) finds depth without
+a guess. A neighbor image is then warped into the keyframe with this depth, so that the residual flow is small. Flow is
+computed with DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016). The component of a flow
+vector along the epipolar line gives an inverse depth; the component perpendicular to it is an error from which the
+variance is estimated. The estimates of the neighbors are averaged with inverse-variance weights. Where flow and sweep
+agree, they are averaged, too; elsewhere the sweep counts if it is certain, with a larger variance.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.images.exposure import brightness_change
+from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
 TARGET_PARALLAX = 12.0
-"""Preferred parallax of a neighbor, pixels: less is imprecise, more is hard to match."""
+"""Preferred parallax of a neighbor for flow, pixels: less is imprecise, more is hard to match."""
+SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 5
+"""The same for the plane sweep, and the number of neighbors, which see what is hidden from some of them."""
 FLOW_SIGMA = 0.25
 """Standard deviation of the flow where it is consistent, pixels."""
 MIN_POINTS = 10
@@ -32,6 +36,14 @@ PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
 MAX_RELATIVE_SIGMA = 0.25
 """Depth with a larger relative standard deviation is set to unknown."""
+MIN_RELATIVE_SIGMA = 0.004
+"""Smallest relative standard deviation of each estimate: errors of the poses are common to all pixels."""
+AGREEING_PLANES = 2.0
+"""Flow and sweep agree up to this difference, in planes of the sweep."""
+UNCONFIRMED = 1.2
+"""Factor of the sweep's standard deviation where flow does not agree."""
+MAX_UNCONFIRMED_SIGMA = 0.1
+"""Depth by the sweep alone with a larger relative standard deviation is set to unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +65,7 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         window_camera: (S, 4, 4).
         points: sparse points (n, 3) in the window frame, for the depth prior and the choice of neighbors.
         visible: (n, S), which keyframe observes which point.
-        neighbors: number of keyframes that each keyframe is matched with.
+        neighbors: number of keyframes that each keyframe is matched with by flow.
         wanted: the keyframes that depth is wanted of, all by default; the others are neighbors only.
 
     """
@@ -64,12 +76,16 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
         if len(points_camera) < MIN_POINTS:
             continue
-        prior = interpolate(points_camera, intrinsics[index], grays.shape[1:])
+        others = choose_neighbors(index, points_camera, intrinsics, window_camera, SWEEP_NEIGHBORS, SWEEP_PARALLAX)
+        if not others:
+            continue
+        swept = sweep(grays, intrinsics, window_camera, points_camera, index, others)
+        prior = np.where(np.isfinite(swept.sigma), swept.inverse_depth,
+                         interpolate(points_camera, intrinsics[index], grays.shape[1:]))
         others = choose_neighbors(index, points_camera, intrinsics, window_camera, neighbors)
         estimates = [_match_neighbor(grays[index], grays[other], intrinsics[index], intrinsics[other],
                                      camera_window @ window_camera[other], prior, flow) for other in others]
-        if estimates:
-            depth[index], sigma[index] = _fuse(estimates)
+        depth[index], sigma[index] = _combine(*_fuse(estimates), swept)
     return depth, sigma
 
 
@@ -96,8 +112,8 @@ def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:
 
 
 def choose_neighbors(index: int, points_camera: Array, intrinsics: Array, window_camera: Array,
-                     count: int) -> list[int]:
-    """Return the keyframes to match `index` with: parallax near `TARGET_PARALLAX`, and enough overlap.
+                     count: int, target: float = TARGET_PARALLAX) -> list[int]:
+    """Return the keyframes to match `index` with: parallax near `target` pixels, and enough overlap.
 
     `points_camera` are the sparse points (n, 3) that it observes, in its camera frame.
     """
@@ -120,7 +136,7 @@ def choose_neighbors(index: int, points_camera: Array, intrinsics: Array, window
         overlap = float(visible.mean())
         median_parallax = float(np.median(parallax[visible])) if visible.any() else 0.0
         if overlap > 0.35 and median_parallax > 0.5:
-            scored.append((overlap * np.exp(-0.5 * np.log(median_parallax / TARGET_PARALLAX) ** 2), other))
+            scored.append((overlap * np.exp(-0.5 * np.log(median_parallax / target) ** 2), other))
     return [other for _, other in sorted(scored, reverse=True)[:count]]
 
 
@@ -187,6 +203,25 @@ def _fuse(estimates: list[InverseDepthEstimate]) -> tuple[Map, Map]:
         known &= consistent.sum(0) >= min(2, len(estimates))
         depth = np.where(known, 1.0 / mean, np.nan)
     return depth.astype(np.float32), np.where(known, sigma, np.nan).astype(np.float32)
+
+
+def _combine(depth: Map, sigma: Map, swept: Sweep) -> tuple[Map, Map]:
+    """Return depth and its relative standard deviation by flow (the first two) and by the plane sweep."""
+    rho = swept.inverse_depth
+    by_sweep = np.maximum(swept.sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
+    by_flow = np.maximum(sigma, np.float32(MIN_RELATIVE_SIGMA))
+    in_flow, swept_too = np.isfinite(depth), np.isfinite(by_sweep)
+    by_flow_rho = 1 / np.where(in_flow, depth, np.float32(1))
+    agree = in_flow & (~swept_too | (np.abs(by_flow_rho - rho) < AGREEING_PLANES * swept.step))
+    flow_weight, sweep_weight = np.where(agree, by_flow**-2, 0), np.where(swept_too, by_sweep**-2, 0)
+    total = np.maximum(flow_weight + sweep_weight, np.float32(1e-9))
+    mean = (np.where(agree, by_flow_rho * flow_weight, 0) + rho * sweep_weight) / total
+    best = np.fmin(by_flow, by_sweep)  # not less: both come from the same images and poses
+    contradiction = np.where(in_flow, by_flow_rho / rho - 1, 0)
+    combined = np.where(agree, best, np.hypot(UNCONFIRMED * by_sweep, contradiction))
+    known = (agree | swept_too) & (mean > 0) & (combined < np.where(agree, MAX_RELATIVE_SIGMA, MAX_UNCONFIRMED_SIGMA))
+    return (np.where(known, 1 / np.where(known, mean, np.float32(1)), np.nan).astype(np.float32),
+            np.where(known, combined, np.nan).astype(np.float32))
 
 
 def rank(sigma: Map) -> Map:

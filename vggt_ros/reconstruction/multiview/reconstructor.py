@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +19,8 @@ from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
-from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens, correction_maps
+from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
+from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
@@ -37,8 +37,7 @@ READOUT_CHANGE = 0.005
 """A change of the estimated readout time, seconds, after which a window is solved again."""
 MAX_READOUT_UPDATES = 3
 """How often a window is solved, at most, until the readout time does not change any more."""
-NEGLIGIBLE_RADIAL = 1e-4
-"""Smaller radial distortion does not concern dense depth."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
@@ -192,11 +191,11 @@ class Multiview:
                                                    self._settings.depth_width)
         wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
         radial = measured.lens.applied + scene.radial
-        pinhole = _remapped(small_grays, small_intrinsics[0], radial, True, cv2.INTER_LINEAR)
-        depth, sigma = dense.dense_depth(pinhole, small_intrinsics, camera_poses, scene.points,
+        pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], radial, self.readout,
+                                [view.velocity for view in views], views[0].features.gray.shape[::-1])
+        depth, sigma = dense.dense_depth(pinhole.forward(small_grays), small_intrinsics, camera_poses, scene.points,
                                          solved.inliers[:, kept], wanted=wanted)
-        depth, sigma = (_remapped(maps, small_intrinsics[0], radial, False, cv2.INTER_NEAREST)
-                        for maps in (depth, sigma))
+        depth, sigma = pinhole.backward(depth), pinhole.backward(sigma)
         known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
         columns = np.full(len(measured.views), -1)
         columns[kept] = np.arange(len(kept))
@@ -237,11 +236,3 @@ def _downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) ->
     size = (min(width, full), round(height * min(width, full) / full))
     small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
     return small, np.array([resize_intrinsics(matrix, size[0] / full, size[1] / height) for matrix in intrinsics])
-
-
-def _remapped(images: NDArray[Any], intrinsics: Array, radial: float, forward: bool, method: int) -> NDArray[Any]:
-    """Return images or maps (S, h, w) without the radial distortion, or with it again if not `forward`."""
-    if abs(radial) < NEGLIGIBLE_RADIAL:
-        return images
-    maps = correction_maps(intrinsics, images.shape[:0:-1], radial, forward)
-    return np.array([cv2.remap(image, *maps, method, borderMode=cv2.BORDER_REPLICATE) for image in images])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 
 GRID = (18, 24)
 """Rows and columns of the grid on which the image motion is known."""
+GRID_BLUR = 1.0
+"""Blur of the grid, cells, before it is interpolated: its medians have steps."""
 NEIGHBORS = 5
 """Nearest features with known velocity; their median velocity is that of a cell of the grid."""
 MIN_SHIFT_RATE = 10.0
@@ -72,6 +75,16 @@ def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int
         cell = np.clip(at[visible] * [GRID[1] / size[0], GRID[0] / size[1]], 0, [GRID[1] - 1, GRID[0] - 1]).astype(int)
         shift_rate[visible, view] = velocity[cell[:, 1], cell[:, 0]] * (at[visible, 1:] / size[1] - 0.5)
     return shift_rate
+
+
+def dense_shift_per_second(velocity: Array, size: tuple[int, int]) -> Array:
+    """Return the shift of every pixel of an image of this width and height per second of readout time (h, w, 2).
+
+    It is in pixels of the image for which `velocity_grid` gave the velocity, which is interpolated.
+    """
+    smooth = cv2.GaussianBlur(velocity, (0, 0), GRID_BLUR, borderType=cv2.BORDER_REPLICATE)
+    dense = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), np.float64)
+    return dense * ((np.arange(size[1]) + 0.5) / size[1] - 0.5)[:, None, None]
 
 
 class ReadoutEstimator:

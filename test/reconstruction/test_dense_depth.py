@@ -1,0 +1,122 @@
+"""Dense depth of the CPU reconstructor against rendered scenes with exact depth and poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.poses import inverse
+from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
+from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
+from vggt_ros.reconstruction.multiview.plane_sweep import _guide, aggregate, sweep
+from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
+from vggt_ros.synthetic import orbit, pinhole, room
+
+Array = NDArray[np.float64]
+Map = NDArray[np.float32]
+SIZE, MIDDLE = (320, 240), 2
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Rendered views with what `dense_depth` takes: exact poses and some exact sparse points, all visible."""
+
+    grays: NDArray[np.uint8]
+    depth: Map
+    intrinsics: Array
+    poses: Array
+    points: Array
+
+    def found(self, grays: NDArray[np.uint8], wanted: int = MIDDLE) -> tuple[Map, Map]:
+        """Return depth of one view and its relative standard deviation."""
+        visible = np.ones((len(self.points), len(grays)), bool)
+        depth, sigma = dense_depth(grays, self.intrinsics, self.poses, self.points, visible, wanted=[wanted])
+        others = np.arange(len(grays)) != wanted
+        assert np.isnan(depth[others]).all() and np.isnan(sigma[others]).all()
+        return depth[wanted], sigma[wanted]
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    """Five views of a room; sparse points are on a coarse grid of the middle one, with relative errors of 0.5 %."""
+    matrix, poses = pinhole(*SIZE), orbit(60)[::3][:5]
+    rendered = [room().render(world_camera, matrix, SIZE) for world_camera in poses]
+    grays = np.array([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image, _ in rendered])
+    x, y = (n.ravel() for n in np.meshgrid(np.arange(20, 310, 30), np.arange(20, 230, 30)))
+    depth = rendered[MIDDLE][1][y, x] * np.random.default_rng(0).normal(1, 0.005, len(x))
+    points = np.linalg.solve(matrix, np.stack([x, y, np.ones(len(x))]).astype(float)).T * depth[:, None]
+    return Views(grays, np.array([view[1] for view in rendered]), np.array([matrix] * 5), poses,
+                 points @ poses[MIDDLE, :3, :3].T + poses[MIDDLE, :3, 3])
+
+
+def test_depth_covers_the_image_and_its_sigma_is_honest(views: Views) -> None:
+    depth, sigma = views.found(views.grays)
+    known = np.isfinite(depth)
+    error = np.abs(depth[known] / views.depth[MIDDLE][known] - 1)
+    assert known.mean() > 0.97
+    assert np.median(error) < 0.012
+    assert (error < 0.05).mean() > 0.9
+    assert (error < 2 * sigma[known]).mean() > 0.8
+    confidence = rank(sigma)[known]
+    assert np.median(error[confidence > 0.5]) < np.median(error[confidence <= 0.5])
+
+
+def test_noise_without_texture_gets_hardly_any_depth(views: Views) -> None:
+    noise = np.random.default_rng(1).normal(128, 2, views.grays.shape)
+    depth, _ = views.found(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
+    assert np.isfinite(depth).mean() < 0.05
+
+
+def test_depth_does_not_depend_on_exposure(views: Views) -> None:
+    gains = [1.0, 0.8, 1.15, 1.0, 0.85]
+    changed = np.array([np.clip(gain * gray + 5, 0, 255) for gain, gray in zip(gains, views.grays, strict=True)])
+    same, other = views.found(views.grays)[0], views.found(changed.astype(np.uint8))[0]
+    assert np.isfinite(other).mean() > np.isfinite(same).mean() - 0.05
+    assert np.nanmedian(np.abs(other / same - 1)) < 0.005
+
+
+def test_the_sweep_needs_no_first_guess(views: Views) -> None:
+    points = views.points @ inverse(views.poses[MIDDLE])[:3, :3].T + inverse(views.poses[MIDDLE])[:3, 3]
+    found = sweep(views.grays, views.intrinsics, views.poses, points[[points[:, 2].argmin(), points[:, 2].argmax()]],
+                  MIDDLE, [0, 1, 3, 4])
+    error = np.abs(found.inverse_depth * views.depth[MIDDLE] - 1)
+    assert np.median(error) < 0.015
+    assert (error < 0.05).mean() > 0.8
+
+
+def test_aggregation_fills_a_gap_and_keeps_an_edge() -> None:
+    cost = np.ones((20, 30, 8), np.float32)
+    cost[:, :15, 2] = 0.0
+    cost[:, 15:, 6] = 0.0
+    cost[8:12, 5:9] = 0.5
+    image = np.zeros((20, 30), np.float32)
+    image[:, 15:] = 200.0
+    plane = aggregate(cost, image).argmin(2)
+    assert (plane[:, :15] == 2).all() and (plane[:, 15:] == 6).all()
+
+
+def test_sparse_points_decide_where_images_say_nothing() -> None:
+    cost, planes = np.full((20, 30, 8), 0.5, np.float32), np.linspace(0.1, 0.8, 8)
+    matrix = np.array([[20.0, 0, 14.5], [0, 20.0, 9.5], [0, 0, 1]])
+    _guide(cost, np.array([[0.02, 0.01, 2.0], [-9.0, 0.0, 2.0], [0.0, 0.0, -2.0]]), matrix, planes)
+    assert (cost != 0.5).any(2).sum() == 1
+    assert (aggregate(cost, np.zeros((20, 30), np.float32)).argmin(2)[8:12, 10:20] == 4).any()
+
+
+def test_a_rolling_shutter_and_a_distortion_are_undone_and_done_again() -> None:
+    matrix, readout, full = pinhole(*SIZE), 0.03, (640, 480)
+    x, y = np.meshgrid(np.arange(SIZE[0], dtype=np.float32), np.arange(SIZE[1], dtype=np.float32))
+    velocity = np.zeros((*GRID, 2))
+    velocity[..., 0] = 400.0
+    shutter = PinholeImages(matrix, SIZE, 0.0, readout, [velocity], full)
+    shift = 0.5 * 400.0 * readout * ((y + 0.5) / SIZE[1] - 0.5)
+    np.testing.assert_allclose(shutter.forward(x[None])[0][:, 20:-20], (x + shift)[:, 20:-20], atol=0.05)
+    for images in (shutter, PinholeImages(matrix, SIZE, -0.04, readout, [velocity], full)):
+        again = images.backward(images.forward(x[None]), cv2.INTER_LINEAR)[0]
+        np.testing.assert_allclose(again[20:-20, 20:-20], x[20:-20, 20:-20], atol=0.1)
+    still = PinholeImages(matrix, SIZE, 0.0, readout, [np.zeros((*GRID, 2))], full)
+    np.testing.assert_array_equal(still.forward(x[None]), x[None])

@@ -1,0 +1,224 @@
+"""Dense inverse depth of a keyframe by a plane sweep, which needs no first guess and fills in where texture is weak.
+
+The neighbors are warped into the keyframe at a set of inverse depths (plane sweep: Collins, A Space-Sweep Approach to
+True Multi-Image Matching, CVPR 1996) and compared by zero-mean normalized cross correlation, which does not depend on
+gain and offset of the brightness. The costs are aggregated by semi-global matching along four paths (Hirschmueller,
+Stereo Processing by Semiglobal Matching and Mutual Information, PAMI 2008), in which the sparse points take part. It
+runs at low resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.poses import inverse
+
+Array = NDArray[np.float64]
+Map = NDArray[np.float32]
+Gray = NDArray[np.uint8]
+
+WIDTH = 160
+"""Width of the images that are compared, pixels."""
+STEP = 1.2
+"""Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
+MIN_PLANES, MAX_PLANES = 16, 64
+"""Bounds of the number of planes."""
+NEAR, FAR = 0.7, 2.5
+"""Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
+PATCH = 5
+"""Edge of the patches that are correlated, pixels."""
+NOISE_VARIANCE = np.float32(4.0)
+"""Variance of the gray values in a patch without texture: its correlation says little."""
+UNKNOWN_COST = np.float32(0.5)
+"""Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
+STEP_PENALTY, JUMP_PENALTY = np.float32(0.1), np.float32(1.2)
+"""Costs of a change by one plane, and by more, from pixel to pixel; the latter where both have the same brightness."""
+EDGE = np.float32(8.0)
+"""Change of the gray value from pixel to pixel that halves the cost of a jump."""
+POINT_COST, POINT_TOLERANCE = np.float32(0.5), 3.0
+"""Cost of each plane between a pixel's depth and the sparse point seen in it, up to this many planes."""
+SMOOTHING, SMOOTHING_PASSES = 3.0, 2
+"""Bilateral smoothing of the result: radius in pixels, which removes the steps of the planes, and how often."""
+PLANE_SIGMA, AMBIGUITY_SIGMA, COST_FLOOR = 0.3, 0.25, 0.03
+"""Standard deviation in planes: the first, and the second times (cost + floor) / (margin to the next best + floor)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Inverse depth (h, w), its standard deviation, NaN where no neighbor sees the pixel, and the step of planes."""
+
+    inverse_depth: Map
+    sigma: Map
+    step: float
+
+    def resized(self, shape: tuple[int, ...]) -> Sweep:
+        """Return it in another size (h, w), interpolated except across edges of depth."""
+        size = shape[1], shape[0]
+        smooth = cv2.resize(self.inverse_depth, size, interpolation=cv2.INTER_LINEAR)
+        nearest = cv2.resize(self.inverse_depth, size, interpolation=cv2.INTER_NEAREST)
+        return Sweep(np.where(np.abs(smooth - nearest) > self.step, nearest, smooth),
+                     np.asarray(cv2.resize(self.sigma, size, interpolation=cv2.INTER_NEAREST), np.float32), self.step)
+
+
+def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points_camera: Array, index: int,
+          others: Sequence[int]) -> Sweep:
+    """Return the inverse depth of keyframe `index` by its neighbors `others`, in the size of `grays`.
+
+    Args:
+        grays: uint8 (S, h, w), in the order of time.
+        intrinsics: (S, 3, 3) for this size.
+        window_camera: (S, 4, 4).
+        points_camera: sparse points (n, 3) of the keyframe in its camera frame; they give the range of depth, and
+            guide the aggregation.
+        index: the keyframe.
+        others: at least one.
+
+    """
+    full_height, full_width = grays.shape[1:]
+    size = min(WIDTH, full_width), round(full_height * min(WIDTH, full_width) / full_width)
+    small = {row: cv2.resize(grays[row], size, interpolation=cv2.INTER_AREA).astype(np.float32)
+             for row in (index, *others)}
+    matrices = {row: resize_intrinsics(intrinsics[row], size[0] / full_width, size[1] / full_height) for row in small}
+    others_camera = {row: inverse(window_camera[row]) @ window_camera[index] for row in others}
+    planes = _planes(points_camera, matrices[index], [inverse(motion)[:3, 3] for motion in others_camera.values()])
+    correlation = _Correlation(small[index])
+    costs = {row: correlation.costs(small[row], matrices[row], matrices[index], others_camera[row], planes)
+             for row in others}
+    cost = _visible_cost([costs[row] for row in others if row < index], [costs[row] for row in others if row > index])
+    seen = np.isfinite(cost)
+    cost = np.ascontiguousarray(np.where(seen, cost, UNKNOWN_COST).transpose(1, 2, 0))
+    _guide(cost, points_camera, matrices[index], planes)
+    inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
+    known = np.take_along_axis(seen, plane[None], 0)[0]
+    step = float(planes[1] - planes[0])
+    result = Sweep(_smooth(inverse_depth, step), np.where(known, sigma, np.float32(np.nan)), step)
+    return result.resized(grays.shape[1:])
+
+
+def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
+    """Return the inverse depths, equidistant; `centers` are those of the neighbors in the camera frame of `points`."""
+    depth = points[points[:, 2] > 0, 2]
+    lowest, highest = 1 / (FAR * np.percentile(depth, 98)), 1 / (NEAR * np.percentile(depth, 1))
+    rays = points[:, :2] / points[:, 2:]
+    focal = matrix[[0, 1], [0, 1]]
+    rate = max(float(np.median(np.linalg.norm(focal * (rays * center[2] - center[:2]), axis=1))) for center in centers)
+    count = int(np.clip(np.ceil((highest - lowest) * rate / STEP), MIN_PLANES, MAX_PLANES))
+    return np.linspace(lowest, highest, count)
+
+
+class _Correlation:
+    """Compares an image, float32 (h, w), with others by zero-mean normalized cross correlation of patches."""
+
+    def __init__(self, image: Map) -> None:
+        self._image, self._mean = image, _box(image)
+        self._scale = 1 / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0) + NOISE_VARIANCE)
+
+    def costs(self, other: Map, other_matrix: Array, matrix: Array, other_camera: Array, planes: Array) -> Map:
+        """Return (1 - correlation) / 2 with `other`, warped at each inverse depth (n, h, w); infinite outside of it."""
+        height, width = self._image.shape
+        rotation = other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix)
+        everywhere = np.ones(other.shape, np.uint8)
+        result = np.empty((len(planes), height, width), np.float32)
+        for plane, inverse_depth in enumerate(planes):
+            homography = rotation.copy()
+            homography[:, 2] += inverse_depth * other_matrix @ other_camera[:3, 3]
+            warped = cv2.warpPerspective(other, homography, (width, height),
+                                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            inside = cv2.warpPerspective(everywhere, homography, (width, height),
+                                         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+            mean = _box(warped)
+            variance = np.maximum(_box(warped * warped) - mean * mean, 0) + NOISE_VARIANCE
+            covariance = _box(warped * self._image) - mean * self._mean
+            result[plane] = (1 - covariance * self._scale / np.sqrt(variance)) * np.float32(0.5)
+            result[plane][inside == 0] = np.inf
+        return result
+
+
+def _box(image: Map) -> Map:
+    return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
+
+
+def _visible_cost(earlier: list[Map], later: list[Map]) -> Map:
+    """Return the cost by the neighbors that probably see the pixel, infinite if none does.
+
+    What is hidden from the earlier neighbors is often seen by the later ones, so the better of both means counts. If
+    all neighbors are on one side, the better half of them does.
+    """
+    if earlier and later:
+        return np.minimum(_mean(np.stack(earlier)), _mean(np.stack(later)))
+    costs = np.sort(np.stack(earlier or later), 0)
+    return _mean(costs[:(len(costs) + 1) // 2])
+
+
+def _mean(costs: Map) -> Map:
+    """Return the mean of the finite costs along the first axis, infinite where there is none."""
+    finite = np.isfinite(costs)
+    count = finite.sum(0, dtype=np.float32)
+    total = np.where(finite, costs, np.float32(0)).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
+
+
+def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
+    """Add the cost of contradicting the sparse points (n, 3) to the costs (h, w, n planes) of their pixels."""
+    points = points[points[:, 2] > 0]
+    column, row = np.rint(points[:, :2] / points[:, 2:] * matrix[[0, 1], [0, 1]] + matrix[:2, 2]).astype(int).T
+    inside = (column >= 0) & (column < cost.shape[1]) & (row >= 0) & (row < cost.shape[0])
+    difference = np.abs(planes - 1 / points[inside, 2:]) / (planes[1] - planes[0])
+    cost[row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
+
+
+def aggregate(cost: Map, image: Map) -> Map:
+    """Return the costs (h, w, n) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
+    across = np.ascontiguousarray(cost.transpose(1, 0, 2))
+    total = _path(cost, image) + _path(cost[::-1], image[::-1])[::-1]
+    total += (_path(across, image.T) + _path(across[::-1], image.T[::-1])[::-1]).transpose(1, 0, 2)
+    return np.asarray(total / np.float32(4), np.float32)
+
+
+def _path(cost: Map, image: Map) -> Map:
+    """Return the costs (h, w, n) aggregated downward from row to row."""
+    result = np.empty_like(cost)
+    result[0] = cost[0]
+    padded = np.full((cost.shape[1], cost.shape[2] + 2), np.inf, np.float32)
+    for row in range(1, len(cost)):
+        before = padded[:, 1:-1]
+        before[:] = result[row - 1]
+        lowest = before.min(1, keepdims=True)
+        jump = JUMP_PENALTY / (1 + np.abs(image[row] - image[row - 1]) / EDGE)
+        best = np.minimum(padded[:, :-2], padded[:, 2:]) + STEP_PENALTY
+        np.minimum(best, before, out=best)
+        np.minimum(best, lowest + jump[:, None], out=best)
+        result[row] = best - lowest + cost[row]
+    return result
+
+
+def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:
+    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane."""
+    count = len(planes)
+    plane = cost.argmin(2)
+    center = np.clip(plane, 1, count - 2)
+    below, least, above = (np.take_along_axis(cost, (center + step)[..., None], 2)[..., 0] for step in (-1, 0, 1))
+    curvature = below - 2 * least + above
+    offset = np.where(curvature > 1e-9, (below - above) / (2 * np.maximum(curvature, np.float32(1e-9))), 0)
+    position = np.where(plane == center, center + np.clip(offset, -0.5, 0.5), plane)
+    elsewhere = np.abs(np.arange(count) - plane[..., None]) > 1
+    lowest = cost.min(2)
+    margin = np.where(elsewhere, cost, np.inf).min(2) - lowest
+    ambiguity = (lowest + COST_FLOOR) / (margin + COST_FLOOR)
+    step = planes[1] - planes[0]
+    return ((planes[0] + position * step).astype(np.float32),
+            ((PLANE_SIGMA + AMBIGUITY_SIGMA * ambiguity) * step).astype(np.float32), plane)
+
+
+def _smooth(inverse_depth: Map, step: float) -> Map:
+    """Return inverse depth (h, w) smoothed where it changes by less than the `step` between planes."""
+    planes = inverse_depth / np.float32(step)
+    for _ in range(SMOOTHING_PASSES):
+        planes = cv2.bilateralFilter(planes, int(3 * SMOOTHING), 1.0, SMOOTHING)
+    return np.asarray(planes * np.float32(step), np.float32)
