@@ -543,8 +543,8 @@ def test_a_live_setting_thins_the_map(make):
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
     before = bench.got["map"][-1].width
-    assert bench.node.set_parameters([Parameter("map.min_confidence", value=0.9)])[0].successful
-    assert bench.spin(lambda: bench.got["map"][-1].width < 0.5 * before)
+    assert bench.node.set_parameters([Parameter("map.max_depth", value=1.0)])[0].successful
+    assert bench.spin(lambda: bench.got["map"][-1].width < 0.8 * before)
 
 
 def test_a_failure_of_the_tracker_is_counted_and_the_node_continues(make):

@@ -43,7 +43,8 @@ def test_exact_windows_give_an_exact_trajectory_and_map(exact):
     seen = (local[:, 2] > 0.1) & (pixels >= 0).all(1) & (pixels < SIZE).all(1)
     ahead = depth[pixels[seen, 1], pixels[seen, 0]] - local[seen, 2]
     assert seen.sum() > 1000
-    assert np.mean(ahead > 0.03) < 0.01
+    # Depths of keyframes that agree within 2 % are averaged, each looked up at its nearest pixel.
+    assert np.mean(ahead > np.maximum(0.03, 0.02 * depth[pixels[seen, 1], pixels[seen, 0]])) < 0.01
     assert np.median(np.abs(ahead)) < 0.01
 
 

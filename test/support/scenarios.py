@@ -115,6 +115,8 @@ def defaults(launcher, peer):
     """Started without arguments: activated automatically, topics match any reliability, one TF tree, TF in time."""
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames, reliability=ReliabilityPolicy.BEST_EFFORT)
     record_transforms(peer)
+    mounting = peer.peer.create_publisher(TFMessage, "/tf_static", STATIC)
+    mounting.publish(TFMessage(transforms=[messages.transform(BODY_OPTICAL, 0, "base_link", CAMERA)]))
     launcher.start()
     watch.until(lambda: camera.connected)
     assert peer.state() == "active"
@@ -229,17 +231,21 @@ def parameters(launcher, peer):
     assert all(refused), refused
     assert peer.parameters("windows.size", "map.min_confidence", "map.name") == [4, 0.25, "map"]
     length = path_length(watch)
-    before = max(message.width for message in maps)
+    camera.on = False
+    watch.until(lambda: not watch.busy)
+    watch.peer.spin(seconds=2.5)  # the map of the last window is out: `map.period`
+    before = maps[-1].width
     maps.clear()
-    assert peer.set(map__min_confidence=0.9) == [""]
-    watch.until(lambda: maps and maps[-1].width < 0.6 * before)
+    assert peer.set(map__max_depth=1.0) == [""]
+    watch.until(lambda: maps and maps[-1].width < 0.8 * before)
+    camera.on = True
     assert peer.set(scale__factor=2.0) == [""]
     watch.until(lambda: path_length(watch) > 1.8 * length and watch.status["scale"] == "PRIOR")
     peer.change("deactivate")
-    assert peer.set(map__min_confidence=0.25) == [""]
+    assert peer.set(map__max_depth=8.0) == [""]
     maps.clear()
     peer.change("activate")
-    watch.until(lambda: maps and maps[-1].width > 0.8 * before)
+    watch.until(lambda: maps and maps[-1].width > 0.9 * before)
     watch.until(lambda: watch.solved(4))
 
 

@@ -82,7 +82,8 @@ def test_the_camera_has_the_pose_of_every_image_or_is_hidden(shown):
     assert [row.time for row in rows] == [frame.stamp for frame in frames]
     assert 3 < sum(row.cleared for row in rows) < 25  # before the first window
     for row, frame, tracked in zip(rows, frames, result.frames, strict=True):
-        assert row.cleared == (tracked.map_camera is None)
+        late = frame.stamp in {one.stamp for one in result.slam.located_late}  # located after it was shown
+        assert row.cleared == (tracked.map_camera is None or late)
         if row.cleared:
             continue
         pose = BODY_OPTICAL @ tracked.map_camera
