@@ -110,7 +110,7 @@ class Multiview:
         views = [known.get(k.id) or View.of(k, self._settings.corners) for k in window.keyframes]
         for _ in range(MAX_READOUT_UPDATES):
             solution, before = self._solve(window, views), self.readout
-            self._readout.update(solution.solved, *solution.newest(len(views)), self._lens.radial_sigma)
+            self._readout.update(solution.solved, *solution.newest(len(views)))
             if abs(self.readout - before) < READOUT_CHANGE:
                 break
         times.append(time.perf_counter())

@@ -101,13 +101,12 @@ class ReadoutEstimator:
         self._windows_left = MAX_WINDOWS if setting < 0 else 0
         self.seconds = max(setting, 0.0)
 
-    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array,
-               radial_sigma: float = 0.0) -> None:
+    def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
         """Update the estimate with a solved window, from the cost at three readout times.
 
         All tracked observations (n, S) are used, not only the inliers of the solution: those were selected with the
-        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time. The radial distortion, which
-        has taken some of the shift, is estimated again where it has a standard deviation.
+        previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time. The radial distortion is
+        kept: where both are free, either takes what is the other's.
         """
         rms_rate = float(np.sqrt((shift_rate[tracked] ** 2).mean())) if self._windows_left else 0.0
         if rms_rate < MIN_SHIFT_RATE:
@@ -122,8 +121,7 @@ class ReadoutEstimator:
         costs = []
         for offset in (-step, 0.0, step):
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25,
-                                              radial_sigma=radial_sigma)
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25)
             square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
