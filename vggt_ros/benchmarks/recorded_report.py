@@ -22,13 +22,13 @@ from vggt_ros.benchmarks.recorded import (
     walk,
 )
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import Array, inverse, rotation_angle, umeyama
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
-from vggt_ros.reconstruction.vggt.recorded_run import RecordedRun
+from vggt_ros.reconstruction.vggt.recorded_run import RecordedRun, pose_errors
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.slam import Slam
-from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.keyframe import overlapping_windows
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,10 @@ class Result:
 def compare(camera_world: dict[str, Array], reference: dict[str, Array]) -> tuple[float, float, float]:
     """Return `centers`, `rotation` and `worst_rotation` as in `Result`."""
     names = [name for name in camera_world if name in reference]
-    found, truth = (np.array([inverse(poses[name])[:3, 3] for name in names]) for poses in (camera_world, reference))
-    gaps = np.linalg.norm(umeyama(found, truth).apply(found) - truth, axis=1)
-    extent = np.linalg.norm(truth - truth.mean(0), axis=1).max()
-    turns = [np.degrees(rotation_angle((camera_world[a] @ inverse(camera_world[b]))[:3, :3].T
-                                       @ (reference[a] @ inverse(reference[b]))[:3, :3]))
-             for i, a in enumerate(names) for b in names[:i]]
-    return 100 * float(np.sqrt((gaps**2).mean()) / extent), float(np.median(turns)), float(max(turns))
+    both = (np.array([poses[name] for name in names]) for poses in (camera_world, reference))
+    angles, gaps, centers = pose_errors(*both)
+    extent = np.linalg.norm(centers - centers.mean(0), axis=1).max()
+    return 100 * float(np.sqrt((gaps**2).mean()) / extent), float(np.median(angles)), float(angles.max())
 
 
 def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,
@@ -78,16 +75,14 @@ def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], r
     views = keyframes(images.values(), part)
     reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), part, config.of(VggtConfig))
     slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
-    size, overlap = config.windows.size, config.windows.overlap
-    starts = range(0, max(len(order) - overlap, 1), size - overlap)
+    windows = overlapping_windows(views, config.windows.size, config.windows.overlap)
     placed = 0
-    for number, start in enumerate(tqdm(starts, desc=name, disable=not sys.stderr.isatty())):
-        chosen = tuple(views[start:start + size])
-        update = slam.step(Window(number, chosen, tuple(k.id for k in chosen[:overlap]) if number else ()))
-        placed += not update.refused and not (update.new_submap and number)
+    for window in tqdm(windows, desc=name, disable=not sys.stderr.isatty()):
+        update = slam.step(window)
+        placed += not update.refused and not (update.new_submap and window.id)
     solution = slam.solution
     rows = np.flatnonzero(solution.submaps == solution.largest_submap)
-    return {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}, len(starts), placed
+    return {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}, len(windows), placed
 
 
 def fuse(name: str, runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,

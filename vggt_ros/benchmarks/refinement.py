@@ -24,7 +24,7 @@ from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.sequences.sequence import Sequence as Recording
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.slam import Slam
-from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
 
 
 def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyframe], dict[int, Array],
@@ -59,11 +59,9 @@ def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyfram
 
 def fuse(keyframes: Sequence[Keyframe], reconstructor: Reconstructor, config: Config) -> tuple[Slam, list[float]]:
     """Return a map of windows of the keyframes, and the seconds that each refinement took."""
-    slam, size, overlap = Slam(config, reconstructor), config.windows.size, config.windows.overlap
-    seconds = []
-    for number, start in enumerate(range(0, max(len(keyframes) - overlap, 1), size - overlap)):
-        part = tuple(keyframes[start:start + size])
-        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+    slam, seconds = Slam(config, reconstructor), []
+    for window in overlapping_windows(keyframes, config.windows.size, config.windows.overlap):
+        update = slam.step(window)
         if "refine_s" in update.report:
             seconds.append(update.report["refine_s"])
     return slam, seconds
@@ -90,8 +88,6 @@ def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, co
             inner = ErringReconstructor(poses, depth, keyframes[0].intrinsics, NetworkErrors(), seed,
                                         config.of(VggtConfig))
             errors = []
-            seconds: list[float] = []
-            refined = 0.0
             for reconstructor in (inner, RefinedReconstructor(inner)):
                 slam, seconds = fuse(keyframes, reconstructor, config)
                 stamps, camera = slam.trajectory(slam.solution.largest_submap)

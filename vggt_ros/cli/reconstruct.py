@@ -13,7 +13,7 @@ import numpy as np
 
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map
-from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
 from vggt_ros.mapping.colmap_model import ModelImage, write_model
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructorLost
@@ -60,7 +60,7 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
         figures = write(found, folder, reason)
         if queries is not None:
             source = np.zeros(len(queries), np.intp)
-            _write_tracks(folder, "tracks", found.photos, source, _in_reconstructed(found.photos[0], queries), figures)
+            _write_tracks(folder, "tracks", found.photos, source, _in_reconstructed(found.rectifier, queries), figures)
         if options.match:
             _write_tracks(folder, "matches", found.photos, *corners(found.photos), figures)
         (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -97,14 +97,9 @@ def write(found: Collection, folder: Path, reason: str) -> dict[str, Any]:
             "refusals": found.refusals, "points": len(cloud.points)}
 
 
-def _in_reconstructed(photo: Photo, pixels: np.ndarray) -> np.ndarray:
+def _in_reconstructed(rectifier: Rectifier, pixels: np.ndarray) -> np.ndarray:
     """Return pixels (n, 2) of a photo's file as pixels of the image that the reconstructor got."""
-    original = cv2.imread(str(photo.path), cv2.IMREAD_COLOR)
-    assert original is not None  # it was read before
-    (height, width), (new_height, new_width) = original.shape[:2], photo.image.shape[:2]
-    scale = max(new_width / width, new_height / height)
-    crop = (np.array([width, height]) * scale - [new_width, new_height]) / 2
-    return np.asarray((pixels + 0.5) * scale - 0.5 - crop)
+    return np.asarray((pixel_rays(rectifier.camera.intrinsics, *pixels.T) @ rectifier.intrinsics.T)[:, :2])
 
 
 def _write_tracks(folder: Path, name: str, photos: list[Photo], source: np.ndarray, pixels: np.ndarray,

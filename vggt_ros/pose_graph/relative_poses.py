@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from vggt_ros.geometry.poses import Array, Sim3, inverse, orthonormalize
-from vggt_ros.geometry.sim3 import adjoint, exp, log, to_matrix, to_sim3, transported
+from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse, orthonormalize
+from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
 from vggt_ros.windows.alignment import Alignment, View
 
@@ -104,7 +104,7 @@ def _covariance(window: Mapping[int, View], first: int, second: int, depth: floa
         return np.diag(assumed**2)
     if backwards:  # a perturbation of the newer camera becomes one of the older
         older_newer = inverse(window[second].camera) @ window[first].camera
-        carry = adjoint(older_newer[None])[0, :6, :6]
+        carry = adjoint(older_newer)
         own = carry @ own @ carry.T
     units = np.array([1.0] * 3 + [unit] * 3)
     covariance = np.diag((np.array([0.1] * 6 + [1.0]) * assumed) ** 2)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.images.mask import read_mask
@@ -18,12 +21,33 @@ def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) 
     return Rectifier(sequence.camera, reconstructor.image_size(sequence.camera), rectified)
 
 
+class FrameMaker:
+    """Makes frames of the images of a sequence, whose calibration may change on the way.
+
+    Attributes:
+        rectify: of the present calibration.
+
+    """
+
+    def __init__(self, sequence: Sequence, reconstructor: Reconstructor, config: Config) -> None:
+        """Prepare for the calibration that the sequence has now; raises ConfigError for a bad `camera.mask`."""
+        self._sequence, self._reconstructor, self._config = sequence, reconstructor, config
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.rectify = rectifier(self._sequence, self._reconstructor, self._config)
+        self._excluded = read_mask(self._config.camera.mask, self.rectify)
+
+    def __call__(self, stamp: int, image: NDArray[np.uint8]) -> Frame:
+        """Return the newest image of the sequence as a frame."""
+        camera = self._sequence.camera
+        if camera is not self.rectify.camera:  # a bag has another calibration from here on
+            self._prepare()
+        return Frame(stamp, self.rectify(image), self.rectify.intrinsics, camera.calibrated, self._excluded)
+
+
 def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:
     """Yield the images of a sequence as frames; raises SequenceError where the recording breaks off."""
-    rectify = rectifier(sequence, reconstructor, config or Config())
-    excluded = read_mask(config.camera.mask if config else "", rectify)
+    make = FrameMaker(sequence, reconstructor, config or Config())
     for stamp, image in sequence:
-        if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
-            rectify = rectifier(sequence, reconstructor, config or Config())
-            excluded = read_mask(config.camera.mask if config else "", rectify)
-        yield Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated, excluded)
+        yield make(stamp, image)

@@ -23,7 +23,7 @@ from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences.image_list import common_size, find_images
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.slam import Slam
-from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
 from vggt_ros.windows.solution import MapKeyframe
 
 
@@ -57,6 +57,7 @@ class Collection:
 
     Attributes:
         slam: with the map.
+        rectifier: from the files to `Photo.image`.
         photos: those that are in its largest submap.
         missing: files of the others.
         refusals: why windows were refused.
@@ -64,6 +65,7 @@ class Collection:
     """
 
     slam: Slam
+    rectifier: Rectifier
     photos: list[Photo]
     missing: list[Path]
     refusals: list[str]
@@ -113,7 +115,7 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
         files: of the photos.
         reconstructor: of the windows.
         config: settings; `camera.fov` is assumed where the reconstructor does not find the focal length.
-        at_once: most photos of a window; a third of them is shared with the window before.
+        at_once: most photos of a window, at least two; a third of them is shared with the window before.
         by_similarity: form windows of photos that look alike; else in the order of `files`.
         progress: show a bar.
 
@@ -141,16 +143,15 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
                      for number, keyframe in enumerate(keyframes)]
     slam = Slam(config, reconstructor)
     refusals = []
-    overlap = max(1, at_once // 3)
-    starts = range(0, max(len(keyframes) - overlap, 1), max(1, at_once - overlap))
-    for number, start in enumerate(tqdm(starts, desc="windows", unit="window", disable=not progress)):
-        part = tuple(keyframes[start:start + at_once])
-        update = slam.step(Window(number, part, tuple(k.id for k in part[:overlap]) if number else ()))
+    windows = overlapping_windows(keyframes, at_once, max(1, at_once // 3))
+    for window in tqdm(windows, desc="windows", unit="window", disable=not progress):
+        update = slam.step(window)
         if update.refused:
-            refusals.append(f"photos {start + 1} to {start + len(part)}: {update.refused}")
+            refusals.append(f"photos {window.ids[0] + 1} to {window.ids[-1] + 1}: {update.refused}")
     solution = slam.solution
     rows = {int(solution.ids[row]): row for row in np.flatnonzero(solution.submaps == solution.largest_submap)} \
         if len(solution) else {}
     photos = [Photo(files[number], keyframes[number].image, solution.map_camera[row], solution.keyframes[number],
                     float(solution.scale[row])) for number, row in sorted(rows.items())]
-    return Collection(slam, photos, [file for number, file in enumerate(files) if number not in rows], refusals)
+    missing = [file for number, file in enumerate(files) if number not in rows]
+    return Collection(slam, rectify, photos, missing, refusals)

@@ -16,12 +16,11 @@ from tqdm import tqdm
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
-from vggt_ros.images.mask import read_mask
 from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.replay.frames import rectifier
+from vggt_ros.replay.frames import FrameMaker
 from vggt_ros.replay.metric_sources import MetricSources
 from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
@@ -150,13 +149,12 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     if loaded is not None:
         slam.reset_tracking(loaded)
         slam.reset_map(restore(loaded, config))
-    rectify = rectifier(sequence, reconstructor, config)
-    excluded = read_mask(config.camera.mask, rectify)
+    make_frame = FrameMaker(sequence, reconstructor, config)
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
     dropped_images = dark_images = 0
-    sources = MetricSources(slam, sequence, rectify, odometry, sensor_depth, imu)
+    sources = MetricSources(slam, sequence, make_frame.rectify, odometry, sensor_depth, imu)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for stamp, image in sequence:
@@ -164,12 +162,9 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             if frames and stamp <= frames[-1].stamp:
                 dropped_images += 1
                 continue
-            if sequence.camera is not rectify.camera:  # a bag has another calibration from here on
-                rectify = rectifier(sequence, reconstructor, config)
-                excluded = read_mask(config.camera.mask, rectify)
             dark_images += bool(darkness(image))
             sources.feed(stamp)
-            frame = Frame(stamp, rectify(image), rectify.intrinsics, sequence.camera.calibrated, excluded)
+            frame = make_frame(stamp, image)
             try:
                 tracked = slam.track(frame)
             except Exception as error:  # as in the node: one image must not cost the results of all others

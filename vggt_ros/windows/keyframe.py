@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,3 +78,11 @@ class Window:
     def ids(self) -> tuple[int, ...]:
         """The ids of its keyframes."""
         return tuple(keyframe.id for keyframe in self.keyframes)
+
+
+def overlapping_windows(keyframes: Sequence[Keyframe], size: int, overlap: int) -> list[Window]:
+    """Return windows of `size` keyframes in their order, each of which shares `overlap` with the one before."""
+    starts = range(0, max(len(keyframes) - overlap, 1), size - overlap)
+    parts = [tuple(keyframes[start:start + size]) for start in starts]
+    return [Window(number, part, tuple(keyframe.id for keyframe in part[:overlap]) if number else ())
+            for number, part in enumerate(parts)]

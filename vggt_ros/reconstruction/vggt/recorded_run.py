@@ -78,16 +78,25 @@ def differences(ours: RecordedRun, recorded: RecordedRun) -> dict[str, float]:
     }
 
 
-def pose_differences(ours: Array, theirs: Array) -> dict[str, float]:
-    """Return how two sets of poses `camera_world` (S, 3 or 4, 4) of the same images differ, as `differences` does."""
+def pose_errors(ours: Array, theirs: Array) -> tuple[Array, Array, Array]:
+    """Return how two sets of poses `camera_world` (S, 3 or 4, 4) of the same images differ.
+
+    The angles between the rotations of all pairs of images, degrees; the distances (S,) of the camera centers after the
+    best similarity, in the unit of `theirs`; and those centers (S, 3) of `theirs`.
+    """
     pairs = list(itertools.combinations(range(len(ours)), 2))
     between_a, between_b = ([turns[i] @ turns[j].T for i, j in pairs] for turns in (ours[:, :3, :3], theirs[:, :3, :3]))
-    angles = [np.degrees(rotation_angle(a.T @ b)) for a, b in zip(between_a, between_b)]
+    angles = np.array([np.degrees(rotation_angle(a.T @ b)) for a, b in zip(between_a, between_b)])
     centers_a, centers_b = (-np.einsum("sij,si->sj", poses[:, :3, :3], poses[:, :3, 3]) for poses in (ours, theirs))
-    error = umeyama(centers_a, centers_b).apply(centers_a) - centers_b
+    return angles, np.linalg.norm(umeyama(centers_a, centers_b).apply(centers_a) - centers_b, axis=1), centers_b
+
+
+def pose_differences(ours: Array, theirs: Array) -> dict[str, float]:
+    """Return how two sets of poses `camera_world` (S, 3 or 4, 4) of the same images differ, as `differences` does."""
+    angles, gaps, centers_b = pose_errors(ours, theirs)
     extent = np.sqrt(np.mean(np.sum((centers_b - centers_b.mean(0)) ** 2, axis=1)))
     return {"rotations_deg": float(np.median(angles)), "rotations_max_deg": float(np.max(angles)),
-            "centers_percent": 100 * float(np.sqrt(np.mean(np.sum(error**2, axis=1))) / extent)}
+            "centers_percent": 100 * float(np.sqrt(np.mean(gaps**2)) / extent)}
 
 
 def _depth_ratios(ours: RecordedRun, recorded: RecordedRun) -> list[NDArray[np.float64]]:
