@@ -1,8 +1,5 @@
 """`parity --recorded`: real weights against recorded runs, staged with weights that are generated."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
+from data_folder import DATA
 from tiny_vggt import tiny_state, write_weights
 
 from vggt_ros.cli.parity import main
@@ -21,7 +19,7 @@ from vggt_ros.reconstruction.vggt.recorded_parity import prepare_images, run_on_
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
-RECORDED = Path(os.environ.get("VGGT_ROS_DATA", "../shared/data")).parent / "vggt_recorded"
+RECORDED = DATA.parent / "vggt_recorded"
 recorded_data = pytest.mark.skipif(not RECORDED.is_dir(), reason=f"{RECORDED} is not there")
 
 

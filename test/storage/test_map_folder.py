@@ -255,7 +255,7 @@ def test_an_invalid_description_is_rejected(tmp_path, change, word):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder", "socket"])
 @pytest.mark.parametrize("name", ["depth.npy", "map.json"])
-def test_only_regular_files_are_read(tmp_path, kind, name):
+def test_only_regular_files_are_read(tmp_path, monkeypatch, kind, name):
     """A pipe would block the node for ever, and a device has no end."""
     save(tmp_path / "map", small())
     path = tmp_path / "map" / name
@@ -268,7 +268,7 @@ def test_only_regular_files_are_read(tmp_path, kind, name):
         path.symlink_to(tmp_path / "moved")
     elif kind == "socket":
         opened = socket.socket(socket.AF_UNIX)
-        os.chdir(tmp_path / "map")  # the length of its path is limited
+        monkeypatch.chdir(tmp_path / "map")  # the length of its path is limited
         opened.bind(name)
     elif os.geteuid():
         pytest.skip("only root makes devices")
