@@ -14,7 +14,7 @@ from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.benchmarks.robustness.running_node import Frames, RunningNode, account, running_node
 from vggt_ros.ros.node_process import open_files_and_threads
 
-_RELOAD_TIMEOUT, _DEADLINE = 60.0, 5.0
+_RELOAD_TIMEOUT, _DEADLINE = 120.0, 20.0
 """Longest wait until the reconstructor is there again, and `windows.deadline`, seconds."""
 _WARM_UP_CYCLES = 3
 """Lifecycle cycles before open files and threads are counted."""
