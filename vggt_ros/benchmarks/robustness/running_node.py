@@ -135,9 +135,16 @@ class RunningNode:
         return int(self._process.pid)
 
     @property
-    def child(self) -> int:
-        """The process of the reconstructor, which multiprocessing has spawned; 0 if there is none."""
-        return next((pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)), 0)
+    def child(self) -> int | None:
+        """The process of the reconstructor, which multiprocessing has spawned; None if there is none."""
+        return next((pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)), None)
+
+    def signal_child(self, number: int) -> int:
+        """Send a signal to the reconstructor and return its process; raises NodeError if there is none."""
+        if (pid := self.child) is None:
+            raise NodeError(f"the reconstructor has no process: {self.recorder.status.get('reconstructor')}")
+        os.kill(pid, number)
+        return pid
 
     def resident_mb(self) -> float:
         """Return the resident memory of node and reconstructor, MB."""
