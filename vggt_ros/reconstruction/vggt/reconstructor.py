@@ -209,7 +209,8 @@ class Vggt:
         peak = torch.cuda.max_memory_allocated(inference.device) if inference.device.type == "cuda" else \
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
-        return decode(output, window, self._focal(output.pose_enc, height, width), report)
+        return decode(output, window, self._focal(output.pose_enc, height, width), report,
+                      self.settings.pose_convention)
 
     def _warm_up(self, width: int, height: int, compile_blocks: bool,
                  progress: Callable[[str], None] = lambda text: None) -> None:
