@@ -47,7 +47,7 @@ setup(
     package_data={f"{NAME}.features": ["vocabulary.npz"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
-        (f"share/{NAME}", ["package.xml", "requirements.txt"]),
+        (f"share/{NAME}", ["package.xml", "requirements.txt", "requirements-da3.txt"]),
         *((f"share/{NAME}/{folder}", sorted(str(path) for path in Path(folder).iterdir() if path.is_file()))
           for folder in ("launch", "config")),
     ],
