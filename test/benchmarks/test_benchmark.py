@@ -48,7 +48,7 @@ def test_a_window_of_a_network_is_timed(tmp_path, capsys):
     assert main([*small, "--set", "da3.width=112", "--json", str(tmp_path / "figures.json")]) == 0
     found = json.loads((tmp_path / "figures.json").read_text())["windows"]["da3-small, 1 cores"]
     assert found["size"] == "112x84" and found["parameters_m"] == pytest.approx(26.18, abs=0.01)
-    assert 0 < found["cpu_s"] and 0 < found["seconds"] and found["memory_mb"] > found["before_mb"] > 100
+    assert found["cpu_s"] > 0 and found["seconds"] > 0 and found["memory_mb"] > found["before_mb"] > 100
     assert "da3-small" in capsys.readouterr().out
     assert main([*small, "--set", "da3.width=1"]) == 1
     assert "da3-small on 1 cores: " in (said := capsys.readouterr().err) and "da3.width" in said
