@@ -91,7 +91,7 @@ def test_the_map_from_exact_network_output_is_exact():
     oracle = lap().oracle(kind=Recorder)
     oracle.found, oracle.unknown = [], []
     slam = run(replace(lap(), frames=lap().frames[:60]), Config(), oracle).slam
-    assert oracle.unknown[0] == "there is no window before" and len(oracle.unknown) == 2, "of the first, not tracked yet"
+    assert oracle.unknown[0] == "there is no window before" and len(oracle.unknown) == 2, oracle.unknown
     assert oracle.found
     assert max(turn for turn, _ in oracle.found) < 0.01 and max(far for _, far in oracle.found) < 0.05
     stamps, poses = slam.trajectory(0)
