@@ -150,6 +150,25 @@ def test_the_choice_of_multiview_leaves_no_torch_behind():
         made.close()
 
 
+def test_the_process_imports_no_torch_to_find_no_gpu_and_nothing_of_the_main_module(tmp_path):
+    """The main module of the node brings rclpy, gtsam and faiss; 50 MB, and torch 130 MB."""
+    main = tmp_path / "main.py"
+    main.write_text("import gtsam\n"
+                    "from pathlib import Path\n"
+                    "from vggt_ros.config import Config\n"
+                    "from vggt_ros.reconstruction import create_reconstructor, gpu_driver\n"
+                    "if __name__ == '__main__':\n"
+                    "    made, _ = create_reconstructor(Config(), separate_process=True)\n"
+                    "    maps = Path(f'/proc/{made._process.pid}/maps').read_text()\n"
+                    "    print(gpu_driver.may_have_gpu(), made.name, 'gtsam' in maps, 'libtorch' in maps)\n"
+                    "    made.close()\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, str(main)], capture_output=True, text=True, timeout=60, env=environment)
+    if done.stdout.startswith("True"):
+        pytest.skip("this machine may have a GPU, so torch has to look for it")
+    assert done.stdout.split() == ["False", "multiview", "False", "False"], done.stdout + done.stderr
+
+
 def test_an_interpreter_that_ends_without_close_does_not_wait():
     code = ("import staged_reconstructors\n"
             "from vggt_ros.config import Config\n"

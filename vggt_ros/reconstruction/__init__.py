@@ -13,12 +13,15 @@ from typing import Any
 
 from vggt_ros import plugins
 from vggt_ros.config import Config
+from vggt_ros.reconstruction import gpu_driver
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.splitting import SplittingReconstructor
 from vggt_ros.settings import ConfigError
 
 log = logging.getLogger(__name__)
+_NEED_GPU = ("vggt",)
+"""Reconstructors of this package that `auto` uses only on a GPU."""
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
@@ -59,6 +62,8 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
     unavailable: list[tuple[str, str]] = []
     for name in plugins.BUILT_IN:
         try:
+            if name in _NEED_GPU and not gpu_driver.may_have_gpu():
+                raise ReconstructorUnavailable("there is no GPU")
             created = create(name, config, progress, at_once=True)
         except ReconstructorUnavailable as error:
             unavailable.append((name, str(error)))

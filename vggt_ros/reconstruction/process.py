@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
-from multiprocessing.util import Finalize
 from typing import Any
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.child_process import ChildProcess
 from vggt_ros.reconstruction.hang_watch import HangWatch
 from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
 from vggt_ros.windows.keyframe import Window
@@ -121,16 +119,8 @@ class ReconstructorProcess:
         self._end()
 
     def _start(self, config: Config, create: Create) -> None:
-        # A forked process would inherit locks held by other threads.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._questions, answers = context.Pipe()
-        self._process = context.Process(target=run, args=(theirs, answers, config, create), name="reconstructor")
-        self._process.start()
-        # At exit multiprocessing would wait for it forever, if nobody has closed it.
-        Finalize(self, _kill, args=(self._process,), exitpriority=10)
-        theirs.close()  # so that the end of the process closes the pipes
-        answers.close()
+        self._process = ChildProcess(run, (config, create), connections=2)
+        self._connection, self._questions = self._process.connections
 
     def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None,
              deadline: float | None = None) -> Any:
@@ -193,11 +183,7 @@ class ReconstructorProcess:
         self._kill()
 
     def _kill(self) -> None:
-        _kill(self._process)
+        self._process.kill()
         self._connection.close()
         self._questions.close()
 
-
-def _kill(process: BaseProcess) -> None:
-    process.kill()
-    process.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -33,7 +32,6 @@ def run(connection: Connection, questions: Connection, config: Config,
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
     single_threaded_blas()
     channel = _Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
@@ -126,10 +124,3 @@ def _portable(error: Exception) -> Exception:
     where = "".join(traceback.format_tb(error.__traceback__))
     return RuntimeError(f"{text}\nin the process of the reconstructor:\n{where}")
 
-
-def _exit_with_parent() -> None:
-    """End this process when the node was killed; otherwise it would wait for requests forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
