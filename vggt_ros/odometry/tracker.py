@@ -184,7 +184,7 @@ class Tracker:
 
     def _locate_by_landmarks(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Return the pose by the present landmarks, or None if there are too few inliers."""
-        known, points = self.landmarks.lookup(tracks.ids)
+        known, points, from_depth = self.landmarks.lookup(tracks.ids)
         if len(points) < self._config.min_inliers:
             return None
         pixels, max_error = tracks.pixels[known].astype(np.float64), self._max_error(width)
@@ -201,7 +201,7 @@ class Tracker:
         pose, covariance, inliers = refined
         if inliers.sum() < required:
             return None
-        depth_inliers = sum(track in self.landmarks.from_depth for track in tracks.ids[known][inliers].tolist())
+        depth_inliers = int(from_depth[inliers].sum())
         # few inliers may agree by chance
         covariance = covariance * max(1.0, DEGRADED_FACTOR * self._config.min_inliers / inliers.sum()) ** 2
         depth = float(np.median((points[inliers] - pose[:3, 3]) @ pose[:3, 2]))

@@ -40,7 +40,7 @@ class ChildProcess:
         given = [theirs.fileno() for _, theirs in pairs]
         code = (f"import sys; sys.path[:] = {sys.path!r}; from vggt_ros.reconstruction.child_process import main; "
                 f"main({given})")
-        self._process = subprocess.Popen([sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code],
+        self._process = subprocess.Popen([sys.executable, "-c", code],
                                          stdin=subprocess.DEVNULL, pass_fds=given)
         self.pid = self._process.pid
         for _, theirs in pairs:  # so that the end of the process closes the connections
