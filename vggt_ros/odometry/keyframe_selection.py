@@ -11,6 +11,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
 from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.odometry.landmark_table import find
 from vggt_ros.windows.keyframe import Keyframe
 
 MIN_CORNERS = 15
@@ -55,10 +56,10 @@ class KeyframeSelector:
         """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe."""
         if self._ids is None:
             return True
-        _, before, after = np.intersect1d(self._ids, tracks.ids, assume_unique=True, return_indices=True)
-        survival = len(after) / max(len(self._ids), 1)
-        motion = np.linalg.norm(tracks.pixels[after] - self._pixels[before], axis=1)
-        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(after) else np.inf
+        common, before = find(self._ids, tracks.ids)
+        survival = len(before) / max(len(self._ids), 1)
+        motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
+        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
         least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
         if survival >= self._config.min_survival and parallax <= least:

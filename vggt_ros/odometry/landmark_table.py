@@ -13,7 +13,15 @@ Mask = NDArray[np.bool_]
 
 def is_among(tracks: Tracks, others: Tracks) -> Mask:
     """Return which of the tracks (k,) are among others (n,), which rise; `np.isin` takes ten times as long."""
-    return _find(others, tracks)[0]
+    return find(others, tracks)[0]
+
+
+def find(ids: Tracks, tracks: Tracks) -> tuple[Mask, NDArray[np.intp]]:
+    """Return which of the tracks (k,) are among the ids (n,), which rise, and the rows there of those that are."""
+    rows = np.searchsorted(ids, tracks)
+    known = rows < len(ids)
+    known[known] = ids[rows[known]] == tracks[known]
+    return known, rows[known]
 
 
 class LandmarkTable:
@@ -38,7 +46,7 @@ class LandmarkTable:
 
     def find(self, tracks: Tracks) -> tuple[Mask, NDArray[np.intp]]:
         """Return which of the tracks (k,) have landmarks, and the rows of those."""
-        return _find(self.ids, tracks)
+        return find(self.ids, tracks)
 
     def set(self, tracks: Tracks, points: Array, from_depth: bool | Mask) -> None:
         """Add the points (k, 3) of tracks (k,), each at most once; those of tracks with landmarks are replaced."""
@@ -54,10 +62,3 @@ class LandmarkTable:
     def keep(self, rows: Mask) -> None:
         """Remove all other rows."""
         self.ids, self.points, self.from_depth = self.ids[rows], self.points[rows], self.from_depth[rows]
-
-
-def _find(ids: Tracks, tracks: Tracks) -> tuple[Mask, NDArray[np.intp]]:
-    rows = np.searchsorted(ids, tracks)
-    known = rows < len(ids)
-    known[known] = ids[rows[known]] == tracks[known]
-    return known, rows[known]
