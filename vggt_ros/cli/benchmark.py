@@ -42,6 +42,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "live":  # the same
+            figures = importlib.import_module("vggt_ros.benchmarks.live").live(
+                options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set)
         elif options.command == "speed":
             figures = speed(options.sequences, options.against, options.rounds, options.set)
         elif options.command == "recorded":  # torch is imported where it is needed
@@ -111,6 +114,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
+                                  "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
+    command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")
+    command.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0], metavar="RATE",
+                         help="speeds at which it is played (default 1 2)")
+    command.add_argument("--runs", type=int, default=3, help="runs of each rate (default 3)")
+    command.add_argument("--enlarge", type=int, default=1, metavar="FACTOR", help="enlarge the images first, by this")
+    command.add_argument("--start-ups", type=int, default=3, help="starts that are timed, beside a bag that plays "
+                         "(default 3)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")

@@ -73,9 +73,29 @@ class NodeError(Exception):
     """The node does not start, does not respond, or ends early; the text gives the reason and the end of its log."""
 
 
+def node_command(topics: BagTopics, parameters: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the command of the node for the topics of a bag, with a parameter file and settings that override it."""
+    settings = {"use_sim_time": True, "tf.assume_level": True,
+                "camera.transport": "compressed" if topics.compressed else "raw", **settings}
+    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
+              "camera_info": topics.camera_info}
+    command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
+    for name, value in settings.items():
+        command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    for name, topic in remaps.items():
+        command += ["-r", f"{name}:={topic}"]
+    return command
+
+
+def player_command(bag: Path, topics: BagTopics, rate: float) -> list[str]:
+    """Return the command of the player, which waits for the node."""
+    return [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate), "--delay", "1",
+            "--wait-for", f"{topics.image}/compressed" if topics.compressed else topics.image]
+
+
 def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, timeout: float = 60.0,
-                settings: Mapping[str, Any] | None = None,
-                report_progress: Callable[[str], None] = print) -> Recording:
+                settings: Mapping[str, Any] | None = None, report_progress: Callable[[str], None] = print,
+                on_start: Callable[[int], None] = lambda pid: None) -> Recording:
     """Start the node, play `bag`, wait until all windows are solved, and return the outputs of the node.
 
     Args:
@@ -87,31 +107,24 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
         timeout: longest wait for a window, and for the map, after the end of the bag, seconds.
         settings: parameters that override the file.
         report_progress: called with lines of progress.
+        on_start: called with the id of the node's process.
 
     Raises:
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "tf.assume_level": True,
-                "camera.transport": "compressed" if topics.compressed else "raw", **(settings or {})}
-    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
-              "camera_info": topics.camera_info}
-    node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
-    for name, value in settings.items():
-        node += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-    for name, topic in remaps.items():
-        node += ["-r", f"{name}:={topic}"]
-    player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
-              "--delay", "1", "--wait-for", remaps["image/compressed" if topics.compressed else "image"]]
-    with _process(node, log) as slam, _recorder() as (recorder, executor):
-        watch = _ProcessWatch(executor, slam, log)
+    node = node_command(topics, parameters, settings or {})
+    player = player_command(bag, topics, rate)
+    with process(node, log) as slam, recording_node() as (recorder, executor):
+        watch = ProcessWatch(executor, slam, log)
+        on_start(slam.pid)
         for name in ("CONFIGURE", "ACTIVATE"):
-            _change_state(recorder, watch, name)
+            change_state(recorder, watch, name)
         watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # earlier images would not be used
         if recorder.status["state"] == "FAILED":
             raise NodeError(f"{recorder.status['reconstructor']}; {watch.log_tail()}")
         report_progress("the node is active; playing the bag")
-        with _process(player) as playing:
+        with process(player) as playing:
             watch.until(lambda: playing.poll() is not None)
         if playing.returncode:
             raise NodeError(f"bag_player ended with {playing.returncode}")
@@ -135,11 +148,12 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
             raise NodeError(f"the node mapped nothing: {error}; see its log {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
         return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds,
-                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end))
+                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end), recorder.map_odom_arrivals)
 
 
 @contextmanager
-def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+def recording_node() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+    """Run a recorder, whose executor the caller spins."""
     context = rclpy.Context()
     rclpy.init(context=context)
     executor = SingleThreadedExecutor(context=context)
@@ -153,10 +167,11 @@ def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
         rclpy.shutdown(context=context)
 
 
-class _ProcessWatch:
+class ProcessWatch:
     """Spins until a condition holds, and raises an error if the node process has ended."""
 
     def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Watch a process that writes to `log`."""
         self._executor, self._process, self._log = executor, process, log
 
     def log_tail(self) -> str:
@@ -175,7 +190,8 @@ class _ProcessWatch:
         return True
 
 
-def _change_state(node: Recorder, watch: _ProcessWatch, name: str) -> None:
+def change_state(node: Recorder, watch: ProcessWatch, name: str) -> None:
+    """Ask the node for a transition, as soon as it has its services, and wait until it is done; raises NodeError."""
     client = node.create_client(ChangeState, f"{NODE}/change_state")
     request = ChangeState.Request()
     request.transition.id = getattr(Transition, f"TRANSITION_{name}")
@@ -187,7 +203,7 @@ def _change_state(node: Recorder, watch: _ProcessWatch, name: str) -> None:
 
 
 @contextmanager
-def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command with its output in `log`; at the end it is interrupted by SIGINT, and killed after 15 s."""
     output = log.open("wb") if log is not None else None
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None,
