@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
+from vggt_ros.features.description import Description, describe_keyframe
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.images.exposure import gray_image
@@ -35,6 +36,7 @@ from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_chan
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
@@ -52,6 +54,7 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
+        load: how far the reconstructor was behind at the newest image.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
@@ -60,6 +63,7 @@ class Slam:
         """Begin with an empty map."""
         self.config = config
         self.reconstructor = reconstructor
+        self.load = Load()
         self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
         self._selector = KeyframeSelector(config.keyframes)
         self._localizer = Localizer(config.tracking)
@@ -78,10 +82,10 @@ class Slam:
 
     # Every image, on the caller's thread.
 
-    def track(self, frame: Frame, has_capacity: bool = True) -> TrackedFrame:
+    def track(self, frame: Frame, load: Load = Load()) -> TrackedFrame:
         """Process one image: locate it in the newest solution, select keyframes, and form the windows for `step`."""
         self.locate(frame)
-        return self.select_keyframe(has_capacity)
+        return self.select_keyframe(load)
 
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Track features into a frame, and return its pose in the newest solution; `select_keyframe` has to follow.
@@ -99,9 +103,10 @@ class Slam:
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
-    def select_keyframe(self, has_capacity: bool = True) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; without `has_capacity`, thin keyframes."""
-        tracked, solution = self._make_keyframe(has_capacity), self.solution
+    def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
+        """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
+        self.load, self._selector.spacing = load, load.spacing
+        tracked, solution = self._make_keyframe(load), self.solution
         self._localizer.update_solution(self._current[0], solution)
         self.located_late += self._localizer.locate_late(solution)
         return tracked
@@ -110,7 +115,7 @@ class Slam:
         """Give all images a pose that had none when they came, where the map has one now; see `located_late`."""
         self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
-    def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
+    def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
         if not self._selector.needs_keyframe(features, image.gray.shape[1]):
@@ -120,7 +125,7 @@ class Slam:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
                             frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
-                            tracked.map_camera, image.binary, features.excluded)
+                            tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
         is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
         previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
@@ -129,7 +134,8 @@ class Slam:
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, has_capacity) or previous_window  # never both: it has 1 keyframe then
+        self.counts.spaced += load.waiting > 0
+        window = self._buffer.add(keyframe, load.has_capacity) or previous_window  # never both: it has 1 keyframe then
         self.counts.thinned = self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
@@ -213,10 +219,17 @@ class Slam:
                       placement.new_submap, rescaled, time.perf_counter() - began, placement.seconds, placement.report,
                       loop, placement.notes)
 
+    def _describe(self, keyframe: Keyframe) -> Description:
+        """Return the features of a keyframe; a reconstructor with a process of its own has computed them there."""
+        found: Description | None = None
+        if hasattr(self.reconstructor, "take_description"):
+            found = self.reconstructor.take_description(keyframe.id)
+        return describe_keyframe(keyframe) if found is None else found
+
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
         keyframes = [self._placer.recent[keyframe] for keyframe in added]
-        features = self._atlas.describe(keyframes)
+        features = self._atlas.take_local_features(added)
         if not self.config.loops.enabled:
             return ""
         self._loop_closer.add_keyframes(keyframes, features, self._atlas, solution, self.counts)
@@ -245,6 +258,7 @@ class Slam:
         version = self.solution.version + 1
         self._atlas = Atlas(self.config) if restored is None else restored.atlas
         self._atlas.renumber(version)
+        self._atlas.describe = self._describe
         self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer, self.last_loop = LoopCloser(self.config, self.reconstructor), ""

@@ -18,8 +18,10 @@ _COMPRESSED, _INFO = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraI
 _QUALITY = 90
 
 
-def enlarge(bag: Path, target: Path, factor: int) -> None:
+def enlarge(bag: Path, target: Path, factor: int, images: int | None = None) -> None:
     """Write a bag whose compressed images are `factor` times as large, with their CameraInfo; all else is copied.
+
+    It ends after so many `images`, if that is given.
 
     Raises:
         BagError: the bag cannot be read.
@@ -32,7 +34,11 @@ def enlarge(bag: Path, target: Path, factor: int) -> None:
         out = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=store) for c in reader.connections}
         total = sum(c.msgcount for c in reader.connections)
         for connection, stamp, data in tqdm(reader.messages(), total=total, unit="msg", disable=None):
-            if connection.msgtype in change:
+            if images is not None and connection.msgtype == _COMPRESSED:
+                if not images:
+                    break
+                images -= 1
+            if factor > 1 and connection.msgtype in change:
                 message = store.deserialize_cdr(data, connection.msgtype)
                 data = store.serialize_cdr(change[connection.msgtype](store, message, factor), connection.msgtype)
             writer.write(out[connection.id], stamp, data)

@@ -23,7 +23,7 @@ from vggt_ros.ros.recorder import Recording
 from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record_node
 from vggt_ros.ros.start_up import StartUp, measure_start_up
 from vggt_ros.sequences.bag import BagSequence
-from vggt_ros.sequences.sequence import Truth
+from vggt_ros.sequences.sequence import SequenceError, Truth
 from vggt_ros.storage.files import FileError
 
 PARAMETERS = Path(__file__).parents[2] / "config" / "slam.yaml"
@@ -56,7 +56,7 @@ def live(bag: Path, rates: Sequence[float], runs: int = 1, factor: int = 1, star
     """
     try:
         return _live(bag, rates, runs, factor, start_ups, settings)
-    except (BagError, NodeError) as error:
+    except (BagError, NodeError, SequenceError) as error:
         raise LiveError(str(error)) from error
 
 

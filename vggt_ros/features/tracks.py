@@ -168,6 +168,11 @@ class ImageFeatures:
             features.binary = keyframe.binary
         return features
 
+    @property
+    def known_binary(self) -> BinaryFeatures | None:
+        """The ORB features if they were extracted already."""
+        return self.__dict__.get("binary")
+
     @cached_property
     def binary(self) -> BinaryFeatures:
         """ORB features (Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011)."""

@@ -29,12 +29,18 @@ _MIN_MATCHES = 25
 
 
 class KeyframeSelector:
-    """Compares every frame with the newest keyframe by their common tracks."""
+    """Compares every frame with the newest keyframe by their common tracks.
+
+    Attributes:
+        spacing: factor by which keyframes are farther apart than the settings say, under load.
+
+    """
 
     def __init__(self, config: KeyframeConfig) -> None:
         """Select with the thresholds of `config`."""
         self._config = config
         self._sharpness = Sharpness()
+        self.spacing = 1.0
         self.clear()
 
     def clear(self) -> None:
@@ -61,13 +67,13 @@ class KeyframeSelector:
         motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
         parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
-        least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
-        if survival >= self._config.min_survival and parallax <= least:
+        usual, enough_tracks = self.spacing * self._config.min_parallax, self._config.min_survival / self.spacing
+        if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
             self._due = None
             return False
         self._due = self._images if self._due is None else self._due
-        may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * self._config.min_survival
-                    and parallax < _WAIT_PARALLAX * self._config.min_parallax)
+        may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * enough_tracks
+                    and parallax < _WAIT_PARALLAX * usual)
         return not (may_wait and self._sharpness.relative < _BLURRED)
 
     def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:

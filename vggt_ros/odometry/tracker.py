@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
+from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array
@@ -92,8 +93,8 @@ class Tracker:
     def add_keyframe(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                      map_camera: Array | None) -> None:
         """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""
-        self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, image.binary, map_camera,
-                                                               intrinsics, image.gray.shape[1]))
+        self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, map_camera, intrinsics,
+                                                               image.gray.shape[1]))
         self._rotation_tracker.add_keyframe()
 
     @property
@@ -164,11 +165,12 @@ class Tracker:
             return None
         pixels = image.binary.pixels
         for keyframe in solved:
-            tracked = self.landmarks.keyframes[keyframe]
-            if len(tracked.binary) < self._config.min_inliers:
+            kept, row = self.solution.keyframes[keyframe], self.solution.index(keyframe)
+            if row is None or len(kept.features) < self._config.min_inliers:
                 continue
-            image_rows, keyframe_rows = match_binary(image.binary.descriptors, tracked.binary.descriptors)
-            points = tracked.landmarks(tracked.binary.pixels[keyframe_rows], keyframe, self.solution)
+            image_rows, keyframe_rows = match_binary(image.binary.descriptors, kept.features)
+            points = landmarks(kept, self.solution.map_camera[row], float(self.solution.scale[row]),
+                               kept.pixels[keyframe_rows].astype(np.float64))
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue

@@ -18,6 +18,7 @@ from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.splitting import SplittingReconstructor
 from vggt_ros.settings import ConfigError
+from vggt_ros.windows.keyframe import Keyframe
 
 log = logging.getLogger(__name__)
 _NEED_GPU = ("vggt",)
@@ -25,7 +26,8 @@ _NEED_GPU = ("vggt",)
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
-                         separate_process: bool = False) -> tuple[Reconstructor, str]:
+                         separate_process: bool = False, describe: Callable[[Keyframe], Any] | None = None
+                         ) -> tuple[Reconstructor, str]:
     """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
     `auto` selects the first of this package's that has all that it needs on this machine; nothing is downloaded then.
@@ -36,6 +38,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         progress: called with the loading progress; an exception that it raises ends the loading.
         separate_process: run it in a process of its own: it then does not delay tracking, and a GPU whose context is
             lost can be used again.
+        describe: what else the separate process computes of each keyframe; see `ReconstructorProcess`.
 
     Raises:
         ConfigError: the reconstructor that is configured cannot run; with `auto`, none can.
@@ -44,7 +47,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
     """
     if separate_process:
         from vggt_ros.reconstruction.process import ReconstructorProcess
-        process = ReconstructorProcess(config, create_reconstructor, progress)
+        process = ReconstructorProcess(config, create_reconstructor, progress, describe)
         return process, process.reason
     reconstructor, reason = _select(config, progress)
     if config.refine == "off" or (config.refine == "auto" and getattr(reconstructor, "adjusted", False)):
