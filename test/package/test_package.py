@@ -138,7 +138,7 @@ def test_dependencies_are_declared():
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
             "scipy": "python3-scipy", "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py",
-            "faiss": "python3-faiss", "rosbags": "python3-rosbags-pip"}
+            "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
         used |= {name.split(".")[0] for name in imports(path)}

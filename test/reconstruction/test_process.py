@@ -172,7 +172,7 @@ def test_the_choice_of_multiview_leaves_no_torch_behind():
 
 
 def test_the_process_imports_no_torch_to_find_no_gpu_and_nothing_of_the_main_module(tmp_path):
-    """The main module of the node brings rclpy, gtsam and faiss; 50 MB, and torch 130 MB."""
+    """The main module of the node brings rclpy and gtsam; 50 MB, and torch 130 MB."""
     main = tmp_path / "main.py"
     main.write_text("import gtsam\n"
                     "from pathlib import Path\n"

@@ -1,7 +1,7 @@
 """A Python process that runs one function, which gets a connection to this process.
 
 It has an interpreter of its own, as one that `multiprocessing` spawns. But it does not import the main module again,
-which for the node means rclpy, gtsam and faiss (half a second and 50 MB), and needs no process that tracks resources.
+which for the node means rclpy and gtsam (half a second and 50 MB), and needs no process that tracks resources.
 """
 
 from __future__ import annotations
