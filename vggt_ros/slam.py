@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.features.description import Description, describe_keyframe
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.images.exposure import gray_image
@@ -54,7 +53,6 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
-        load: how far the reconstructor was behind at the newest image.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
@@ -63,7 +61,6 @@ class Slam:
         """Begin with an empty map."""
         self.config = config
         self.reconstructor = reconstructor
-        self.load = Load()
         self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
         self._selector = KeyframeSelector(config.keyframes)
         self._localizer = Localizer(config.tracking)
@@ -105,7 +102,6 @@ class Slam:
 
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
         """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
-        self.load, self._selector.spacing = load, load.spacing
         tracked, solution = self._make_keyframe(load), self.solution
         self._localizer.update_solution(self._current[0], solution)
         self.located_late += self._localizer.locate_late(solution)
@@ -118,7 +114,7 @@ class Slam:
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        if not self._selector.needs_keyframe(features, image.gray.shape[1]):
+        if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
@@ -134,9 +130,8 @@ class Slam:
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        self.counts.spaced += load.waiting > 0
-        window = self._buffer.add(keyframe, load.has_capacity) or previous_window  # never both: it has 1 keyframe then
-        self.counts.thinned = self._buffer.thinned
+        window = self._buffer.add(keyframe, load) or previous_window  # never both: it has 1 keyframe then
+        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
     def flush(self) -> Window | None:
@@ -219,17 +214,9 @@ class Slam:
                       placement.new_submap, rescaled, time.perf_counter() - began, placement.seconds, placement.report,
                       loop, placement.notes)
 
-    def _describe(self, keyframe: Keyframe) -> Description:
-        """Return the features of a keyframe; a reconstructor with a process of its own has computed them there."""
-        found: Description | None = None
-        if hasattr(self.reconstructor, "take_description"):
-            found = self.reconstructor.take_description(keyframe.id)
-        return describe_keyframe(keyframe) if found is None else found
-
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
-        keyframes = [self._placer.recent[keyframe] for keyframe in added]
-        features = self._atlas.take_local_features(added)
+        keyframes, features = [self._placer.recent[k] for k in added], self._atlas.take_local_features(added)
         if not self.config.loops.enabled:
             return ""
         self._loop_closer.add_keyframes(keyframes, features, self._atlas, solution, self.counts)
@@ -258,7 +245,6 @@ class Slam:
         version = self.solution.version + 1
         self._atlas = Atlas(self.config) if restored is None else restored.atlas
         self._atlas.renumber(version)
-        self._atlas.describe = self._describe
         self.solution = Solution(version=version) if restored is None else self._atlas.solution()
         self._placer = WindowPlacer(self.config, self.reconstructor, self._atlas)
         self._loop_closer, self.last_loop = LoopCloser(self.config, self.reconstructor), ""

@@ -19,23 +19,22 @@ def tracks(shift: float, kept: int = 100) -> FeatureTracks:
     return made
 
 
-def selector(load: Load) -> KeyframeSelector:
-    """Return a selector whose newest keyframe has the tracks at rest."""
+def needs_keyframe(load: Load, newest: FeatureTracks) -> bool:
+    """Return whether an image with these tracks becomes a keyframe after one with the tracks at rest."""
     made = KeyframeSelector(CONFIG)
-    made.spacing = load.spacing
     made.set_keyframe(tracks(0.0))
-    return made
+    return made.needs_keyframe(newest, 640, load.spacing)
 
 
 @pytest.mark.parametrize("waiting", [0, 1, 2])
 def test_keyframes_are_as_much_farther_apart_as_windows_wait(waiting: int) -> None:
     load = Load(waiting)
     least = (1 + 0.4 * waiting) * CONFIG.min_parallax
-    assert not selector(load).needs_keyframe(tracks(0.98 * least), 640)
-    assert selector(load).needs_keyframe(tracks(1.02 * least), 640)
+    assert not needs_keyframe(load, tracks(0.98 * least))
+    assert needs_keyframe(load, tracks(1.02 * least))
     kept = 100 * CONFIG.min_survival / (1 + 0.4 * waiting)
-    assert not selector(load).needs_keyframe(tracks(0.0, round(kept + 1)), 640)
-    assert selector(load).needs_keyframe(tracks(0.0, round(kept - 1)), 640)
+    assert not needs_keyframe(load, tracks(0.0, round(kept + 1)))
+    assert needs_keyframe(load, tracks(0.0, round(kept - 1)))
 
 
 def test_what_is_given_up_is_said() -> None:

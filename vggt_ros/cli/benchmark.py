@@ -16,6 +16,7 @@ from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.speed import speed
+from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
@@ -42,6 +43,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "tracking":
+            figures = tracking(options.sequences, Config().parse(options.set), options.profile)
         elif options.command == "live":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.live").live(
                 options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set)
@@ -114,6 +117,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("tracking", help="processor time of an image in the tracker; needs VGGT_ROS_DATA")
+    command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz"], metavar="NAME", help="in VGGT_ROS_DATA")
+    command.add_argument("--profile", action="store_true", help="also print the functions that take most of it")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
                                   "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
     command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")

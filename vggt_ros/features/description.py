@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,3 +33,14 @@ class Description:
 def describe_keyframe(keyframe: Keyframe) -> Description:
     """Return the features of a keyframe; 15 ms of a core."""
     return Description(ImageFeatures.from_keyframe(keyframe).binary, *describe(keyframe.image, keyframe.excluded))
+
+
+def describer(reconstructor: Any) -> Callable[[Keyframe], Description]:
+    """Return a function as `describe_keyframe`; a reconstructor in a process of its own may have done its work."""
+    take = getattr(reconstructor, "take_description", lambda keyframe: None)
+
+    def describe(keyframe: Keyframe) -> Description:
+        found: Description | None = take(keyframe.id)
+        return describe_keyframe(keyframe) if found is None else found
+
+    return describe

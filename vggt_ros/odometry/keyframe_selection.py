@@ -29,18 +29,12 @@ _MIN_MATCHES = 25
 
 
 class KeyframeSelector:
-    """Compares every frame with the newest keyframe by their common tracks.
-
-    Attributes:
-        spacing: factor by which keyframes are farther apart than the settings say, under load.
-
-    """
+    """Compares every frame with the newest keyframe by their common tracks."""
 
     def __init__(self, config: KeyframeConfig) -> None:
         """Select with the thresholds of `config`."""
         self._config = config
         self._sharpness = Sharpness()
-        self.spacing = 1.0
         self.clear()
 
     def clear(self) -> None:
@@ -58,8 +52,11 @@ class KeyframeSelector:
         self._stamp = stamp
         self._sharpness.add(gray)
 
-    def needs_keyframe(self, tracks: FeatureTracks, width: int) -> bool:
-        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe."""
+    def needs_keyframe(self, tracks: FeatureTracks, width: int, spacing: float = 1.0) -> bool:
+        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe.
+
+        Under load keyframes are farther apart than the settings say, by the factor `spacing`.
+        """
         if self._ids is None:
             return True
         common, before = find(self._ids, tracks.ids)
@@ -67,7 +64,7 @@ class KeyframeSelector:
         motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
         parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
-        usual, enough_tracks = self.spacing * self._config.min_parallax, self._config.min_survival / self.spacing
+        usual, enough_tracks = spacing * self._config.min_parallax, self._config.min_survival / spacing
         if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
             self._due = None
             return False
