@@ -84,12 +84,15 @@ def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: 
 
 def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
                        iterations: int, focal_sigma: float, radial_sigma: float) -> Scene:
-    rows, columns = np.flatnonzero(inliers.any(1)), np.flatnonzero(registered)
+    is_fixed = np.zeros(len(registered), bool)
+    is_fixed[fixed] = True
+    # Points that fixed cameras alone observe have no part in it: their triangulation stays.
+    rows, columns = np.flatnonzero(inliers[:, ~is_fixed].any(1)), np.flatnonzero(registered)
+    if not len(rows):
+        return scene
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
                  scene.radial)
     grid = np.ix_(rows, columns)
-    is_fixed = np.zeros(len(registered), bool)
-    is_fixed[fixed] = True
     adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
                       fixed=is_fixed[columns], focal_sigma=focal_sigma, radial_sigma=radial_sigma)
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
