@@ -28,7 +28,7 @@ from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
-from vggt_ros.reconstruction.multiview.tracks import track
+from vggt_ros.reconstruction.multiview.tracks import track, well_spread
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -149,7 +149,7 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> _Solution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = self._measurements(views)
+        measured = Measurements(views, self._tracks(views)[0], self.readout, self._lens)
         seconds = time.perf_counter() - began
         solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
@@ -163,14 +163,18 @@ class Multiview:
         views = [*local.views, *new]
         known = np.full((len(local.tracks), len(views), 2), np.nan)
         known[:, :len(local.views)] = local.tracks
-        measured = self._measurements(views, known)
+        tracks, rows = self._tracks(views, known)
+        local = local.of_tracks(rows[rows < len(known)])
+        measured = Measurements(views, tracks, self.readout, self._lens)
         seconds = time.perf_counter() - began
         solved, reference, metrics = solve_continued(local, measured, self._seed)
         return _Solution(measured, solved, reference, metrics, seconds, local)
 
-    def _measurements(self, views: list[View], known: Array | None = None) -> Measurements:
+    def _tracks(self, views: list[View], known: Array | None = None) -> tuple[Array, NDArray[np.intp]]:
+        """Return the tracks (n, S, 2) of views to solve, and their rows, with those of `known` tracks first."""
         tracks = track([view.features for view in views], [view.keyframe for view in views], known)
-        return Measurements(views, tracks, self.readout, self._lens)
+        rows = well_spread(tracks, views[0].features.gray.shape[::-1])
+        return tracks[rows], rows
 
     def _begin_lens(self, keyframe: Keyframe) -> None:
         """Forget what is known of the lens if the calibration is another one than before."""
