@@ -102,8 +102,8 @@ def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Ma
                     seed: int) -> SparseReconstruction:
     """Return a solution with all further cameras that observe enough of its points, after bundle adjustment.
 
-    The camera that observes most points is next, with all others that observe many. `visible` (n, S) are the valid observations; `fixed` is the camera
-    whose pose is held fixed, or the mask of those.
+    The camera that observes most points is next, with all others that observe many. `visible` (n, S) are the valid
+    observations; `fixed` is the camera whose pose is held fixed, or the mask of those.
     """
     scene, inliers, registered = solved.scene, solved.inliers, solved.registered.copy()
     observations, failed = solved.observations, set[int]()

@@ -33,8 +33,8 @@ MIN_TRACKED = 80
 """Number of points that must be tracked into the next keyframe, else features are matched, too."""
 FEW_MATCHES = 60
 """With fewer matches to the next keyframe, those of the keyframe before are tried, too."""
-CELL = 0.04
-"""Edge of the parts of an image in each of which one track is enough, as a fraction of its width."""
+CELLS = 350
+"""Number of square parts of an image in each of which one track is enough."""
 SAME_TRACK = 2.5
 """Largest distance, pixels, at which a track of the tracker continues a known one."""
 SAME_FEATURE = 1.0
@@ -134,13 +134,13 @@ def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
 
     More tracks next to each other cost more than they add. `size` is width and height of the images.
     """
-    columns, seen = round(size[0] / (CELL * size[0])), ~np.isnan(tracks[..., 0])
+    edge, seen = float(np.sqrt(size[0] * size[1] / CELLS)), ~np.isnan(tracks[..., 0])
     order = np.argsort(-seen.sum(1), kind="stable")
     chosen = np.zeros(len(tracks), bool)
     for view in range(tracks.shape[1]):
         rows = order[seen[order, view]]
-        cell = (tracks[rows, view] / (CELL * size[0])).astype(int)
-        chosen[rows[np.unique(cell[:, 1] * (columns + 1) + cell[:, 0], return_index=True)[1]]] = True
+        cell = (tracks[rows, view] // edge).astype(int)
+        chosen[rows[np.unique(cell[:, 1] * size[0] + cell[:, 0], return_index=True)[1]]] = True
     return np.flatnonzero(chosen)
 
 
