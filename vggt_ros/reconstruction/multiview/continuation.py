@@ -15,7 +15,6 @@ from vggt_ros.reconstruction.multiview.poses import (
     robust_cost,
 )
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
-from vggt_ros.reconstruction.multiview.selection import solve_longest_tracks
 from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
@@ -27,10 +26,8 @@ TRACKS_PER_VIEW = 120
 """Tracks of each new keyframe by which it is registered."""
 MAX_COST_RATIO = 2.0
 """A window whose robust cost exceeds that of the local map by this factor is compared with a solution by itself."""
-MIN_COST = 1.5
-"""Robust cost below which a solution needs no comparison, square pixels: one observation of six is an outlier."""
-CLEARLY_BETTER = 0.9
-"""Factor on the robust cost at which a solution of the window by itself is worth refining; it has more freedom."""
+MIN_COST = 3.0
+"""Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
 
 
 def solve_continued(local: LocalMap, measured: Measurements, seed: int
@@ -80,35 +77,6 @@ def is_doubtful(solved: SparseReconstruction, tracked: Mask, known: int, local: 
     new = np.arange(tracked.shape[1]) >= known
     cost = robust_cost(solved.scene, solved.observations, tracked & new, solved.registered)
     return not solved.registered.all() or cost > max(MAX_COST_RATIO * local.cost, MIN_COST)
-
-
-def is_worth_solving_alone(continued: SparseReconstruction, measured: Measurements, window: Mask, seed: int) -> bool:
-    """Return whether a solution by itself explains the tracks through a window clearly better than a continued one.
-
-    Both are compared on the longest tracks, before refinement.
-
-    Args:
-        continued: solution of the S views.
-        measured: the tracks through them.
-        window: (S,), the views of the window.
-        seed: seed of RANSAC.
-
-    """
-    views = np.flatnonzero(window)
-    rows = np.flatnonzero(measured.visible[:, views].sum(1) >= 2)
-    part = Measurements([measured.views[view] for view in views], measured.tracks[rows][:, views], measured.readout,
-                        measured.lens)
-    try:
-        alone, _, _, longest = solve_longest_tracks(part, seed)
-    except ReconstructionRefused:
-        return False
-    scene = continued.scene
-    same = Scene(scene.rotation[views], scene.translation[views], scene.points[rows[longest]], scene.focal[views],
-                 scene.radial)
-    observations, visible = part.observations[longest], part.visible[longest]
-    missing = int(alone.registered.sum()) - int(continued.registered[views].sum())
-    return missing > 0 or (missing == 0 and robust_cost(alone.scene, observations, visible, alone.registered)
-                           < CLEARLY_BETTER * robust_cost(same, observations, visible, continued.registered[views]))
 
 
 def _longest_tracks(visible: Mask, known: int) -> NDArray[np.intp]:

@@ -18,7 +18,7 @@ from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.continuation import is_doubtful, is_worth_solving_alone, solve_continued
+from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
@@ -61,13 +61,9 @@ class _Solution:
         views = np.arange(len(self.measured.views))
         return self.measured.visible & (views >= len(views) - count), self.measured.shift_rate
 
-    def has(self, keyframes: Sequence[int]) -> NDArray[np.bool_]:
-        """Return which views (S,) are of these keyframes."""
-        return np.array([view.keyframe.id in keyframes for view in self.measured.views])
-
     def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
         """Return how many of the keyframes have no pose, and the robust cost of their observations."""
-        wanted = self.has(keyframes)
+        wanted = np.array([view.keyframe.id in keyframes for view in self.measured.views])
         return (len(keyframes) - int((wanted & self.solved.registered).sum()),
                 robust_cost(self.solved.scene, self.solved.observations, self.measured.visible & wanted,
                             self.solved.registered))
@@ -139,10 +135,8 @@ class Multiview:
             new = [view for view in views if view.keyframe.id not in self._local.ids]
             with suppress(ReconstructionRefused):  # by itself it may be solved, or refused with its own reason
                 continued = self._solve_continued(self._local, new)
-            if continued is not None and (
-                    not is_doubtful(continued.solved, continued.measured.visible, continued.known, self._local)
-                    or not is_worth_solving_alone(continued.solved, continued.measured, continued.has(window.ids),
-                                                  self._seed)):
+            if continued is not None and not is_doubtful(continued.solved, continued.measured.visible,
+                                                         continued.known, self._local):
                 return continued
         try:
             alone = self._solve_alone(views)

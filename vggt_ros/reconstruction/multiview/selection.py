@@ -43,19 +43,6 @@ def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstructio
         ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
 
     """
-    best, others, parallax, _ = solve_longest_tracks(measured, seed)
-    refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
-    metrics = check_quality(refined, measured.visible, parallax, len(others),
-                            sum(same_solution(best, other) for other in others))
-    return refined, reference, metrics
-
-
-def solve_longest_tracks(measured: Measurements, seed: int) -> tuple[
-        SparseReconstruction, list[SparseReconstruction], float, NDArray[np.intp]]:
-    """Return the selected solution on the longest tracks, the others, the parallax of the best pair, and the tracks.
-
-    Arguments and errors as for `solve_window`, but without the check of its quality.
-    """
     observations, visible, focal = measured.observations, measured.visible, measured.focal
     pairs = rank_initial_pairs(observations, visible, focal)
     if not pairs:
@@ -65,7 +52,10 @@ def solve_longest_tracks(measured: Measurements, seed: int) -> tuple[
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
     rows = _longest_tracks(visible)
     best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
-    return best, others, parallax, rows
+    refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
+    metrics = check_quality(refined, visible, parallax, len(others),
+                            sum(same_solution(best, other) for other in others))
+    return refined, reference, metrics
 
 
 def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
