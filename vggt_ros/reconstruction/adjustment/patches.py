@@ -169,14 +169,14 @@ def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArr
            template_gradient: NDArray[np.float32], template_contrast: NDArray[np.float32],
            offsets: Array) -> tuple[Array, Array]:
     """Return the shifts (n, 2) that align warped templates with an image, and the final correlations (n,)."""
-    shift, correlation = np.zeros((2, len(start)), np.float32), np.zeros(len(start), np.float32)
     if not len(start):
-        return shift.T, correlation
+        return np.zeros((0, 2)), np.zeros(0)
     image = gray.astype(np.float32)
     warp, unwarp = affine.astype(np.float32), np.linalg.inv(affine).astype(np.float32)
     offsets = offsets.astype(np.float32)
-    x, y = (warp[:, row, :1] * offsets[:, 0] + warp[:, row, 1:] * offsets[:, 1] + start[:, row:row + 1].astype(
-        np.float32) for row in (0, 1))
+    center = start.astype(np.float32)
+    x, y = (warp[:, row, :1] * offsets[:, 0] + warp[:, row, 1:] * offsets[:, 1] + center[:, row, None]
+            for row in (0, 1))
     gradient = [template_gradient[0] * unwarp[:, :1, row] + template_gradient[1] * unwarp[:, 1:, row]
                 for row in (0, 1)]
     for part in gradient:
@@ -186,9 +186,12 @@ def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArr
     xx, xy, yy = (_dot(gradient[i], gradient[j]) for i, j in ((0, 0), (0, 1), (1, 1)))
     xx, yy = xx + np.float32(1e-3), yy + np.float32(1e-3)
     determinant = np.maximum(xx * yy - xy * xy, np.float32(1e-6))
+    shift, correlation = np.zeros((2, len(start)), np.float32), np.zeros(len(start), np.float32)
     rows = np.arange(len(start))  # those that still move
     for iteration in range(ITERATIONS):
-        patch = _sample(image, x[rows] + shift[0, rows, None], y[rows] + shift[1, rows, None])
+        moved_x, moved_y = (np.asarray(at[rows] + by[rows, None], np.float32) for at, by in zip((x, y), shift,
+                                                                                              strict=True))
+        patch = _sample(image, moved_x, moved_y)
         patch -= patch.mean(1, keepdims=True)
         contrast = np.maximum(np.sqrt(_dot(patch, patch)), np.float32(1e-3))
         correlation[rows] = _dot(patch, template[rows]) / (contrast * template_contrast[rows])

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 160
+WIDTH = 128
 """Width of the images that are compared, pixels."""
 STEP = 1.2
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
