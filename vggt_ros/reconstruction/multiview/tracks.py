@@ -33,6 +33,8 @@ MIN_TRACKED = 80
 """Number of points that must be tracked into the next keyframe, else features are matched, too."""
 FEW_MATCHES = 60
 """With fewer matches to the next keyframe, those of the keyframe before are tried, too."""
+MIN_HALVED = 480
+"""Width of images, pixels, from which corners are found in half the size."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 SAME_TRACK = 2.5
@@ -72,9 +74,14 @@ class Features:
 def detect(keyframe: Keyframe, count: int) -> Features:
     """Return the features of a keyframe: up to `count` corners."""
     gray = gray_image(keyframe.image)
-    spacing, free = 0.5 * float(np.sqrt(gray.size / count)), free_pixels(keyframe.excluded, gray.shape)
-    return Features(gray, coarse_image(gray), detect_corners(gray, count, spacing, free), keyframe.intrinsics, spacing,
-                    keyframe.excluded)
+    height, width = gray.shape
+    # Half the size is enough to find them: patches say where exactly they are.
+    size = (width, height) if width < MIN_HALVED else (width // 2, height // 2)
+    small = gray if width < MIN_HALVED else np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+    spacing = 0.5 * float(np.sqrt(gray.size / count))
+    corners = detect_corners(small, count, spacing * size[0] / width, free_pixels(keyframe.excluded, small.shape))
+    corners = ((corners + 0.5) * (np.array([width, height]) / size) - 0.5).astype(np.float32)
+    return Features(gray, coarse_image(gray), corners, keyframe.intrinsics, spacing, keyframe.excluded)
 
 
 def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
