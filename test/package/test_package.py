@@ -26,7 +26,8 @@ ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
 CONFINED = {
-    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py"),
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py",
+              "vggt_ros/benchmarks/robustness/"),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
     "rerun": ("vggt_ros/view/",),

@@ -15,6 +15,7 @@ from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
+from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robustness_arguments
 from vggt_ros.benchmarks.speed import speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
@@ -63,6 +64,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
                                           options.reference)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
+        elif options.command == "robustness":  # the same
+            figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -135,6 +138,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
     command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    add_robustness_arguments(commands.add_parser(
+        "robustness", help="hostile messages, damaged maps, kills, hangs and hours of work; needs ROS 2 and Linux; "
+        "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")

@@ -18,6 +18,7 @@ from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_des
 from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -211,6 +212,16 @@ class Atlas:
         if limit is not None:
             self._graph.set_reach(first, newest, limit)
         self._graph.attach(relative_poses(views))
+
+    def apply_ground(self, up_world: Array, up_camera: Array | None) -> None:
+        """With `map.planar`, solve the graph with soft factors by the ground; see `PlanarGround` for the vectors (3,).
+
+        No effect where it is not known what is up for the camera.
+        """
+        settings = self._config.map
+        if settings.planar and up_camera is not None and len(self._graph):
+            self._graph.apply_ground(PlanarGround(up_world, up_camera, float(np.radians(settings.planar_tilt)),
+                                                  settings.planar_height))
 
     def rescale(self, factor: float, metric: MetricScale) -> None:
         """Scale the connected component of the current submap by `factor`; see `PoseGraph.rescale`."""
