@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from vggt_ros.benchmarks import gpu_visit, scale, vggt
+from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
@@ -62,6 +62,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "window":
+            figures = window_cost.window_cost(options.networks, options.cores, options.frames, options.rounds,
+                                              options.set)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
         elif options.command == "robustness":  # the same
@@ -157,6 +160,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
         "torch, but no weights"))
+    window_cost.add_arguments(commands.add_parser(
+        "window", help="time and memory of a window on a CPU, for DA3, VGGT and multiview; needs torch and "
+        "depth-anything-3, but no weights"))
     gpu_visit.add_arguments(commands.add_parser(
         "gpu_visit", help="what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no weights, no "
         "network; returns 1 if a section was not done"))
