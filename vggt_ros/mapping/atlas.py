@@ -14,7 +14,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_binary_features
-from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach
+from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach, relocalized_views
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.plausibility import Drift
@@ -169,6 +169,23 @@ class Atlas:
         covariance = transported(alignment.covariance[None], to_matrix(own_alignment.reference_window)[None])[0]
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
                                                                images=len(alignment.shared)))
+
+    def measure_relocalized(self, found: Mapping[int, Relocalization],
+                            solution: Solution) -> tuple[int, int, LoopMeasurement]:
+        """Return the relative pose of two parts of the map, by keyframes of the one that were found in the other.
+
+        `found` is keyframe id to its relocalization in the other part, in the poses of `solution`. Returned are a
+        keyframe of the part in which they were found, one of those found, and the measurement, for `close_loop`.
+
+        Raises:
+            AlignmentRefused: the relocalizations are inconsistent, with each other or in depth.
+
+        """
+        reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
+        own = max(known)
+        alignment = align(known, self.views(known, own), self._config.alignment)
+        return reference, own, LoopMeasurement(alignment.reference_window, alignment.covariance,
+                                               images=len(alignment.shared))
 
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""
