@@ -141,3 +141,17 @@ def test_reconstructor_descriptors_of_different_kinds_are_left_out(sizes, caplog
     same = combine([records[0], records[0]])
     same.check()
     assert same.descriptor.shape == (2 * len(records[0]), 8)
+
+
+def test_the_unit_is_that_of_the_map_whose_scale_is_known_best():
+    """The frame stays that of the first map."""
+    unknown, known = part(0, 60, 1), replace(part(44, 104, 2), scale_state="OBSERVED", scale_sigma=0.01,
+                                             scale_source="odometry")
+    merged = merge([unknown, known], ["a", "b"], Config())
+    assert (merged.record.scale_state, merged.record.scale_source) == ("OBSERVED", "odometry")
+    solution, alone = solution_of(merged.record), solution_of(known)
+    ratio = solution.scale[len(unknown):] / alone.scale
+    np.testing.assert_allclose(ratio, 1, atol=0.02)
+    assert abs(np.log(solution.scale[0] / solution_of(unknown).scale[0])) > 0.05  # the first map is scaled
+    np.testing.assert_allclose(solution.map_camera[0, :3, 3], 0, atol=1e-6)
+    assert merge([known, unknown], ["b", "a"], Config()).record.scale_state == "OBSERVED"

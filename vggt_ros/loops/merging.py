@@ -14,7 +14,7 @@ from vggt_ros.loops.common_places import find_keyframes, measure, restricted
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.windows.solution import Solution
+from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ def merge(records: Sequence[MapRecord], names: Sequence[str], config: Config,
           progress: Callable[[int, int], object] = lambda done, total: None) -> Merged:
     """Join maps where they see the same places; what shares no place with another part stays a submap.
 
-    The first map gives the frame. `progress` is called with how many searches of a keyframe are done, of how many.
+    The first map gives the frame; the unit is that of the map whose metric scale is known best, of those joined.
+    `progress` is called with how many searches of a keyframe are done, of how many.
 
     Raises:
         ValueError: there is no map.
@@ -82,8 +83,32 @@ def merge(records: Sequence[MapRecord], names: Sequence[str], config: Config,
 
     for earlier, later in pairs:
         _join(earlier, later, atlas, config, advance)
+    _take_best_unit(records, atlas, solution)
     record = atlas.record(combined.next_keyframe, combined.next_window, combined.map_world)
     return Merged(record, atlas, parts)
+
+
+def _take_best_unit(records: Sequence[MapRecord], atlas: Atlas, apart: Solution) -> None:
+    """Scale each connected part of the merged map to the unit of that of its maps whose metric scale is known best.
+
+    `apart` is the solution before anything was joined. Of a map with several submaps, only the scale of the one that
+    grows is known.
+    """
+    merged, certainty, ends = atlas.solution(), {UNKNOWN: 0, PRIOR: 1, OBSERVED: 2}, np.cumsum(list(map(len, records)))
+    best: dict[int, tuple[tuple[int, float], MapRecord, NDArray[np.int64]]] = {}
+    for record, end in zip(records, ends.tolist(), strict=True):
+        rows = np.arange(end - len(record), end)
+        newest = rows[record.keyframe_submap == record.submap][-1]
+        rows = rows[apart.submaps[rows] == apart.submaps[newest]]
+        rank = certainty[record.scale_state], -record.scale_sigma
+        label = int(merged.submaps[newest])
+        if label not in best or rank > best[label][0]:
+            best[label] = rank, record, rows
+    growing = int(merged.submaps[-1])
+    for label, (_, record, rows) in best.items():
+        factor = float(np.exp(np.median(np.log(apart.scale[rows] / merged.scale[rows]))))
+        metric = MetricScale(record.scale_state, record.scale_sigma, record.scale_source)
+        atlas.rescale(factor, metric if label == growing else atlas.metric, int(merged.ids[rows[0]]))
 
 
 def _parts(records: Sequence[MapRecord], names: Sequence[str], solution: Solution) -> list[Part]:

@@ -184,8 +184,8 @@ class Atlas:
         reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
         own = max(known)
         alignment = align(known, self.views(known, own), self._config.alignment)
-        return reference, own, LoopMeasurement(alignment.reference_window, alignment.covariance,
-                                               images=len(alignment.shared))
+        count = len(alignment.shared)  # they see the same depth, so their errors are one
+        return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
 
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""
@@ -230,9 +230,12 @@ class Atlas:
             self._graph.set_reach(first, newest, limit)
         self._graph.attach(relative_poses(views))
 
-    def rescale(self, factor: float, metric: MetricScale) -> None:
-        """Scale the connected component of the current submap by `factor`; see `PoseGraph.rescale`."""
-        self._graph.rescale(self._graph.ids[-1], factor)
+    def rescale(self, factor: float, metric: MetricScale, keyframe: int | None = None) -> None:
+        """Scale the connected component of a keyframe, by default the newest, by `factor`; see `PoseGraph.rescale`.
+
+        `metric` is what is known of the scale of the current submap from now on.
+        """
+        self._graph.rescale(self._graph.ids[-1] if keyframe is None else keyframe, factor)
         self.metric = metric
 
     def set_scales(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:

@@ -56,7 +56,7 @@ def combine(records: Sequence[MapRecord]) -> MapRecord:
     last = records[-1]
     scalars: dict[str, Any] = {field.name: getattr(last, field.name) for field in fields(MapRecord)
                                if field.name not in SCHEMA}
-    arrays = {name: np.concatenate(parts) for name, parts in values.items()}
+    arrays: dict[str, Any] = {name: np.concatenate(parts) for name, parts in values.items()}
     return MapRecord(**arrays, **scalars | {
         "submap": int(arrays["keyframe_submap"][-1]), "next_keyframe": offset["keyframe"],
         "next_window": offset["window"], "map_world": records[0].map_world})
