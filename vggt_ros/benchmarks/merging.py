@@ -16,7 +16,7 @@ from vggt_ros.evaluation.errors import accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.loops.merging import merge
-from vggt_ros.replay.run import run
+from vggt_ros.replay.run import Run, run
 from vggt_ros.sequences.sequence import Image, Truth
 from vggt_ros.sequences.sequence import Sequence as Recording
 
@@ -67,8 +67,8 @@ def merging(pieces: Sequence[str], config: Config | None = None) -> dict[str, An
     """
     config = config or Config()
     results: dict[str, Any] = {}
-    print(f"{'recording':<34} {'maps':>5} {'joined':>7} {'ATE in one':>11} {'merged':>8} {'ratio':>6} "
-          f"{'keyframes':>10}", flush=True)
+    print(f"{'recording':<34} {'maps':>5} {'joined':>7} {'ATE in one':>11} {'of parts':>9} {'merged':>8} "
+          f"{'ratio':>6} {'keyframes':>10}", flush=True)
     for piece in pieces:
         name, _, count = piece.partition(":")
         recordings = [load(one) for one in name.split("+")]
@@ -82,17 +82,29 @@ def merging(pieces: Sequence[str], config: Config | None = None) -> dict[str, An
         together = accuracy(solution.stamps[rows], solution.map_camera[rows], *truth) if whole and truth else None
         figures: dict[str, Any] = {"maps": len(merged.parts), "groups": merged.groups,
                    "notes": {part.name: part.notes for part in merged.parts},
-                   "ate_in_one_m": one_piece and one_piece.ate_rmse, "ate_merged_m": together and together.ate_rmse,
+                   "ate_in_one_m": one_piece and one_piece.ate_rmse,
+                   "ate_of_parts_m": _pooled(maps) if whole else None, "ate_merged_m": together and together.ate_rmse,
                    "ratio": together.ate_rmse / one_piece.ate_rmse if together and one_piece else None,
                    "keyframes_joined": int(rows.sum()), "keyframes": len(solution)}
         results[piece] = figures
-        print(f"{piece:<34} {figures['maps']:>5} {len(merged.groups[0]):>7} {_text(figures['ate_in_one_m'], 4):>11} "
-              f"{_text(figures['ate_merged_m'], 4):>8} {_text(figures['ratio'], 2):>6} "
-              f"{figures['keyframes_joined']:>4} of {len(solution):>3}", flush=True)
+        in_one, alone, joined = (_text(figures[f"ate_{key}_m"], 4) for key in ("in_one", "of_parts", "merged"))
+        print(f"{piece:<34} {figures['maps']:>5} {len(merged.groups[0]):>7} {in_one:>11} {alone:>9} {joined:>8} "
+              f"{_text(figures['ratio'], 2):>6} {figures['keyframes_joined']:>4} of {len(solution):>3}", flush=True)
         for part in merged.parts:
             for note in part.notes:
                 print(f"  {part.name}: {note}", flush=True)
     return results
+
+
+def _pooled(maps: Sequence[Run]) -> float | None:
+    """Return the errors of maps that are aligned each by itself, pooled over their keyframes: what merging begins with.
+
+    None without ground truth.
+    """
+    errors = [(one.accuracy(), len(one.slam.solution)) for one in maps]
+    known = [(error.ate_rmse, count) for error, count in errors if error is not None]
+    return float(np.sqrt(np.average([error**2 for error, _ in known], weights=[count for _, count in known]))) \
+        if known else None
 
 
 def _cut(recording: Recording, count: int) -> list[Any]:
