@@ -17,7 +17,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.places.relocalization import Relocalization, Relocalizer
+from vggt_ros.places.relocalization import MIN_SPREAD_SUPPORTED, Relocalization, Relocalizer
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.windows.alignment import AlignmentRefused
 from vggt_ros.windows.keyframe import BinaryFeatures
@@ -55,7 +55,8 @@ def stored_image(keyframe: MapKeyframe) -> ImageFeatures:
 def find_keyframes(keyframes: Iterable[int], part: Solution, config: Config,
                    progress: Callable[[], object] = lambda: None) -> dict[int, Relocalization]:
     """Return the keyframes that were found in another part of the map, whose `part` of the solution is given."""
-    search, found = Relocalizer(config.tracking), {}
+    # What one image leaves open, the others of its group decide: their poses and depth have to agree.
+    search, found = Relocalizer(config.tracking, MIN_SPREAD_SUPPORTED), {}
     for keyframe in keyframes:
         stored = part.keyframes[keyframe]
         if (one := search.search(stored_image(stored), stored.intrinsics, part)) is not None:
