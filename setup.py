@@ -14,6 +14,7 @@ ROS_EXECUTABLES = [
     "replay = vggt_ros.cli.replay:main",
     "evaluate = vggt_ros.cli.evaluate:main",
     "export = vggt_ros.cli.export:main",
+    "merge = vggt_ros.cli.merge:main",
     "benchmark = vggt_ros.cli.benchmark:main",
     "reconstruct = vggt_ros.cli.reconstruct:main",
     "parity = vggt_ros.cli.parity:main",

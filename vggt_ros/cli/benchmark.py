@@ -14,6 +14,7 @@ from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
+from vggt_ros.benchmarks.merging import merging
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robustness_arguments
 from vggt_ros.benchmarks.speed import speed
@@ -32,6 +33,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "map":
             figures = maps(options.sequences, Config().parse(options.set))
+        elif options.command == "merge":
+            figures = merging(options.recordings, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -96,6 +99,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "on rendered ones")
     command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
+                                  "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
+                         metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
+                         "different recordings, whose maps must stay apart")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
