@@ -241,10 +241,7 @@ class Atlas:
                                                   settings.planar_height))
 
     def rescale(self, factor: float, metric: MetricScale, keyframe: int | None = None) -> None:
-        """Scale the connected component of a keyframe, by default the newest, by `factor`; see `PoseGraph.rescale`.
-
-        `metric` is what is known of the scale of the current submap from now on.
-        """
+        """Scale the component of a keyframe, by default the newest, and set what is known of the current submap's."""
         self._graph.rescale(self._graph.ids[-1] if keyframe is None else keyframe, factor)
         self.metric = metric
 
