@@ -1,4 +1,4 @@
-"""Lets pip build the package from the root of the repository, where no setup.py may be: colcon would find no other package.
+"""Lets pip build the package from the root of the repository, where no setup.py may be: colcon would look no further.
 
 A build backend (PEP 517): that of setuptools, in the folder of the package.
 """

@@ -130,7 +130,7 @@ class MapConfig:
                                     unit="rank", low=0.0, high=1.0, live=True)
     max_depth: float = setting(8.0, "Points at a larger depth, in median depths of their keyframe, are left out.",
                                unit="median depths", low=1.0, high=1000.0, live=True)
-    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/map`.",
+    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/cloud_map`.",
                             unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)

@@ -1,4 +1,4 @@
-"""Installs vggt_ros: as an ament_python package by colcon, or by pip without ROS."""
+"""Installs vggt_ros: as an ament_python package by colcon, or by pip without ROS (see ../pip_build.py)."""
 
 import re
 import sys

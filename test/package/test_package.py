@@ -14,6 +14,8 @@ import yaml
 from paths import ROOT
 
 PACKAGE = ROOT / "vggt_ros"
+DESCRIPTION = ROOT / "packages" / "vggt_ros"
+"""What ROS knows of the package."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), ("windows",), \
@@ -120,20 +122,20 @@ def test_core_needs_neither_ros_nor_torch():
 
 
 def test_package_xml():
-    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    tree = ElementTree.parse(DESCRIPTION / "package.xml").getroot()
     assert tree.get("format") == "3" and tree.findtext("name") == "vggt_ros"
     assert tree.findtext("export/build_type") == "ament_python"
-    assert tree.findtext("license") == "Apache-2.0" and (ROOT / tree.find("license").get("file")).exists()
+    assert tree.findtext("license") == "Apache-2.0" and (DESCRIPTION / tree.find("license").get("file")).exists()
     order = [child.tag for child in tree]
     head = ["name", "version", "description", "maintainer", "license", "url", "url", "url", "author"]
     assert order[:len(head)] == head, "the schema asks for this order"
     catkin = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg is not installed")
-    catkin.parse_package(str(ROOT / "package.xml")).validate()
+    catkin.parse_package(str(DESCRIPTION / "package.xml")).validate()
 
 
 def test_dependencies_are_declared():
     """All packages that the code or the launch file imports are in package.xml or requirements.txt."""
-    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    tree = ElementTree.parse(DESCRIPTION / "package.xml").getroot()
     declared = {item.text for item in tree.iter("exec_depend")}
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
@@ -149,15 +151,15 @@ def test_dependencies_are_declared():
 
 
 def test_versions_agree():
-    tree = ElementTree.parse(ROOT / "package.xml").getroot()
-    setup = (ROOT / "setup.py").read_text()
+    tree = ElementTree.parse(DESCRIPTION / "package.xml").getroot()
+    setup = (DESCRIPTION / "setup.py").read_text()
     code = (PACKAGE / "__init__.py").read_text()
     assert tree.findtext("version") == re.search(r'version="([^"]+)"', setup)[1] == \
         re.search(r'__version__ = "([^"]+)"', code)[1]
 
 
 def entry_points() -> dict[str, tuple[str, str]]:
-    found = re.findall(r'"(\w+) = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text())
+    found = re.findall(r'"(\w+) = ([\w.]+):(\w+)"', (DESCRIPTION / "setup.py").read_text())
     return {name: (module, function) for name, module, function in found}
 
 
@@ -242,11 +244,11 @@ def node_topics(tmp_path_factory):
 
 
 def test_node_publishes_the_documented_topics(node_topics):
-    expected = {"odom", "pose", "path", "cloud", "map", "map_updates", "grid", "depth/image", "depth/camera_info",
-                "markers", "status"}
+    expected = {"odom", "pose", "path", "cloud", "map", "grid", "cloud_map", "cloud_map_updates", "map_updates",
+                "features", "depth/image", "depth/camera_info", "markers", "status", "slam_status"}
     assert set(node_topics) == {f"/vggt_slam/{name}" for name in expected} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
-        {"path", "map", "grid", "markers", "status"}
+        {"path", "map", "grid", "cloud_map", "markers", "status", "slam_status"}
 
 
 def test_rviz_shows_what_the_node_publishes(node_topics):
@@ -275,11 +277,15 @@ def test_reference_names_the_topics(node_topics):
 
 
 def test_reference_names_the_services():
-    """The table of services, against the names that the node gives to its commands."""
+    """The table of services, against the names and types of the node's commands."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from vggt_ros.ros.interfaces import SERVICES, TYPED_SERVICES
+
     page = (ROOT / "docs" / "reference" / "services.md").read_text()
-    rows = re.findall(r"^\| `~/(\w+)` \| `std_srvs/Trigger` \|", page, re.MULTILINE)
-    node = (PACKAGE / "ros" / "slam_node.py").read_text()
-    assert rows == list(ast.literal_eval(re.search(r"CommandServices\(self, (\(.*?\))\)", node)[1]))
+    rows = re.findall(r"^\| `~/(\w+)` \| `(\w+/\w+)` \|", page, re.MULTILINE)
+    types = {name: f"{kind.__module__.split('.')[0]}/{kind.__name__}" for name, kind in
+             {**SERVICES, **TYPED_SERVICES}.items()}
+    assert dict(rows) == types if TYPED_SERVICES else types.items() <= dict(rows).items()
 
 
 def test_reference_names_every_setting():
