@@ -193,6 +193,8 @@ class Config:
                           "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"), live=True)
+    bond_heartbeat_period: float = setting(0.1, "Period of the heartbeats to Nav2's lifecycle manager; 0: no bond.",
+                                           unit="s", low=0.0, high=10.0)
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)

@@ -22,8 +22,7 @@ from vggt_ros.ros import messages
 from vggt_ros.ros.interfaces import MISSING, TYPED_SERVICES
 from vggt_ros.view.tracked_corners import FROM_DEPTH, TRIANGULATED, UNKNOWN, draw_corners
 
-SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2,
-            "tracking__features": 200}
+SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
 DOMAIN = 96
 typed = pytest.mark.skipif(bool(MISSING), reason=f"vggt_ros_msgs is not built ({MISSING})")
 
@@ -151,7 +150,7 @@ def test_the_typed_status_is_the_status(bench):
     assert status.state == getattr(SlamStatus, text["state"]) in (SlamStatus.TRACKING, SlamStatus.DEGRADED)
     assert status.active and not status.paused and status.mode == "mapping" and status.header.frame_id == "map"
     assert (status.scale_state, status.scale_source) == (SlamStatus.SCALE_UNKNOWN, text["scale by"])
-    assert status.images_received == bench.counts["received"] > status.images_tracked > 20
+    assert status.images_received == bench.counts["received"] > status.images_tracked > 3
     assert status.keyframes == len(bench.node.slam.solution) == int(text["keyframes placed"])
     assert status.windows == int(text["windows"]) and status.last_window_seconds > 0
     assert status.message == bench.status_message() and status.latency_milliseconds > 0

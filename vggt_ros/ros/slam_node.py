@@ -20,6 +20,7 @@ from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import interfaces, parameters
+from vggt_ros.ros.bond import Bond
 from vggt_ros.ros.commands import CommandServices
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
@@ -126,6 +127,8 @@ class SlamNode(NodeParts):
         closers.callback(self.commands.set_handlers, {})
         self.periodic_work = PeriodicWork(self)
         closers.callback(self.periodic_work.close)
+        self.bond = Bond(self, self.config.bond_heartbeat_period)
+        closers.callback(self.bond.close)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and publish the results from while the node was inactive."""
@@ -133,11 +136,13 @@ class SlamNode(NodeParts):
         self.is_active = True
         self.outputs.republish()
         self.resume()
+        self.bond.start()
         self.get_logger().info(f"images from {self.source.topic}, calibration from {self.source.info_topic}")
         return Success
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and flush the partial window; the map is kept."""
+        self.bond.stop()
         self.pause()
         self.is_paused = False
         self.periodic_work.publish_status()
