@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -292,3 +293,38 @@ def test_reference_names_every_setting():
     page = (ROOT / "docs" / "reference" / "parameters.md").read_text()
     assert page == settings_writer().parameters_page(), "run: python dev/slam_yaml.py"
     assert len(re.findall(r"^\| `([a-z_.]+)` \| ", page, re.MULTILINE)) > 40
+
+
+MESSAGES = ROOT / "packages" / "vggt_ros_msgs"
+
+
+def test_colcon_and_rosdep_find_both_packages():
+    """Known fault: with a package.xml or setup.py at the root they look no further. What is under dev/ stays hidden."""
+    catkin = pytest.importorskip("catkin_pkg.packages", reason="catkin_pkg is not installed")
+    assert set(catkin.find_package_paths(str(ROOT))) == {"packages/vggt_ros", "packages/vggt_ros_msgs"}
+    colcon = shutil.which("colcon")
+    if colcon is None:
+        pytest.skip("colcon is not installed")
+    listed = subprocess.run([colcon, "list", "--base-paths", str(ROOT)], capture_output=True, text=True, check=True,
+                            cwd=ROOT, env={**os.environ, "COLCON_LOG_PATH": os.devnull}, timeout=60).stdout
+    assert [line.split()[0::2] for line in listed.splitlines()] == [["vggt_ros", "(ros.ament_python)"],
+                                                                   ["vggt_ros_msgs", "(ros.ament_cmake)"]]
+
+
+def test_the_package_links_to_its_parts():
+    for link in DESCRIPTION.iterdir():
+        assert not link.is_symlink() or (link.resolve().is_relative_to(ROOT) and link.exists()), link
+    assert {path.name for path in DESCRIPTION.iterdir() if path.is_symlink()} >= {
+        "vggt_ros", "launch", "config", "test", "requirements.txt", "LICENSE"}
+
+
+def test_the_messages_package_is_complete():
+    """Every definition is built, what the definitions use is declared, and the versions agree."""
+    build, tree = (MESSAGES / "CMakeLists.txt").read_text(), ElementTree.parse(MESSAGES / "package.xml").getroot()
+    files = {str(path.relative_to(MESSAGES)) for path in MESSAGES.glob("*/*") if path.suffix != ".xml"}
+    assert files and set(re.findall(r'"(\w+/\w+\.\w+)"', build)) == files
+    text = "\n".join((MESSAGES / name).read_text() for name in files)
+    used = set(re.findall(r"^(\w+)/\w+(?:\[\S*\])? \w+", text, re.MULTILINE))
+    assert used == {item.text for item in tree.iter("depend")}
+    assert used == set(re.search(r"DEPENDENCIES ([\w ]+)", build)[1].split())
+    assert tree.findtext("version") == ElementTree.parse(DESCRIPTION / "package.xml").getroot().findtext("version")

@@ -2,8 +2,8 @@
 
 The protocol is that of the package bond (bond_core). Both sides send `bond/msg/Status` on one topic with the name of
 the node as id, each with an instance id of its own. The first message of the other side forms the bond; `active:
-false`, or silence, ends it, and the end is acknowledged by `active: false`. The heartbeats are sent by the executor: if that
-hangs, the manager notices. After SIGINT nothing can be sent any more, and the manager notices by the silence.
+false`, or silence, ends it, and the end is acknowledged by `active: false`. The heartbeats are sent by the executor: if
+that hangs, the manager notices. After SIGINT nothing can be sent any more, and the manager notices by the silence.
 """
 
 from __future__ import annotations
