@@ -16,7 +16,7 @@ from scenes import lap
 from vggt_ros.ros.bond import ALIVE, DEAD, ENDING, WAITING
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "tracking__features": 200, "bond_heartbeat_period": 0.1}
-DOMAIN = 98
+DOMAIN = 53
 
 
 class Manager:

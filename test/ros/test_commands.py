@@ -23,7 +23,7 @@ from vggt_ros.ros.interfaces import MISSING, TYPED_SERVICES
 from vggt_ros.view.tracked_corners import FROM_DEPTH, TRIANGULATED, UNKNOWN, draw_corners
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
-DOMAIN = 96
+DOMAIN = 51
 typed = pytest.mark.skipif(bool(MISSING), reason=f"vggt_ros_msgs is not built ({MISSING})")
 
 
@@ -115,7 +115,8 @@ def test_a_map_is_saved_and_loaded_by_name(bench):
 def test_the_mode_is_set_and_is_the_parameter(bench):
     for mode in ("localization", "mapping"):
         assert call_typed(bench, "set_mode", mode=mode).success
-        assert bench.parameters("mode") == [mode] == [bench.node.slam.config.mode]
+        assert bench.parameters("mode") == [mode]
+        assert bench.spin(lambda mode=mode: bench.node.slam.config.mode == mode)
     answer = call_typed(bench, "set_mode", mode="flying")
     assert not answer.success and "flying" in answer.message and "localization" in answer.message
     assert bench.parameters("mode") == ["mapping"]
@@ -150,9 +151,10 @@ def test_the_typed_status_is_the_status(bench):
     assert status.state == getattr(SlamStatus, text["state"]) in (SlamStatus.TRACKING, SlamStatus.DEGRADED)
     assert status.active and not status.paused and status.mode == "mapping" and status.header.frame_id == "map"
     assert (status.scale_state, status.scale_source) == (SlamStatus.SCALE_UNKNOWN, text["scale by"])
-    assert status.images_received == bench.counts["received"] > status.images_tracked > 3
+    assert status.images_received == bench.counts["received"] > status.images_tracked == int(text["tracked"]) > 0
     assert status.keyframes == len(bench.node.slam.solution) == int(text["keyframes placed"])
-    assert status.windows == int(text["windows"]) and status.last_window_seconds > 0
+    assert status.windows == int(text["windows"])
+    assert status.last_window_seconds > 0 or (np.isnan(status.last_window_seconds) and "last window" not in text)
     assert status.message == bench.status_message() and status.latency_milliseconds > 0
 
 
@@ -182,10 +184,10 @@ def test_a_subscriber_that_expects_a_cloud_on_map_is_named(bench):
     """It gets nothing, and ROS does not tell it."""
     other = Peer(DOMAIN)  # a participant of DDS has one type for a topic
     other.peer.create_subscription(PointCloud2, "/vggt_slam/map", other.got["wrong"].append, LATCHED)
-    assert bench.spin(lambda: bench.logged("peer subscribes to /vggt_slam/map as sensor_msgs/msg/PointCloud2",
+    assert bench.spin(lambda: bench.logged("subscribes to /vggt_slam/map as sensor_msgs/msg/PointCloud2",
                                            "/vggt_slam/cloud_map now"), seconds=20)
     bench.spin(seconds=1.2)
-    assert bench.log.count("peer subscribes") == 1 and not other.got["wrong"]
+    assert bench.log.count("subscribes to") == 1 and not other.got["wrong"]
     other.close()
 
 
@@ -253,7 +255,10 @@ def test_the_node_runs_where_the_messages_are_not_built(tmp_path):
         node = subprocess.Popen([sys.executable, "-c", WITHOUT, "--ros-args", "-p", "reconstructor:=multiview"],
                                 stdout=out, stderr=out, env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN + 1)})
     try:
-        peer.change("configure", "activate")
+        try:
+            peer.change("configure", "activate")
+        except AssertionError as error:
+            raise AssertionError(log.read_text()) from error
         assert peer.call("pause").success and peer.call("resume").success
         names = {name for name, _ in peer.peer.get_topic_names_and_types()}
         assert "/vggt_slam/status" in names and "/vggt_slam/slam_status" not in names

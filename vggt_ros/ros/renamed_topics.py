@@ -7,6 +7,8 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
+from vggt_ros.ros.silence import node_name
+
 
 class RenamedPublisher:
     """Lifecycle publishers of one type on a topic and on the name that it had before.
@@ -59,6 +61,6 @@ class ChangedType:
         for info in self._node.get_subscriptions_info_by_topic(self._topic):
             if info.topic_type == self._old_type:
                 self._is_said = True
-                self._node.get_logger().warning(f"{info.node_name} subscribes to {self._topic} as {self._old_type}, "
+                self._node.get_logger().warning(f"{node_name(info)} subscribes to {self._topic} as {self._old_type}, "
                                                 f"which is on {self._new_topic} now: remap it, it gets nothing here")
                 return
