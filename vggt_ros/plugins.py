@@ -24,6 +24,7 @@ BUILT_IN = {
     "vggt": ("vggt_ros.reconstruction.vggt.reconstructor:Vggt", "vggt_ros.reconstruction.vggt.settings:VggtConfig"),
     "multiview": ("vggt_ros.reconstruction.multiview.reconstructor:Multiview",
                   "vggt_ros.reconstruction.multiview.settings:MultiviewConfig"),
+    "remote": ("vggt_ros.ros.remote_reconstructor:Remote", "vggt_ros.reconstruction.remote_settings:RemoteConfig"),
 }
 """Name to class and settings of those of this package, in the order in which `auto` tries them.
 
