@@ -57,7 +57,7 @@ class Remote:
         self._link = SimulatedLink(settings.link_delay / 1e3, settings.link_loss / 100, settings.link_rate * 1e6)
         self._fallback: Reconstructor | None = None
         self._client_id, self._server, self._last_log = str(uuid.uuid4()), "not reached yet", 0.0
-        self._sent = self._received = self._repeated = self._fallbacks = self._windows = 0
+        self._sent = self._sends = self._received = self._repeated = self._fallbacks = self._windows = 0
         self._round_trips: deque[float] = deque(maxlen=20)
         self._server_seconds: deque[float] = deque(maxlen=20)
         self._sign_of_life = 0.0
@@ -67,7 +67,8 @@ class Remote:
         self._actions = ActionClient(self._node, ReconstructWindow, f"{settings.server.rstrip('/')}/reconstruct")
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        threading.Thread(target=self._spin, name="vggt_remote", daemon=True).start()
+        self._thread = threading.Thread(target=self._spin, name="vggt_remote", daemon=True)
+        self._thread.start()
 
     @classmethod
     def unavailable_reason(cls, config: Config, at_once: bool) -> str:
@@ -113,10 +114,10 @@ class Remote:
 
         """
         goal = window_goal(window, self._client_id, self._settings.jpeg_quality, self._settings.lossless)
-        began = time.monotonic()
+        began, sends = time.monotonic(), self._sends
         while True:
             deadline = began + self._settings.deadline if self._fallback is not None else np.inf
-            result = self._attempt(goal, float(deadline))
+            result = self._attempt(goal, float(deadline), again=self._sends > sends)
             if result is not None and result.outcome == Result.REFUSED:
                 raise ReconstructionRefused(result.reason)
             if result is not None and result.outcome == Result.SOLVED:
@@ -134,7 +135,6 @@ class Remote:
             if time.monotonic() > deadline:
                 return self._fall_back(window)
             time.sleep(_PAUSE)
-            self._repeated += 1
 
     def close(self) -> None:
         """End the client."""
@@ -142,16 +142,17 @@ class Remote:
             self._fallback.close()
         self._executor.shutdown(timeout_sec=0.5)
         rclpy.try_shutdown(context=self._context)
+        self._thread.join(1.0)  # a thread that is still in rclpy when the interpreter exits aborts the process
 
-    def _attempt(self, goal: Any, deadline: float) -> Any:
-        """Send a goal and return the result; None if there is no server, or it gives no sign of life."""
+    def _attempt(self, goal: Any, deadline: float, again: bool) -> Any:
+        """Send a goal, possibly `again`, and return the result; None if no server takes it, or shows a sign of life."""
         if not self._actions.server_is_ready():
             self._server = "not reached"
             self._say("it is not there")
             return None
         size = goal_bytes(goal)
         time.sleep(self._link.seconds(size))
-        self._sent += size
+        self._sent, self._sends, self._repeated = self._sent + size, self._sends + 1, self._repeated + again
         self._sign_of_life = time.monotonic()
         accepted = self._wait(self._actions.send_goal_async(goal, self._on_feedback), deadline)
         if accepted is None or not accepted.accepted:
