@@ -13,7 +13,7 @@ bond = pytest.importorskip("bond.msg", reason="the messages of the package bond 
 from bench import Bench
 from scenes import lap
 
-from vggt_ros.ros.bond import ALIVE, DEAD, ENDING, WAITING
+from vggt_ros.ros.bond import ALIVE, DEAD, ENDING, WAITING, Bond
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "tracking__features": 200, "bond_heartbeat_period": 0.1}
 DOMAIN = 53
@@ -59,31 +59,41 @@ def sequence():
     return lap(10, 0.25)
 
 
-@pytest.fixture
-def make(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_LOG_DIR", os.fspath(tmp_path))
-    benches = []
-
-    def make_bench(**settings):
-        benches.append(Bench(DOMAIN, sequence().oracle(), ["status"], **{**SETTINGS, **settings}))
-        benches[-1].read_log = lambda: capfd.readouterr().err
-        return benches[-1]
-
-    yield make_bench
-    for bench in benches:
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
+    bench = Bench(DOMAIN, sequence().oracle(), ["status"], **SETTINGS)
+    try:
+        bench.start()
+        yield bench
+    finally:
         bench.close()
 
 
-def test_heartbeats_while_the_node_is_active(make):
-    """None before; then with the name of the node, one instance, and the period and timeout that are configured."""
-    bench = make()
+@pytest.fixture
+def bench(node, capfd):
+    """The node, inactive."""
+    node.log, node.read_log = "", lambda: capfd.readouterr().err
+    node.node.trigger_deactivate()
+    assert node.spin(lambda: node.node.bond.state == DEAD, seconds=3)
+    return node
+
+
+def bonded(bench):
+    """Activate the node, and return a manager that has formed a bond with it."""
     manager = Manager(bench)
-    assert bench.node.trigger_configure().name == "SUCCESS"
-    bench.spin(seconds=0.5)
-    assert not manager.heard and bench.node.bond.state == DEAD
     assert bench.node.trigger_activate().name == "SUCCESS"
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE, seconds=5)
+    assert bench.spin(lambda: bench.node.bond.state == ALIVE and manager.heard, seconds=5)
+    return manager
+
+
+def test_heartbeats_while_the_node_is_active(bench):
+    """None before; then with the name of the node, one instance, and the period and timeout that are configured."""
+    before = Manager(bench)
+    bench.spin(seconds=0.5)
+    assert not before.heard and bench.node.bond.state == DEAD
+    before.end()
+    manager = bonded(bench)
     manager.heard.clear()
     bench.spin(seconds=2.0)
     times = [when for when, _ in manager.heard]
@@ -92,13 +102,11 @@ def test_heartbeats_while_the_node_is_active(make):
         assert message.active and message.heartbeat_timeout == 4.0 and message.heartbeat_period == pytest.approx(0.1)
     assert len({message.instance_id for _, message in manager.heard}) == 1
     assert bench.logged("bonded with a lifecycle manager")
+    manager.end()
 
 
-def test_the_bond_ends_when_the_node_is_deactivated_and_forms_again(make):
-    bench = make()
-    manager = Manager(bench)
-    bench.start()
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE and manager.heard, seconds=5)
+def test_the_bond_ends_when_the_node_is_deactivated_and_forms_again(bench):
+    manager = bonded(bench)
     first = manager.heard[-1][1].instance_id
     began = time.monotonic()
     assert bench.node.trigger_deactivate().name == "SUCCESS"
@@ -107,19 +115,14 @@ def test_the_bond_ends_when_the_node_is_deactivated_and_forms_again(make):
     manager.heard.clear()
     bench.spin(seconds=0.5)
     assert not manager.heard
-    manager.active, manager.told = True, None
-    assert bench.node.trigger_activate().name == "SUCCESS"
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE and manager.heard, seconds=5) and not manager.told
-    assert manager.heard[-1][1].instance_id != first
-    assert bench.node.trigger_deactivate().name == bench.node.trigger_cleanup().name == "SUCCESS"
-    assert bench.spin(lambda: manager.told, seconds=1)
+    manager.end()
+    again = bonded(bench)
+    assert again.heard[-1][1].instance_id != first and not again.told
+    again.end()
 
 
-def test_without_an_acknowledgment_the_node_tells_for_two_seconds(make):
-    bench = make()
-    manager = Manager(bench)
-    bench.start()
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE, seconds=5)
+def test_without_an_acknowledgment_the_node_tells_for_two_seconds(bench):
+    manager = bonded(bench)
     manager.acknowledges = False
     assert bench.node.trigger_deactivate().name == "SUCCESS"
     assert bench.node.bond.state == ENDING
@@ -128,39 +131,37 @@ def test_without_an_acknowledgment_the_node_tells_for_two_seconds(make):
     bench.spin(seconds=3.0)
     assert bench.node.bond.state == DEAD
     assert 20 < len(manager.heard) < 45 and not any(message.active for _, message in manager.heard)
+    manager.end()
 
 
-def test_a_manager_that_ends_or_falls_silent_does_not_stop_the_node(make):
+def test_a_manager_that_ends_or_falls_silent_does_not_stop_the_node(bench):
     """Nor does it get heartbeats any more; its end is acknowledged."""
-    bench = make()
-    manager = Manager(bench)
-    bench.start()
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE, seconds=5)
+    manager = bonded(bench)
     manager.active = False
     manager.say(False)
     assert bench.spin(lambda: manager.told, seconds=2) and bench.node.bond.state == DEAD
     assert bench.state() == "active" and bench.logged("the lifecycle manager ended the bond")
     manager.end()
-    assert bench.node.trigger_deactivate().name == bench.node.trigger_activate().name == "SUCCESS"
-    silent = Manager(bench)
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE, seconds=5)
+    assert bench.node.trigger_deactivate().name == "SUCCESS"
+    silent = bonded(bench)
     silent.active = False
     assert bench.spin(lambda: bench.node.bond.state == DEAD, seconds=6)
     assert 3.5 < time.monotonic() - bench.node.bond._heard < 5.5
     assert bench.state() == "active" and bench.logged("no heartbeat of the lifecycle manager for 4 s")
+    silent.end()
 
 
-def test_bonds_of_other_nodes_are_not_taken_for_this_one(make):
-    bench = make()
-    Manager(bench, "amcl")
-    bench.start()
+def test_bonds_of_other_nodes_are_not_taken_for_this_one(bench):
+    manager = Manager(bench, "amcl")
+    assert bench.node.trigger_activate().name == "SUCCESS"
     bench.spin(seconds=0.5)
     assert bench.node.bond.state == WAITING
+    manager.end()
 
 
-def test_without_a_period_there_is_no_bond(make):
-    bench = make(bond_heartbeat_period=0.0)
-    manager = Manager(bench)
-    bench.start()
+def test_without_a_period_there_is_no_bond(bench):
+    manager, bond_of_node = Manager(bench), Bond(bench.node, 0.0)
+    bond_of_node.start()
     bench.spin(seconds=0.5)
-    assert not manager.heard and bench.node.bond.state == DEAD
+    assert not manager.heard and bond_of_node.state == DEAD
+    manager.end()

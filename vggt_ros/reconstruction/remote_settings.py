@@ -14,7 +14,7 @@ class RemoteConfig:
     server: str = setting("/reconstruction_server", "Name of the server, with its namespace.")
     width: int = setting(518, "Width of the images, rounded down to a multiple of 14, as networks need it.",
                          unit="px", low=56, high=1036)
-    jpeg_quality: int = setting(90, "Quality of the images that are sent; a window of 8 is about 1 MB.", low=10,
+    jpeg_quality: int = setting(95, "Quality of the images that are sent; a window of 8 is about 0.5 MB.", low=10,
                                 high=100)
     lossless: bool = setting(False, "Send images as PNG and geometry in full precision: five times the bytes.")
     fallback: str = setting("wait", "What solves a window after `remote.deadline`: `wait` for the server, or the name "
