@@ -19,8 +19,9 @@ from vggt_ros.benchmarks.enlarged_bag import enlarge
 from vggt_ros.benchmarks.process_memory import MemoryWatch
 from vggt_ros.evaluation.errors import EvaluationError, accuracy
 from vggt_ros.ros.bag_player import BagError
+from vggt_ros.ros.node_process import NodeError
 from vggt_ros.ros.recorder import Recording
-from vggt_ros.ros.session import BagTopics, NodeError, bag_topics, record_node
+from vggt_ros.ros.session import BagTopics, bag_topics, record_node
 from vggt_ros.ros.start_up import StartUp, measure_start_up
 from vggt_ros.sequences.bag import BagSequence
 from vggt_ros.sequences.sequence import SequenceError, Truth

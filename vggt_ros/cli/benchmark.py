@@ -8,13 +8,15 @@ import json
 import sys
 from pathlib import Path
 
-from vggt_ros.benchmarks import gpu_visit, scale, vggt
+from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
+from vggt_ros.benchmarks.merging import merging
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
+from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robustness_arguments
 from vggt_ros.benchmarks.speed import speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
@@ -31,6 +33,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "map":
             figures = maps(options.sequences, Config().parse(options.set))
+        elif options.command == "merge":
+            figures = merging(options.recordings, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -61,8 +65,13 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "window":
+            figures = window_cost.window_cost(options.networks, options.cores, options.frames, options.rounds,
+                                              options.set)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
+        elif options.command == "robustness":  # the same
+            figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
         else:
             figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
                                 options.network, options.rounds, options.repeat, options.compile,
@@ -90,6 +99,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "on rendered ones")
     command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
+                                  "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
+                         metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
+                         "different recordings, whose maps must stay apart")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
@@ -135,6 +150,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
     command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    add_robustness_arguments(commands.add_parser(
+        "robustness", help="hostile messages, damaged maps, kills, hangs and hours of work; needs ROS 2 and Linux; "
+        "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
@@ -151,6 +169,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
         "torch, but no weights"))
+    window_cost.add_arguments(commands.add_parser(
+        "window", help="time and memory of a window on a CPU, for DA3, VGGT and multiview; needs torch and "
+        "depth-anything-3, but no weights"))
     gpu_visit.add_arguments(commands.add_parser(
         "gpu_visit", help="what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no weights, no "
         "network; returns 1 if a section was not done"))

@@ -15,9 +15,10 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_description
-from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach
+from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach, relocalized_views
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -169,6 +170,23 @@ class Atlas:
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
                                                                images=len(alignment.shared)))
 
+    def measure_relocalized(self, found: Mapping[int, Relocalization],
+                            solution: Solution) -> tuple[int, int, LoopMeasurement]:
+        """Return the relative pose of two parts of the map, by keyframes of the one that were found in the other.
+
+        `found` is keyframe id to its relocalization in the other part, in the poses of `solution`. Returned are a
+        keyframe of the part in which they were found, one of those found, and the measurement, for `close_loop`.
+
+        Raises:
+            AlignmentRefused: the relocalizations are inconsistent, with each other or in depth.
+
+        """
+        reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
+        own = max(known)
+        alignment = align(known, self.views(known, own), self._config.alignment)
+        count = len(alignment.shared)  # they see the same depth, so their errors are one
+        return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
+
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""
         components = self._graph.components
@@ -212,9 +230,19 @@ class Atlas:
             self._graph.set_reach(first, newest, limit)
         self._graph.attach(relative_poses(views))
 
-    def rescale(self, factor: float, metric: MetricScale) -> None:
-        """Scale the connected component of the current submap by `factor`; see `PoseGraph.rescale`."""
-        self._graph.rescale(self._graph.ids[-1], factor)
+    def apply_ground(self, up_world: Array, up_camera: Array | None) -> None:
+        """With `map.planar`, solve the graph with soft factors by the ground; see `PlanarGround` for the vectors (3,).
+
+        No effect where it is not known what is up for the camera.
+        """
+        settings = self._config.map
+        if settings.planar and up_camera is not None and len(self._graph):
+            self._graph.apply_ground(PlanarGround(up_world, up_camera, float(np.radians(settings.planar_tilt)),
+                                                  settings.planar_height))
+
+    def rescale(self, factor: float, metric: MetricScale, keyframe: int | None = None) -> None:
+        """Scale the component of a keyframe, by default the newest, and set what is known of the current submap's."""
+        self._graph.rescale(self._graph.ids[-1] if keyframe is None else keyframe, factor)
         self.metric = metric
 
     def set_scales(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:

@@ -73,8 +73,7 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
             continue
         reasons = "; ".join(reason for _, reason in unavailable) or "what it needs is available"
         return created, f"{name}, because {reasons}"
-    *others, (_, last) = unavailable
-    raise ConfigError("; ".join([*(f"{name} is not used, because {reason}" for name, reason in others), last]))
+    raise ConfigError("; ".join(f"{name} is not used, because {reason}" for name, reason in unavailable))
 
 
 def create(name: str, config: Config, progress: Callable[[str], None] = lambda text: None,

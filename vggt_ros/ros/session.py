@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,21 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
 from tf2_ros import TransformException
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 from vggt_ros.ros.mounting import frame_name
+from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, running, slam_command
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
 from vggt_ros.sequences.topics import info_topic_of, nearest_info
-
-_REQUESTS = 4
-"""How often a transition is asked for in a minute: DDS loses a request that comes before the node has found the
-client."""
-_GOALS = {"CONFIGURE": "inactive", "ACTIVATE": "active"}
 
 
 @dataclass(frozen=True)
@@ -74,22 +65,12 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
-class NodeError(Exception):
-    """The node does not start, does not respond, or ends early; the text gives the reason and the end of its log."""
-
-
-def node_command(topics: BagTopics, parameters: Path, settings: Mapping[str, Any]) -> list[str]:
+def node_command(topics: BagTopics, parameters: Path | None, settings: Mapping[str, Any]) -> list[str]:
     """Return the command of the node for the topics of a bag, with a parameter file and settings that override it."""
     settings = {"use_sim_time": True, "tf.assume_level": True,
                 "camera.transport": "compressed" if topics.compressed else "raw", **settings}
-    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
-              "camera_info": topics.camera_info}
-    command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-    for name, topic in remaps.items():
-        command += ["-r", f"{name}:={topic}"]
-    return command
+    return slam_command(parameters, settings, {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
+                                               "camera_info": topics.camera_info})
 
 
 def player_command(bag: Path, topics: BagTopics, rate: float) -> list[str]:
@@ -120,16 +101,15 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
     """
     node = node_command(topics, parameters, settings or {})
     player = player_command(bag, topics, rate)
-    with process(node, log) as slam, recording_node() as (recorder, executor):
+    with running(node, log) as slam, recording_node() as (recorder, executor):
         watch = ProcessWatch(executor, slam, log)
         on_start(slam.pid)
-        for name in ("CONFIGURE", "ACTIVATE"):
-            change_state(recorder, watch, name)
+        Lifecycle(recorder, watch, NODE).change("configure", "activate")
         watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # earlier images would not be used
         if recorder.status["state"] == "FAILED":
             raise NodeError(f"{recorder.status['reconstructor']}; {watch.log_tail()}")
         report_progress("the node is active; playing the bag")
-        with process(player) as playing:
+        with running(player) as playing:
             watch.until(lambda: playing.poll() is not None)
         if playing.returncode:
             raise NodeError(f"bag_player ended with {playing.returncode}")
@@ -157,10 +137,10 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
 
 
 @contextmanager
-def recording_node() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
-    """Run a recorder, whose executor the caller spins."""
+def recording_node(domain: int | None = None) -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+    """Create a recorder with a context of its own, by default in the domain of the environment, and its executor."""
     context = rclpy.Context()
-    rclpy.init(context=context)
+    rclpy.init(context=context, domain_id=domain)
     executor = SingleThreadedExecutor(context=context)
     recorder = Recorder(context)
     executor.add_node(recorder)
@@ -170,75 +150,3 @@ def recording_node() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
         executor.shutdown()
         recorder.destroy_node()
         rclpy.shutdown(context=context)
-
-
-class ProcessWatch:
-    """Spins until a condition holds, and raises an error if the node process has ended."""
-
-    def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
-        """Watch a process that writes to `log`."""
-        self._executor, self._process, self._log = executor, process, log
-
-    def log_tail(self) -> str:
-        """Return the last lines of the log of the node, for an error message."""
-        return f"its log {self._log} ends with\n" + "\n".join(self._log.read_text().splitlines()[-15:])
-
-    def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node has ended."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while not condition():
-            if self._process.poll() is not None:
-                raise NodeError(f"vggt_slam ended with {self._process.returncode}; {self.log_tail()}")
-            if end is not None and time.monotonic() > end:
-                return False
-            self._executor.spin_once(timeout_sec=0.05)
-        return True
-
-
-def change_state(node: Recorder, watch: ProcessWatch, name: str) -> None:
-    """Ask the node for a transition, as soon as it has its services, and wait until it is done; raises NodeError."""
-    client = node.create_client(ChangeState, f"{NODE}/change_state")
-    request = ChangeState.Request()
-    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
-    if not watch.until(client.service_is_ready, 60.0):
-        raise NodeError(f"{NODE} has no lifecycle services after 60 s")
-    answers = []
-    for _ in range(_REQUESTS):
-        answers.append(client.call_async(request))
-        if watch.until(lambda: any(answer.done() for answer in answers), 60.0 / _REQUESTS):
-            break
-    given = [answer.result() for answer in answers if answer.done()]
-    # An answer may be lost as well; the node then refuses what it has done already.
-    if not any(answer.success for answer in given) and not (len(answers) > 1 and given and _is_in(
-            node, watch, _GOALS[name])):
-        raise NodeError(f"{NODE} {'refused' if given else 'did not answer the request'} to {name.lower()}; "
-                        f"{watch.log_tail()}")
-
-
-def _is_in(node: Recorder, watch: ProcessWatch, state: str) -> bool:
-    """Return whether the node says that it is in a lifecycle state."""
-    client = node.create_client(GetState, f"{NODE}/get_state")
-    if not watch.until(client.service_is_ready, 60.0):
-        return False
-    answer = client.call_async(GetState.Request())
-    return watch.until(answer.done, 60.0) and answer.result().current_state.label == state
-
-
-@contextmanager
-def process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command with its output in `log`; at the end it is interrupted by SIGINT, and killed after 15 s."""
-    output = log.open("wb") if log is not None else None
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if output is not None:
-            output.close()

@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vggt_ros.ros.session import BagTopics, NodeError, ProcessWatch, change_state, node_command, process, recording_node
+from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, running
+from vggt_ros.ros.recorder import NODE
+from vggt_ros.ros.session import BagTopics, node_command, recording_node
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,17 @@ def measure_start_up(bag: Path, topics: BagTopics, parameters: Path, log: Path, 
 
     """
     player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--loop"]
-    with process(player, log.with_name("player.log")) as camera, recording_node() as (recorder, executor):
+    with running(player, log.with_name("player.log")) as camera, recording_node() as (recorder, executor):
         playing = ProcessWatch(executor, camera, log.with_name("player.log"))
         if not playing.until(lambda: recorder.count_publishers(topics.camera_info) > 0, timeout):
             raise NodeError("the camera was not found")
         playing.until(lambda: False, 1.0)
         began = time.monotonic()
-        with process(node_command(topics, parameters, {}), log) as node:
+        with running(node_command(topics, parameters, {}), log) as node:
             watch, times = ProcessWatch(executor, node, log), list[float]()
-            for name in ("CONFIGURE", "ACTIVATE"):
-                change_state(recorder, watch, name)
+            lifecycle = Lifecycle(recorder, watch, NODE)
+            for name in ("configure", "activate"):
+                lifecycle.change(name)
                 times.append(time.monotonic() - began)
             for what, condition in {
                     "a reconstructor": lambda: recorder.status.get("state", "LOADING") != "LOADING",

@@ -55,11 +55,14 @@ class PinholeImages:
     def _resampled(self, images: NDArray[Any], forward: bool, method: int) -> NDArray[Any]:
         radial = self._radial if abs(self._radial) >= NEGLIGIBLE_RADIAL else 0.0
         result = images.copy()
-        for view, shift in enumerate(self._shifts):
-            moves = bool(np.abs(shift).max() > NEGLIGIBLE_SHIFT)
+        moving = [bool(np.abs(shift).max() > NEGLIGIBLE_SHIFT) for shift in self._shifts]
+        if not radial and not any(moving):
+            return result
+        of_lens = correction_maps(self._intrinsics, self._size, radial, forward)
+        for view, (shift, moves) in enumerate(zip(self._shifts, moving, strict=True)):
             if not moves and not radial:
                 continue
-            x, y = correction_maps(self._intrinsics, self._size, radial, forward)
+            x, y = of_lens
             if moves and forward:  # the shift belongs to the pixel of the image
                 at = cv2.remap(shift.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 x, y = x + at[..., 0], y + at[..., 1]
