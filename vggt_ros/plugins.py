@@ -30,6 +30,8 @@ BUILT_IN = {
 
 `setup.py` registers the same as entry points. This table serves a checkout, which nobody has installed.
 """
+NEED_GPU = ("vggt",)
+"""Those that `auto` uses only on a GPU."""
 
 
 @functools.cache

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "reconstructor": "multiview", "windows.size": 4, "windows.overlap": 2, "windows.flush_after": 1.0,
     "tracking.features": 200, "multiview.corners": 300, "tf.base_timeout": 0.0, "tf.assume_level": True}
 """Settings with which one CPU core solves a window in less than a second."""
-_READY_TIMEOUT, _TRACKING_TIMEOUT = 60.0, 60.0
+_READY_TIMEOUT, _TRACKING_TIMEOUT = 120.0, 60.0
 """Longest wait until the reconstructor is loaded, and until good images are tracked, seconds."""
 _TRACKED = 20
 """Images in a row that must be tracked to count as tracking."""
@@ -135,9 +135,16 @@ class RunningNode:
         return int(self._process.pid)
 
     @property
-    def child(self) -> int:
-        """The process of the reconstructor, which multiprocessing has spawned; 0 if there is none."""
-        return next((pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)), 0)
+    def child(self) -> int | None:
+        """The process of the reconstructor, which multiprocessing has spawned; None if there is none."""
+        return next((pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)), None)
+
+    def signal_child(self, number: int) -> int:
+        """Send a signal to the reconstructor and return its process; raises NodeError if there is none."""
+        if (pid := self.child) is None:
+            raise NodeError(f"the reconstructor has no process: {self.recorder.status.get('reconstructor')}")
+        os.kill(pid, number)
+        return pid
 
     def resident_mb(self) -> float:
         """Return the resident memory of node and reconstructor, MB."""
@@ -170,8 +177,12 @@ class RunningNode:
             raise NodeError(f"the reconstructor is not loaded: {self.recorder.status.get('reconstructor')}")
 
     def tracking_fault(self, timeout: float = _TRACKING_TIMEOUT) -> str:
-        """Turn the camera on and return why its images are not tracked within a time; empty if they are."""
+        """Turn the camera on and return why its images are not tracked within a time; empty if they are.
+
+        The time begins when the reconstructor is loaded.
+        """
         self.camera.on = True
+        self.until(lambda: self.recorder.status.get("state", "LOADING") != "LOADING", _READY_TIMEOUT)
         status, end = self.status(), time.monotonic() + timeout
         while time.monotonic() < end:
             before, status = status, self.status()
@@ -228,8 +239,9 @@ def account(status: Mapping[str, str], outcome: Outcome, sent: int | None = None
                         f"{sent} images were sent, but {received} are counted as received and {missed} as missed")
     kept = [count[key] for key in ("thinned", "unplaced", "keyframes placed", "released")]
     unknown = count["keyframes"] - sum(kept)
-    outcome.figures["keyframes"] = count["keyframes"]
-    outcome.figures["keyframes not accounted for"] = unknown
+    outcome.figures |= {"keyframes": count["keyframes"], "keyframes not accounted for": unknown}
+    if not count["windows lost"] and status["worker"] == "idle" and status["windows waiting"] == "0":
+        outcome.require(not unknown, f"{unknown} keyframes are neither in the map nor counted as left out or removed")
 
 
 @contextmanager

@@ -33,6 +33,8 @@ FLOW_SIGMA = 0.25
 """Standard deviation of the flow where it is consistent, pixels."""
 MIN_POINTS = 10
 """Fewest sparse points that a keyframe must observe to get depth."""
+MAX_POINTS = 100
+"""About how many sparse points decide which keyframes are neighbors."""
 PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
 MAX_RELATIVE_SIGMA = 0.25
@@ -139,6 +141,7 @@ def _views_in_common(index: int, points_camera: Array, intrinsics: Array, window
     size, focal = 2 * matrix[:2, 2] + 1, matrix[[0, 1], [0, 1]]
     index_others = inverse(window_camera[index]) @ window_camera
     overlap, parallax = np.zeros(len(window_camera)), np.zeros(len(window_camera))
+    points_camera = points_camera[::max(1, len(points_camera) // MAX_POINTS)]
     rays = points_camera[:, :2] / points_camera[:, 2:]
     for other in np.flatnonzero(np.arange(len(window_camera)) != index):
         shifted = points_camera - index_others[other, :3, 3]
@@ -178,19 +181,21 @@ def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: A
         warped = change.apply(warped)
     residual_flow = flow.calc(gray, warped, None)
     backward = flow.calc(warped, gray, None)
-    at_x, at_y = column + residual_flow[..., 0], row + residual_flow[..., 1]
-    round_trip = np.square(residual_flow + cv2.remap(backward, at_x, at_y, cv2.INTER_LINEAR)).sum(-1)
+    flow_x, flow_y = cv2.split(residual_flow)
+    at_x, at_y = column + flow_x, row + flow_y
+    back_x, back_y = cv2.split(cv2.remap(backward, at_x, at_y, cv2.INTER_LINEAR) + residual_flow)
+    round_trip = back_x**2 + back_y**2
     valid = (cv2.remap(inside.astype(np.uint8), at_x, at_y, cv2.INTER_NEAREST) > 0) & (round_trip < 1.0)
     translated_x = cv2.remap(shifted_x, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     translated_y = cv2.remap(shifted_y, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    displacement = np.stack([translated_x - column, translated_y - row], -1)
+    moved_x, moved_y = translated_x - column, translated_y - row
 
     fx, fy, cx, cy = (np.float32(v) for v in (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
     tx, ty, tz = (np.float32(v) for v in camera_other[:3, 3])
     epipolar_x, epipolar_y = (translated_x - cx) * tz - tx * fx, (translated_y - cy) * tz - ty * fy
     square = np.maximum(epipolar_x**2 + epipolar_y**2, np.float32(1e-12))
-    rho = (epipolar_x * displacement[..., 0] + epipolar_y * displacement[..., 1]) / square
-    epipolar_error = (epipolar_x * displacement[..., 1] - epipolar_y * displacement[..., 0]) ** 2 / square
+    rho = (epipolar_x * moved_x + epipolar_y * moved_y) / square
+    epipolar_error = (epipolar_x * moved_y - epipolar_y * moved_x) ** 2 / square
     noise = FLOW_SIGMA**2 + cv2.boxFilter(epipolar_error, -1, (5, 5)) + 0.25 * round_trip
     information = square / (noise * (1 - rho * tz) ** 2)
     valid &= epipolar_error < 1.0
