@@ -53,6 +53,7 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
+        tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
@@ -67,6 +68,7 @@ class Slam:
         self._buffer = SlidingBuffer(config.windows)
         self.odometry, self.depth = OdometrySource(), DepthSource()
         self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
+        self.tracked_corners = self._localizer.tracked_corners
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.solution = Solution(version=-2)
         self.reset()
@@ -286,8 +288,6 @@ class Slam:
         self.counts.released += len(culled)
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
-
-    # Results.
 
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
