@@ -29,7 +29,7 @@ MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the sup
 
 CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py",
-              "vggt_ros/benchmarks/robustness/"),
+              "vggt_ros/benchmarks/robustness/", "vggt_ros/benchmarks/image_rate.py"),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
     "depth_anything_3": ("vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
