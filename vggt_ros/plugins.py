@@ -30,6 +30,8 @@ BUILT_IN = {
 
 `setup.py` registers the same as entry points. This table serves a checkout, which nobody has installed.
 """
+AUTOMATIC = tuple(name for name in BUILT_IN if name != "remote")
+"""Those that `auto` tries; a server on another machine has to be asked for."""
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
         except ReconstructorUnavailable as error:
             raise ConfigError(f"reconstructor: {config.reconstructor} is configured, but {error}") from error
     unavailable: list[tuple[str, str]] = []
-    for name in plugins.BUILT_IN:
+    for name in plugins.AUTOMATIC:
         try:
             created = create(name, config, progress, at_once=True)
         except ReconstructorUnavailable as error:

@@ -70,11 +70,6 @@ class Remote:
         self._thread = threading.Thread(target=self._spin, name="vggt_remote", daemon=True)
         self._thread.start()
 
-    @classmethod
-    def unavailable_reason(cls, config: Config, at_once: bool) -> str:
-        """Return why it cannot be used: it is never chosen by itself."""
-        return "remote has to be configured" if at_once else ""
-
     def load(self, progress: Callable[[str], None], download: bool) -> None:
         """Wait for the server, without end if there is no fallback."""
         fallback, began = self._settings.fallback, time.monotonic()
