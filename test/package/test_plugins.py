@@ -85,8 +85,8 @@ def test_setup_registers_what_a_checkout_has():
 
 def test_nothing_else_names_the_reconstructors():
     """Names of the built-in ones are in the table only, outside of their folders and of what is about one of them."""
-    own = ("reconstruction/vggt/", "reconstruction/multiview/", "reconstruction/da3/", "benchmarks/", "cli/",
-           "plugins.py", "synthetic/")
+    own = ("reconstruction/vggt/", "reconstruction/multiview/", "reconstruction/da3/", "reconstruction/remote",
+           "ros/remote_", "ros/reconstruction_server.py", "benchmarks/", "cli/", "plugins.py", "synthetic/")
     for path in sorted((ROOT / "vggt_ros").rglob("*.py")):
         if str(path.relative_to(ROOT / "vggt_ros")).startswith(own):
             continue
