@@ -18,7 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), ("windows",), \
     ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), \
-    ("mapping",), ("loops",), ("slam",), ("worker",), ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
+    ("mapping",), ("loops",), ("slam",), ("worker", "workers"), ("view",), ("replay",), ("ros",), ("benchmarks",), \
+    ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
 """Wings that the algorithm never imports, each with the highest wing that it may import."""
