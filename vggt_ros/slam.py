@@ -60,7 +60,7 @@ class Slam:
         """Begin with an empty map."""
         self.config = config
         self.reconstructor = reconstructor
-        self._next_keyframe, self._last_stamp = 0, 0
+        self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
         self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
         self.odometry, self.imu = OdometrySource(), ImuSource()

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import cache, partial
 
+import cv2
 import numpy as np
 import pytest
 from paths import ROOT
@@ -99,12 +100,12 @@ def test_results_do_not_depend_on_which_windows_a_worker_solved_before():
     original.reconstruct = lambda window: (windows.append(window), reconstruct(window))[1]
     run(Recording(60), CONFIG, original)
     used, carried = create(CONFIG, None, True, WHOLE)[0], Carried()
-    for window in windows[:4]:
+    for _, window in sorted({window.id: window for window in windows[::-1]}.items()):  # not those around loops
         request = Request(plain(window), carried)
         new = create(CONFIG, None, True, WHOLE)[0]
-        one, other = answer(used, request, ()), answer(new, request, ())
+        one, other = answer(used, request, (0.0, -1)), answer(new, request, (0.0, -1))
         np.testing.assert_array_equal(one.result().window_camera, other.result().window_camera)
-        answer(used, Request(plain(windows[-1]), Carried()), ())
+        answer(used, Request(plain(windows[-1]), Carried()), (0.0, -1))
         assert one.carried is not None
         carried = one.carried
 
@@ -172,5 +173,12 @@ def test_without_ray_the_option_says_how_to_install_it(monkeypatch, capsys, tmp_
     from vggt_ros.cli.replay import main
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((48, 64, 3), np.uint8))
     assert main([str(tmp_path / "images"), "--output", str(tmp_path), "--ray", "auto"]) == 1
     assert "requirements-cluster.txt" in capsys.readouterr().err
+
+
+def test_a_number_of_workers_that_cannot_be_is_refused(capsys, tmp_path):
+    from vggt_ros.cli.replay import main
+    assert main([str(tmp_path), "--output", str(tmp_path), "--workers", "0"]) == 1
+    assert "--workers 0" in capsys.readouterr().err

@@ -55,10 +55,10 @@ class Recording:
 
 
 class Chained(SceneReconstructor):
-    """Its results depend on all windows before, as those of a local map do."""
+    """Its results depend on all windows before, those around loops excepted, as those of a local map do."""
 
     carries = "always"
-    _before = (0.0, 0)
+    _before = (0.0, -1)
 
     @property
     def carried(self):
@@ -66,26 +66,24 @@ class Chained(SceneReconstructor):
 
     @carried.setter
     def carried(self, values):
-        self._before = values or (0.0, 0)
+        self._before = values
 
     def reconstruct(self, window):
-        total, count = self._before
+        total, newest = self._before
         self.noise = OracleNoise(NOISE.scale, NOISE.rotation * (1 + total % 1), NOISE.translation, NOISE.depth)
-        self._before = 0.7 * total + np.log(window.id + 2.0), count + 1
+        if window.id > newest:
+            self._before = 0.7 * total + np.log(window.id + 2.0), window.id
         return super().reconstruct(window)
 
 
 def create(config, progress, chained=False, recording=(150, range(0), 0), seconds=0.0, kill_file="", once=True):
-    """Create an oracle; it sleeps for `seconds`, and kills its process in the third window it sees, `once` or always."""
+    """Create an oracle; it sleeps for `seconds`, and kills its process in window 3, `once` or always."""
     truth = Recording(*recording).truth
     kind = Chained if chained else SceneReconstructor
 
     class Slow(kind):
-        windows = 0
-
         def reconstruct(self, window):
             time.sleep(seconds)
-            Slow.windows += 1
             if kill_file and window.id == 3 and not (once and os.path.exists(kill_file)):
                 open(kill_file, "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Windows of a recording before they are formed: images are read ahead, and keyframes selected by tracks alone.
 
 Whether an image becomes a keyframe depends on the map only where the tracker adds tracks by it: when the camera is
-found again, and where landmarks are matched anew. Selection goes on from there then, and what was expected is forgotten.
+found again, and where landmarks are matched anew. Selection goes on from there then; what was expected is forgotten.
 """
 
 from __future__ import annotations
