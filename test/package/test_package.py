@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 WINGS = ("settings", "threads", "heap"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), \
     ("windows",), ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), \
-    ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker",), ("view",), ("replay",), \
+    ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), ("view",), ("replay",), \
     ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
