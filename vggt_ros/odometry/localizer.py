@@ -150,9 +150,10 @@ class Localizer:
 
     def tracked_corners(self) -> tuple[FeatureTracks, NDArray[np.bool_], NDArray[np.bool_]]:
         """Return the corners of the newest image, which have landmarks, and of which these are from solved depth."""
-        landmarks, ids = self._tracker.landmarks, self.features.ids.tolist()
-        return self.features, np.array([track in landmarks.points for track in ids], bool), \
-            np.array([track in landmarks.from_depth for track in ids], bool)
+        known, _, of_known = self._tracker.landmarks.lookup(self.features.ids)
+        from_depth = known.copy()
+        from_depth[known] = of_known
+        return self.features, known, from_depth
 
     def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
         """Return the poses of images that had none when they came, now that keyframes around them are solved."""

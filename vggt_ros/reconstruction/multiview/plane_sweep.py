@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 160
+WIDTH = 128
 """Width of the images that are compared, pixels."""
 STEP = 1.2
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
@@ -35,6 +35,8 @@ PATCH = 5
 """Edge of the patches that are correlated, pixels."""
 NOISE_VARIANCE = np.float32(4.0)
 """Variance of the gray values in a patch without texture: its correlation says little."""
+OUTSIDE = np.float32(64.0)
+"""Stands for the cost of a pixel that a neighbor does not see: more than the costs of all neighbors together."""
 UNKNOWN_COST = np.float32(0.5)
 """Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
 STEP_PENALTY, JUMP_PENALTY = np.float32(0.1), np.float32(1.2)
@@ -91,8 +93,8 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
     costs = {row: correlation.costs(small[row], matrices[row], matrices[index], others_camera[row], planes)
              for row in others}
     cost = _visible_cost([costs[row] for row in others if row < index], [costs[row] for row in others if row > index])
-    seen = np.isfinite(cost)
-    cost = np.ascontiguousarray(np.where(seen, cost, UNKNOWN_COST).transpose(1, 2, 0))
+    seen = cost < OUTSIDE
+    cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
     inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
     known = np.take_along_axis(seen, plane[None], 0)[0]
@@ -117,26 +119,33 @@ class _Correlation:
 
     def __init__(self, image: Map) -> None:
         self._image, self._mean = image, _box(image)
-        self._scale = 1 / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0) + NOISE_VARIANCE)
+        self._half_scale = np.float32(0.5) / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0)
+                                                     + NOISE_VARIANCE)
 
     def costs(self, other: Map, other_matrix: Array, matrix: Array, other_camera: Array, planes: Array) -> Map:
-        """Return (1 - correlation) / 2 with `other`, warped at each inverse depth (n, h, w); infinite outside of it."""
+        """Return (1 - correlation) / 2 with `other` (n, h, w), warped at each inverse depth; `OUTSIDE` beside it."""
         height, width = self._image.shape
         rotation = other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix)
-        everywhere = np.ones(other.shape, np.uint8)
+        brighter = other + np.float32(1)  # so that 0 is outside of it; the correlation is the same
         result = np.empty((len(planes), height, width), np.float32)
-        for plane, inverse_depth in enumerate(planes):
+        product = np.empty_like(self._image)
+        for cost, inverse_depth in zip(result, planes, strict=True):
             homography = rotation.copy()
             homography[:, 2] += inverse_depth * other_matrix @ other_camera[:3, 3]
-            warped = cv2.warpPerspective(other, homography, (width, height),
+            warped = cv2.warpPerspective(brighter, homography, (width, height),
                                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            inside = cv2.warpPerspective(everywhere, homography, (width, height),
-                                         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
             mean = _box(warped)
-            variance = np.maximum(_box(warped * warped) - mean * mean, 0) + NOISE_VARIANCE
-            covariance = _box(warped * self._image) - mean * self._mean
-            result[plane] = (1 - covariance * self._scale / np.sqrt(variance)) * np.float32(0.5)
-            result[plane][inside == 0] = np.inf
+            deviation = _box(np.multiply(warped, warped, out=product))
+            deviation -= np.multiply(mean, mean, out=product)
+            np.maximum(deviation, 0, out=deviation)
+            deviation += NOISE_VARIANCE
+            np.sqrt(deviation, out=deviation)
+            covariance = _box(np.multiply(warped, self._image, out=product))
+            covariance -= np.multiply(mean, self._mean, out=product)
+            covariance *= self._half_scale
+            covariance /= deviation
+            np.subtract(np.float32(0.5), covariance, out=cost)
+            np.copyto(cost, OUTSIDE, where=warped <= 0)
         return result
 
 
@@ -145,71 +154,93 @@ def _box(image: Map) -> Map:
 
 
 def _visible_cost(earlier: list[Map], later: list[Map]) -> Map:
-    """Return the cost by the neighbors that probably see the pixel, infinite if none does.
+    """Return the cost by the neighbors that probably see the pixel, `OUTSIDE` if none does.
 
     What is hidden from the earlier neighbors is often seen by the later ones, so the better of both means counts. If
-    all neighbors are on one side, the better half of them does.
+    all neighbors are on one side, the better half of them does. The costs that are given are overwritten.
     """
     if earlier and later:
-        return np.minimum(_mean(np.stack(earlier)), _mean(np.stack(later)))
-    costs = np.sort(np.stack(earlier or later), 0)
-    return _mean(costs[:(len(costs) + 1) // 2])
+        return np.minimum(_mean(earlier), _mean(later))
+    costs = earlier or later
+    half = (len(costs) + 1) // 2
+    for best in range(half):  # the lowest costs of each pixel come first
+        for row in range(len(costs) - 1, best, -1):
+            lower = np.minimum(costs[row - 1], costs[row])
+            np.maximum(costs[row - 1], costs[row], out=costs[row])
+            costs[row - 1] = lower
+    return _mean(costs[:half])
 
 
-def _mean(costs: Map) -> Map:
-    """Return the mean of the finite costs along the first axis, infinite where there is none."""
-    finite = np.isfinite(costs)
-    count = finite.sum(0, dtype=np.float32)
-    total = np.where(finite, costs, np.float32(0)).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
+def _mean(costs: list[Map]) -> Map:
+    """Return the mean of the costs that are not `OUTSIDE`, which is their sum if all of them are."""
+    if len(costs) == 1:
+        return costs[0]
+    total = costs[0] + costs[1]
+    for cost in costs[2:]:
+        total += cost
+    outside = np.floor((total + np.float32(1)) / OUTSIDE)
+    total -= OUTSIDE * outside
+    total /= np.maximum(np.float32(len(costs)) - outside, np.float32(1))
+    total[outside == len(costs)] = OUTSIDE
+    return total
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
-    """Add the cost of contradicting the sparse points (n, 3) to the costs (h, w, n planes) of their pixels."""
+    """Add the cost of contradicting the sparse points (n, 3) to the costs (n planes, h, w) of their pixels."""
     points = points[points[:, 2] > 0]
     column, row = np.rint(points[:, :2] / points[:, 2:] * matrix[[0, 1], [0, 1]] + matrix[:2, 2]).astype(int).T
-    inside = (column >= 0) & (column < cost.shape[1]) & (row >= 0) & (row < cost.shape[0])
-    difference = np.abs(planes - 1 / points[inside, 2:]) / (planes[1] - planes[0])
-    cost[row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
+    inside = (column >= 0) & (column < cost.shape[2]) & (row >= 0) & (row < cost.shape[1])
+    difference = np.abs(planes[:, None] - 1 / points[inside, 2]) / (planes[1] - planes[0])
+    cost[:, row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
 
 
 def aggregate(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
-    across = np.ascontiguousarray(cost.transpose(1, 0, 2))
-    total = _path(cost, image) + _path(cost[::-1], image[::-1])[::-1]
-    total += (_path(across, image.T) + _path(across[::-1], image.T[::-1])[::-1]).transpose(1, 0, 2)
-    return np.asarray(total / np.float32(4), np.float32)
+    """Return the costs (n, h, w) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
+    total = _paths(cost.transpose(1, 0, 2), image)
+    total += _paths(cost.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
+    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25), order="C")
 
 
-def _path(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) aggregated downward from row to row."""
-    result = np.empty_like(cost)
-    result[0] = cost[0]
-    padded = np.full((cost.shape[1], cost.shape[2] + 2), np.inf, np.float32)
-    for row in range(1, len(cost)):
-        before = padded[:, 1:-1]
+def _paths(cost: Map, image: Map) -> Map:
+    """Return the sum of the costs (h, n, w) aggregated downward and upward from row to row; `image` is (h, w)."""
+    height, count, width = cost.shape
+    result = np.empty((height, count, 2 * width), np.float32)  # both directions side by side, upward in reverse order
+    result[..., :width], result[..., width:] = cost, cost[::-1]
+    change = np.abs(np.diff(image, axis=0))
+    jump = JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)
+    padded = np.full((count + 2, 2 * width), np.inf, np.float32)
+    before = padded[1:-1]
+    best = np.empty_like(before)
+    for row in range(1, height):
         before[:] = result[row - 1]
-        lowest = before.min(1, keepdims=True)
-        jump = JUMP_PENALTY / (1 + np.abs(image[row] - image[row - 1]) / EDGE)
-        best = np.minimum(padded[:, :-2], padded[:, 2:]) + STEP_PENALTY
+        lowest = before.min(0)
+        np.minimum(padded[:-2], padded[2:], out=best)
+        best += STEP_PENALTY
         np.minimum(best, before, out=best)
-        np.minimum(best, lowest + jump[:, None], out=best)
-        result[row] = best - lowest + cost[row]
-    return result
+        np.minimum(best, lowest + jump[row - 1], out=best)
+        best -= lowest
+        result[row] += best
+    return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
 
 
 def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:
-    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane."""
+    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane.
+
+    `cost` (n, h, w) is overwritten.
+    """
     count = len(planes)
-    plane = cost.argmin(2)
+    lowest = cost.min(0)
+    plane = np.zeros(lowest.shape, np.intp)
+    for row in range(count - 1, -1, -1):
+        plane[cost[row] == lowest] = row
     center = np.clip(plane, 1, count - 2)
-    below, least, above = (np.take_along_axis(cost, (center + step)[..., None], 2)[..., 0] for step in (-1, 0, 1))
+    below, least, above = (np.take_along_axis(cost, (center + step)[None], 0)[0] for step in (-1, 0, 1))
     curvature = below - 2 * least + above
     offset = np.where(curvature > 1e-9, (below - above) / (2 * np.maximum(curvature, np.float32(1e-9))), 0)
     position = np.where(plane == center, center + np.clip(offset, -0.5, 0.5), plane)
-    elsewhere = np.abs(np.arange(count) - plane[..., None]) > 1
-    lowest = cost.min(2)
-    margin = np.where(elsewhere, cost, np.inf).min(2) - lowest
+    for step in (-1, 0, 1):
+        np.put_along_axis(cost, np.clip(plane + step, 0, count - 1)[None], np.inf, 0)
+    margin = cost.min(0) - lowest
     ambiguity = (lowest + COST_FLOOR) / (margin + COST_FLOOR)
     step = planes[1] - planes[0]
     return ((planes[0] + position * step).astype(np.float32),
