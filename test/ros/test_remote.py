@@ -221,6 +221,7 @@ def test_a_server_that_is_killed_and_started_again_loses_no_keyframe(processes):
     assert any(words in said for words in ("it is not there", "gives no sign of life", "it does not answer"))
 
 
+@pytest.mark.slow  # torch is loaded in both processes
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_the_network_on_a_server_gives_what_it_gives_here(processes, tmp_path):
     """To the bit, with the small network; the robot has no torch."""
