@@ -21,8 +21,6 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.windows.keyframe import Keyframe
 
 log = logging.getLogger(__name__)
-_NEED_GPU = ("vggt",)
-"""Reconstructors of this package that `auto` uses only on a GPU."""
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
@@ -63,9 +61,9 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
         except ReconstructorUnavailable as error:
             raise ConfigError(f"reconstructor: {config.reconstructor} is configured, but {error}") from error
     unavailable: list[tuple[str, str]] = []
-    for name in plugins.BUILT_IN:
+    for name in plugins.AUTOMATIC:
         try:
-            if name in _NEED_GPU and not gpu_driver.may_have_gpu():
+            if name in plugins.NEED_GPU and not gpu_driver.may_have_gpu():
                 raise ReconstructorUnavailable("there is no GPU")
             created = create(name, config, progress, at_once=True)
         except ReconstructorUnavailable as error:

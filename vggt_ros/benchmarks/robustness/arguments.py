@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 
@@ -17,5 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--soak", type=float, default=3600.0, metavar="SECONDS",
                         help="duration of mapping without a pause (default 3600)")
     parser.add_argument("--rate", type=float, default=15.0, help="images a second of the soak (default 15)")
-    parser.add_argument("--domain", type=int, default=97, help="ROS domain that nobody else uses (default 97)")
+    parser.add_argument("--domain", type=int, default=random.SystemRandom().randint(1, 100),
+                        help="ROS domain that nobody else uses (default: any of 1 to 100)")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of the nodes there")
