@@ -72,7 +72,7 @@ PLANE = {plugins.CLASSES: {"plane": f"{__name__}:Plane"}, plugins.SETTINGS: {"pl
 
 def test_setup_registers_what_a_checkout_has():
     """The same reconstructors as entry points and in the table, which exist."""
-    text = (ROOT / "packages" / "vggt_ros" / "setup.py").read_text()
+    text = (ROOT / "setup.py").read_text()
     values = {}
     exec(text[text.index("RECONSTRUCTORS = "):text.index('"""As other packages')], values)
     for group, position in ((plugins.CLASSES, 0), (plugins.SETTINGS, 1)):
@@ -85,8 +85,8 @@ def test_setup_registers_what_a_checkout_has():
 
 def test_nothing_else_names_the_reconstructors():
     """Names of the built-in ones are in the table only, outside of their folders and of what is about one of them."""
-    own = ("reconstruction/vggt/", "reconstruction/multiview/", "reconstruction/da3/", "benchmarks/", "cli/",
-           "plugins.py", "synthetic/")
+    own = ("reconstruction/vggt/", "reconstruction/multiview/", "reconstruction/da3/", "reconstruction/remote",
+           "ros/remote_", "ros/reconstruction_server.py", "benchmarks/", "cli/", "plugins.py", "synthetic/")
     for path in sorted((ROOT / "vggt_ros").rglob("*.py")):
         if str(path.relative_to(ROOT / "vggt_ros")).startswith(own):
             continue

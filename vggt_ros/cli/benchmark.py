@@ -74,6 +74,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
                                               options.set)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
+        elif options.command == "rate":
+            figures = importlib.import_module("vggt_ros.benchmarks.image_rate").image_rate(
+                tuple(options.size), options.rate, options.seconds, tuple(options.reduced), options.domain)
         elif options.command == "robustness":  # the same
             figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
         else:
@@ -163,6 +166,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
     command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    command = commands.add_parser("rate", help="share of images with a pose, and latency, of a large camera: raw, "
+                                  "compressed, and reduced before the node; needs ROS 2 and Linux")
+    command.add_argument("--size", type=int, nargs=2, default=[1920, 1080], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--reduced", type=int, nargs=2, default=[640, 360], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    command.add_argument("--seconds", type=float, default=30.0, help="duration of each case (default 30)")
+    command.add_argument("--domain", type=int, default=90, help="ROS domain that nobody else uses (default 90)")
     add_robustness_arguments(commands.add_parser(
         "robustness", help="hostile messages, damaged maps, kills, hangs and hours of work; needs ROS 2 and Linux; "
         "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))

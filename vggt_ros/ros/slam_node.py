@@ -17,6 +17,7 @@ from tf2_ros import Buffer
 from vggt_ros.config import Config
 from vggt_ros.features.description import describe_keyframe
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.heap import single_heap
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
@@ -284,6 +285,7 @@ def main() -> int:
         print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
               "listed in docs/reference.")
         return 0
+    single_heap()
     single_threaded_blas()
     shorten_switch_interval()
     return spin("vggt_slam", SlamNode)
