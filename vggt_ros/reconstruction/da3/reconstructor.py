@@ -109,16 +109,11 @@ class Da3:
         return network_size(camera, self.settings.width)
 
     def load(self, progress: Callable[[str], None] = lambda text: None, download: bool = True) -> None:
-        """Load the weights, downloading them if necessary.
-
-        Args:
-            progress: called with the loading progress; an exception that it raises ends the loading, and is raised.
-            download: whether weights may be downloaded; False uses only weights that are on disk.
+        """Load the weights; `progress` is called with the state, and what it raises ends the loading.
 
         Raises:
-            WeightsError: the weights are not available, or do not fit the network.
-            DeviceUnsuitable: the device has too little memory, or torch does not support it.
-            ReconstructorLost: the context of the GPU is lost.
+            WeightsError: they are not on disk and may not be or cannot be downloaded, or do not fit the network.
+            DeviceUnsuitable, ReconstructorLost: too little memory, or a GPU that torch cannot use.
 
         """
         progress("looking for the weights")
