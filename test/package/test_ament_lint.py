@@ -8,7 +8,7 @@ import shutil
 import pytest
 from paths import ROOT
 
-DESCRIPTION = ROOT / "packages" / "vggt_ros"
+DESCRIPTION = ROOT
 CODE = [str(ROOT / name) for name in ("vggt_ros", "launch")]
 PEP257_IGNORED = ["D105", "D107", "D205", "D401", "D402", "D413", "D415", "D417"]
 """As in pyproject.toml; and D402, which mistakes a call in the text for a signature, and

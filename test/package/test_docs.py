@@ -58,7 +58,7 @@ def commands(text: Path) -> list[list[str]]:
 
 def executables() -> dict[str, str]:
     """Return name to module, of all but `vggt_ros`, whose subcommands they are."""
-    found = dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "packages" / "vggt_ros" / "setup.py").read_text()))
+    found = dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "setup.py").read_text()))
     del found["vggt_ros"]
     return found
 

@@ -72,7 +72,7 @@ PLANE = {plugins.CLASSES: {"plane": f"{__name__}:Plane"}, plugins.SETTINGS: {"pl
 
 def test_setup_registers_what_a_checkout_has():
     """The same reconstructors as entry points and in the table, which exist."""
-    text = (ROOT / "packages" / "vggt_ros" / "setup.py").read_text()
+    text = (ROOT / "setup.py").read_text()
     values = {}
     exec(text[text.index("RECONSTRUCTORS = "):text.index('"""As other packages')], values)
     for group, position in ((plugins.CLASSES, 0), (plugins.SETTINGS, 1)):

@@ -26,7 +26,7 @@ def test_every_fault_names_a_test():
 
 def test_the_launch_file_needs_what_is_declared():
     """Executables and files of other packages, which no import shows: another wrapper needs Nav2, undeclared."""
-    package = ElementTree.parse(ROOT / "packages" / "vggt_ros" / "package.xml").getroot()
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
     declared = {"vggt_ros"} | {item.text for item in package.iter("exec_depend")}
     started = {word.value.value for call in CALLS for word in call.keywords if word.arg == "package"}
     shared = {call.args[0].value for call in CALLS if call.func.id == "FindPackageShare"}
