@@ -33,6 +33,8 @@ BUILT_IN = {
 """
 NEED_GPU = ("vggt",)
 """Those that `auto` uses only on a GPU."""
+AUTOMATIC = tuple(name for name in BUILT_IN if name != "remote")
+"""Those that `auto` tries; a server on another machine has to be asked for."""
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import shutil
 import pytest
 from paths import ROOT
 
-DESCRIPTION = ROOT
 CODE = [str(ROOT / name) for name in ("vggt_ros", "launch")]
 PEP257_IGNORED = ["D105", "D107", "D205", "D401", "D402", "D413", "D415", "D417"]
 """As in pyproject.toml; and D402, which mistakes a call in the text for a signature, and
@@ -21,8 +20,8 @@ def linter(name: str):
 
 @pytest.mark.linter
 def test_flake8():
-    paths = [*CODE, str(ROOT / "test"), str(DESCRIPTION / "setup.py")]
-    status, errors = linter("ament_flake8").main_with_errors(argv=["--config", str(DESCRIPTION / "setup.cfg"), *paths])
+    paths = [*CODE, str(ROOT / "test"), str(ROOT / "setup.py")]
+    status, errors = linter("ament_flake8").main_with_errors(argv=["--config", str(ROOT / "setup.cfg"), *paths])
     assert status == 0, "\n".join(errors)
 
 
@@ -37,4 +36,4 @@ def test_package_xml():
     xmllint = linter("ament_xmllint")
     if shutil.which("xmllint") is None:
         pytest.skip("xmllint is not installed (libxml2-utils)")
-    assert xmllint.main(argv=[str(DESCRIPTION / "package.xml")]) == 0
+    assert xmllint.main(argv=[str(ROOT / "package.xml")]) == 0

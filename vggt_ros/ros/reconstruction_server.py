@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
 from vggt_ros_msgs.action import ReconstructWindow
 
 from vggt_ros.reconstruction import create_reconstructor
@@ -139,12 +141,12 @@ def _key(goal: Any) -> Key:
     return goal.client, goal.window, hash(tuple(keyframe.id for keyframe in goal.keyframes))
 
 
-def main(factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS) -> int:
+def main(args: list[str] | None = None, factory: ReconstructorFactory = _CREATE_IN_SEPARATE_PROCESS) -> int:
     """Run the server until it is interrupted; `factory` creates its reconstructor."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print("usage: reconstruction_server [--ros-args ...]\n\nSolves windows for nodes with reconstructor: remote; "
-              "the parameters are those of the node (docs/how-to/robot-without-gpu.md).")
-        return 0
+    parser = argparse.ArgumentParser(prog="reconstruction_server", description="Solves windows for nodes with "
+                                     "reconstructor: remote. The parameters are those of the node: --ros-args "
+                                     "--params-file FILE (docs/how-to/robot-without-gpu.md).")
+    parser.parse_args(remove_ros_args(sys.argv)[1:] if args is None else args)
     single_threaded_blas()
     with single_interrupt(), bounded_end(END_TIMEOUT):
         rclpy.init()

@@ -51,9 +51,17 @@ class Remote:
     name, adjusted, on_cpu = "remote", True, False
 
     def __init__(self, config: Config) -> None:
-        """Create the client; `load` waits for the server."""
+        """Create the client; `load` waits for the server.
+
+        Raises:
+            ReconstructorUnavailable: the fallback is remote, too.
+
+        """
         self._config, self._settings = config, config.of(RemoteConfig)
         settings = self._settings
+        if settings.fallback == self.name:
+            raise ReconstructorUnavailable("remote.fallback: remote cannot be its own fallback; set wait, or the name "
+                                           "of a reconstructor of this machine")
         self._link = SimulatedLink(settings.link_delay / 1e3, settings.link_loss / 100, settings.link_rate * 1e6)
         self._fallback: Reconstructor | None = None
         self._client_id, self._server, self._last_log = str(uuid.uuid4()), "not reached yet", 0.0
@@ -70,17 +78,9 @@ class Remote:
         self._thread = threading.Thread(target=self._spin, name="vggt_remote", daemon=True)
         self._thread.start()
 
-    @classmethod
-    def unavailable_reason(cls, config: Config, at_once: bool) -> str:
-        """Return why it cannot be used: it is never chosen by itself."""
-        return "remote has to be configured" if at_once else ""
-
     def load(self, progress: Callable[[str], None], download: bool) -> None:
         """Wait for the server, without end if there is no fallback."""
         fallback, began = self._settings.fallback, time.monotonic()
-        if fallback == self.name:
-            raise ReconstructorUnavailable("remote.fallback: remote cannot be its own fallback; set wait, or the name "
-                                           "of a reconstructor of this machine")
         if fallback != "wait":
             self._fallback = create(fallback, self._config, progress)
         while not self._actions.server_is_ready():
