@@ -1,10 +1,10 @@
 """Dense inverse depth of a keyframe by a plane sweep, which needs no first guess and fills in where texture is weak.
 
 The neighbors are warped into the keyframe at a set of inverse depths (plane sweep: Collins, A Space-Sweep Approach to
-True Multi-Image Matching, CVPR 1996) and compared by zero-mean normalized cross correlation, which does not depend on
-gain and offset of the brightness. The costs are aggregated by semi-global matching along four paths (Hirschmueller,
-Stereo Processing by Semiglobal Matching and Mutual Information, PAMI 2008), in which the sparse points take part. It
-runs at low resolution.
+True Multi-Image Matching, CVPR 1996) and compared by the normalized correlation of the images without their local
+means, which depends neither on gain and offset of the brightness, nor much on what is behind an edge. The costs are
+aggregated by semi-global matching along four paths (Hirschmueller, Stereo Processing by Semiglobal Matching and Mutual
+Information, PAMI 2008), in which the sparse points take part. It runs at low resolution.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ NEAR, FAR = 0.7, 2.5
 """Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
 PATCH = 5
 """Edge of the patches that are correlated, pixels."""
-NOISE_VARIANCE = np.float32(4.0)
+MEAN_PATCH = 5
+"""Edge of the patches whose mean brightness is subtracted before, pixels."""
+NOISE_VARIANCE = np.float32(9.0)
 """Variance of the gray values in a patch without texture: its correlation says little."""
 UNKNOWN_COST = np.float32(0.5)
 """Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
@@ -87,17 +89,21 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
     matrices = {row: resize_intrinsics(intrinsics[row], size[0] / full_width, size[1] / full_height) for row in small}
     others_camera = {row: inverse(window_camera[row]) @ window_camera[index] for row in others}
     planes = _planes(points_camera, matrices[index], [inverse(motion)[:3, 3] for motion in others_camera.values()])
-    correlation = _Correlation(small[index])
-    costs = {row: correlation.costs(small[row], matrices[row], matrices[index], others_camera[row], planes)
-             for row in others}
-    cost = _visible_cost([costs[row] for row in others if row < index], [costs[row] for row in others if row > index])
+    unturned, first = np.linalg.inv(matrices[index]), _one_side(index, others)
+    costs = _Costs(small[index], [
+        _Neighbor(_Texture(small[row]), matrices[row] @ others_camera[row][:3, :3] @ unturned,
+                  matrices[row] @ others_camera[row][:3, 3], row in first) for row in others])
+    cost, plane_cost = np.empty((*small[index].shape, len(planes)), np.float32), np.empty_like(small[index])
+    for plane, inverse_depth in enumerate(planes):
+        costs.at(float(inverse_depth), plane_cost)
+        cost[..., plane] = plane_cost
     seen = np.isfinite(cost)
-    cost = np.ascontiguousarray(np.where(seen, cost, UNKNOWN_COST).transpose(1, 2, 0))
+    cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
-    inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
-    known = np.take_along_axis(seen, plane[None], 0)[0]
+    inverse_depths, sigma, best = _best(aggregate(cost, small[index]), planes)
+    known = np.take_along_axis(seen, best[..., None], 2)[..., 0]
     step = float(planes[1] - planes[0])
-    result = Sweep(_smooth(inverse_depth, step), np.where(known, sigma, np.float32(np.nan)), step)
+    result = Sweep(_smooth(inverse_depths, step), np.where(known, sigma, np.float32(np.nan)), step)
     return result.resized(grays.shape[1:])
 
 
@@ -112,56 +118,87 @@ def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
     return np.linspace(lowest, highest, count)
 
 
-class _Correlation:
-    """Compares an image, float32 (h, w), with others by zero-mean normalized cross correlation of patches."""
+class _Texture:
+    """An image, float32 (h, w), without its local mean, and the inverse of the local standard deviation of the rest."""
 
     def __init__(self, image: Map) -> None:
-        self._image, self._mean = image, _box(image)
-        self._scale = 1 / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0) + NOISE_VARIANCE)
-
-    def costs(self, other: Map, other_matrix: Array, matrix: Array, other_camera: Array, planes: Array) -> Map:
-        """Return (1 - correlation) / 2 with `other`, warped at each inverse depth (n, h, w); infinite outside of it."""
-        height, width = self._image.shape
-        rotation = other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix)
-        everywhere = np.ones(other.shape, np.uint8)
-        result = np.empty((len(planes), height, width), np.float32)
-        for plane, inverse_depth in enumerate(planes):
-            homography = rotation.copy()
-            homography[:, 2] += inverse_depth * other_matrix @ other_camera[:3, 3]
-            warped = cv2.warpPerspective(other, homography, (width, height),
-                                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            inside = cv2.warpPerspective(everywhere, homography, (width, height),
-                                         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-            mean = _box(warped)
-            variance = np.maximum(_box(warped * warped) - mean * mean, 0) + NOISE_VARIANCE
-            covariance = _box(warped * self._image) - mean * self._mean
-            result[plane] = (1 - covariance * self._scale / np.sqrt(variance)) * np.float32(0.5)
-            result[plane][inside == 0] = np.inf
-        return result
+        self.detail = np.asarray(image - cv2.boxFilter(image, -1, (MEAN_PATCH, MEAN_PATCH)), np.float32)
+        variance = cv2.boxFilter(self.detail * self.detail, -1, (PATCH, PATCH))
+        self.scale = np.asarray(1 / np.sqrt(variance + NOISE_VARIANCE), np.float32)
 
 
-def _box(image: Map) -> Map:
-    return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
+@dataclass(frozen=True, eq=False)
+class _Neighbor:
+    """A neighbor's texture, and the homography of a keyframe's pixels to its: `rotation + inverse depth * shift`.
 
-
-def _visible_cost(earlier: list[Map], later: list[Map]) -> Map:
-    """Return the cost by the neighbors that probably see the pixel, infinite if none does.
-
-    What is hidden from the earlier neighbors is often seen by the later ones, so the better of both means counts. If
-    all neighbors are on one side, the better half of them does.
+    `side` is one of two groups: what is hidden from one of them is often seen by the other.
     """
-    if earlier and later:
-        return np.minimum(_mean(np.stack(earlier)), _mean(np.stack(later)))
-    costs = np.sort(np.stack(earlier or later), 0)
-    return _mean(costs[:(len(costs) + 1) // 2])
+
+    texture: _Texture
+    rotation: Array
+    shift: Array
+    side: bool
 
 
-def _mean(costs: Map) -> Map:
-    """Return the mean of the finite costs along the first axis, infinite where there is none."""
-    finite = np.isfinite(costs)
-    count = finite.sum(0, dtype=np.float32)
-    total = np.where(finite, costs, np.float32(0)).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
+def _one_side(index: int, others: Sequence[int]) -> set[int]:
+    """Return the earlier ones of the neighbors of a keyframe; if all are on one side, the half that is nearer in time.
+
+    Edges hide less from those that are nearer.
+    """
+    earlier = {row for row in others if row < index}
+    if 0 < len(earlier) < len(others):
+        return earlier
+    return set(sorted(others, key=lambda row: abs(row - index))[:(len(others) + 1) // 2])
+
+
+class _Costs:
+    """The costs (1 - correlation) / 2 of an image's pixels (h, w) by its neighbors, plane after plane.
+
+    All work is done in a few arrays that stay in the processor's cache: allocating them takes longer than the sums.
+    """
+
+    def __init__(self, image: Map, neighbors: Sequence[_Neighbor]) -> None:
+        self._texture, self._neighbors = _Texture(image), neighbors
+        self._detail, self._scale, self._product = (np.empty_like(image) for _ in range(3))
+        self._sums = {side: (np.empty_like(image), np.empty_like(image)) for side in (True, False)}
+        self._outside = np.empty(image.shape, np.bool_)
+
+    def at(self, inverse_depth: float, cost: Map) -> None:
+        """Write into `cost` (h, w) those of a plane, infinite where no neighbor sees the pixel.
+
+        The better of the means of the two sides counts.
+        """
+        for total, count in self._sums.values():
+            total.fill(0)
+            count.fill(0)
+        for neighbor in self._neighbors:
+            self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
+        (total, count), (other, other_count) = self._sums.values()
+        for one, number in ((total, count), (other, other_count)):
+            np.equal(number, 0, out=self._outside)
+            np.maximum(number, 1, out=number)
+            np.divide(one, number, out=one)
+            one[self._outside] = np.inf
+        np.minimum(total, other, out=cost)
+
+    def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
+        size = total.shape[::-1]
+        homography = neighbor.rotation.copy()
+        homography[:, 2] += inverse_depth * neighbor.shift
+        cv2.warpPerspective(neighbor.texture.detail, homography, size, self._detail,
+                            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        cv2.warpPerspective(neighbor.texture.scale, homography, size, self._scale,
+                            cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
+        np.multiply(self._detail, self._texture.detail, out=self._detail)
+        cv2.boxFilter(self._detail, -1, (PATCH, PATCH), self._product)
+        np.greater(self._scale, 0, out=self._outside)
+        np.add(count, self._outside, out=count)
+        np.multiply(self._product, self._scale, out=self._product)
+        np.multiply(self._product, self._texture.scale, out=self._product)
+        np.subtract(np.float32(1), self._product, out=self._product)
+        np.multiply(self._product, self._outside, out=self._product)
+        np.multiply(self._product, np.float32(0.5), out=self._product)
+        np.add(total, self._product, out=total)
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
