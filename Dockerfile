@@ -11,10 +11,10 @@ WORKDIR /ros2_ws
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3-venv python3-pip \
  && rm -rf /var/lib/apt/lists/*
-# First what seldom changes. OpenCV, faiss and rosbags come from pip, below.
+# First what seldom changes. OpenCV and rosbags come from pip, below.
 COPY package.xml requirements.txt src/vggt_ros/
 RUN apt-get update && rosdep update --rosdistro jazzy \
- && rosdep install --from-paths src --ignore-src -y --skip-keys "python3-opencv python3-faiss python3-rosbags-pip" \
+ && rosdep install --from-paths src --ignore-src -y --skip-keys "python3-opencv python3-rosbags-pip" \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --system-site-packages venv && touch venv/COLCON_IGNORE && source venv/bin/activate \
  && grep -v '^gtsam' src/vggt_ros/requirements.txt \

@@ -14,6 +14,7 @@ ROS_EXECUTABLES = [
     "replay = vggt_ros.cli.replay:main",
     "evaluate = vggt_ros.cli.evaluate:main",
     "export = vggt_ros.cli.export:main",
+    "merge = vggt_ros.cli.merge:main",
     "benchmark = vggt_ros.cli.benchmark:main",
     "reconstruct = vggt_ros.cli.reconstruct:main",
     "parity = vggt_ros.cli.parity:main",
@@ -22,9 +23,11 @@ ROS_EXECUTABLES = [
 """Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
 RECONSTRUCTORS = {
     "vggt_ros.reconstructors": ["vggt = vggt_ros.reconstruction.vggt.reconstructor:Vggt",
-                                "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview"],
+                                "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview",
+                                "da3 = vggt_ros.reconstruction.da3.reconstructor:Da3"],
     "vggt_ros.reconstructor_settings": ["vggt = vggt_ros.reconstruction.vggt.settings:VggtConfig",
-                                        "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig"],
+                                        "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig",
+                                        "da3 = vggt_ros.reconstruction.da3.settings:Da3Config"],
 }
 """As other packages register theirs; the same as in vggt_ros/plugins.py."""
 BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
@@ -45,7 +48,7 @@ setup(
     package_data={f"{NAME}.features": ["vocabulary.npz"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
-        (f"share/{NAME}", ["package.xml", "requirements.txt"]),
+        (f"share/{NAME}", ["package.xml", "requirements.txt", "requirements-da3.txt"]),
         *((f"share/{NAME}/{folder}", sorted(str(path) for path in Path(folder).iterdir() if path.is_file()))
           for folder in ("launch", "config")),
     ],

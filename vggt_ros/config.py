@@ -134,6 +134,11 @@ class MapConfig:
                             unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
+    planar: bool = setting(False, "The robot drives on a plane: height, roll and pitch of its base are soft factors; "
+                           "not for ramps below 3 planar_tilt, nor for what flies or is carried.")
+    planar_tilt: float = setting(2.0, "Sigma of roll and pitch on the ground; steeper ramps are kept.",
+                                 unit="degrees", low=0.1, high=30.0)
+    planar_height: float = setting(0.1, "Sigma of the height over the ground.", unit="m", low=0.001, high=10.0)
     kept_width: int = setting(200, "Width at which depth and color of a keyframe are stored in the map.",
                               unit="px", low=40, high=1024)
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")

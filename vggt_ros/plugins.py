@@ -24,11 +24,14 @@ BUILT_IN = {
     "vggt": ("vggt_ros.reconstruction.vggt.reconstructor:Vggt", "vggt_ros.reconstruction.vggt.settings:VggtConfig"),
     "multiview": ("vggt_ros.reconstruction.multiview.reconstructor:Multiview",
                   "vggt_ros.reconstruction.multiview.settings:MultiviewConfig"),
+    "da3": ("vggt_ros.reconstruction.da3.reconstructor:Da3", "vggt_ros.reconstruction.da3.settings:Da3Config"),
 }
 """Name to class and settings of those of this package, in the order in which `auto` tries them.
 
 `setup.py` registers the same as entry points. This table serves a checkout, which nobody has installed.
 """
+NEED_GPU = ("vggt",)
+"""Those that `auto` uses only on a GPU."""
 
 
 @functools.cache

@@ -35,6 +35,7 @@ from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_chan
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
@@ -64,9 +65,8 @@ class Slam:
         self._selector = KeyframeSelector(config.keyframes)
         self._localizer = Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
-        self.odometry = OdometrySource()
-        self.depth, self.height = DepthSource(), HeightSource(config.scale.camera_height)
-        self.imu = ImuSource()
+        self.odometry, self.depth = OdometrySource(), DepthSource()
+        self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.solution = Solution(version=-2)
         self.reset()
@@ -78,10 +78,10 @@ class Slam:
 
     # Every image, on the caller's thread.
 
-    def track(self, frame: Frame, has_capacity: bool = True) -> TrackedFrame:
+    def track(self, frame: Frame, load: Load = Load()) -> TrackedFrame:
         """Process one image: locate it in the newest solution, select keyframes, and form the windows for `step`."""
         self.locate(frame)
-        return self.select_keyframe(has_capacity)
+        return self.select_keyframe(load)
 
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Track features into a frame, and return its pose in the newest solution; `select_keyframe` has to follow.
@@ -99,9 +99,9 @@ class Slam:
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
-    def select_keyframe(self, has_capacity: bool = True) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; without `has_capacity`, thin keyframes."""
-        tracked, solution = self._make_keyframe(has_capacity), self.solution
+    def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
+        """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
+        tracked, solution = self._make_keyframe(load), self.solution
         self._localizer.update_solution(self._current[0], solution)
         self.located_late += self._localizer.locate_late(solution)
         return tracked
@@ -110,17 +110,17 @@ class Slam:
         """Give all images a pose that had none when they came, where the map has one now; see `located_late`."""
         self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
-    def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
+    def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        if not self._selector.needs_keyframe(features, image.gray.shape[1]):
+        if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
                             frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
-                            tracked.map_camera, image.binary, features.excluded)
+                            tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
         is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
         previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
@@ -129,8 +129,8 @@ class Slam:
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, has_capacity) or previous_window  # never both: it has 1 keyframe then
-        self.counts.thinned = self._buffer.thinned
+        window = self._buffer.add(keyframe, load) or previous_window  # never both: it has 1 keyframe then
+        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
     def flush(self) -> Window | None:
@@ -201,6 +201,7 @@ class Slam:
         self._cull_keyframes()
         known = set(self._atlas.keyframes)
         placement = self._placer.place(window, self.solution)
+        self._atlas.apply_ground(self.height.up, self.height.up_camera)
         solution, rescaled = self._update_scale(self._atlas.solution())
         added = tuple(sorted(self._atlas.keyframes.keys() - known))
         loop = "; ".join(filter(None, (placement.join_result, self._close_loop(window, added, solution, verify))))
@@ -215,8 +216,7 @@ class Slam:
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
-        keyframes = [self._placer.recent[keyframe] for keyframe in added]
-        features = self._atlas.describe(keyframes)
+        keyframes, features = [self._placer.recent[k] for k in added], self._atlas.take_local_features(added)
         if not self.config.loops.enabled:
             return ""
         self._loop_closer.add_keyframes(keyframes, features, self._atlas, solution, self.counts)

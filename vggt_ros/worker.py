@@ -13,6 +13,7 @@ from typing import Any
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Update
 
 _LOG = logging.getLogger(__name__)
@@ -52,9 +53,10 @@ class Worker:
             return not self._busy and self._waiting == 0
 
     @property
-    def has_capacity(self) -> bool:
-        """True if another window may be queued; otherwise `Slam.track` thins keyframes."""
-        return self._waiting < self._slam.config.windows.max_waiting
+    def backlog(self) -> Load:
+        """How far the windows are behind, for `Slam.track`."""
+        waiting = self._waiting
+        return Load(waiting, waiting < self._slam.config.windows.max_waiting)
 
     def enqueue(self, window: Window) -> None:
         """Queue a window; it is never dropped."""

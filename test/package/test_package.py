@@ -26,9 +26,11 @@ ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
 CONFINED = {
-    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py"),
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py",
+              "vggt_ros/benchmarks/robustness/"),
     "tf2_ros": ("vggt_ros/ros/",),
-    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
+    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
+    "depth_anything_3": ("vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
     "rerun": ("vggt_ros/view/",),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
 }
@@ -138,11 +140,12 @@ def test_dependencies_are_declared():
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
             "scipy": "python3-scipy", "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py",
-            "faiss": "python3-faiss", "rosbags": "python3-rosbags-pip"}
+            "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
         used |= {name.split(".")[0] for name in imports(path)}
-    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub", "rerun"}  # named in an error or by the README
+    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub", "rerun",  # named in an error or by the README
+                "depth_anything_3"}
     used -= {"vggt_ros", "__future__"} | optional | set(sys.stdlib_module_names)
     missing = {name for name in used if not {name, keys.get(name, name)} & (declared | pip)}
     assert not missing

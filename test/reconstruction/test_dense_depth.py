@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.plane_sweep import _guide, aggregate, sweep
+from vggt_ros.reconstruction.multiview.plane_sweep import OUTSIDE, _guide, _visible_cost, aggregate, sweep
 from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
 from vggt_ros.synthetic import orbit, pinhole, room
 
@@ -89,22 +89,63 @@ def test_the_sweep_needs_no_first_guess(views: Views) -> None:
 
 
 def test_aggregation_fills_a_gap_and_keeps_an_edge() -> None:
-    cost = np.ones((20, 30, 8), np.float32)
-    cost[:, :15, 2] = 0.0
-    cost[:, 15:, 6] = 0.0
-    cost[8:12, 5:9] = 0.5
+    cost = np.ones((8, 20, 30), np.float32)
+    cost[2, :, :15] = 0.0
+    cost[6, :, 15:] = 0.0
+    cost[:, 8:12, 5:9] = 0.5
     image = np.zeros((20, 30), np.float32)
     image[:, 15:] = 200.0
-    plane = aggregate(cost, image).argmin(2)
+    plane = aggregate(cost, image).argmin(0)
     assert (plane[:, :15] == 2).all() and (plane[:, 15:] == 6).all()
 
 
+def _one_path(cost: Map, image: Map) -> Map:
+    """Aggregate the costs (n, h, w) downward, pixel by pixel, as the formula of semi-global matching says."""
+    result = cost.astype(float)
+    for row in range(1, cost.shape[1]):
+        for column in range(cost.shape[2]):
+            before = result[:, row - 1, column]
+            jump = 1.2 / (1 + abs(float(image[row, column]) - float(image[row - 1, column])) / 8)
+            neighbors = np.pad(before, 1, constant_values=np.inf)
+            best = np.minimum.reduce([before, np.minimum(neighbors[:-2], neighbors[2:]) + 0.1,
+                                      np.full(len(before), before.min() + jump)])
+            result[:, row, column] += best - before.min()
+    return result
+
+
+def test_aggregation_is_that_of_the_formula() -> None:
+    random = np.random.default_rng(0)
+    cost, image = random.random((6, 9, 7), np.float32), random.uniform(0, 60, (9, 7)).astype(np.float32)
+    total = np.zeros(cost.shape)
+    for turns in range(4):  # each of the four paths goes downward in an image that is turned
+        total += np.rot90(_one_path(np.rot90(cost, turns, (1, 2)), np.rot90(image, turns)), -turns, (1, 2))
+    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(2, 3), (4, 0), (0, 5), (1, 0), (0, 2)])
+def test_the_cost_is_by_the_neighbors_that_see_the_pixel(sides: tuple[int, int]) -> None:
+    random = np.random.default_rng(1)
+    earlier, later = (random.uniform(-1e-6, 1, (count, 3, 8, 9)).astype(np.float32) for count in sides)
+    for costs in (earlier, later):
+        costs[random.random(costs.shape) < 0.4] = np.inf
+
+    def mean(costs: Map) -> Map:
+        seen = np.isfinite(costs)
+        return np.where(seen.any(0), np.where(seen, costs, 0).sum(0) / np.maximum(seen.sum(0), 1), OUTSIDE)
+
+    both = np.concatenate([earlier, later])
+    expected = np.minimum(mean(earlier), mean(later)) if len(earlier) and len(later) \
+        else mean(np.sort(both, 0)[:(len(both) + 1) // 2])
+    found = _visible_cost(*([np.where(np.isinf(cost), OUTSIDE, cost) for cost in costs] for costs in (earlier, later)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_sparse_points_decide_where_images_say_nothing() -> None:
-    cost, planes = np.full((20, 30, 8), 0.5, np.float32), np.linspace(0.1, 0.8, 8)
+    cost, planes = np.full((8, 20, 30), 0.5, np.float32), np.linspace(0.1, 0.8, 8)
     matrix = np.array([[20.0, 0, 14.5], [0, 20.0, 9.5], [0, 0, 1]])
     _guide(cost, np.array([[0.02, 0.01, 2.0], [-9.0, 0.0, 2.0], [0.0, 0.0, -2.0]]), matrix, planes)
-    assert (cost != 0.5).any(2).sum() == 1
-    assert (aggregate(cost, np.zeros((20, 30), np.float32)).argmin(2)[8:12, 10:20] == 4).any()
+    assert (cost != 0.5).any(0).sum() == 1
+    assert (aggregate(cost, np.zeros((20, 30), np.float32)).argmin(0)[8:12, 10:20] == 4).any()
 
 
 def test_a_rolling_shutter_and_a_distortion_are_undone_and_done_again() -> None:

@@ -249,6 +249,17 @@ def test_what_others_send_to_tf_is_named(make, monkeypatch):
     assert not bench.node.transforms.watch._subscriptions, "it does not listen all the time"
 
 
+@pytest.mark.parametrize("parents", [
+    {"base_link": ["a"], "a": ["b"], "b": ["a"]}, {"base_link": ["a"], "a": ["base_link"]},
+    {"base_link": ["a"], "a": ["a"]}, {"base_link": ["a"], "a": ["b"], "b": ["c"], "c": ["b", "base_link"]}])
+def test_a_cycle_in_tf_is_no_endless_loop(make, parents):
+    """Known fault: the search for the root of the robot hung the node for ever."""
+    watch = make().node.transforms.watch
+    watch._parents = {child: dict.fromkeys(names, False) for child, names in parents.items()}
+    assert any("base_link has two parents" in problem and "set tf.base_frame to" in problem
+               for problem in watch._find())
+
+
 def test_our_own_transforms_are_not_taken_for_those_of_others(make, monkeypatch):
     monkeypatch.setattr(tf_watch, "_LISTEN", 0.7)
     bench = make(tf__base_timeout=0.0, tf__assume_level=True)

@@ -643,7 +643,7 @@ def test_a_pose_is_published_before_keyframe_selection(make):
     bench = make().start()
     bench.info(lap().frames[0])
     select = bench.node.slam.select_keyframe
-    bench.node.slam.select_keyframe = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
+    bench.node.slam.select_keyframe = lambda load: time.sleep(0.5) or select(load)
     bench.image(lap().frames[0])
     bench.settle()
     assert float(bench.status_now()["latency idle p99 ms"]) < 450

@@ -12,6 +12,7 @@ from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.slam import Slam
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Frame
 
 SECONDS_A_WINDOW = 2.2
@@ -41,7 +42,7 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
             formed, solving = waiting.pop(0)
             free = max(free, formed) + SECONDS_A_WINDOW
         tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, True),
-                             has_capacity=len(waiting) < config.windows.max_waiting)
+                             Load(len(waiting), len(waiting) < config.windows.max_waiting))
         if tracked.window is not None:
             waiting.append((now, tracked.window))
         states.append(tracked.state)

@@ -6,7 +6,7 @@ random pixels of each image; confidence and the other heads are not recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -133,6 +133,25 @@ def read_reference(path: Path) -> dict[str, Array]:
             raise RecordingError(f"{path}, line {number}: expected 12 numbers of a pose at its end") from error
         poses[words[0]] = matrix
     return poses
+
+
+def read_intrinsics(path: Path, widths: Mapping[str, int]) -> dict[str, Array]:
+    """Return image name to its intrinsics 3x3 in `colmap.txt`, for images of these widths; raises RecordingError.
+
+    A pixel's center is at half a pixel in the file, and at a whole one here.
+    """
+    matrices = {}
+    for number, line in enumerate(read_lines(path), 1):
+        words = line.split()
+        if not words or words[0] not in widths:
+            continue
+        try:
+            fx, fy, cx, cy, full_width = (float(word) for word in words[1:6])
+            scale = widths[words[0]] / full_width
+        except (ValueError, ZeroDivisionError) as error:
+            raise RecordingError(f"{path}, line {number}: expected fx fy cx cy width after the name") from error
+        matrices[words[0]] = np.array([[fx * scale, 0, cx * scale - 0.5], [0, fy * scale, cy * scale - 0.5], [0, 0, 1]])
+    return matrices
 
 
 def walk(reference: dict[str, Array]) -> list[str]:

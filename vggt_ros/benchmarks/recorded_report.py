@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vggt_ros.benchmarks.epipolar import epipolar_errors
 from vggt_ros.benchmarks.recorded import (
     RecordedReconstructor,
     RecordingError,
@@ -18,6 +19,7 @@ from vggt_ros.benchmarks.recorded import (
     keyframes,
     load_runs,
     read_images,
+    read_intrinsics,
     read_reference,
     walk,
 )
@@ -85,13 +87,6 @@ def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], r
     return {order[int(solution.ids[row])]: inverse(solution.map_camera[row]) for row in rows}, len(windows), placed
 
 
-def fuse(name: str, runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,
-         reference: dict[str, Array]) -> Result:
-    """Return what windows of the images in their order, cut from the runs in turn, become in the map."""
-    poses, windows, placed = fused_poses(runs, images, refine, config, name)
-    return Result(name, windows, placed, len(images), len(poses), *compare(poses, reference))
-
-
 def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: Config | None = None
              ) -> tuple[dict[str, Any], bool]:
     """Print the table of a folder of recorded runs; return all figures, and whether the last row is within `at_most`.
@@ -126,11 +121,19 @@ def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: C
         whole[:, :3] = run.extrinsic
         poses = dict(zip(run.names, whole, strict=True))
         note(Result(f"{name}, one inference", 1, 1, len(order), len(order), *compare(poses, reference)))
+    sets = {"reference": reference}
     groups = [[name] for name in runs] + ([list(runs)] if len(runs) > 1 else [])
     for refine in (False, True):
         for group in groups:
             label = f"{' and '.join(group)}{' in turn' if len(group) > 1 else ''}{', refined' if refine else ''}"
-            note(fuse(label, [runs[name] for name in group], images, refine, config, reference))
+            poses, windows, placed = fused_poses([runs[name] for name in group], images, refine, config, label)
+            note(Result(label, windows, placed, len(images), len(poses), *compare(poses, reference)))
+            sets[label] = poses
+    widths = {name: image.shape[1] for name, image in images.items()}
+    epipolar, matches = epipolar_errors(images, read_intrinsics(folder / "colmap.txt", widths), sets)
+    print(f"{matches} matches of SIFT features, median distance from their epipolar lines, pixels of the images:")
+    for label, error in epipolar.items():
+        print(f"{label:<32} {error:>8.3f}")
     last = results[-1]
     good = last.placed == last.windows
     if at_most is not None:
@@ -138,4 +141,4 @@ def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: C
     bound = "" if at_most is None else f" of at most {at_most[0]:g} % and {at_most[1]:g} deg"
     print(f"{'within' if good else 'NOT within'} the bound{bound}: {last.placed} of {last.windows} windows placed, "
           f"{last.centers:.3f} %, {last.rotation:.3f} deg")
-    return {"rows": [vars(result) for result in results], "within": good}, good
+    return {"rows": [vars(result) for result in results], "epipolar_px": epipolar, "within": good}, good

@@ -57,14 +57,15 @@ def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyfram
     return keyframes, found, depth
 
 
-def fuse(keyframes: Sequence[Keyframe], reconstructor: Reconstructor, config: Config) -> tuple[Slam, list[float]]:
-    """Return a map of windows of the keyframes, and the seconds that each refinement took."""
-    slam, seconds = Slam(config, reconstructor), []
+def fuse(keyframes: Sequence[Keyframe], reconstructor: Reconstructor, config: Config) -> tuple[Slam, list[float], int]:
+    """Return a map of windows of the keyframes, the seconds that each refinement took, and how many it accepted."""
+    slam, seconds, refined = Slam(config, reconstructor), [], 0
     for window in overlapping_windows(keyframes, config.windows.size, config.windows.overlap):
         update = slam.step(window)
         if "refine_s" in update.report:
             seconds.append(update.report["refine_s"])
-    return slam, seconds
+            refined += update.report["refined"] > 0
+    return slam, seconds, refined
 
 
 def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, config: Config | None = None
@@ -89,15 +90,15 @@ def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, co
                                         config.of(VggtConfig))
             errors = []
             for reconstructor in (inner, RefinedReconstructor(inner)):
-                slam, seconds = fuse(keyframes, reconstructor, config)
+                slam, seconds, refined = fuse(keyframes, reconstructor, config)
                 stamps, camera = slam.trajectory(slam.solution.largest_submap)
                 truth = np.array(sorted(poses)), np.array([poses[stamp] for stamp in sorted(poses)])
                 errors.append(accuracy(stamps, camera, *truth).ate_rmse)
-            refined = len(seconds)
             rows.append({"ate_m": errors[0], "ate_refined_m": errors[1], "windows_refined": refined,
-                         "seconds": float(np.median(seconds)) if seconds else 0.0})
+                         "windows_tried": len(seconds), "seconds": float(np.median(seconds)) if seconds else 0.0})
+            accepted = f"{refined}/{len(seconds)}"
             print(f"{name:<20} {len(keyframes):>6} {seed:>4} {errors[0]:>8.4f} {errors[1]:>8.4f} "
-                  f"{errors[1] / errors[0]:>6.2f} {refined:>8} {rows[-1]['seconds']:>8.2f}", flush=True)
+                  f"{errors[1] / errors[0]:>6.2f} {accepted:>8} {rows[-1]['seconds']:>8.2f}", flush=True)
         ratios = [row["ate_refined_m"] / row["ate_m"] for row in rows]
         results[name] = {"runs": rows, "ratio_median": float(np.median(ratios))}
     return results

@@ -24,6 +24,9 @@ _COLOR = np.broadcast_to(np.zeros(3, np.uint8), (SIZE[1], SIZE[0], 3))
 class Errors:
     """Errors of windows; standard deviations unless stated otherwise.
 
+    Those of rotation, translation, noise, scale from image to image and focal length are what recorded outputs of
+    VGGT-1B show without refinement (docs/measurements/refinement.md); tilt and bending of rotations were not measured.
+
     Attributes:
         scale: of the logarithm of a window's scale, over its median depth.
         rotation, translation: of each relative pose of consecutive keyframes, radians and fractions of median depth.
@@ -38,13 +41,13 @@ class Errors:
     """
 
     scale: float = 0.4
-    rotation: float = 0.0015
-    translation: float = 0.004
-    noise: float = 0.02
+    rotation: float = 0.0045
+    translation: float = 0.01
+    noise: float = 0.01
     tilt: float = 0.01
     deformation_rotation: float = 0.003
     deformation_scale: float = 0.005
-    focal: float = 0.01
+    focal: float = 0.009
     outliers: float = 0.0
     dropped: float = 0.0
 

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features.tracks import ImageFeatures, resize_pixels
+from vggt_ros.features.description import Description
+from vggt_ros.features.tracks import resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.images.mask import resized
@@ -75,8 +76,7 @@ def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe])
             for k, camera, step in zip(geometry.keyframe_ids, geometry.window_camera, steps, strict=True)}
 
 
-def with_binary_features(keyframe: MapKeyframe, image: Keyframe) -> MapKeyframe:
-    """Return a keyframe of the map with the binary features of its full image, which relocalization matches."""
-    binary = ImageFeatures.from_keyframe(image).binary
-    pixels = resize_pixels(binary.pixels, keyframe.depth.shape[1] / image.image.shape[1])
-    return replace(keyframe, pixels=pixels, features=binary.descriptors)
+def with_description(keyframe: MapKeyframe, found: Description, width: int) -> MapKeyframe:
+    """Return a keyframe of the map with the features that were found in its full image, which was `width` wide."""
+    pixels = resize_pixels(found.binary.pixels, keyframe.depth.shape[1] / width)
+    return replace(keyframe, pixels=pixels, features=found.binary.descriptors, appearance=found.appearance)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import single_threaded_blas
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
 """Messages to the parent: answers to the creation and to a request, both with status values; and others."""
@@ -26,14 +26,15 @@ _NICENESS = 5
 
 
 def run(connection: Connection, questions: Connection, config: Config,
-        create: Callable[[Config, Callable[[str], None]], tuple[Any, str]]) -> None:
+        create: Callable[[Config, Callable[[str], None]], tuple[Any, str]],
+        describe: Callable[[Keyframe], Any] | None = None) -> None:
     """Create a reconstructor and answer requests `(method, arguments)`; the target of the process.
 
-    `questions` carries cameras, and the image sizes that answer them.
+    `questions` carries cameras, and the image sizes that answer them. The answer to `reconstruct` has the geometry, and
+    by keyframe what `describe` returned for those that no window had before.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
     single_threaded_blas()
     channel = _Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
@@ -50,6 +51,7 @@ def run(connection: Connection, questions: Connection, config: Config,
     has_leftovers = config.reconstructor == "auto" and on_cpu and "torch" in sys.modules
     threading.Thread(target=_answer_sizes, args=(questions, reconstructor), daemon=True).start()
     channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, has_leftovers)))
+    described = -1  # the newest keyframe
     while (request := channel.receive()) is not None:
         method, arguments = request
         try:
@@ -61,7 +63,10 @@ def run(connection: Connection, questions: Connection, config: Config,
             if method == "prepare" and hasattr(reconstructor, "prepare"):
                 reconstructor.prepare(*arguments, lambda text: channel.send(PROGRESS, text))
             elif method == "reconstruct":
-                answer = reconstructor.reconstruct(*arguments)
+                window: Window = arguments[0]
+                new = [k for k in window.keyframes if describe is not None and k.id > described]
+                answer = reconstructor.reconstruct(window), {k.id: describe(k) for k in new} if describe else {}
+                described = max(described, *window.ids)
         except Exception as error:
             channel.send(ERROR, _portable(error))
         else:
@@ -126,10 +131,3 @@ def _portable(error: Exception) -> Exception:
     where = "".join(traceback.format_tb(error.__traceback__))
     return RuntimeError(f"{text}\nin the process of the reconstructor:\n{where}")
 
-
-def _exit_with_parent() -> None:
-    """End this process when the node was killed; otherwise it would wait for requests forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -118,6 +118,7 @@ class StatusMonitor:
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
             "windows waiting": self._worker.waiting,
+            "given up": self._worker.backlog.given_up or "nothing",
             "worker": "idle" if self._worker.idle else "busy",
             "transforms late": self.late_transforms(),
             "resets": self.resets,
@@ -176,6 +177,8 @@ class StatusMonitor:
         if problem := self.parallax_problem():
             return DiagnosticStatus.WARN, problem
         problems = self.problems()
+        if slow := self._worker.backlog.given_up:
+            problems = [slow, *problems]
         if tracked.state == "INITIALIZING":
             return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(
                 ["initializing: move the camera sideways until the first window is solved", *problems])

@@ -60,7 +60,7 @@ class ImageTracking:
         end_priority()
         published = time.perf_counter()
         try:
-            tracked = self._slam.select_keyframe(has_capacity=self._worker.has_capacity)
+            tracked = self._slam.select_keyframe(self._worker.backlog)
         except Exception as error:  # the pose is valid nevertheless
             self._count_failure(error)
         if tracked.keyframe is not None:

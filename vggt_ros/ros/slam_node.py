@@ -15,6 +15,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
 from vggt_ros.config import Config
+from vggt_ros.features.description import describe_keyframe
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
@@ -41,7 +42,7 @@ from vggt_ros.slam import Slam
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.worker import Worker
 
-_CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
+_CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True, describe=describe_keyframe)
 _CLOSE_TIMEOUT = 3.0
 """Longest wait for the worker when the node is closed, seconds; launch kills a node after 5 s."""
 Success = TransitionCallbackReturn.SUCCESS

@@ -245,6 +245,7 @@ class Counts:
         frames, tracked, lost: images received, with a pose, and without one although there is a map.
         relocalized: how often the camera was found again after it was lost.
         keyframes: keyframes selected.
+        spaced: keyframes that were chosen farther apart than usual, because windows waited.
         thinned: keyframes removed before reconstruction, because of back-pressure.
         unplaced: keyframes of processed windows that are not in the map.
         windows, refused, retried: windows processed, without any successful attempt, and with more than one attempt.
@@ -259,6 +260,7 @@ class Counts:
     lost: int = 0
     relocalized: int = 0
     keyframes: int = 0
+    spaced: int = 0
     thinned: int = 0
     unplaced: int = 0
     windows: int = 0

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 160
+WIDTH = 144
 """Width of the images that are compared, pixels."""
 STEP = 1.2
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
@@ -93,17 +93,16 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
     costs = _Costs(small[index], [
         _Neighbor(_Texture(small[row]), matrices[row] @ others_camera[row][:3, :3] @ unturned,
                   matrices[row] @ others_camera[row][:3, 3], row in first) for row in others])
-    cost, plane_cost = np.empty((*small[index].shape, len(planes)), np.float32), np.empty_like(small[index])
-    for plane, inverse_depth in enumerate(planes):
-        costs.at(float(inverse_depth), plane_cost)
-        cost[..., plane] = plane_cost
+    cost = np.empty((len(planes), *small[index].shape), np.float32)
+    for one, at in zip(cost, planes, strict=True):
+        costs.at(float(at), one)
     seen = np.isfinite(cost)
     cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
-    inverse_depths, sigma, best = _best(aggregate(cost, small[index]), planes)
-    known = np.take_along_axis(seen, best[..., None], 2)[..., 0]
+    inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
+    known = np.take_along_axis(seen, plane[None], 0)[0]
     step = float(planes[1] - planes[0])
-    result = Sweep(_smooth(inverse_depths, step), np.where(known, sigma, np.float32(np.nan)), step)
+    result = Sweep(_smooth(inverse_depth, step), np.where(known, sigma, np.float32(np.nan)), step)
     return result.resized(grays.shape[1:])
 
 
@@ -202,51 +201,61 @@ class _Costs:
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
-    """Add the cost of contradicting the sparse points (n, 3) to the costs (h, w, n planes) of their pixels."""
+    """Add the cost of contradicting the sparse points (n, 3) to the costs (n planes, h, w) of their pixels."""
     points = points[points[:, 2] > 0]
     column, row = np.rint(points[:, :2] / points[:, 2:] * matrix[[0, 1], [0, 1]] + matrix[:2, 2]).astype(int).T
-    inside = (column >= 0) & (column < cost.shape[1]) & (row >= 0) & (row < cost.shape[0])
-    difference = np.abs(planes - 1 / points[inside, 2:]) / (planes[1] - planes[0])
-    cost[row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
+    inside = (column >= 0) & (column < cost.shape[2]) & (row >= 0) & (row < cost.shape[1])
+    difference = np.abs(planes[:, None] - 1 / points[inside, 2]) / (planes[1] - planes[0])
+    cost[:, row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
 
 
 def aggregate(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
-    across = np.ascontiguousarray(cost.transpose(1, 0, 2))
-    total = _path(cost, image) + _path(cost[::-1], image[::-1])[::-1]
-    total += (_path(across, image.T) + _path(across[::-1], image.T[::-1])[::-1]).transpose(1, 0, 2)
-    return np.asarray(total / np.float32(4), np.float32)
+    """Return the costs (n, h, w) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
+    total = _paths(cost.transpose(1, 0, 2), image)
+    total += _paths(cost.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
+    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25), order="C")
 
 
-def _path(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) aggregated downward from row to row."""
-    result = np.empty_like(cost)
-    result[0] = cost[0]
-    padded = np.full((cost.shape[1], cost.shape[2] + 2), np.inf, np.float32)
-    for row in range(1, len(cost)):
-        before = padded[:, 1:-1]
+def _paths(cost: Map, image: Map) -> Map:
+    """Return the sum of the costs (h, n, w) aggregated downward and upward from row to row; `image` is (h, w)."""
+    height, count, width = cost.shape
+    result = np.empty((height, count, 2 * width), np.float32)  # both directions side by side, upward in reverse order
+    result[..., :width], result[..., width:] = cost, cost[::-1]
+    change = np.abs(np.diff(image, axis=0))
+    jump = JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)
+    padded = np.full((count + 2, 2 * width), np.inf, np.float32)
+    before = padded[1:-1]
+    best = np.empty_like(before)
+    for row in range(1, height):
         before[:] = result[row - 1]
-        lowest = before.min(1, keepdims=True)
-        jump = JUMP_PENALTY / (1 + np.abs(image[row] - image[row - 1]) / EDGE)
-        best = np.minimum(padded[:, :-2], padded[:, 2:]) + STEP_PENALTY
+        lowest = before.min(0)
+        np.minimum(padded[:-2], padded[2:], out=best)
+        best += STEP_PENALTY
         np.minimum(best, before, out=best)
-        np.minimum(best, lowest + jump[:, None], out=best)
-        result[row] = best - lowest + cost[row]
-    return result
+        np.minimum(best, lowest + jump[row - 1], out=best)
+        best -= lowest
+        result[row] += best
+    return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
 
 
 def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:
-    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane."""
+    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane.
+
+    `cost` (n, h, w) is overwritten.
+    """
     count = len(planes)
-    plane = cost.argmin(2)
+    lowest = cost.min(0)
+    plane = np.zeros(lowest.shape, np.intp)
+    for row in range(count - 1, -1, -1):
+        plane[cost[row] == lowest] = row
     center = np.clip(plane, 1, count - 2)
-    below, least, above = (np.take_along_axis(cost, (center + step)[..., None], 2)[..., 0] for step in (-1, 0, 1))
+    below, least, above = (np.take_along_axis(cost, (center + step)[None], 0)[0] for step in (-1, 0, 1))
     curvature = below - 2 * least + above
     offset = np.where(curvature > 1e-9, (below - above) / (2 * np.maximum(curvature, np.float32(1e-9))), 0)
     position = np.where(plane == center, center + np.clip(offset, -0.5, 0.5), plane)
-    elsewhere = np.abs(np.arange(count) - plane[..., None]) > 1
-    lowest = cost.min(2)
-    margin = np.where(elsewhere, cost, np.inf).min(2) - lowest
+    for step in (-1, 0, 1):
+        np.put_along_axis(cost, np.clip(plane + step, 0, count - 1)[None], np.inf, 0)
+    margin = cost.min(0) - lowest
     ambiguity = (lowest + COST_FLOOR) / (margin + COST_FLOOR)
     step = planes[1] - planes[0]
     return ((planes[0] + position * step).astype(np.float32),

@@ -6,8 +6,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.joining import join
 from vggt_ros.reconstruction.splitting import Memory, WindowSplitter
 from vggt_ros.reconstruction.vggt import memory, weight_files, weights
@@ -26,8 +25,8 @@ from vggt_ros.reconstruction.vggt.device_errors import (
     DeviceUnsuitable,
     device_problem,
     first_line,
-    is_lost,
     is_out_of_memory,
+    lost_context,
 )
 from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
@@ -65,7 +64,7 @@ class Vggt:
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise DeviceUnsuitable("vggt.device: cuda is configured, but torch finds no GPU; set auto or cpu")
         device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-        with _lost_context():
+        with lost_context():
             self.inference = Inference(settings, device, config.windows.overlap)
         self.splitter = WindowSplitter("vggt", config, Memory(
             self._needed_bytes, self._free_bytes, self._shortage, self.inference.clear_cache,
@@ -119,7 +118,7 @@ class Vggt:
         width, height = self.image_size(Camera.assumed(640, 480, 60.0))
         problem = ""
         try:
-            with _lost_context():
+            with lost_context():
                 sizes = weights.read_sizes(path.parent / "config.json")
                 check_device(self.inference, sizes, self._config, width, height)
                 self.set_network(weights.load(path, device, self.inference.storage, self.inference.outputs,
@@ -133,7 +132,7 @@ class Vggt:
                 release_page_cache(path)
             progress("warming up")
             try:
-                with _lost_context():
+                with lost_context():
                     self._warm_up(width, height, compile_blocks=False)
             except RuntimeError as error:
                 problem = device_problem(error, device, "in a first window") or \
@@ -163,7 +162,7 @@ class Vggt:
             ReconstructorLost: the context of the GPU is lost.
 
         """
-        with _lost_context():
+        with lost_context():
             self._warm_up(width, height, compile_blocks=True, progress=progress)
 
     def close(self) -> None:
@@ -190,7 +189,7 @@ class Vggt:
         if "tracks" in self.inference.outputs and min(height, width) < MIN_IMAGE:
             raise ReconstructionRefused(f"vggt.outputs: tracks need images of {MIN_IMAGE} pixels or more on each side, "
                                         f"not {width}x{height}; raise vggt.width")
-        with _lost_context():
+        with lost_context():
             solved = self.splitter.solve(window, self._solve)
         whole = join(solved, self._config.alignment)
         total = {name: sum(part.report[name] for part in solved) for name in ("seconds", "reused_tokens", "tflop")}
@@ -210,7 +209,8 @@ class Vggt:
         peak = torch.cuda.max_memory_allocated(inference.device) if inference.device.type == "cuda" else \
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
-        return decode(output, window, self._focal(output.pose_enc, height, width), report)
+        return decode(output, window, self._focal(output.pose_enc, height, width), report,
+                      self.settings.pose_convention)
 
     def _warm_up(self, width: int, height: int, compile_blocks: bool,
                  progress: Callable[[str], None] = lambda text: None) -> None:
@@ -246,14 +246,3 @@ class Vggt:
         if not (math.isfinite(fx) and math.isfinite(fy)):
             raise ReconstructionRefused("the network predicts no field of view")
         return float(fx), float(fy)
-
-
-@contextmanager
-def _lost_context() -> Iterator[None]:
-    """Raise ReconstructorLost for an error of CUDA after which nothing can be computed in this process."""
-    try:
-        yield
-    except RuntimeError as error:
-        if is_lost(error):
-            raise ReconstructorLost(f"the context of the GPU is lost ({first_line(error)})") from error
-        raise
