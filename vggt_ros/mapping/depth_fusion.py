@@ -60,7 +60,7 @@ _EDGE = 0.05
 """Depth is not interpolated where it differs from that of the nearest pixel by more than this fraction."""
 _COLUMNS = 1024
 """Width of the table of positions for which depth is interpolated at once."""
-_SAMPLE = 5
+_SAMPLE = 8
 """Every n-th pixel of those in common is used for the medians."""
 
 
@@ -114,7 +114,8 @@ class FusedDepth:
 class _Comparison:
     """The pixels (m,) of a keyframe that a neighbor has depth for, and the logarithms of the ratios of the depths.
 
-    `confidence` (m,) is the neighbor's, `tolerance` (m,) the difference up to which the depths agree.
+    The ratio is without the factors of both keyframes until `fuse` adds them. `confidence` (m,) is the neighbor's,
+    `tolerance` (m,) the difference up to which the depths agree.
     """
 
     pixels: NDArray[np.int64]
@@ -129,7 +130,7 @@ class _Support:
 
     def __init__(self, count: int, time: int) -> None:
         self.first, self.last = np.full(count, time, np.int64), np.full(count, time, np.int64)
-        self._others = np.zeros(count, np.int64)
+        self._others = np.zeros(count, np.int32)
 
     def add(self, points: NDArray[np.int64], time: int) -> None:
         self.first[points] = np.minimum(self.first[points], time)
@@ -156,32 +157,34 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
     for one, other in zip(found, neighbors, strict=True):
-        ratio = one.ratio + np.float32(log_factor - other.log_factor)
-        agree = np.abs(ratio) < one.tolerance
-        score[one.pixels] += _SUPPORT * agree
+        one.ratio[:] += np.float32(log_factor - other.log_factor)
         looked[one.pixels] = True
-        seen.add(one.pixels[agree], other.time)
+        agree = np.flatnonzero(np.abs(one.ratio) < one.tolerance)
+        agreeing = one.pixels[agree]
+        score[agreeing] += _SUPPORT
+        seen.add(agreeing, other.time)
         weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
-        shift[one.pixels[agree]] += weight * ratio[agree]
-        total[one.pixels[agree]] += weight
+        shift[agreeing] += weight * one.ratio[agree]
+        total[agreeing] += weight
     for one, other in zip(found, neighbors, strict=True):
-        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -_SEEN_THROUGH * one.tolerance]
+        through = one.pixels[one.ratio < -_SEEN_THROUGH * one.tolerance]
         score[through] -= _THROUGH * ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
     alone = np.minimum(own, (own + 2 * _SUPPORT) / _FULL_SCORE)
     confidence = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
-    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, log_factor)] = 0
+    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, view.time)] = 0
     fused[confidence == 0] = 0
     return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
 
 
 def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int64],
-             log_factor: float) -> NDArray[np.bool_]:
+             time: int) -> NDArray[np.bool_]:
     """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
     count = np.zeros(len(last_seen), np.int64)
     for one, other in zip(found, neighbors, strict=True):
-        clearly = np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)
-        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -clearly]
+        if other.time <= time:
+            continue
+        through = one.pixels[one.ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)]
         count[through] += other.time > last_seen[through]
     return count >= _GONE
 
@@ -232,7 +235,7 @@ def _tolerance(depth: NDArray[np.float32], difference: NDArray[np.float32]) -> N
 
     Of stereo, the relative noise grows with the depth; of a network, less so.
     """
-    sample = slice(None, None, 4 * _SAMPLE)
+    sample = slice(None, None, 2 * _SAMPLE)
     sampled, noise = depth[sample], np.abs(difference[sample])
     sampled, noise = sampled[noise < _MAX_RATIO], noise[noise < _MAX_RATIO]
     parts = np.array_split(np.argsort(sampled), _BINS)
