@@ -13,6 +13,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 # First what seldom changes. OpenCV and rosbags come from pip, below.
 COPY package.xml requirements.txt src/vggt_ros/
+COPY vggt_ros_msgs/package.xml src/vggt_ros/vggt_ros_msgs/
+RUN ln -s vggt_ros/vggt_ros_msgs src/
 RUN apt-get update && rosdep update --rosdistro jazzy \
  && rosdep install --from-paths src --ignore-src -y --skip-keys "python3-opencv python3-rosbags-pip" \
  && rm -rf /var/lib/apt/lists/*
@@ -22,7 +24,7 @@ RUN python3 -m venv --system-site-packages venv && touch venv/COLCON_IGNORE && s
  && pip install --no-cache-dir --no-deps gtsam==4.3.0 \
  && if [ "$TORCH" = 1 ]; then pip install --no-cache-dir torch safetensors huggingface_hub "numpy<2"; fi
 COPY . src/vggt_ros
-RUN source /opt/ros/jazzy/setup.bash && source venv/bin/activate && colcon build --packages-select vggt_ros
+RUN source /opt/ros/jazzy/setup.bash && source venv/bin/activate && colcon build --packages-up-to vggt_ros
 RUN printf '%s\n' '#!/bin/bash' 'source /ros2_ws/venv/bin/activate' 'source /ros2_ws/install/setup.bash' 'exec "$@"' \
       > /vggt_entrypoint.sh && chmod +x /vggt_entrypoint.sh
 # Not root: maps belong to the user of the machine. ros:jazzy has a user `ubuntu` with the id 1000, which goes.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.features.tracks import ImageFeatures
+from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
@@ -53,20 +53,20 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
+        tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
-        self.config = config
-        self.reconstructor = reconstructor
+        self.config, self.reconstructor = config, reconstructor
         self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
-        self._selector = KeyframeSelector(config.keyframes)
-        self._localizer = Localizer(config.tracking)
+        self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
         self.odometry, self.depth = OdometrySource(), DepthSource()
         self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
+        self.tracked_corners = self._localizer.tracked_corners
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.solution = Solution(version=-2)
         self.reset()
@@ -139,9 +139,9 @@ class Slam:
 
     def interrupt(self) -> Window | None:
         """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
+        self._last_stamp = 0
         self._localizer.lose()
         self._selector.clear()
-        self._last_stamp = 0
         return self._buffer.flush_without_overlap()
 
     def reset_tracking(self, record: MapRecord | None = None) -> None:
@@ -155,16 +155,23 @@ class Slam:
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
-        self._first_keyframe = self._resumed_keyframe = self._next_keyframe
-        self._last_stamp = 0
+        self._first_keyframe, self._resumed_keyframe, self._last_stamp = self._next_keyframe, self._next_keyframe, 0
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
         self._buffer.clear()
 
+    @property
+    def selection(self) -> tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]:
+        """The state that selects keyframes and forms windows; set it to a copy of another one's to go on from there."""
+        return self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp
+
+    @selection.setter
+    def selection(self, state: tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]) -> None:
+        self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp = state
+
     def change_mode(self, mode: str) -> Window | None:
         """Map, or only localize, from the next image on; returns the waiting keyframes, as `flush`."""
-        self.config = self.config.replace({"mode": mode})
-        self._resumed_keyframe = self._next_keyframe
+        self.config, self._resumed_keyframe = self.config.replace({"mode": mode}), self._next_keyframe
         self._selector.clear()
         return self._buffer.flush_without_overlap()
 
@@ -177,14 +184,12 @@ class Slam:
         solution = self.solution
         in_saved_map = len(solution) > 0 and (
             self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
-        needs_keyframe = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
-        tracked = self._localizer.locate(frame, image, solution, in_saved_map, needs_keyframe, search)
+        needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
+        tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
         self.counts.relocalized = self._localizer.relocalizations
         return tracked
-
-    # Every window, on the worker's thread.
 
     def step(self, window: Window, verify: bool = True) -> Update:
         """Process one window; return what became of it, and replace `solution`.
@@ -234,10 +239,9 @@ class Slam:
     def _update_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return the solution after a rescaling by the sources of metric scale, and the factor of the active submap."""
         rescaling = self.scale.observe(solution)
-        if rescaling is None:
-            return solution, 1.0
-        self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
-        return self._atlas.solution(), rescaling.factor
+        if rescaling is not None:
+            self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
+        return (solution, 1.0) if rescaling is None else (self._atlas.solution(), rescaling.factor)
 
     def reset_map(self, restored: RestoredMap | None = None) -> None:
         """Begin an empty map, or continue from a saved one; then after `reset_tracking` with its record."""
@@ -254,8 +258,7 @@ class Slam:
 
     def configure(self, config: Config) -> None:
         """Apply settings that may change at run time, and select the map's points again; on the worker's thread."""
-        factor = factor_change(self.config.scale.factor, config.scale.factor)
-        self.config = config
+        factor, self.config = factor_change(self.config.scale.factor, config.scale.factor), config
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
             self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
@@ -287,14 +290,11 @@ class Slam:
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
 
-    # Results.
-
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
         return keyframe_cloud(self.solution, keyframe, self.config.map)
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""
-        solution = self.solution
-        rows = solution.submaps == submap
-        return solution.stamps[rows], solution.map_camera[rows]
+        rows = self.solution.submaps == submap
+        return self.solution.stamps[rows], self.solution.map_camera[rows]

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from vggt_ros.heap import return_free_memory
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.slam import Slam
+from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Update
@@ -127,3 +129,5 @@ class Worker:
             self._window = None
             with self._lock:
                 self._busy = False
+        yield_to_tracking()
+        return_free_memory()

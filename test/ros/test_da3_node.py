@@ -32,7 +32,7 @@ def _environment(tmp_path_factory):
 def test_windows_in_the_node(tmp_path, capfd):
     """From loading to messages. With generated weights the output is not geometry: the first window is mapped.
 
-    Poses are given to the network from the second window on, if tracking has them.
+    Tracking is lost in such a map, so the status says why no poses are given to the network.
     """
     write_da3(tmp_path, tiny_state(WIDTH, HEIGHT))
     bench = Bench(89, partial(create_reconstructor, separate_process=True), OUTPUTS, tf__base_timeout=0.0,
@@ -40,7 +40,7 @@ def test_windows_in_the_node(tmp_path, capfd):
                   da3__width=WIDTH, da3__known_poses="tracked", windows__size=4, windows__overlap=2)
     bench.read_log = lambda: capfd.readouterr().err
     try:
-        bench.start()
+        bench.start(100.0)
         assert bench.logged("da3, as configured")
         bench.info(lap().frames[0])
         bench.play(lap().frames[:28])

@@ -29,16 +29,16 @@ def needs_keyframe(load: Load, newest: FeatureTracks) -> bool:
 @pytest.mark.parametrize("waiting", [0, 1, 2])
 def test_keyframes_are_as_much_farther_apart_as_windows_wait(waiting: int) -> None:
     load = Load(waiting)
-    least = (1 + 0.4 * waiting) * CONFIG.min_parallax
+    least = (1 + 0.6 * waiting) * CONFIG.min_parallax
     assert not needs_keyframe(load, tracks(0.98 * least))
     assert needs_keyframe(load, tracks(1.02 * least))
-    kept = 100 * CONFIG.min_survival / (1 + 0.4 * waiting)
+    kept = 100 * CONFIG.min_survival / (1 + 0.6 * waiting)
     assert not needs_keyframe(load, tracks(0.0, round(kept + 1)))
     assert needs_keyframe(load, tracks(0.0, round(kept - 1)))
 
 
 def test_what_is_given_up_is_said() -> None:
     assert Load().given_up == ""
-    assert Load(1).given_up == "1 window waits for the reconstructor: keyframes are 1.4 times as far apart"
-    assert Load(2, has_capacity=False).given_up == ("2 windows wait for the reconstructor: keyframes are 1.8 times as "
+    assert Load(1).given_up == "1 window waits for the reconstructor: keyframes are 1.6 times as far apart"
+    assert Load(2, has_capacity=False).given_up == ("2 windows wait for the reconstructor: keyframes are 2.2 times as "
                                                     "far apart; those that wait are thinned")

@@ -48,8 +48,10 @@ def window_cost(names: Sequence[str], cores: Sequence[int], frames: int = 8, rou
     for name in names:
         for count in cores:
             words = [sys.executable, "-m", __name__, name, str(count), str(frames), str(rounds), *settings]
-            environment = {**os.environ, **{key: str(count) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS",
-                                                                        "OPENBLAS_NUM_THREADS")}}
+            # Threads that wait sleep: else the CPU time on a busy machine is mostly that of waiting.
+            environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE",
+                           **{key: str(count) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS",
+                                                          "OPENBLAS_NUM_THREADS")}}
             done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]

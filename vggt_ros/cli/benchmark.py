@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
+from vggt_ros.benchmarks.cluster import cluster
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
 from vggt_ros.benchmarks.grids import grids
@@ -38,6 +39,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = merging(options.recordings, Config().parse(options.set))
         elif options.command == "grid":
             figures = grids(options.sequences, Config().parse(options.set))
+        elif options.command == "cluster":
+            figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
+                              options.speedup, options.picture)
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -73,6 +77,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
                                               options.set)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
+        elif options.command == "rate":
+            figures = importlib.import_module("vggt_ros.benchmarks.image_rate").image_rate(
+                tuple(options.size), options.rate, options.seconds, tuple(options.reduced), options.domain)
         elif options.command == "robustness":  # the same
             figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
         else:
@@ -114,6 +121,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("cluster", help="wall time of a long recording on simulated workers, which sleep")
+    command.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
+    command.add_argument("--windows", type=int, default=2400, help="number of windows (default 2400: an hour's drive)")
+    command.add_argument("--window-seconds", type=float, default=6.0, help="time of a window on a worker (default 6)")
+    command.add_argument("--sequential-seconds", type=float, default=0.8,
+                         help="time of tracking, alignment and graph for each window (default 0.8)")
+    command.add_argument("--speedup", type=float, default=100.0,
+                         help="all times are shortened by this (default 100)")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve there, as PNG")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
@@ -158,6 +174,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
     command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    command = commands.add_parser("rate", help="share of images with a pose, and latency, of a large camera: raw, "
+                                  "compressed, and reduced before the node; needs ROS 2 and Linux")
+    command.add_argument("--size", type=int, nargs=2, default=[1920, 1080], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--reduced", type=int, nargs=2, default=[640, 360], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    command.add_argument("--seconds", type=float, default=30.0, help="duration of each case (default 30)")
+    command.add_argument("--domain", type=int, default=90, help="ROS domain that nobody else uses (default 90)")
     add_robustness_arguments(commands.add_parser(
         "robustness", help="hostile messages, damaged maps, kills, hangs and hours of work; needs ROS 2 and Linux; "
         "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))

@@ -171,12 +171,13 @@ def _render(cloud: PointCloud, projection: _Projection, toward: NDArray[np.float
     light = np.array([-0.35, -0.5, -0.79], np.float32)
     falling = np.clip((normals @ light) / np.maximum(length, 1e-6), 0, 1)
     shade = cv2.resize(np.where(length > 1e-3, _AMBIENT + (1 - _AMBIENT) * falling, 0.9), size)
-    colors = np.asarray(cloud.colors, np.float32)[nearest[shown]]
-    picture[shown] = np.clip(colors * shade[shown][:, None], 0, 255)
+    points, shade = nearest[shown], np.asarray(shade[shown], np.float32)
+    for channel in range(3):
+        picture[..., channel][shown] = np.clip(cloud.colors[points, channel] * shade, 0, 255)
     return picture
 
 
-def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.int64]:
+def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.int32]:
     """Return for each pixel (h, w) the point that is drawn there, the nearest one, or -1; points are squares."""
     width, height = size
     pixels, depth = projection.pixels, projection.pixels[:, 2]
@@ -201,7 +202,7 @@ def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tup
         inside = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
         part = layer[inside[0].start - top:inside[0].stop - top, inside[1].start - left:inside[1].stop - left]
         np.maximum(best[inside], part, out=best[inside])
-    return np.append(kept, -1)[best.astype(np.int64) - 1]
+    return np.append(kept, -1).astype(np.int32)[best.astype(np.int32) - 1]
 
 
 def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> None:

@@ -61,7 +61,7 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
         except ReconstructorUnavailable as error:
             raise ConfigError(f"reconstructor: {config.reconstructor} is configured, but {error}") from error
     unavailable: list[tuple[str, str]] = []
-    for name in plugins.BUILT_IN:
+    for name in plugins.AUTOMATIC:
         try:
             if name in plugins.NEED_GPU and not gpu_driver.may_have_gpu():
                 raise ReconstructorUnavailable("there is no GPU")

@@ -78,6 +78,11 @@ class ReconstructorProcess:
             self._kill()
             raise
 
+    @property
+    def pid(self) -> int | None:
+        """Number of the process."""
+        return self._process.pid
+
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height) to which images of this camera must be rectified; from any thread.
 

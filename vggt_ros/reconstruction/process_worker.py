@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from vggt_ros.config import Config
+from vggt_ros.heap import return_free_memory, single_heap
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import single_threaded_blas
@@ -35,6 +36,7 @@ def run(connection: Connection, questions: Connection, config: Config,
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
+    single_heap()
     single_threaded_blas()
     channel = _Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
@@ -51,7 +53,7 @@ def run(connection: Connection, questions: Connection, config: Config,
     has_leftovers = config.reconstructor == "auto" and on_cpu and "torch" in sys.modules
     threading.Thread(target=_answer_sizes, args=(questions, reconstructor), daemon=True).start()
     channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, has_leftovers)))
-    described = -1  # the newest keyframe
+    describe_new = _DescribeNew(describe)
     while (request := channel.receive()) is not None:
         method, arguments = request
         try:
@@ -63,14 +65,26 @@ def run(connection: Connection, questions: Connection, config: Config,
             if method == "prepare" and hasattr(reconstructor, "prepare"):
                 reconstructor.prepare(*arguments, lambda text: channel.send(PROGRESS, text))
             elif method == "reconstruct":
-                window: Window = arguments[0]
-                new = [k for k in window.keyframes if describe is not None and k.id > described]
-                answer = reconstructor.reconstruct(window), {k.id: describe(k) for k in new} if describe else {}
-                described = max(described, *window.ids)
+                answer = reconstructor.reconstruct(*arguments), describe_new(*arguments)
         except Exception as error:
             channel.send(ERROR, _portable(error))
         else:
             channel.send(DONE, (_status(reconstructor), answer))
+        answer = None
+        del request, arguments  # the window, for as long as the next one does not come
+        return_free_memory()
+
+
+class _DescribeNew:
+    """Describes those keyframes of a window that are newer than all before."""
+
+    def __init__(self, describe: Callable[[Keyframe], Any] | None) -> None:
+        self._describe, self._newest = describe, -1
+
+    def __call__(self, window: Window) -> dict[int, Any]:
+        new = [] if self._describe is None else [k for k in window.keyframes if k.id > self._newest]
+        self._newest = max(self._newest, *window.ids)
+        return {keyframe.id: self._describe(keyframe) for keyframe in new if self._describe is not None}
 
 
 def _answer_sizes(questions: Connection, reconstructor: Any) -> None:

@@ -69,6 +69,7 @@ class ImageTracking:
         self._metric.add_frame(tracked)
         if tracked.window is not None:
             self._worker.enqueue(tracked.window)
+        self._outputs.features.publish(frame, camera_frame)
         self._monitor.record_frame(tracked, located - start + time.perf_counter() - published, published - located)
 
     def publish(self) -> None:

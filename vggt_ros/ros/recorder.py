@@ -98,7 +98,8 @@ class Recorder(Node):
 
     def subscribe_map(self) -> None:
         """Subscribe to the map."""
-        self.create_subscription(PointCloud2, f"{NODE}/map", lambda message: setattr(self, "map", message), LATCHED)
+        self.create_subscription(PointCloud2, f"{NODE}/cloud_map", lambda message: setattr(self, "map", message),
+                                 LATCHED)
 
     def idle(self) -> bool:
         """Return True if by the last status no window is being solved or waiting."""

@@ -64,12 +64,12 @@ class Camera:
 
     """
 
-    def __init__(self, node: Recorder, frames: Frames, compressed: bool, rate: float) -> None:
-        """Publish at `rate` images a second."""
-        self.topic = "image/compressed" if compressed else "image"
+    def __init__(self, node: Recorder, frames: Frames, compressed: bool, rate: float, prefix: str = "") -> None:
+        """Publish at `rate` images a second, on topics that begin with `prefix`."""
+        self.topic = prefix + ("image/compressed" if compressed else "image")
         self.kind = CompressedImage if compressed else Image
         self._images = node.create_publisher(self.kind, self.topic, QoSProfile(depth=10))
-        self._infos = node.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=10))
+        self._infos = node.create_publisher(CameraInfo, f"{prefix}camera_info", QoSProfile(depth=10))
         self._frames, self._encoded = frames, [_encode(image, compressed) for image in frames.images]
         self.sent, self.on, self._turn = 0, False, 0
         self._compressed = compressed
@@ -92,9 +92,10 @@ class Camera:
         data = self._encoded[last - abs(self._turn % (2 * last) - last)]
         self._turn += 1
         header = messages.header(time.time_ns(), FRAME)
-        self._infos.publish(messages.camera_info(self._frames.intrinsics, SIZE, header))
+        height, width = self._frames.images[0].shape[:2]
+        self._infos.publish(messages.camera_info(self._frames.intrinsics, (width, height), header))
         self.publish(CompressedImage(header=header, format="jpeg", data=data) if self._compressed else
-                     Image(header=header, height=SIZE[1], width=SIZE[0], encoding="rgb8", step=3 * SIZE[0], data=data))
+                     Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data))
 
 
 def _command_line(pid: int) -> bytes:
@@ -121,12 +122,12 @@ class RunningNode:
     """
 
     def __init__(self, process: Any, recorder: Recorder, executor: SingleThreadedExecutor, log: Path, frames: Frames,
-                 compressed: bool, rate: float) -> None:
+                 compressed: bool, rate: float, prefix: str = "") -> None:
         """Watch `process`; see `running_node`."""
         self._process, self.recorder, self._executor, self.log = process, recorder, executor, log
         self._watch = ProcessWatch(executor, process, log)
         self.lifecycle = Lifecycle(recorder, self._watch, NODE)
-        self.camera = Camera(recorder, frames, compressed, rate)
+        self.camera = Camera(recorder, frames, compressed, rate, prefix)
         self._save = recorder.create_client(Trigger, f"{NODE}/save_map")
 
     @property
@@ -246,7 +247,7 @@ def account(status: Mapping[str, str], outcome: Outcome, sent: int | None = None
 
 @contextmanager
 def running_node(folder: Path, domain: int, frames: Frames, name: str, settings: Mapping[str, Any] | None = None,
-                 compressed: bool = False, rate: float = 10.0) -> Iterator[RunningNode]:
+                 compressed: bool = False, rate: float = 10.0, prefix: str = "") -> Iterator[RunningNode]:
     """Start the node, configured and active; it is killed at the end if it has not ended.
 
     Args:
@@ -257,13 +258,14 @@ def running_node(folder: Path, domain: int, frames: Frames, name: str, settings:
         settings: besides `SETTINGS`.
         compressed: whether the images are compressed.
         rate: images a second.
+        prefix: of the topics of the camera, where another node is between it and the node.
 
     """
     chosen = {**SETTINGS, "map.folder": str(folder / "maps"),
               "camera.transport": "compressed" if compressed else "raw", **(settings or {})}
     log = folder / f"{name}.log"
     with running(slam_command(None, chosen, {}), log) as process, recording_node(domain) as (recorder, executor):
-        node = RunningNode(process, recorder, executor, log, frames, compressed, rate)
+        node = RunningNode(process, recorder, executor, log, frames, compressed, rate, prefix)
         node.start()
         yield node
 

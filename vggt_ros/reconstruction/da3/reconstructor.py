@@ -104,21 +104,30 @@ class Da3:
                 f"; last not: {self._not_given}" if self._not_given else "")
         return values
 
+    @property
+    def carries(self) -> str:
+        """Which windows depend on those before; see `OptionalMembers`."""
+        return "never" if self.settings.known_poses == "off" else "always"
+
+    @property
+    def carried(self) -> tuple[WindowGeometry | None, ...]:
+        """What it takes from one window to the next: the geometry whose poses may be given."""
+        return () if self.carries == "never" else (self._before,)
+
+    @carried.setter
+    def carried(self, values: tuple[WindowGeometry | None, ...]) -> None:
+        self._before = values[0] if values else None
+
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height), multiples of 14, to which images of this camera must be rectified."""
         return network_size(camera, self.settings.width)
 
     def load(self, progress: Callable[[str], None] = lambda text: None, download: bool = True) -> None:
-        """Load the weights, downloading them if necessary.
-
-        Args:
-            progress: called with the loading progress; an exception that it raises ends the loading, and is raised.
-            download: whether weights may be downloaded; False uses only weights that are on disk.
+        """Load the weights; `progress` is called with the state, and what it raises ends the loading.
 
         Raises:
-            WeightsError: the weights are not available, or do not fit the network.
-            DeviceUnsuitable: the device has too little memory, or torch does not support it.
-            ReconstructorLost: the context of the GPU is lost.
+            WeightsError: they are not on disk and may not be or cannot be downloaded, or do not fit the network.
+            DeviceUnsuitable, ReconstructorLost: too little memory, or a GPU that torch cannot use.
 
         """
         progress("looking for the weights")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,6 +76,7 @@ class Multiview:
     name = "multiview"
     on_cpu = True
     adjusted = True
+    carries = "always"
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
@@ -85,6 +87,15 @@ class Multiview:
         self._lens = Lens()
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+
+    @property
+    def carried(self) -> tuple[Any, ...]:
+        """What it takes from one window to the next; see `OptionalMembers`."""
+        return self._local, self._lens, self._calibration, self._readout.state
+
+    @carried.setter
+    def carried(self, values: tuple[Any, ...]) -> None:
+        self._local, self._lens, self._calibration, self._readout.state = values
 
     @property
     def readout(self) -> float:

@@ -101,6 +101,15 @@ class ReadoutEstimator:
         self._windows_left = MAX_WINDOWS if setting < 0 else 0
         self.seconds = max(setting, 0.0)
 
+    @property
+    def state(self) -> tuple[float, float, int, float]:
+        """All that it knows, to set another estimator to."""
+        return self._estimate, self._weight, self._windows_left, self.seconds
+
+    @state.setter
+    def state(self, values: tuple[float, float, int, float]) -> None:
+        self._estimate, self._weight, self._windows_left, self.seconds = values
+
     def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
         """Update the estimate with a solved window, from the cost at three readout times.
 
