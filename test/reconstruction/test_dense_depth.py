@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.plane_sweep import OUTSIDE, _guide, _visible_cost, aggregate, sweep
+from vggt_ros.reconstruction.multiview.plane_sweep import (
+    _Costs,
+    _guide,
+    _Neighbor,
+    _one_side,
+    _Texture,
+    aggregate,
+    sweep,
+)
 from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
 from vggt_ros.synthetic import orbit, pinhole, room
 
@@ -122,22 +131,36 @@ def test_aggregation_is_that_of_the_formula() -> None:
     np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sides", [(2, 3), (4, 0), (0, 5), (1, 0), (0, 2)])
-def test_the_cost_is_by_the_neighbors_that_see_the_pixel(sides: tuple[int, int]) -> None:
+@pytest.mark.parametrize("moves", [[(3, True), (-2, False)], [(4, True), (-5, True), (2, False)], [(6, True)]])
+def test_the_cost_is_by_the_neighbors_that_see_the_pixel(moves: list[tuple[int, bool]]) -> None:
+    """Neighbors whose pixels are shifted by whole columns, against sums over slices of the images."""
     random = np.random.default_rng(1)
-    earlier, later = (random.uniform(-1e-6, 1, (count, 3, 8, 9)).astype(np.float32) for count in sides)
-    for costs in (earlier, later):
-        costs[random.random(costs.shape) < 0.4] = np.inf
+    image, *others = random.uniform(0, 255, (1 + len(moves), 16, 24)).astype(np.float32)
+    sides: dict[bool, list[Map]] = {True: [], False: []}
+    own = _Texture(image)
+    for other, (move, side) in zip(others, moves, strict=True):
+        texture = _Texture(other)
+        seen, there = slice(max(0, -move), 24 - max(0, move)), slice(max(0, move), 24 - max(0, -move))
+        product, scale = np.zeros_like(image), np.zeros_like(image)
+        product[:, seen] = own.detail[:, seen] * texture.detail[:, there]
+        scale[:, seen] = own.scale[:, seen] * texture.scale[:, there]
+        correlation = cv2.blur(product, (5, 5)) * scale
+        sides[side].append(np.where(scale > 0, (1 - correlation) / 2, np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no neighbor sees some pixels
+        expected = np.fmin(*(np.nanmean(costs, 0) if costs else np.full(image.shape, np.nan)
+                             for costs in sides.values()))
+    costs = _Costs(image, [_Neighbor(_Texture(other), np.eye(3), np.array([2.0 * move, 0, 0]), side)
+                           for other, (move, side) in zip(others, moves, strict=True)])
+    found = np.empty_like(image)
+    for _ in range(2):  # nothing is left of an earlier plane
+        costs.at(0.5, found)
+    np.testing.assert_allclose(found, np.where(np.isnan(expected), np.inf, expected), atol=1e-5)
 
-    def mean(costs: Map) -> Map:
-        seen = np.isfinite(costs)
-        return np.where(seen.any(0), np.where(seen, costs, 0).sum(0) / np.maximum(seen.sum(0), 1), OUTSIDE)
 
-    both = np.concatenate([earlier, later])
-    expected = np.minimum(mean(earlier), mean(later)) if len(earlier) and len(later) \
-        else mean(np.sort(both, 0)[:(len(both) + 1) // 2])
-    found = _visible_cost(*([np.where(np.isinf(cost), OUTSIDE, cost) for cost in costs] for costs in (earlier, later)))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+def test_neighbors_on_one_side_are_divided_by_their_distance() -> None:
+    assert _one_side(4, [2, 3, 5, 7]) == {2, 3}
+    assert _one_side(7, [2, 3, 5, 6]) == {5, 6} and _one_side(0, [3, 1, 2]) == {1, 2}
 
 
 def test_sparse_points_decide_where_images_say_nothing() -> None:

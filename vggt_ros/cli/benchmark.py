@@ -13,6 +13,7 @@ from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.cluster import cluster
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
+from vggt_ros.benchmarks.grids import grids
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.merging import merging
@@ -36,6 +37,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = maps(options.sequences, Config().parse(options.set))
         elif options.command == "merge":
             figures = merging(options.recordings, Config().parse(options.set))
+        elif options.command == "grid":
+            figures = grids(options.sequences, Config().parse(options.set))
         elif options.command == "cluster":
             figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
                               options.speedup, options.picture)
@@ -112,6 +115,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
                          metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
                          "different recordings, whose maps must stay apart")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("grid", help="occupancy grid against the one that a depth camera and the true poses "
+                                  "give; needs VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("cluster", help="wall time of a long recording on simulated workers, which sleep")
     command.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")

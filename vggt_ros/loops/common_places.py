@@ -45,7 +45,7 @@ def restricted(solution: Solution, rows: NDArray[np.int64]) -> Solution:
 
 def stored_image(keyframe: MapKeyframe) -> ImageFeatures:
     """Return the image of a keyframe as the map has it, with the features of its full image."""
-    image = ImageFeatures(gray_image(keyframe.color))
+    image = ImageFeatures(gray_image(np.asarray(keyframe.color)))
     image.binary = BinaryFeatures(keyframe.pixels, keyframe.features)
     if keyframe.appearance is not None:
         image.appearance = keyframe.appearance

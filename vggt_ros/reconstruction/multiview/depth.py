@@ -27,7 +27,7 @@ Map = NDArray[np.float32]
 
 TARGET_PARALLAX = 12.0
 """Preferred parallax of a neighbor for flow, pixels: less is imprecise, more is hard to match."""
-SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 5
+SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 7
 """The same for the plane sweep, and the number of neighbors, which see what is hidden from some of them."""
 FLOW_SIGMA = 0.25
 """Standard deviation of the flow where it is consistent, pixels."""

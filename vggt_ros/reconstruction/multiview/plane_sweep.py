@@ -1,10 +1,10 @@
 """Dense inverse depth of a keyframe by a plane sweep, which needs no first guess and fills in where texture is weak.
 
 The neighbors are warped into the keyframe at a set of inverse depths (plane sweep: Collins, A Space-Sweep Approach to
-True Multi-Image Matching, CVPR 1996) and compared by zero-mean normalized cross correlation, which does not depend on
-gain and offset of the brightness. The costs are aggregated by semi-global matching along four paths (Hirschmueller,
-Stereo Processing by Semiglobal Matching and Mutual Information, PAMI 2008), in which the sparse points take part. It
-runs at low resolution.
+True Multi-Image Matching, CVPR 1996) and compared by the normalized correlation of the images without their local
+means, which depends neither on gain and offset of the brightness, nor much on what is behind an edge. The costs are
+aggregated by semi-global matching along four paths (Hirschmueller, Stereo Processing by Semiglobal Matching and Mutual
+Information, PAMI 2008), in which the sparse points take part. It runs at low resolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 128
+WIDTH = 144
 """Width of the images that are compared, pixels."""
 STEP = 1.2
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
@@ -33,10 +33,10 @@ NEAR, FAR = 0.7, 2.5
 """Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
 PATCH = 5
 """Edge of the patches that are correlated, pixels."""
-NOISE_VARIANCE = np.float32(4.0)
+MEAN_PATCH = 5
+"""Edge of the patches whose mean brightness is subtracted before, pixels."""
+NOISE_VARIANCE = np.float32(9.0)
 """Variance of the gray values in a patch without texture: its correlation says little."""
-OUTSIDE = np.float32(64.0)
-"""Stands for the cost of a pixel that a neighbor does not see: more than the costs of all neighbors together."""
 UNKNOWN_COST = np.float32(0.5)
 """Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
 STEP_PENALTY, JUMP_PENALTY = np.float32(0.1), np.float32(1.2)
@@ -89,11 +89,14 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
     matrices = {row: resize_intrinsics(intrinsics[row], size[0] / full_width, size[1] / full_height) for row in small}
     others_camera = {row: inverse(window_camera[row]) @ window_camera[index] for row in others}
     planes = _planes(points_camera, matrices[index], [inverse(motion)[:3, 3] for motion in others_camera.values()])
-    correlation = _Correlation(small[index])
-    costs = {row: correlation.costs(small[row], matrices[row], matrices[index], others_camera[row], planes)
-             for row in others}
-    cost = _visible_cost([costs[row] for row in others if row < index], [costs[row] for row in others if row > index])
-    seen = cost < OUTSIDE
+    unturned, first = np.linalg.inv(matrices[index]), _one_side(index, others)
+    costs = _Costs(small[index], [
+        _Neighbor(_Texture(small[row]), matrices[row] @ others_camera[row][:3, :3] @ unturned,
+                  matrices[row] @ others_camera[row][:3, 3], row in first) for row in others])
+    cost = np.empty((len(planes), *small[index].shape), np.float32)
+    for one, at in zip(cost, planes, strict=True):
+        costs.at(float(at), one)
+    seen = np.isfinite(cost)
     cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
     inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
@@ -114,75 +117,87 @@ def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
     return np.linspace(lowest, highest, count)
 
 
-class _Correlation:
-    """Compares an image, float32 (h, w), with others by zero-mean normalized cross correlation of patches."""
+class _Texture:
+    """An image, float32 (h, w), without its local mean, and the inverse of the local standard deviation of the rest."""
 
     def __init__(self, image: Map) -> None:
-        self._image, self._mean = image, _box(image)
-        self._half_scale = np.float32(0.5) / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0)
-                                                     + NOISE_VARIANCE)
-
-    def costs(self, other: Map, other_matrix: Array, matrix: Array, other_camera: Array, planes: Array) -> Map:
-        """Return (1 - correlation) / 2 with `other` (n, h, w), warped at each inverse depth; `OUTSIDE` beside it."""
-        height, width = self._image.shape
-        rotation = other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix)
-        brighter = other + np.float32(1)  # so that 0 is outside of it; the correlation is the same
-        result = np.empty((len(planes), height, width), np.float32)
-        product = np.empty_like(self._image)
-        for cost, inverse_depth in zip(result, planes, strict=True):
-            homography = rotation.copy()
-            homography[:, 2] += inverse_depth * other_matrix @ other_camera[:3, 3]
-            warped = cv2.warpPerspective(brighter, homography, (width, height),
-                                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            mean = _box(warped)
-            deviation = _box(np.multiply(warped, warped, out=product))
-            deviation -= np.multiply(mean, mean, out=product)
-            np.maximum(deviation, 0, out=deviation)
-            deviation += NOISE_VARIANCE
-            np.sqrt(deviation, out=deviation)
-            covariance = _box(np.multiply(warped, self._image, out=product))
-            covariance -= np.multiply(mean, self._mean, out=product)
-            covariance *= self._half_scale
-            covariance /= deviation
-            np.subtract(np.float32(0.5), covariance, out=cost)
-            np.copyto(cost, OUTSIDE, where=warped <= 0)
-        return result
+        self.detail = np.asarray(image - cv2.boxFilter(image, -1, (MEAN_PATCH, MEAN_PATCH)), np.float32)
+        variance = cv2.boxFilter(self.detail * self.detail, -1, (PATCH, PATCH))
+        self.scale = np.asarray(1 / np.sqrt(variance + NOISE_VARIANCE), np.float32)
 
 
-def _box(image: Map) -> Map:
-    return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
+@dataclass(frozen=True, eq=False)
+class _Neighbor:
+    """A neighbor's texture, and the homography of a keyframe's pixels to its: `rotation + inverse depth * shift`.
 
-
-def _visible_cost(earlier: list[Map], later: list[Map]) -> Map:
-    """Return the cost by the neighbors that probably see the pixel, `OUTSIDE` if none does.
-
-    What is hidden from the earlier neighbors is often seen by the later ones, so the better of both means counts. If
-    all neighbors are on one side, the better half of them does. The costs that are given are overwritten.
+    `side` is one of two groups: what is hidden from one of them is often seen by the other.
     """
-    if earlier and later:
-        return np.minimum(_mean(earlier), _mean(later))
-    costs = earlier or later
-    half = (len(costs) + 1) // 2
-    for best in range(half):  # the lowest costs of each pixel come first
-        for row in range(len(costs) - 1, best, -1):
-            lower = np.minimum(costs[row - 1], costs[row])
-            np.maximum(costs[row - 1], costs[row], out=costs[row])
-            costs[row - 1] = lower
-    return _mean(costs[:half])
+
+    texture: _Texture
+    rotation: Array
+    shift: Array
+    side: bool
 
 
-def _mean(costs: list[Map]) -> Map:
-    """Return the mean of the costs that are not `OUTSIDE`, which is their sum if all of them are."""
-    if len(costs) == 1:
-        return costs[0]
-    total = costs[0] + costs[1]
-    for cost in costs[2:]:
-        total += cost
-    outside = np.floor((total + np.float32(1)) / OUTSIDE)
-    total -= OUTSIDE * outside
-    total /= np.maximum(np.float32(len(costs)) - outside, np.float32(1))
-    total[outside == len(costs)] = OUTSIDE
-    return total
+def _one_side(index: int, others: Sequence[int]) -> set[int]:
+    """Return the earlier ones of the neighbors of a keyframe; if all are on one side, the half that is nearer in time.
+
+    Edges hide less from those that are nearer.
+    """
+    earlier = {row for row in others if row < index}
+    if 0 < len(earlier) < len(others):
+        return earlier
+    return set(sorted(others, key=lambda row: abs(row - index))[:(len(others) + 1) // 2])
+
+
+class _Costs:
+    """The costs (1 - correlation) / 2 of an image's pixels (h, w) by its neighbors, plane after plane.
+
+    All work is done in a few arrays that stay in the processor's cache: allocating them takes longer than the sums.
+    """
+
+    def __init__(self, image: Map, neighbors: Sequence[_Neighbor]) -> None:
+        self._texture, self._neighbors = _Texture(image), neighbors
+        self._detail, self._scale, self._product = (np.empty_like(image) for _ in range(3))
+        self._sums = {side: (np.empty_like(image), np.empty_like(image)) for side in (True, False)}
+        self._outside = np.empty(image.shape, np.bool_)
+
+    def at(self, inverse_depth: float, cost: Map) -> None:
+        """Write into `cost` (h, w) those of a plane, infinite where no neighbor sees the pixel.
+
+        The better of the means of the two sides counts.
+        """
+        for total, count in self._sums.values():
+            total.fill(0)
+            count.fill(0)
+        for neighbor in self._neighbors:
+            self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
+        (total, count), (other, other_count) = self._sums.values()
+        for one, number in ((total, count), (other, other_count)):
+            np.equal(number, 0, out=self._outside)
+            np.maximum(number, 1, out=number)
+            np.divide(one, number, out=one)
+            one[self._outside] = np.inf
+        np.minimum(total, other, out=cost)
+
+    def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
+        size = total.shape[::-1]
+        homography = neighbor.rotation.copy()
+        homography[:, 2] += inverse_depth * neighbor.shift
+        cv2.warpPerspective(neighbor.texture.detail, homography, size, self._detail,
+                            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        cv2.warpPerspective(neighbor.texture.scale, homography, size, self._scale,
+                            cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
+        np.multiply(self._detail, self._texture.detail, out=self._detail)
+        cv2.boxFilter(self._detail, -1, (PATCH, PATCH), self._product)
+        np.greater(self._scale, 0, out=self._outside)
+        np.add(count, self._outside, out=count)
+        np.multiply(self._product, self._scale, out=self._product)
+        np.multiply(self._product, self._texture.scale, out=self._product)
+        np.subtract(np.float32(1), self._product, out=self._product)
+        np.multiply(self._product, self._outside, out=self._product)
+        np.multiply(self._product, np.float32(0.5), out=self._product)
+        np.add(total, self._product, out=total)
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
