@@ -130,10 +130,15 @@ class MapConfig:
                                     unit="rank", low=0.0, high=1.0, live=True)
     max_depth: float = setting(8.0, "Points at a larger depth, in median depths of their keyframe, are left out.",
                                unit="median depths", low=1.0, high=1000.0, live=True)
-    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/map`.",
+    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/cloud_map`.",
                             unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
+    planar: bool = setting(False, "The robot drives on a plane: height, roll and pitch of its base are soft factors; "
+                           "not for ramps below 3 planar_tilt, nor for what flies or is carried.")
+    planar_tilt: float = setting(2.0, "Sigma of roll and pitch on the ground; steeper ramps are kept.",
+                                 unit="degrees", low=0.1, high=30.0)
+    planar_height: float = setting(0.1, "Sigma of the height over the ground.", unit="m", low=0.001, high=10.0)
     kept_width: int = setting(200, "Width at which depth and color of a keyframe are stored in the map.",
                               unit="px", low=40, high=1024)
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
@@ -193,6 +198,8 @@ class Config:
                           "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"), live=True)
+    bond_heartbeat_period: float = setting(0.1, "Period of the heartbeats to Nav2's lifecycle manager; 0: no bond.",
+                                           unit="s", low=0.0, high=10.0)
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)

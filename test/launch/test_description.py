@@ -117,6 +117,27 @@ def test_the_example_of_two_robots_starts_a_node_in_each_namespace():
         assert f"{robot}.vggt_slam:=info" in command and f"image:=/{robot}/camera/image_raw" in command
 
 
+@pytest.mark.parametrize(("transport", "plugins"), [
+    ("raw", ["image_proc::ResizeNode"]),
+    ("compressed", ["image_transport::Republisher", "image_proc::ResizeNode"])])
+def test_the_example_of_a_large_camera_reduces_its_images_before_the_node(transport, plugins):
+    context, file = LaunchContext(), str(FILE.with_name("resized_camera.launch.py"))
+    context.launch_configurations["transport"] = transport
+    for entity in get_launch_description_from_python_launch_file(file).entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.visit(context)
+        elif isinstance(entity, OpaqueFunction):
+            container, slam = entity.execute(context)
+    found = container._ComposableNodeContainer__composable_node_descriptions
+    assert [perform_substitutions(context, node.node_plugin) for node in found] == plugins
+    remaps = {perform_substitutions(context, list(one)): perform_substitutions(context, list(other))
+              for node in found for one, other in node.remappings}
+    assert remaps["image/image_raw"] == remaps.get("out", "/camera/image_raw")
+    assert dict(slam.launch_arguments)["image"] == remaps["resize/image_raw"] == "/camera/resize/image_raw"
+    command = " ".join(commands(**dict(slam.launch_arguments))["slam_node"])
+    assert "camera_info:=/camera/resize/camera_info" in command
+
+
 def test_arguments_of_nav2_that_include_this_file_change_nothing():
     """Nav2's launch files pass these down; ours have other names."""
     assert parameters(params_file="/nav2.yaml", autostart="false", map="/nav2_map.yaml") == parameters()

@@ -104,8 +104,9 @@ def rendered(seed, scene, noise=2.0):
 def test_it_is_consistent_in_two_hundred_rendered_drives():
     """Tracked features, robust poses and landmarks of solved depth, against the true motion.
 
-    Sigmas are 6 % too small (142 drives: mean 6.80, where 95 % are in 5.44 to 6.58), since the errors of tracked
-    features are not independent of those of their neighbors..
+    200 drives have the mean 5.89, 315 drives (seeds 0 to 419) 5.94. Neighboring features, whose errors are not
+    independent where the windows that they are tracked with overlap, matter little: with their correlation the mean
+    changes by 1 %.
     """
     scene, squares, seed = room(), [], 0
     while len(squares) < RUNS:
@@ -113,4 +114,4 @@ def test_it_is_consistent_in_two_hundred_rendered_drives():
         squares += [] if square is None else [square]
         seed += 1
     print("mean of the normalized squared errors:", np.mean(squares))
-    assert 0.85 < np.sqrt(np.mean(squares) / EXACT) < 1.15, "ratio of errors to sigmas"
+    assert 5.53 < np.mean(squares) < 6.49

@@ -58,7 +58,7 @@ def make(tmp_path, monkeypatch, capfd):
 
     def make_bench(**parameters):
         oracle = LapReconstructor(scene(), [], [])
-        bench = Bench(68, oracle, ["status", "odom", "pose", "path", "map"],
+        bench = Bench(68, oracle, ["status", "odom", "pose", "path", "cloud_map"],
                       **{**SMALL, **parameters})
         bench.read_log = lambda: capfd.readouterr().err
         benches.append(bench)
@@ -247,6 +247,17 @@ def test_what_others_send_to_tf_is_named(make, monkeypatch):
     assert bench.spin(lambda: "also sent by another node" in bench.status_message(), seconds=3.0)
     assert bench.logged("WARN", "map -> odom is also sent by another node")
     assert not bench.node.transforms.watch._subscriptions, "it does not listen all the time"
+
+
+@pytest.mark.parametrize("parents", [
+    {"base_link": ["a"], "a": ["b"], "b": ["a"]}, {"base_link": ["a"], "a": ["base_link"]},
+    {"base_link": ["a"], "a": ["a"]}, {"base_link": ["a"], "a": ["b"], "b": ["c"], "c": ["b", "base_link"]}])
+def test_a_cycle_in_tf_is_no_endless_loop(make, parents):
+    """Known fault: the search for the root of the robot hung the node for ever."""
+    watch = make().node.transforms.watch
+    watch._parents = {child: dict.fromkeys(names, False) for child, names in parents.items()}
+    assert any("base_link has two parents" in problem and "set tf.base_frame to" in problem
+               for problem in watch._find())
 
 
 def test_our_own_transforms_are_not_taken_for_those_of_others(make, monkeypatch):

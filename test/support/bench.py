@@ -20,7 +20,7 @@ from vggt_ros.ros.slam_node import SlamNode
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "path": (Path, LATCHED),
-           "cloud": (PointCloud2, 10), "map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
+           "cloud": (PointCloud2, 10), "cloud_map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
            "depth/camera_info": (CameraInfo, 100), "markers": (MarkerArray, LATCHED),
            "status": (DiagnosticStatus, LATCHED)}
 __all__ = ["CAMERA", "LATCHED", "OUTPUTS", "Bench", "GatedReconstructor", "matrix", "stamp"]

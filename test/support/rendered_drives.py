@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,10 @@ class Drive:
     pictures: tuple[np.ndarray, ...]
     breaks: tuple[int, ...] = ()
 
-    def run(self, oracle: SceneReconstructor, config: Config) -> tuple[Slam, list[Update]]:
+    def run(self, oracle: SceneReconstructor, config: Config,
+            prepare: Callable[[Slam], None] = lambda slam: None) -> tuple[Slam, list[Update]]:
         slam, keyframes, updates, has_shared = Slam(config, oracle), [], [], False
+        prepare(slam)
         for index, image in enumerate(self.pictures):
             if index in self.breaks:
                 keyframes, has_shared = [], False

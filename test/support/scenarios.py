@@ -31,6 +31,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import BODY_OPTICAL, umeyama
 from vggt_ros.ros import messages
 from vggt_ros.ros.bag_player import message_class
+from vggt_ros.ros.node_process import children
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -203,18 +204,6 @@ def lifecycle(launcher, peer):
     assert peer.spin(lambda: have_ended(child_processes), 10.0)
 
 
-def children(pid):
-    """Return the ids of the running child processes of a process."""
-    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid}
-
-
-def _parent(path):
-    try:
-        return int(path.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it has ended in the meantime
-        return None
-
-
 def have_ended(processes):
     return not [pid for pid in processes if Path("/proc", str(pid)).exists()]
 
@@ -223,7 +212,7 @@ def parameters(launcher, peer):
     """Live parameters take effect at once, also while a window is solved; changes of others are refused by name."""
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     maps = []
-    peer.peer.create_subscription(PointCloud2, "/vggt_slam/map", maps.append, LATCHED)
+    peer.peer.create_subscription(PointCloud2, "/vggt_slam/cloud_map", maps.append, LATCHED)
     launcher.start(slam_params_file=launcher.settings(**SMALL))
     camera.on = True
     watch.until(lambda: watch.solved(2) and watch.busy and maps)

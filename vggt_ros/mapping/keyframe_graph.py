@@ -14,6 +14,7 @@ from vggt_ros.mapping.reach import reach
 from vggt_ros.mapping.window_edges import WindowEdges
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, RelativePose
 from vggt_ros.storage.map_packing import pack_edges, pack_similarities, unpack_edges, unpack_similarities
@@ -168,6 +169,11 @@ class KeyframeGraph:
         self._keyframe_nodes = {k: own for k, own in self._keyframe_nodes.items() if k not in keyframes}
         if len(self._graph.map_node) > _MAX_NODES_PER_KEYFRAME * len(self._keyframe_nodes):
             self._marginalize()
+
+    def apply_ground(self, ground: PlanarGround) -> None:
+        """Solve with soft factors by the ground; see `PoseGraph.apply_ground`."""
+        self._graph.apply_ground(ground)
+        self._update_components()
 
     def rescale(self, keyframe: int, factor: float) -> None:
         """Scale the connected component of a keyframe by `factor`; see `PoseGraph.rescale`."""

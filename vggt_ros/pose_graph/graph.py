@@ -19,6 +19,7 @@ from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop
 from vggt_ros.pose_graph.loop_selection import LoopSelection
 from vggt_ros.pose_graph.optimization import GAUGE_SIGMA
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import Drift, drift
 from vggt_ros.pose_graph.scale_correction import rescaled
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
@@ -77,16 +78,10 @@ class PoseGraph:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
-        """All factors: of kind `overlap`, of kind `loop`, or `refused` for a rejected or pending loop.
-
-        Those of kind `break` attach submaps where the chain broke.
-        """
-        loops = (
-            Edge(loop.first, loop.second, "loop" if loop.accepted else "refused", loop.first_second, loop.covariance)
-            for loop in self.loops
-        )
-        submaps = self._selection.submaps
-        anchor_rows = set(submaps.anchor_row)
+        """All factors: `overlap`, `loop`, `refused` for a rejected or pending loop, `break` where the chain broke."""
+        loops = (Edge(loop.first, loop.second, "loop" if loop.accepted else "refused", loop.first_second,
+                      loop.covariance) for loop in self.loops)
+        submaps, anchor_rows = self._selection.submaps, set(self._selection.submaps.anchor_row)
         broken = (self._node[row]
                   for row, parent in zip(submaps.anchor_row, submaps.break_parent, strict=True) if parent >= 0)
         return (*self.overlap_edges(node for node, row in self._row.items() if row not in anchor_rows), *loops,
@@ -137,8 +132,7 @@ class PoseGraph:
         It is within `radius` of `node`, the last one before, in units of this node. Loops that put it farther away are
         not accepted, unless they are of two stretches of the trajectory that agree.
         """
-        submaps = self._selection.submaps
-        submaps.reach[submaps.of_row[self._row[anchor]]] = self._row[node], radius
+        self._selection.submaps.reach[self._selection.submaps.of_row[self._row[anchor]]] = self._row[node], radius
 
     def drift(self, first: int, second: int) -> Drift | None:
         """Return the drift to expect between two nodes; None if nothing constrains their relative pose."""
@@ -196,6 +190,11 @@ class PoseGraph:
             self.merge(overlaps)
             self._selection.accept(loops)
         return loop
+
+    def apply_ground(self, ground: PlanarGround) -> None:
+        """Solve with soft factors by the ground of a robot that drives on a plane; from now on, always."""
+        self._selection.ground = ground
+        self._selection.solve()
 
     def marginalize(self, nodes: Iterable[int]) -> list[Edge]:
         """Marginalize all nodes but the given ones and those that submaps, loops and branches need.

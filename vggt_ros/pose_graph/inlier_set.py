@@ -17,6 +17,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, log
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop, end_rows, mahalanobis_squared, residual_chi2, score
 from vggt_ros.pose_graph.optimization import solve
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.spanning_tree import Segments, SpanningTree
 
 _CHI2_MEDIAN, _MAX_RESIDUAL_INFLATION = 6.35, 9.0
@@ -59,6 +60,7 @@ def solve_inliers(
     stride: int,
     log_scale: Mapping[int, float],
     initial: Array | None = None,
+    ground: PlanarGround | None = None,
 ) -> InlierSet:
     """Return the least squares solution with a set of loops as inliers.
 
@@ -69,17 +71,22 @@ def solve_inliers(
         stride: new nodes of the graph per window.
         log_scale: row to the logarithm of its scale, for rows whose scale is known from metric sources.
         initial: poses (n, 4, 4) to start from, those of the tree if not given.
+        ground: of a robot that drives on a plane.
 
     """
     initial = tree.poses if initial is None else initial
-    segments = tree.segments(np.concatenate(end_rows(loops)))
+    factors = None if ground is None else ground.factors(initial)
+    segments = tree.segments(np.concatenate([*end_rows(loops), *([] if factors is None else [factors.nodes])]))
     nodes = np.append(0, segments.descendant)
     first, second = (np.append(*both)
                      for both in zip((segments.ancestor, segments.descendant), end_rows(loops), strict=True))
     measured = np.array([*segments.measured, *(loop.matrix for loop in loops)]).reshape(-1, 4, 4)
     covariance = np.array([*segments.covariance, *(loop.covariance for loop in loops)]).reshape(-1, 7, 7)
-    solved = solve(nodes, initial[nodes], first, second, measured, covariance, log_scale)
-    return _evaluate(segments, submap, loops, stride, tree.distribute_correction(nodes, solved))
+    solved = solve(nodes, initial[nodes], first, second, measured, covariance, log_scale, factors)
+    poses = tree.distribute_correction(nodes, solved)
+    if factors is not None:  # what the ground corrects says nothing about the loops
+        segments = tree.segments(np.concatenate(end_rows(loops)))
+    return _evaluate(segments, submap, loops, stride, poses)
 
 
 def without_outliers(found: InlierSet, solve_again: Callable[[Sequence[Loop]], InlierSet]) -> InlierSet:

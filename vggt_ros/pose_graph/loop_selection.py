@@ -22,6 +22,7 @@ from vggt_ros.pose_graph.consistency import (
 )
 from vggt_ros.pose_graph.inflation import Inflation
 from vggt_ros.pose_graph.inlier_set import InlierSet, evaluate_inliers, solve_inliers, without_outliers
+from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import SYSTEMATIC, plausible_hypothesis, refusals
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE, Submaps
@@ -46,6 +47,7 @@ class LoopSelection:
         loops: the loops, in the order in which they came; each has whether it is accepted, and the reason.
         settled: how many accepted loops were settled, that is, absorbed into the overlap factors.
         log_scale: row to the logarithm of its scale, for rows whose scale is known from metric sources.
+        ground: of a robot that drives on a plane; None if it is not known to do so.
 
     """
 
@@ -59,6 +61,7 @@ class LoopSelection:
         self.loops: list[Loop] = []
         self.settled = 0
         self.log_scale: dict[int, float] = {}
+        self.ground: PlanarGround | None = None
         self._newest_settled_row = 0  # the newest row that a settled loop has corrected
         self._current = InlierSet((), np.zeros((0, 4, 4)), 0.0, np.zeros(0))
 
@@ -171,8 +174,8 @@ class LoopSelection:
         self._adopt(self._evaluate(self._current.loops))
 
     def solve(self) -> None:
-        """Solve again with the accepted loops, and reclassify them; without any, keep the tree's poses."""
-        if self._current.loops:
+        """Solve again with the accepted loops and the ground, and reclassify them; without any, keep the poses."""
+        if self._current.loops or self.ground is not None:
             self._adopt(self._refine(self._solve(self._current.loops)))
         else:
             self.reevaluate()
@@ -226,7 +229,7 @@ class LoopSelection:
         return before
 
     def _solve(self, loops: Sequence[Loop], initial: Array | None = None) -> InlierSet:
-        return solve_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.log_scale, initial)
+        return solve_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.log_scale, initial, self.ground)
 
     def _evaluate(self, loops: Sequence[Loop]) -> InlierSet:
         return evaluate_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.tree.poses.copy())

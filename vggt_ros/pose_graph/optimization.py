@@ -13,6 +13,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import normalized, scales, to_matrix, to_sim3
+from vggt_ros.pose_graph.planar import PlanarFactors
 from vggt_ros.pose_graph.spanning_tree import Index
 
 GAUGE_SIGMA = 1e-4
@@ -20,12 +21,14 @@ GAUGE_SIGMA = 1e-4
 scale)."""
 _UNINFORMATIVE_SIGMA, _SCALE_SIGMA = 1e4, 0.02
 """Sigmas of the pose and of the log scale in the prior on a node whose scale is known from metric sources."""
+_GROUND_LOSS = 1.0
+"""Residual, in sigmas, at which a factor by the ground has a quarter of its weight (Geman-McClure)."""
 _MAX_ITERATIONS = 12
 """The Similarity3 factors leave out the Jacobian of Log, so a few more iterations are needed than by Gauss-Newton."""
 
 
 def solve(nodes: Index, poses: Array, first: Index, second: Index, measured: Array, covariance: Array,
-          log_scale: Mapping[int, float]) -> Array:
+          log_scale: Mapping[int, float], ground: PlanarFactors | None = None) -> Array:
     """Return the optimized poses (n, 4, 4) of nodes (n,); the first stays at its pose.
 
     Args:
@@ -35,6 +38,7 @@ def solve(nodes: Index, poses: Array, first: Index, second: Index, measured: Arr
         measured: (m, 4, 4), of each second node in the frame of the first.
         covariance: (m, 7, 7), of its perturbation on the right.
         log_scale: number of a node to the logarithm of its scale, for those whose scale is known.
+        ground: factors on nodes, all of `nodes`, by the ground; with a robust loss.
 
     """
     graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
@@ -53,6 +57,8 @@ def solve(nodes: Index, poses: Array, first: Index, second: Index, measured: Arr
     for one, other, similarity, sigma in zip(first.tolist(), second.tolist(), _to_gtsam(measured), covariance,
                                              strict=True):
         graph.add(gtsam.BetweenFactorSimilarity3(one, other, similarity, gtsam.noiseModel.Gaussian.Covariance(sigma)))
+    if ground is not None:
+        _add_ground(graph, ground)
     solver = gtsam.LevenbergMarquardtOptimizer(graph, values)
     error = solver.error()
     for _ in range(_MAX_ITERATIONS):
@@ -62,6 +68,16 @@ def solve(nodes: Index, poses: Array, first: Index, second: Index, measured: Arr
             break
     estimate = solver.values()
     return np.array([_from_gtsam(estimate.atSimilarity3(node)) for node in nodes.tolist()])
+
+
+def _add_ground(graph: gtsam.NonlinearFactorGraph, ground: PlanarFactors) -> None:
+    """Add two factors to each node: one by its tilt, one by its height, each with a robust loss of its own."""
+    loss = gtsam.noiseModel.mEstimator.GemanMcClure.Create(_GROUND_LOSS)
+    for node, target, covariances in zip(ground.nodes.tolist(), _to_gtsam(ground.targets), ground.covariances,
+                                         strict=True):
+        for covariance in covariances:
+            noise = gtsam.noiseModel.Robust.Create(loss, gtsam.noiseModel.Gaussian.Covariance(covariance))
+            graph.add(gtsam.PriorFactorSimilarity3(node, target, noise))
 
 
 def _to_gtsam(matrices: Array) -> list[gtsam.Similarity3]:

@@ -6,10 +6,12 @@ KeyboardInterrupt during the cleanup that the first one started. And after five 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,7 +43,10 @@ def single_interrupt() -> Iterator[None]:
 
 @contextmanager
 def bounded_end(seconds: float) -> Iterator[None]:
-    """End the process `seconds` after SIGINT or SIGTERM if the body has not ended by then, whatever hangs in it.
+    """End the process `seconds` after SIGINT or SIGTERM if it has not ended by then, whatever hangs in the body.
+
+    What hangs afterwards, while the interpreter ends, is bounded, too: threads of Python do not run then, so that the
+    watchdog of faulthandler takes over, which also prints where it hangs.
 
     A thread waits for the signal's number, which Python's C handler writes to a pipe at once: its Python handler would
     run only when the main thread returns from a call into C. Enter it before `rclpy.init`.
@@ -50,20 +55,26 @@ def bounded_end(seconds: float) -> Iterator[None]:
     os.set_blocking(write, False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # so that Python sees it; rclpy shuts down by itself
     previous = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    ended = threading.Event()
+    ended, deadline = threading.Event(), list[float]()
 
     def watch() -> None:
         while (number := os.read(read, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
             pass
+        if number:
+            deadline.append(time.monotonic() + seconds)
         if number and not ended.wait(seconds):
             print(f"the node has not ended {seconds:g} s after the signal; the process is ended", file=sys.stderr,
                   flush=True)
             os._exit(1)
 
-    threading.Thread(target=watch, name="bounded_end", daemon=True).start()
+    thread = threading.Thread(target=watch, name="bounded_end", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(previous)
         os.close(write)  # ends the thread
+        thread.join(1.0)
+        if deadline:
+            faulthandler.dump_traceback_later(max(deadline[0] - time.monotonic(), 0.1), exit=True)

@@ -34,6 +34,7 @@ _MAX_PENDING = 20
 """Depth images, and keyframes, that are kept until the matching other one arrives."""
 
 
+_UP = np.array([0.0, 0.0, 1.0])
 _MAX_VALUE = 1e7
 """Largest value of a pose or an IMU sample, in its units; the square of a larger one may overflow."""
 _MAX_DEPTH_PIXELS, _MAX_DEPTH_BYTES = 1 << 24, 8
@@ -133,7 +134,11 @@ class MetricInput:
     def add_frame(self, tracked: TrackedFrame) -> None:
         """Register a tracked image: odometry is looked up at its stamp, depth is used if it is a keyframe."""
         if (map_world := self._transforms.map_world) is not None:
-            self._slam.height.up = map_world[:3, :3].T @ np.array([0.0, 0.0, 1.0])
+            self._slam.height.up = map_world[:3, :3].T @ _UP
+        mounting = self._transforms.mounting
+        if mounting.base_camera is not None:
+            is_moving = mounting.is_moving or mounting.is_provisional
+            self._slam.height.up_camera = None if is_moving else mounting.base_camera[:3, :3].T @ _UP
         if self._first_keyframe_stamp is None and tracked.keyframe is not None:
             self._first_keyframe_stamp = tracked.stamp
         if self._odometry == "tf":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
 from tf2_ros import TransformException
 
 from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 from vggt_ros.ros.mounting import frame_name
+from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, running, slam_command
 from vggt_ros.ros.recorder import NODE, Recorder, Recording, read_cloud
 from vggt_ros.sequences.topics import info_topic_of, nearest_info
 
@@ -69,13 +65,23 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
-class NodeError(Exception):
-    """The node does not start, does not respond, or ends early; the text gives the reason and the end of its log."""
+def node_command(topics: BagTopics, parameters: Path | None, settings: Mapping[str, Any]) -> list[str]:
+    """Return the command of the node for the topics of a bag, with a parameter file and settings that override it."""
+    settings = {"use_sim_time": True, "tf.assume_level": True,
+                "camera.transport": "compressed" if topics.compressed else "raw", **settings}
+    return slam_command(parameters, settings, {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
+                                               "camera_info": topics.camera_info})
+
+
+def player_command(bag: Path, topics: BagTopics, rate: float) -> list[str]:
+    """Return the command of the player, which waits for the node."""
+    return [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate), "--delay", "1",
+            "--wait-for", f"{topics.image}/compressed" if topics.compressed else topics.image]
 
 
 def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, timeout: float = 60.0,
-                settings: Mapping[str, Any] | None = None,
-                report_progress: Callable[[str], None] = print) -> Recording:
+                settings: Mapping[str, Any] | None = None, report_progress: Callable[[str], None] = print,
+                on_start: Callable[[int], None] = lambda pid: None) -> Recording:
     """Start the node, play `bag`, wait until all windows are solved, and return the outputs of the node.
 
     Args:
@@ -87,31 +93,23 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
         timeout: longest wait for a window, and for the map, after the end of the bag, seconds.
         settings: parameters that override the file.
         report_progress: called with lines of progress.
+        on_start: called with the id of the node's process.
 
     Raises:
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "tf.assume_level": True,
-                "camera.transport": "compressed" if topics.compressed else "raw", **(settings or {})}
-    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
-              "camera_info": topics.camera_info}
-    node = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args", "--params-file", str(parameters)]
-    for name, value in settings.items():
-        node += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-    for name, topic in remaps.items():
-        node += ["-r", f"{name}:={topic}"]
-    player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
-              "--delay", "1", "--wait-for", remaps["image/compressed" if topics.compressed else "image"]]
-    with _process(node, log) as slam, _recorder() as (recorder, executor):
-        watch = _ProcessWatch(executor, slam, log)
-        for name in ("CONFIGURE", "ACTIVATE"):
-            _change_state(recorder, watch, name)
+    node = node_command(topics, parameters, settings or {})
+    player = player_command(bag, topics, rate)
+    with running(node, log) as slam, recording_node() as (recorder, executor):
+        watch = ProcessWatch(executor, slam, log)
+        on_start(slam.pid)
+        Lifecycle(recorder, watch, NODE).change("configure", "activate")
         watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # earlier images would not be used
         if recorder.status["state"] == "FAILED":
             raise NodeError(f"{recorder.status['reconstructor']}; {watch.log_tail()}")
         report_progress("the node is active; playing the bag")
-        with _process(player) as playing:
+        with running(player) as playing:
             watch.until(lambda: playing.poll() is not None)
         if playing.returncode:
             raise NodeError(f"bag_player ended with {playing.returncode}")
@@ -135,13 +133,14 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
             raise NodeError(f"the node mapped nothing: {error}; see its log {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
         return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds,
-                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end))
+                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end), recorder.map_odom_arrivals)
 
 
 @contextmanager
-def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+def recording_node(domain: int | None = None) -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
+    """Create a recorder with a context of its own, by default in the domain of the environment, and its executor."""
     context = rclpy.Context()
-    rclpy.init(context=context)
+    rclpy.init(context=context, domain_id=domain)
     executor = SingleThreadedExecutor(context=context)
     recorder = Recorder(context)
     executor.add_node(recorder)
@@ -151,56 +150,3 @@ def _recorder() -> Iterator[tuple[Recorder, SingleThreadedExecutor]]:
         executor.shutdown()
         recorder.destroy_node()
         rclpy.shutdown(context=context)
-
-
-class _ProcessWatch:
-    """Spins until a condition holds, and raises an error if the node process has ended."""
-
-    def __init__(self, executor: SingleThreadedExecutor, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._executor, self._process, self._log = executor, process, log
-
-    def log_tail(self) -> str:
-        """Return the last lines of the log of the node, for an error message."""
-        return f"its log {self._log} ends with\n" + "\n".join(self._log.read_text().splitlines()[-15:])
-
-    def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Return True when `condition` holds, False after `timeout` seconds; raises NodeError if the node has ended."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while not condition():
-            if self._process.poll() is not None:
-                raise NodeError(f"vggt_slam ended with {self._process.returncode}; {self.log_tail()}")
-            if end is not None and time.monotonic() > end:
-                return False
-            self._executor.spin_once(timeout_sec=0.05)
-        return True
-
-
-def _change_state(node: Recorder, watch: _ProcessWatch, name: str) -> None:
-    client = node.create_client(ChangeState, f"{NODE}/change_state")
-    request = ChangeState.Request()
-    request.transition.id = getattr(Transition, f"TRANSITION_{name}")
-    if not watch.until(client.service_is_ready, 60.0):
-        raise NodeError(f"{NODE} has no lifecycle services after 60 s")
-    answer = client.call_async(request)
-    if not watch.until(answer.done, 60.0) or not answer.result().success:
-        raise NodeError(f"{NODE} refused to {name.lower()}; {watch.log_tail()}")
-
-
-@contextmanager
-def _process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command with its output in `log`; at the end it is interrupted by SIGINT, and killed after 15 s."""
-    output = log.open("wb") if log is not None else None
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT if output else None,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if output is not None:
-            output.close()

@@ -9,14 +9,16 @@ from typing import Any
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 
+from vggt_ros.ros.executor import TolerantExecutor
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 from vggt_ros.settings import ConfigError
 
-END_TIMEOUT = 4.5
-"""Longest time from SIGINT to the end of the process, seconds; launch escalates after five."""
+END_TIMEOUT = 4.0
+"""Longest time from SIGINT until the process is ended, seconds; launch escalates after five, and the system needs up to
+a second to release the memory of a process on a busy machine."""
 
 
 def spin(name: str, create: Callable[[], Any]) -> int:
@@ -36,7 +38,7 @@ def _spin(name: str, create: Callable[[], Any]) -> int:
     except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    executor = SingleThreadedExecutor()
+    executor = TolerantExecutor()
     executor.add_node(node)
     try:
         _spin_guarded(executor, node)
@@ -51,10 +53,10 @@ def _spin(name: str, create: Callable[[], Any]) -> int:
     return 0
 
 
-def _spin_guarded(executor: SingleThreadedExecutor, node: Any) -> None:
+def _spin_guarded(executor: TolerantExecutor, node: Any) -> None:
     """Spin until the context is shut down; an error of rclpy itself is reported, and spinning goes on.
 
-    A message whose text is not UTF-8 raises while it is converted, before any callback.
+    Errors of callbacks and of messages do not come here: see `CallbackGuard` and `TolerantExecutor`.
     """
     while node.context.ok():
         try:

@@ -112,8 +112,9 @@ class TfWatch:
     def _cure(self, child: str, parent: str = "") -> str:
         names = self._config
         if child == names.base_frame and parent and parent not in (names.map_frame, names.odom_frame):
-            root = parent
-            while above := [p for p in self._parents.get(root, {}) if p not in (names.odom_frame, names.map_frame)]:
+            root, seen = parent, {child, names.odom_frame, names.map_frame}  # others may send a cycle
+            while above := [p for p in self._parents.get(root, {}) if p not in seen | {root}]:
+                seen.add(root)
                 root = above[0]
             return f"set tf.base_frame to {root}, the root of the robot"
         if child == names.base_frame and names.mode == "map_odom_base" and parent != names.map_frame:

@@ -9,6 +9,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.ros.diagnostics import StatusMonitor
+from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
@@ -26,7 +27,7 @@ class WindowResults:
 
     def take_error(self, error: Exception) -> None:
         """Report a window that failed."""
-        self._node.get_logger().error(f"a window failed: {error!r}", throttle_duration_sec=1.0)
+        self._node.get_logger().error(f"a window failed: {error!r}", throttle_duration_sec=LOG_PERIOD)
         self._monitor.error = repr(error)
         self._monitor.lost_windows += 1
 

@@ -23,6 +23,8 @@ class HeightSource:
         height: of the camera's center over the ground, meters; 0: not known.
         up: unit vector (3,) in the world frame of the map, the first camera's optical frame; by default that camera
             is level.
+        up_camera: unit vector (3,) that is up for the camera while the robot is level; None if the camera moves on the
+            robot. By default the camera is level.
 
     """
 
@@ -33,6 +35,7 @@ class HeightSource:
         """Take the camera's height, meters; 0: not known."""
         self.height = height
         self.up: Array = np.array([0.0, -1.0, 0.0])
+        self.up_camera: Array | None = self.up
         self.clear()
 
     def clear(self) -> None:

@@ -104,6 +104,20 @@ class Da3:
                 f"; last not: {self._not_given}" if self._not_given else "")
         return values
 
+    @property
+    def carries(self) -> str:
+        """Which windows depend on those before; see `OptionalMembers`."""
+        return "never" if self.settings.known_poses == "off" else "always"
+
+    @property
+    def carried(self) -> tuple[WindowGeometry | None, ...]:
+        """What it takes from one window to the next: the geometry whose poses may be given."""
+        return () if self.carries == "never" else (self._before,)
+
+    @carried.setter
+    def carried(self, values: tuple[WindowGeometry | None, ...]) -> None:
+        self._before = values[0] if values else None
+
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height), multiples of 14, to which images of this camera must be rectified."""
         return network_size(camera, self.settings.width)

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class Vggt:
     """
 
     name = "vggt"
+    carries = "uncalibrated"
 
     def __init__(self, config: Config) -> None:
         """Choose the device; `load` loads the weights.
@@ -93,6 +95,15 @@ class Vggt:
                 "type": types[0] if types[0] == types[1] else f"{types[0]}, weights stored in {types[1]}",
                 "attention": inference.attention, "compiled": inference.blocks.state,
                 **({"split": self.limit.reason} if self.limit.reason else {})}
+
+    @property
+    def carried(self) -> tuple[Any, ...]:
+        """What it takes from one window to the next; see `OptionalMembers`."""
+        return (self._focals,)
+
+    @carried.setter
+    def carried(self, values: tuple[Any, ...]) -> None:
+        self._focals, = values
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height), multiples of 14, to which images of this camera must be rectified."""
@@ -209,7 +220,8 @@ class Vggt:
         peak = torch.cuda.max_memory_allocated(inference.device) if inference.device.type == "cuda" else \
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
-        return decode(output, window, self._focal(output.pose_enc, height, width), report,
+        calibrated = all(keyframe.calibrated for keyframe in window.keyframes)
+        return decode(output, window, self._focal(output.pose_enc, height, width, calibrated), report,
                       self.settings.pose_convention)
 
     def _warm_up(self, width: int, height: int, compile_blocks: bool,
@@ -238,11 +250,15 @@ class Vggt:
         """Return what is to be said of an error if memory ran out, empty if it is another error."""
         return f"memory ran out on {self.inference.device} ({first_line(error)})" if is_out_of_memory(error) else ""
 
-    def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
-        """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics."""
+    def _focal(self, pose_enc: np.ndarray, height: int, width: int, calibrated: bool) -> tuple[float, float]:
+        """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics.
+
+        Windows of a calibrated camera, which need none, are not among them, and depend on no window before.
+        """
         matrices = predicted_intrinsics(pose_enc, height, width)
-        self._focals = [*self._focals[-255:], np.median(matrices[:, [0, 1], [0, 1]], axis=0)]
-        fx, fy = np.exp(np.median(np.log(self._focals), axis=0))
+        focals = [*self._focals[-255:], np.median(matrices[:, [0, 1], [0, 1]], axis=0)]
+        self._focals = self._focals if calibrated else focals
+        fx, fy = np.exp(np.median(np.log(focals), axis=0))
         if not (math.isfinite(fx) and math.isfinite(fy)):
             raise ReconstructionRefused("the network predicts no field of view")
         return float(fx), float(fy)

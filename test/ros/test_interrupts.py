@@ -1,0 +1,46 @@
+"""The end of a process after SIGINT: once, and within a time, whatever hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT
+
+PROGRAM = """
+import atexit, sys, threading, time
+from vggt_ros.ros.interrupts import bounded_end, single_interrupt
+what = sys.argv[1]
+with single_interrupt(), bounded_end(2.0):
+    try:
+        if what == "the end of the interpreter":
+            atexit.register(time.sleep, 60)
+        if what == "a thread that is waited for":
+            threading.Thread(target=time.sleep, args=(60,)).start()
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        if what == "the cleanup":
+            time.sleep(60)
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [
+    ("nothing", 0), ("the cleanup", 1), ("the end of the interpreter", 1), ("a thread that is waited for", 1)])
+def test_the_process_ends_in_time_whatever_hangs(what, code):
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    for _ in range(3):  # those of terminal and launch
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    said, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert time.monotonic() - began < 6.0
+    assert ("ended" in said) == (what != "the cleanup")
+    if what == "a thread that is waited for":
+        assert "most recent call first" in errors, "it is not said where it hangs"
