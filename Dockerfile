@@ -11,10 +11,12 @@ WORKDIR /ros2_ws
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3-venv python3-pip \
  && rm -rf /var/lib/apt/lists/*
-# First what seldom changes. OpenCV, faiss and rosbags come from pip, below.
+# First what seldom changes. OpenCV and rosbags come from pip, below.
 COPY package.xml requirements.txt src/vggt_ros/
+COPY vggt_ros_msgs/package.xml src/vggt_ros/vggt_ros_msgs/
+RUN ln -s vggt_ros/vggt_ros_msgs src/
 RUN apt-get update && rosdep update --rosdistro jazzy \
- && rosdep install --from-paths src --ignore-src -y --skip-keys "python3-opencv python3-faiss python3-rosbags-pip" \
+ && rosdep install --from-paths src --ignore-src -y --skip-keys "python3-opencv python3-rosbags-pip" \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --system-site-packages venv && touch venv/COLCON_IGNORE && source venv/bin/activate \
  && grep -v '^gtsam' src/vggt_ros/requirements.txt \
@@ -22,7 +24,7 @@ RUN python3 -m venv --system-site-packages venv && touch venv/COLCON_IGNORE && s
  && pip install --no-cache-dir --no-deps gtsam==4.3.0 \
  && if [ "$TORCH" = 1 ]; then pip install --no-cache-dir torch safetensors huggingface_hub "numpy<2"; fi
 COPY . src/vggt_ros
-RUN source /opt/ros/jazzy/setup.bash && source venv/bin/activate && colcon build --packages-select vggt_ros
+RUN source /opt/ros/jazzy/setup.bash && source venv/bin/activate && colcon build --packages-up-to vggt_ros
 RUN printf '%s\n' '#!/bin/bash' 'source /ros2_ws/venv/bin/activate' 'source /ros2_ws/install/setup.bash' 'exec "$@"' \
       > /vggt_entrypoint.sh && chmod +x /vggt_entrypoint.sh
 # Not root: maps belong to the user of the machine. ros:jazzy has a user `ubuntu` with the id 1000, which goes.

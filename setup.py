@@ -11,9 +11,11 @@ ROS_EXECUTABLES = [
     "slam_node = vggt_ros.ros.slam_node:main",
     "bag_player = vggt_ros.ros.bag_player:main",
     "view = vggt_ros.ros.view_node:main",
+    "reconstruction_server = vggt_ros.ros.reconstruction_server:main",
     "replay = vggt_ros.cli.replay:main",
     "evaluate = vggt_ros.cli.evaluate:main",
     "export = vggt_ros.cli.export:main",
+    "merge = vggt_ros.cli.merge:main",
     "benchmark = vggt_ros.cli.benchmark:main",
     "reconstruct = vggt_ros.cli.reconstruct:main",
     "parity = vggt_ros.cli.parity:main",
@@ -22,9 +24,13 @@ ROS_EXECUTABLES = [
 """Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
 RECONSTRUCTORS = {
     "vggt_ros.reconstructors": ["vggt = vggt_ros.reconstruction.vggt.reconstructor:Vggt",
-                                "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview"],
+                                "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview",
+                                "da3 = vggt_ros.reconstruction.da3.reconstructor:Da3",
+                                "remote = vggt_ros.ros.remote_reconstructor:Remote"],
     "vggt_ros.reconstructor_settings": ["vggt = vggt_ros.reconstruction.vggt.settings:VggtConfig",
-                                        "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig"],
+                                        "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig",
+                                        "da3 = vggt_ros.reconstruction.da3.settings:Da3Config",
+                                        "remote = vggt_ros.reconstruction.remote_settings:RemoteConfig"],
 }
 """As other packages register theirs; the same as in vggt_ros/plugins.py."""
 BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
@@ -32,6 +38,7 @@ BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
 REQUIREMENTS = re.findall(r"^[\w-].*?(?=\s{2,}#|$)", Path("requirements.txt").read_text(), re.MULTILINE)
 MULTIVIEW = [line for line in REQUIREMENTS if line.startswith("pycolmap")]
 VIEW = ["rerun-sdk>=0.32"]  # the viewer of `replay --view` and `view`: 170 MB, so not on a robot that needs none
+CLUSTER = ["ray>=2.9"]  # workers on other machines, for `replay --ray`; the same as in requirements-cluster.txt
 VGGT = ["torch>=2.3", "safetensors>=0.4", "huggingface_hub>=0.25"]
 
 setup(
@@ -45,13 +52,13 @@ setup(
     package_data={f"{NAME}.features": ["vocabulary.npz"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
-        (f"share/{NAME}", ["package.xml", "requirements.txt"]),
+        (f"share/{NAME}", ["package.xml", "requirements.txt", "requirements-da3.txt"]),
         *((f"share/{NAME}/{folder}", sorted(str(path) for path in Path(folder).iterdir() if path.is_file()))
           for folder in ("launch", "config")),
     ],
     python_requires=">=3.10",
     install_requires=[line for line in REQUIREMENTS if line not in MULTIVIEW] if BY_PIP else ["setuptools"],
-    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "view": VIEW, "test": ["pytest"]},
+    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "view": VIEW, "cluster": CLUSTER, "test": ["pytest"]},
     zip_safe=True,
     entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)],
                   **RECONSTRUCTORS},

@@ -20,7 +20,7 @@ from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 NODE = "vggt_slam"
-SHOWN = ("cloud", "map", "path", "odom", "pose", "markers", "depth/image", "grid")
+SHOWN = ("cloud", "cloud_map", "path", "odom", "pose", "markers", "depth/image", "map", "features")
 """Topics of the node that config/slam.rviz shows."""
 SHARE = FindPackageShare("vggt_ros")
 RESPAWN_DELAY = 25.0

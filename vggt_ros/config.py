@@ -130,7 +130,7 @@ class MapConfig:
                                     unit="rank", low=0.0, high=1.0, live=True)
     max_depth: float = setting(8.0, "Points at a larger depth, in median depths of their keyframe, are left out.",
                                unit="median depths", low=1.0, high=1000.0, live=True)
-    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/map`.",
+    period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/cloud_map`.",
                             unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
@@ -198,6 +198,8 @@ class Config:
                           "for what does it itself, as multiview.", choices=("auto", "off", "on"))
     mode: str = setting("mapping", "`localization`: only locate the camera in a loaded map, which does not grow.",
                         choices=("mapping", "localization"), live=True)
+    bond_heartbeat_period: float = setting(0.1, "Period of the heartbeats to Nav2's lifecycle manager; 0: no bond.",
+                                           unit="s", low=0.0, high=10.0)
     seed: int = setting(0, "Seed of the random number generators.", low=0, high=2**31 - 1)
     camera: CameraConfig = field(default_factory=CameraConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)

@@ -24,11 +24,17 @@ BUILT_IN = {
     "vggt": ("vggt_ros.reconstruction.vggt.reconstructor:Vggt", "vggt_ros.reconstruction.vggt.settings:VggtConfig"),
     "multiview": ("vggt_ros.reconstruction.multiview.reconstructor:Multiview",
                   "vggt_ros.reconstruction.multiview.settings:MultiviewConfig"),
+    "da3": ("vggt_ros.reconstruction.da3.reconstructor:Da3", "vggt_ros.reconstruction.da3.settings:Da3Config"),
+    "remote": ("vggt_ros.ros.remote_reconstructor:Remote", "vggt_ros.reconstruction.remote_settings:RemoteConfig"),
 }
 """Name to class and settings of those of this package, in the order in which `auto` tries them.
 
 `setup.py` registers the same as entry points. This table serves a checkout, which nobody has installed.
 """
+NEED_GPU = ("vggt",)
+"""Those that `auto` uses only on a GPU."""
+AUTOMATIC = tuple(name for name in BUILT_IN if name != "remote")
+"""Those that `auto` tries; a server on another machine has to be asked for."""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.features.tracks import ImageFeatures
+from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
@@ -35,6 +35,7 @@ from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_chan
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
@@ -52,20 +53,20 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface: the points of the map, for the worker's thread only.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
+        tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
-        self.config = config
-        self.reconstructor = reconstructor
+        self.config, self.reconstructor = config, reconstructor
         self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
-        self._selector = KeyframeSelector(config.keyframes)
-        self._localizer = Localizer(config.tracking)
+        self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self._buffer = SlidingBuffer(config.windows)
         self.odometry, self.depth = OdometrySource(), DepthSource()
         self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
+        self.tracked_corners = self._localizer.tracked_corners
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.solution = Solution(version=-2)
         self.reset()
@@ -77,10 +78,10 @@ class Slam:
 
     # Every image, on the caller's thread.
 
-    def track(self, frame: Frame, has_capacity: bool = True) -> TrackedFrame:
+    def track(self, frame: Frame, load: Load = Load()) -> TrackedFrame:
         """Process one image: locate it in the newest solution, select keyframes, and form the windows for `step`."""
         self.locate(frame)
-        return self.select_keyframe(has_capacity)
+        return self.select_keyframe(load)
 
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Track features into a frame, and return its pose in the newest solution; `select_keyframe` has to follow.
@@ -98,9 +99,9 @@ class Slam:
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
-    def select_keyframe(self, has_capacity: bool = True) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; without `has_capacity`, thin keyframes."""
-        tracked, solution = self._make_keyframe(has_capacity), self.solution
+    def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
+        """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
+        tracked, solution = self._make_keyframe(load), self.solution
         self._localizer.update_solution(self._current[0], solution)
         self.located_late += self._localizer.locate_late(solution)
         return tracked
@@ -109,17 +110,17 @@ class Slam:
         """Give all images a pose that had none when they came, where the map has one now; see `located_late`."""
         self.located_late += self._localizer.locate_late(self.solution, most=1_000_000)
 
-    def _make_keyframe(self, has_capacity: bool) -> TrackedFrame:
+    def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
         previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
-        if not self._selector.needs_keyframe(features, image.gray.shape[1]):
+        if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
         keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
                             frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
-                            tracked.map_camera, image.binary, features.excluded)
+                            tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
         is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
         previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
@@ -128,8 +129,8 @@ class Slam:
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, has_capacity) or previous_window  # never both: it has 1 keyframe then
-        self.counts.thinned = self._buffer.thinned
+        window = self._buffer.add(keyframe, load) or previous_window  # never both: it has 1 keyframe then
+        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
     def flush(self) -> Window | None:
@@ -138,9 +139,9 @@ class Slam:
 
     def interrupt(self) -> Window | None:
         """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
+        self._last_stamp = 0
         self._localizer.lose()
         self._selector.clear()
-        self._last_stamp = 0
         return self._buffer.flush_without_overlap()
 
     def reset_tracking(self, record: MapRecord | None = None) -> None:
@@ -154,16 +155,23 @@ class Slam:
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
-        self._first_keyframe = self._resumed_keyframe = self._next_keyframe
-        self._last_stamp = 0
+        self._first_keyframe, self._resumed_keyframe, self._last_stamp = self._next_keyframe, self._next_keyframe, 0
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
         self._buffer.clear()
 
+    @property
+    def selection(self) -> tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]:
+        """The state that selects keyframes and forms windows; set it to a copy of another one's to go on from there."""
+        return self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp
+
+    @selection.setter
+    def selection(self, state: tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]) -> None:
+        self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp = state
+
     def change_mode(self, mode: str) -> Window | None:
         """Map, or only localize, from the next image on; returns the waiting keyframes, as `flush`."""
-        self.config = self.config.replace({"mode": mode})
-        self._resumed_keyframe = self._next_keyframe
+        self.config, self._resumed_keyframe = self.config.replace({"mode": mode}), self._next_keyframe
         self._selector.clear()
         return self._buffer.flush_without_overlap()
 
@@ -176,14 +184,12 @@ class Slam:
         solution = self.solution
         in_saved_map = len(solution) > 0 and (
             self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
-        needs_keyframe = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
-        tracked = self._localizer.locate(frame, image, solution, in_saved_map, needs_keyframe, search)
+        needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
+        tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0
         self.counts.relocalized = self._localizer.relocalizations
         return tracked
-
-    # Every window, on the worker's thread.
 
     def step(self, window: Window, verify: bool = True) -> Update:
         """Process one window; return what became of it, and replace `solution`.
@@ -215,8 +221,7 @@ class Slam:
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
-        keyframes = [self._placer.recent[keyframe] for keyframe in added]
-        features = self._atlas.describe(keyframes)
+        keyframes, features = [self._placer.recent[k] for k in added], self._atlas.take_local_features(added)
         if not self.config.loops.enabled:
             return ""
         self._loop_closer.add_keyframes(keyframes, features, self._atlas, solution, self.counts)
@@ -234,10 +239,9 @@ class Slam:
     def _update_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return the solution after a rescaling by the sources of metric scale, and the factor of the active submap."""
         rescaling = self.scale.observe(solution)
-        if rescaling is None:
-            return solution, 1.0
-        self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
-        return self._atlas.solution(), rescaling.factor
+        if rescaling is not None:
+            self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
+        return (solution, 1.0) if rescaling is None else (self._atlas.solution(), rescaling.factor)
 
     def reset_map(self, restored: RestoredMap | None = None) -> None:
         """Begin an empty map, or continue from a saved one; then after `reset_tracking` with its record."""
@@ -254,8 +258,7 @@ class Slam:
 
     def configure(self, config: Config) -> None:
         """Apply settings that may change at run time, and select the map's points again; on the worker's thread."""
-        factor = factor_change(self.config.scale.factor, config.scale.factor)
-        self.config = config
+        factor, self.config = factor_change(self.config.scale.factor, config.scale.factor), config
         if factor != 1.0 and len(self.solution) and self.solution.metric.state != OBSERVED:
             self._atlas.rescale(factor, configured_scale(config.scale))
             self.solution = self._atlas.solution()
@@ -287,14 +290,11 @@ class Slam:
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
 
-    # Results.
-
     def keyframe_cloud(self, keyframe: int) -> PointCloud:
         """Return a solved keyframe's points, in its camera frame and in map units."""
         return keyframe_cloud(self.solution, keyframe, self.config.map)
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""
-        solution = self.solution
-        rows = solution.submaps == submap
-        return solution.stamps[rows], solution.map_camera[rows]
+        rows = self.solution.submaps == submap
+        return self.solution.stamps[rows], self.solution.map_camera[rows]

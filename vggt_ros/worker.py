@@ -10,9 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from vggt_ros.heap import return_free_memory
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.slam import Slam
+from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Update
 
 _LOG = logging.getLogger(__name__)
@@ -52,9 +55,10 @@ class Worker:
             return not self._busy and self._waiting == 0
 
     @property
-    def has_capacity(self) -> bool:
-        """True if another window may be queued; otherwise `Slam.track` thins keyframes."""
-        return self._waiting < self._slam.config.windows.max_waiting
+    def backlog(self) -> Load:
+        """How far the windows are behind, for `Slam.track`."""
+        waiting = self._waiting
+        return Load(waiting, waiting < self._slam.config.windows.max_waiting)
 
     def enqueue(self, window: Window) -> None:
         """Queue a window; it is never dropped."""
@@ -125,3 +129,5 @@ class Worker:
             self._window = None
             with self._lock:
                 self._busy = False
+        yield_to_tracking()
+        return_free_memory()

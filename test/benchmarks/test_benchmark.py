@@ -38,3 +38,18 @@ def test_updates_of_the_graph_are_timed(tmp_path, capsys):
         assert 0 < figures[f"{name}_median_ms"] <= figures[f"{name}_p99_ms"] <= figures[f"{name}_worst_ms"] < 1000
     said = capsys.readouterr().out
     assert "3 of 3 true loops accepted" in said and "0 of 3 false loops accepted" in said
+
+
+@pytest.mark.slow
+def test_a_window_of_a_network_is_timed(tmp_path, capsys):
+    """In a process of its own, on one core, with generated weights."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("depth_anything_3", reason="depth-anything-3 is not installed")
+    small = ["window", "--networks", "da3-small", "--cores", "1", "--frames", "2", "--rounds", "1"]
+    assert main([*small, "--set", "da3.width=112", "--json", str(tmp_path / "figures.json")]) == 0
+    found = json.loads((tmp_path / "figures.json").read_text())["windows"]["da3-small, 1 cores"]
+    assert found["size"] == "112x84" and found["parameters_m"] == pytest.approx(26.18, abs=0.01)
+    assert found["cpu_s"] > 0 and found["seconds"] > 0 and found["memory_mb"] > found["before_mb"] > 100
+    assert "da3-small" in capsys.readouterr().out
+    assert main([*small, "--set", "da3.width=1"]) == 1
+    assert "da3.width: 1 is outside" in capsys.readouterr().err

@@ -33,6 +33,32 @@ def test_ate_is_the_rmse_of_the_positions():
     assert accuracy(STAMPS, ours, STAMPS, TRUTH).rpe_translation == pytest.approx(0.1, rel=0.02)
 
 
+@pytest.mark.parametrize("with_scale", [True, False])
+def test_errors_are_those_of_evo(with_scale):
+    metrics, trajectory = pytest.importorskip("evo.core.metrics"), pytest.importorskip("evo.core.trajectory")
+    random = np.random.default_rng(0)
+    truth, stamps = laps(60), np.arange(60, dtype=np.int64) * 10**8
+    poses = truth.copy()
+    for pose in poses:
+        pose[:3, :3] = pose[:3, :3] @ so3_exp(random.normal(0, 0.02, 3))
+    poses[:, :3, 3] = 0.7 * poses[:, :3, 3] + random.normal(0, 0.02, (60, 3)) + 1.0
+    found = accuracy(stamps, poses, stamps, truth, with_scale)
+
+    reference, ours = (trajectory.PoseTrajectory3D(poses_se3=list(one), timestamps=stamps / 1e9)
+                       for one in (truth, poses))
+    _, _, scale = ours.align(reference, correct_scale=with_scale)
+    ate = metrics.APE(metrics.PoseRelation.translation_part)
+    ate.process_data((reference, ours))
+    expected = [ate.get_statistic(metrics.StatisticsType[name]) for name in ("rmse", "median", "max")]
+    for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
+        rpe = metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames)
+        rpe.process_data((reference, ours))
+        expected.append(rpe.get_statistic(metrics.StatisticsType.rmse))
+    np.testing.assert_allclose([found.ate_rmse, found.ate_median, found.ate_max, found.rpe_translation,
+                                found.rpe_rotation], expected, rtol=1e-6)
+    assert found.scale == pytest.approx(scale if with_scale else 1.0)
+
+
 def test_the_motion_over_a_second_is_compared_with_the_true_one():
     """Where no pose is exactly a second later the nearest one is used; a drifting heading and a jump are measured."""
     turning = TRUTH.copy()

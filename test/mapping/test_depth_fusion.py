@@ -80,7 +80,7 @@ def test_depth_without_neighbors_is_kept():
     """It is in the map by its own rank, and gives way to depth that others confirm."""
     alone = views()[0]
     result = fuse(alone, [])
-    assert np.array_equal(result.depth, alone.depth) and np.allclose(result.confidence, 1 / 3)
+    assert np.array_equal(result.depth, alone.depth) and np.allclose(result.confidence, 3 / 8)
     assert np.allclose(fuse(views(confidence=0.25)[0], []).confidence, 0.25)
     assert np.allclose(fuse(views(confidence=0.1)[0], []).confidence, 0.1)
     away = replace(alone, map_camera=pose(np.eye(3), np.array([50.0, 0, 0])))

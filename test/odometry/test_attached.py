@@ -51,7 +51,7 @@ def test_the_robot_in_the_view_of_its_camera_is_left_out(share):
     assert abs(features.attached.mask[-int(share * SIZE[1]):].mean() - 1) < 0.1
     assert features.attached.mask[:int((1 - share - 0.15) * SIZE[1])].mean() < 0.02
     newest = list(result(share).slam.solution.keyframes.values())[-1]
-    assert newest.color[-newest.color.shape[0] // 8:].std(axis=(0, 1)).max() < 40, "nor is it in the map"
+    assert np.asarray(newest.color)[-newest.color.shape[0] // 8:].std(axis=(0, 1)).max() < 40, "nor is it in the map"
 
 
 def test_without_a_robot_in_the_view_nothing_is_left_out():

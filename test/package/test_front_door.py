@@ -106,7 +106,7 @@ def test_pip_installs_one_command_and_says_what_it_needs(tmp_path):
     """A wheel: `replay` and `evaluate` would be other people's commands on the user's path."""
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
-    for name in ("setup.py", "setup.cfg", "requirements.txt", "pyproject.toml"):  # as they are here
+    for name in ("setup.py", "setup.cfg", "requirements.txt", "requirements-da3.txt", "pyproject.toml"):  # as here
         (source / name).write_bytes((ROOT / name).read_bytes())
     built = subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
                             "-w", str(tmp_path), "."], cwd=source, capture_output=True, text=True, timeout=120,

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -16,9 +17,10 @@ from paths import ROOT
 PACKAGE = ROOT / "vggt_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-WINGS = ("settings", "threads"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), ("windows",), \
-    ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), ("odometry",), \
-    ("mapping",), ("loops",), ("slam",), ("worker",), ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
+WINGS = ("settings", "threads", "heap"), ("plugins",), ("config",), ("parameter_text", "geometry"), ("images",), \
+    ("windows",), ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), ("places",), \
+    ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), ("view",), ("replay",), \
+    ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
 """Wings that the algorithm never imports, each with the highest wing that it may import."""
@@ -29,7 +31,8 @@ CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py",
               "vggt_ros/benchmarks/robustness/", "vggt_ros/benchmarks/image_rate.py"),
     "tf2_ros": ("vggt_ros/ros/",),
-    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/benchmarks/"),
+    "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
+    "depth_anything_3": ("vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
     "rerun": ("vggt_ros/view/",),
     "gtsam": ("vggt_ros/pose_graph/optimization.py", "vggt_ros/scale/preintegration.py", "vggt_ros/benchmarks/"),
 }
@@ -139,11 +142,12 @@ def test_dependencies_are_declared():
     pip = set(re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     keys = {"cv2": "python3-opencv", "numpy": "python3-numpy", "matplotlib": "python3-matplotlib",
             "scipy": "python3-scipy", "tqdm": "python3-tqdm", "yaml": "python3-yaml", "tf2_ros": "tf2_ros_py",
-            "faiss": "python3-faiss", "rosbags": "python3-rosbags-pip"}
+            "rosbags": "python3-rosbags-pip"}
     used = set()
     for path in [*MODULES, ROOT / "launch" / "slam.launch.py"]:
         used |= {name.split(".")[0] for name in imports(path)}
-    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub", "rerun"}  # named in an error or by the README
+    optional = {"cv_bridge", "torch", "safetensors", "huggingface_hub", "rerun",  # named in an error or by the README
+                "depth_anything_3"}
     used -= {"vggt_ros", "__future__"} | optional | set(sys.stdlib_module_names)
     missing = {name for name in used if not {name, keys.get(name, name)} & (declared | pip)}
     assert not missing
@@ -243,11 +247,11 @@ def node_topics(tmp_path_factory):
 
 
 def test_node_publishes_the_documented_topics(node_topics):
-    expected = {"odom", "pose", "path", "cloud", "map", "map_updates", "grid", "depth/image", "depth/camera_info",
-                "markers", "status"}
+    expected = {"odom", "pose", "path", "cloud", "map", "grid", "cloud_map", "cloud_map_updates", "map_updates",
+                "features", "depth/image", "depth/camera_info", "markers", "status", "slam_status"}
     assert set(node_topics) == {f"/vggt_slam/{name}" for name in expected} | {"/diagnostics"}
     assert {topic.removeprefix("/vggt_slam/") for topic, (_, latched) in node_topics.items() if latched} == \
-        {"path", "map", "grid", "markers", "status"}
+        {"path", "map", "grid", "cloud_map", "markers", "status", "slam_status"}
 
 
 def test_rviz_shows_what_the_node_publishes(node_topics):
@@ -276,14 +280,50 @@ def test_reference_names_the_topics(node_topics):
 
 
 def test_reference_names_the_services():
-    """The table of services, against the names that the node gives to its commands."""
+    """The table of services, against the names and types of the node's commands."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from vggt_ros.ros.interfaces import SERVICES, TYPED_SERVICES
+
     page = (ROOT / "docs" / "reference" / "services.md").read_text()
-    rows = re.findall(r"^\| `~/(\w+)` \| `std_srvs/Trigger` \|", page, re.MULTILINE)
-    node = (PACKAGE / "ros" / "slam_node.py").read_text()
-    assert rows == list(ast.literal_eval(re.search(r"CommandServices\(self, (\(.*?\))\)", node)[1]))
+    rows = re.findall(r"^\| `~/(\w+)` \| `(\w+/\w+)` \|", page, re.MULTILINE)
+    types = {name: f"{kind.__module__.split('.')[0]}/{kind.__name__}" for name, kind in
+             {**SERVICES, **TYPED_SERVICES}.items()}
+    assert dict(rows) == types if TYPED_SERVICES else types.items() <= dict(rows).items()
 
 
 def test_reference_names_every_setting():
     page = (ROOT / "docs" / "reference" / "parameters.md").read_text()
     assert page == settings_writer().parameters_page(), "run: python dev/slam_yaml.py"
     assert len(re.findall(r"^\| `([a-z_.]+)` \| ", page, re.MULTILINE)) > 40
+
+
+MESSAGES = ROOT / "vggt_ros_msgs"
+
+
+def test_colcon_and_rosdep_find_both_packages(tmp_path):
+    """In a workspace as README.md makes it: neither looks inside a package for another one, both follow links."""
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "vggt_ros").symlink_to(ROOT)
+    (source / "vggt_ros_msgs").symlink_to("vggt_ros/vggt_ros_msgs")
+    catkin = pytest.importorskip("catkin_pkg.packages", reason="catkin_pkg is not installed")
+    assert set(catkin.find_package_paths(str(source))) == {"vggt_ros", "vggt_ros_msgs"}
+    colcon = shutil.which("colcon")
+    if colcon is None:
+        pytest.skip("colcon is not installed")
+    listed = subprocess.run([colcon, "list", "--base-paths", str(source)], capture_output=True, text=True, check=True,
+                            cwd=tmp_path, env={**os.environ, "COLCON_LOG_PATH": os.devnull}, timeout=60).stdout
+    assert [line.split()[0::2] for line in listed.splitlines()] == [["vggt_ros", "(ros.ament_python)"],
+                                                                   ["vggt_ros_msgs", "(ros.ament_cmake)"]]
+
+
+def test_the_messages_package_is_complete():
+    """Every definition is built, what the definitions use is declared, and the versions agree."""
+    build, tree = (MESSAGES / "CMakeLists.txt").read_text(), ElementTree.parse(MESSAGES / "package.xml").getroot()
+    files = {str(path.relative_to(MESSAGES)) for path in MESSAGES.glob("*/*") if path.suffix != ".xml"}
+    assert files and set(re.findall(r'"(\w+/\w+\.\w+)"', build)) == files
+    text = "\n".join((MESSAGES / name).read_text() for name in files)
+    used = set(re.findall(r"^(\w+)/\w+(?:\[\S*\])? \w+", text, re.MULTILINE)) | {"action_msgs"}
+    assert used == {item.text for item in tree.iter("depend")}
+    assert used == set(re.search(r"DEPENDENCIES ([\w ]+)", build)[1].split())
+    assert tree.findtext("version") == ElementTree.parse(ROOT / "package.xml").getroot().findtext("version")

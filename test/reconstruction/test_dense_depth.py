@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.plane_sweep import _guide, aggregate, sweep
+from vggt_ros.reconstruction.multiview.plane_sweep import (
+    _Costs,
+    _guide,
+    _Neighbor,
+    _one_side,
+    _Texture,
+    aggregate,
+    sweep,
+)
 from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
 from vggt_ros.synthetic import orbit, pinhole, room
 
@@ -89,22 +98,77 @@ def test_the_sweep_needs_no_first_guess(views: Views) -> None:
 
 
 def test_aggregation_fills_a_gap_and_keeps_an_edge() -> None:
-    cost = np.ones((20, 30, 8), np.float32)
-    cost[:, :15, 2] = 0.0
-    cost[:, 15:, 6] = 0.0
-    cost[8:12, 5:9] = 0.5
+    cost = np.ones((8, 20, 30), np.float32)
+    cost[2, :, :15] = 0.0
+    cost[6, :, 15:] = 0.0
+    cost[:, 8:12, 5:9] = 0.5
     image = np.zeros((20, 30), np.float32)
     image[:, 15:] = 200.0
-    plane = aggregate(cost, image).argmin(2)
+    plane = aggregate(cost, image).argmin(0)
     assert (plane[:, :15] == 2).all() and (plane[:, 15:] == 6).all()
 
 
+def _one_path(cost: Map, image: Map) -> Map:
+    """Aggregate the costs (n, h, w) downward, pixel by pixel, as the formula of semi-global matching says."""
+    result = cost.astype(float)
+    for row in range(1, cost.shape[1]):
+        for column in range(cost.shape[2]):
+            before = result[:, row - 1, column]
+            jump = 1.2 / (1 + abs(float(image[row, column]) - float(image[row - 1, column])) / 8)
+            neighbors = np.pad(before, 1, constant_values=np.inf)
+            best = np.minimum.reduce([before, np.minimum(neighbors[:-2], neighbors[2:]) + 0.1,
+                                      np.full(len(before), before.min() + jump)])
+            result[:, row, column] += best - before.min()
+    return result
+
+
+def test_aggregation_is_that_of_the_formula() -> None:
+    random = np.random.default_rng(0)
+    cost, image = random.random((6, 9, 7), np.float32), random.uniform(0, 60, (9, 7)).astype(np.float32)
+    total = np.zeros(cost.shape)
+    for turns in range(4):  # each of the four paths goes downward in an image that is turned
+        total += np.rot90(_one_path(np.rot90(cost, turns, (1, 2)), np.rot90(image, turns)), -turns, (1, 2))
+    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=1e-5)
+
+
+@pytest.mark.parametrize("moves", [[(3, True), (-2, False)], [(4, True), (-5, True), (2, False)], [(6, True)]])
+def test_the_cost_is_by_the_neighbors_that_see_the_pixel(moves: list[tuple[int, bool]]) -> None:
+    """Neighbors whose pixels are shifted by whole columns, against sums over slices of the images."""
+    random = np.random.default_rng(1)
+    image, *others = random.uniform(0, 255, (1 + len(moves), 16, 24)).astype(np.float32)
+    sides: dict[bool, list[Map]] = {True: [], False: []}
+    own = _Texture(image)
+    for other, (move, side) in zip(others, moves, strict=True):
+        texture = _Texture(other)
+        seen, there = slice(max(0, -move), 24 - max(0, move)), slice(max(0, move), 24 - max(0, -move))
+        product, scale = np.zeros_like(image), np.zeros_like(image)
+        product[:, seen] = own.detail[:, seen] * texture.detail[:, there]
+        scale[:, seen] = own.scale[:, seen] * texture.scale[:, there]
+        correlation = cv2.blur(product, (5, 5)) * scale
+        sides[side].append(np.where(scale > 0, (1 - correlation) / 2, np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no neighbor sees some pixels
+        expected = np.fmin(*(np.nanmean(costs, 0) if costs else np.full(image.shape, np.nan)
+                             for costs in sides.values()))
+    costs = _Costs(image, [_Neighbor(_Texture(other), np.eye(3), np.array([2.0 * move, 0, 0]), side)
+                           for other, (move, side) in zip(others, moves, strict=True)])
+    found = np.empty_like(image)
+    for _ in range(2):  # nothing is left of an earlier plane
+        costs.at(0.5, found)
+    np.testing.assert_allclose(found, np.where(np.isnan(expected), np.inf, expected), atol=1e-5)
+
+
+def test_neighbors_on_one_side_are_divided_by_their_distance() -> None:
+    assert _one_side(4, [2, 3, 5, 7]) == {2, 3}
+    assert _one_side(7, [2, 3, 5, 6]) == {5, 6} and _one_side(0, [3, 1, 2]) == {1, 2}
+
+
 def test_sparse_points_decide_where_images_say_nothing() -> None:
-    cost, planes = np.full((20, 30, 8), 0.5, np.float32), np.linspace(0.1, 0.8, 8)
+    cost, planes = np.full((8, 20, 30), 0.5, np.float32), np.linspace(0.1, 0.8, 8)
     matrix = np.array([[20.0, 0, 14.5], [0, 20.0, 9.5], [0, 0, 1]])
     _guide(cost, np.array([[0.02, 0.01, 2.0], [-9.0, 0.0, 2.0], [0.0, 0.0, -2.0]]), matrix, planes)
-    assert (cost != 0.5).any(2).sum() == 1
-    assert (aggregate(cost, np.zeros((20, 30), np.float32)).argmin(2)[8:12, 10:20] == 4).any()
+    assert (cost != 0.5).any(0).sum() == 1
+    assert (aggregate(cost, np.zeros((20, 30), np.float32)).argmin(0)[8:12, 10:20] == 4).any()
 
 
 def test_a_rolling_shutter_and_a_distortion_are_undone_and_done_again() -> None:

@@ -16,6 +16,7 @@ from scenes import lap
 from staged_reconstructors import Staged
 
 from vggt_ros.config import Config
+from vggt_ros.features.description import describe_keyframe
 from vggt_ros.reconstruction import create_reconstructor, process
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
@@ -76,6 +77,26 @@ def test_errors_logs_and_status_come_back(staged, caplog):
     staged.prepare(28, 14, reported.append)
     assert "compiling for 28x14" in reported
     assert staged.status_values == {"solved": "1", "prepared": "28x14"}
+
+
+def test_keyframes_are_described_in_the_process_once():
+    """The features are those that this process finds; a keyframe that a window shares is not described again."""
+    made = ReconstructorProcess(Config(), staged_reconstructors.create, describe=describe_keyframe)
+    try:
+        for numbers in ((0, 1), (1, 2)):
+            frames = [lap().frames[8 * number] for number in numbers]
+            made.reconstruct(Window(0, tuple(Keyframe(number, frame.stamp, frame.image, frame.intrinsics)
+                                             for number, frame in zip(numbers, frames, strict=True))))
+            found = {number: made.take_description(number) for number in numbers}
+            assert [number for number in numbers if found[number] is not None] == ([0, 1] if 0 in numbers else [2])
+            for number, frame in zip(numbers, frames, strict=True):
+                if found[number] is not None:
+                    expected = describe_keyframe(Keyframe(number, frame.stamp, frame.image, frame.intrinsics))
+                    assert np.array_equal(found[number].binary.descriptors, expected.binary.descriptors)
+                    assert np.array_equal(found[number].appearance, expected.appearance)
+                    assert len(expected.binary) > 50 and len(expected.local) > 50
+    finally:
+        made.close()
 
 
 def test_a_process_that_was_killed_is_lost(staged):
@@ -148,6 +169,25 @@ def test_the_choice_of_multiview_leaves_no_torch_behind():
         assert "libtorch" not in Path(f"/proc/{made._process.pid}/maps").read_text()
     finally:
         made.close()
+
+
+def test_the_process_imports_no_torch_to_find_no_gpu_and_nothing_of_the_main_module(tmp_path):
+    """The main module of the node brings rclpy and gtsam; 50 MB, and torch 130 MB."""
+    main = tmp_path / "main.py"
+    main.write_text("import gtsam\n"
+                    "from pathlib import Path\n"
+                    "from vggt_ros.config import Config\n"
+                    "from vggt_ros.reconstruction import create_reconstructor, gpu_driver\n"
+                    "if __name__ == '__main__':\n"
+                    "    made, _ = create_reconstructor(Config(), separate_process=True)\n"
+                    "    maps = Path(f'/proc/{made._process.pid}/maps').read_text()\n"
+                    "    print(gpu_driver.may_have_gpu(), made.name, 'gtsam' in maps, 'libtorch' in maps)\n"
+                    "    made.close()\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, str(main)], capture_output=True, text=True, timeout=60, env=environment)
+    if done.stdout.startswith("True"):
+        pytest.skip("this machine may have a GPU, so torch has to look for it")
+    assert done.stdout.split() == ["False", "multiview", "False", "False"], done.stdout + done.stderr
 
 
 def test_an_interpreter_that_ends_without_close_does_not_wait():

@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.vggt.decoding import (
 )
 from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, median_of, rank
 from vggt_ros.reconstruction.vggt.image_size import network_size
-from vggt_ros.reconstruction.vggt.settings import VggtConfig
+from vggt_ros.reconstruction.vggt.settings import CONVENTIONS, VggtConfig
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -157,6 +157,35 @@ def test_ranks_are_uniform():
     assert ranks.max() == 1
     for level in (0.1, 0.5, 0.9):
         assert np.mean(ranks < level) == pytest.approx(level, abs=0.01)
+
+
+def test_raw_poses_of_other_networks_are_world_from_camera(exact):
+    """The same encoding, taken as the camera's pose: at (0, 0, 1), looking along x; expected by hand, and undone."""
+    encoding = np.array([[0, 0, 1.0, 0, np.sqrt(2), 0, np.sqrt(2), np.pi / 2, np.pi / 2]])
+    camera_world = camera_from_world(encoding, "world_from_camera")[0]
+    np.testing.assert_allclose(inverse(camera_world) @ [0, 0, 0, 1], [0, 0, 1, 1], atol=1e-12)
+    np.testing.assert_allclose(inverse(camera_world) @ [0, 0, 5, 1], [5, 0, 1, 1], atol=1e-12)
+    first = pose(so3_exp(np.array([0.02, -0.01, 0.03])), np.array([0.1, -0.2, 0.05]))
+    raw = encode(exact, first, (0.5, 2.0), "world_from_camera").filtered(VggtConfig())
+    back = decode(raw, window(), convention="world_from_camera")
+    np.testing.assert_allclose(back.window_camera, exact.window_camera, atol=2e-6)
+    assert back.notes == decode(encode(exact, first).filtered(VggtConfig()), window()).notes == ()
+
+
+@pytest.mark.parametrize(("true", "set_"), [CONVENTIONS, CONVENTIONS[::-1]])
+def test_the_wrong_convention_of_poses_is_noticed(exact, true, set_):
+    back = decode(encode(exact, convention=true).filtered(VggtConfig()), window(), convention=set_)
+    assert f"agree better if the predicted poses are {true}: see vggt.pose_convention" in back.notes[0]
+
+
+def test_both_conventions_of_poses_give_the_same_geometry():
+    found = []
+    for convention in CONVENTIONS:
+        oracle = lap().oracle(kind=VggtOracle)
+        oracle.settings = VggtConfig(pose_convention=convention)
+        found.append(oracle.reconstruct(window()))
+    np.testing.assert_allclose(*(one.window_camera for one in found), atol=1e-5)
+    assert np.linalg.norm(found[0].window_camera[-1, :3, 3]) > 1e-2
 
 
 def test_the_pipeline_recovers_the_ground_truth_from_raw_output():

@@ -77,8 +77,8 @@ def test_the_error_of_a_gated_repository_without_a_token_names_the_page(tmp_path
 
 
 def test_the_error_names_a_path_without_weights(folder, tmp_path):
-    for source, message in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "config.json", "neither"),
-                            ("nothing", "does not exist")):
+    for source, message in ((tmp_path / "none.pt", "does not exist"), ("nothing", "does not exist"),
+                            (tmp_path / "config.json", r"not a file of the kind \.pt or \.safetensors")):
         with pytest.raises(WeightsError, match=message):
             weight_files.find(str(source))
     (tmp_path / "empty").mkdir()

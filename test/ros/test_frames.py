@@ -58,7 +58,7 @@ def make(tmp_path, monkeypatch, capfd):
 
     def make_bench(**parameters):
         oracle = LapReconstructor(scene(), [], [])
-        bench = Bench(68, oracle, ["status", "odom", "pose", "path", "map"],
+        bench = Bench(68, oracle, ["status", "odom", "pose", "path", "cloud_map"],
                       **{**SMALL, **parameters})
         bench.read_log = lambda: capfd.readouterr().err
         benches.append(bench)

@@ -44,7 +44,7 @@ def bench(tmp_path_factory):
 
 
 def received(bench):
-    message = bench.got["grid"][-1]
+    message = bench.got["map"][-1]
     origin = message.info.origin
     assert (origin.orientation.w, origin.position.z) == (1.0, 0.0)
     cells = np.array(message.data, np.int8).reshape(message.info.height, message.info.width)
@@ -55,16 +55,16 @@ def test_the_grid_is_the_floor_plan_of_the_room(bench):
     """Computed only once there is a subscriber, and computed again after the map was rescaled."""
     output, solution = bench.node.outputs.grid, bench.node.slam.solution
     assert len(solution) > 16 and not output._occupancy.casts  # expensive, and without a subscriber
-    bench.record("/vggt_slam/grid", OccupancyGrid, LATCHED)
-    assert bench.spin(lambda: bench.got["grid"], seconds=5)
+    bench.record("/vggt_slam/map", OccupancyGrid, LATCHED)
+    assert bench.spin(lambda: bench.got["map"], seconds=5)
     poses = np.array([bench.node.transforms.map_world @ camera for camera in solution.map_camera])
     _, room_map = trajectory_error(solution.stamps, poses, lap())
     bench.node.set_parameters([Parameter("scale.factor", value=room_map.scale)])
     assert bench.spin(lambda: bench.node.slam.solution.version > solution.version)
-    bench.got["grid"].clear()
-    assert bench.spin(lambda: bench.got["grid"], seconds=10)
+    bench.got["map"].clear()
+    assert bench.spin(lambda: bench.got["map"], seconds=10)
     bench.spin(seconds=5.0)  # until all keyframes are included
-    message, grid, config = bench.got["grid"][-1], received(bench), GridConfig()
+    message, grid, config = bench.got["map"][-1], received(bench), GridConfig()
     assert (message.header.frame_id, stamp(message)) == ("map", solution.stamps[-1])
     assert grid.resolution == pytest.approx(config.resolution)
     assert set(np.unique(grid.cells)) == {UNKNOWN, FREE, OCCUPIED}
@@ -78,12 +78,12 @@ def test_the_grid_is_the_floor_plan_of_the_room(bench):
 
 
 def test_a_map_that_does_not_change_is_not_published_again(bench):
-    assert bench.got["grid"]
-    count, casts = len(bench.got["grid"]), bench.node.outputs.grid._occupancy.casts
+    assert bench.got["map"]
+    count, casts = len(bench.got["map"]), bench.node.outputs.grid._occupancy.casts
     bench.spin(seconds=3.0)
-    assert (len(bench.got["grid"]), bench.node.outputs.grid._occupancy.casts) == (count, casts)
+    assert (len(bench.got["map"]), bench.node.outputs.grid._occupancy.casts) == (count, casts)
 
 
 def test_after_a_reset_the_grid_is_empty(bench):
     assert bench.call("reset").success
-    assert bench.spin(lambda: not len(bench.got["grid"][-1].data), seconds=5)
+    assert bench.spin(lambda: not len(bench.got["map"][-1].data), seconds=5)

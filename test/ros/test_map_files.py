@@ -74,7 +74,7 @@ def test_a_restarted_node_localizes_in_the_saved_map(saved):
         assert np.median(errors) < 0.03
         assert len(bench.node.slam.solution) == before
         assert bench.status_now()["mode"] == "localization"
-        assert bench.got["map"][-1].width > 1000, "the loaded map is published"
+        assert bench.got["cloud_map"][-1].width > 1000, "the loaded map is published"
     finally:
         bench.close()
 

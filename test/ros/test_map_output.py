@@ -28,7 +28,7 @@ class Map(MapReceiver):
     def __init__(self, bench):
         super().__init__()
         self.messages = []
-        self.subscription = bench.peer.create_subscription(PointCloud2, "/vggt_slam/map_updates", self.record, 10)
+        self.subscription = bench.peer.create_subscription(PointCloud2, "/vggt_slam/cloud_map_updates", self.record, 10)
 
     def record(self, message):
         self.messages.append(message)
@@ -49,7 +49,7 @@ def bench(tmp_path_factory):
 def played(bench):
     """The bench after some windows, what an early subscriber of the updates has, and when whole maps came."""
     early, arrivals, whole = Map(bench), [], []
-    bench.peer.create_subscription(PointCloud2, "/vggt_slam/map",
+    bench.peer.create_subscription(PointCloud2, "/vggt_slam/cloud_map",
                                    lambda message: (arrivals.append(time.monotonic()), whole.append(message)), LATCHED)
     bench.info(lap().frames[0])
     versions = bench.node.slam.solution.version

@@ -83,8 +83,8 @@ def check_metric(bench, source):
 def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
     """The base rotates about a point away from the camera; invalid poses are published in between."""
     bench = make(scale__odometry="topic", scale__require=True)
-    bench.record("/vggt_slam/map", PointCloud2, LATCHED)
-    bench.record("/vggt_slam/grid", OccupancyGrid, LATCHED)
+    bench.record("/vggt_slam/cloud_map", PointCloud2, LATCHED)
+    bench.record("/vggt_slam/map", OccupancyGrid, LATCHED)
     caster = publish_mounting(bench)
     publisher = bench.peer.create_publisher(Odometry, "odometry", 50)
     assert bench.spin(publisher.get_subscription_count)
@@ -100,14 +100,14 @@ def test_an_odometry_topic_of_the_base_makes_the_map_metric(make):
             publisher.publish(message)
         if bench.node.slam.solution.metric.state != "OBSERVED":
             withheld.append(len(bench.node.slam.solution))
-            assert not bench.got["map"] and not bench.got["grid"] and not bench.transforms("map", "odom")[0]
+            assert not bench.got["cloud_map"] and not bench.got["map"] and not bench.transforms("map", "odom")[0]
 
     withheld = []
     play(bench, publish)
     check_metric(bench, "odometry")
     assert withheld[-1] > 0, "a map that is not metric was withheld"
     bench.settle(3.0)
-    assert bench.got["map"] and bench.got["grid"] and bench.transforms("map", "odom")[0]
+    assert bench.got["cloud_map"] and bench.got["map"] and bench.transforms("map", "odom")[0]
     assert int(bench.status_now()["odometry refused"]) > COUNT
     assert bench.logged("odometry", "elsewhere")
     assert caster is not None
@@ -134,11 +134,12 @@ def test_a_depth_topic_makes_the_map_metric(make, encoding, unit):
 
 def test_a_silent_source_and_what_is_withheld_are_named(make):
     bench = make(scale__depth=True, scale__imu=True, scale__require=True)
-    bench.record("/vggt_slam/map", PointCloud2, LATCHED)
+    bench.record("/vggt_slam/cloud_map", PointCloud2, LATCHED)
     caster, publisher = publish_mounting(bench), bench.peer.create_publisher(Imu, "imu", 200)
     play(bench, lambda index, frame: publisher.publish(Imu(header=messages.header(frame.stamp, CAMERA))), 25)
     assert len(bench.node.slam.solution) > 0 and caster is not None
-    assert not bench.got["map"] and not bench.transforms("map", "odom")[0] and bench.transforms("odom", "base_link")[0]
+    assert not bench.got["cloud_map"] and not bench.transforms("map", "odom")[0]
+    assert bench.transforms("odom", "base_link")[0]
     bench.node.metric._arrivals["depth"] -= 6.0
     assert bench.spin(lambda: "depth, a source of scale, is silent" in bench.got["status"][-1].message, seconds=3.0)
     message = bench.got["status"][-1].message

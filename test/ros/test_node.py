@@ -173,7 +173,7 @@ def test_odometry_is_continuous_and_map_odom_takes_the_corrections(lapped):
 
 def test_the_map_is_upright_and_in_the_room(lapped):
     """Transformed to the room by the similarity of the trajectory, the points are inside; z is up."""
-    cloud = lapped.got["map"][-1]
+    cloud = lapped.got["cloud_map"][-1]
     assert (cloud.header.frame_id, cloud.is_dense) == ("map", True)
     points = point_cloud2.read_points_numpy(cloud, field_names=["x", "y", "z"]) if hasattr(
         point_cloud2, "read_points_numpy") else structured(cloud)
@@ -260,9 +260,9 @@ def test_a_late_subscriber_has_the_map_within_two_seconds_without_images(make):
     bench.play(lap().frames[:SHORT])
     assert len(bench.node.slam.solution) > 0 and not made  # expensive, and without a subscriber
     began = time.monotonic()
-    bench.record("/vggt_slam/map", PointCloud2, OUTPUTS["map"][1])
-    assert bench.spin(lambda: bench.got["map"], seconds=5) and time.monotonic() - began < 2.0
-    assert bench.got["map"][-1].width > 1000
+    bench.record("/vggt_slam/cloud_map", PointCloud2, OUTPUTS["cloud_map"][1])
+    assert bench.spin(lambda: bench.got["cloud_map"], seconds=5) and time.monotonic() - began < 2.0
+    assert bench.got["cloud_map"][-1].width > 1000
 
 
 def test_reset_and_save_map(make, tmp_path):
@@ -278,7 +278,7 @@ def test_reset_and_save_map(make, tmp_path):
     assert len(lines) == len(bench.node.slam.solution)
     assert bench.call("reset").success
     assert len(bench.node.slam.solution) == 0
-    assert bench.spin(lambda: not bench.got["path"][-1].poses and bench.got["map"][-1].width == 0)
+    assert bench.spin(lambda: not bench.got["path"][-1].poses and bench.got["cloud_map"][-1].width == 0)
     bench.play(lap().frames[SHORT:60])
     assert min(stamp(item) for item in bench.got["path"][-1].poses) >= lap().frames[SHORT].stamp
 
@@ -404,10 +404,10 @@ def test_a_failure_to_build_the_map_message_does_not_end_the_node(make):
     bench.info(lap().frames[0])
     good, bench.node.slam.map_cloud = bench.node.slam.map_cloud, None
     bench.play(lap().frames[:SHORT])
-    assert bench.logged("/vggt_slam/map", "cannot be published")
+    assert bench.logged("/vggt_slam/cloud_map", "cannot be published")
     bench.node.slam.map_cloud = good
     bench.play(lap().frames[SHORT:2 * SHORT])
-    assert bench.got["map"][-1].width > 1000
+    assert bench.got["cloud_map"][-1].width > 1000
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -542,9 +542,9 @@ def test_a_live_setting_thins_the_map(make):
     bench = make().start()
     bench.info(lap().frames[0])
     bench.play(lap().frames[:SHORT])
-    before = bench.got["map"][-1].width
+    before = bench.got["cloud_map"][-1].width
     assert bench.node.set_parameters([Parameter("map.max_depth", value=1.0)])[0].successful
-    assert bench.spin(lambda: bench.got["map"][-1].width < 0.8 * before)
+    assert bench.spin(lambda: bench.got["cloud_map"][-1].width < 0.8 * before)
 
 
 def test_a_failure_of_the_tracker_is_counted_and_the_node_continues(make):
@@ -643,7 +643,7 @@ def test_a_pose_is_published_before_keyframe_selection(make):
     bench = make().start()
     bench.info(lap().frames[0])
     select = bench.node.slam.select_keyframe
-    bench.node.slam.select_keyframe = lambda has_capacity: time.sleep(0.5) or select(has_capacity)
+    bench.node.slam.select_keyframe = lambda load: time.sleep(0.5) or select(load)
     bench.image(lap().frames[0])
     bench.settle()
     assert float(bench.status_now()["latency idle p99 ms"]) < 450

@@ -219,6 +219,6 @@ def test_auto_reports_the_reconstructor_and_the_reason():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     reconstructor, reason = create_reconstructor(Config())
-    assert (reconstructor.name, reason) == ("multiview", "multiview, because torch finds no GPU")
+    assert (reconstructor.name, reason) == ("multiview", "multiview, because there is no GPU")
     with pytest.raises(ConfigError, match="does not exist"):
         create_reconstructor(Config().replace({"reconstructor": "vggt", "vggt.weights": "/nowhere"}))

@@ -12,6 +12,7 @@ from vggt_ros.odometry.frame_trajectory import pose_by_reference
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Frame
 
 
@@ -299,7 +300,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     sequence = lap()
     slam = Slam(Config(), sequence.oracle())
     for i, frame in enumerate(sequence.frames):
-        tracked = slam.track(frame, has_capacity=not 30 < i < 70)
+        tracked = slam.track(frame, Load(has_capacity=not 30 < i < 70))
         if tracked.window:
             slam.step(tracked.window)
     assert slam.counts.thinned > 0

@@ -47,16 +47,16 @@ def windows(sequence, slam, count):
 
 
 def test_windows_are_solved_in_order_and_counted_while_they_wait(scene):
-    """`has_capacity` is False while a window is queued; none is dropped even then."""
+    """`backlog.has_capacity` is False while a window is queued; none is dropped even then."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second, third = windows(sequence, slam, 3)
-    assert worker.has_capacity
+    assert worker.backlog.has_capacity
     assert worker.idle
     worker.enqueue(first)
     assert oracle.started.wait(10)
-    assert worker.has_capacity
+    assert worker.backlog.has_capacity
     worker.enqueue(second)
-    assert not worker.has_capacity
+    assert not worker.backlog.has_capacity
     worker.enqueue(third)
     assert worker.waiting == 2
     assert not worker.idle

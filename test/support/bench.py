@@ -20,7 +20,7 @@ from vggt_ros.ros.slam_node import SlamNode
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "path": (Path, LATCHED),
-           "cloud": (PointCloud2, 10), "map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
+           "cloud": (PointCloud2, 10), "cloud_map": (PointCloud2, LATCHED), "depth/image": (Image, 100),
            "depth/camera_info": (CameraInfo, 100), "markers": (MarkerArray, LATCHED),
            "status": (DiagnosticStatus, LATCHED)}
 __all__ = ["CAMERA", "LATCHED", "OUTPUTS", "Bench", "GatedReconstructor", "matrix", "stamp"]
@@ -60,9 +60,10 @@ class Bench(Peer):
         self.record("/tf_static", TFMessage, QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.record("/diagnostics", DiagnosticArray, 10)
 
-    def start(self):
+    def start(self, seconds=20.0):
+        """Configure, wait at most `seconds` for the reconstructor, and activate."""
         assert self.node.trigger_configure().name == "SUCCESS"
-        assert self.spin(lambda: self.node.reconstructor.state == "READY")
+        assert self.spin(lambda: self.node.reconstructor.state == "READY", seconds), self.node.reconstructor.detail
         assert self.node.trigger_activate().name == "SUCCESS"
         assert self.spin(lambda: self.images.get_subscription_count() and self.infos.get_subscription_count())
         self.spin(seconds=0.2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(os.environ.get("VGGT_ROS_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DATA = Path(os.environ.get("VGGT_ROS_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
 
 def recorded(name: str) -> Path:

@@ -212,7 +212,7 @@ def parameters(launcher, peer):
     """Live parameters take effect at once, also while a window is solved; changes of others are refused by name."""
     watch, camera = NodeWatch(peer), peer.camera(sequence().frames)
     maps = []
-    peer.peer.create_subscription(PointCloud2, "/vggt_slam/map", maps.append, LATCHED)
+    peer.peer.create_subscription(PointCloud2, "/vggt_slam/cloud_map", maps.append, LATCHED)
     launcher.start(slam_params_file=launcher.settings(**SMALL))
     camera.on = True
     watch.until(lambda: watch.solved(2) and watch.busy and maps)

@@ -20,4 +20,5 @@ def stage_gpu(monkeypatch: pytest.MonkeyPatch, free: float = 8e9, held: float = 
                         "get_device_name": lambda device=None: "staged", "empty_cache": lambda: None,
                         "get_device_capability": lambda device=None: capability}.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr("vggt_ros.reconstruction.gpu_driver.may_have_gpu", lambda: True)
     return torch.device("cuda")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vggt_ros.config import WindowConfig
 from vggt_ros.windows.keyframe import Keyframe
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 
 
@@ -50,7 +51,7 @@ def test_every_keyframe_is_in_a_window_or_waits_or_is_counted_as_thinned(capacit
     """Every keyframe is in a window, waits, or is counted as thinned; the chain of overlaps never breaks."""
     overlap = data.draw(st.integers(1, size - 1))
     buffer = SlidingBuffer(WindowConfig(size=size, overlap=overlap))
-    windows = [w for w in (buffer.add(keyframe(i), has_capacity) for i, has_capacity in enumerate(capacity)) if w]
+    windows = [w for w in (buffer.add(keyframe(i), Load(has_capacity=free)) for i, free in enumerate(capacity)) if w]
     last = buffer.flush()
     windows += [last] if last else []
     seen = {k for w in windows for k in w.ids}
@@ -70,7 +71,7 @@ def test_thinning_keeps_the_gaps_even():
     for i in range(8):
         buffer.add(keyframe(i))
     for i in range(8, 18):
-        assert buffer.add(keyframe(i), has_capacity=False) is None
+        assert buffer.add(keyframe(i), Load(has_capacity=False)) is None
     window = buffer.flush()
     assert window is not None
     assert window.shared == (5, 6, 7)

@@ -16,9 +16,9 @@ from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
-_REQUIRED = {"numpy": "1.26", "opencv-python-headless": "4.10", "gtsam": "4.2", "faiss-cpu": "1.8"}
+_REQUIRED = {"numpy": "1.26", "opencv-python-headless": "4.10", "gtsam": "4.2"}
 _FOR_VGGT = {"torch": "2.3", "safetensors": "0.4", "huggingface_hub": "0.25"}
-_MODULES = {"opencv-python-headless": "cv2", "faiss-cpu": "faiss"}
+_MODULES = {"opencv-python-headless": "cv2"}
 
 
 @dataclass(frozen=True)

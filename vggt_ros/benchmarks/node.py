@@ -20,6 +20,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
 from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import Frame, TrackedFrame
 
@@ -143,8 +144,8 @@ def _message(kind: type, index: int, size: tuple[int, int]) -> Any:
                  data=array.array("B", pixels.tobytes()))
 
 
-def _constant(frame: Frame | None = None, search: bool = True, has_capacity: bool = True) -> TrackedFrame:
-    pose, stamp = np.eye(4), 0 if frame is None else frame.stamp
+def _constant(frame: Frame | Load | None = None, search: bool = True) -> TrackedFrame:
+    pose, stamp = np.eye(4), frame.stamp if isinstance(frame, Frame) else 0
     return TrackedFrame(stamp, "TRACKING", pose, pose, np.eye(4), 1e-4 * np.eye(6), 1e-4 * np.eye(6), 0, pose, 100)
 
 

@@ -8,15 +8,19 @@ import json
 import sys
 from pathlib import Path
 
-from vggt_ros.benchmarks import gpu_visit, scale, vggt
+from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
+from vggt_ros.benchmarks.cluster import cluster
 from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.fusion_report import compare_schemes
+from vggt_ros.benchmarks.grids import grids
 from vggt_ros.benchmarks.maps import maps
 from vggt_ros.benchmarks.memory import memory
+from vggt_ros.benchmarks.merging import merging
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robustness_arguments
 from vggt_ros.benchmarks.speed import speed
+from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
@@ -31,6 +35,13 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "map":
             figures = maps(options.sequences, Config().parse(options.set))
+        elif options.command == "merge":
+            figures = merging(options.recordings, Config().parse(options.set))
+        elif options.command == "grid":
+            figures = grids(options.sequences, Config().parse(options.set))
+        elif options.command == "cluster":
+            figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
+                              options.speedup, options.picture)
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -43,6 +54,11 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
             figures = updates(options.windows)
         elif options.command == "node":  # needs ROS, the others do not
             figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+        elif options.command == "tracking":
+            figures = tracking(options.sequences, Config().parse(options.set), options.profile)
+        elif options.command == "live":  # the same
+            figures = importlib.import_module("vggt_ros.benchmarks.live").live(
+                options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set)
         elif options.command == "speed":
             figures = speed(options.sequences, options.against, options.rounds, options.set)
         elif options.command == "recorded":  # torch is imported where it is needed
@@ -56,6 +72,9 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "gpu_visit":
             figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
                                           options.reference)
+        elif options.command == "window":
+            figures = window_cost.window_cost(options.networks, options.cores, options.frames, options.rounds,
+                                              options.set)
         elif options.command == "transport":  # the same
             figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
         elif options.command == "rate":
@@ -91,6 +110,26 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
+                                  "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
+                         metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
+                         "different recordings, whose maps must stay apart")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("grid", help="occupancy grid against the one that a depth camera and the true poses "
+                                  "give; needs VGGT_ROS_DATA, except for demo_room")
+    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("cluster", help="wall time of a long recording on simulated workers, which sleep")
+    command.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
+    command.add_argument("--windows", type=int, default=2400, help="number of windows (default 2400: an hour's drive)")
+    command.add_argument("--window-seconds", type=float, default=6.0, help="time of a window on a worker (default 6)")
+    command.add_argument("--sequential-seconds", type=float, default=0.8,
+                         help="time of tracking, alignment and graph for each window (default 0.8)")
+    command.add_argument("--speedup", type=float, default=100.0,
+                         help="all times are shortened by this (default 100)")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve there, as PNG")
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
@@ -117,6 +156,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
+    command = commands.add_parser("tracking", help="processor time of an image in the tracker; needs VGGT_ROS_DATA")
+    command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz"], metavar="NAME", help="in VGGT_ROS_DATA")
+    command.add_argument("--profile", action="store_true", help="also print the functions that take most of it")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
+                                  "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
+    command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")
+    command.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0], metavar="RATE",
+                         help="speeds at which it is played (default 1 2)")
+    command.add_argument("--runs", type=int, default=3, help="runs of each rate (default 3)")
+    command.add_argument("--enlarge", type=int, default=1, metavar="FACTOR", help="enlarge the images first, by this")
+    command.add_argument("--start-ups", type=int, default=3, help="starts that are timed, beside a bag that plays "
+                         "(default 3)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
@@ -147,6 +200,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
         "torch, but no weights"))
+    window_cost.add_arguments(commands.add_parser(
+        "window", help="time and memory of a window on a CPU, for DA3, VGGT and multiview; needs torch and "
+        "depth-anything-3, but no weights"))
     gpu_visit.add_arguments(commands.add_parser(
         "gpu_visit", help="what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no weights, no "
         "network; returns 1 if a section was not done"))

@@ -10,6 +10,7 @@ COMMANDS = {
     "reconstruct": "photos of one camera, in any order: cameras, depth, points, tracks",
     "evaluate": "errors of a trajectory or of depth maps against ground truth",
     "export": "write a saved map in the formats of other programs",
+    "merge": "join saved maps of different days or robots where they see the same places",
     "benchmark": "accuracy, fusion, memory and speed: every figure in the documentation",
     "parity": "hold the network against reference outputs of the published one",
     "check": "what holds on this machine and what does not: versions, GPU, weights, memory, speed",

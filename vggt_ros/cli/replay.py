@@ -22,6 +22,7 @@ from vggt_ros.storage.map_folder import StorageError, load_map
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
 from vggt_ros.view.slam_view import SlamView
+from vggt_ros.workers.opening import MAX_WORKERS, open_pool
 
 
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +59,10 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     parser.add_argument("--save", type=Path, metavar="MAP", help="save the map as this folder")
     parser.add_argument("--load", type=Path, metavar="MAP",
                         help="continue a saved map; with --set mode=localization only locate the images in it")
+    parser.add_argument("--workers", type=int, metavar="N", help="solve windows in N processes, those of images ahead "
+                        "too; with --ray in N workers of the cluster. The results are the same")
+    parser.add_argument("--ray", metavar="ADDRESS", help="solve windows on a Ray cluster: HOST:PORT, `auto`, or "
+                        "`local` for one on this machine (default: a worker on each GPU, or on each core)")
     add_view_arguments(parser, native=True)
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
@@ -65,6 +70,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
         if config.mode == "localization" and options.load is None:
             raise ConfigError("mode localization needs a saved map: --load MAP")
+        if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+            raise ConfigError(f"--workers {options.workers}: from 1 to {MAX_WORKERS}")
         loaded = None if options.load is None else load_map(options.load.expanduser())
         sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
@@ -72,9 +79,11 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
             print(f"assumed: {line}", file=sys.stderr)
         view = _open_view(options, loaded)
         callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
-        result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
-                     odometry=read_trajectory(options.odometry.expanduser()) if options.odometry else None,
-                     **callbacks)
+        other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
+        workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
+        with contextlib.closing(workers) if workers else contextlib.nullcontext():
+            result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
+                         workers=workers, odometry=other, **callbacks)
         if view is not None:
             view.show_map(result.slam)  # with all depth that windows left for later ones
         figures = write(result, options.output.expanduser(), options.depth)
@@ -83,6 +92,9 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
+    if result.workers:
+        print("{ahead} windows solved ahead by {workers} workers, {unexpected} not expected, {retries} sent again, "
+              "expectations corrected {corrections} times".format(**result.workers))
     if result.dropped_images:
         print(f"left out: {result.dropped_images} images that are no newer than the one before", file=sys.stderr)
     for line in result.sequence.omitted.lines:

@@ -1,4 +1,4 @@
-"""Errors of trajectories and depth against ground truth: ATE and RPE by evo, coverage, relative depth error."""
+"""Errors of trajectories and depth against ground truth: ATE and RPE as in evo, coverage, relative depth error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera, rectify_depth
-from vggt_ros.geometry.poses import Array, Sim3, orthonormalize, rotation_angle, umeyama
+from vggt_ros.geometry.poses import Array, Sim3, rotation_angle, umeyama
 from vggt_ros.storage.files import FileError, format_stamp
 
 MAX_DIFFERENCE = 0.02
@@ -94,30 +94,22 @@ def accuracy(stamps: NDArray[np.int64], map_camera: Array, truth_stamps: NDArray
         EvaluationError: fewer than three poses have a true pose.
 
     """
-    from evo.core import metrics, trajectory  # slow to import
-
     rows, true_rows = _associate_enough(stamps, truth_stamps)
-    seconds = (truth_stamps[true_rows] - truth_stamps[0]) / 1e9  # from the beginning, where a float is fine
-    truth = trajectory.PoseTrajectory3D(poses_se3=_with_exact_rotations(world_camera[true_rows]), timestamps=seconds)
-    ours = trajectory.PoseTrajectory3D(poses_se3=_with_exact_rotations(map_camera[rows]), timestamps=seconds)
-    _, _, scale = ours.align(truth, correct_scale=with_scale)
-    ate = metrics.APE(metrics.PoseRelation.translation_part)
-    ate.process_data((truth, ours))
-    steps = []
-    for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
-        rpe = metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames)
-        rpe.process_data((truth, ours))
-        steps.append(rpe.get_statistic(metrics.StatisticsType.rmse))
-    second = _motion_error(stamps[rows], np.array(ours.poses_se3), np.array(truth.poses_se3), 1.0)
-    statistics = ate.get_all_statistics()
+    truth, ours = world_camera[true_rows], map_camera[rows].copy()
+    world_map = umeyama(ours[:, :3, 3], truth[:, :3, 3], with_scale)
+    ours[:, :3, 3] = world_map.apply(ours[:, :3, 3])
+    ours[:, :3, :3] = world_map.rotation @ ours[:, :3, :3]
+    distance = np.linalg.norm(ours[:, :3, 3] - truth[:, :3, 3], axis=1)
+    steps = _motion_error(ours[:-1], ours[1:], truth[:-1], truth[1:])
+    second = _motion_error_after(stamps[rows], ours, truth, 1.0)
     centers = world_camera[:, :3, 3]
-    return Accuracy(statistics["rmse"], statistics["median"], statistics["max"], steps[0], steps[1],
-                    *second, float(scale) if with_scale else 1.0, _length(centers),
-                    coverage(stamps, truth_stamps, centers), len(rows))
+    return Accuracy(float(np.sqrt(np.mean(distance**2))), float(np.median(distance)), float(distance.max()), *steps,
+                    *second, float(world_map.scale), _length(centers), coverage(stamps, truth_stamps, centers),
+                    len(rows))
 
 
-def _motion_error(stamps: NDArray[np.int64], ours: Array, truth: Array,
-                  seconds: float) -> tuple[float | None, float | None]:
+def _motion_error_after(stamps: NDArray[np.int64], ours: Array, truth: Array,
+                        seconds: float) -> tuple[float | None, float | None]:
     """Return the RMSE of the motion from each pose to the one `seconds` later, meters and degrees, or None twice.
 
     `ours` and `truth` (n, 4, 4) have the same rising `stamps` (n,). The later stamp may be off by a tenth of `seconds`.
@@ -127,10 +119,14 @@ def _motion_error(stamps: NDArray[np.int64], ours: Array, truth: Array,
     rows = np.flatnonzero(np.abs(stamps[later] - later_stamps) <= seconds * 1e8)
     if not len(rows):
         return None, None
-    motion, true_motion = (np.linalg.inv(poses[rows]) @ poses[later[rows]] for poses in (ours, truth))
-    error = np.linalg.inv(true_motion) @ motion
-    angles = [rotation_angle(one[:3, :3]) for one in error]
-    return (float(np.sqrt(np.mean(np.sum(error[:, :3, 3]**2, axis=1)))),
+    return _motion_error(ours[rows], ours[later[rows]], truth[rows], truth[later[rows]])
+
+
+def _motion_error(ours: Array, ours_later: Array, truth: Array, truth_later: Array) -> tuple[float, float]:
+    """Return the RMSE of the motion from poses (n, 4, 4) to later ones, meters and degrees."""
+    error = np.linalg.inv(np.linalg.inv(truth) @ truth_later) @ np.linalg.inv(ours) @ ours_later
+    angles = [rotation_angle(one) for one in error[:, :3, :3]]
+    return (float(np.sqrt(np.mean((error[:, :3, 3]**2).sum(1)))),
             float(np.degrees(np.sqrt(np.mean(np.square(angles))))))
 
 
@@ -209,11 +205,3 @@ def depth_accuracy(folder: Path, depths: Iterable[tuple[int, NDArray[np.float32]
 
 def _length(centers: Array) -> float:
     return float(np.linalg.norm(np.diff(centers, axis=0), axis=1).sum())
-
-
-def _with_exact_rotations(poses: Array) -> list[Array]:
-    """Return poses with exactly orthonormal rotations, as evo requires them."""
-    exact = poses.copy()
-    for matrix in exact:
-        matrix[:3, :3] = orthonormalize(matrix[:3, :3])
-    return list(exact)

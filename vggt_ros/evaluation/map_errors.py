@@ -85,7 +85,7 @@ def true_cloud(depths: Iterable[tuple[int, NDArray[np.float32]]], camera: Camera
         rows, true_rows = associate(np.array([stamp], np.int64), truth[0])
         if len(rows):
             pose = truth[1][true_rows[0]]
-            waiting.append(_camera_points(depth, camera) @ pose[:3, :3].T + pose[:3, 3])
+            waiting.append(camera_points(depth, camera) @ pose[:3, :3].T + pose[:3, 3])
         if sum(map(len, waiting)) > _BATCH:
             merged, waiting = voxel_means(np.concatenate([merged, *waiting])), [np.zeros((0, 3))]
     merged = voxel_means(np.concatenate([merged, *waiting]))
@@ -94,14 +94,14 @@ def true_cloud(depths: Iterable[tuple[int, NDArray[np.float32]]], camera: Camera
     return merged
 
 
-def _camera_points(depth: NDArray[np.float32], camera: Camera) -> Array:
+def camera_points(depth: NDArray[np.float32], camera: Camera, stride: int = _STRIDE) -> Array:
     """Return the points (n, 3), in the camera's frame, of every n-th pixel of a depth image."""
-    sampled = depth[::_STRIDE, ::_STRIDE].astype(np.float64)
+    sampled = depth[::stride, ::stride].astype(np.float64)
     rows, columns = np.nonzero(np.isfinite(sampled) & (sampled > 0))
     if not len(rows):
         return np.zeros((0, 3))
     matrix = resize_intrinsics(camera.intrinsics, depth.shape[1] / camera.width, depth.shape[0] / camera.height)
-    pixels = _STRIDE * np.stack([columns, rows], axis=1).astype(np.float64)[:, None]
+    pixels = stride * np.stack([columns, rows], axis=1).astype(np.float64)[:, None]
     undistort = cv2.fisheye.undistortPoints if camera.model == "equidistant" and camera.distortion \
         else cv2.undistortPoints
     plane = undistort(pixels, matrix, np.array(camera.distortion or (0.0, 0.0, 0.0, 0.0))).reshape(-1, 2)

@@ -21,6 +21,8 @@ _MIN_NEIGHBORS = 6
 """Points with fewer others around them, within about five spacings, are left out: single points look like spikes."""
 _AMBIENT = 0.5
 """Brightness of a surface that no light falls on."""
+_MAX_REACH = 12
+"""Largest half edge of a point's square, pixels."""
 _SAMPLE = 20_000
 """Points by which viewpoints are chosen."""
 
@@ -153,48 +155,54 @@ def _render(cloud: PointCloud, projection: _Projection, toward: NDArray[np.float
         size: width and height.
 
     """
-    width, height = size
-    picture = np.full((height, width, 3), BACKGROUND, np.uint8)
+    picture = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
     nearest = _nearest_points(projection, toward >= 0, size)
     shown = nearest >= 0
-    normals = np.zeros((height, width, 3), np.float32)
-    normals[shown] = (cloud.normals @ projection.view_map.T.astype(np.float32))[nearest[shown]]
-    # Neighboring points have noisy normals, but belong to one surface.
-    spread = float(np.clip(1.5 * np.median(projection.radius[np.unique(nearest[shown])]), 3, 15)) if shown.any() else 3
-    normals = cv2.GaussianBlur(normals, (0, 0), spread)
-    length = np.linalg.norm(normals, axis=2)
+    drawn = np.zeros(len(cloud), bool)
+    drawn[nearest[shown]] = True
+    # Neighboring points have noisy normals, but belong to one surface. What is smooth needs no supersampling.
+    spread = float(np.clip(1.5 * np.median(projection.radius[drawn]), 3, 15)) if drawn.any() else 3.0
+    coarse = nearest[::_SUPERSAMPLING, ::_SUPERSAMPLING]
+    normals = np.zeros((*coarse.shape, 3), np.float32)
+    normals[coarse >= 0] = (cloud.normals @ projection.view_map.T.astype(np.float32))[coarse[coarse >= 0]]
+    normals = cv2.GaussianBlur(normals, (0, 0), spread / _SUPERSAMPLING)
+    length = np.sqrt(np.einsum("ijk,ijk->ij", normals, normals))
     # The light comes from above the viewer's left shoulder; surfaces without a normal are shown as they are.
     light = np.array([-0.35, -0.5, -0.79], np.float32)
     falling = np.clip((normals @ light) / np.maximum(length, 1e-6), 0, 1)
-    shade = np.where(length > 1e-3, _AMBIENT + (1 - _AMBIENT) * falling, 0.9)
-    picture[shown] = np.clip(cloud.colors[nearest[shown]] * shade[shown][:, None], 0, 255).astype(np.uint8)
+    shade = cv2.resize(np.where(length > 1e-3, _AMBIENT + (1 - _AMBIENT) * falling, 0.9), size)
+    points, shade = nearest[shown], np.asarray(shade[shown], np.float32)
+    for channel in range(3):
+        picture[..., channel][shown] = np.clip(cloud.colors[points, channel] * shade, 0, 255)
     return picture
 
 
-def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.int64]:
+def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.int32]:
     """Return for each pixel (h, w) the point that is drawn there, the nearest one, or -1; points are squares."""
     width, height = size
     pixels, depth = projection.pixels, projection.pixels[:, 2]
     x, y = pixels[:, 0], pixels[:, 1]
     kept = np.flatnonzero(drawn & (depth > 1e-6) & (x > -20) & (x < width + 20) & (y > -20) & (y < height + 20))
     kept = kept[np.argsort(-depth[kept], kind="stable")]
-    reach = np.clip(np.ceil(projection.radius[kept]), 1, 12).astype(np.int64)
-    nearest = np.full(height * width, np.inf, np.float32)
-    point = np.full(height * width, -1, np.int64)
+    reach = np.clip(np.ceil(projection.radius[kept]), 1, _MAX_REACH).astype(np.int64)
+    columns, rows = np.rint(pixels[kept, :2]).astype(np.int64).T
+    # Points have ranks by distance, the nearest one the highest. The squares are drawn by a maximum filter.
+    best = np.zeros((height, width), np.float32 if len(kept) < 2**24 else np.float64)
     for radius in np.unique(reach).tolist():
-        chosen = kept[reach == radius]
-        columns, rows = np.rint(pixels[chosen, :2]).astype(np.int64).T
-        for down in range(-radius, radius + 1):
-            for across in range(-radius, radius + 1):
-                inside = ((columns + across >= 0) & (columns + across < width) & (rows + down >= 0)
-                          & (rows + down < height))
-                one = chosen[inside]
-                target = (rows[inside] + down) * width + columns[inside] + across
-                front = depth[one] < nearest[target]
-                # Sorted with the nearest last: of several points for one pixel the last assignment stays.
-                nearest[target[front]] = depth[one[front]]
-                point[target[front]] = one[front]
-    return point.reshape(height, width)
+        ranks = np.flatnonzero((reach == radius) & (columns >= -radius) & (columns < width + radius)
+                               & (rows >= -radius) & (rows < height + radius))
+        if not len(ranks):
+            continue
+        left, right = int(columns[ranks].min()) - radius, int(columns[ranks].max()) + radius + 1
+        top, bottom = int(rows[ranks].min()) - radius, int(rows[ranks].max()) + radius + 1
+        layer = np.zeros((bottom - top, right - left), best.dtype)
+        # Sorted with the nearest last: of several points for one pixel the last assignment stays.
+        layer[rows[ranks] - top, columns[ranks] - left] = ranks + 1
+        layer = np.asarray(cv2.dilate(layer, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)), best.dtype)
+        inside = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+        part = layer[inside[0].start - top:inside[0].stop - top, inside[1].start - left:inside[1].stop - left]
+        np.maximum(best[inside], part, out=best[inside])
+    return np.append(kept, -1).astype(np.int32)[best.astype(np.int32) - 1]
 
 
 def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> None:

@@ -110,7 +110,7 @@ def textured_points(solution: Solution, row: int) -> tuple[Array, NDArray[np.flo
 @lru_cache(maxsize=64)
 def _textured_pixels(keyframe: MapKeyframe) -> tuple[Array, NDArray[np.float32]]:
     """Return the points in the camera's frame and window units; cached, since consecutive images use the same ones."""
-    filtered = band_pass(np.asarray(cv2.cvtColor(keyframe.color, cv2.COLOR_RGB2GRAY), np.uint8))
+    filtered = band_pass(np.asarray(cv2.cvtColor(np.asarray(keyframe.color), cv2.COLOR_RGB2GRAY), np.uint8))
     depth = np.nan_to_num(keyframe.depth.astype(np.float32), nan=0.0)
     kernel = np.ones((3, 3), np.uint8)
     smooth = cv2.dilate(depth, kernel) < _DEPTH_JUMP * cv2.erode(depth, kernel)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.appearance import describe
 from vggt_ros.features.attached import AttachedRegion
-from vggt_ros.images.exposure import brightness_change, gray_image
+from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
@@ -56,7 +56,7 @@ class FeatureTracks:
         self.ids = np.zeros(0, np.int64)
         self.pixels = np.zeros((0, 2), np.float32)
         self.motion = np.zeros((0, 2), np.float32)
-        self._gray = None
+        self._gray, self._quantiles = None, np.zeros(0)  # of the newest image
         self.excluded: NDArray[np.bool_] | None = None
 
     def advance(self, gray: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> None:
@@ -67,15 +67,17 @@ class FeatureTracks:
         """
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
+        quantiles = brightness_quantiles(gray)
         if self._gray is not None and len(self.ids):
-            self.pixels, valid = _flow(self._gray, gray, previous := self.pixels)
+            change = brightness_transfer(self._quantiles, quantiles)
+            self.pixels, valid = _flow(self._gray, gray, previous := self.pixels, change)
             self.motion = self.pixels - previous
             self._keep(valid)
             self.attached.update(self.ids, self.pixels, self.motion, gray.shape, gray.shape[1] / REFERENCE_WIDTH)
         attached = self.attached.mask
         self.excluded = excluded if attached is None else union(excluded, reduced(attached))
         self._keep(~is_masked(self.excluded, self.pixels, gray.shape))
-        self._gray = gray
+        self._gray, self._quantiles = gray, quantiles
         if self.attached.needs_corners:
             self.replenish()
 
@@ -116,13 +118,12 @@ class FeatureTracks:
         return Corners(self.ids, self.pixels, velocity)
 
 
-def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8],
-          pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[np.float32],
+          change: Brightness) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return where `pixels` (n, 2) of an image are in the next one, and which passed the forward-backward check.
 
     If most do not (a fast turn), they are tried again from dense flow at low resolution.
     """
-    change = brightness_change(source, target)
     source = source if change.is_negligible else change.apply(source)
     moved, valid = _lucas_kanade(source, target, pixels, None)
     if valid.sum() < _MIN_TRACKED_FRACTION * len(pixels):
@@ -166,6 +167,11 @@ class ImageFeatures:
         if keyframe.binary is not None:
             features.binary = keyframe.binary
         return features
+
+    @property
+    def known_binary(self) -> BinaryFeatures | None:
+        """The ORB features if they were extracted already."""
+        return self.__dict__.get("binary")
 
     @cached_property
     def binary(self) -> BinaryFeatures:

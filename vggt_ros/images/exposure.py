@@ -70,7 +70,16 @@ def stretch(gray: Gray) -> Gray:
 
 def brightness_change(source: Gray, target: Gray) -> Brightness:
     """Return the transfer from one image to another that shows about the same, by the quantiles of both."""
-    first, second = _quantiles(source, _QUANTILES), _quantiles(target, _QUANTILES)
+    return brightness_transfer(brightness_quantiles(source), brightness_quantiles(target))
+
+
+def brightness_quantiles(gray: Gray) -> NDArray[np.float64]:
+    """Return the quantiles of an image for `brightness_transfer`; an image is compared with two others."""
+    return _quantiles(gray, _QUANTILES)
+
+
+def brightness_transfer(first: NDArray[np.float64], second: NDArray[np.float64]) -> Brightness:
+    """Return the transfer from one image to another by the `brightness_quantiles` of both."""
     usable = (first < _SATURATED) & (second < _SATURATED)
     return _fit(first[usable], second[usable])
 

@@ -75,9 +75,10 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
                                               method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
     if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
         return none
-    error = _epipolar_error(np.asarray(essential, np.float64), rays[0], rays[1])
-    near = error < threshold
-    guided = _mutual(np.where(near & (similarity > 1 - _MAX_GUIDED_DISTANCE**2 / 2), similarity, -1.0), _GUIDED_RATIO)
+    near = _epipolar_error(np.asarray(essential, np.float64), rays[0], rays[1]) < threshold
+    similarity[~near] = -1.0
+    similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
+    guided = _mutual(similarity, _GUIDED_RATIO)
     plain = rows[near[rows, columns]], columns[near[rows, columns]]
     added = ~np.isin(guided[0], plain[0]) & ~np.isin(guided[1], plain[1])
     return np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]])
@@ -86,13 +87,14 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
 def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
     """Return the pairs that are each other's most similar ones (n, m), and clearly more so than the second best.
 
-    Similarities below 0 are not candidates.
+    Similarities below 0 are not candidates. They are changed meanwhile, since a copy of them is as large as an image.
     """
     rows, best, back = np.arange(len(similarity)), similarity.argmax(1), similarity.argmax(0)
     top = similarity[rows, best]
-    others = similarity.copy()
-    others[rows, best] = -1.0
-    distance, other_distance = (np.sqrt(np.maximum(2 - 2 * s, 0.0)) for s in (top, others.max(1)))
+    similarity[rows, best] = -1.0
+    second = similarity.max(1)
+    similarity[rows, best] = top
+    distance, other_distance = (np.sqrt(np.maximum(2 - 2 * s, 0.0)) for s in (top, second))
     good = (top > 0) & (distance < max_ratio * other_distance) & (back[best] == rows)
     return rows[good], best[good]
 

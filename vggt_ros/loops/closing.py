@@ -25,6 +25,8 @@ _MAX_PENDING = 12
 """Most candidates that wait for verification, those with the most matches; and most rejected ones that are listed."""
 _MAX_ATTEMPTS = 2
 """How often a candidate is verified, each time with other keyframes around the two places."""
+_CERTAIN = 4
+"""Matches, over the fewest of a candidate, from which less similar keyframes are not compared any more."""
 _MAX_WINDOW_PAIR_ATTEMPTS = 4
 """How often candidates between the same two windows are verified."""
 
@@ -123,6 +125,8 @@ class LoopCloser:
             )
             if two_view is not None and (best is None or two_view.inliers > best.two_view.inliers):
                 best = Candidate(older, newer, two_view)
+                if two_view.inliers >= _CERTAIN * settings.min_matches:  # the most similar ones come first
+                    break
         if best is not None and self._is_eligible(best, atlas):
             counts.loop_candidates += 1
             self.pending = sorted([*self.pending, best], key=lambda c: -c.two_view.inliers)[:_MAX_PENDING]

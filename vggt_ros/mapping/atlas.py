@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.features.appearance import Features, describe
+from vggt_ros.features.appearance import Features
+from vggt_ros.features.description import Description, describe_keyframe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
-from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_binary_features
-from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach
+from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_description
+from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach, relocalized_views
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.planar import PlanarGround
@@ -37,6 +38,7 @@ class Atlas:
         current_submap: the submap that windows are attached to; -1 before the first.
         keyframes: keyframe id to the data that the map keeps of it.
         metric: what is known of the scale of the current submap.
+        describe: returns the features of a keyframe that is added.
 
     """
 
@@ -47,6 +49,8 @@ class Atlas:
         self._version = version
         self.metric = MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
+        self.describe: Callable[[Keyframe], Description] = describe_keyframe
+        self._local_features: dict[int, Features] = {}  # of the keyframes that were added last
         self.current_submap = -1
         self._submap_metrics: dict[int, MetricScale] = {}  # of earlier submaps, as they were when the next one began
 
@@ -81,15 +85,10 @@ class Atlas:
         drift = self._graph.drift(first, second)
         return drift and replace(drift, translation=drift.translation / self._graph.pose(first).scale)
 
-    def describe(self, keyframes: Sequence[Keyframe]) -> list[Features]:
-        """Compute and store the place descriptors of solved keyframes, and return the local features of each."""
-        found = []
-        for keyframe in keyframes:
-            yield_to_tracking()
-            features, appearance = describe(keyframe.image, keyframe.excluded)
-            self.keyframes[keyframe.id] = replace(self.keyframes[keyframe.id], appearance=appearance)
-            found.append(features)
-        return found
+    def take_local_features(self, keyframes: Sequence[int]) -> list[Features]:
+        """Return the local features of the keyframes that were added since the last call; they are not kept."""
+        taken, self._local_features = self._local_features, {}
+        return [taken[keyframe] for keyframe in keyframes]
 
     def remove(self, keyframes: Iterable[int]) -> None:
         """Remove solved keyframes; earlier solutions keep them."""
@@ -171,6 +170,23 @@ class Atlas:
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
                                                                images=len(alignment.shared)))
 
+    def measure_relocalized(self, found: Mapping[int, Relocalization],
+                            solution: Solution) -> tuple[int, int, LoopMeasurement]:
+        """Return the relative pose of two parts of the map, by keyframes of the one that were found in the other.
+
+        `found` is keyframe id to its relocalization in the other part, in the poses of `solution`. Returned are a
+        keyframe of the part in which they were found, one of those found, and the measurement, for `close_loop`.
+
+        Raises:
+            AlignmentRefused: the relocalizations are inconsistent, with each other or in depth.
+
+        """
+        reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
+        own = max(known)
+        alignment = align(known, self.views(known, own), self._config.alignment)
+        count = len(alignment.shared)  # they see the same depth, so their errors are one
+        return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
+
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""
         components = self._graph.components
@@ -224,9 +240,9 @@ class Atlas:
             self._graph.apply_ground(PlanarGround(up_world, up_camera, float(np.radians(settings.planar_tilt)),
                                                   settings.planar_height))
 
-    def rescale(self, factor: float, metric: MetricScale) -> None:
-        """Scale the connected component of the current submap by `factor`; see `PoseGraph.rescale`."""
-        self._graph.rescale(self._graph.ids[-1], factor)
+    def rescale(self, factor: float, metric: MetricScale, keyframe: int | None = None) -> None:
+        """Scale the component of a keyframe, by default the newest, and set what is known of the current submap's."""
+        self._graph.rescale(self._graph.ids[-1] if keyframe is None else keyframe, factor)
         self.metric = metric
 
     def set_scales(self, log_scale: Mapping[int, float], metric: MetricScale) -> None:
@@ -278,4 +294,6 @@ class Atlas:
             if not self.is_connected(k):
                 yield_to_tracking()
                 self._graph.add(keyframe, self.current_submap, window.id)
-                self.keyframes[k] = with_binary_features(keyframe, images[k])
+                found = self.describe(images[k])
+                self._local_features[k] = found.local
+                self.keyframes[k] = with_description(keyframe, found, images[k].image.shape[1])

@@ -10,23 +10,30 @@ that agree is weighed.
 What moved is gone: a point that nobody has seen since later keyframes saw clearly through it is dropped, however many
 saw it before. If it is seen again, it is back.
 
-How far depths may differ follows from how much those of two keyframes do, so that the same rule serves any
-reconstructor. The depth of a whole keyframe may be wrong by a factor: it is estimated from the median ratios to its
-neighbors, which see the same surface from elsewhere. The depth of a network, and of stereo on short baselines, is.
+How far depths may differ follows from how much those of two keyframes do at about the same depth, so that the same
+rule serves any reconstructor. The depth of a whole keyframe may be wrong by a factor: it is estimated from the median
+ratios to its neighbors, which see the same surface from elsewhere. The depth of a network, and of stereo on short
+baselines, is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse
 
-_MIN_TOLERANCE, _MAX_TOLERANCE = 0.02, 0.08
+_MIN_TOLERANCE, _MAX_TOLERANCE = 0.02, 0.12
 """Range of the difference of two logarithms of depth up to which they agree."""
+_UNKNOWN_TOLERANCE = 0.08
+"""The same where too few pixels are in common to estimate it."""
+_BINS = 4
+"""Ranges of depth, with as many pixels each, to which the noise of the differences is fitted."""
 _TOLERANCE_SIGMAS = 1.5
 """The difference up to which depths agree, in robust sigmas of the differences of two keyframes."""
 _SEEN_THROUGH = 1.5
@@ -43,11 +50,17 @@ _MIN_COMMON = 50
 """Fewest confident pixels in common from which the factor and the noise are estimated."""
 _FACTOR_PRIOR = 1.0
 """Weight of a factor of 1, in neighbors."""
-_FULL_SCORE = 3.0
-"""Sum of rank and half votes at which the confidence of fused depth is 1."""
+_SUPPORT, _THROUGH = np.float32(0.5), np.float32(1.0)
+"""Weights of a neighbor that has about the same depth, and of one that sees through the point; the rank has 1."""
+_FULL_SCORE = 4.0
+"""Weighted sum at which the confidence of fused depth is 1."""
 _LEAST_WEIGHT = np.float32(0.05)
 """Least confidence with which depth is averaged."""
-_SAMPLE = 5
+_EDGE = 0.05
+"""Depth is not interpolated where it differs from that of the nearest pixel by more than this fraction."""
+_COLUMNS = 1024
+"""Width of the table of positions for which depth is interpolated at once."""
+_SAMPLE = 8
 """Every n-th pixel of those in common is used for the medians."""
 
 
@@ -72,6 +85,11 @@ class DepthView:
     time: int = 0
     log_factor: float = 0.0
 
+    @cached_property
+    def inverse_depth(self) -> NDArray[np.float32]:
+        """One over the depth (h, w); 0 where unknown."""
+        return np.where(self.depth > 0, 1 / np.where(self.depth > 0, self.depth, np.float32(1)), np.float32(0))
+
 
 @dataclass(frozen=True, eq=False)
 class FusedDepth:
@@ -79,10 +97,10 @@ class FusedDepth:
 
     Attributes:
         depth: float32 (h, w), map units; 0 where unknown or contradicted.
-        confidence: float32 (h, w), in [0, 1]: a third of the sum of its rank, half a vote of each neighbor that agrees,
-            and minus half a vote of each that sees through it. With `map.min_confidence` 0.25 two votes are enough for
-            any depth, one for a depth with a rank of 0.25 or more, and none for one of 0.75. Where no neighbor has
-            depth to compare with, as with one vote, but no more than the rank.
+        confidence: float32 (h, w), in [0, 1]: a quarter of the sum of its rank, 0.5 for each neighbor that agrees, and
+            -1 for each that sees through it. So with `map.min_confidence` 0.25, two that agree are enough for any
+            depth, one for a depth with a rank of 0.5 or more, and twice as many have to agree as see through it. Where
+            no neighbor has depth to compare with, as if two agreed, but no more than the rank.
         log_factor: correction of the logarithm of its depth, for its neighbors' turns.
 
     """
@@ -96,13 +114,14 @@ class FusedDepth:
 class _Comparison:
     """The pixels (m,) of a keyframe that a neighbor has depth for, and the logarithms of the ratios of the depths.
 
-    `confidence` is the neighbor's, `tolerance` the difference up to which the depths agree.
+    The ratio is without the factors of both keyframes until `fuse` adds them. `confidence` (m,) is the neighbor's,
+    `tolerance` (m,) the difference up to which the depths agree.
     """
 
     pixels: NDArray[np.int64]
     ratio: NDArray[np.float32]
     confidence: NDArray[np.float32]
-    tolerance: float
+    tolerance: NDArray[np.float32]
     bias: float | None
 
 
@@ -111,7 +130,7 @@ class _Support:
 
     def __init__(self, count: int, time: int) -> None:
         self.first, self.last = np.full(count, time, np.int64), np.full(count, time, np.int64)
-        self._others = np.zeros(count, np.int64)
+        self._others = np.zeros(count, np.int32)
 
     def add(self, points: NDArray[np.int64], time: int) -> None:
         self.first[points] = np.minimum(self.first[points], time)
@@ -138,32 +157,34 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
     for one, other in zip(found, neighbors, strict=True):
-        ratio = one.ratio + np.float32(log_factor - other.log_factor)
-        agree = np.abs(ratio) < one.tolerance
-        score[one.pixels] += agree
+        one.ratio[:] += np.float32(log_factor - other.log_factor)
         looked[one.pixels] = True
-        seen.add(one.pixels[agree], other.time)
+        agree = np.flatnonzero(np.abs(one.ratio) < one.tolerance)
+        agreeing = one.pixels[agree]
+        score[agreeing] += _SUPPORT
+        seen.add(agreeing, other.time)
         weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
-        shift[one.pixels[agree]] += weight * ratio[agree]
-        total[one.pixels[agree]] += weight
+        shift[agreeing] += weight * one.ratio[agree]
+        total[agreeing] += weight
     for one, other in zip(found, neighbors, strict=True):
-        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -_SEEN_THROUGH * one.tolerance]
-        score[through] -= ~seen.came_after(through, other.time)
+        through = one.pixels[one.ratio < -_SEEN_THROUGH * one.tolerance]
+        score[through] -= _THROUGH * ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
-    alone = np.minimum(own, (own + 0.5) / _FULL_SCORE)
-    confidence = np.where(looked, np.clip((own + score / 2) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
-    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, log_factor)] = 0
+    alone = np.minimum(own, (own + 2 * _SUPPORT) / _FULL_SCORE)
+    confidence = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
+    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, view.time)] = 0
     fused[confidence == 0] = 0
     return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
 
 
 def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int64],
-             log_factor: float) -> NDArray[np.bool_]:
+             time: int) -> NDArray[np.bool_]:
     """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
     count = np.zeros(len(last_seen), np.int64)
     for one, other in zip(found, neighbors, strict=True):
-        clearly = max(_CLEARLY_THROUGH, 2 * one.tolerance)
-        through = one.pixels[one.ratio + np.float32(log_factor - other.log_factor) < -clearly]
+        if other.time <= time:
+            continue
+        through = one.pixels[one.ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)]
         count[through] += other.time > last_seen[through]
     return count >= _GONE
 
@@ -176,19 +197,51 @@ def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homog
     x, y, z = (turn @ homogeneous) * depth + (other.intrinsics @ other_view[:3, 3]).astype(np.float32)[:, None]
     height, width = other.depth.shape
     z = np.maximum(z, np.float32(1e-6))
-    x, y = x / z + np.float32(0.5), y / z + np.float32(0.5)
-    inside = np.flatnonzero((z > 1e-5) & (x >= 0) & (x < width) & (y >= 0) & (y < height))
-    place = y[inside].astype(np.int32) * width + x[inside].astype(np.int32)
-    there = other.depth.ravel()[place]
+    x, y = x / z, y / z
+    inside = np.flatnonzero((z > 1e-5) & (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5))
+    there, place = _interpolated(other.inverse_depth, x[inside], y[inside])
     known = there > 0
     inside, place = inside[known], place[known]
-    ratio, weight = np.log(z[inside] / there[known]), other.confidence.ravel()[place]
+    ratio, weight = np.log(z[inside] * there[known]), other.confidence.ravel()[place]
     sample = slice(None, None, _SAMPLE)
     trusted = ratio[sample][(np.abs(ratio[sample]) < _MAX_RATIO) & (np.minimum(weight[sample],
                                                                                confidence[inside[sample]]) > 0.3)]
     if len(trusted) * _SAMPLE < _MIN_COMMON:
-        return _Comparison(pixels[inside], ratio, weight, _MAX_TOLERANCE, None)
+        return _Comparison(pixels[inside], ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32), None)
     bias = float(np.median(trusted))
-    sigma = 1.48 * float(np.median(np.abs(trusted - bias)))
-    tolerance = float(np.clip(_TOLERANCE_SIGMAS * sigma, _MIN_TOLERANCE, _MAX_TOLERANCE))
-    return _Comparison(pixels[inside], ratio, weight, tolerance, bias)
+    return _Comparison(pixels[inside], ratio, weight, _tolerance(z[inside], ratio - np.float32(bias)), bias)
+
+
+def _interpolated(inverse_depth: NDArray[np.float32], x: NDArray[np.float32],
+                  y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return inverse depth (n,) at positions x, y (n,) in a map (h, w), and the index of the nearest pixel.
+
+    It is interpolated, which is exact on a plane, but not across edges and unknown depth: there it is that of the
+    nearest pixel.
+    """
+    place = np.rint(y).astype(np.int32) * inverse_depth.shape[1] + np.rint(x).astype(np.int32)
+    nearest = inverse_depth.ravel()[place]
+    if not len(x):
+        return nearest, place
+    rows = -(-len(x) // _COLUMNS)  # OpenCV allows 32767 rows at most
+    at_x, at_y = (np.resize(values, (rows, _COLUMNS)) for values in (x, y))
+    between = cv2.remap(inverse_depth, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    between = np.asarray(between, np.float32).ravel()[:len(x)]
+    return np.where(np.abs(between - nearest) < _EDGE * nearest, between, nearest), place
+
+
+def _tolerance(depth: NDArray[np.float32], difference: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return up to which difference depths (m,) agree: by their noise, as a linear function of the depth.
+
+    Of stereo, the relative noise grows with the depth; of a network, less so.
+    """
+    sample = slice(None, None, 2 * _SAMPLE)
+    sampled, noise = depth[sample], np.abs(difference[sample])
+    sampled, noise = sampled[noise < _MAX_RATIO], noise[noise < _MAX_RATIO]
+    parts = np.array_split(np.argsort(sampled), _BINS)
+    sigma = [1.48 * float(np.median(noise[part])) for part in parts]
+    middle = np.array([float(np.median(sampled[part])) for part in parts])
+    apart = middle - middle.mean()
+    slope = max(0.0, float(apart @ sigma) / float(apart @ apart + (1e-3 * middle.mean()) ** 2))
+    tolerance = _TOLERANCE_SIGMAS * (np.float32(slope) * depth + np.float32(np.mean(sigma) - slope * middle.mean()))
+    return np.asarray(np.clip(tolerance, _MIN_TOLERANCE, _MAX_TOLERANCE), np.float32)

@@ -67,7 +67,7 @@ class Export:
             keyframe = self.solution.keyframes[keyframe_id]
             height, width = keyframe.depth.shape
             name = f"{keyframe.stamp}.png"
-            cv2.imwrite(str(images / name), cv2.cvtColor(keyframe.color, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(images / name), cv2.cvtColor(np.asarray(keyframe.color), cv2.COLOR_RGB2BGR))
             pixels = keyframe.pixels if len(keyframe.pixels) else keyframe.intrinsics[None, :2, 2]
             model.append(ModelImage(name, (width, height), keyframe.intrinsics, self.map_camera[row], pixels))
         write_model(sparse, model, self.cloud)

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features.tracks import ImageFeatures, resize_pixels
+from vggt_ros.features.description import Description
+from vggt_ros.features.tracks import resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
+from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.images.mask import resized
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import yield_to_tracking
@@ -39,11 +41,12 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[
         if excluded is not None:
             depth[resized(excluded, depth.shape)] = np.nan
         confidence = np.nan_to_num(confidence)
+        color = cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA)
         result[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
             np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
-            np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA), np.uint8),
+            CompressedColor(np.asarray(color, np.uint8)),
             None if geometry.descriptors is None else geometry.descriptors[row].copy())
     return result
 
@@ -73,8 +76,7 @@ def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe])
             for k, camera, step in zip(geometry.keyframe_ids, geometry.window_camera, steps, strict=True)}
 
 
-def with_binary_features(keyframe: MapKeyframe, image: Keyframe) -> MapKeyframe:
-    """Return a keyframe of the map with the binary features of its full image, which relocalization matches."""
-    binary = ImageFeatures.from_keyframe(image).binary
-    pixels = resize_pixels(binary.pixels, keyframe.depth.shape[1] / image.image.shape[1])
-    return replace(keyframe, pixels=pixels, features=binary.descriptors)
+def with_description(keyframe: MapKeyframe, found: Description, width: int) -> MapKeyframe:
+    """Return a keyframe of the map with the features that were found in its full image, which was `width` wide."""
+    pixels = resize_pixels(found.binary.pixels, keyframe.depth.shape[1] / width)
+    return replace(keyframe, pixels=pixels, features=found.binary.descriptors, appearance=found.appearance)

@@ -41,6 +41,17 @@ def align_relocalized(graph: KeyframeGraph, geometry: WindowGeometry, keyframes:
         AlignmentRefused: no image was relocalized, or the relocalizations are inconsistent.
 
     """
+    reference, known = relocalized_views(graph, keyframes, relocalizations, solution)
+    return reference, align(known, window_views(geometry, keyframes), config)
+
+
+def relocalized_views(graph: KeyframeGraph, keyframes: Mapping[int, MapKeyframe],
+                      relocalizations: Mapping[int, Relocalization], solution: Solution) -> tuple[int, dict[int, View]]:
+    """Return a keyframe of the map, and the views of relocalized images in its frame and units.
+
+    A view has the depth of the map's keyframes, rendered at the relocalized pose. Arguments and errors as for
+    `align_relocalized`.
+    """
     found = {k: one for k, one in relocalizations.items() if k in keyframes}
     if len({one.submap for one in found.values()}) > 1:  # the oldest submap has the most information
         found = {k: one for k, one in found.items() if one.submap == min(o.submap for o in found.values())}
@@ -55,7 +66,7 @@ def align_relocalized(graph: KeyframeGraph, geometry: WindowGeometry, keyframes:
         depth = render_depth(solution, around[k], one.map_camera, own.intrinsics, own.depth.shape)
         rendered = replace(own, depth=depth, confidence=np.full(depth.shape, 255, np.uint8))
         known[k] = View(reference_map.apply_pose(one.map_camera), rendered, reference_map.scale)
-    return reference, align(known, window_views(geometry, keyframes), config)
+    return reference, known
 
 
 def check_reach(graph: KeyframeGraph, keyframes: Mapping[int, MapKeyframe], map_camera: Array, stamp: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,10 +21,14 @@ from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
-_MAX_REFUSED = 4
-"""Keyframes whose depth is fused again in one update, besides the new ones, about 15 ms each."""
+_MAX_REFUSED = 2
+"""Keyframes whose depth is fused again in one update, besides the new ones, about 20 ms each."""
 _BATCH = 16
 """Keyframes whose points are added at once."""
+_NORMAL_PATCH, _FEWEST_SLOPES = 5, 3
+"""Edge of the patches, pixels, by which normals are computed, and the fewest slopes that are known there."""
+_STEEP = 0.1
+"""Larger relative changes of depth over two pixels are edges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +238,7 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
         known &= depth < config.max_depth * np.median(depth[known])
     known &= keyframe.confidence >= 255 * config.min_confidence
     points = _camera_points(depth, keyframe.intrinsics)
-    return PointCloud(np.stack([axis[known] for axis in points], axis=1), keyframe.color[known],
+    return PointCloud(np.stack([axis[known] for axis in points], axis=1), np.asarray(keyframe.color)[known],
                       keyframe.confidence[known].astype(np.float32) / np.float32(255),
                       depth_normals(depth, keyframe.intrinsics)[known])
 
@@ -247,17 +252,30 @@ def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> Poin
 
 
 def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.float32]:
-    """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown."""
-    normals = np.zeros((*depth.shape, 3), np.float32)
-    points = _camera_points(depth, intrinsics)
-    ax, ay, az = (axis[1:-1, 2:] - axis[1:-1, :-2] for axis in points)
-    bx, by, bz = (axis[2:, 1:-1] - axis[:-2, 1:-1] for axis in points)
-    inner = (by * az - bz * ay, bz * ax - bx * az, bx * ay - by * ax)
-    length = np.sqrt(sum(axis * axis for axis in inner))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for column, axis in enumerate(inner):
-            normals[1:-1, 1:-1, column] = np.nan_to_num(axis / length, posinf=0, neginf=0)
-    return normals
+    """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown.
+
+    The inverse depth of a plane is linear in the image. Its gradient is the mean of those around a pixel, without those
+    across edges and unknown depth, so that the noise of the depth of single pixels does not matter.
+    """
+    known = depth > 0
+    inverse_depth = np.where(known, 1 / np.where(known, depth, np.float32(1)), np.float32(0))
+    slopes = []
+    for one, other in (((slice(None), slice(2, None)), (slice(None), slice(None, -2))),
+                       ((slice(2, None), slice(None)), (slice(None, -2), slice(None)))):
+        rise, middle = inverse_depth[one] - inverse_depth[other], inverse_depth[one] + inverse_depth[other]
+        valid = (known[one] & known[other] & (np.abs(rise) < _STEEP * middle)).astype(np.float32)
+        margin = ((0, 0), (1, 1)) if one[0] == slice(None) else ((1, 1), (0, 0))
+        count, total = (cv2.boxFilter(np.pad(values, margin), -1, (_NORMAL_PATCH, _NORMAL_PATCH),
+                                      borderType=cv2.BORDER_CONSTANT) for values in (valid, valid * rise))
+        slopes.append(np.where(count > _FEWEST_SLOPES / _NORMAL_PATCH**2, total / np.maximum(2 * count, 1e-6), np.nan))
+    height, width = depth.shape
+    x = (np.arange(width, dtype=np.float32) - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
+    y = (np.arange(height, dtype=np.float32) - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
+    along_x, along_y = slopes[0] * np.float32(intrinsics[0, 0]), slopes[1] * np.float32(intrinsics[1, 1])
+    ahead = inverse_depth - along_x * x - along_y * y[:, None]
+    length = np.sqrt(along_x**2 + along_y**2 + ahead**2)
+    normals = -np.stack([along_x, along_y, ahead], axis=2) / np.maximum(length, np.float32(1e-12))[..., None]
+    return np.asarray(np.where((known & np.isfinite(length))[..., None], normals, 0), np.float32)
 
 
 def _camera_points(depth: NDArray[np.float32], intrinsics: Array) -> tuple[NDArray[np.float32], ...]:

@@ -152,7 +152,8 @@ def _integrate_blocks(volume: Volume, blocks: NDArray[np.int64], depth: NDArray[
     block, voxel, weight = block[near], voxel[near], weight[near]
     total = volume.color_weight[block, voxel] + weight
     step = (weight / total)[:, None]
-    volume.color[block, voxel] += step * (keyframe.color[rows[near], columns[near]] - volume.color[block, voxel])
+    volume.color[block, voxel] += step * (np.asarray(keyframe.color)[rows[near], columns[near]]
+                                          - volume.color[block, voxel])
     volume.color_weight[block, voxel] = total
 
 

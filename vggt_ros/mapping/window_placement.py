@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vggt_ros.config import Config
+from vggt_ros.features.description import describer
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.window_relocalization import WindowRelocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
@@ -53,6 +54,7 @@ class WindowPlacer:
     def __init__(self, config: Config, reconstructor: Reconstructor, atlas: Atlas) -> None:
         """Begin without keyframes."""
         self._config, self._reconstructor, self._atlas = config, reconstructor, atlas
+        atlas.describe = describer(reconstructor)
         self._relocalizer = WindowRelocalizer(config.tracking)
         self.recent: dict[int, Keyframe] = {}
 

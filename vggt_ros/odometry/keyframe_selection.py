@@ -11,6 +11,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
 from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.odometry.landmark_table import find
 from vggt_ros.windows.keyframe import Keyframe
 
 MIN_CORNERS = 15
@@ -51,22 +52,25 @@ class KeyframeSelector:
         self._stamp = stamp
         self._sharpness.add(gray)
 
-    def needs_keyframe(self, tracks: FeatureTracks, width: int) -> bool:
-        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe."""
+    def needs_keyframe(self, tracks: FeatureTracks, width: int, spacing: float = 1.0) -> bool:
+        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe.
+
+        Under load keyframes are farther apart than the settings say, by the factor `spacing`.
+        """
         if self._ids is None:
             return True
-        _, before, after = np.intersect1d(self._ids, tracks.ids, assume_unique=True, return_indices=True)
-        survival = len(after) / max(len(self._ids), 1)
-        motion = np.linalg.norm(tracks.pixels[after] - self._pixels[before], axis=1)
-        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(after) else np.inf
+        common, before = find(self._ids, tracks.ids)
+        survival = len(before) / max(len(self._ids), 1)
+        motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
+        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
-        least = self._config.min_parallax * (_SLOW_PARALLAX if waited else 1.0)
-        if survival >= self._config.min_survival and parallax <= least:
+        usual, enough_tracks = spacing * self._config.min_parallax, self._config.min_survival / spacing
+        if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
             self._due = None
             return False
         self._due = self._images if self._due is None else self._due
-        may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * self._config.min_survival
-                    and parallax < _WAIT_PARALLAX * self._config.min_parallax)
+        may_wait = (self._images - self._due < _MAX_WAIT and survival > _WAIT_SURVIVAL * enough_tracks
+                    and parallax < _WAIT_PARALLAX * usual)
         return not (may_wait and self._sharpness.relative < _BLURRED)
 
     def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:

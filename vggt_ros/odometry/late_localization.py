@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.odometry.landmark_table import is_among
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -83,7 +84,7 @@ class LateLocalizer:
         points = np.full((len(image.ids), 3), np.nan)
         for keyframe in keyframes:
             tracked = landmarks.keyframes[keyframe]
-            rows = np.flatnonzero(np.isnan(points[:, 2]) & np.isin(image.ids, tracked.ids, assume_unique=True))
+            rows = np.flatnonzero(np.isnan(points[:, 2]) & is_among(image.ids, tracked.ids))
             at = np.searchsorted(tracked.ids, image.ids[rows])
             points[rows] = tracked.landmarks(tracked.pixels[at], keyframe, solution)
         known, limit = np.isfinite(points[:, 2]), _MAX_ERROR * image.width / REFERENCE_WIDTH

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
@@ -146,6 +147,13 @@ class Localizer:
         return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera,
                             self._odom_camera, self._map_odom, tracked.covariance, motion_covariance, tracked.reference,
                             reference_camera, tracked.inliers, reason=reason)
+
+    def tracked_corners(self) -> tuple[FeatureTracks, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return the corners of the newest image, which have landmarks, and of which these are from solved depth."""
+        known, _, of_known = self._tracker.landmarks.lookup(self.features.ids)
+        from_depth = known.copy()
+        from_depth[known] = of_known
+        return self.features, known, from_depth
 
     def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
         """Return the poses of images that had none when they came, now that keyframes around them are solved."""

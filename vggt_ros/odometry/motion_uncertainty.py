@@ -58,19 +58,33 @@ def pose_influences(world_camera: Array, ids: NDArray[np.int64], points: Array, 
     residual = local[:, :2] / depth[:, None] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2] - pixels
     weight, curvature = (np.where(local[:, 2] > 1e-6, value, 0.0) for value in geman_mcclure(residual, max_error))
     jacobian = projection_jacobian(local, intrinsics)
-    gradient = np.einsum("nij,ni->nj", jacobian, residual)
-    least_squares = np.einsum("n,nij,nik->jk", weight, jacobian, jacobian) + 1e-9 * np.eye(6)
+    gradient = (jacobian * residual[:, :, None]).sum(1)
+    stacked = jacobian.reshape(-1, 6)
+    least_squares = (stacked * np.repeat(weight, 2)[:, None]).T @ stacked + 1e-9 * np.eye(6)
     root = np.linalg.cholesky(least_squares)
     whitened = np.linalg.solve(root, (curvature[:, None] * gradient).T @ gradient) @ np.linalg.inv(root).T
     lost, axes = np.linalg.eigh(whitened)
     half = np.linalg.solve(root.T, axes)
     inverse_information = half / np.maximum(1 - lost, _MIN_INFORMATION) @ half.T
-    leverage = weight[:, None, None] * (jacobian @ inverse_information @ jacobian.transpose(0, 2, 1))
-    size = np.linalg.norm(leverage, 2, axis=(1, 2))
-    leverage *= np.minimum(1.0, _MAX_LEVERAGE / np.maximum(size, 1e-12))[:, None, None]
-    without = np.linalg.solve(np.eye(2) - leverage, residual[:, :, None])[:, :, 0]
-    gradient = np.einsum("nij,ni->nj", jacobian, without)
+    gain = (stacked @ inverse_information).reshape(-1, 2, 6)
+    without = _without_own(weight, gain, jacobian, residual)
+    gradient = (jacobian * without[:, :, None]).sum(1)
     return PoseInfluences(world_camera, ids, -(weight[:, None] * gradient) @ inverse_information, inverse_information)
+
+
+def _without_own(weight: Array, gain: Array, jacobian: Array, residual: Array) -> Array:
+    """Return the residuals (n, 2) against the pose without the own feature, from those against the pose with it.
+
+    The leverage of a feature, `weight gain jacobian^T`, is a symmetric matrix (2, 2): all in closed form.
+    """
+    xx, yy = (weight[:, None] * (gain * jacobian).sum(2)).T
+    xy = weight * (gain[:, 0] * jacobian[:, 1]).sum(1)
+    size = (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)  # the larger eigenvalue
+    factor = np.minimum(1.0, _MAX_LEVERAGE / np.maximum(size, 1e-12))
+    xx, yy, xy = 1 - factor * xx, 1 - factor * yy, factor * xy
+    determinant = xx * yy - xy**2
+    x, y = residual.T
+    return np.stack([(yy * x + xy * y) / determinant, (xy * x + xx * y) / determinant], axis=1)
 
 
 def motion_covariance(previous: PoseInfluences, current: PoseInfluences) -> Array:

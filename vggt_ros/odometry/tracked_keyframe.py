@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.windows.keyframe import BinaryFeatures
 from vggt_ros.windows.solution import Solution
 
 
@@ -21,7 +20,6 @@ class TrackedKeyframe:
     Attributes:
         ids: int64 (n,), rising, the feature tracks in its image.
         pixels: float32 (n, 2), their positions.
-        binary: its ORB features.
         map_camera: 4x4, the camera's pose by the tracker or, when solved, by the map; None if it is unknown.
         intrinsics: pinhole matrix (3, 3).
         width: of its image, pixels.
@@ -30,7 +28,6 @@ class TrackedKeyframe:
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
-    binary: BinaryFeatures
     map_camera: Array | None
     intrinsics: Array
     width: int

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3, inverse
 from vggt_ros.geometry.triangulation import triangulate_midpoints
+from vggt_ros.odometry.landmark_table import LandmarkTable, is_among
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.windows.solution import Solution
 
@@ -25,8 +26,7 @@ class TrackedLandmarks:
     """Landmarks by track, and the keyframes that observed them.
 
     Attributes:
-        points: track id to its map point (3,).
-        from_depth: tracks whose landmark comes from solved depth.
+        table: the landmarks of the tracks in view, and of those that a keyframe observed.
         keyframes: keyframe id to its observations, the newest last.
         solution: the solution that the points are in.
         reference: the solved keyframe that the landmarks are attached to, -1 if there is none.
@@ -41,8 +41,7 @@ class TrackedLandmarks:
 
     def clear(self) -> None:
         """Forget all landmarks and keyframes."""
-        self.points: dict[int, Array] = {}
-        self.from_depth: set[int] = set()
+        self.table = LandmarkTable()
         self.keyframes: dict[int, TrackedKeyframe] = {}
         self.solution = Solution()
         self.reference = -1
@@ -58,14 +57,15 @@ class TrackedLandmarks:
 
     def replace(self, tracks: NDArray[np.int64], points: Array, keyframe: int) -> None:
         """Replace all landmarks by tracks (n,) at map points (n, 3) from the depth of a solved keyframe."""
-        self.points = dict(zip(tracks.tolist(), points, strict=True))
-        self.from_depth, self.reference = set(self.points), keyframe
+        self.table = LandmarkTable()
+        self.table.set(tracks, points, from_depth=True)
+        self.reference = keyframe
         self.map_reference = _keyframe_similarity(keyframe, self.solution)
 
-    def lookup(self, tracks: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
-        """Return which of the tracks (n,) have landmarks, and the map points (k, 3) of those."""
-        known = np.array([track in self.points for track in tracks.tolist()], bool)
-        return known, np.array([self.points[track] for track in tracks[known].tolist()]).reshape(-1, 3)
+    def lookup(self, tracks: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array, NDArray[np.bool_]]:
+        """Return which of the tracks (n,) have landmarks; of those, the map points (k, 3) and which are from depth."""
+        known, rows = self.table.find(tracks)
+        return known, self.table.points[rows], self.table.from_depth[rows]
 
     def solved_keyframes(self, solution: Solution) -> list[int]:
         """Return those of the keyframes that are solved, newest first."""
@@ -79,28 +79,27 @@ class TrackedLandmarks:
         keyframe.
         """
         self.solution = solution
-        old_points, self.points, old_from_depth = self.points, {}, self.from_depth
+        old, self.table, live = self.table, LandmarkTable(), pending
         solved = self.solved_keyframes(solution)
         for keyframe in solved:
             tracked = self.keyframes[keyframe]
-            ids = tracked.ids[np.isin(tracked.ids, pending, assume_unique=True)]
+            ids = tracked.ids[is_among(tracked.ids, pending)]
             if not len(ids):
                 continue
             points = tracked.landmarks(tracked.pixels[np.searchsorted(tracked.ids, ids)], keyframe, solution)
             found = np.isfinite(points[:, 2])
-            self.points.update(zip(ids[found].tolist(), points[found], strict=True))
-            pending = np.setdiff1d(pending, ids[found], assume_unique=True)
-        self.from_depth = set(self.points)
-        correction = self._correction(solved[0], old_points, solution) if solved else None
-        if correction is None and len(self.points) < _SUFFICIENT_FACTOR * self._min_landmarks:
+            self.table.set(ids[found], points[found], from_depth=True)
+            pending = pending[~is_among(pending, ids[found])]
+        correction = self._correction(solved[0], old, solution) if solved else None
+        if correction is None and len(self.table) < _SUFFICIENT_FACTOR * self._min_landmarks:
             # The newest one may have had no pose (before the first solve, or while lost): an older one shows less of
             # the drift.
             located = next((k for k in solved if self.keyframes[k].map_camera is not None), None)
-            correction = None if located is None else self._correction(located, old_points, solution)
+            correction = None if located is None else self._correction(located, old, solution)
         moved_reference = _keyframe_similarity(self.reference, solution)
         reference_motion = (None if moved_reference is None or self.map_reference is None
                             else moved_reference @ self.map_reference.inverse())
-        if correction is None and len(self.points) < self._min_landmarks:
+        if correction is None and len(self.table) < self._min_landmarks:
             correction = reference_motion  # nor has one had a pose since the camera was found
         elif solved:
             self.reference = solved[0]
@@ -111,14 +110,17 @@ class TrackedLandmarks:
                 tracked.map_camera = solution.map_camera[row]
             elif tracked.map_camera is not None:
                 tracked.map_camera = correction.apply_pose(tracked.map_camera) if correction else None
-        for track, point in old_points.items():
-            # Landmarks from depth, such as those of a relocalization, have not drifted: they move with the reference.
-            transform = reference_motion if track in old_from_depth else correction
-            if transform is not None and track not in self.points:
-                self.points[track] = transform.apply(point)
-        self.from_depth |= old_from_depth & self.points.keys()
+        # Landmarks from depth, such as those of a relocalization, have not drifted: they move with the reference.
+        old.keep(~is_among(old.ids, self.table.ids) & is_among(old.ids, self._observed(live)))
+        for transform, rows in ((reference_motion, old.from_depth), (correction, ~old.from_depth)):
+            if transform is not None and rows.any():
+                self.table.set(old.ids[rows], transform.apply(old.points[rows]), old.from_depth[rows])
 
-    def _correction(self, keyframe: int, landmarks: dict[int, Array], solution: Solution) -> Sim3 | None:
+    def _observed(self, live: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tracks that are `live`, or that a keyframe observed: nothing asks for the landmarks of others."""
+        return np.unique(np.concatenate([live, *(tracked.ids for tracked in self.keyframes.values())]))
+
+    def _correction(self, keyframe: int, landmarks: LandmarkTable, solution: Solution) -> Sim3 | None:
         """Return the similarity that corrects the tracker's pose and scale of a keyframe to the solved ones.
 
         The scale is the median ratio of the solved depth of its `landmarks` to the tracked depth. None if the tracker
@@ -127,14 +129,12 @@ class TrackedLandmarks:
         tracked, row = self.keyframes[keyframe], solution.index(keyframe)
         if tracked.map_camera is None or row is None:
             return None
-        ids = np.array([track for track in tracked.ids.tolist() if track in landmarks], np.int64)
+        known, rows = landmarks.find(tracked.ids)
         scale = 1.0
-        if len(ids):
-            old_depth = (np.array([landmarks[t] for t in ids.tolist()]) - tracked.map_camera[:3, 3]) \
-                @ tracked.map_camera[:3, 2]
+        if len(rows):
+            old_depth = (landmarks.points[rows] - tracked.map_camera[:3, 3]) @ tracked.map_camera[:3, 2]
             camera = solution.map_camera[row]
-            new_depth = (tracked.landmarks(tracked.pixels[np.searchsorted(tracked.ids, ids)], keyframe, solution)
-                         - camera[:3, 3]) @ camera[:3, 2]
+            new_depth = (tracked.landmarks(tracked.pixels[known], keyframe, solution) - camera[:3, 3]) @ camera[:3, 2]
             valid = np.isfinite(new_depth) & (old_depth > 0)
             if valid.sum() >= 5:
                 scale = float(np.median(new_depth[valid] / old_depth[valid]))
@@ -143,12 +143,12 @@ class TrackedLandmarks:
     def _triangulate(self, newest: TrackedKeyframe) -> None:
         """Triangulate tracks without solved depth between the first keyframe that observed them and the newest one."""
         assert newest.map_camera is not None
-        pending = np.array([t for t in newest.ids.tolist() if t not in self.from_depth], np.int64)
+        pending = newest.ids[~is_among(newest.ids, self.table.ids[self.table.from_depth])]
         found, poses, rays = [], [], []
         for tracked in self.keyframes.values():
             if not len(pending) or tracked is newest:
                 break
-            seen = np.isin(pending, tracked.ids, assume_unique=True)
+            seen = is_among(pending, tracked.ids)
             if tracked.map_camera is not None and seen.any():
                 found.append(pending[seen])
                 poses.append(np.broadcast_to(tracked.map_camera, (len(found[-1]), 4, 4)))
@@ -158,7 +158,7 @@ class TrackedLandmarks:
             ids = np.concatenate(found)
             points, valid = triangulate_midpoints(np.concatenate(poses), np.concatenate(rays), newest.map_camera,
                                                   newest.rays(ids))
-            self.points.update(zip(ids[valid].tolist(), points[valid], strict=True))
+            self.table.set(ids[valid], points[valid], from_depth=False)
 
 
 def _keyframe_similarity(keyframe: int, solution: Solution) -> Sim3 | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
+from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array
@@ -92,8 +93,8 @@ class Tracker:
     def add_keyframe(self, keyframe: int, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
                      map_camera: Array | None) -> None:
         """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""
-        self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, image.binary, map_camera,
-                                                               intrinsics, image.gray.shape[1]))
+        self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, map_camera, intrinsics,
+                                                               image.gray.shape[1]))
         self._rotation_tracker.add_keyframe()
 
     @property
@@ -164,11 +165,12 @@ class Tracker:
             return None
         pixels = image.binary.pixels
         for keyframe in solved:
-            tracked = self.landmarks.keyframes[keyframe]
-            if len(tracked.binary) < self._config.min_inliers:
+            kept, row = self.solution.keyframes[keyframe], self.solution.index(keyframe)
+            if row is None or len(kept.features) < self._config.min_inliers:
                 continue
-            image_rows, keyframe_rows = match_binary(image.binary.descriptors, tracked.binary.descriptors)
-            points = tracked.landmarks(tracked.binary.pixels[keyframe_rows], keyframe, self.solution)
+            image_rows, keyframe_rows = match_binary(image.binary.descriptors, kept.features)
+            points = landmarks(kept, self.solution.map_camera[row], float(self.solution.scale[row]),
+                               kept.pixels[keyframe_rows].astype(np.float64))
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue
@@ -184,7 +186,7 @@ class Tracker:
 
     def _locate_by_landmarks(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
         """Return the pose by the present landmarks, or None if there are too few inliers."""
-        known, points = self.landmarks.lookup(tracks.ids)
+        known, points, from_depth = self.landmarks.lookup(tracks.ids)
         if len(points) < self._config.min_inliers:
             return None
         pixels, max_error = tracks.pixels[known].astype(np.float64), self._max_error(width)
@@ -201,7 +203,7 @@ class Tracker:
         pose, covariance, inliers = refined
         if inliers.sum() < required:
             return None
-        depth_inliers = sum(track in self.landmarks.from_depth for track in tracks.ids[known][inliers].tolist())
+        depth_inliers = int(from_depth[inliers].sum())
         # few inliers may agree by chance
         covariance = covariance * max(1.0, DEGRADED_FACTOR * self._config.min_inliers / inliers.sum()) ** 2
         depth = float(np.median((points[inliers] - pose[:3, 3]) @ pose[:3, 2]))

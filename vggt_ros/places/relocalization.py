@@ -34,10 +34,11 @@ _MAX_REPROJECTION_ERROR = 3.0
 """Largest reprojection error of an inlier, px at 640 px width."""
 _MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
 """Fewest inliers with a single keyframe, and with it and its neighbors."""
-_MIN_SPREAD = 0.1
+MIN_SPREAD = 0.1
 """Smallest standard deviation of the inliers in the image, in x and y, as a fraction of its width."""
-_MIN_SPREAD_TRACKED = 0.05
-"""The same for a tracked camera: its prior pose resolves the ambiguity of inliers in a narrow band of the image."""
+MIN_SPREAD_SUPPORTED = 0.05
+"""The same where something else, such as the prior pose of a tracked camera, resolves the ambiguity of inliers in a
+narrow band of the image."""
 _REFINEMENT_STRIDE = 3
 """Every n-th textured pixel of the keyframes is used in refinement; all of them are used for the correlation."""
 _MIN_CORRELATION = 0.35
@@ -86,9 +87,9 @@ class Relocalizer:
 
     """
 
-    def __init__(self, config: TrackingConfig) -> None:
-        """Search with the settings of `config`."""
-        self._config = config
+    def __init__(self, config: TrackingConfig, min_spread: float = MIN_SPREAD) -> None:
+        """Search with the settings of `config`; `min_spread` is of the inliers, as a fraction of the image's width."""
+        self._config, self._min_spread = config, min_spread
         self._candidates = RelocalizationCandidates()
         self.clear()
 
@@ -114,7 +115,8 @@ class Relocalizer:
         self.attempted = len(rows) > 0 and len(image.binary) >= _MIN_INLIERS
         if not self.attempted:
             return None
-        found = self._locate(image, intrinsics, solution, self._candidates.choose(image, rows, solution))
+        found = self._locate(image, intrinsics, solution, self._candidates.choose(image, rows, solution),
+                             min_spread=self._min_spread)
         if found is None or (self.pose_prior is not None and not _satisfies(found.map_camera, self.pose_prior)):
             self._expire_prior()
             return None
@@ -129,7 +131,7 @@ class Relocalizer:
         """
         rows = neighbors(solution, map_camera, submap, _NEIGHBORS)
         return self._locate(image, intrinsics, solution, rows, map_camera,
-                            _MIN_SPREAD_TRACKED if tracked else _MIN_SPREAD)
+                            MIN_SPREAD_SUPPORTED if tracked else MIN_SPREAD)
 
     def _candidate_rows(self, solution: Solution) -> NDArray[np.int64]:
         near = np.zeros(0, np.int64) if self.pose_prior is None else keyframes_near(solution, self.pose_prior)
@@ -144,7 +146,7 @@ class Relocalizer:
                          "whole map", self._searches)
 
     def _locate(self, image: ImageFeatures, intrinsics: Array, solution: Solution, rows: list[int],
-                guess: Array | None = None, min_spread: float = _MIN_SPREAD) -> Relocalization | None:
+                guess: Array | None = None, min_spread: float = MIN_SPREAD) -> Relocalization | None:
         """Return the pose with the most inliers among the keyframes in `rows`, if it passes all checks."""
         binary, (height, width) = image.binary, image.gray.shape
         if len(binary) < _MIN_INLIERS or not rows:

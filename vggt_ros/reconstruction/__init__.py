@@ -13,16 +13,19 @@ from typing import Any
 
 from vggt_ros import plugins
 from vggt_ros.config import Config
+from vggt_ros.reconstruction import gpu_driver
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.splitting import SplittingReconstructor
 from vggt_ros.settings import ConfigError
+from vggt_ros.windows.keyframe import Keyframe
 
 log = logging.getLogger(__name__)
 
 
 def create_reconstructor(config: Config, progress: Callable[[str], None] = lambda text: None,
-                         separate_process: bool = False) -> tuple[Reconstructor, str]:
+                         separate_process: bool = False, describe: Callable[[Keyframe], Any] | None = None
+                         ) -> tuple[Reconstructor, str]:
     """Return the reconstructor selected by the setting `reconstructor`, ready to run, and the reason for the choice.
 
     `auto` selects the first of this package's that has all that it needs on this machine; nothing is downloaded then.
@@ -33,6 +36,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         progress: called with the loading progress; an exception that it raises ends the loading.
         separate_process: run it in a process of its own: it then does not delay tracking, and a GPU whose context is
             lost can be used again.
+        describe: what else the separate process computes of each keyframe; see `ReconstructorProcess`.
 
     Raises:
         ConfigError: the reconstructor that is configured cannot run; with `auto`, none can.
@@ -41,7 +45,7 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
     """
     if separate_process:
         from vggt_ros.reconstruction.process import ReconstructorProcess
-        process = ReconstructorProcess(config, create_reconstructor, progress)
+        process = ReconstructorProcess(config, create_reconstructor, progress, describe)
         return process, process.reason
     reconstructor, reason = _select(config, progress)
     if config.refine == "off" or (config.refine == "auto" and getattr(reconstructor, "adjusted", False)):
@@ -57,16 +61,17 @@ def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstruc
         except ReconstructorUnavailable as error:
             raise ConfigError(f"reconstructor: {config.reconstructor} is configured, but {error}") from error
     unavailable: list[tuple[str, str]] = []
-    for name in plugins.BUILT_IN:
+    for name in plugins.AUTOMATIC:
         try:
+            if name in plugins.NEED_GPU and not gpu_driver.may_have_gpu():
+                raise ReconstructorUnavailable("there is no GPU")
             created = create(name, config, progress, at_once=True)
         except ReconstructorUnavailable as error:
             unavailable.append((name, str(error)))
             continue
         reasons = "; ".join(reason for _, reason in unavailable) or "what it needs is available"
         return created, f"{name}, because {reasons}"
-    *others, (_, last) = unavailable
-    raise ConfigError("; ".join([*(f"{name} is not used, because {reason}" for name, reason in others), last]))
+    raise ConfigError("; ".join(f"{name} is not used, because {reason}" for name, reason in unavailable))
 
 
 def create(name: str, config: Config, progress: Callable[[str], None] = lambda text: None,

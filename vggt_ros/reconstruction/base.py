@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,12 +116,19 @@ class OptionalMembers(Protocol):
         status_values: entries for `~/status`, such as model and device.
         on_cpu: True if it computes on the CPU: its process then gives way to tracking.
         adjusted: True if its poses are adjusted to the images already; else `refine: auto` does that.
+        carries: which windows depend on the windows before them, beside what is the same for every result: `never`,
+            `uncalibrated` (those of a camera without calibration) or `always`. With it and `carried`, windows can be
+            solved ahead and elsewhere (`workers`).
+        carried: what it takes from one window to the next, as a tuple of objects that can be pickled and are replaced,
+            never changed; it can be set.
 
     """
 
     status_values: Mapping[str, str]
     on_cpu: bool
     adjusted: bool
+    carries: str
+    carried: tuple[Any, ...]
 
     @classmethod
     def unavailable_reason(cls, config: Config, at_once: bool) -> str:

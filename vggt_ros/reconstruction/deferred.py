@@ -127,6 +127,11 @@ class DeferredReconstructor:
             return geometry
         raise RuntimeError(f"the window was given up, because the reconstructor was lost twice; {self.detail}")
 
+    def take_description(self, keyframe: int) -> Any:
+        """Return what the process of the reconstructor has found in a keyframe's image; None if it has nothing."""
+        return self._reconstructor.take_description(keyframe) if hasattr(self._reconstructor, "take_description") \
+            else None
+
     def cancel(self) -> None:
         """Cancel the loading at its next progress report, and what else takes long if it can be; from any thread."""
         self._closed = True

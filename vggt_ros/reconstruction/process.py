@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
-from multiprocessing.util import Finalize
 from typing import Any
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.child_process import ChildProcess
 from vggt_ros.reconstruction.hang_watch import HangWatch
 from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
-from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 Create = Callable[[Config, Callable[[str], None]], tuple[Reconstructor, str]]
 """Creates a reconstructor in the process; a function of a module, since it is sent there by its name."""
+Describe = Callable[[Keyframe], Any]
+"""Computes something of a keyframe that does not need the other ones; also a function of a module."""
+_MAX_DESCRIPTIONS = 100
+"""Most keyframes whose descriptions wait to be taken."""
 _POLL = 0.2
 """Period of asking whether waiting has been canceled, seconds."""
 _GRACE = 2.0
@@ -44,7 +46,8 @@ class ReconstructorProcess:
 
     """
 
-    def __init__(self, config: Config, create: Create, progress: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, config: Config, create: Create, progress: Callable[[str], None] = lambda text: None,
+                 describe: Describe | None = None) -> None:
         """Start the process and create the reconstructor in it.
 
         Args:
@@ -52,6 +55,7 @@ class ReconstructorProcess:
             create: creates the reconstructor in the process.
             progress: called with the loading progress, several times a second; an exception that it raises ends the
                 process, whatever it is doing, and is raised.
+            describe: called in the process with each keyframe that is new in a window; see `take_description`.
 
         Raises:
             ConfigError: as `create_reconstructor`.
@@ -63,16 +67,22 @@ class ReconstructorProcess:
         self._sizes: dict[tuple[int, int, bytes], tuple[int, int]] = {}
         self._sizes_lock = threading.Lock()
         self.status_values: dict[str, str] = {}
-        self._start(config, create)
+        self._descriptions: dict[int, Any] = {}
+        self._start(config, create, describe)
         try:
             self.name, self.reason, has_leftovers = self._wait(CREATED, progress)
             if has_leftovers:  # of another one that was tried; they take memory of host and GPU
                 self._end()
-                self._start(config.replace({"reconstructor": self.name}), create)
+                self._start(config.replace({"reconstructor": self.name}), create, describe)
                 self._wait(CREATED, progress)
         except BaseException:
             self._kill()
             raise
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process."""
+        return self._process.pid
 
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height) to which images of this camera must be rectified; from any thread.
@@ -109,8 +119,16 @@ class ReconstructorProcess:
                 was killed.
 
         """
-        geometry: WindowGeometry = self._ask("reconstruct", (window,), deadline=self._config.windows.deadline)
+        geometry: WindowGeometry
+        geometry, found = self._ask("reconstruct", (window,), deadline=self._config.windows.deadline)
+        self._descriptions |= found
+        for keyframe in sorted(self._descriptions)[:-_MAX_DESCRIPTIONS]:  # of windows that found no place in the map
+            del self._descriptions[keyframe]
         return geometry
+
+    def take_description(self, keyframe: int) -> Any:
+        """Return what `describe` returned for a keyframe, once; None if it was not called."""
+        return self._descriptions.pop(keyframe, None)
 
     def cancel(self) -> None:
         """End what the process does, after a moment in which it may finish; from any thread."""
@@ -122,17 +140,9 @@ class ReconstructorProcess:
         self.cancel()
         self._end()
 
-    def _start(self, config: Config, create: Create) -> None:
-        # A forked process would inherit locks held by other threads.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._questions, answers = context.Pipe()
-        self._process = context.Process(target=run, args=(theirs, answers, config, create), name="reconstructor")
-        self._process.start()
-        # At exit multiprocessing would wait for it forever, if nobody has closed it.
-        Finalize(self, _kill, args=(self._process,), exitpriority=10)
-        theirs.close()  # so that the end of the process closes the pipes
-        answers.close()
+    def _start(self, config: Config, create: Create, describe: Describe | None) -> None:
+        self._process = ChildProcess(run, (config, create, describe), connections=2)
+        self._connection, self._questions = self._process.connections
 
     def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None,
              deadline: float | None = None) -> Any:
@@ -196,11 +206,7 @@ class ReconstructorProcess:
         self._kill()
 
     def _kill(self) -> None:
-        _kill(self._process)
+        self._process.kill()
         self._connection.close()
         self._questions.close()
 
-
-def _kill(process: BaseProcess) -> None:
-    process.kill()
-    process.join()

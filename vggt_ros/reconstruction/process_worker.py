@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,9 +14,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from vggt_ros.config import Config
+from vggt_ros.heap import return_free_memory, single_heap
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import single_threaded_blas
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
 """Messages to the parent: answers to the creation and to a request, both with status values; and others."""
@@ -26,14 +27,16 @@ _NICENESS = 5
 
 
 def run(connection: Connection, questions: Connection, config: Config,
-        create: Callable[[Config, Callable[[str], None]], tuple[Any, str]]) -> None:
+        create: Callable[[Config, Callable[[str], None]], tuple[Any, str]],
+        describe: Callable[[Keyframe], Any] | None = None) -> None:
     """Create a reconstructor and answer requests `(method, arguments)`; the target of the process.
 
-    `questions` carries cameras, and the image sizes that answer them.
+    `questions` carries cameras, and the image sizes that answer them. The answer to `reconstruct` has the geometry, and
+    by keyframe what `describe` returned for those that no window had before.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the node ends this process by `close`
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    single_heap()
     single_threaded_blas()
     channel = _Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
@@ -50,6 +53,7 @@ def run(connection: Connection, questions: Connection, config: Config,
     has_leftovers = config.reconstructor == "auto" and on_cpu and "torch" in sys.modules
     threading.Thread(target=_answer_sizes, args=(questions, reconstructor), daemon=True).start()
     channel.send(CREATED, (_status(reconstructor), (reconstructor.name, reason, has_leftovers)))
+    describe_new = _DescribeNew(describe)
     while (request := channel.receive()) is not None:
         method, arguments = request
         try:
@@ -61,11 +65,28 @@ def run(connection: Connection, questions: Connection, config: Config,
             if method == "prepare" and hasattr(reconstructor, "prepare"):
                 reconstructor.prepare(*arguments, lambda text: channel.send(PROGRESS, text))
             elif method == "reconstruct":
-                answer = reconstructor.reconstruct(*arguments)
+                answer = reconstructor.reconstruct(*arguments), describe_new(*arguments)
         except Exception as error:
             channel.send(ERROR, _portable(error))
         else:
             channel.send(DONE, (_status(reconstructor), answer))
+        answer = None
+        del request, arguments  # the window, for as long as the next one does not come
+        return_free_memory()
+
+
+class _DescribeNew:
+    """Describes those keyframes of a window that are newer than all before."""
+
+    def __init__(self, describe: Callable[[Keyframe], Any] | None) -> None:
+        self._describe, self._newest = describe, -1
+
+    def __call__(self, window: Window) -> dict[int, Any]:
+        if self._describe is None:
+            return {}
+        new = [keyframe for keyframe in window.keyframes if keyframe.id > self._newest]
+        self._newest = max(self._newest, *window.ids)
+        return {keyframe.id: self._describe(keyframe) for keyframe in new}
 
 
 def _answer_sizes(questions: Connection, reconstructor: Any) -> None:
@@ -126,10 +147,3 @@ def _portable(error: Exception) -> Exception:
     where = "".join(traceback.format_tb(error.__traceback__))
     return RuntimeError(f"{text}\nin the process of the reconstructor:\n{where}")
 
-
-def _exit_with_parent() -> None:
-    """End this process when the node was killed; otherwise it would wait for requests forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -55,6 +55,7 @@ def report(result: Run) -> dict[str, Any]:
         "scale_by": solution.metric.source,
         "scale_sources": result.slam.scale.report,
         "reconstructor": result.reconstructor,
+        "workers": result.workers,
         "assumptions": list(result.sequence.assumptions),
         "settings": {setting.name: value for setting, value in result.config},
     }

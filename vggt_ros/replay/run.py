@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +20,8 @@ from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.replay.forecast import Forecast
 from vggt_ros.replay.frames import FrameMaker
 from vggt_ros.replay.metric_sources import MetricSources
 from vggt_ros.sequences.intake import darkness
@@ -28,6 +30,8 @@ from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+from vggt_ros.workers.ahead import AheadReconstructor
+from vggt_ros.workers.pool import Pool
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class Run:
         failures: images and windows that were lost by an error, as in the node, each with its error.
         seconds: wall time.
         loaded: the saved map that was loaded at the start, None if the map began empty.
+        workers: with workers: how many, windows that they solved ahead, others, requests sent again because a worker
+            had died, and how often the expected windows were corrected.
 
     """
 
@@ -62,6 +68,7 @@ class Run:
     failures: list[str]
     seconds: float
     loaded: MapRecord | None = None
+    workers: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def first_keyframe(self) -> int:
@@ -120,6 +127,7 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
+        workers: Pool | None = None,
         on_update: Callable[[Slam, Update], None] = lambda slam, update: None,
         on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
@@ -133,6 +141,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         sensor_depth: take metric scale from the sequence's depth images.
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
+        workers: solve windows, those of the images ahead too; the results are the same.
         on_update: called after each window that was solved.
         on_frame: called after each image, before the window that it completes.
 
@@ -143,7 +152,11 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     """
     cv2.setRNGSeed(config.seed)  # of RANSAC
     reason = "as given"
-    if reconstructor is None:
+    ahead = None if workers is None else AheadReconstructor(workers)
+    if workers is not None and ahead is not None:
+        refines = config.refine == "on" or (config.refine == "auto" and not workers.adjusted)
+        reconstructor, reason = (RefinedReconstructor(ahead) if refines else ahead), workers.reason
+    elif reconstructor is None:
         reconstructor, reason = create_reconstructor(config)
     slam = Slam(config, reconstructor)
     if loaded is not None:
@@ -153,22 +166,19 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
-    dropped_images = dark_images = 0
+    intake = _Intake()
     sources = MetricSources(slam, sequence, make_frame.rectify, odometry, sensor_depth, imu)
+    forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
     began = time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        for stamp, image in sequence:
+        images = intake.frames(sequence, make_frame)
+        for frame in images if forecast is None else forecast.frames(images):
             bar.update()
-            if frames and stamp <= frames[-1].stamp:
-                dropped_images += 1
-                continue
-            dark_images += bool(darkness(image))
-            sources.feed(stamp)
-            frame = make_frame(stamp, image)
+            sources.feed(frame.stamp)
             try:
                 tracked = slam.track(frame)
             except Exception as error:  # as in the node: one image must not cost the results of all others
-                _add_failure(failures, f"the image at {stamp} ns", error)
+                _add_failure(failures, f"the image at {frame.stamp} ns", error)
                 continue
             on_frame(slam, frame, tracked)
             if tracked.window is not None:
@@ -185,8 +195,30 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     late = {tracked.stamp: tracked for tracked in slam.located_late}
     frames = [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
               for frame in frames]
-    return Run(sequence, config, reason, slam, frames, updates, dropped_images, dark_images, failures,
-               time.perf_counter() - began, loaded)
+    figures = {} if workers is None or ahead is None or forecast is None else {
+        "workers": workers.size, "ahead": ahead.ahead, "unexpected": ahead.unexpected, "retries": workers.retries,
+        "corrections": forecast.corrections}
+    return Run(sequence, config, reason, slam, frames, updates, intake.dropped, intake.dark, failures,
+               time.perf_counter() - began, loaded, figures)
+
+
+@dataclass
+class _Intake:
+    """Takes in the images of a sequence: how many were `dropped` as no newer than the one before, and are `dark`."""
+
+    dropped: int = 0
+    dark: int = 0
+
+    def frames(self, sequence: Sequence, make_frame: FrameMaker) -> Iterator[Frame]:
+        """Yield the images as frames; raises SequenceError where the recording cannot be read."""
+        newest: int | None = None
+        for stamp, image in sequence:
+            if newest is not None and stamp <= newest:
+                self.dropped += 1
+                continue
+            newest = stamp
+            self.dark += bool(darkness(image))
+            yield make_frame(stamp, image)
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],

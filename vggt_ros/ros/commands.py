@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from std_srvs.srv import Trigger
 
 from vggt_ros.ros.log import Throttle
 
@@ -16,36 +15,48 @@ CommandSteps = Generator["Future[Any]", Any, str]
 """A command as a generator: yields each future to wait for, is sent its result, and returns the response text."""
 
 
+Handler = Callable[[Any, Any], CommandSteps]
+"""Begins a command, given the request and the response, whose fields beside `success` and `message` it may set."""
+
+
+def plain(command: Callable[[], CommandSteps]) -> Handler:
+    """Return the handler of a command without arguments, for std_srvs/Trigger."""
+    return lambda request, response: command()
+
+
 class CommandServices:
-    """Services of type std_srvs/Trigger that respond when their command is done, or with the reason why it failed.
+    """Services that respond when their command is done, or with the reason why it failed.
 
     They exist as long as the node. If cleanup destroyed a service, it could not respond to a pending request, and rclpy
     would end the node because of that.
     """
 
-    def __init__(self, node: LifecycleNode, names: Iterable[str]) -> None:
-        """Create a service `~/name` for every command."""
+    def __init__(self, node: LifecycleNode, services: Mapping[str, type]) -> None:
+        """Create a service `~/name` of a type for every command; types with `success` and `message` have the answer."""
         self._node = node
         self._throttle = Throttle(1.0)
-        self._handlers: dict[str, Callable[[], CommandSteps]] = {}
+        self._handlers: Mapping[str, Handler] = {}
         group = MutuallyExclusiveCallbackGroup()  # while a command waits, callbacks of the default group continue
-        for name in names:
-            node.create_service(Trigger, f"~/{name}", self._make_callback(name), callback_group=group)
+        for name, kind in services.items():
+            node.create_service(kind, f"~/{name}", self._make_callback(name), callback_group=group)
 
-    def set_handlers(self, handlers: dict[str, Callable[[], CommandSteps]]) -> None:
+    def set_handlers(self, handlers: Mapping[str, Handler]) -> None:
         """Set the commands to run; requests for a missing command are refused as not configured."""
         self._handlers = handlers
 
     def _make_callback(self, name: str) -> Callable[..., Any]:
-        async def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        async def callback(request: Any, response: Any) -> Any:
+            success, message = True, ""
             try:
                 if name not in self._handlers:
                     raise RuntimeError("the node is not configured")
-                response.success, response.message = True, await _run_steps(self._handlers[name]())
+                message = await _run_steps(self._handlers[name](request, response))
             except Exception as error:  # whatever it is, the node stays up
-                response.success, response.message = False, f"{name} failed: {error}"
+                success, message = False, f"{name} failed: {error}"
                 if self._throttle(name):
-                    self._node.get_logger().error(response.message)
+                    self._node.get_logger().error(message)
+            if hasattr(response, "success"):
+                response.success, response.message = success, message
             return response
 
         return callback

@@ -33,6 +33,7 @@ class StatusMonitor:
         latency: times from the arrival of an image to its odometry.
         map_error: returns the error of loading the saved map, empty if there is none.
         problems: returns what is missing or may be wrong around the node, each in one line with the cure.
+        is_paused: returns whether images are left out on request.
         late_transforms: returns for how many images TF had no transform in time.
         resets, interruptions: number of resets of the map, and of jumps of time after which it went on.
         failed_images, lost_windows: number of images whose tracking raised an error, and of windows that were lost by
@@ -52,6 +53,7 @@ class StatusMonitor:
         self.callback_errors: Callable[[], Mapping[str, int]] = dict
         self.map_error: Callable[[], str] = lambda: ""
         self.problems: Callable[[], list[str]] = list
+        self.is_paused: Callable[[], bool] = lambda: False
         self._known_problems: set[str] = set()
         self.late_transforms: Callable[[], int] = lambda: 0
         self.clear()
@@ -91,7 +93,11 @@ class StatusMonitor:
 
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the current status; level ERROR if nothing works, WARN if something is degraded."""
-        level, text = self._level_and_message(active)
+        level, text = self.level_and_message(active)
+        return diagnostic_status(name, level, text, self.values(), hardware=self._source.topic)
+
+    def values(self) -> dict[str, object]:
+        """Return state, scale, counts and latencies by their keys."""
         slam, source, reconstructor = self._slam, self._source, self._reconstructor
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
@@ -99,6 +105,7 @@ class StatusMonitor:
             self.tracked.state if self.tracked else "NO_IMAGE",
             "degraded by": self.tracked.reason if self.tracked and self.tracked.reason else "nothing",
             "mode": slam.config.mode,
+            "paused": "yes" if self.is_paused() else "no",
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
@@ -118,6 +125,7 @@ class StatusMonitor:
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
             "windows waiting": self._worker.waiting,
+            "given up": self._worker.backlog.given_up or "nothing",
             "worker": "idle" if self._worker.idle else "busy",
             "transforms late": self.late_transforms(),
             "resets": self.resets,
@@ -132,7 +140,7 @@ class StatusMonitor:
                        "last reconstruction s": update.reconstruct_seconds, "last refusal": update.refused or "none",
                        "last note": "; ".join(update.notes) or "none",
                        **{f"window {key}": value for key, value in update.report.items()}}
-        return diagnostic_status(name, level, text, values, hardware=source.topic)
+        return values
 
     def _hung_window(self) -> str:
         """Return that the reconstructor has been at a window beyond its deadline, if it has; else empty."""
@@ -143,7 +151,8 @@ class StatusMonitor:
         return (f"window {progress[0]} has been in work for {seconds:.0f} s, longer than windows.deadline: the "
                 "reconstructor hangs, or the machine is too slow")
 
-    def _level_and_message(self, active: bool) -> tuple[bytes, str]:
+    def level_and_message(self, active: bool) -> tuple[bytes, str]:
+        """Return how well it goes: the level, and the most important problem with its cure."""
         source, tracked, update = self._source, self.tracked, self.update
         if self._reconstructor.state == FAILED:
             return DiagnosticStatus.ERROR, self._reconstructor.detail
@@ -157,6 +166,8 @@ class StatusMonitor:
             return DiagnosticStatus.ERROR, error
         if self.error:
             return DiagnosticStatus.ERROR, f"a window failed: {self.error}"
+        if self.is_paused():
+            return DiagnosticStatus.OK, "paused: images are left out until ~/resume is called"
         if silence := source.silence_reason():
             return DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR, silence
         if tracked is None:
@@ -176,6 +187,8 @@ class StatusMonitor:
         if problem := self.parallax_problem():
             return DiagnosticStatus.WARN, problem
         problems = self.problems()
+        if slow := self._worker.backlog.given_up:
+            problems = [slow, *problems]
         if tracked.state == "INITIALIZING":
             return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(
                 ["initializing: move the camera sideways until the first window is solved", *problems])

@@ -1,9 +1,9 @@
-"""Publication of the occupancy grid, computed on the worker thread, a few keyframes at a time, for subscribers."""
+"""Publication of the occupancy grid, computed on the worker thread, a few keyframes at a time, for who asks for it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.occupancy_grid import Occupancy
 from vggt_ros.ros import messages
+from vggt_ros.ros.renamed_topics import ChangedType, RenamedPublisher
 from vggt_ros.slam import Slam
 
 _MIN_PERIOD = 2.0
@@ -25,7 +26,7 @@ _MAX_KEYFRAMES = 16
 
 
 class GridOutput:
-    """Publisher of `~/grid`: publishes when the map has changed, and again until every keyframe is included.
+    """Publisher of `~/map`: publishes when the map has changed, and again until every keyframe is included.
 
     Attributes:
         published: True if a grid was published; late subscribers receive it until the next one.
@@ -36,7 +37,8 @@ class GridOutput:
                  qos: QoSProfile) -> None:
         """Create the publisher; `run_in_worker` runs a function on the worker thread, which owns the map."""
         self._node, self._slam, self._run_in_worker = node, slam, run_in_worker
-        self.publisher = node.create_lifecycle_publisher(OccupancyGrid, "~/grid", qos)
+        self.publisher = RenamedPublisher(node, OccupancyGrid, "~/map", "~/grid", qos)
+        self._as_cloud = ChangedType(node, "~/map", "sensor_msgs/msg/PointCloud2", "~/cloud_map")
         self.published = False
         self.clear()
 
@@ -53,7 +55,19 @@ class GridOutput:
 
     def close(self) -> None:
         """Destroy the publisher."""
-        self._node.destroy_publisher(self.publisher)
+        self.publisher.close()
+
+    def poll(self) -> None:
+        """Say once that somebody subscribes to the old name, or expects on `~/map` what was there before."""
+        self.publisher.get_subscription_count()
+        self._as_cloud.poll()
+
+    def whole(self, map_world: Array, head: Header) -> Generator[Future[Any], Any, OccupancyGrid]:
+        """Compute a grid with every keyframe, for a service; yields what to wait for, and returns the message."""
+        while True:
+            message, remaining = yield self._run_in_worker(partial(self._build, self._occupancy, map_world, head))
+            if not remaining:
+                return message
 
     def publish_changes(self, map_world: Array, head: Header) -> None:
         """Publish the grid if it is ready, and request another if the map has changed.

@@ -60,7 +60,7 @@ class ImageTracking:
         end_priority()
         published = time.perf_counter()
         try:
-            tracked = self._slam.select_keyframe(has_capacity=self._worker.has_capacity)
+            tracked = self._slam.select_keyframe(self._worker.backlog)
         except Exception as error:  # the pose is valid nevertheless
             self._count_failure(error)
         if tracked.keyframe is not None:
@@ -69,6 +69,7 @@ class ImageTracking:
         self._metric.add_frame(tracked)
         if tracked.window is not None:
             self._worker.enqueue(tracked.window)
+        self._outputs.features.publish(frame, camera_frame)
         self._monitor.record_frame(tracked, located - start + time.perf_counter() - published, published - located)
 
     def publish(self) -> None:

@@ -22,6 +22,10 @@ _MIN_RADIUS, _MIN_ANGLE = 0.5, 0.5
 """Search radius and angle about an initial pose: this many sigmas, and at least these (map units, radians)."""
 
 
+class UnusablePose(Exception):
+    """A pose near which the camera cannot be searched for; the text gives the reason."""
+
+
 class InitialPose:
     """Subscribes to `initialpose` and lets the camera be searched for near that pose.
 
@@ -51,37 +55,52 @@ class InitialPose:
         self._node.destroy_subscription(self._subscription)
 
     def take(self, message: PoseWithCovarianceStamped) -> None:
-        """Search for the camera near a given pose of the base in `map`, at once or as soon as it is possible."""
-        log, frame_id = self._node.get_logger(), message.header.frame_id.lstrip("/")
+        """Search for the camera near a given pose of the base in `map`; what becomes of it is logged."""
+        log = self._node.get_logger()
+        try:
+            log.info(f"/initialpose: {self.search(message)}", throttle_duration_sec=1.0)
+        except UnusablePose as error:
+            log.warning(f"/initialpose: {error}", throttle_duration_sec=LOG_PERIOD)
+
+    def search(self, message: PoseWithCovarianceStamped) -> str:
+        """Search for the camera near a given pose of the base in `map`, at once or as soon as it is possible.
+
+        Returns what is done, in words.
+
+        Raises:
+            UnusablePose: the text says why, and what would be right.
+
+        """
+        frame_id = message.header.frame_id.lstrip("/")
         map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
         covariance = np.array(message.pose.covariance).reshape(6, 6)
         if frame_id != self._map_frame or not (np.abs(map_base) < _MAX_VALUE).all() \
                 or not (np.abs(covariance) < _MAX_VALUE).all():
-            log.warning(f"/initialpose: a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it "
-                        f"must be in {self._map_frame!r}", throttle_duration_sec=LOG_PERIOD)
-        elif self._can_search():
-            self._search(map_base, covariance)
-        elif self._expects_map():
+            raise UnusablePose(f"a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it must "
+                               f"be in {self._map_frame!r}")
+        if self._can_search():
+            return self._search(map_base, covariance)
+        if self._expects_map():
             self._kept = map_base, covariance
-            log.info("/initialpose: kept until the map is loaded and an image tells the camera's frame",
-                     throttle_duration_sec=1.0)
-        else:
-            log.warning("/initialpose: ignored; there is no map, or the pose of the camera on the robot is not known",
-                        throttle_duration_sec=LOG_PERIOD)
+            return "kept until the map is loaded and an image tells the camera's frame"
+        raise UnusablePose("ignored; there is no map, or the pose of the camera on the robot is not known")
 
     def poll(self) -> None:
         """Use a pose that was kept, if that is possible now; called periodically."""
         if self._kept is not None and self._can_search():
             kept, self._kept = self._kept, None
-            self._search(*kept)
+            log = self._node.get_logger()
+            try:
+                log.info(f"/initialpose: {self._search(*kept)}", throttle_duration_sec=1.0)
+            except UnusablePose as error:
+                log.warning(f"/initialpose: {error}", throttle_duration_sec=1.0)
 
     def _can_search(self) -> bool:
         return self._transforms.mounting.base_camera is not None and self._transforms.map_world is not None \
             and len(self._slam.solution) > 0
 
-    def _search(self, map_base: Array, covariance: Array) -> None:
-        log, map_world, base_camera = self._node.get_logger(), self._transforms.map_world, \
-            self._transforms.mounting.base_camera
+    def _search(self, map_base: Array, covariance: Array) -> str:
+        map_world, base_camera = self._transforms.map_world, self._transforms.mounting.base_camera
         assert map_world is not None
         assert base_camera is not None
         sigmas = np.sqrt(np.maximum(np.diag(covariance), 0))
@@ -90,8 +109,7 @@ class InitialPose:
         prior = PosePrior(inverse(map_world) @ map_base @ base_camera, radius, angle)
         within = f"within {radius:.1f} m and {np.degrees(angle):.0f} degrees"
         if self._slam.set_pose_prior(prior):
-            log.info(f"/initialpose: searching for the camera {within}", throttle_duration_sec=1.0)
-            return
+            return f"searching for the camera {within}"
         distances = np.linalg.norm(self._slam.solution.map_camera[:, :3, 3] - prior.map_camera[:3, 3], axis=1)
-        log.warning(f"/initialpose: refused; no keyframe looks there, {within}: the nearest is {distances.min():.1f} m "
-                    "away, or looks elsewhere; the present pose is kept", throttle_duration_sec=1.0)
+        raise UnusablePose(f"refused; no keyframe looks there, {within}: the nearest is {distances.min():.1f} m away, "
+                           "or looks elsewhere; the present pose is kept")

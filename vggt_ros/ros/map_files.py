@@ -22,6 +22,7 @@ class MapFiles:
     """Saves and loads maps in `map.folder`.
 
     Attributes:
+        saved_keyframes, loaded_keyframes: number of keyframes in the map that was last saved, or loaded.
         load_error: why the map that should be loaded at the start is not loaded; empty if there is no such error.
 
     """
@@ -43,6 +44,7 @@ class MapFiles:
         self._node, self._config, self._slam, self._transforms = node, config, slam, transforms
         self._run_in_worker, self._restart = run_in_worker, restart
         self.load_error = ""
+        self.saved_keyframes = self.loaded_keyframes = 0
         self._pending_load: tuple[CommandSteps, Future[Any]] | None = None
 
     @property
@@ -51,9 +53,9 @@ class MapFiles:
         config = self._config()
         return config.map.load or config.mode == "localization" or self._transforms.loaded_world is not None
 
-    def save(self) -> CommandSteps:
-        """Save the map as `map.name`."""
-        folder, map_world = self._folder(), self._transforms.map_world
+    def save(self, name: str = "") -> CommandSteps:
+        """Save the map under a name, by default `map.name`."""
+        folder, map_world = self._folder(name), self._transforms.map_world
         yield self._run_in_worker(lambda: self._save(folder, map_world))
         return str(folder)
 
@@ -78,12 +80,12 @@ class MapFiles:
         if len(self._slam.solution):
             self._run_in_worker(save).add_done_callback(report)
 
-    def load(self) -> CommandSteps:
-        """Continue from the map `map.name`; if it cannot be loaded, the current map is kept."""
-        folder, config = self._folder(), self._config()
+    def load(self, name: str = "") -> CommandSteps:
+        """Continue from a saved map, by default `map.name`; if it cannot be loaded, the current map is kept."""
+        folder, config = self._folder(name), self._config()
         restored: RestoredMap = yield self._run_in_worker(lambda: restore(load_map(folder), config, str(folder)))
         yield self._restart(f"{folder} is loaded", restored)
-        self.load_error = ""
+        self.load_error, self.loaded_keyframes = "", len(restored.record)
         return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
@@ -117,9 +119,9 @@ class MapFiles:
         self.load_error = f"no map was loaded: {error}"
         self._node.get_logger().error(self.load_error)
 
-    def _folder(self) -> Path:
+    def _folder(self, name: str) -> Path:
         settings = self._config().map
-        return map_folder(settings.folder, settings.name)
+        return map_folder(settings.folder, name or settings.name)
 
     def _save(self, folder: Path, map_world: Array | None) -> None:
         """Write the map in the frame `map` (z up), as it is published."""
@@ -128,3 +130,4 @@ class MapFiles:
             raise StorageError("the map is empty")
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
+        self.saved_keyframes = len(solution)

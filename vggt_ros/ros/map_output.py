@@ -1,4 +1,4 @@
-"""Publication of the map: as a whole on `~/map`, at most once a period, and what is new of it on `~/map_updates`."""
+"""Publication of the map: whole on `~/cloud_map`, at most once a period, what is new of it on `~/cloud_map_updates`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.map_updates import MapUpdates
 from vggt_ros.ros import messages
 from vggt_ros.ros.map_update_messages import update_message
+from vggt_ros.ros.renamed_topics import RenamedPublisher
 from vggt_ros.slam import Slam
 
 _UPDATE_PERIOD = 0.4
@@ -31,10 +32,11 @@ class MapOutput:
     def __init__(self, node: LifecycleNode, slam: Slam, run_in_worker: Callable[[Callable[[], Any]], Future[Any]],
                  qos: QoSProfile) -> None:
         """Create the publishers; `run_in_worker` runs a function on the worker thread."""
-        create = node.create_lifecycle_publisher
         self._slam = slam
-        self._whole = _Topic(node, create(PointCloud2, "~/map", qos), run_in_worker, slam.config.map.period)
-        self._updates = _Topic(node, create(PointCloud2, "~/map_updates", 10), run_in_worker, _UPDATE_PERIOD)
+        whole = node.create_lifecycle_publisher(PointCloud2, "~/cloud_map", qos)
+        self._whole = _Topic(node, whole, run_in_worker, slam.config.map.period)
+        updates = RenamedPublisher(node, PointCloud2, "~/cloud_map_updates", "~/map_updates", 10)
+        self._updates = _Topic(node, updates, run_in_worker, _UPDATE_PERIOD)
 
     @property
     def published(self) -> bool:
@@ -111,7 +113,10 @@ class _Topic:
         self._renewed = True
 
     def close(self) -> None:
-        self._node.destroy_publisher(self._publisher)
+        if isinstance(self._publisher, RenamedPublisher):
+            self._publisher.close()
+        else:
+            self._node.destroy_publisher(self._publisher)
 
     def has_new_subscriber(self) -> bool:
         """Return whether the number of subscribers has risen since the last call."""

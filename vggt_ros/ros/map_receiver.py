@@ -1,4 +1,4 @@
-"""The receiving end of `~/map_updates`: the points of the map, keyframe by keyframe."""
+"""The receiving end of `~/cloud_map_updates`: the points of the map, keyframe by keyframe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MapReceiver:
 
 
 def read_update(message: PointCloud2) -> dict[int, PointCloud]:
-    """Return keyframe to its points, of a message of `~/map_updates`; an empty cloud for keyframes without points."""
+    """Return keyframe to its points, of an update of the map; an empty cloud for keyframes without points."""
     offset = next(field.offset for field in message.fields if field.name == KEYFRAME_FIELD)
     table = np.frombuffer(message.data, np.uint8).reshape(-1, message.point_step)
     ids = np.ascontiguousarray(table[:, offset:offset + 4]).view("<u4")[:, 0]

@@ -1,4 +1,4 @@
-"""Messages of `~/map_updates`: the points of some keyframes, which replace all that were received of these before."""
+"""Messages of `~/cloud_map_updates`: the points of some keyframes, which replace all received of these before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYFRAME_FIELD = "keyframe"
 
 
 def update_message(parts: Mapping[int, PointCloud], head: Header) -> PointCloud2:
-    """Return sensor_msgs/PointCloud2 with the fields of `~/map` and `keyframe`, of some keyframes.
+    """Return sensor_msgs/PointCloud2 with the fields of `~/cloud_map` and `keyframe`, of some keyframes.
 
     Args:
         parts: keyframe to its points. One without points has a single row, whose x y z are NaN.

@@ -190,6 +190,14 @@ def depth_image(depth: NDArray[np.floating], head: Header) -> Image:
     return Image(header=head, height=height, width=width, encoding="32FC1", is_bigendian=0, step=4 * width, data=data)
 
 
+def color_image(image: NDArray[np.uint8], head: Header) -> Image:
+    """Return an RGB `image`, uint8 (h, w, 3), as sensor_msgs/Image of encoding rgb8."""
+    height, width = image.shape[:2]
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(image).tobytes())
+    return Image(header=head, height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width, data=data)
+
+
 def camera_info(intrinsics: Array, size: tuple[int, int], head: Header) -> CameraInfo:
     """Return sensor_msgs/CameraInfo of a rectified pinhole image of `size` (width, height)."""
     projection = np.zeros((3, 4))

@@ -19,6 +19,7 @@ class NodeParts(TolerantLifecycleNode):
 
     Attributes:
         is_active: whether the lifecycle state is active.
+        is_paused: whether images are left out until `resume` is called; the state stays active.
 
     """
 
@@ -31,7 +32,15 @@ class NodeParts(TolerantLifecycleNode):
     monitor: StatusMonitor
     maps: MapFiles
     initial_pose: InitialPose
-    is_active = False
+    is_active = is_paused = False
+
+    def pause(self) -> None:
+        """Leave out images; map and TF stay."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Take images again."""
+        raise NotImplementedError
 
     @property
     def has_map(self) -> bool:

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 _ANSWER_TIMEOUT = 60.0
 """Longest wait for a service of the node, seconds."""
+_REQUESTS = 4
+"""How often a transition is asked for in that time: DDS loses a request that comes before the node has found the
+client."""
+_GOALS = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "cleanup": "unconfigured"}
 
 
 class NodeError(Exception):
@@ -86,17 +90,36 @@ class Lifecycle:
         """Request from `node` the transitions of the node `name`, whose process is watched."""
         self._watch, self._name = watch, name
         self._client = node.create_client(ChangeState, f"{name}/change_state")
+        self._states = node.create_client(GetState, f"{name}/get_state")
 
     def change(self, *transitions: str) -> None:
         """Request transitions, such as `configure`, one after the other; raises NodeError if one is refused."""
         for transition in transitions:
-            request = ChangeState.Request()
-            request.transition.id = getattr(Transition, f"TRANSITION_{transition.upper()}")
-            if not self._watch.until(self._client.service_is_ready, _ANSWER_TIMEOUT):
-                raise NodeError(f"{self._name} has no lifecycle services after {_ANSWER_TIMEOUT:g} s")
-            answer = self._client.call_async(request)
-            if not self._watch.until(answer.done, _ANSWER_TIMEOUT) or not answer.result().success:
-                raise NodeError(f"{self._name} refused to {transition}; {self._watch.log_tail()}")
+            self._change(transition)
+
+    def _change(self, transition: str) -> None:
+        request = ChangeState.Request()
+        request.transition.id = getattr(Transition, f"TRANSITION_{transition.upper()}")
+        if not self._watch.until(self._client.service_is_ready, _ANSWER_TIMEOUT):
+            raise NodeError(f"{self._name} has no lifecycle services after {_ANSWER_TIMEOUT:g} s")
+        answers = []
+        for _ in range(_REQUESTS):
+            answers.append(self._client.call_async(request))
+            if self._watch.until(lambda: any(answer.done() for answer in answers), _ANSWER_TIMEOUT / _REQUESTS):
+                break
+        given = [answer.result() for answer in answers if answer.done()]
+        # An answer may be lost as well; the node then refuses what it has done already.
+        is_done = len(answers) > 1 and given and self._state() == _GOALS.get(transition)
+        if not is_done and not any(answer.success for answer in given):
+            raise NodeError(f"{self._name} {'refused' if given else 'did not answer the request'} to {transition}; "
+                            f"{self._watch.log_tail()}")
+
+    def _state(self) -> str | None:
+        """Return the label of the node's lifecycle state, or None if it does not answer."""
+        if not self._watch.until(self._states.service_is_ready, _ANSWER_TIMEOUT):
+            return None
+        answer = self._states.call_async(GetState.Request())
+        return answer.result().current_state.label if self._watch.until(answer.done, _ANSWER_TIMEOUT) else None
 
 
 def children(pid: int) -> set[int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -18,7 +18,9 @@ from visualization_msgs.msg import MarkerArray
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, adjoint
 from vggt_ros.ros import messages
+from vggt_ros.ros.feature_output import FeatureOutput
 from vggt_ros.ros.grid_output import GridOutput
+from vggt_ros.ros.interfaces import SlamStatus
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
@@ -53,11 +55,13 @@ class Outputs:
         self.cloud = create(PointCloud2, "~/cloud", 2)
         self.map = MapOutput(node, slam, run_in_worker, LATCHED)
         self.grid = GridOutput(node, slam, run_in_worker, LATCHED)
+        self.features = FeatureOutput(node, slam)
         self.depth = create(Image, "~/depth/image", 10)
         self.depth_info = create(CameraInfo, "~/depth/camera_info", 10)
         self.markers = create(MarkerArray, "~/markers", LATCHED)
         # Not lifecycle publishers: loading, and its failure, are reported while the node is inactive.
         self.status = node.create_publisher(DiagnosticStatus, "~/status", LATCHED)
+        self.slam_status = node.create_publisher(SlamStatus, "~/slam_status", LATCHED) if SlamStatus else None
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._published: dict[object, int] = {}
         self.clear()
@@ -66,16 +70,21 @@ class Outputs:
         """Clear the state that belongs to the map before a reset; the empty map is published like any change."""
         self.map.clear()
         self.grid.clear()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Let the next odometry not continue the last one: its twist is unknown."""
         self._previous: tuple[int, Array] | None = None
         self._last_odom_base = np.eye(4)
 
     def close(self) -> None:
         """Destroy the publishers."""
         for publisher in (self.odom, self.pose, self.path, self.cloud, self.depth, self.depth_info, self.markers,
-                          self.status, self.diagnostics):
-            self._node.destroy_publisher(publisher)
-        self.map.close()
-        self.grid.close()
+                          self.status, self.slam_status, self.diagnostics):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+        for output in (self.map, self.grid, self.features):
+            output.close()
 
     def publish_tracked(self, tracked: TrackedFrame) -> None:
         """Publish odometry and pose of an image; without a pose, the last odometry with the covariance of unknown."""
@@ -132,6 +141,21 @@ class Outputs:
             return
         self.map.publish_changes(map_world, head)
         self.grid.publish_changes(map_world, head)
+
+    def whole_grid(self) -> Generator[Future[Any], Any, OccupancyGrid]:
+        """Compute a grid of the whole map, for a service; yields what to wait for.
+
+        Raises:
+            RuntimeError: there is no map, or it is withheld.
+
+        """
+        solution, map_world = self._slam.solution, self._transforms.map_world
+        if map_world is None or not len(solution):
+            raise RuntimeError("there is no map yet")
+        if self._withholds():
+            raise RuntimeError("the scale is not observed (scale.require)")
+        head = messages.header(int(solution.stamps[-1]), self._config.map_frame)
+        return (yield from self.grid.whole(map_world, head))
 
     def republish(self) -> None:
         """Publish everything again at the next call of `publish_changes`, even if the map has not changed."""

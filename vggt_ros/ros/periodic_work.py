@@ -9,6 +9,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from vggt_ros.ros.messages import header
 from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.periodic import PeriodicThread
+from vggt_ros.ros.typed_status import typed_status
 
 
 class PeriodicWork:
@@ -31,13 +32,17 @@ class PeriodicWork:
     def publish_status(self) -> None:
         """Publish the status, and log what is new in it."""
         node, log = self._node, self._node.get_logger()
-        status = node.monitor.status(node.get_fully_qualified_name().lstrip("/"), node.is_active)
+        monitor, now = node.monitor, node.get_clock().now().nanoseconds
+        status = monitor.status(node.get_fully_qualified_name().lstrip("/"), node.is_active)
         node.outputs.status.publish(status)
+        if node.outputs.slam_status is not None:
+            node.outputs.slam_status.publish(typed_status(
+                header(now, node.config.tf.map_frame), node.is_active, node.is_paused, status.level, status.message,
+                monitor.values(), monitor.problems()))
         for problem in node.monitor.new_problems() if node.is_active else ():
             log.warning(problem)
         if node.is_active and (problem := node.monitor.parallax_problem()):
             log.warning(problem, throttle_duration_sec=30.0)
-        now = node.get_clock().now().nanoseconds
         node.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 
     def _adapt_qos(self, periodic: bool) -> None:
@@ -71,6 +76,7 @@ class PeriodicWork:
             return
         self._adapt_qos(periodic=True)
         node.transforms.watch.poll()
+        node.outputs.grid.poll()
         node.source.warn_if_silent()
         pause = node.config.windows.flush_after
         if pause > 0:

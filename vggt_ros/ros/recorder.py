@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -15,6 +17,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from sensor_msgs_py import point_cloud2
+from tf2_msgs.msg import TFMessage
 from tf2_ros import Buffer, TransformListener
 
 from vggt_ros.geometry.poses import Array
@@ -38,6 +41,7 @@ class Recording:
         window_seconds: seconds that each window took, by window id, from the status messages.
         max_waiting: largest number of windows waiting for the reconstructor in any status.
         delay_after_bag: seconds from the end of the bag to the status with the last window; 0 if that was earlier.
+        map_odom_arrivals: when DDS received each map -> odom, nanoseconds of the system clock.
 
     """
 
@@ -49,6 +53,7 @@ class Recording:
     window_seconds: dict[int, float] = field(default_factory=dict)
     max_waiting: int = 0
     delay_after_bag: float = 0.0
+    map_odom_arrivals: list[int] = field(default_factory=list)
 
 
 class Recorder(Node):
@@ -67,9 +72,17 @@ class Recorder(Node):
         self.map: PointCloud2 | None = None
         self.buffer = Buffer(node=self)
         self._listener = TransformListener(self.buffer, self)
+        self.map_odom_arrivals: list[int] = []
+        on_transforms: Any = self._on_transforms  # rclpy's types do not know of its second argument
+        self.create_subscription(TFMessage, "/tf", on_transforms, 100)
         self.create_subscription(PathMessage, f"{NODE}/path", lambda message: setattr(self, "path", message), LATCHED)
         self.create_subscription(Odometry, f"{NODE}/odom", self._on_odometry, 100)
         self.create_subscription(DiagnosticStatus, f"{NODE}/status", self._on_status, LATCHED)
+
+    def _on_transforms(self, message: TFMessage, details: Mapping[str, Any]) -> None:
+        """Note when map -> odom was received; `details` are the message info of rclpy."""
+        if any((each.header.frame_id, each.child_frame_id) == ("map", "odom") for each in message.transforms):
+            self.map_odom_arrivals.append(int(details.get("received_timestamp") or time.time_ns()))
 
     def _on_odometry(self, message: Odometry) -> None:
         self.odometry.append(Time.from_msg(message.header.stamp).nanoseconds)
@@ -85,7 +98,8 @@ class Recorder(Node):
 
     def subscribe_map(self) -> None:
         """Subscribe to the map."""
-        self.create_subscription(PointCloud2, f"{NODE}/map", lambda message: setattr(self, "map", message), LATCHED)
+        self.create_subscription(PointCloud2, f"{NODE}/cloud_map", lambda message: setattr(self, "map", message),
+                                 LATCHED)
 
     def idle(self) -> bool:
         """Return True if by the last status no window is being solved or waiting."""

@@ -65,9 +65,23 @@ def bag_topics(bag: Path, image_topic: str) -> BagTopics:
                          sum(c.msgcount for c in chosen), reader.duration / 1e9)
 
 
+def node_command(topics: BagTopics, parameters: Path | None, settings: Mapping[str, Any]) -> list[str]:
+    """Return the command of the node for the topics of a bag, with a parameter file and settings that override it."""
+    settings = {"use_sim_time": True, "tf.assume_level": True,
+                "camera.transport": "compressed" if topics.compressed else "raw", **settings}
+    return slam_command(parameters, settings, {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
+                                               "camera_info": topics.camera_info})
+
+
+def player_command(bag: Path, topics: BagTopics, rate: float) -> list[str]:
+    """Return the command of the player, which waits for the node."""
+    return [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate), "--delay", "1",
+            "--wait-for", f"{topics.image}/compressed" if topics.compressed else topics.image]
+
+
 def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, rate: float = 1.0, timeout: float = 60.0,
-                settings: Mapping[str, Any] | None = None,
-                report_progress: Callable[[str], None] = print) -> Recording:
+                settings: Mapping[str, Any] | None = None, report_progress: Callable[[str], None] = print,
+                on_start: Callable[[int], None] = lambda pid: None) -> Recording:
     """Start the node, play `bag`, wait until all windows are solved, and return the outputs of the node.
 
     Args:
@@ -79,19 +93,17 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
         timeout: longest wait for a window, and for the map, after the end of the bag, seconds.
         settings: parameters that override the file.
         report_progress: called with lines of progress.
+        on_start: called with the id of the node's process.
 
     Raises:
         NodeError: the node or the player failed.
 
     """
-    settings = {"use_sim_time": True, "tf.assume_level": True,
-                "camera.transport": "compressed" if topics.compressed else "raw", **(settings or {})}
-    remaps = {"image": topics.image, "image/compressed": f"{topics.image}/compressed",
-              "camera_info": topics.camera_info}
-    player = [sys.executable, "-m", "vggt_ros.ros.bag_player", str(bag), "--clock", "--rate", str(rate),
-              "--delay", "1", "--wait-for", remaps["image/compressed" if topics.compressed else "image"]]
-    with running(slam_command(parameters, settings, remaps), log) as slam, recording_node() as (recorder, executor):
+    node = node_command(topics, parameters, settings or {})
+    player = player_command(bag, topics, rate)
+    with running(node, log) as slam, recording_node() as (recorder, executor):
         watch = ProcessWatch(executor, slam, log)
+        on_start(slam.pid)
         Lifecycle(recorder, watch, NODE).change("configure", "activate")
         watch.until(lambda: recorder.status.get("state", "LOADING") != "LOADING")  # earlier images would not be used
         if recorder.status["state"] == "FAILED":
@@ -121,7 +133,7 @@ def record_node(bag: Path, topics: BagTopics, parameters: Path, log: Path, *, ra
             raise NodeError(f"the node mapped nothing: {error}; see its log {log}") from error
         cloud = None if recorder.map is None else read_cloud(recorder.map)
         return Recording(stamps, map_camera, recorder.odometry, cloud, recorder.status, recorder.window_seconds,
-                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end))
+                         recorder.max_waiting, max(0.0, recorder.last_window - bag_end), recorder.map_odom_arrivals)
 
 
 @contextmanager

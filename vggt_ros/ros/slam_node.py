@@ -15,12 +15,15 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from tf2_ros import Buffer
 
 from vggt_ros.config import Config
+from vggt_ros.features.description import describe_keyframe
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.heap import single_heap
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
-from vggt_ros.ros import parameters
-from vggt_ros.ros.commands import CommandServices, CommandSteps
+from vggt_ros.ros import interfaces, parameters
+from vggt_ros.ros.bond import Bond
+from vggt_ros.ros.commands import CommandServices
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
@@ -29,6 +32,7 @@ from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.node_commands import NodeCommands
 from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.periodic_work import PeriodicWork
@@ -41,7 +45,7 @@ from vggt_ros.slam import Slam
 from vggt_ros.threads import shorten_switch_interval, single_threaded_blas
 from vggt_ros.worker import Worker
 
-_CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True)
+_CREATE_IN_SEPARATE_PROCESS = partial(create_reconstructor, separate_process=True, describe=describe_keyframe)
 _CLOSE_TIMEOUT = 3.0
 """Longest wait for the worker when the node is closed, seconds; launch kills a node after 5 s."""
 Success = TransitionCallbackReturn.SUCCESS
@@ -64,7 +68,10 @@ class SlamNode(NodeParts):
         self.config = parameters.declare(self)
         parameters.on_change(self, lambda: self.config, self._apply_config)
         self._buffer = Buffer(cache_time=Duration(seconds=30), node=self)  # windows are solved with a delay
-        self.commands = CommandServices(self, ("reset", "save_map", "load_map"))
+        self.commands = CommandServices(self, {**interfaces.SERVICES, **interfaces.TYPED_SERVICES})
+        if interfaces.MISSING:
+            self.get_logger().info("no ~/slam_status, ~/set_mode, ~/localize and services with names of maps: "
+                                   f"vggt_ros_msgs is not built beside vggt_ros ({interfaces.MISSING})")
         self._is_configured = False
 
     # Lifecycle.
@@ -117,31 +124,46 @@ class SlamNode(NodeParts):
                                          *self.transforms.problems()]
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
-        self.commands.set_handlers({"reset": self._reset_command, "save_map": self.maps.save,
-                                    "load_map": self.maps.load})
+        self.monitor.is_paused = lambda: self.is_paused
+        self.commands.set_handlers(NodeCommands(self, self.reset).handlers())
         closers.callback(self.commands.set_handlers, {})
         self.periodic_work = PeriodicWork(self)
         closers.callback(self.periodic_work.close)
+        self.bond = Bond(self, self.config.bond_heartbeat_period)
+        closers.callback(self.bond.close)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, and publish the results from while the node was inactive."""
         super().on_activate(state)
         self.is_active = True
         self.outputs.republish()
-        self.tracking.resume()
-        self.source.start()
-        self.metric.start()
+        self.resume()
+        self.bond.start()
         self.get_logger().info(f"images from {self.source.topic}, calibration from {self.source.info_topic}")
         return Success
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and flush the partial window; the map is kept."""
-        self.source.stop()
-        self.metric.stop()
-        self.tracking.flush()
+        self.bond.stop()
+        self.pause()
+        self.is_paused = False
         self.periodic_work.publish_status()
         self.is_active = False
         return super().on_deactivate(state)
+
+    def pause(self) -> None:
+        """Unsubscribe and flush the partial window; map and TF stay, and the state is active."""
+        self.source.stop()
+        self.metric.stop()
+        self.tracking.flush()
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Subscribe; the images go on where the camera is found."""
+        self.tracking.resume()
+        self.source.start()
+        self.metric.start()
+        self.is_paused = False
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Destroy everything that `on_configure` created."""
@@ -252,10 +274,6 @@ class SlamNode(NodeParts):
         """Return True while the worker still has the map from before a reset."""
         return self._reset_done is not None and not self._reset_done.done()
 
-    def _reset_command(self) -> CommandSteps:
-        yield self.reset("~/reset was called")
-        return "the map is empty" if self.config.mode == "mapping" else "the saved map is loaded again"
-
     def _run_in_worker(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on the worker thread and wake the executor when it is done."""
         return self._results.wake_when_done(self.worker.call(function))
@@ -267,6 +285,7 @@ def main() -> int:
         print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
               "listed in docs/reference.")
         return 0
+    single_heap()
     single_threaded_blas()
     shorten_switch_interval()
     return spin("vggt_slam", SlamNode)

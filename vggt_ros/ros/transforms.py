@@ -18,7 +18,7 @@ from rclpy.time import Time
 from tf2_ros import Buffer, TransformBroadcaster, TransformException
 
 from vggt_ros.config import TfConfig
-from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, rotation_between_directions
+from vggt_ros.geometry.poses import BODY_OPTICAL, Array, inverse, pose, rotation_between_directions, so3_exp
 from vggt_ros.ros.messages import nanoseconds, pose_matrix, transform
 from vggt_ros.ros.mounting import Mounting
 from vggt_ros.ros.optical_frame import OpticalFrameCheck
@@ -59,6 +59,7 @@ class Transforms:
         self.clock_mismatch = ""
         self.may_send: Callable[[], bool] = lambda: True
         self._up: Array | None = None
+        self._odom_base: Array | None = None
         self.clear()
 
     @property
@@ -97,12 +98,28 @@ class Transforms:
         self.mounting.clear()
         self.loaded_world: Array | None = None
         self._up = None
+        self._odom_reset, self._odom_base = np.eye(4), None
         self._moving_start: Array | None = None
         self._moving_odom: Array | None = None
         self._map_odom: Array | None = None
         self._map_robot_odom: Array | None = None
         self._sent: list[int] = []
         self.interrupt()
+
+    def reset_odometry(self) -> bool:
+        """Begin our odometry frame anew at the position and heading of the base, z up; False if there is no pose yet.
+
+        `map` -> `odom` takes the difference.
+        """
+        if self._odom_base is None:
+            return False
+        heading = np.arctan2(self._odom_base[1, 0], self._odom_base[0, 0])
+        odom_begin = pose(so3_exp(np.array([0.0, 0.0, heading])), self._odom_base[:3, 3])
+        self._odom_reset = inverse(odom_begin) @ self._odom_reset
+        if self._map_odom is not None:
+            self._map_odom = self._map_odom @ odom_begin
+        self._odom_base = None
+        return True
 
     def interrupt(self) -> None:
         """Forget the images that wait for the odometry of the robot: later ones do not continue them."""
@@ -179,6 +196,7 @@ class Transforms:
             return
         odom_base, map_base = (self.base_in_odom(tracked.odom_camera, base_camera),
                                self.base_in_map(tracked.map_camera, base_camera))
+        self._odom_base = odom_base
         if names.mode == "map_to_base":
             if not self.mounting.is_provisional and self.may_send():
                 self._send(map_base, tracked.stamp, names.map_frame, names.base_frame)
@@ -249,7 +267,8 @@ class Transforms:
     @property
     def _odom_world(self) -> Array | None:
         """Pose 4x4 of the odometry of the core in our odometry frame, which is z up like `map`."""
-        return self._leveled(self._moving_odom if self.mounting.is_moving else self._start)
+        leveled = self._leveled(self._moving_odom if self.mounting.is_moving else self._start)
+        return None if leveled is None else self._odom_reset @ leveled
 
     def _leveled(self, start: Array | None) -> Array | None:
         if start is None or self._up is None:

@@ -62,9 +62,9 @@ class ViewNode(Node):
         topics: tuple[tuple[Any, str, Callable[[Any], None], Any], ...] = (
             (DiagnosticStatus, "status", self._on_status, LATCHED), (Odometry, "odom", self._on_odometry, 20),
             (PoseWithCovarianceStamped, "pose", self._on_pose, 20), (Path, "path", self._on_path, LATCHED),
-            (MarkerArray, "markers", self._on_markers, LATCHED), (PointCloud2, "map_updates", self._on_update, 50),
-            (OccupancyGrid, "grid", self._on_grid, LATCHED), (Image, "depth/image", self._on_depth, 5),
-            (CameraInfo, "depth/camera_info", self._on_info, 5))
+            (MarkerArray, "markers", self._on_markers, LATCHED),
+            (PointCloud2, "cloud_map_updates", self._on_update, 50), (OccupancyGrid, "map", self._on_grid, LATCHED),
+            (Image, "depth/image", self._on_depth, 5), (CameraInfo, "depth/camera_info", self._on_info, 5))
         for kind, name, callback, qos in topics:
             self.create_subscription(kind, f"{node.rstrip('/')}/{name}", callback, qos)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from vggt_ros.features.appearance import VLAD_SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
+from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.windows.solution import Edge, MapKeyframe
 
@@ -27,7 +28,7 @@ def pack_keyframes(keyframes: Sequence[MapKeyframe]) -> dict[str, Any]:
         "appearance": np.array(appearance, np.float16),
         "depth": np.concatenate([k.depth.ravel() for k in keyframes]),
         "confidence": np.concatenate([k.confidence.ravel() for k in keyframes]),
-        "color": np.concatenate([k.color.reshape(-1, 3) for k in keyframes]),
+        "color": np.concatenate([np.asarray(k.color).reshape(-1, 3) for k in keyframes]),
         "feature_pixel": np.concatenate([k.pixels for k in keyframes]),
         "feature": np.concatenate([k.features for k in keyframes]),
         "descriptor": np.array(described, np.float32) if described else np.zeros((0, 0), np.float32),
@@ -46,7 +47,7 @@ def unpack_keyframes(record: MapRecord) -> list[MapKeyframe]:
             int(record.keyframe_id[row]), int(record.keyframe_stamp[row]), record.keyframe_intrinsics[row].copy(),
             record.depth[pixels].copy().reshape(height, width),
             record.confidence[pixels].copy().reshape(height, width),
-            record.color[pixels].copy().reshape(height, width, 3),
+            CompressedColor(record.color[pixels].reshape(height, width, 3)),
             next(descriptors).copy() if record.keyframe_described[row] else None,
             record.feature_pixel[features].copy(), record.feature[features].copy(),
             record.appearance[row].astype(np.float32) if record.appearance[row].any() else None))

@@ -41,6 +41,8 @@ class SceneReconstructor:
     """
 
     name = "oracle"
+    carries = "never"
+    carried: tuple[object, ...] = ()
 
     def __init__(self, scene: Scene, stamps: Sequence[int], world_camera: Array, noise: OracleNoise | None = None,
                  depth_width: int = 160, seed: int = 0, refuse: Sequence[int] = ()) -> None:

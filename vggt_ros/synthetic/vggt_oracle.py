@@ -35,5 +35,6 @@ class VggtOracle(SceneReconstructor):
         median = float(np.nanmedian(exact.depth))
         first = pose(so3_exp(self.first_rotation * rng.standard_normal(3)),
                      self.first_translation * median * rng.standard_normal(3))
-        raw = encode(exact, first, lengths=(0.7, 1.3, 1.0))
-        return decode(raw.filtered(self.settings), window, report=exact.report)
+        convention = self.settings.pose_convention
+        raw = encode(exact, first, (0.7, 1.3, 1.0), convention)
+        return decode(raw.filtered(self.settings), window, report=exact.report, convention=convention)

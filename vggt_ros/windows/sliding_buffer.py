@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vggt_ros.config import WindowConfig
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.load import Load
 
 
 class SlidingBuffer:
@@ -13,6 +14,7 @@ class SlidingBuffer:
     removal leaves the smallest gap. A window that was formed is never dropped.
 
     Attributes:
+        spaced: keyframes added so far while windows waited, farther apart than usual.
         thinned: keyframes removed so far.
         next_window: id of the next window.
 
@@ -25,8 +27,8 @@ class SlidingBuffer:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the waiting keyframes and the count of thinned ones; window ids go on."""
-        self.thinned = 0
+        """Forget the waiting keyframes and the counts; window ids go on."""
+        self.spaced = self.thinned = 0
         self._keyframes: list[Keyframe] = []
         self._gaps: list[int] = []
         self._shared = 0
@@ -36,13 +38,14 @@ class SlidingBuffer:
         """The newest keyframe, None if there is none."""
         return self._keyframes[-1] if self._keyframes else None
 
-    def add(self, keyframe: Keyframe, has_capacity: bool = True) -> Window | None:
-        """Add a keyframe; return a window if it completes one and `has_capacity` for another window is True."""
+    def add(self, keyframe: Keyframe, load: Load = Load()) -> Window | None:
+        """Add a keyframe; return a window if it completes one and the reconstructor has capacity for it."""
+        self.spaced += load.waiting > 0
         self._keyframes.append(keyframe)
         self._gaps.append(1)
         if len(self._keyframes) < self._config.size:
             return None
-        if has_capacity:
+        if load.has_capacity:
             return self._form_window()
         self._thin()
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Sim3
+from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
@@ -97,14 +98,14 @@ class TrackedFrame:
 
 @dataclass(frozen=True, eq=False)
 class MapKeyframe:
-    """The data of a keyframe that stay in the map, about 0.2 MB: never a full image or a full point cloud.
+    """The data of a keyframe that stay in the map, about 0.13 MB: never a full image or a full point cloud.
 
     Attributes:
         id, stamp: the keyframe's.
         intrinsics: float64 (3, 3) for the size (h, w) of the depth, confidence and color images.
         depth: float16 (h, w), units of the window, NaN where unknown.
         confidence: uint8 (h, w), confidence rank times 255.
-        color: uint8 (h, w, 3), RGB.
+        color: RGB, uint8 (h, w, 3), or compressed: `np.asarray` gives the pixels of both.
         descriptor: float32 (D,), unit length, the place descriptor by the reconstructor, or None.
         pixels: float32 (m, 2), positions of its ORB features, x and y in pixels of the depth image.
         features: uint8 (m, 32), descriptors of its ORB features, which were detected in the full image.
@@ -118,7 +119,7 @@ class MapKeyframe:
     intrinsics: Array
     depth: NDArray[np.float16]
     confidence: NDArray[np.uint8]
-    color: NDArray[np.uint8]
+    color: NDArray[np.uint8] | CompressedColor
     descriptor: NDArray[np.float32] | None = None
     pixels: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     features: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 32), np.uint8))
@@ -244,6 +245,7 @@ class Counts:
         frames, tracked, lost: images received, with a pose, and without one although there is a map.
         relocalized: how often the camera was found again after it was lost.
         keyframes: keyframes selected.
+        spaced: keyframes that were chosen farther apart than usual, because windows waited.
         thinned: keyframes removed before reconstruction, because of back-pressure.
         unplaced: keyframes of processed windows that are not in the map.
         windows, refused, retried: windows processed, without any successful attempt, and with more than one attempt.
@@ -258,6 +260,7 @@ class Counts:
     lost: int = 0
     relocalized: int = 0
     keyframes: int = 0
+    spaced: int = 0
     thinned: int = 0
     unplaced: int = 0
     windows: int = 0

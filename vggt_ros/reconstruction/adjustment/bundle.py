@@ -210,7 +210,8 @@ class Problem:
         by_translation = np.zeros((len(self.visible), 3, 2, count))
         by_translation[:, 0, 0], by_translation[:, 1, 1] = slope[:, 0], slope[:, 1]
         by_translation[:, 2] = -slope * ratio
-        j_point = np.einsum("siak,sij->sjak", by_translation, scene.rotation, optimize=True)
+        j_point = (scene.rotation.swapaxes(1, 2) @ by_translation.reshape(-1, 3, 2 * count)).reshape(
+            by_translation.shape)
         free = self.free
         cameras = len(free)
         j_camera = np.zeros((cameras, 6, 2, count))

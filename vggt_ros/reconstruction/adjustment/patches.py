@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ITERATIONS = 5
+CONVERGED = 0.01
+"""Step, pixels, below which a patch is aligned."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def align_in_images(grays: Sequence[NDArray[np.uint8]], warp: Array, guess: Arra
         if not len(candidates):
             continue
         step, correlation = _align(gray, start[candidates], warp[candidates, view], template[candidates],
-                                   gradients[candidates], contrasts[candidates], offsets)
+                                   gradients[:, candidates], contrasts[candidates], offsets)
         good = (correlation > options.min_correlation) & (np.linalg.norm(step, axis=1) < options.max_shift)
         chosen = candidates[good]
         aligned[chosen, view] = start[chosen] + step[good]
@@ -144,18 +146,19 @@ def _patch_grid(radius: int) -> Array:
 
 def _templates(grays: Sequence[NDArray[np.uint8]], reference_pixels: Array, reference: NDArray[np.intp],
                radius: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], Mask]:
-    """Return zero-mean patches (n, p), gradients (n, p, 2), contrasts (n,) and the mask of sufficient contrast (n,)."""
+    """Return zero-mean patches (n, p), gradients (2, n, p), contrasts (n,) and the mask of sufficient contrast (n,)."""
     side = 2 * radius + 3
-    bordered_offsets = _patch_grid(radius + 1)
-    patch = np.zeros((len(reference_pixels), len(bordered_offsets)), np.float32)
+    offsets = _patch_grid(radius + 1).astype(np.float32).T
+    patch = np.zeros((len(reference_pixels), side * side), np.float32)
     for view, gray in enumerate(grays):
         selected = np.flatnonzero(reference == view)
-        patch[selected] = _sample(gray, reference_pixels[selected, None] + bordered_offsets)
+        x, y = reference_pixels[selected].astype(np.float32).T[..., None] + offsets[:, None]
+        if len(selected):
+            patch[selected] = _sample(gray.astype(np.float32), x, y)
     square = patch.reshape(-1, side, side)
     inner = square[:, 1:-1, 1:-1].reshape(len(patch), -1)
-    gradient_x, gradient_y = square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]
-    gradients = np.asarray(np.stack([gradient_x, gradient_y], -1).reshape(len(patch), inner.shape[1], 2) / 2,
-                           np.float32)
+    gradients = np.stack([square[:, 1:-1, 2:] - square[:, 1:-1, :-2], square[:, 2:, 1:-1] - square[:, :-2, 1:-1]])
+    gradients = np.asarray(gradients.reshape(2, len(patch), -1) / 2, np.float32)
     inner = np.asarray(inner - inner.mean(1, keepdims=True), np.float32)
     contrasts = np.asarray(np.linalg.norm(inner, axis=1), np.float32)
     usable = contrasts > 3.0 * (2 * radius + 1)
@@ -168,31 +171,49 @@ def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArr
     """Return the shifts (n, 2) that align warped templates with an image, and the final correlations (n,)."""
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0)
-    warped = np.einsum("nij,pj->npi", affine, offsets)
-    gradient = template_gradient @ np.linalg.inv(affine).astype(np.float32)
-    gradient = gradient - gradient.mean(1, keepdims=True)
-    # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
-    gain_direction = np.einsum("npi,np->ni", gradient, template) / template_contrast[:, None] ** 2
-    gradient = gradient - gain_direction[:, None] * template[..., None]
-    transposed = gradient.swapaxes(1, 2)
-    hessian = transposed @ gradient + 1e-3 * np.eye(2, dtype=np.float32)
-    solve = np.linalg.inv(hessian) @ transposed
-    shift, correlation = np.zeros((len(start), 2)), np.zeros(len(start))
+    image = gray.astype(np.float32)
+    warp, unwarp = affine.astype(np.float32), np.linalg.inv(affine).astype(np.float32)
+    offsets = offsets.astype(np.float32)
+    center = start.astype(np.float32)
+    x, y = (warp[:, row, :1] * offsets[:, 0] + warp[:, row, 1:] * offsets[:, 1] + center[:, row, None]
+            for row in (0, 1))
+    gradient = [template_gradient[0] * unwarp[:, :1, row] + template_gradient[1] * unwarp[:, 1:, row]
+                for row in (0, 1)]
+    for part in gradient:
+        part -= part.mean(1, keepdims=True)
+        # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
+        part -= (_dot(part, template) / template_contrast**2)[:, None] * template
+    xx, xy, yy = (_dot(gradient[i], gradient[j]) for i, j in ((0, 0), (0, 1), (1, 1)))
+    xx, yy = xx + np.float32(1e-3), yy + np.float32(1e-3)
+    determinant = np.maximum(xx * yy - xy * xy, np.float32(1e-6))
+    shift, correlation = np.zeros((2, len(start)), np.float32), np.zeros(len(start), np.float32)
+    rows = np.arange(len(start))  # those that still move
     for iteration in range(ITERATIONS):
-        patch = _sample(gray, (start + shift)[:, None] + warped)
+        moved_x, moved_y = (np.asarray(at[rows] + by[rows, None], np.float32) for at, by in zip((x, y), shift,
+                                                                                              strict=True))
+        patch = _sample(image, moved_x, moved_y)
         patch -= patch.mean(1, keepdims=True)
-        contrast = np.maximum(np.linalg.norm(patch, axis=1), 1e-3)
-        correlation = np.einsum("np,np->n", patch, template) / (contrast * template_contrast)
-        if iteration + 1 < ITERATIONS:
-            error = template - patch * (template_contrast / contrast)[:, None]
-            shift += np.clip(np.einsum("nip,np->ni", solve, error), -1.0, 1.0)
-    return shift, correlation
+        contrast = np.maximum(np.sqrt(_dot(patch, patch)), np.float32(1e-3))
+        correlation[rows] = _dot(patch, template[rows]) / (contrast * template_contrast[rows])
+        if iteration + 1 == ITERATIONS:
+            break
+        patch *= (template_contrast[rows] / contrast)[:, None]
+        error = np.subtract(template[rows], patch, out=patch)
+        by_x, by_y = (_dot(part[rows], error) for part in gradient)
+        step = np.clip(np.stack([yy[rows] * by_x - xy[rows] * by_y, xx[rows] * by_y - xy[rows] * by_x])
+                       / determinant[rows], -1.0, 1.0)
+        shift[:, rows] += step
+        rows = rows[np.abs(step).max(0) > CONVERGED]
+        if not len(rows):
+            break
+    return np.asarray(shift.T, np.float64), np.asarray(correlation, np.float64)
 
 
-def _sample(gray: NDArray[np.uint8], at: Array) -> NDArray[np.float32]:
-    """Return the image values at points (n, p, 2) by bilinear interpolation, float32 (n, p)."""
-    points = at.astype(np.float32)
-    if not len(points):
-        return np.zeros(points.shape[:2], np.float32)
-    return cv2.remap(gray.astype(np.float32), points[..., 0].copy(), points[..., 1].copy(), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)
+def _dot(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the dot products (n,) of vectors (n, p)."""
+    return np.asarray(np.einsum("np,np->n", first, second), np.float32)
+
+
+def _sample(gray: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the image values at points, each (n, p), by bilinear interpolation."""
+    return np.asarray(cv2.remap(gray, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)

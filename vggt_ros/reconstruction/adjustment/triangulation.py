@@ -17,6 +17,8 @@ MIN_RAY_ANGLE = np.radians(0.3)
 DISTANT_RAY_ANGLE = np.radians(0.05)
 """Below it a point is taken as infinitely far; such points say how the camera turns."""
 DISTANCE_FACTOR = 100.0
+ROUGH, EXACT = 1e-3, 1e-4
+"""Relative decrease of the cost at which bundle adjustment stops: where another one follows, and where none does."""
 
 
 def bearings(observations: Array, focal: Array) -> Array:
@@ -43,12 +45,13 @@ def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array
 
 
 def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int | Mask,
-                           iterations: int, focal_sigma: float = 0.0,
-                           radial_sigma: float = 0.0) -> tuple[Scene, Mask]:
+                           iterations: int, focal_sigma: float = 0.0, radial_sigma: float = 0.0,
+                           tolerance: float = ROUGH) -> tuple[Scene, Mask]:
     """Triangulate every track that registered cameras observe, run bundle adjustment; return scene and inliers.
 
     `fixed` is the camera whose pose is held fixed, or the mask (S,) of those. `focal_sigma` is the relative standard
-    deviation of the focal length, `radial_sigma` that of the radial distortion; 0 keeps them.
+    deviation of the focal length, `radial_sigma` that of the radial distortion; 0 keeps them. Bundle adjustment stops
+    when the cost decreases by less than the fraction `tolerance`.
     """
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
@@ -59,7 +62,8 @@ def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, reg
     inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
     if not inliers[near].any():
         return scene, inliers & near[:, None]
-    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma, radial_sigma)
+    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma, radial_sigma,
+                               tolerance)
     return scene, inlier_mask(scene, observations, inliers, max_residual=2.5) & near[:, None]
 
 
@@ -83,15 +87,18 @@ def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: 
 
 
 def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
-                       iterations: int, focal_sigma: float, radial_sigma: float) -> Scene:
-    rows, columns = np.flatnonzero(inliers.any(1)), np.flatnonzero(registered)
+                       iterations: int, focal_sigma: float, radial_sigma: float, tolerance: float) -> Scene:
+    is_fixed = np.zeros(len(registered), bool)
+    is_fixed[fixed] = True
+    # Points that fixed cameras alone observe have no part in it: their triangulation stays.
+    rows, columns = np.flatnonzero(inliers[:, ~is_fixed].any(1)), np.flatnonzero(registered)
+    if not len(rows):
+        return scene
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
                  scene.radial)
     grid = np.ix_(rows, columns)
-    is_fixed = np.zeros(len(registered), bool)
-    is_fixed[fixed] = True
     adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
-                      fixed=is_fixed[columns], focal_sigma=focal_sigma, radial_sigma=radial_sigma)
+                      fixed=is_fixed[columns], focal_sigma=focal_sigma, radial_sigma=radial_sigma, tolerance=tolerance)
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
     rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
     points[rows] = adjusted.points

@@ -25,9 +25,9 @@ FREE_VIEWS = 10
 TRACKS_PER_VIEW = 120
 """Tracks of each new keyframe by which it is registered."""
 MAX_COST_RATIO = 2.0
-"""A window whose robust cost exceeds that of the local map by this factor is solved by itself, too."""
-MIN_COST = 0.3
-"""Robust cost below which a solution needs no comparison, square pixels."""
+"""A window whose robust cost exceeds that of the local map by this factor is compared with a solution by itself."""
+MIN_COST = 3.0
+"""Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
 
 
 def solve_continued(local: LocalMap, measured: Measurements, seed: int

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.images.exposure import brightness_change
 from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
@@ -26,12 +27,14 @@ Map = NDArray[np.float32]
 
 TARGET_PARALLAX = 12.0
 """Preferred parallax of a neighbor for flow, pixels: less is imprecise, more is hard to match."""
-SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 5
+SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 7
 """The same for the plane sweep, and the number of neighbors, which see what is hidden from some of them."""
 FLOW_SIGMA = 0.25
 """Standard deviation of the flow where it is consistent, pixels."""
 MIN_POINTS = 10
 """Fewest sparse points that a keyframe must observe to get depth."""
+MAX_POINTS = 100
+"""About how many sparse points decide which keyframes are neighbors."""
 PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
 MAX_RELATIVE_SIGMA = 0.25
@@ -48,10 +51,10 @@ MAX_UNCONFIRMED_SIGMA = 0.1
 
 @dataclass(frozen=True, eq=False)
 class InverseDepthEstimate:
-    """Inverse depth (h, w) of a keyframe and its variance; NaN where unknown."""
+    """Inverse depth (h, w) of a keyframe and its information, one over the variance; 0 where it is unknown."""
 
     inverse_depth: Map
-    variance: Map
+    information: Map
 
 
 def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array,
@@ -76,13 +79,14 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
         if len(points_camera) < MIN_POINTS:
             continue
-        others = choose_neighbors(index, points_camera, intrinsics, window_camera, SWEEP_NEIGHBORS, SWEEP_PARALLAX)
+        overlap, parallax = _views_in_common(index, points_camera, intrinsics, window_camera)
+        others = _best_neighbors(overlap, parallax, SWEEP_NEIGHBORS, SWEEP_PARALLAX)
         if not others:
             continue
         swept = sweep(grays, intrinsics, window_camera, points_camera, index, others)
         prior = np.where(np.isfinite(swept.sigma), swept.inverse_depth,
-                         interpolate(points_camera, intrinsics[index], grays.shape[1:]))
-        others = choose_neighbors(index, points_camera, intrinsics, window_camera, neighbors)
+                         _interpolate_coarsely(points_camera, intrinsics[index], grays.shape[1:]))
+        others = _best_neighbors(overlap, parallax, neighbors)
         estimates = [_match_neighbor(grays[index], grays[other], intrinsics[index], intrinsics[other],
                                      camera_window @ window_camera[other], prior, flow) for other in others]
         depth[index], sigma[index] = _combine(*_fuse(estimates), swept)
@@ -111,33 +115,52 @@ def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:
     return cv2.GaussianBlur(dense, (0, 0), 2.0)
 
 
+def _interpolate_coarsely(points: Array, matrix: Array, shape: tuple[int, int]) -> Map:
+    """Return what `interpolate` does, computed in half the size."""
+    half = (shape[0] + 1) // 2, (shape[1] + 1) // 2
+    small = resize_intrinsics(matrix, half[1] / shape[1], half[0] / shape[0])
+    return np.asarray(cv2.resize(interpolate(points, small, half), shape[::-1], interpolation=cv2.INTER_LINEAR),
+                      np.float32)
+
+
 def choose_neighbors(index: int, points_camera: Array, intrinsics: Array, window_camera: Array,
                      count: int, target: float = TARGET_PARALLAX) -> list[int]:
     """Return the keyframes to match `index` with: parallax near `target` pixels, and enough overlap.
 
     `points_camera` are the sparse points (n, 3) that it observes, in its camera frame.
     """
-    camera_window = inverse(window_camera[index])
+    return _best_neighbors(*_views_in_common(index, points_camera, intrinsics, window_camera), count, target)
+
+
+def _views_in_common(index: int, points_camera: Array, intrinsics: Array, window_camera: Array) -> tuple[Array, Array]:
+    """Return which fraction of a keyframe's points every keyframe sees (S,), and their median parallax, pixels (S,).
+
+    Both are 0 for the keyframe itself.
+    """
     matrix = intrinsics[index]
-    width, height = 2 * matrix[0, 2] + 1, 2 * matrix[1, 2] + 1
-    scored = []
-    for other in range(len(window_camera)):
-        if other == index:
-            continue
-        index_other = camera_window @ window_camera[other]
-        shifted = points_camera - index_other[:3, 3]
-        in_other = shifted @ index_other[:3, :3]
-        focal = np.array([matrix[0, 0], matrix[1, 1]])
+    size, focal = 2 * matrix[:2, 2] + 1, matrix[[0, 1], [0, 1]]
+    index_others = inverse(window_camera[index]) @ window_camera
+    overlap, parallax = np.zeros(len(window_camera)), np.zeros(len(window_camera))
+    points_camera = points_camera[::max(1, len(points_camera) // MAX_POINTS)]
+    rays = points_camera[:, :2] / points_camera[:, 2:]
+    for other in np.flatnonzero(np.arange(len(window_camera)) != index):
+        shifted = points_camera - index_others[other, :3, 3]
+        in_other = shifted @ index_others[other, :3, :3]
         with np.errstate(divide="ignore", invalid="ignore"):
-            parallax = np.linalg.norm((shifted[:, :2] / shifted[:, 2:] - points_camera[:, :2] / points_camera[:, 2:])
-                                      * focal, axis=1)
             image = in_other[:, :2] / in_other[:, 2:] * focal + matrix[:2, 2]
-        visible = (in_other[:, 2] > 0) & (image >= 0).all(1) & (image < [width, height]).all(1)
-        overlap = float(visible.mean())
-        median_parallax = float(np.median(parallax[visible])) if visible.any() else 0.0
-        if overlap > 0.35 and median_parallax > 0.5:
-            scored.append((overlap * np.exp(-0.5 * np.log(median_parallax / target) ** 2), other))
-    return [other for _, other in sorted(scored, reverse=True)[:count]]
+            visible = (in_other[:, 2] > 0) & (image >= 0).all(1) & (image < size).all(1)
+            motion = (shifted[visible, :2] / shifted[visible, 2:] - rays[visible]) * focal
+        if len(motion):
+            overlap[other] = visible.mean()
+            parallax[other] = np.sqrt(np.median((motion**2).sum(1)))
+    return overlap, parallax
+
+
+def _best_neighbors(overlap: Array, parallax: Array, count: int, target: float = TARGET_PARALLAX) -> list[int]:
+    """Return the keyframes with parallax near `target` pixels and enough overlap, the best first."""
+    usable = np.flatnonzero((overlap > 0.35) & (parallax > 0.5))
+    score = overlap[usable] * np.exp(-0.5 * np.log(parallax[usable] / target) ** 2)
+    return usable[np.lexsort((-usable, -score))][:count].tolist()
 
 
 def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: Array, other_matrix: Array,
@@ -158,23 +181,25 @@ def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: A
         warped = change.apply(warped)
     residual_flow = flow.calc(gray, warped, None)
     backward = flow.calc(warped, gray, None)
-    at_x, at_y = column + residual_flow[..., 0], row + residual_flow[..., 1]
-    round_trip = np.square(residual_flow + cv2.remap(backward, at_x, at_y, cv2.INTER_LINEAR)).sum(-1)
+    flow_x, flow_y = cv2.split(residual_flow)
+    at_x, at_y = column + flow_x, row + flow_y
+    back_x, back_y = cv2.split(cv2.remap(backward, at_x, at_y, cv2.INTER_LINEAR) + residual_flow)
+    round_trip = back_x**2 + back_y**2
     valid = (cv2.remap(inside.astype(np.uint8), at_x, at_y, cv2.INTER_NEAREST) > 0) & (round_trip < 1.0)
     translated_x = cv2.remap(shifted_x, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     translated_y = cv2.remap(shifted_y, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    displacement = np.stack([translated_x - column, translated_y - row], -1)
+    moved_x, moved_y = translated_x - column, translated_y - row
 
     fx, fy, cx, cy = (np.float32(v) for v in (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
     tx, ty, tz = (np.float32(v) for v in camera_other[:3, 3])
     epipolar_x, epipolar_y = (translated_x - cx) * tz - tx * fx, (translated_y - cy) * tz - ty * fy
     square = np.maximum(epipolar_x**2 + epipolar_y**2, np.float32(1e-12))
-    rho = (epipolar_x * displacement[..., 0] + epipolar_y * displacement[..., 1]) / square
-    epipolar_error = (epipolar_x * displacement[..., 1] - epipolar_y * displacement[..., 0]) ** 2 / square
+    rho = (epipolar_x * moved_x + epipolar_y * moved_y) / square
+    epipolar_error = (epipolar_x * moved_y - epipolar_y * moved_x) ** 2 / square
     noise = FLOW_SIGMA**2 + cv2.boxFilter(epipolar_error, -1, (5, 5)) + 0.25 * round_trip
-    variance = noise * (1 - rho * tz) ** 2 / square
+    information = square / (noise * (1 - rho * tz) ** 2)
     valid &= epipolar_error < 1.0
-    return InverseDepthEstimate(np.where(valid, rho, np.nan), np.where(valid, variance, np.nan))
+    return InverseDepthEstimate(rho, np.where(valid, information, np.float32(0)))
 
 
 def _translate_pixels(column: Map, row: Map, rho: Map, matrix: Array, center: Array) -> tuple[Map, Map]:
@@ -187,22 +212,31 @@ def _translate_pixels(column: Map, row: Map, rho: Map, matrix: Array, center: Ar
 
 def _fuse(estimates: list[InverseDepthEstimate]) -> tuple[Map, Map]:
     """Return depth and its relative standard deviation: the weighted mean of the estimates consistent with the best."""
-    rho = np.stack([estimate.inverse_depth for estimate in estimates])
-    variance = np.stack([estimate.variance for estimate in estimates])
-    information = np.nan_to_num(1.0 / variance, nan=0.0)
-    best = np.take_along_axis(rho, information.argmax(0)[None], 0)
-    best_variance = np.take_along_axis(variance, information.argmax(0)[None], 0)
-    consistent = np.square(rho - best) < 9.0 * (variance + best_variance)
-    information = np.where(consistent, information, 0.0)
-    total = information.sum(0)
+    best, most = estimates[0].inverse_depth.copy(), estimates[0].information.copy()
+    for one in estimates[1:]:
+        better = one.information > most
+        np.copyto(best, one.inverse_depth, where=better)
+        np.copyto(most, one.information, where=better)
+    total, mean, square, agreeing = (np.zeros_like(best) for _ in range(4))
+    for one in estimates:
+        difference, information = one.inverse_depth - best, one.information
+        # The squared difference is below nine times the sum of both variances.
+        consistent = difference**2 * information * most < 9 * (information + most)
+        consistent &= information > 0
+        information = np.where(consistent, information, np.float32(0))
+        weighted = information * difference
+        total += information
+        mean += weighted
+        square += weighted * difference
+        agreeing += consistent
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (information * np.nan_to_num(rho)).sum(0) / total
-        scatter = (information * np.square(np.nan_to_num(rho) - mean)).sum(0) / total
-        sigma = np.sqrt(1.0 / total + scatter) / mean
-        known = (total > 0) & (mean > 0) & (sigma < MAX_RELATIVE_SIGMA)
-        known &= consistent.sum(0) >= min(2, len(estimates))
-        depth = np.where(known, 1.0 / mean, np.nan)
-    return depth.astype(np.float32), np.where(known, sigma, np.nan).astype(np.float32)
+        mean /= total  # of the differences
+        scatter = np.maximum(square / total - mean**2, 0)
+        mean += best
+        sigma = np.sqrt(1 / total + scatter) / mean
+        known = (total > 0) & (mean > 0) & (sigma < MAX_RELATIVE_SIGMA) & (agreeing >= min(2, len(estimates)))
+        depth = np.where(known, 1 / mean, np.float32(np.nan))
+    return depth.astype(np.float32), np.where(known, sigma, np.float32(np.nan)).astype(np.float32)
 
 
 def _combine(depth: Map, sigma: Map, swept: Sweep) -> tuple[Map, Map]:
@@ -226,10 +260,10 @@ def _combine(depth: Map, sigma: Map, swept: Sweep) -> tuple[Map, Map]:
 
 def rank(sigma: Map) -> Map:
     """Return the confidence, the rank in (0, 1] among all known values of `sigma`: 1 for the smallest, 0 if unknown."""
-    confidence = np.zeros(sigma.shape, np.float32)
     known = np.isfinite(sigma)
-    order = np.argsort(-sigma[known], kind="stable")
-    ranks = np.empty(len(order), np.float32)
-    ranks[order] = np.arange(1, len(order) + 1, dtype=np.float32) / max(len(order), 1)
-    confidence[known] = ranks
-    return confidence
+    # The upper bits of a positive float32 are in its order, and finer than a thousandth: ranks are counted, not sorted.
+    keys = np.where(known, sigma, np.float32(0)).view(np.uint32) >> 13
+    counts = np.bincount(keys[known], minlength=1)
+    at_least = np.cumsum(counts[::-1])[::-1]  # values of this key or larger
+    ranks = (at_least / max(int(known.sum()), 1)).astype(np.float32)
+    return np.where(known, ranks[np.minimum(keys, len(ranks) - 1)], np.float32(0))

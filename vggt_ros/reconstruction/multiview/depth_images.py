@@ -42,7 +42,8 @@ class PinholeImages:
         """
         self._intrinsics, self._size, self._radial = intrinsics, size, radial
         factor = np.array(size) / full_size
-        self._shifts = [readout * factor * dense_shift_per_second(velocity, size) for velocity in velocities]
+        self._shifts = [readout * factor * dense_shift_per_second(velocity, size) if readout else None
+                        for velocity in velocities]
 
     def forward(self, images: NDArray[Any], method: int = cv2.INTER_LINEAR) -> NDArray[Any]:
         """Return images as seen by a pinhole camera with a global shutter."""
@@ -55,15 +56,18 @@ class PinholeImages:
     def _resampled(self, images: NDArray[Any], forward: bool, method: int) -> NDArray[Any]:
         radial = self._radial if abs(self._radial) >= NEGLIGIBLE_RADIAL else 0.0
         result = images.copy()
-        for view, shift in enumerate(self._shifts):
-            moves = bool(np.abs(shift).max() > NEGLIGIBLE_SHIFT)
+        moving = [shift is not None and bool(np.abs(shift).max() > NEGLIGIBLE_SHIFT) for shift in self._shifts]
+        if not radial and not any(moving):
+            return result
+        of_lens = correction_maps(self._intrinsics, self._size, radial, forward)
+        for view, (shift, moves) in enumerate(zip(self._shifts, moving, strict=True)):
             if not moves and not radial:
                 continue
-            x, y = correction_maps(self._intrinsics, self._size, radial, forward)
-            if moves and forward:  # the shift belongs to the pixel of the image
+            x, y = of_lens
+            if shift is not None and moves and forward:  # the shift belongs to the pixel of the image
                 at = cv2.remap(shift.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 x, y = x + at[..., 0], y + at[..., 1]
-            elif moves:
+            elif shift is not None and moves:
                 columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in self._size))
                 at_x, at_y = (columns - shift[..., 0]).astype(np.float32), (rows - shift[..., 1]).astype(np.float32)
                 x, y = (cv2.remap(m, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -68,6 +68,11 @@ class LocalMap:
                        reference=np.maximum(self.reference[rows] - first, -1),
                        depth={view.keyframe.id: self.depth[view.keyframe.id] for view in views})
 
+    def of_tracks(self, rows: NDArray[np.intp]) -> LocalMap:
+        """Return it with these of its tracks only."""
+        return replace(self, scene=replace(self.scene, points=self.scene.points[rows]), tracks=self.tracks[rows],
+                       reference=self.reference[rows])
+
     def rescaled_depth(self, scene: Scene, tracks: Array) -> dict[int, DepthMap]:
         """Return the depth of the keyframes in a newer solution.
 

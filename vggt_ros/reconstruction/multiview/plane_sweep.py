@@ -1,10 +1,10 @@
 """Dense inverse depth of a keyframe by a plane sweep, which needs no first guess and fills in where texture is weak.
 
 The neighbors are warped into the keyframe at a set of inverse depths (plane sweep: Collins, A Space-Sweep Approach to
-True Multi-Image Matching, CVPR 1996) and compared by zero-mean normalized cross correlation, which does not depend on
-gain and offset of the brightness. The costs are aggregated by semi-global matching along four paths (Hirschmueller,
-Stereo Processing by Semiglobal Matching and Mutual Information, PAMI 2008), in which the sparse points take part. It
-runs at low resolution.
+True Multi-Image Matching, CVPR 1996) and compared by the normalized correlation of the images without their local
+means, which depends neither on gain and offset of the brightness, nor much on what is behind an edge. The costs are
+aggregated by semi-global matching along four paths (Hirschmueller, Stereo Processing by Semiglobal Matching and Mutual
+Information, PAMI 2008), in which the sparse points take part. It runs at low resolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 160
+WIDTH = 144
 """Width of the images that are compared, pixels."""
 STEP = 1.2
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
@@ -33,7 +33,9 @@ NEAR, FAR = 0.7, 2.5
 """Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
 PATCH = 5
 """Edge of the patches that are correlated, pixels."""
-NOISE_VARIANCE = np.float32(4.0)
+MEAN_PATCH = 5
+"""Edge of the patches whose mean brightness is subtracted before, pixels."""
+NOISE_VARIANCE = np.float32(9.0)
 """Variance of the gray values in a patch without texture: its correlation says little."""
 UNKNOWN_COST = np.float32(0.5)
 """Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
@@ -87,12 +89,15 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
     matrices = {row: resize_intrinsics(intrinsics[row], size[0] / full_width, size[1] / full_height) for row in small}
     others_camera = {row: inverse(window_camera[row]) @ window_camera[index] for row in others}
     planes = _planes(points_camera, matrices[index], [inverse(motion)[:3, 3] for motion in others_camera.values()])
-    correlation = _Correlation(small[index])
-    costs = {row: correlation.costs(small[row], matrices[row], matrices[index], others_camera[row], planes)
-             for row in others}
-    cost = _visible_cost([costs[row] for row in others if row < index], [costs[row] for row in others if row > index])
+    unturned, first = np.linalg.inv(matrices[index]), _one_side(index, others)
+    costs = _Costs(small[index], [
+        _Neighbor(_Texture(small[row]), matrices[row] @ others_camera[row][:3, :3] @ unturned,
+                  matrices[row] @ others_camera[row][:3, 3], row in first) for row in others])
+    cost = np.empty((len(planes), *small[index].shape), np.float32)
+    for one, at in zip(cost, planes, strict=True):
+        costs.at(float(at), one)
     seen = np.isfinite(cost)
-    cost = np.ascontiguousarray(np.where(seen, cost, UNKNOWN_COST).transpose(1, 2, 0))
+    cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
     inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
     known = np.take_along_axis(seen, plane[None], 0)[0]
@@ -112,104 +117,145 @@ def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
     return np.linspace(lowest, highest, count)
 
 
-class _Correlation:
-    """Compares an image, float32 (h, w), with others by zero-mean normalized cross correlation of patches."""
+class _Texture:
+    """An image, float32 (h, w), without its local mean, and the inverse of the local standard deviation of the rest."""
 
     def __init__(self, image: Map) -> None:
-        self._image, self._mean = image, _box(image)
-        self._scale = 1 / np.sqrt(np.maximum(_box(image * image) - self._mean**2, 0) + NOISE_VARIANCE)
-
-    def costs(self, other: Map, other_matrix: Array, matrix: Array, other_camera: Array, planes: Array) -> Map:
-        """Return (1 - correlation) / 2 with `other`, warped at each inverse depth (n, h, w); infinite outside of it."""
-        height, width = self._image.shape
-        rotation = other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix)
-        everywhere = np.ones(other.shape, np.uint8)
-        result = np.empty((len(planes), height, width), np.float32)
-        for plane, inverse_depth in enumerate(planes):
-            homography = rotation.copy()
-            homography[:, 2] += inverse_depth * other_matrix @ other_camera[:3, 3]
-            warped = cv2.warpPerspective(other, homography, (width, height),
-                                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            inside = cv2.warpPerspective(everywhere, homography, (width, height),
-                                         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
-            mean = _box(warped)
-            variance = np.maximum(_box(warped * warped) - mean * mean, 0) + NOISE_VARIANCE
-            covariance = _box(warped * self._image) - mean * self._mean
-            result[plane] = (1 - covariance * self._scale / np.sqrt(variance)) * np.float32(0.5)
-            result[plane][inside == 0] = np.inf
-        return result
+        self.detail = np.asarray(image - cv2.boxFilter(image, -1, (MEAN_PATCH, MEAN_PATCH)), np.float32)
+        variance = cv2.boxFilter(self.detail * self.detail, -1, (PATCH, PATCH))
+        self.scale = np.asarray(1 / np.sqrt(variance + NOISE_VARIANCE), np.float32)
 
 
-def _box(image: Map) -> Map:
-    return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
+@dataclass(frozen=True, eq=False)
+class _Neighbor:
+    """A neighbor's texture, and the homography of a keyframe's pixels to its: `rotation + inverse depth * shift`.
 
-
-def _visible_cost(earlier: list[Map], later: list[Map]) -> Map:
-    """Return the cost by the neighbors that probably see the pixel, infinite if none does.
-
-    What is hidden from the earlier neighbors is often seen by the later ones, so the better of both means counts. If
-    all neighbors are on one side, the better half of them does.
+    `side` is one of two groups: what is hidden from one of them is often seen by the other.
     """
-    if earlier and later:
-        return np.minimum(_mean(np.stack(earlier)), _mean(np.stack(later)))
-    costs = np.sort(np.stack(earlier or later), 0)
-    return _mean(costs[:(len(costs) + 1) // 2])
+
+    texture: _Texture
+    rotation: Array
+    shift: Array
+    side: bool
 
 
-def _mean(costs: Map) -> Map:
-    """Return the mean of the finite costs along the first axis, infinite where there is none."""
-    finite = np.isfinite(costs)
-    count = finite.sum(0, dtype=np.float32)
-    total = np.where(finite, costs, np.float32(0)).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
+def _one_side(index: int, others: Sequence[int]) -> set[int]:
+    """Return the earlier ones of the neighbors of a keyframe; if all are on one side, the half that is nearer in time.
+
+    Edges hide less from those that are nearer.
+    """
+    earlier = {row for row in others if row < index}
+    if 0 < len(earlier) < len(others):
+        return earlier
+    return set(sorted(others, key=lambda row: abs(row - index))[:(len(others) + 1) // 2])
+
+
+class _Costs:
+    """The costs (1 - correlation) / 2 of an image's pixels (h, w) by its neighbors, plane after plane.
+
+    All work is done in a few arrays that stay in the processor's cache: allocating them takes longer than the sums.
+    """
+
+    def __init__(self, image: Map, neighbors: Sequence[_Neighbor]) -> None:
+        self._texture, self._neighbors = _Texture(image), neighbors
+        self._detail, self._scale, self._product = (np.empty_like(image) for _ in range(3))
+        self._sums = {side: (np.empty_like(image), np.empty_like(image)) for side in (True, False)}
+        self._outside = np.empty(image.shape, np.bool_)
+
+    def at(self, inverse_depth: float, cost: Map) -> None:
+        """Write into `cost` (h, w) those of a plane, infinite where no neighbor sees the pixel.
+
+        The better of the means of the two sides counts.
+        """
+        for total, count in self._sums.values():
+            total.fill(0)
+            count.fill(0)
+        for neighbor in self._neighbors:
+            self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
+        (total, count), (other, other_count) = self._sums.values()
+        for one, number in ((total, count), (other, other_count)):
+            np.equal(number, 0, out=self._outside)
+            np.maximum(number, 1, out=number)
+            np.divide(one, number, out=one)
+            one[self._outside] = np.inf
+        np.minimum(total, other, out=cost)
+
+    def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
+        size = total.shape[::-1]
+        homography = neighbor.rotation.copy()
+        homography[:, 2] += inverse_depth * neighbor.shift
+        cv2.warpPerspective(neighbor.texture.detail, homography, size, self._detail,
+                            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        cv2.warpPerspective(neighbor.texture.scale, homography, size, self._scale,
+                            cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
+        np.multiply(self._detail, self._texture.detail, out=self._detail)
+        cv2.boxFilter(self._detail, -1, (PATCH, PATCH), self._product)
+        np.greater(self._scale, 0, out=self._outside)
+        np.add(count, self._outside, out=count)
+        np.multiply(self._product, self._scale, out=self._product)
+        np.multiply(self._product, self._texture.scale, out=self._product)
+        np.subtract(np.float32(1), self._product, out=self._product)
+        np.multiply(self._product, self._outside, out=self._product)
+        np.multiply(self._product, np.float32(0.5), out=self._product)
+        np.add(total, self._product, out=total)
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
-    """Add the cost of contradicting the sparse points (n, 3) to the costs (h, w, n planes) of their pixels."""
+    """Add the cost of contradicting the sparse points (n, 3) to the costs (n planes, h, w) of their pixels."""
     points = points[points[:, 2] > 0]
     column, row = np.rint(points[:, :2] / points[:, 2:] * matrix[[0, 1], [0, 1]] + matrix[:2, 2]).astype(int).T
-    inside = (column >= 0) & (column < cost.shape[1]) & (row >= 0) & (row < cost.shape[0])
-    difference = np.abs(planes - 1 / points[inside, 2:]) / (planes[1] - planes[0])
-    cost[row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
+    inside = (column >= 0) & (column < cost.shape[2]) & (row >= 0) & (row < cost.shape[1])
+    difference = np.abs(planes[:, None] - 1 / points[inside, 2]) / (planes[1] - planes[0])
+    cost[:, row[inside], column[inside]] += POINT_COST * np.minimum(difference, POINT_TOLERANCE).astype(np.float32)
 
 
 def aggregate(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
-    across = np.ascontiguousarray(cost.transpose(1, 0, 2))
-    total = _path(cost, image) + _path(cost[::-1], image[::-1])[::-1]
-    total += (_path(across, image.T) + _path(across[::-1], image.T[::-1])[::-1]).transpose(1, 0, 2)
-    return np.asarray(total / np.float32(4), np.float32)
+    """Return the costs (n, h, w) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
+    total = _paths(cost.transpose(1, 0, 2), image)
+    total += _paths(cost.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
+    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25), order="C")
 
 
-def _path(cost: Map, image: Map) -> Map:
-    """Return the costs (h, w, n) aggregated downward from row to row."""
-    result = np.empty_like(cost)
-    result[0] = cost[0]
-    padded = np.full((cost.shape[1], cost.shape[2] + 2), np.inf, np.float32)
-    for row in range(1, len(cost)):
-        before = padded[:, 1:-1]
+def _paths(cost: Map, image: Map) -> Map:
+    """Return the sum of the costs (h, n, w) aggregated downward and upward from row to row; `image` is (h, w)."""
+    height, count, width = cost.shape
+    result = np.empty((height, count, 2 * width), np.float32)  # both directions side by side, upward in reverse order
+    result[..., :width], result[..., width:] = cost, cost[::-1]
+    change = np.abs(np.diff(image, axis=0))
+    jump = JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)
+    padded = np.full((count + 2, 2 * width), np.inf, np.float32)
+    before = padded[1:-1]
+    best = np.empty_like(before)
+    for row in range(1, height):
         before[:] = result[row - 1]
-        lowest = before.min(1, keepdims=True)
-        jump = JUMP_PENALTY / (1 + np.abs(image[row] - image[row - 1]) / EDGE)
-        best = np.minimum(padded[:, :-2], padded[:, 2:]) + STEP_PENALTY
+        lowest = before.min(0)
+        np.minimum(padded[:-2], padded[2:], out=best)
+        best += STEP_PENALTY
         np.minimum(best, before, out=best)
-        np.minimum(best, lowest + jump[:, None], out=best)
-        result[row] = best - lowest + cost[row]
-    return result
+        np.minimum(best, lowest + jump[row - 1], out=best)
+        best -= lowest
+        result[row] += best
+    return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
 
 
 def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:
-    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane."""
+    """Return the inverse depth of least cost (h, w), interpolated between planes, its standard deviation and plane.
+
+    `cost` (n, h, w) is overwritten.
+    """
     count = len(planes)
-    plane = cost.argmin(2)
+    lowest = cost.min(0)
+    plane = np.zeros(lowest.shape, np.intp)
+    for row in range(count - 1, -1, -1):
+        plane[cost[row] == lowest] = row
     center = np.clip(plane, 1, count - 2)
-    below, least, above = (np.take_along_axis(cost, (center + step)[..., None], 2)[..., 0] for step in (-1, 0, 1))
+    below, least, above = (np.take_along_axis(cost, (center + step)[None], 0)[0] for step in (-1, 0, 1))
     curvature = below - 2 * least + above
     offset = np.where(curvature > 1e-9, (below - above) / (2 * np.maximum(curvature, np.float32(1e-9))), 0)
     position = np.where(plane == center, center + np.clip(offset, -0.5, 0.5), plane)
-    elsewhere = np.abs(np.arange(count) - plane[..., None]) > 1
-    lowest = cost.min(2)
-    margin = np.where(elsewhere, cost, np.inf).min(2) - lowest
+    for step in (-1, 0, 1):
+        np.put_along_axis(cost, np.clip(plane + step, 0, count - 1)[None], np.inf, 0)
+    margin = cost.min(0) - lowest
     ambiguity = (lowest + COST_FLOOR) / (margin + COST_FLOOR)
     step = planes[1] - planes[0]
     return ((planes[0] + position * step).astype(np.float32),

@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 
 MIN_COMMON_TRACKS = 40
 """Fewest tracks that the two keyframes of an initial pair share."""
+MANY_POINTS = 60
+"""Triangulated points from which a pose is exact enough that others are registered before the next adjustment."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
 _UNCHANGED = Lens()
@@ -100,27 +102,32 @@ def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Ma
                     seed: int) -> SparseReconstruction:
     """Return a solution with all further cameras that observe enough of its points, after bundle adjustment.
 
-    The camera that observes most points is next. `visible` (n, S) are the valid observations; `fixed` is the camera
-    whose pose is held fixed, or the mask of those.
+    The camera that observes most points is next, with all others that observe many. `visible` (n, S) are the valid
+    observations; `fixed` is the camera whose pose is held fixed, or the mask of those.
     """
     scene, inliers, registered = solved.scene, solved.inliers, solved.registered.copy()
     observations, failed = solved.observations, set[int]()
     while not registered.all():
-        triangulated = np.flatnonzero(inliers.any(1))
+        triangulated = inliers.any(1)
         visible_points = np.count_nonzero(visible[triangulated], axis=0)
         visible_points[registered] = 0
         visible_points[list(failed)] = 0
-        next_camera = int(np.argmax(visible_points))
-        if visible_points[next_camera] < MIN_VISIBLE_POINTS:
+        order = np.argsort(-visible_points, kind="stable")
+        next_cameras = order[visible_points[order] >= MANY_POINTS] if visible_points.max() >= MANY_POINTS else order[:1]
+        if visible_points.max() < MIN_VISIBLE_POINTS:
             break
-        camera_pose = _register_camera(scene, observations, visible[:, next_camera] & inliers.any(1), next_camera, seed)
-        if camera_pose is None:
-            failed.add(next_camera)
+        found = {int(camera): camera_pose for camera in next_cameras
+                 if (camera_pose := _register_camera(scene, observations, visible[:, camera] & triangulated,
+                                                     int(camera), seed)) is not None}
+        if not found:
+            failed |= set(next_cameras.tolist())
             continue
-        scene.rotation[next_camera], scene.translation[next_camera] = camera_pose
-        registered[next_camera] = True
+        for camera, camera_pose in found.items():
+            scene.rotation[camera], scene.translation[camera] = camera_pose
+            registered[camera] = True
         failed.clear()
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
+        if not registered.all():
+            scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
     if (registered & ~solved.registered).any():
         scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
     return replace(solved, scene=scene, registered=registered, inliers=inliers)

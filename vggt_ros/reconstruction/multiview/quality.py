@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.adjustment.triangulation import triangulate, triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.poses import (
@@ -86,17 +86,17 @@ def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered
     lens = measured.lens
     if lens.focal_sigma or lens.applied:
         free = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, lens.focal_sigma,
-                                      lens.radial_sigma)
+                                      lens.radial_sigma, EXACT)
         updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
         if updated.applied or not lens.radial_sigma:
             return *free, updated
         start = replace(start, focal=free[0].focal, radial=-lens.applied)
-        return *triangulate_and_adjust(start, observations, valid, registered, fixed, 20), updated
-    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, 20)
+        return *triangulate_and_adjust(start, observations, valid, registered, fixed, 20, tolerance=EXACT), updated
+    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, tolerance=EXACT)
     if lens.is_certain:
         return *plain, lens
     free = triangulate_and_adjust(replace(plain[0], radial=lens.radial), observations, valid, registered, fixed, 20,
-                                  radial_sigma=lens.radial_sigma)
+                                  radial_sigma=lens.radial_sigma, tolerance=EXACT)
     updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
     return *(free if updated.applied else plain), updated
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,12 +23,13 @@ from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_co
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
-from vggt_ros.reconstruction.multiview.tracks import track
+from vggt_ros.reconstruction.multiview.tracks import track, well_spread
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -74,6 +76,7 @@ class Multiview:
     name = "multiview"
     on_cpu = True
     adjusted = True
+    carries = "always"
 
     def __init__(self, config: Config) -> None:
         """Use the settings of the group `multiview`, and the seed."""
@@ -84,6 +87,15 @@ class Multiview:
         self._lens = Lens()
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+
+    @property
+    def carried(self) -> tuple[Any, ...]:
+        """What it takes from one window to the next; see `OptionalMembers`."""
+        return self._local, self._lens, self._calibration, self._readout.state
+
+    @carried.setter
+    def carried(self, values: tuple[Any, ...]) -> None:
+        self._local, self._lens, self._calibration, self._readout.state = values
 
     @property
     def readout(self) -> float:
@@ -114,9 +126,11 @@ class Multiview:
             if abs(self.readout - before) < READOUT_CHANGE:
                 break
         times.append(time.perf_counter())
-        local = self._local_map(solution)
+        # The joint window of a loop has no new keyframe: it is not continued, and its depth is for verification only.
+        is_new = self._local is None or max(window.ids) > self._local.ids[-1]
+        local = self._local_map(solution, is_new)
         times.append(time.perf_counter())
-        if self._local is None or max(window.ids) > self._local.ids[-1]:  # not so the joint window of a loop
+        if is_new:
             self._local, self._lens = local, solution.solved.lens
         seconds = np.diff(times)
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "readout_s": self.readout,
@@ -146,7 +160,7 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> _Solution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = self._measurements(views)
+        measured = Measurements(views, self._tracks(views)[0], self.readout, self._lens)
         seconds = time.perf_counter() - began
         solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
@@ -160,14 +174,18 @@ class Multiview:
         views = [*local.views, *new]
         known = np.full((len(local.tracks), len(views), 2), np.nan)
         known[:, :len(local.views)] = local.tracks
-        measured = self._measurements(views, known)
+        tracks, rows = self._tracks(views, known)
+        local = local.of_tracks(rows[rows < len(known)])
+        measured = Measurements(views, tracks, self.readout, self._lens)
         seconds = time.perf_counter() - began
         solved, reference, metrics = solve_continued(local, measured, self._seed)
         return _Solution(measured, solved, reference, metrics, seconds, local)
 
-    def _measurements(self, views: list[View], known: Array | None = None) -> Measurements:
+    def _tracks(self, views: list[View], known: Array | None = None) -> tuple[Array, NDArray[np.intp]]:
+        """Return the tracks (n, S, 2) of views to solve, and their rows, with those of `known` tracks first."""
         tracks = track([view.features for view in views], [view.keyframe for view in views], known)
-        return Measurements(views, tracks, self.readout, self._lens)
+        rows = well_spread(tracks, views[0].features.gray.shape[::-1])
+        return tracks[rows], rows
 
     def _begin_lens(self, keyframe: Keyframe) -> None:
         """Forget what is known of the lens if the calibration is another one than before."""
@@ -177,8 +195,11 @@ class Multiview:
                 if keyframe.calibrated else UNCALIBRATED
             self._calibration, self._lens, self._local = calibration, Lens(1.0, 0.0, focal_sigma, radial_sigma), None
 
-    def _local_map(self, solution: _Solution) -> LocalMap:
-        """Return the registered views of a solution as a local map, with the depth of those that are new."""
+    def _local_map(self, solution: _Solution, is_dense: bool) -> LocalMap:
+        """Return the registered views of a solution as a local map, with the depth of those that are new.
+
+        Without `is_dense` depth is known around the points only.
+        """
         measured, solved, scene = solution.measured, solution.solved, solution.solved.scene
         pixels = measured.to_pixels(solved.observations, measured.shift_everywhere(scene), slice(None))
         tracks = np.where(solved.inliers[..., None], pixels, np.nan)
@@ -187,14 +208,18 @@ class Multiview:
         known = {} if solution.before is None else solution.before.rescaled_depth(scene, tracks)
         camera_poses = np.array([inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
         intrinsics = np.array([_intrinsics(view, focal) for view, focal in zip(views, scene.focal[kept], strict=True)])
+        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
         small_grays, small_intrinsics = _downscale([view.features.gray for view in views], intrinsics,
                                                    self._settings.depth_width)
-        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
         radial = measured.lens.applied + scene.radial
         pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], radial, self.readout,
                                 [view.velocity for view in views], views[0].features.gray.shape[::-1])
-        depth, sigma = dense.dense_depth(pinhole.forward(small_grays), small_intrinsics, camera_poses, scene.points,
-                                         solved.inliers[:, kept], wanted=wanted)
+        if is_dense:
+            depth, sigma = dense.dense_depth(pinhole.forward(small_grays), small_intrinsics, camera_poses, scene.points,
+                                             solved.inliers[:, kept], wanted=wanted)
+        else:
+            depth, sigma = depth_around_points(small_intrinsics, camera_poses, scene.points, solved.inliers[:, kept],
+                                               small_grays.shape[1:])
         depth, sigma = pinhole.backward(depth), pinhole.backward(sigma)
         known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
         columns = np.full(len(measured.views), -1)

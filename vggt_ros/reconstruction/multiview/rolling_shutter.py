@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
 
@@ -101,6 +101,15 @@ class ReadoutEstimator:
         self._windows_left = MAX_WINDOWS if setting < 0 else 0
         self.seconds = max(setting, 0.0)
 
+    @property
+    def state(self) -> tuple[float, float, int, float]:
+        """All that it knows, to set another estimator to."""
+        return self._estimate, self._weight, self._windows_left, self.seconds
+
+    @state.setter
+    def state(self, values: tuple[float, float, int, float]) -> None:
+        self._estimate, self._weight, self._windows_left, self.seconds = values
+
     def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
         """Update the estimate with a solved window, from the cost at three readout times.
 
@@ -121,7 +130,7 @@ class ReadoutEstimator:
         costs = []
         for offset in (-step, 0.0, step):
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25)
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25, tolerance=EXACT)
             square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
             costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
         curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])

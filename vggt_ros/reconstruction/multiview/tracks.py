@@ -1,4 +1,8 @@
-"""Feature tracks through the keyframes of a window: sparse optical flow, and SIFT matches where the flow fails."""
+"""Feature tracks through the keyframes of a window: those of the tracker, sparse optical flow, and SIFT matches.
+
+The tracker has followed features through every image in between; their tracks are taken as they are. Optical flow
+between keyframes follows what the tracker did not, and SIFT features are matched where the flow fails.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,12 @@ MIN_TRACKED = 80
 """Number of points that must be tracked into the next keyframe, else features are matched, too."""
 FEW_MATCHES = 60
 """With fewer matches to the next keyframe, those of the keyframe before are tried, too."""
+MIN_HALVED = 480
+"""Width of images, pixels, from which corners are found in half the size."""
+CELLS = 350
+"""Number of square parts of an image in each of which one track is enough."""
+SAME_TRACK = 2.5
+"""Largest distance, pixels, at which a track of the tracker continues a known one."""
 SAME_FEATURE = 1.0
 """Largest distance, pixels, at which a matched feature continues a track."""
 NEIGHBORS = 3
@@ -42,7 +52,7 @@ class Features:
     Attributes:
         gray: uint8 (H, W), stretched if it is dark.
         coarse: uint8, the image at low resolution, for the initial guess of the flow.
-        corners: float32 (n, 2), about `spacing` pixels apart.
+        corners: float32 (n, 2), the strongest of each part of the image first.
         intrinsics: pinhole matrix (3, 3).
         excluded: mask of what is left out; None: nothing is.
 
@@ -52,7 +62,6 @@ class Features:
     coarse: Gray
     corners: NDArray[np.float32]
     intrinsics: Array
-    spacing: float
     excluded: NDArray[np.bool_] | None = None
 
     @cached_property
@@ -64,18 +73,22 @@ class Features:
 def detect(keyframe: Keyframe, count: int) -> Features:
     """Return the features of a keyframe: up to `count` corners."""
     gray = gray_image(keyframe.image)
-    spacing, free = 0.5 * float(np.sqrt(gray.size / count)), free_pixels(keyframe.excluded, gray.shape)
-    return Features(gray, coarse_image(gray), detect_corners(gray, count, spacing, free), keyframe.intrinsics, spacing,
-                    keyframe.excluded)
+    height, width = gray.shape
+    # Half the size is enough to find them: patches say where exactly they are.
+    size = (width, height) if width < MIN_HALVED else (width // 2, height // 2)
+    small = gray if width < MIN_HALVED else np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+    spacing = 0.5 * float(np.sqrt(gray.size / count))
+    corners = detect_corners(small, count, spacing * size[0] / width, free_pixels(keyframe.excluded, small.shape))
+    corners = ((corners + 0.5) * (np.array([width, height]) / size) - 0.5).astype(np.float32)
+    return Features(gray, coarse_image(gray), corners, keyframe.intrinsics, keyframe.excluded)
 
 
 def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
           max_backward_error: float = 0.5) -> Array:
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not observed.
 
-    New points are added in every keyframe where there is no track nearby. A step is accepted if tracking backward ends
-    within `max_backward_error` pixels of its start. Where keyframes were thinned, the remaining ones may be too far
-    apart for this; there the features that the frontend tracked through the images in between are used first.
+    The tracks of the tracker are taken first. New points are added in every keyframe where there is no track nearby. A
+    step of theirs is accepted if tracking backward ends within `max_backward_error` pixels of its start.
 
     Args:
         features: of the S keyframes.
@@ -85,19 +98,55 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
 
     """
     count = len(features)
-    tracks = np.full((0, count, 2), np.nan) if known is None else known
+    tracks = np.full((0, count, 2), np.nan) if known is None else known.copy()
     first = int(np.flatnonzero(~np.isnan(tracks[..., 0]).all(0))[-1]) if len(tracks) else 0
-    if keyframes[-1].id - keyframes[first].id >= count - first:  # thinned
-        tracks = np.concatenate([tracks, _frontend_tracks(keyframes, first)])
+    tracks = _with_tracks_of_the_tracker(tracks, keyframes, first)
     for index in range(first, count - 1):
         current = features[index]
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
-        new_corners = _away_from_tracks(current.corners, active, current.gray.shape, current.spacing)
+        new_corners = _where_no_track_is(current.corners, active, current.gray.shape[::-1])
         tracks = np.concatenate([tracks, _new_tracks(count, index, new_corners)])
         tracks = _track_step(tracks, features, index, max_backward_error)
     kept = (~np.isnan(tracks[:, :, 0])).sum(1) >= 2
     kept[:0 if known is None else len(known)] = True
     return tracks[kept]
+
+
+def _with_tracks_of_the_tracker(tracks: Array, keyframes: Sequence[Keyframe], first: int) -> Array:
+    """Return the tracks (n, S, 2) with those of the tracker from keyframe `first` on.
+
+    Where one begins at a track that is known there, it continues that one, from where that one is: the known one may
+    have been refined, and the tracker drifts.
+    """
+    added = _frontend_tracks(keyframes, first)
+    added = added[(~np.isnan(added[..., 0])).sum(1) >= 2]
+    known, begun = np.flatnonzero(~np.isnan(tracks[:, first, 0])), np.flatnonzero(~np.isnan(added[:, first, 0]))
+    if not len(known) or not len(begun):
+        return np.concatenate([tracks, added])
+    distance = np.linalg.norm(added[begun, first][:, None] - tracks[known, first][None], axis=2)
+    nearest = distance.argmin(1)
+    same = np.flatnonzero(distance[np.arange(len(begun)), nearest] < SAME_TRACK)
+    same = same[np.unique(nearest[same], return_index=True)[1]]  # one for each known track
+    rows, sources = known[nearest[same]], begun[same]
+    offset = tracks[rows, first] - added[sources, first]
+    tracks[rows, first + 1:] = added[sources, first + 1:] + offset[:, None]
+    new = np.ones(len(added), bool)
+    new[begun[distance.min(1) < SAME_TRACK]] = False
+    return np.concatenate([tracks, added[new]])
+
+
+def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
+    """Return the rows of the tracks (n, S, 2) that are the longest in their part of some image, ascending.
+
+    More tracks next to each other cost more than they add. `size` is width and height of the images.
+    """
+    seen = ~np.isnan(tracks[..., 0])
+    order = np.argsort(-seen.sum(1), kind="stable")
+    chosen = np.zeros(len(tracks), bool)
+    for view in range(tracks.shape[1]):
+        rows = order[seen[order, view]]
+        chosen[rows[np.unique(_cell(tracks[rows, view], size), return_index=True)[1]]] = True
+    return np.flatnonzero(chosen)
 
 
 def _track_step(tracks: Array, features: Sequence[Features], index: int, max_backward_error: float) -> Array:
@@ -193,13 +242,14 @@ def _motion_around(points: NDArray[np.float32], first: NDArray[np.float32],
     return np.asarray((weight[..., None] * motion).sum(1) / weight.sum(1, keepdims=True), np.float32)
 
 
-def _away_from_tracks(corners: NDArray[np.float32], active: Array, shape: tuple[int, ...],
-                      spacing: float) -> NDArray[np.float32]:
-    """Return the corners farther than `spacing` pixels from every active track."""
-    if not len(corners):
-        return corners
-    free = np.full(shape, 255, np.uint8)
-    for x, y in np.rint(active).astype(int):
-        cv2.circle(free, (int(x), int(y)), int(spacing), 0, -1)
-    at = np.rint(corners).astype(int)
-    return corners[free[at[:, 1].clip(0, shape[0] - 1), at[:, 0].clip(0, shape[1] - 1)] > 0]
+def _where_no_track_is(corners: NDArray[np.float32], active: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return of the corners (n, 2) the first ones in each part of the image without a track; see `well_spread`."""
+    cells, first = np.unique(_cell(corners, size), return_index=True)
+    return corners[np.sort(first[~np.isin(cells, _cell(active, size))])]
+
+
+def _cell(pixels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.intp]:
+    """Return the number of the part of an image in which pixels (n, 2) are; `size` is width and height."""
+    edge = float(np.sqrt(size[0] * size[1] / CELLS))
+    column, row = (pixels // edge).astype(np.intp).T
+    return np.asarray(row * size[0] + column, np.intp)

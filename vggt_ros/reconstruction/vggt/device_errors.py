@@ -5,9 +5,12 @@ torch has no type for most of these, and the text differs between versions and p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from vggt_ros.reconstruction.base import ReconstructorUnavailable
+from vggt_ros.reconstruction.base import ReconstructorLost, ReconstructorUnavailable
 
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, the driver, Triton
@@ -50,15 +53,29 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def device_problem(error: BaseException, device: object, when: str) -> str:
-    """Return what is wrong with the device, with the cure; empty if the error is about something else."""
+def device_problem(error: BaseException, device: object, when: str, owner: str = "vggt") -> str:
+    """Return what is wrong with the device, with the cure; empty if the error is about something else.
+
+    `owner` is the group of the setting `width`.
+    """
     if is_out_of_memory(error):
         return (f"memory ran out on {device} {when} ({first_line(error)}): close other programs that use it, or lower "
-                "vggt.width or windows.size")
+                f"{owner}.width or windows.size")
     if is_unsupported(error):
         return (f"torch {torch.__version__} does not run on this GPU ({first_line(error)}): install a build for it and "
                 "for its driver (docs/how-to/install.md)")
     return ""
+
+
+@contextmanager
+def lost_context() -> Iterator[None]:
+    """Raise ReconstructorLost for an error of CUDA after which nothing can be computed in this process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_lost(error):
+            raise ReconstructorLost(f"the context of the GPU is lost ({first_line(error)})") from error
+        raise
 
 
 def _contains(error: BaseException, texts: tuple[str, ...]) -> bool:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
-
-from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
 RANKS = 256
 """Number of confidence ranks: one byte per pixel, which is also the resolution stored in a keyframe."""
 _MAX_SAMPLES = 100_000
 
 
-def filter_points(depth: Tensor, depth_conf: Tensor, settings: VggtConfig) -> tuple[Tensor, Tensor]:
+class FilterSettings(Protocol):
+    """The settings of a network that say which depth is dropped."""
+
+    @property
+    def min_raw_confidence(self) -> float:
+        """Depth of lower raw confidence is dropped."""
+
+    @property
+    def edge_jump(self) -> float:
+        """Depth is dropped where its logarithm jumps by more from pixel to pixel; 0: never."""
+
+    @property
+    def far(self) -> float:
+        """Depth beyond this multiple of the window's median is dropped; 0: none."""
+
+
+def filter_points(depth: Tensor, depth_conf: Tensor, settings: FilterSettings) -> tuple[Tensor, Tensor]:
     """Return depth (S, H, W), NaN where unknown or filtered out, and confidence ranks, uint8 (S, H, W), 0 there.
 
     No operation synchronizes with the device; `torch.nanmedian` does on a GPU.

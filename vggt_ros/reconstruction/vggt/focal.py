@@ -26,8 +26,15 @@ _AGREEMENT = 0.02
 """Relative difference up to which two depths agree."""
 
 
-def doubts(predicted: Array, window: Window) -> tuple[float, tuple[str, ...]]:
+def doubts(predicted: Array, window: Window, max_spread: float = MAX_SPREAD,
+           max_aspect: tuple[float, float] = MAX_ASPECT, owner: str = "vggt") -> tuple[float, tuple[str, ...]]:
     """Return how many times more uncertain than usual a window is, and why, by its predicted intrinsics (S, 3, 3).
+
+    Args:
+        predicted: for each image.
+        window: the window.
+        max_spread, max_aspect: beyond which it is refused.
+        owner: group of the setting `width`, for messages.
 
     Raises:
         ReconstructionRefused: the focal lengths contradict each other, or the pixels are far from square.
@@ -37,12 +44,12 @@ def doubts(predicted: Array, window: Window) -> tuple[float, tuple[str, ...]]:
     spread = float(np.log(fx).std())
     true = [k.intrinsics[0, 0] / k.intrinsics[1, 1] if k.calibrated else 1.0 for k in window.keyframes]
     aspect = float(np.exp(np.median(np.log(fx / fy / true))))
-    if spread > MAX_SPREAD:
+    if spread > max_spread:
         raise ReconstructionRefused(f"the predicted focal lengths of its images spread by {100 * spread:.0f} %, more "
-                                    f"than {100 * MAX_SPREAD:.0f} %: the images hardly overlap, or show too little")
-    if not MAX_ASPECT[0] <= aspect <= MAX_ASPECT[1]:
-        raise ReconstructionRefused(f"the predicted fx / fy is {aspect:.2f}, outside {MAX_ASPECT[0]} to "
-                                    f"{MAX_ASPECT[1]}: images of more pixels help (vggt.width)")
+                                    f"than {100 * max_spread:.0f} %: the images hardly overlap, or show too little")
+    if not max_aspect[0] <= aspect <= max_aspect[1]:
+        raise ReconstructionRefused(f"the predicted fx / fy is {aspect:.2f}, outside {max_aspect[0]} to "
+                                    f"{max_aspect[1]}: images of more pixels help ({owner}.width)")
     factor, notes = 1.0, []
     if spread > SPREAD:
         factor = spread / _USUAL_SPREAD

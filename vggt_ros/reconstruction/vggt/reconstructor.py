@@ -6,16 +6,16 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost, WindowGeometry
+from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.joining import join
 from vggt_ros.reconstruction.splitting import Memory, WindowSplitter
 from vggt_ros.reconstruction.vggt import memory, weight_files, weights
@@ -26,8 +26,8 @@ from vggt_ros.reconstruction.vggt.device_errors import (
     DeviceUnsuitable,
     device_problem,
     first_line,
-    is_lost,
     is_out_of_memory,
+    lost_context,
 )
 from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.inference import Inference
@@ -52,6 +52,7 @@ class Vggt:
     """
 
     name = "vggt"
+    carries = "uncalibrated"
 
     def __init__(self, config: Config) -> None:
         """Choose the device; `load` loads the weights.
@@ -65,7 +66,7 @@ class Vggt:
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise DeviceUnsuitable("vggt.device: cuda is configured, but torch finds no GPU; set auto or cpu")
         device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-        with _lost_context():
+        with lost_context():
             self.inference = Inference(settings, device, config.windows.overlap)
         self.splitter = WindowSplitter("vggt", config, Memory(
             self._needed_bytes, self._free_bytes, self._shortage, self.inference.clear_cache,
@@ -95,6 +96,15 @@ class Vggt:
                 "attention": inference.attention, "compiled": inference.blocks.state,
                 **({"split": self.limit.reason} if self.limit.reason else {})}
 
+    @property
+    def carried(self) -> tuple[Any, ...]:
+        """What it takes from one window to the next; see `OptionalMembers`."""
+        return (self._focals,)
+
+    @carried.setter
+    def carried(self, values: tuple[Any, ...]) -> None:
+        self._focals, = values
+
     def image_size(self, camera: Camera) -> tuple[int, int]:
         """Return the (width, height), multiples of 14, to which images of this camera must be rectified."""
         return network_size(camera, self.settings.width)
@@ -119,7 +129,7 @@ class Vggt:
         width, height = self.image_size(Camera.assumed(640, 480, 60.0))
         problem = ""
         try:
-            with _lost_context():
+            with lost_context():
                 sizes = weights.read_sizes(path.parent / "config.json")
                 check_device(self.inference, sizes, self._config, width, height)
                 self.set_network(weights.load(path, device, self.inference.storage, self.inference.outputs,
@@ -133,7 +143,7 @@ class Vggt:
                 release_page_cache(path)
             progress("warming up")
             try:
-                with _lost_context():
+                with lost_context():
                     self._warm_up(width, height, compile_blocks=False)
             except RuntimeError as error:
                 problem = device_problem(error, device, "in a first window") or \
@@ -163,7 +173,7 @@ class Vggt:
             ReconstructorLost: the context of the GPU is lost.
 
         """
-        with _lost_context():
+        with lost_context():
             self._warm_up(width, height, compile_blocks=True, progress=progress)
 
     def close(self) -> None:
@@ -190,7 +200,7 @@ class Vggt:
         if "tracks" in self.inference.outputs and min(height, width) < MIN_IMAGE:
             raise ReconstructionRefused(f"vggt.outputs: tracks need images of {MIN_IMAGE} pixels or more on each side, "
                                         f"not {width}x{height}; raise vggt.width")
-        with _lost_context():
+        with lost_context():
             solved = self.splitter.solve(window, self._solve)
         whole = join(solved, self._config.alignment)
         total = {name: sum(part.report[name] for part in solved) for name in ("seconds", "reused_tokens", "tflop")}
@@ -210,7 +220,9 @@ class Vggt:
         peak = torch.cuda.max_memory_allocated(inference.device) if inference.device.type == "cuda" else \
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"seconds": seconds, "reused_tokens": float(reused), "tflop": tflop, "peak_memory_mb": peak / 1e6}
-        return decode(output, window, self._focal(output.pose_enc, height, width), report)
+        calibrated = all(keyframe.calibrated for keyframe in window.keyframes)
+        return decode(output, window, self._focal(output.pose_enc, height, width, calibrated), report,
+                      self.settings.pose_convention)
 
     def _warm_up(self, width: int, height: int, compile_blocks: bool,
                  progress: Callable[[str], None] = lambda text: None) -> None:
@@ -238,22 +250,15 @@ class Vggt:
         """Return what is to be said of an error if memory ran out, empty if it is another error."""
         return f"memory ran out on {self.inference.device} ({first_line(error)})" if is_out_of_memory(error) else ""
 
-    def _focal(self, pose_enc: np.ndarray, height: int, width: int) -> tuple[float, float]:
-        """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics."""
+    def _focal(self, pose_enc: np.ndarray, height: int, width: int, calibrated: bool) -> tuple[float, float]:
+        """Return the median focal lengths (fx, fy) over the last 256 windows: the camera has constant intrinsics.
+
+        Windows of a calibrated camera, which need none, are not among them, and depend on no window before.
+        """
         matrices = predicted_intrinsics(pose_enc, height, width)
-        self._focals = [*self._focals[-255:], np.median(matrices[:, [0, 1], [0, 1]], axis=0)]
-        fx, fy = np.exp(np.median(np.log(self._focals), axis=0))
+        focals = [*self._focals[-255:], np.median(matrices[:, [0, 1], [0, 1]], axis=0)]
+        self._focals = self._focals if calibrated else focals
+        fx, fy = np.exp(np.median(np.log(focals), axis=0))
         if not (math.isfinite(fx) and math.isfinite(fy)):
             raise ReconstructionRefused("the network predicts no field of view")
         return float(fx), float(fy)
-
-
-@contextmanager
-def _lost_context() -> Iterator[None]:
-    """Raise ReconstructorLost for an error of CUDA after which nothing can be computed in this process."""
-    try:
-        yield
-    except RuntimeError as error:
-        if is_lost(error):
-            raise ReconstructorLost(f"the context of the GPU is lost ({first_line(error)})") from error
-        raise

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vggt_ros.settings import setting
 
+CONVENTIONS = ("camera_from_world", "world_from_camera")
+"""What the poses of a network of this architecture may be."""
+
 
 @dataclass(frozen=True)
 class VggtConfig:
@@ -14,6 +17,9 @@ class VggtConfig:
     weights: str = setting("facebook/VGGT-1B", "Hugging Face repository, folder or file (.safetensors, .pt) of the "
                            "weights; note their license.")
     revision: str = setting("", "Branch, tag or commit of the Hugging Face repository; empty: its main branch.")
+    pose_convention: str = setting("camera_from_world", "What the poses of the camera head are; those of VGGT-1B are "
+                                   "`camera_from_world`. Networks of the same architecture may have others.",
+                                   choices=CONVENTIONS)
     width: int = setting(518, "Width of its images, rounded to a multiple of 14; smaller needs less memory.",
                          unit="px", low=112, high=1036)
     device: str = setting("auto", "Device it runs on; `auto`: the GPU if there is one.",

@@ -36,8 +36,12 @@ class TensorFile:
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFile]:
+def open_tensors(path: Path, owner: str = "vggt") -> Iterator[TensorFile]:
     """Open a file of weights; what its tensors are used for in the body may raise anything, unchanged.
+
+    Args:
+        path: the file.
+        owner: group of the setting `weights`, for messages.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -46,25 +50,25 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
-        with _reading(path):
-            _check_size(path)
+        with _reading(path, owner):
+            _check_size(path, owner)
             opened = safe_open(path, framework="pt")
         with opened as file:
-            with _reading(path):
+            with _reading(path, owner):
                 slices = {name: file.get_slice(name) for name in list(file.keys())}
                 types = {name: str(part.get_dtype()) for name, part in slices.items()}
                 shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             not_float = {name: kind for name, kind in types.items() if kind not in ("F64", "F32", "F16", "BF16")}
-            yield TensorFile(shapes, not_float, _guarded(path, file.get_tensor))
+            yield TensorFile(shapes, not_float, _guarded(path, owner, file.get_tensor))
     else:
-        with _reading(path):
+        with _reading(path, owner):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             state = state.get("model", state) if isinstance(state, Mapping) else state
         if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise WeightsError(f"vggt.weights: {path} is not a state dict")
+            raise WeightsError(f"{owner}.weights: {path} is not a state dict")
         yield TensorFile({name: tuple(value.shape) for name, value in state.items()},
                          {name: str(value.dtype).removeprefix("torch.") for name, value in state.items()
-                          if not value.is_floating_point()}, _guarded(path, state.__getitem__))
+                          if not value.is_floating_point()}, _guarded(path, owner, state.__getitem__))
 
 
 def release_page_cache(path: Path) -> None:
@@ -82,7 +86,7 @@ def release_page_cache(path: Path) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, owner: str) -> Iterator[None]:
     """Turn the error of reading a damaged file, for which the libraries have various types, into WeightsError.
 
     Lack of memory to map or copy the file is raised as it is.
@@ -94,21 +98,21 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        what = f"vggt.weights: {path} cannot be read ({type(error).__name__}: {error})"
+        what = f"{owner}.weights: {path} cannot be read ({type(error).__name__}: {error})"
         if isinstance(error, OSError):  # no permission, a disk or a network file system that fails
             raise WeightsError(what) from error
         raise WeightsError(f"{what}; it may be truncated: delete it and download it again") from error
 
 
-def _guarded(path: Path, read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+def _guarded(path: Path, owner: str, read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
     def guarded(name: str) -> Tensor:
-        with _reading(path):
+        with _reading(path, owner):
             return read(name)
 
     return guarded
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, owner: str) -> None:
     """Compare the size of a `.safetensors` file with its header; raises WeightsError."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -120,5 +124,5 @@ def _check_size(path: Path) -> None:
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         cause = "it may be truncated: " if size < expected else ""
-        raise WeightsError(f"vggt.weights: {path} has {size} bytes, but by its header {expected}; {cause}delete it and "
-                           "download it again")
+        raise WeightsError(f"{owner}.weights: {path} has {size} bytes, but by its header {expected}; {cause}delete "
+                           "it and download it again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class WeightsError(ReconstructorUnavailable):
 
 
 def find(source: str, download: bool = True, cache: Path | None = None, progress: Progress | None = None,
-         revision: str = "") -> Path:
+         revision: str = "", owner: str = "vggt", names: Sequence[str] = FILE_NAMES) -> Path:
     """Return the path of the weights file.
 
     Args:
@@ -33,6 +33,8 @@ def find(source: str, download: bool = True, cache: Path | None = None, progress
         cache: folder of the Hugging Face cache; None for the default.
         progress: called with the download progress, if the installed huggingface_hub reports it.
         revision: branch, tag or commit of the repository; empty for its main branch.
+        owner: group of the setting `weights`, for messages.
+        names: of files, in the order in which they are tried; their endings are those that are accepted.
 
     Raises:
         WeightsError: no weights file was found, or what was downloaded is damaged.
@@ -40,28 +42,29 @@ def find(source: str, download: bool = True, cache: Path | None = None, progress
     """
     path = Path(source).expanduser()
     if path.is_file():
-        if path.suffix not in (".safetensors", ".pt"):
-            raise WeightsError(f"vggt.weights: {path} is neither a .safetensors nor a .pt file")
+        if path.suffix not in (endings := sorted({Path(name).suffix for name in names})):
+            raise WeightsError(f"{owner}.weights: {path} is not a file of the kind {' or '.join(endings)}")
         return path
     if path.is_dir():
-        for name in FILE_NAMES:
+        for name in names:
             if (path / name).is_file():
                 return path / name
-        raise WeightsError(f"vggt.weights: the folder {path} contains none of {', '.join(FILE_NAMES)}")
+        raise WeightsError(f"{owner}.weights: the folder {path} contains none of {', '.join(names)}")
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise WeightsError(f"vggt.weights: {source} does not exist, and is not a Hugging Face repository (owner/name)")
-    return _find_in_hub(source, download, cache, progress, revision)
+        raise WeightsError(f"{owner}.weights: {source} does not exist, and is not a Hugging Face repository "
+                           "(owner/name)")
+    return _find_in_hub(source, download, cache, progress, revision, owner, names)
 
 
 def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: Progress | None,
-                 revision: str) -> Path:
+                 revision: str, owner: str, names: Sequence[str]) -> Path:
     """Return the file in the Hugging Face cache, downloading it if necessary; raises WeightsError."""
     try:
         from huggingface_hub import errors as hub
         from huggingface_hub import hf_hub_download
     except ImportError as error:  # not installed, or older than 0.25
-        raise WeightsError(f"vggt.weights: {repository} needs the package huggingface_hub, 0.25 or newer ({error}); "
-                           "pip install -U huggingface_hub safetensors, or set vggt.weights to a folder") from error
+        raise WeightsError(f"{owner}.weights: {repository} needs the package huggingface_hub, 0.25 or newer ({error}); "
+                           f"pip install -U huggingface_hub safetensors, or set {owner}.weights to a folder") from error
     page = f"https://huggingface.co/{repository}"
     canceled: list[BaseException] = []
 
@@ -72,13 +75,13 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
         try:
             return Path(hf_hub_download(repository, name, cache_dir=cache, local_files_only=not online, **options))
         except hub.GatedRepoError as error:
-            raise WeightsError(f"vggt.weights: {repository} is gated: apply at {page}, then run `hf auth login` or "
+            raise WeightsError(f"{owner}.weights: {repository} is gated: apply at {page}, then run `hf auth login` or "
                                "set HF_TOKEN") from error
         except hub.RepositoryNotFoundError as error:
-            raise WeightsError(f"vggt.weights: there is no {page}, or it is private: check the name, or run "
+            raise WeightsError(f"{owner}.weights: there is no {page}, or it is private: check the name, or run "
                                "`hf auth login`") from error
         except hub.RevisionNotFoundError as error:
-            raise WeightsError(f"vggt.revision: {repository} has no branch, tag or commit {revision!r}: see "
+            raise WeightsError(f"{owner}.revision: {repository} has no branch, tag or commit {revision!r}: see "
                                f"{page}/commits/main") from error
         except hub.LocalEntryNotFoundError:  # not cached, and downloading is disabled or there is no network
             if online:
@@ -89,10 +92,10 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
         except Exception as error:  # of the hub, of one of its HTTP clients, of the system
             if canceled:
                 raise canceled[0] from None
-            raise WeightsError(f"vggt.weights: {name} of {repository} could not be downloaded "
+            raise WeightsError(f"{owner}.weights: {name} of {repository} could not be downloaded "
                                f"({type(error).__name__}: {error}): try again, what has arrived is kept") from error
 
-    for name in FILE_NAMES:  # cached files first: a missing network may be slow to fail
+    for name in names:  # cached files first: a missing network may be slow to fail
         if path := fetch(name, online=False):
             return path
     if download:
@@ -103,17 +106,17 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
             progress("downloading the weights; this huggingface_hub does not report how far")
         with suppress(hub.LocalEntryNotFoundError):
             fetch("config.json", online=True)  # defines sizes other than the published ones
-            for name in FILE_NAMES:
+            for name in names:
                 if path := fetch(name, online=True, **bar):
-                    check_hash(path, progress)
+                    check_hash(path, progress, owner)
                     return path
     wanted = f"revision {revision} of {repository}" if revision else repository
-    raise WeightsError(f"vggt.weights: {wanted} is not in the cache and could not be downloaded (no network, or "
-                       f"offline): connect once, or copy {FILE_NAMES[0]} from {page} into a folder and set "
-                       "vggt.weights to it")
+    raise WeightsError(f"{owner}.weights: {wanted} is not in the cache and could not be downloaded (no network, or "
+                       f"offline): connect once, or copy {names[0]} from {page} into a folder and set "
+                       f"{owner}.weights to it")
 
 
-def check_hash(path: Path, progress: Progress | None = None) -> str:
+def check_hash(path: Path, progress: Progress | None = None, owner: str = "vggt") -> str:
     """Compare a file in the Hugging Face cache with the SHA-256 that the hub has given for it, which is its real name.
 
     Returns:
@@ -135,8 +138,8 @@ def check_hash(path: Path, progress: Progress | None = None) -> str:
             if progress is not None:
                 progress(f"comparing the weights with their hash, {100 * done / size:.0f} %")
     if found.hexdigest() != expected:
-        raise WeightsError(f"vggt.weights: {path} is damaged: its SHA-256 is {found.hexdigest()} and not {expected}, "
-                           f"with {size} bytes; delete {blob} and download it again")
+        raise WeightsError(f"{owner}.weights: {path} is damaged: its SHA-256 is {found.hexdigest()} and not "
+                           f"{expected}, with {size} bytes; delete {blob} and download it again")
     return expected
 
 

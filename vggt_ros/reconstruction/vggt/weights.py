@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vggt_ros.reconstruction.vggt.network import Network
 from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, Sizes
-from vggt_ros.reconstruction.vggt.tensor_file import open_tensors
+from vggt_ros.reconstruction.vggt.tensor_file import TensorFile, open_tensors
 from vggt_ros.reconstruction.vggt.weight_files import WeightsError
 
 LICENSE = ("The weights of VGGT-1B are for non-commercial use only; those of VGGT-1B-Commercial are given on "
@@ -42,7 +42,8 @@ def read_sizes(config: Path) -> Sizes:
 
 
 def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path,
-                  not_float: Mapping[str, str] | None = None, unused: tuple[str, ...] = ()) -> None:
+                  not_float: Mapping[str, str] | None = None, unused: tuple[str, ...] = (),
+                  owner: str = "vggt", network: str = "VGGT of these sizes") -> None:
     """Compare names, shapes and types of tensors.
 
     Args:
@@ -51,6 +52,8 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
         path: the file.
         not_float: name to type, of the tensors in the file that are not floating point numbers.
         unused: prefixes of the tensors of heads that are not needed, and may be missing.
+        owner: group of the setting `weights`, for messages.
+        network: what the file should be, for messages.
 
     Raises:
         WeightsError: the text names the first missing, unknown, misshaped and not real tensor.
@@ -65,11 +68,11 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, t
     if misshaped:
         problems[-1] += f" ({found[misshaped[0]]} instead of {expected[misshaped[0]]})"
     if problems:
-        raise WeightsError(f"vggt.weights: {path} is not VGGT of these sizes: tensors {'; '.join(problems)}. Use the "
+        raise WeightsError(f"{owner}.weights: {path} is not {network}: tensors {'; '.join(problems)}. Use the "
                            "published file, or put a config.json with its sizes into the same folder")
     integers = [name for name in needed if name in (not_float or {})]
     if not_float and integers:
-        raise WeightsError(f"vggt.weights: {path} has {len(integers)} tensors that are not floating point numbers, "
+        raise WeightsError(f"{owner}.weights: {path} has {len(integers)} tensors that are not floating point numbers, "
                            f"first {integers[0]} ({not_float[integers[0]]}): quantized weights are not supported")
 
 
@@ -109,21 +112,44 @@ def load(path: Path, device: torch.device, storage: torch.dtype = torch.float32,
         network = Network(sizes)
     unused = unused_prefixes(outputs)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    state: dict[str, Tensor] = {}
-    finite: list[Tensor] = []
     with open_tensors(path) as file:
         check_tensors(file.shapes, expected, path, file.not_float, unused)
-        for number, name in enumerate(expected):
-            if not name.startswith(unused):
-                state[name] = file.read(name).to(device, storage_dtype(name, expected[name], storage), copy=True)
-                finite.append(state[name].isfinite().all())
-            if progress is not None and number % 50 == 0:
-                progress(number / len(expected))
-    invalid = [name for name, good in zip(state, torch.stack(finite).tolist(), strict=True) if not good]
-    if invalid:
-        kind = str(state[invalid[0]].dtype).removeprefix("torch.")
-        raise WeightsError(f"vggt.weights: {path} has NaN or infinite values in {len(invalid)} tensors, first "
-                           f"{invalid[0]} (as {kind}): download it again, or set vggt.dtype to float32 if it is right")
+        kept = {name: storage_dtype(name, shape, storage) for name, shape in expected.items()
+                if not name.startswith(unused)}
+        state = read_finite(file, kept, path, device, progress)
     drop_heads(network, outputs)
     network.load_state_dict(state, strict=True, assign=True)
     return network.requires_grad_(False)
+
+
+def read_finite(file: TensorFile, kept: Mapping[str, torch.dtype], path: Path, device: torch.device,
+                progress: Callable[[float], None] | None = None, owner: str = "vggt") -> dict[str, Tensor]:
+    """Return tensors of an open file on `device`.
+
+    Args:
+        file: the open file.
+        kept: name to type, of the tensors that are read.
+        path: of the file, for messages.
+        device: the device to copy to.
+        progress: called with the fraction done; an exception that it raises ends the reading.
+        owner: group of the setting `weights`, for messages.
+
+    Raises:
+        WeightsError: a tensor cannot be read, or has values that are not finite.
+        RuntimeError: torch cannot copy to the device, for lack of memory for example.
+
+    """
+    state: dict[str, Tensor] = {}
+    finite: list[Tensor] = []
+    for number, (name, dtype) in enumerate(kept.items()):
+        state[name] = file.read(name).to(device, dtype, copy=True)
+        finite.append(state[name].isfinite().all())
+        if progress is not None and number % 50 == 0:
+            progress(number / len(kept))
+    invalid = [name for name, good in zip(state, torch.stack(finite).tolist(), strict=True) if not good]
+    if invalid:
+        kind = str(state[invalid[0]].dtype).removeprefix("torch.")
+        raise WeightsError(f"{owner}.weights: {path} has NaN or infinite values in {len(invalid)} tensors, first "
+                           f"{invalid[0]} (as {kind}): download it again, or set {owner}.dtype to float32 if it is "
+                           "right")
+    return state

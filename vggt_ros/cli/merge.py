@@ -1,0 +1,67 @@
+"""merge: saved maps of different days or robots become one map, where they see the same places."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vggt_ros.config import Config
+from vggt_ros.loops.merging import Merged, merge
+from vggt_ros.mapping.surface import Surface
+from vggt_ros.settings import ConfigError
+from vggt_ros.storage.map_folder import StorageError, load_map, save_map
+
+
+def main(args: list[str] | None = None, prog: str = "merge") -> int:
+    """Merge the maps named on the command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Joins saved maps where they see the same places.")
+    parser.add_argument("maps", type=Path, nargs="+", metavar="MAP",
+                        help="folders of saved maps; the first one gives the frame")
+    parser.add_argument("--output", type=Path, required=True, metavar="MAP", help="folder of the merged map")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="change a setting, such as map.voxel or loops.drift")
+    options = parser.parse_args(args)
+    try:
+        if len(options.maps) < 2:
+            raise StorageError("merging takes at least two maps")
+        config = Config().parse(options.set)
+        records = [load_map(path.expanduser()) for path in options.maps]
+        with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            merged = merge(records, _names(options.maps), config, progress)
+        save(merged, options.output.expanduser(), config)
+    except (ConfigError, StorageError) as error:
+        print(f"merge: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(summary(merged)) + f"\nwritten to {options.output}")
+    return 0
+
+
+def save(merged: Merged, folder: Path, config: Config) -> None:
+    """Save a merged map; raises StorageError."""
+    solution, surface, map_world = merged.atlas.solution(), Surface(config.map), merged.record.map_world
+    surface.update(solution, complete=True)
+    save_map(folder, merged.record, surface.cloud(solution).transformed(map_world), map_world @ solution.map_camera,
+             config)
+
+
+def summary(merged: Merged) -> list[str]:
+    """Return lines that name which maps were joined, which stay apart, and why."""
+    lines = [f"{' + '.join(group)}: {'joined' if len(group) > 1 else 'stays apart'}" for group in merged.groups]
+    return lines + [f"  {part.name}: {note}" for part in merged.parts for note in part.notes]
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Return the names of the maps' folders, or whole paths where two of them have the same name."""
+    names = [path.expanduser().resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

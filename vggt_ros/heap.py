@@ -1,0 +1,33 @@
+"""The heap of the C library, which NumPy and OpenCV allocate from: free memory goes back to the system (glibc only)."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+_M_ARENA_MAX = -8
+"""Parameter of mallopt, see malloc.h."""
+
+
+def single_heap() -> None:
+    """Let all threads of this process share one heap; to be called before other threads start.
+
+    By default each gets its own, and what one has freed no other can use. Python runs one thread at a time anyway.
+    """
+    if (library := _library()) is not None:
+        library.mallopt(_M_ARENA_MAX, 1)
+
+
+def return_free_memory() -> None:
+    """Give free memory back to the system; takes some milliseconds, in which no thread can allocate."""
+    if (library := _library()) is not None:
+        library.malloc_trim(ctypes.c_size_t(0))
+
+
+def _library() -> Any:
+    """Return the C library of this process; None if it is not glibc."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None

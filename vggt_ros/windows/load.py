@@ -1,0 +1,41 @@
+"""What is given up while windows are solved more slowly than keyframes come.
+
+A window that waits makes the map late. Keyframes farther apart need fewer windows for the same path: that is decided
+before they are made, evenly, while thinning takes out what was made already, wherever it happens to wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_PARALLAX = 0.6
+"""Additional parallax for each window that waits, as a fraction of the usual one: with two of them, the reconstructor
+may be half as fast as the camera needs."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How far the reconstructor is behind.
+
+    Attributes:
+        waiting: windows that wait for it, without the one in progress.
+        has_capacity: whether another window may be formed; otherwise keyframes that wait are thinned.
+
+    """
+
+    waiting: int = 0
+    has_capacity: bool = True
+
+    @property
+    def spacing(self) -> float:
+        """Factor by which keyframes are farther apart than usual."""
+        return 1.0 + _PARALLAX * self.waiting
+
+    @property
+    def given_up(self) -> str:
+        """What is given up at present, in words; empty if nothing is."""
+        if not self.waiting:
+            return ""
+        windows = "1 window waits" if self.waiting == 1 else f"{self.waiting} windows wait"
+        thinned = "" if self.has_capacity else "; those that wait are thinned"
+        return f"{windows} for the reconstructor: keyframes are {self.spacing:.1f} times as far apart{thinned}"

@@ -1,0 +1,105 @@
+"""A worker that is an actor of a Ray cluster (Moritz et al., Ray, OSDI 2018); Ray is an extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera
+from vggt_ros.reconstruction.base import ReconstructorLost
+from vggt_ros.settings import ConfigError
+from vggt_ros.threads import single_threaded_blas
+from vggt_ros.workers.requests import Answer, Request
+from vggt_ros.workers.worker import Create, create_answerer, create_unrefined
+
+
+class Actor:
+    """What runs on the cluster: a reconstructor that stays loaded."""
+
+    def __init__(self, config: Config, create: Create) -> None:
+        """Create the reconstructor; raises as `create` does."""
+        single_threaded_blas()
+        self._answerer, self._reason = create_answerer(create, config, lambda text: None)
+
+    def describe(self) -> tuple[str, str, dict[str, str]]:
+        """Return the name of the reconstructor, why it was chosen, and what it says of itself."""
+        return self._answerer.name, self._reason, self._answerer.status_values
+
+    def image_size(self, camera: Camera) -> tuple[int, int]:
+        """Return (width, height) of the images that the reconstructor needs from this camera."""
+        size: tuple[int, int] = self._answerer.image_size(camera)
+        return size
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to a request."""
+        result: Answer = self._answerer.reconstruct(request)
+        return result
+
+
+def connect(address: str) -> Any:
+    """Return Ray, connected to the cluster at an address: `HOST:PORT`, `auto`, or `local` for one on this machine.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster.
+
+    """
+    try:
+        ray = importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        raise ConfigError("--ray needs Ray, which is not installed: pip install -r requirements-cluster.txt") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"--ray {address}: {error}") from error
+    return ray
+
+
+def workers_of(ray: Any, gpus: bool) -> int:
+    """Return how many workers a cluster has room for: one on each GPU, or on each core."""
+    return max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+
+
+class RayWorker:
+    """Answers requests by an actor of a cluster; see `Worker`."""
+
+    def __init__(self, ray: Any, config: Config, gpus: bool = False, create: Create = create_unrefined) -> None:
+        """Start an actor, which takes a GPU with `gpus`, else a core; raises as `create` does."""
+        self._ray = ray
+        kind = ray.remote(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_restarts=0)(Actor)
+        self._actor = kind.remote(config, create)
+        self.name, self.reason, values = self._get(self._actor.describe.remote())
+        self.carries, self.adjusted = values["carries"], values["adjusted"] == "yes"
+
+    @property
+    def actor(self) -> Any:
+        """The actor."""
+        return self._actor
+
+    def image_size(self, camera: Camera) -> tuple[int, int]:
+        """Return (width, height) of the images that the reconstructor needs from this camera."""
+        size: tuple[int, int] = self._get(self._actor.image_size.remote(camera))
+        return size
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to a request; raises ReconstructorLost if the actor has died, with its machine or alone."""
+        result: Answer = self._get(self._actor.answer.remote(request))
+        return result
+
+    def close(self) -> None:
+        """End the actor."""
+        self._ray.kill(self._actor)
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError,
+                self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError) as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, ConfigError):
+                raise cause from error
+            raise ReconstructorLost(f"a worker of the cluster has died: {str(error).strip().splitlines()[-1]}") \
+                from error
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error)) from error
