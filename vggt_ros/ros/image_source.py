@@ -107,7 +107,7 @@ class ImageSource:
     def adapt_qos(self, periodic: bool) -> None:
         """Subscribe anew where the publishers offer another QoS than before; see `AdaptiveSubscription.adapt`."""
         for subscription in self._subscriptions:
-            if subscription.adapt(periodic):
+            if subscription.adapt(periodic) and subscription is self._subscriptions[-1]:  # that of the images
                 self._sequence = None
 
     def on_camera_info(self, info: CameraInfo) -> None:

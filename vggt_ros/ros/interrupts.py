@@ -7,7 +7,6 @@ KeyboardInterrupt during the cleanup that the first one started. And after five 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from vggt_ros.ros.node_process import children
 
 
 @contextmanager
@@ -66,8 +67,8 @@ def bounded_end(seconds: float) -> Iterator[None]:
         if number and not ended.wait(seconds):
             print(f"the node has not ended {seconds:g} s after the signal; the process is ended", file=sys.stderr,
                   flush=True)
-            for child in multiprocessing.active_children():  # one that is stopped would not see that we have ended
-                child.kill()
+            for child in children(os.getpid()):  # one that is stopped would not see that we have ended
+                os.kill(child, signal.SIGKILL)
             os._exit(1)
 
     thread = threading.Thread(target=watch, name="bounded_end", daemon=True)

@@ -101,13 +101,6 @@ class Camera:
                      Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data))
 
 
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has ended in the meantime
-        return b""
-
-
 def _encode(image: NDArray[np.uint8], compressed: bool) -> array.array[int]:
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1] if compressed else image
     return array.array("B", data.tobytes())
@@ -141,8 +134,8 @@ class RunningNode:
 
     @property
     def child(self) -> int | None:
-        """The process of the reconstructor, which multiprocessing has spawned; None if there is none."""
-        return next((pid for pid in children(self.pid) if b"spawn_main" in _command_line(pid)), None)
+        """The process of the reconstructor, the only child of the node; None if there is none."""
+        return next(iter(children(self.pid)), None)
 
     def signal_child(self, number: int) -> int:
         """Send a signal to the reconstructor and return its process; raises NodeError if there is none."""
