@@ -40,6 +40,7 @@ def test_updates_of_the_graph_are_timed(tmp_path, capsys):
     assert "3 of 3 true loops accepted" in said and "0 of 3 false loops accepted" in said
 
 
+@pytest.mark.slow
 def test_a_window_of_a_network_is_timed(tmp_path, capsys):
     """In a process of its own, on one core, with generated weights."""
     pytest.importorskip("torch", reason="torch is not installed")
@@ -51,4 +52,4 @@ def test_a_window_of_a_network_is_timed(tmp_path, capsys):
     assert found["cpu_s"] > 0 and found["seconds"] > 0 and found["memory_mb"] > found["before_mb"] > 100
     assert "da3-small" in capsys.readouterr().out
     assert main([*small, "--set", "da3.width=1"]) == 1
-    assert "da3-small on 1 cores: " in (said := capsys.readouterr().err) and "da3.width" in said
+    assert "da3.width: 1 is outside" in capsys.readouterr().err

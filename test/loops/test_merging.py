@@ -7,13 +7,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from saved_maps import UPRIGHT
+from saved_maps import UPRIGHT, save
 from scenes import SIZE, Sequence, lap, run, trajectory_error
 
 from vggt_ros.cli.merge import main
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import merge
 from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.restored_map import restore
 from vggt_ros.slam import Slam
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import load_map
@@ -77,10 +78,10 @@ def test_another_room_stays_a_submap_and_is_named():
     assert error < 0.05 and len(solution.stamps[own]) < len(sequence.frames)
 
 
+@pytest.mark.slow
 def test_a_merged_map_is_continued():
     """Images of a third visit are found in the merged map, and ids go on."""
     merged = merge([part(0, 60, 1), part(44, 104, 2)], ["a", "b"], Config()).record
-    from vggt_ros.mapping.restored_map import restore
     slam = Slam(Config(), lap().oracle(noise=NOISE, seed=5))
     slam.reset_tracking(merged)
     slam.reset_map(restore(merged, Config()))
@@ -115,7 +116,6 @@ def test_older_maps_without_descriptors_are_merged():
 
 
 def test_command_line(tmp_path, capsys):
-    from saved_maps import save
     for name, record in (("a", part(0, 60, 1)), ("b", part(44, 104, 2)), ("c", mapped(*other_room()))):
         save(tmp_path / name, record)
     assert main([*(str(tmp_path / name) for name in "abc"), "--output", str(tmp_path / "all")]) == 0
@@ -143,6 +143,7 @@ def test_reconstructor_descriptors_of_different_kinds_are_left_out(sizes, caplog
     assert same.descriptor.shape == (2 * len(records[0]), 8)
 
 
+@pytest.mark.slow
 def test_the_unit_is_that_of_the_map_whose_scale_is_known_best():
     """The frame stays that of the first map."""
     unknown, known = part(0, 60, 1), replace(part(44, 104, 2), scale_state="OBSERVED", scale_sigma=0.01,

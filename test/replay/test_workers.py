@@ -48,7 +48,8 @@ def same(one: Run, other: Run) -> None:
     assert one.slam.counts == other.slam.counts and not other.failures
 
 
-@pytest.mark.parametrize(("chained", "size"), [(False, 1), (False, 4), (True, 1), (True, 3)])
+@pytest.mark.parametrize(("chained", "size"), [pytest.param(False, 1, marks=pytest.mark.slow), (False, 4),
+                                               pytest.param(True, 1, marks=pytest.mark.slow), (True, 3)])
 def test_any_number_of_workers_has_the_same_results(chained, size):
     pool = Pool(lambda: LocalWorker(CONFIG, partial(create, chained=chained, recording=WHOLE)), size)
     with_workers = run(Recording(*WHOLE), CONFIG, workers=pool)
@@ -59,7 +60,7 @@ def test_any_number_of_workers_has_the_same_results(chained, size):
     assert figures["ahead"] == with_workers.slam.counts.windows  # every window was expected; only loops were not
 
 
-@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("chained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_forecast_that_is_wrong_changes_nothing(chained):
     """The camera is found again after it was covered: the tracker adds tracks by the map, which nobody can foresee."""
     assert alone(chained, GAP).slam.counts.lost > 0  # the test would show nothing otherwise
@@ -70,7 +71,7 @@ def test_a_forecast_that_is_wrong_changes_nothing(chained):
     assert with_workers.workers["corrections"] > 0
 
 
-@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("chained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_worker_that_is_killed_costs_one_window(chained, tmp_path):
     pool = Pool(lambda: ProcessWorker(CONFIG, partial(create, chained=chained, recording=WHOLE,
                                                         kill_file=str(tmp_path / "killed"))), 2)
@@ -83,6 +84,7 @@ def test_a_worker_that_is_killed_costs_one_window(chained, tmp_path):
     assert pool.answered == with_workers.workers["ahead"] + with_workers.workers["unexpected"]
 
 
+@pytest.mark.slow
 def test_a_window_that_kills_every_worker_is_lost_alone(tmp_path):
     pool = Pool(lambda: ProcessWorker(CONFIG, partial(create, recording=WHOLE, once=False,
                                                         kill_file=str(tmp_path / "killed"))), 1)
@@ -134,6 +136,7 @@ def test_a_reconstructor_that_does_not_say_what_it_carries_is_refused():
         Pool(lambda: LocalWorker(CONFIG, silent), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="multiview needs pycolmap")
 def test_multiview_in_processes_is_the_same_to_the_bit(monkeypatch):
     """What it carries (local map, lens, readout time) goes from process to process."""

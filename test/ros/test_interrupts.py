@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from paths import ROOT
 
 PROGRAM = """
-import atexit, sys, threading, time
+import atexit, multiprocessing, os, signal, sys, threading, time
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 what = sys.argv[1]
 with single_interrupt(), bounded_end(2.0):
@@ -19,7 +20,11 @@ with single_interrupt(), bounded_end(2.0):
             atexit.register(time.sleep, 60)
         if what == "a thread that is waited for":
             threading.Thread(target=time.sleep, args=(60,)).start()
-        print("ready", flush=True)
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
+        if what == "the cleanup":
+            child.start()
+            os.kill(child.pid, signal.SIGSTOP)
+        print("ready", child.pid, flush=True)
         time.sleep(60)
     finally:
         if what == "the cleanup":
@@ -33,7 +38,8 @@ print("ended", flush=True)
 def test_the_process_ends_in_time_whatever_hangs(what, code):
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert process.stdout.readline() == "ready\n"
+    ready, child = process.stdout.readline().split()
+    assert ready == "ready"
     began = time.monotonic()
     for _ in range(3):  # those of terminal and launch
         process.send_signal(signal.SIGINT)
@@ -42,5 +48,10 @@ def test_the_process_ends_in_time_whatever_hangs(what, code):
     assert process.returncode == code, errors
     assert time.monotonic() - began < 6.0
     assert ("ended" in said) == (what != "the cleanup")
+    if child != "None":
+        end = time.monotonic() + 5.0
+        while Path("/proc", child).exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not Path("/proc", child).exists(), "the stopped child outlives it"
     if what == "a thread that is waited for":
         assert "most recent call first" in errors, "it is not said where it hangs"

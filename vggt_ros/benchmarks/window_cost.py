@@ -38,9 +38,10 @@ def window_cost(names: Sequence[str], cores: Sequence[int], frames: int = 8, rou
         settings: `key=value`.
 
     Raises:
-        ConfigError: a process fails, for lack of a package or of memory.
+        ConfigError: a setting is wrong, or a process fails, for lack of a package or of memory.
 
     """
+    Config().parse(list(settings))
     print(f"{frames} images; seconds of a window after the first, median of {rounds}; memory is resident, at most\n"
           f"{'':<10} {'images':>8} {'cores':>5} {'parameters':>10} {'s a window':>10} {'CPU s':>7} {'memory MB':>9} "
           f"{'before MB':>9}", flush=True)

@@ -63,6 +63,7 @@ class ReconstructorProcess:
 
         """
         self._closed, self._config = threading.Event(), config
+        self._closed_at: float | None = None
         self._sizes: dict[tuple[int, int, bytes], tuple[int, int]] = {}
         self._sizes_lock = threading.Lock()
         self.status_values: dict[str, str] = {}
@@ -131,11 +132,12 @@ class ReconstructorProcess:
 
     def cancel(self) -> None:
         """End what the process does, after a moment in which it may finish; from any thread."""
+        self._closed_at = self._closed_at or time.monotonic()
         self._closed.set()
 
     def close(self) -> None:
-        """End the process after what it is doing, or kill it if that takes too long."""
-        self._closed.set()
+        """End the process after what it is doing, or kill it if that takes too long, since `cancel` at most."""
+        self.cancel()
         self._end()
 
     def _start(self, config: Config, create: Create, describe: Describe | None) -> None:
@@ -199,7 +201,8 @@ class ReconstructorProcess:
         """Ask the process to end, and kill it if it does not."""
         with contextlib.suppress(OSError):
             self._connection.send(("close", ()))
-        self._process.join(_GRACE)
+        passed = 0.0 if self._closed_at is None else time.monotonic() - self._closed_at
+        self._process.join(max(0.1, _GRACE - passed))
         self._kill()
 
     def _kill(self) -> None:

@@ -82,9 +82,11 @@ class _DescribeNew:
         self._describe, self._newest = describe, -1
 
     def __call__(self, window: Window) -> dict[int, Any]:
-        new = [] if self._describe is None else [k for k in window.keyframes if k.id > self._newest]
+        if self._describe is None:
+            return {}
+        new = [keyframe for keyframe in window.keyframes if keyframe.id > self._newest]
         self._newest = max(self._newest, *window.ids)
-        return {keyframe.id: self._describe(keyframe) for keyframe in new if self._describe is not None}
+        return {keyframe.id: self._describe(keyframe) for keyframe in new}
 
 
 def _answer_sizes(questions: Connection, reconstructor: Any) -> None:

@@ -203,9 +203,12 @@ class ImageSource:
         self._node.get_logger().error(reason, throttle_duration_sec=LOG_PERIOD)
 
     def _count_missed(self, sequence: int | None) -> None:
-        """Count gaps in the sequence numbers of the publisher; not possible with several publishers."""
+        """Count gaps in the sequence numbers of the publisher; not possible with several publishers.
+
+        On a busy machine DDS may have lost sight of the only one meanwhile.
+        """
         previous, self._sequence = self._sequence, sequence
-        if sequence and previous and sequence > previous + 1 and self._node.count_publishers(self.topic) == 1:
+        if sequence and previous and sequence > previous + 1 and self._node.count_publishers(self.topic) < 2:
             self.counts["missed"] += sequence - previous - 1
 
     def _rectifier_for(self, image: NDArray[np.uint8]) -> Rectifier | None:

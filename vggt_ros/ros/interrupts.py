@@ -7,6 +7,7 @@ KeyboardInterrupt during the cleanup that the first one started. And after five 
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import sys
@@ -65,6 +66,8 @@ def bounded_end(seconds: float) -> Iterator[None]:
         if number and not ended.wait(seconds):
             print(f"the node has not ended {seconds:g} s after the signal; the process is ended", file=sys.stderr,
                   flush=True)
+            for child in multiprocessing.active_children():  # one that is stopped would not see that we have ended
+                child.kill()
             os._exit(1)
 
     thread = threading.Thread(target=watch, name="bounded_end", daemon=True)

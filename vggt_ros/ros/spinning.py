@@ -16,8 +16,9 @@ from vggt_ros.ros.executor import TolerantExecutor
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 from vggt_ros.settings import ConfigError
 
-END_TIMEOUT = 4.5
-"""Longest time from SIGINT to the end of the process, seconds; launch escalates after five."""
+END_TIMEOUT = 4.0
+"""Longest time from SIGINT until the process is ended, seconds; launch escalates after five, and the system needs up to
+a second to release the memory of a process on a busy machine."""
 
 
 def spin(name: str, create: Callable[[], Any]) -> int:

@@ -40,7 +40,7 @@ def hostile_messages(folder: Path, domain: int, frames: Frames, count: int,
             fault = node.tracking_fault()
             outcome.require(not fault, f"{name}, afterwards: {fault}")
             # With several publishers of a topic, the sequence numbers do not show what was missed.
-            account(node.settle(), outcome, None if compressed else node.camera.sent)
+            account(node.settle(), outcome, None if compressed else node.sent)
             node.end(outcome, f"{name}: seconds to end")
     return outcome
 

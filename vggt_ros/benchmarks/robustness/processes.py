@@ -74,7 +74,7 @@ def killed_reconstructor(folder: Path, domain: int, frames: Frames, kills: int, 
                             "longest seconds until windows are solved again": round(longest, 1)}
         fault = node.tracking_fault()
         outcome.require(not fault, f"afterwards: {fault}")
-        account(node.settle(), outcome, node.camera.sent)
+        account(node.settle(), outcome, node.sent)
         node.camera.on = True
         node.until(lambda: node.recorder.status["worker"] == "busy", _RELOAD_TIMEOUT)
         node.signal_child(signal.SIGSTOP)
@@ -99,14 +99,14 @@ def soak(folder: Path, domain: int, frames: Frames, seconds: float, rate: float)
                 node.spin(min(1.0, seconds - elapsed) + 1e-3)
                 samples.append((elapsed, node.resident_mb(), float(node.recorder.status["released"])))
                 bar.update(round(elapsed) - bar.n)
-        status, sent = node.status(), node.camera.sent
+        status, sent = node.status(), node.sent
         fault = node.tracking_fault()
         outcome.require(not fault, f"at the end: {fault}")
         outcome.require(int(status["released"]) > 0 or seconds < _FULL_AFTER,
                         f"map.max_keyframes ({MAX_KEYFRAMES}) is not reached")
         outcome.figures |= {"images sent": sent, "images received": int(status["images received"]), **{
             key: int(status[key]) for key in ("tracked", "lost", "windows", "windows lost", "released")}}
-        account(node.settle(), outcome, node.camera.sent)
+        account(node.settle(), outcome, node.sent)
         node.end(outcome)
     growth, middle = memory_growth(samples, seconds / 2)
     outcome.figures |= {"memory MB": round(middle), "growth in the last half, %": round(growth, 2)}

@@ -86,8 +86,11 @@ class Camera:
         self.sent += 1
 
     def _tick(self) -> None:
-        if not self.on:
-            return
+        if self.on:
+            self.send_one()
+
+    def send_one(self) -> None:
+        """Publish the next image with its calibration."""
         last = len(self._encoded) - 1
         data = self._encoded[last - abs(self._turn % (2 * last) - last)]
         self._turn += 1
@@ -128,6 +131,7 @@ class RunningNode:
         self._watch = ProcessWatch(executor, process, log)
         self.lifecycle = Lifecycle(recorder, self._watch, NODE)
         self.camera = Camera(recorder, frames, compressed, rate, prefix)
+        self._sent_before = 0
         self._save = recorder.create_client(Trigger, f"{NODE}/save_map")
 
     @property
@@ -176,6 +180,14 @@ class RunningNode:
         if not self.until(lambda: self.camera.is_connected and self.recorder.status.get("state", "LOADING") not in
                           ("LOADING", "FAILED"), _READY_TIMEOUT):
             raise NodeError(f"the reconstructor is not loaded: {self.recorder.status.get('reconstructor')}")
+        while not int((status := self.status())["images received"]):  # until DDS has found the camera for the node, too
+            self.camera.send_one()
+        self._sent_before = self.camera.sent - int(status["images received"]) - int(status["images missed"])
+
+    @property
+    def sent(self) -> int:
+        """The number of images that were sent since the node could receive them."""
+        return self.camera.sent - self._sent_before
 
     def tracking_fault(self, timeout: float = _TRACKING_TIMEOUT) -> str:
         """Turn the camera on and return why its images are not tracked within a time; empty if they are.

@@ -52,7 +52,7 @@ class Features:
     Attributes:
         gray: uint8 (H, W), stretched if it is dark.
         coarse: uint8, the image at low resolution, for the initial guess of the flow.
-        corners: float32 (n, 2), about `spacing` pixels apart.
+        corners: float32 (n, 2), the strongest of each part of the image first.
         intrinsics: pinhole matrix (3, 3).
         excluded: mask of what is left out; None: nothing is.
 
@@ -62,7 +62,6 @@ class Features:
     coarse: Gray
     corners: NDArray[np.float32]
     intrinsics: Array
-    spacing: float
     excluded: NDArray[np.bool_] | None = None
 
     @cached_property
@@ -81,7 +80,7 @@ def detect(keyframe: Keyframe, count: int) -> Features:
     spacing = 0.5 * float(np.sqrt(gray.size / count))
     corners = detect_corners(small, count, spacing * size[0] / width, free_pixels(keyframe.excluded, small.shape))
     corners = ((corners + 0.5) * (np.array([width, height]) / size) - 0.5).astype(np.float32)
-    return Features(gray, coarse_image(gray), corners, keyframe.intrinsics, spacing, keyframe.excluded)
+    return Features(gray, coarse_image(gray), corners, keyframe.intrinsics, keyframe.excluded)
 
 
 def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
@@ -105,7 +104,7 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
     for index in range(first, count - 1):
         current = features[index]
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
-        new_corners = _away_from_tracks(current.corners, active, current.gray.shape, current.spacing)
+        new_corners = _where_no_track_is(current.corners, active, current.gray.shape[::-1])
         tracks = np.concatenate([tracks, _new_tracks(count, index, new_corners)])
         tracks = _track_step(tracks, features, index, max_backward_error)
     kept = (~np.isnan(tracks[:, :, 0])).sum(1) >= 2
@@ -141,13 +140,12 @@ def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
 
     More tracks next to each other cost more than they add. `size` is width and height of the images.
     """
-    edge, seen = float(np.sqrt(size[0] * size[1] / CELLS)), ~np.isnan(tracks[..., 0])
+    seen = ~np.isnan(tracks[..., 0])
     order = np.argsort(-seen.sum(1), kind="stable")
     chosen = np.zeros(len(tracks), bool)
     for view in range(tracks.shape[1]):
         rows = order[seen[order, view]]
-        cell = (tracks[rows, view] // edge).astype(int)
-        chosen[rows[np.unique(cell[:, 1] * size[0] + cell[:, 0], return_index=True)[1]]] = True
+        chosen[rows[np.unique(_cell(tracks[rows, view], size), return_index=True)[1]]] = True
     return np.flatnonzero(chosen)
 
 
@@ -244,13 +242,14 @@ def _motion_around(points: NDArray[np.float32], first: NDArray[np.float32],
     return np.asarray((weight[..., None] * motion).sum(1) / weight.sum(1, keepdims=True), np.float32)
 
 
-def _away_from_tracks(corners: NDArray[np.float32], active: Array, shape: tuple[int, ...],
-                      spacing: float) -> NDArray[np.float32]:
-    """Return the corners farther than `spacing` pixels from every active track."""
-    if not len(corners):
-        return corners
-    free = np.full(shape, 255, np.uint8)
-    for x, y in np.rint(active).astype(int):
-        cv2.circle(free, (int(x), int(y)), int(spacing), 0, -1)
-    at = np.rint(corners).astype(int)
-    return corners[free[at[:, 1].clip(0, shape[0] - 1), at[:, 0].clip(0, shape[1] - 1)] > 0]
+def _where_no_track_is(corners: NDArray[np.float32], active: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return of the corners (n, 2) the first ones in each part of the image without a track; see `well_spread`."""
+    cells, first = np.unique(_cell(corners, size), return_index=True)
+    return corners[np.sort(first[~np.isin(cells, _cell(active, size))])]
+
+
+def _cell(pixels: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.intp]:
+    """Return the number of the part of an image in which pixels (n, 2) are; `size` is width and height."""
+    edge = float(np.sqrt(size[0] * size[1] / CELLS))
+    column, row = (pixels // edge).astype(np.intp).T
+    return np.asarray(row * size[0] + column, np.intp)
