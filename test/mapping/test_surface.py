@@ -95,4 +95,4 @@ def test_memory_of_a_keyframe():
     assert keyframes[0].depth.shape == (150, 200)
     for keyframe, frame in zip(keyframes, sequence.frames, strict=False):
         small = cv2.resize(frame.image, (200, 150), interpolation=cv2.INTER_AREA).astype(float)
-        assert np.sqrt(np.mean((np.asarray(keyframe.color) - small) ** 2)) < 5  # of 255: JPEG
+        assert np.sqrt(np.mean((np.asarray(keyframe.color) - small) ** 2)) < 8  # of 255: JPEG of a dense texture
