@@ -132,7 +132,7 @@ class MapConfig:
                                unit="median depths", low=1.0, high=1000.0, live=True)
     period: float = setting(2.0, "Shortest time between two messages of the whole map on `~/cloud_map`.",
                             unit="s", low=0.0, high=3600.0)
-    max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.4 MB each; when there are more, those with "
+    max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.3 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
     planar: bool = setting(False, "The robot drives on a plane: height, roll and pitch of its base are soft factors; "
                            "not for ramps below 3 planar_tilt, nor for what flies or is carried.")

@@ -1,4 +1,4 @@
-"""A color image kept as a JPEG: a seventh of its pixels, with errors that are below the noise of a camera."""
+"""A color image kept as a JPEG, in about a fifth of the memory of its pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUALITY = 95
 
 
 class CompressedColor:
-    """An RGB image, uint8 (h, w, 3), in a seventh of its memory; `np.asarray` gives the pixels, in half a millisecond.
+    """An RGB image, uint8 (h, w, 3); `np.asarray` gives the pixels, with errors of some gray values in dense texture.
 
     Attributes:
         shape: (h, w, 3).

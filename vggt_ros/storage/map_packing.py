@@ -9,7 +9,6 @@ import numpy as np
 
 from vggt_ros.features.appearance import VLAD_SIZE
 from vggt_ros.geometry.poses import Array, Sim3, pose
-from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.storage.map_record import KINDS, MapRecord
 from vggt_ros.windows.solution import Edge, MapKeyframe
 
@@ -47,7 +46,7 @@ def unpack_keyframes(record: MapRecord) -> list[MapKeyframe]:
             int(record.keyframe_id[row]), int(record.keyframe_stamp[row]), record.keyframe_intrinsics[row].copy(),
             record.depth[pixels].copy().reshape(height, width),
             record.confidence[pixels].copy().reshape(height, width),
-            CompressedColor(record.color[pixels].reshape(height, width, 3)),
+            record.color[pixels].copy().reshape(height, width, 3),  # not compressed a second time
             next(descriptors).copy() if record.keyframe_described[row] else None,
             record.feature_pixel[features].copy(), record.feature[features].copy(),
             record.appearance[row].astype(np.float32) if record.appearance[row].any() else None))
