@@ -312,6 +312,7 @@ def hues(image):
     return np.histogram(colorful[:, 0], 30, (0, 180))[0] / max(len(colorful), 1), len(colorful)
 
 
+@pytest.mark.slow  # a browser that renders by software takes a minute
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium: apt-get install chromium")
 def test_a_browser_shows_the_map(shown):
     """The web page in Chromium without a window has the hues of the map where the layout has the map."""

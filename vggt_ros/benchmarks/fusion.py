@@ -25,6 +25,7 @@ Fuse = Callable[[Sequence[SimulatedWindow], Sequence[SimulatedLoop]], tuple[Pose
 
 SCENES: dict[str, tuple[Make, Errors]] = {
     "drive": (trajectories.drive, Errors()),
+    "refined": (trajectories.drive, Errors(rotation=0.0013, translation=0.002)),
     "room": (trajectories.room_laps, Errors()),
     "bending": (trajectories.drive, Errors(deformation_rotation=0.02, deformation_scale=0.03)),
     "focal": (trajectories.drive, Errors(focal=0.05)),
