@@ -37,6 +37,8 @@ MIN_HALVED = 480
 """Width of images, pixels, from which corners are found in half the size."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
+MIN_SPREAD = 250
+"""Fewest tracks of an image from which those next to each other are left out."""
 SAME_TRACK = 2.5
 """Largest distance, pixels, at which a track of the tracker continues a known one."""
 SAME_FEATURE = 1.0
@@ -138,7 +140,8 @@ def _with_tracks_of_the_tracker(tracks: Array, keyframes: Sequence[Keyframe], fi
 def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
     """Return the rows of the tracks (n, S, 2) that are the longest in their part of some image, ascending.
 
-    More tracks next to each other cost more than they add. `size` is width and height of the images.
+    More tracks next to each other cost more than they add. But an image whose texture is in few places, as that of a
+    corridor, keeps its `MIN_SPREAD` longest. `size` is width and height of the images.
     """
     seen = ~np.isnan(tracks[..., 0])
     order = np.argsort(-seen.sum(1), kind="stable")
@@ -146,6 +149,10 @@ def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
     for view in range(tracks.shape[1]):
         rows = order[seen[order, view]]
         chosen[rows[np.unique(_cell(tracks[rows, view], size), return_index=True)[1]]] = True
+    for view in range(tracks.shape[1]):
+        rows = order[seen[order, view]]
+        missing = max(MIN_SPREAD - int(chosen[rows].sum()), 0)
+        chosen[rows[~chosen[rows]][:missing]] = True
     return np.flatnonzero(chosen)
 
 
