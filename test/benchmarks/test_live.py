@@ -14,8 +14,9 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from vggt_ros.benchmarks.enlarged_bag import enlarge
 from vggt_ros.benchmarks.live import LiveError, gap_p99, live
-from vggt_ros.benchmarks.process_memory import MemoryWatch, descendants, proportional_mb
+from vggt_ros.benchmarks.process_memory import MemoryWatch, proportional_mb
 from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.process_info import descendants
 from vggt_ros.sequences.bag import BagSequence
 
 GRANDCHILD = "import sys, time; kept = bytearray(b'x' * 60_000_000); print('ready', flush=True); time.sleep(60)"

@@ -94,13 +94,18 @@ def test_a_window_that_kills_every_worker_is_lost_alone(tmp_path):
     assert len(lost.slam.solution) > 20
 
 
+def windows_of(recording, chained):
+    """Return all windows that a plain replay has reconstructed, those around loops included."""
+    windows, reconstructor = [], create(CONFIG, None, chained, WHOLE)[0]
+    reconstruct = reconstructor.reconstruct
+    reconstructor.reconstruct = lambda window: (windows.append(window), reconstruct(window))[1]
+    run(recording, CONFIG, reconstructor)
+    return windows
+
+
 def test_results_do_not_depend_on_which_windows_a_worker_solved_before():
     """The same request has the same answer in a new worker, and in one that solved others."""
-    windows = []
-    original = create(CONFIG, None, True, WHOLE)[0]
-    reconstruct = original.reconstruct
-    original.reconstruct = lambda window: (windows.append(window), reconstruct(window))[1]
-    run(Recording(60), CONFIG, original)
+    windows = windows_of(Recording(60), chained=True)
     used, carried = create(CONFIG, None, True, WHOLE)[0], Carried()
     for _, window in sorted({window.id: window for window in windows[::-1]}.items()):  # not those around loops
         request = Request(plain(window), carried)
@@ -113,11 +118,7 @@ def test_results_do_not_depend_on_which_windows_a_worker_solved_before():
 
 
 def test_the_tracker_s_poses_are_not_part_of_a_request():
-    windows = []
-    reconstructor = create(CONFIG, None, False, WHOLE)[0]
-    reconstruct = reconstructor.reconstruct
-    reconstructor.reconstruct = lambda window: (windows.append(window), reconstruct(window))[1]
-    run(Recording(40), CONFIG, reconstructor)
+    windows = windows_of(Recording(40), chained=False)
     first = windows[0].keyframes[0]
     moved = replace(windows[0], keyframes=(replace(first, map_camera=np.eye(4)), *windows[0].keyframes[1:]))
     assert fingerprint(moved) == fingerprint(windows[0])

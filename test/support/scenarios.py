@@ -29,9 +29,9 @@ from tf2_msgs.msg import TFMessage
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import BODY_OPTICAL, umeyama
+from vggt_ros.process_info import children
 from vggt_ros.ros import messages
 from vggt_ros.ros.bag_player import message_class
-from vggt_ros.ros.node_process import children
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

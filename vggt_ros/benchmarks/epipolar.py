@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.geometry.poses import Array, inverse, skew
 
 FEATURES = 2000
 """SIFT features of an image."""
@@ -36,8 +36,7 @@ def sampson(camera_world: tuple[Array, Array], matrices: tuple[Array, Array], pi
 
     """
     second_first = camera_world[1] @ inverse(camera_world[0])
-    x, y, z = second_first[:3, 3] / np.linalg.norm(second_first[:3, 3])
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_first[:3, :3]
+    essential = skew(second_first[:3, 3] / np.linalg.norm(second_first[:3, 3])) @ second_first[:3, :3]
     fundamental = np.linalg.inv(matrices[1]).T @ essential @ np.linalg.inv(matrices[0])
     first, second = (np.concatenate([at, np.ones((len(at), 1))], 1) for at in pixels)
     lines = first @ fundamental.T, second @ fundamental

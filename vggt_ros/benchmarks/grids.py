@@ -6,7 +6,6 @@ true one, cells that are not known are not judged.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence as Names
 from dataclasses import replace
 from typing import Any
@@ -15,14 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.benchmarks.maps import sequences_with_depth
-from vggt_ros.benchmarks.recordings import load
+from vggt_ros.benchmarks.maps import replay_each
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align, associate
 from vggt_ros.evaluation.map_errors import camera_points
 from vggt_ros.geometry.poses import Array, pose
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
-from vggt_ros.replay.run import Run, run
+from vggt_ros.replay.run import Run
 from vggt_ros.sequences.sequence import Truth
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
@@ -43,22 +41,17 @@ def grids(names: Names[str] = (), config: Config | None = None) -> dict[str, Any
         SequenceError: a sequence is not there.
 
     """
-    results: dict[str, Any] = {}
+    settings = config or Config()
     print(f"{'sequence':<20} {'free cells right':>17} {'occupied cells found':>21} {'within a cell':>14} "
           f"{'free cells found':>17} {'true cells':>11}", flush=True)
-    for name in names or sequences_with_depth():
-        settings = config or Config()
-        try:
-            results[name] = compare(*grids_of(run(load(name), settings, progress=sys.stderr.isatty()), settings))
-        except EvaluationError as error:
-            print(f"{name:<20} {error}", flush=True)
-            results[name] = {"error": str(error)}
-            continue
-        one = results[name]
-        print(f"{name:<20} {100 * one['free_right']:>15.1f} % {100 * one['occupied_found']:>19.1f} % "
-              f"{100 * one['occupied_near']:>12.1f} % {100 * one['free_found']:>15.1f} % {one['true_cells']:>11}",
-              flush=True)
-    return results
+
+    def measure(result: Run) -> tuple[dict[str, Any], str]:
+        one = compare(*grids_of(result, settings))
+        return one, (f"{100 * one['free_right']:>15.1f} % {100 * one['occupied_found']:>19.1f} % "
+                     f"{100 * one['occupied_near']:>12.1f} % {100 * one['free_found']:>15.1f} % "
+                     f"{one['true_cells']:>11}")
+
+    return replay_each(names, settings, measure)
 
 
 def grids_of(result: Run, config: Config) -> tuple[Grid, Grid]:

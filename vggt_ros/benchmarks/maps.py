@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vggt_ros.benchmarks.recordings import data_folder, load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError
 from vggt_ros.evaluation.map_errors import Distances, MapAccuracy, map_accuracy, true_cloud
-from vggt_ros.replay.run import run
+from vggt_ros.replay.run import Run, run
 
 RENDERED = ("demo_room",)
 
@@ -36,26 +36,42 @@ def maps(names: Sequence[str] = (), config: Config | None = None) -> dict[str, A
         SequenceError: a sequence is not there.
 
     """
-    results: dict[str, Any] = {}
     print(f"{'sequence':<20} {'accuracy: RMSE, median, < 5 cm':>31} {'every point: RMSE, < 5 cm':>26} "
           f"{'completeness':>20} {'chamfer':>8} {'F-score':>8} {'ATE':>7}", flush=True)
+    return replay_each(names, config or Config(), _measure)
+
+
+def replay_each(names: Sequence[str], config: Config,
+                measure: Callable[[Run], tuple[dict[str, Any], str]]) -> dict[str, Any]:
+    """Replay sequences, by default all of `sequences_with_depth`, and print a row for each; return all figures.
+
+    `measure` returns the figures of a run and its row; where it raises EvaluationError, that is the row.
+
+    Raises:
+        SequenceError: a sequence is not there.
+
+    """
+    results: dict[str, Any] = {}
     for name in names or sequences_with_depth():
-        sequence = load(name)
-        result = run(sequence, config or Config(), progress=sys.stderr.isatty())
-        trajectory = result.trajectory(result.slam.solution.largest_submap)
+        result = run(load(name), config, progress=sys.stderr.isatty())
         try:
-            if sequence.truth is None:
-                raise EvaluationError("no ground truth")
-            figures = map_accuracy(result.slam.map_cloud().points, trajectory, sequence.truth,
-                                   true_cloud(sequence.depths(), sequence.camera, sequence.truth))
+            results[name], row = measure(result)
         except EvaluationError as error:
-            print(f"{name:<20} {error}", flush=True)
-            results[name] = {"error": str(error)}
-            continue
-        accuracy = result.accuracy()
-        results[name] = {**dataclasses.asdict(figures), "ate_rmse_m": accuracy and accuracy.ate_rmse}
-        print(f"{name:<20} {_row(figures)} {accuracy.ate_rmse if accuracy else float('nan'):>7.4f}", flush=True)
+            results[name], row = {"error": str(error)}, str(error)
+        print(f"{name:<20} {row}", flush=True)
     return results
+
+
+def _measure(result: Run) -> tuple[dict[str, Any], str]:
+    """Return the errors of a run's map, and its row of the table; raises EvaluationError without ground truth."""
+    sequence = result.sequence
+    if sequence.truth is None:
+        raise EvaluationError("no ground truth")
+    figures = map_accuracy(result.slam.map_cloud().points, result.trajectory(result.slam.solution.largest_submap),
+                           sequence.truth, true_cloud(sequence.depths(), sequence.camera, sequence.truth))
+    accuracy = result.accuracy()
+    return ({**dataclasses.asdict(figures), "ate_rmse_m": accuracy and accuracy.ate_rmse},
+            f"{_row(figures)} {accuracy.ate_rmse if accuracy else float('nan'):>7.4f}")
 
 
 def _row(figures: MapAccuracy) -> str:

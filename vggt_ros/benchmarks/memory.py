@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from vggt_ros.config import Config
+from vggt_ros.process_info import resident_bytes
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
@@ -39,7 +39,7 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
             slam.step(Window(window, tuple(made), tuple(k.id for k in made[:overlap]) if window else ()))
             made, window = made[-overlap:], window + 1
         if (index + 1) % (keyframes // 2) == 0:
-            resident[index + 1] = _resident()
+            resident[index + 1] = resident_bytes(os.getpid()) / 1e6
             print(f"{index + 1} keyframes: {resident[index + 1]:.1f} MB resident, {len(slam.map_cloud())} points",
                   flush=True)
     half = keyframes // 2
@@ -47,9 +47,3 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
     print(f"{growth:.3f} MB a keyframe, {100 * (resident[2 * half] / resident[half] - 1):.1f} % in the second half; "
           f"{len(slam.solution)} keyframes in the map, {slam.counts.released} removed, {slam.counts.loops} loops")
     return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
-
-
-def _resident() -> float:
-    """Return this process's resident memory in MB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

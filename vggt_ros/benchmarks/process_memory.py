@@ -6,19 +6,10 @@ import threading
 import time
 from pathlib import Path
 
+from vggt_ros.process_info import descendants
+
 PERIOD = 0.5
 """Time between two samples, seconds."""
-
-
-def descendants(pid: int) -> list[int]:
-    """Return a process and all that it started, and those that these started."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += [each for child in task.read_text().split() for each in descendants(int(child))]
-        except OSError:  # the thread has ended
-            continue
-    return found
 
 
 def proportional_mb(pid: int) -> float:

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 from vggt_ros.config import Config
+from vggt_ros.process_info import resident_bytes
 from vggt_ros.settings import ConfigError
 
 NETWORKS = ("da3-small", "da3-base", "vggt", "multiview")
@@ -77,7 +78,7 @@ def measure(name: str, frames: int, rounds: int, settings: Sequence[str]) -> dic
         made, parameters = _create(name, config, Path(folder))
     rectify = Rectifier(scene.camera, made.image_size(scene.camera), True)
     images = [rectify(image) for image in scene.images]
-    before = _resident_mb()
+    before = resident_bytes(os.getpid()) / 2**20
     walls, used, refused = [], [], ""
     for number in range(rounds + 1):
         # New keyframes each time: nothing is known of them from the window before.
@@ -137,12 +138,6 @@ def _create(name: str, config: Config, folder: Path) -> tuple[Any, int]:
     small.load_state_dict(state, strict=True, assign=True)
     da3.set_network(small.requires_grad_(False), kind, PUBLISHED[kind])
     return da3, sum(value.numel() for value in small.parameters())
-
-
-def _resident_mb() -> float:
-    """Return this process's resident memory in MiB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

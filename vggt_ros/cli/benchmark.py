@@ -94,6 +94,15 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     return int((options.command == "gpu_visit" and bool(figures["not_done"])) or not within)
 
 
+def _add_settings(command: argparse.ArgumentParser, text: str = "change a setting") -> None:
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _add_sequences_with_depth(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, maps, fusion, the node's cost, memory "
                                      "or the network's speed.")
@@ -104,23 +113,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
                          f"{', '.join(DISTURBANCES)}, uncalibrated or stepN (every N-th image)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")
-    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
-                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_sequences_with_depth(command)
+    _add_settings(command)
     command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
                                   "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")
     command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
                          metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
                          "different recordings, whose maps must stay apart")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("grid", help="occupancy grid against the one that a depth camera and the true poses "
                                   "give; needs VGGT_ROS_DATA, except for demo_room")
-    command.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
-                         help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_sequences_with_depth(command)
+    _add_settings(command)
     command = commands.add_parser("cluster", help="wall time of a long recording on simulated workers, which sleep")
     command.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
     command.add_argument("--windows", type=int, default=2400, help="number of windows (default 2400: an hour's drive)")
@@ -135,31 +142,31 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
                          help="rendered_drive or rendered_uneven, which have all sources, or names in VGGT_ROS_DATA")
     command.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=scale.SOURCES)
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("speed", help="processor time, memory and error of `replay`, here and in another "
                                   "state of this repository; needs VGGT_ROS_DATA and a git checkout")
     command.add_argument("--against", required=True, metavar="REV", help="revision to compare with, as git names it")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME", help="in VGGT_ROS_DATA")
     command.add_argument("--rounds", type=int, default=1, help="runs of each state, alternating (default 1)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, in both")
+    _add_settings(command, "change a setting, in both")
     command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "
                                   "refinement, against COLMAP")
     command.add_argument("folder", type=Path, help="with images/, run_*.npz and colmap.txt")
     command.add_argument("--at-most", type=float, nargs=2, metavar=("CENTERS_PERCENT", "DEGREES"),
                          help="exit status 1 if the refined, fused windows are farther off")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("refinement", help="trajectory error of windows with a network's errors, with and "
                                   "without refinement; needs VGGT_ROS_DATA")
     command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz", "hololens_dvmvs_000"], metavar="NAME",
                          help="in VGGT_ROS_DATA, with depth and ground truth")
     command.add_argument("--seeds", type=int, default=3, help="runs of each sequence (default 3)")
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
     command = commands.add_parser("tracking", help="processor time of an image in the tracker; needs VGGT_ROS_DATA")
     command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz"], metavar="NAME", help="in VGGT_ROS_DATA")
     command.add_argument("--profile", action="store_true", help="also print the functions that take most of it")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
                                   "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
     command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")
@@ -169,7 +176,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--enlarge", type=int, default=1, metavar="FACTOR", help="enlarge the images first, by this")
     command.add_argument("--start-ups", type=int, default=3, help="starts that are timed, beside a bag that plays "
                          "(default 3)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
                                   "with and without config/fastdds.xml; needs ROS 2")
     command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
@@ -186,7 +193,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
     command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    _add_settings(command)
     command = commands.add_parser("fusion", help="compares methods to fuse windows, on windows simulated from ground "
                                   "truth; scenes with recorded trajectories need VGGT_ROS_DATA")
     command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")

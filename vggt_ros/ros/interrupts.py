@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vggt_ros.ros.node_process import children
+from vggt_ros.process_info import children
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A node in a process of its own, as a benchmark or the demo starts it: its log, its end, its lifecycle, its memory."""
+"""A node in a process of its own, as a benchmark or the demo starts it: its log, its end, its lifecycle."""
 
 from __future__ import annotations
 
@@ -120,29 +120,3 @@ class Lifecycle:
             return None
         answer = self._states.call_async(GetState.Request())
         return answer.result().current_state.label if self._watch.until(answer.done, _ANSWER_TIMEOUT) else None
-
-
-def children(pid: int) -> set[int]:
-    """Return the ids of the running child processes of a process (Linux)."""
-    return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == pid}
-
-
-def _parent(path: Path) -> int | None:
-    try:
-        return int(path.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it has ended in the meantime
-        return None
-
-
-def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process in MB (Linux); 0 if it has ended."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def open_files_and_threads(pid: int) -> tuple[int, int]:
-    """Return how many files a process has open, and how many threads it has (Linux)."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))

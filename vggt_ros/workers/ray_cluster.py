@@ -10,31 +10,22 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import single_threaded_blas
+from vggt_ros.workers.local import LocalWorker
 from vggt_ros.workers.requests import Answer, Request
-from vggt_ros.workers.worker import Create, create_answerer, create_unrefined
+from vggt_ros.workers.worker import Create, create_unrefined
 
 
-class Actor:
-    """What runs on the cluster: a reconstructor that stays loaded."""
+class Actor(LocalWorker):
+    """What runs on the cluster: a worker in the actor's process, whose reconstructor stays loaded."""
 
     def __init__(self, config: Config, create: Create) -> None:
         """Create the reconstructor; raises as `create` does."""
         single_threaded_blas()
-        self._answerer, self._reason = create_answerer(create, config, lambda text: None)
+        super().__init__(config, create)
 
-    def describe(self) -> tuple[str, str, dict[str, str]]:
-        """Return the name of the reconstructor, why it was chosen, and what it says of itself."""
-        return self._answerer.name, self._reason, self._answerer.status_values
-
-    def image_size(self, camera: Camera) -> tuple[int, int]:
-        """Return (width, height) of the images that the reconstructor needs from this camera."""
-        size: tuple[int, int] = self._answerer.image_size(camera)
-        return size
-
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to a request."""
-        result: Answer = self._answerer.reconstruct(request)
-        return result
+    def describe(self) -> tuple[str, str, str, bool]:
+        """Return name, reason, `carries` and `adjusted`, as of a `Worker`."""
+        return self.name, self.reason, self.carries, self.adjusted
 
 
 def connect(address: str) -> Any:
@@ -69,8 +60,7 @@ class RayWorker:
         self._ray = ray
         kind = ray.remote(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_restarts=0)(Actor)
         self._actor = kind.remote(config, create)
-        self.name, self.reason, values = self._get(self._actor.describe.remote())
-        self.carries, self.adjusted = values["carries"], values["adjusted"] == "yes"
+        self.name, self.reason, self.carries, self.adjusted = self._get(self._actor.describe.remote())
 
     @property
     def actor(self) -> Any:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.benchmarks.robustness.running_node import Frames, RunningNode, account, running_node
-from vggt_ros.ros.node_process import open_files_and_threads
+from vggt_ros.process_info import open_files_and_threads
 
 _RELOAD_TIMEOUT, _DEADLINE = 120.0, 20.0
 """Longest wait until the reconstructor is there again, and `windows.deadline`, seconds."""

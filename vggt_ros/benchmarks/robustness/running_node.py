@@ -21,8 +21,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from vggt_ros.benchmarks.robustness.outcome import Outcome
+from vggt_ros.process_info import children, resident_bytes
 from vggt_ros.ros import messages
-from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, children, resident_mb, running, slam_command
+from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, running, slam_command
 from vggt_ros.ros.recorder import NODE, Recorder
 from vggt_ros.ros.session import recording_node
 from vggt_ros.synthetic import laps, pinhole, room
@@ -146,7 +147,7 @@ class RunningNode:
 
     def resident_mb(self) -> float:
         """Return the resident memory of node and reconstructor, MB."""
-        return resident_mb(self.pid) + sum(resident_mb(pid) for pid in children(self.pid))
+        return sum(resident_bytes(pid) for pid in (self.pid, *children(self.pid))) / 1e6
 
     def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Spin until `condition` holds; False after `timeout` seconds; raises NodeError if the node has ended."""
