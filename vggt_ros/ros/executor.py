@@ -31,6 +31,8 @@ class TolerantExecutor(SingleThreadedExecutor):
             raise
         except Exception as error:
             _take_middleware_error()
+            if not self._context.ok():  # SIGINT came while the message was converted: it is not damaged
+                raise ExternalShutdownException from error
             if not self._report(sub, error):
                 raise
             return None
