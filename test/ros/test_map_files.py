@@ -127,7 +127,7 @@ def test_a_damaged_map_does_not_cost_the_present_one(saved, tmp_path):
     shutil.copytree(saved[0] / "map", tmp_path / "map")
     path = tmp_path / "map" / "edge_covariance.npy"
     np.save(path, np.load(path) * np.nan)
-    bench = started((tmp_path, saved[1]), 63)
+    bench = started((tmp_path, saved[1]))
     try:
         bench.play(lap().frames[:25])
         before = len(bench.node.slam.solution)

@@ -80,8 +80,12 @@ class NodeWatch:
 
     def solved(self, count):
         """Return whether `count` windows were added to the map, and the camera is tracked in it."""
-        status = self.status
-        return status.get("state") == "TRACKING" and int(status["windows"]) - int(status["refused"]) >= count
+        return self.status.get("state") == "TRACKING" and self.added >= count
+
+    @property
+    def added(self):
+        """How many windows were added to the map."""
+        return int(self.status.get("windows", 0)) - int(self.status.get("refused", 0))
 
     def until(self, condition, seconds=100.0):
         """Spin until a condition holds; otherwise fail with the status of the node."""
@@ -295,15 +299,16 @@ def bag(launcher, peer):
     received = int(watch.status["images received"])
     assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # for CameraInfo
     assert len(watch["odom"]) > 0.9 * IMAGES and {stamp(message) for message in watch["odom"]} <= stamps
-    watch.until(lambda: watch.solved(2) and not watch.busy)
+    watch.until(lambda: watch.added >= 2 and not watch.busy)  # on a busy machine after the last image: not yet tracked
     assert {stamp(item) for item in watch["path"][-1].poses} <= stamps
-    of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
-              if link.child_frame_id == "odom"}
-    assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
-    player = launcher.run("bag_player", folder, "--clock", "--loop", "--wait-for", "/camera/image_raw/compressed")
+    player = launcher.run("bag_player", folder, "--clock", "--loop", "--rate", 0.4,  # the map is solved in a round
+                          "--wait-for", "/camera/image_raw/compressed")
     watch.until(lambda: watch.status.get("resets") == "2")
     watch.until(lambda: watch.solved(2))
     assert watch.status["submaps"] == "1" and watch.status["images failed"] == "0"
+    of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
+              if link.child_frame_id == "odom"}
+    assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
     assert launcher.signal(player, signal.SIGINT) == 0
 
 
