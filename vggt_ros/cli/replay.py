@@ -13,6 +13,7 @@ from typing import Any
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.reconstruction.base import ReconstructorLost
+from vggt_ros.replay.advice import why_no_map
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.opening import open_sequence
@@ -106,6 +107,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
+    if lacking := why_no_map(result):
+        print(f"no map: {lacking}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")
     if options.web is not None:
         print("the web page stays until Ctrl-C", flush=True)
