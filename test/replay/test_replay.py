@@ -90,6 +90,18 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
     assert re.search(f"no map: {words}", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("option", ["--output", "--save"])
+def test_where_results_cannot_be_written_no_work_is_begun(tmp_path, capsys, option):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/0.png"), np.zeros((240, 320, 3), np.uint8))
+    (tmp_path / "file").write_text("mine")
+    arguments = {"--output": str(tmp_path / "out"), option: str(tmp_path / "file")}
+    assert main([str(tmp_path / "images"), *(word for pair in arguments.items() for word in pair)]) == 1
+    printed = capsys.readouterr()
+    assert str(tmp_path / "file") in printed.err and "images" not in printed.out
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_all_files_are_written_with_exact_stamps(result, sequence, tmp_path):
     (tmp_path / "trajectory_7.txt").write_text("of an older run")
     write(result, tmp_path, depth=True)
