@@ -27,6 +27,9 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     try:
         if len(options.maps) < 2:
             raise StorageError("merging takes at least two maps")
+        folders = [path.expanduser().resolve() for path in options.maps]
+        if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+            raise StorageError(f"{twice} is given twice")
         config = Config().parse(options.set)
         check_replaceable(options.output.expanduser().resolve())
         records = [load_map(path.expanduser()) for path in options.maps]
