@@ -29,6 +29,7 @@ from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
+from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.tracks import track, well_spread
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -37,6 +38,8 @@ Array = NDArray[np.float64]
 
 READOUT_CHANGE = 0.005
 """A change of the estimated readout time, seconds, after which a window is solved again."""
+MAX_COST_OF_JOINING = 2.0
+"""A window is kept in the local map up to this robust cost, over that of the window solved by itself."""
 MAX_READOUT_UPDATES = 3
 """How often a window is solved, at most, until the readout time does not change any more."""
 
@@ -155,20 +158,39 @@ class Multiview:
             if continued is None:
                 raise
             return continued
-        return min((s for s in (continued, alone) if s is not None), key=lambda s: s.cost(window.ids))
+        found = [solution for solution in (continued, self._solve_joined(window, views, alone)) if solution is not None]
+        best = min(found, key=lambda s: s.cost(window.ids), default=alone)
+        (missing, cost), (missing_alone, cost_alone) = best.cost(window.ids), alone.cost(window.ids)
+        return best if missing <= missing_alone and cost < MAX_COST_OF_JOINING * cost_alone else alone
+
+    def _solve_joined(self, window: Window, views: list[View], alone: _Solution) -> _Solution | None:
+        """Return a window that was solved by itself joined with the local map that it continues, None if they differ.
+
+        What they differ in says nothing against either: see `start_poses`.
+        """
+        if self._local is None or not self._local.is_continued_by(window):
+            return None
+        new = [view for view in views if view.keyframe.id not in self._local.ids]
+        try:
+            return self._solve_continued(self._local, new, alone)
+        except ReconstructionRefused:
+            return None
 
     def _solve_alone(self, views: list[View]) -> _Solution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
         measured = Measurements(views, self._tracks(views)[0], self.readout, self._lens)
         seconds = time.perf_counter() - began
-        solved, reference, metrics = solve_window(measured, self._seed)
+        measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
         scene = replace(solved.scene, translation=solved.scene.translation / unit, points=solved.scene.points / unit)
         return _Solution(measured, replace(solved, scene=scene), reference, metrics, seconds)
 
-    def _solve_continued(self, local: LocalMap, new: list[View]) -> _Solution:
-        """Return the solution of new views in the frame and units of a local map."""
+    def _solve_continued(self, local: LocalMap, new: list[View], alone: _Solution | None = None) -> _Solution:
+        """Return the solution of new views in the frame and units of a local map.
+
+        It begins with the poses of the window solved `alone`, if that is given.
+        """
         began = time.perf_counter()
         local = local.newest(MAX_VIEWS - len(new))
         views = [*local.views, *new]
@@ -178,7 +200,8 @@ class Multiview:
         local = local.of_tracks(rows[rows < len(known)])
         measured = Measurements(views, tracks, self.readout, self._lens)
         seconds = time.perf_counter() - began
-        solved, reference, metrics = solve_continued(local, measured, self._seed)
+        start = None if alone is None else joined_poses(local, (alone.measured, alone.solved), views)
+        measured, solved, reference, metrics = solve_continued(local, measured, self._seed, start)
         return _Solution(measured, solved, reference, metrics, seconds, local)
 
     def _tracks(self, views: list[View], known: Array | None = None) -> tuple[Array, NDArray[np.intp]]:
