@@ -52,6 +52,10 @@ class QualityMetrics:
     agreeing: int
 
 
+NO_METRICS = QualityMetrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+"""Those of a window in which nothing was solved but turns."""
+
+
 def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed: int | Mask,
                     reference: NDArray[np.intp] | None = None,
                     done: Mask | None = None) -> tuple[SparseReconstruction, NDArray[np.intp]]:

@@ -8,6 +8,7 @@ rays, in both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +32,23 @@ MIN_SHARED_POINTS = 15
 
 @dataclass(frozen=True, eq=False)
 class StartPoses:
-    """Poses `camera_world` (S, 3, 3) and (S, 3) of S views, where `known` (S,)."""
+    """Poses `camera_world` (S, 3, 3) and (S, 3) of S views, where `known` (S,).
+
+    Their unit is assumed if nothing measures it: see `joined_poses`.
+    """
 
     rotation: Array
     translation: Array
     known: Mask
+    unit_assumed: bool = False
 
 
-def joined_poses(local: LocalMap, alone: tuple[Measurements, SparseReconstruction], views: list[View]) -> StartPoses:
+def joined_poses(local: LocalMap, alone: tuple[Measurements, SparseReconstruction],
+                 views: Sequence[View]) -> StartPoses:
     """Return the poses of `views` as a window by itself has them, in the frame and unit of a local map.
+
+    If the newest view of the local map has no points, since the camera only turned there, the scene is taken to be as
+    far away as before the turn.
 
     Args:
         local: solved views.
@@ -54,7 +63,10 @@ def joined_poses(local: LocalMap, alone: tuple[Measurements, SparseReconstructio
     column = {view.keyframe.id: s for s, view in enumerate(measured.views) if solved.registered[s]}
     shared = [(s, column[k]) for s, k in enumerate(local.ids) if k in column]
     scene = solved.scene
-    scale = _unit(local, measured, solved, shared)
+    if not shared:
+        raise ReconstructionRefused("the window by itself shares no solved keyframe with the local map")
+    unit_assumed = int((~np.isnan(local.tracks[:, -1, 0])).sum()) < MIN_SHARED_POINTS
+    scale = _assumed_unit(local, solved) if unit_assumed else _unit(local, measured, solved, shared)
     rotation = mean_rotation(np.array([local.scene.rotation[s].T @ scene.rotation[own] for s, own in shared]))
     centers = scale * scene.centers() @ rotation.T
     ours = [own for _, own in shared]
@@ -66,7 +78,13 @@ def joined_poses(local: LocalMap, alone: tuple[Measurements, SparseReconstructio
             own = column[view.keyframe.id]
             rotations[row] = scene.rotation[own] @ rotation.T
             translations[row] = -rotations[row] @ centers[own]
-    return StartPoses(rotations, translations, known)
+    return StartPoses(rotations, translations, known, unit_assumed)
+
+
+def _assumed_unit(local: LocalMap, solved: SparseReconstruction) -> float:
+    """Return the unit that gives the points of a window the median depth of those in a local map."""
+    depths, own = local.scene.in_cameras()[..., 2], solved.scene.in_cameras()[..., 2]
+    return float(np.median(depths[~np.isnan(local.tracks[..., 0])]) / np.median(own[solved.inliers]))
 
 
 def _unit(local: LocalMap, measured: Measurements, solved: SparseReconstruction,
