@@ -98,7 +98,7 @@ class Multiview:
             solution, before = self._solve(window, views), self.readout
             if solution.turned is not None:
                 break
-            self._readout.update(solution.solved, *solution.newest(len(views)))
+            self._readout.update(*solution.newest(len(views)))
             if abs(self.readout - before) < READOUT_CHANGE:
                 break
         times.append(time.perf_counter())

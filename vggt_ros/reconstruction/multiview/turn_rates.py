@@ -104,4 +104,4 @@ def _turned_faster(view: View, rate: Array, focal: Array) -> View:
     x, y = np.meshgrid((np.arange(GRID[1]) + 0.5) * width / GRID[1], (np.arange(GRID[0]) + 0.5) * height / GRID[0])
     ratio = (np.stack([x.ravel(), y.ravel()], 1) - view.keyframe.intrinsics[:2, 2]) / focal
     motion = image_motion_of_turning(ratio, focal) @ rate
-    return replace(view, velocity=view.velocity + motion.reshape(view.velocity.shape))
+    return replace(view, velocity=view.velocity + motion.reshape(view.velocity.shape), tracked_velocity=view.velocity)

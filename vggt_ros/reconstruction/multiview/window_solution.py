@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,16 @@ class WindowSolution:
             return self.before.cost
         return robust_cost(self.solved.scene, self.solved.observations, self.measured.visible, self.solved.registered)
 
-    def newest(self, count: int) -> tuple[NDArray[np.bool_], Array]:
-        """Return which tracks the newest `count` views observe (n, S), and the shift rates (n, S, 2)."""
-        views = np.arange(len(self.measured.views))
-        return self.measured.visible & (views >= len(views) - count), self.measured.shift_rate
+    def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
+        """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).
+
+        Observations and shift rates (n, S, 2) are those by the image motion of the tracker: one that is corrected for
+        a readout time confirms it.
+        """
+        views, rate = np.arange(len(self.measured.views)), self.measured.tracked_shift_rate
+        by_tracker = self.solved.observations + self.measured.readout * (self.measured.shift_rate - rate)
+        return (replace(self.solved, observations=by_tracker),
+                self.measured.visible & (views >= len(views) - count), rate)
 
     def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
         """Return how many of the keyframes have no pose, and the robust cost of their observations."""
