@@ -10,6 +10,7 @@ from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.tracks import Features
+from vggt_ros.reconstruction.multiview.turn import known_part, with_turned_views
 from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning, with_turn_rates
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.windows.keyframe import Keyframe
@@ -103,3 +104,28 @@ def test_image_motion_of_turning_is_that_of_a_turned_camera():
     turned = points @ so3_exp(-rate * 1e-6).T
     motion = (turned[:, :2] / turned[:, 2:] - before) * 1e6 * FOCAL
     assert image_motion_of_turning(before, np.full(2, FOCAL)) @ rate == pytest.approx(motion, abs=1e-2)
+
+
+def test_a_turn_on_the_spot_is_a_rotation_without_a_step():
+    """Two views are turned by 8 and 16 degrees, a fifth of their tracks is wrong; the third shows something else."""
+    scene, turn = world(5, 200), np.radians(8.0) * np.array([0.0, 1.0, 0.0])
+    rotation, translation = scene.rotation.copy(), scene.translation.copy()
+    for i, times in ((2, 1), (3, 2)):
+        rotation[i], translation[i] = (so3_exp(times * turn) @ x for x in (scene.rotation[1], scene.translation[1]))
+    truth = Scene(rotation, translation, scene.points, scene.focal)
+    tracks, rng = tracks_of(truth), np.random.default_rng(2)
+    tracks[::5, 2:4] += rng.uniform(-40, 40, (40, 2, 2))
+    tracks[:, 4] = rng.uniform(0, 240, (200, 2))
+    tracks[50:, 0] = np.nan  # both views of the local map see the known points only
+    views = [view(i) for i in range(5)]
+    local = LocalMap(tuple(views[:2]), Scene(rotation[:2], translation[:2], scene.points[:50], scene.focal[:2]),
+                     tracks[:50, :2], np.zeros(50, np.intp), {}, 1.0)
+    measured = Measurements(views, tracks, 0.0, Lens())
+    solved, reference = known_part(local, measured)
+    assert solved.registered.tolist() == [True, True, False, False, False] and len(reference) == 200
+    found = with_turned_views(solved, measured)
+    assert found.registered.tolist() == [True, True, True, True, False]
+    for i in (2, 3):
+        assert rotation_angle(found.scene.rotation[i] @ rotation[i].T) < np.radians(0.2)
+        assert found.scene.centers()[i] == pytest.approx(scene.centers()[1])
+    assert found.inliers[:50, 2].sum() > 30 and not found.inliers[50:, 2].any()
