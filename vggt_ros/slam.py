@@ -229,9 +229,9 @@ class Slam:
 
     def _update_counts(self, placement: Placement) -> None:
         """Update the counters after a window."""
-        self.counts.windows += 1
+        self.counts.windows, self.counts.refused = self.counts.windows + 1, self.counts.refused + placement.failed
         self.counts.retried += bool(placement.refusals)
-        self.counts.refused += placement.failed
+        self.counts.turned += 0 if placement.failed else int(placement.report.get("turned", 0))
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = self._atlas.loop_count
         self.counts.unplaced = len(self._window_keyframes - self._atlas.keyframes.keys())

@@ -15,6 +15,7 @@ from vggt_ros.reconstruction.multiview.poses import (
     solve_from_pair,
 )
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.twin import solve_twin
 from vggt_ros.reconstruction.multiview.views import Measurements
 
@@ -32,8 +33,11 @@ MAX_CENTER_DIFFERENCE = 0.05
 """Two solutions are the same if rotations and centers differ by less; centers as a fraction of their extent."""
 
 
-def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+def solve_window(measured: Measurements, seed: int
+                 ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
     """Return the selected and refined solution of a window, its reference views (n,), and its quality metrics.
+
+    The measurements come first, with the image motion that the solution says; see `with_turn_rates`.
 
     Args:
         measured: the tracks.
@@ -52,10 +56,11 @@ def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstructio
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
     rows = longest_tracks(visible)
     best, others = select_best(observations[rows], visible[rows], focal, diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
+    measured = with_turn_rates(measured, best, rows, range(visible.shape[1]))
     refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
     metrics = check_quality(refined, visible, parallax, len(others),
                             sum(same_solution(best, other) for other in others))
-    return refined, reference, metrics
+    return measured, refined, reference, metrics
 
 
 def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
