@@ -220,8 +220,10 @@ class Multiview:
         else:
             depth, sigma = depth_around_points(small_intrinsics, camera_poses, scene.points, solved.inliers[:, kept],
                                                small_grays.shape[1:])
-        depth, sigma = pinhole.backward(depth), pinhole.backward(sigma)
-        known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
+        # Each an array of its own: a view of one for all keyframes would keep all of it.
+        for row in wanted:
+            of_depth, of_sigma = pinhole.backward([depth[row], sigma[row]], row)
+            known[views[row].keyframe.id] = of_depth, of_sigma
         columns = np.full(len(measured.views), -1)
         columns[kept] = np.arange(len(kept))
         rows = np.flatnonzero(solved.inliers.any(1))
