@@ -12,6 +12,7 @@ from typing import Any
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
+from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.advice import why_no_map
 from vggt_ros.replay.output import save, summary, write
@@ -67,6 +68,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     add_view_arguments(parser, native=True)
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
+    keep_free_memory()
     try:
         config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
         if config.mode == "localization" and options.load is None:

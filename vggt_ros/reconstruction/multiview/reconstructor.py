@@ -250,9 +250,11 @@ class Multiview:
         else:
             depth, sigma = depth_around_points(small_intrinsics, camera_poses, scene.points, solved.inliers[:, kept],
                                                small_grays.shape[1:])
-        depth, sigma = (pinhole.backward(maps) if wanted else maps for maps in (depth, sigma))
+        # Each an array of its own: a view of one for all keyframes would keep all of it.
+        for row in wanted:
+            of_depth, of_sigma = pinhole.backward([depth[row], sigma[row]], row)
+            known[views[row].keyframe.id] = of_depth, of_sigma
         nothing = np.full(small_grays.shape[1:], np.nan, np.float32)
-        known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
         known |= {views[row].keyframe.id: (nothing, nothing) for row in turned}
         columns = np.full(len(measured.views), -1)
         columns[kept] = np.arange(len(kept))
