@@ -123,9 +123,8 @@ class Atlas:
         self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 
-    def attach_relocalized(
-        self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization], solution: Solution
-    ) -> None:
+    def attach_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],
+                           solution: Solution) -> None:
         """Align a window that shares no keyframe with the map by relocalizing its images, and add it to the graph.
 
         See `align_relocalized`; `found` is keyframe id to its relocalization in `solution`.
