@@ -25,7 +25,8 @@ from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.mapping.surface import Surface, keyframe_cloud
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
-from vggt_ros.odometry.localizer import Localizer, solved_intrinsics
+from vggt_ros.odometry.localizer import Localizer
+from vggt_ros.odometry.solved_focal import frame_intrinsics
 from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
@@ -93,8 +94,7 @@ class Slam:
         self._localizer.features.advance(gray, frame.excluded)
         self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
-        self._assumed = frame.intrinsics
-        frame = replace(frame, intrinsics=solved_intrinsics(frame, self.solution))
+        self._assumed, frame = frame.intrinsics, replace(frame, intrinsics=frame_intrinsics(frame, self.solution))
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
@@ -229,9 +229,9 @@ class Slam:
 
     def _update_counts(self, placement: Placement) -> None:
         """Update the counters after a window."""
-        self.counts.windows += 1
+        self.counts.windows, self.counts.refused = self.counts.windows + 1, self.counts.refused + placement.failed
         self.counts.retried += bool(placement.refusals)
-        self.counts.refused += placement.failed
+        self.counts.turned += 0 if placement.failed else int(placement.report.get("turned", 0))
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = self._atlas.loop_count
         self.counts.unplaced = len(self._window_keyframes - self._atlas.keyframes.keys())

@@ -112,7 +112,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
-                         f"{', '.join(DISTURBANCES)}, uncalibrated or stepN (every N-th image)")
+                         f"{', '.join(DISTURBANCES)}, uncalibratedN (N degrees are assumed, or 65) or stepN "
+                         "(every N-th image)")
     _add_settings(command)
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")

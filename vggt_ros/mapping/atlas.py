@@ -119,7 +119,7 @@ class Atlas:
                                   lambda keyframe: not self.is_connected(keyframe))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
-        alignment = align(known, views, self._config.alignment)
+        alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)
         self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 
@@ -216,7 +216,8 @@ class Atlas:
                 reference_node = self._graph.node(reference)  # before its keyframe gets a node in the new submap
                 map_window = map_newest @ newest_window
             else:
-                depth = self.keyframes[newest].median_depth * map_newest.scale
+                deep = next((k for k in self._graph.ids[::-1] if self.keyframes[k].median_depth > 0), newest)
+                depth = self.keyframes[deep].median_depth * self._graph.pose(deep).scale
                 scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
                 limit = self._graph.reach(newest, self.keyframes[newest].median_depth, keyframes[first].stamp)
