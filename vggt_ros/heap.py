@@ -6,8 +6,12 @@ import ctypes
 import sys
 from typing import Any
 
-_M_ARENA_MAX = -8
-"""Parameter of mallopt, see malloc.h."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Parameters of mallopt, see malloc.h."""
+_KEPT = 1 << 28
+"""Free memory at the end of the heap that `keep_free_memory` keeps, bytes."""
+_LARGE = 1 << 25
+"""Size from which an array has pages of its own then, bytes: the largest that glibc allows."""
 
 
 def single_heap() -> None:
@@ -17,6 +21,16 @@ def single_heap() -> None:
     """
     if (library := _library()) is not None:
         library.mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_free_memory() -> None:
+    """Let this process keep memory that is free, for a run that only computes, and ends soon.
+
+    By default each large temporary array gets new pages, which the system has to clear, and gives them back.
+    """
+    if (library := _library()) is not None:
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def return_free_memory() -> None:

@@ -125,6 +125,8 @@ def test_command_line(tmp_path, capsys):
     assert (tmp_path / "all" / "map.ply").stat().st_size > 10_000
     assert main([str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
     assert "two maps" in capsys.readouterr().err
+    assert main([str(tmp_path / "a"), str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
+    assert "given twice" in capsys.readouterr().err
     assert main([str(tmp_path / "a"), str(tmp_path / "none"), "--output", str(tmp_path / "one")]) == 1
     assert "none" in capsys.readouterr().err
 

@@ -45,7 +45,7 @@ class Launcher:
         path.write_text(json.dumps({"/**": {"ros__parameters": parameters}}))
         return str(path)
 
-    def signal(self, process, number, seconds=20.0):
+    def signal(self, process, number, seconds=60.0):
         """Send a signal, wait for the end of the process and return its exit status; None if it does not end."""
         os.kill(process.pid, number)
         if number == signal.SIGKILL:

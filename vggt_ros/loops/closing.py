@@ -151,7 +151,8 @@ class LoopCloser:
             geometry = self._reconstructor.reconstruct(joint)
         except ReconstructionRefused as refusal:
             raise LoopRejected(f"the joint reconstruction of both places failed: {refusal}") from refusal
-        views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width))
+        views = window_views(geometry, map_keyframes(joint, geometry, self._config.map.kept_width,
+                                                      lambda keyframe: False))
         older, newer = (atlas.views(side, side[0]) for side in sides)
         pair = candidate.older, candidate.newer
         return verify_loop(older, newer, views, candidate.two_view, pair, self._config.alignment, atlas.drift(*pair))

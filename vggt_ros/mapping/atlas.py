@@ -115,7 +115,8 @@ class Atlas:
             AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
-        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width,
+                                  lambda keyframe: not self.is_connected(keyframe))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
         alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)

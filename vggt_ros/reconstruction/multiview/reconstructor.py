@@ -19,6 +19,7 @@ from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
+from vggt_ros.reconstruction.multiview.focal_search import search_focal
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
@@ -176,7 +177,7 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> WindowSolution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = Measurements(views, self._tracks(views)[0], self.readout, self._lens)
+        measured = search_focal(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
         seconds = time.perf_counter() - began
         measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
@@ -249,9 +250,11 @@ class Multiview:
         else:
             depth, sigma = depth_around_points(small_intrinsics, camera_poses, scene.points, solved.inliers[:, kept],
                                                small_grays.shape[1:])
-        depth, sigma = (pinhole.backward(maps) if wanted else maps for maps in (depth, sigma))
+        # Each an array of its own: a view of one for all keyframes would keep all of it.
+        for row in wanted:
+            of_depth, of_sigma = pinhole.backward([depth[row], sigma[row]], row)
+            known[views[row].keyframe.id] = of_depth, of_sigma
         nothing = np.full(small_grays.shape[1:], np.nan, np.float32)
-        known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
         known |= {views[row].keyframe.id: (nothing, nothing) for row in turned}
         columns = np.full(len(measured.views), -1)
         columns[kept] = np.arange(len(kept))

@@ -54,8 +54,8 @@ def solve_window(measured: Measurements, seed: int
     parallax = max(pair[1] for pair in pairs)
     if parallax < MIN_PARALLAX:
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
-    rows = _longest_tracks(visible)
-    best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
+    rows = longest_tracks(visible)
+    best, others = select_best(observations[rows], visible[rows], focal, diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
     measured = with_turn_rates(measured, best, rows, range(visible.shape[1]))
     refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
     metrics = check_quality(refined, visible, parallax, len(others),
@@ -123,7 +123,7 @@ def same_solution(first: SparseReconstruction, second: SparseReconstruction) -> 
     return bool(np.linalg.norm(aligned - target, axis=1).max() < MAX_CENTER_DIFFERENCE * extent)
 
 
-def _diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
+def diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
     """Return the pairs, the best first; pairs that share keyframes with earlier ones are moved back."""
     remaining, order = list(pairs), list[tuple[int, int]]()
     while remaining:
@@ -134,7 +134,7 @@ def _diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, in
     return order
 
 
-def _longest_tracks(visible: Mask) -> NDArray[np.intp]:
+def longest_tracks(visible: Mask) -> NDArray[np.intp]:
     """Return the rows of the `TRACKS_PER_VIEW` longest tracks of each keyframe."""
     order = np.argsort(-visible.sum(1), kind="stable")
     chosen = np.zeros(len(visible), bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A keyframe with its features and its image motion (see `velocity_grid`).
+    """A keyframe, without its image, with its features and its image motion (see `velocity_grid`).
 
     `tracked_velocity` is that of the tracker where `velocity` is corrected (`turn_rates`), else None.
     """
@@ -35,7 +35,9 @@ class View:
     @staticmethod
     def of(keyframe: Keyframe, corners: int) -> View:
         """Return the view of a keyframe, with up to `corners` corners."""
-        return View(keyframe, detect(keyframe, corners), velocity_grid(keyframe))
+        # Views are kept as long as the local map; its features have the gray image, a third of the memory.
+        without_image = replace(keyframe, image=np.empty((0, 0, 3), np.uint8))
+        return View(without_image, detect(keyframe, corners), velocity_grid(keyframe))
 
 
 @dataclass(frozen=True, eq=False)
