@@ -262,4 +262,4 @@ class Multiview:
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        solution.cost_of_all())
+                        solution.cost_of_all(), solution.distance())
