@@ -97,12 +97,13 @@ def _refined(views: Views, grays: NDArray[np.uint8], factor: float) -> tuple[Map
     return np.asarray(rho / exact - 1, np.float32), np.asarray(sigma / exact, np.float32)
 
 
-@pytest.mark.parametrize("factor", [0.985, 1.0, 1.015])
+@pytest.mark.parametrize("factor", [0.97, 1.0, 1.02])
 def test_refinement_finds_depth_to_a_fraction_of_a_pixel(views: Views, factor: float) -> None:
+    """A guess that is wrong by 3 % is off by up to 1.6 pixels."""
     error, sigma = _refined(views, views.grays, factor)
     certain = sigma < 0.01
     assert certain.mean() > 0.6
-    assert np.median(np.abs(error[certain])) < 0.0015 + 0.15 * abs(factor - 1)
+    assert np.median(np.abs(error[certain])) < 0.003
     assert (np.abs(error[certain]) < 3 * sigma[certain]).mean() > 0.93
 
 

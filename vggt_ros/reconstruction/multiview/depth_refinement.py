@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import inverse
 
 Array = NDArray[np.float64]
@@ -23,8 +24,8 @@ Map = NDArray[np.float32]
 
 PATCH = 7
 """Edge of the patches, pixels."""
-BLURS = (1.2, 0.0)
-"""Sigma of the blur of the images in each iteration, pixels: the first one converges from farther away."""
+LEVELS = (2, 1)
+"""By how much the images are reduced, one iteration after the other: the first one converges from farther away."""
 NOISE_VARIANCE = np.float32(4.0)
 """Variance of the gray values' noise."""
 MIN_CORRELATION = np.float32(0.4)
@@ -32,7 +33,7 @@ MIN_CORRELATION = np.float32(0.4)
 MAX_CONTRAST = np.float32(1.4)
 """Largest ratio of the contrasts of two patches that is removed."""
 MAX_STEP = np.float32(1.0)
-"""Largest change in an iteration, pixels of the neighbor with the most parallax."""
+"""Largest change in an iteration, pixels of the reduced image of the neighbor with the most parallax."""
 PATCH_INFORMATION = np.float32(PATCH * PATCH / 4)
 """Independent pixels of a patch: depth is not quite constant in it, and noise is correlated."""
 
@@ -59,20 +60,25 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
         sigma: its standard deviation (h, w), above 0: how much it counts.
 
     """
-    own_information = np.asarray(1 / (sigma * sigma), np.float32)
-    rho, information = guess, own_information
-    matrices = [_projection(intrinsics[index], intrinsics[row], inverse(window_camera[row]) @ window_camera[index])
-                for row in others]
-    for blur in BLURS:
-        images = [_blurred(grays[row], blur) for row in (index, *others)]
+    rho, information = guess, np.zeros_like(guess)
+    for level in LEVELS:
+        size = -(-guess.shape[1] // level), -(-guess.shape[0] // level)
+        images = [cv2.resize(grays[row], size, interpolation=cv2.INTER_AREA).astype(np.float32)
+                  for row in (index, *others)]
+        matrices = [resize_intrinsics(intrinsics[row], size[0] / guess.shape[1], size[1] / guess.shape[0])
+                    for row in (index, *others)]
         keyframe = _Patches(images[0])
-        gradient = np.asarray(own_information * (guess - rho), np.float32)
-        information = own_information.copy()
-        fastest = np.full(rho.shape, 1e-6, np.float32)
-        for image, (turn, shift) in zip(images[1:], matrices, strict=True):
-            _add_neighbor(keyframe, image, turn, shift, rho, gradient, information, fastest)
+        start, own_rho, own_sigma = (np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.float32)
+                                     for values in (rho, guess, sigma))
+        information = np.asarray(1 / (own_sigma * own_sigma), np.float32)
+        gradient = information * (own_rho - start)
+        fastest = np.full(start.shape, 1e-6, np.float32)
+        for row, image, matrix in zip(others, images[1:], matrices[1:], strict=True):
+            turn, shift = _projection(matrices[0], matrix, inverse(window_camera[row]) @ window_camera[index])
+            _add_neighbor(keyframe, image, turn, shift, start, gradient, information, fastest)
         limit = MAX_STEP / fastest
-        rho = np.asarray(rho + np.clip(gradient / information, -limit, limit), np.float32)
+        step = np.clip(gradient / information, -limit, limit)
+        rho = np.asarray(rho + cv2.resize(step, guess.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
     return rho, np.asarray(1 / np.sqrt(information), np.float32)
 
 
@@ -117,8 +123,3 @@ def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho
 def _mean(image: Map) -> Map:
     """Return the mean of the patch around each pixel (h, w)."""
     return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
-
-
-def _blurred(gray: NDArray[np.uint8], sigma: float) -> Map:
-    image = gray.astype(np.float32)
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32) if sigma > 0 else image
