@@ -115,8 +115,7 @@ class Atlas:
             AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
-        keyframes = map_keyframes(window, geometry, self._config.map.kept_width,
-                                  lambda keyframe: not self.is_connected(keyframe))
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width, lambda k: not self.is_connected(k))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
         alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)
@@ -207,9 +206,8 @@ class Atlas:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
-            newest = self._graph.ids[-1]
-            map_newest = self._graph.pose(newest)
-            known = self.views((k for k in geometry.keyframe_ids if self.is_connected(k)), newest)
+            map_newest = self._graph.pose(newest := self._graph.ids[-1])
+            known = self.views(filter(self.is_connected, geometry.keyframe_ids), newest)
             if (guess := guess_alignment(known, views, self._config.alignment)) is not None:
                 reference, newest_window, covariance = guess
                 reference_node = self._graph.node(reference)  # before its keyframe gets a node in the new submap
