@@ -19,11 +19,11 @@ from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.focal_search import search_focal
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
+from vggt_ros.reconstruction.multiview.lens_search import search_lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
-from vggt_ros.reconstruction.multiview.quality import NO_METRICS
+from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, NO_METRICS
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
@@ -61,16 +61,17 @@ class Multiview:
         self._local: LocalMap | None = None
         self._lens = Lens()
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
+        self._refused = -1  # the newest window of which a first choice of keyframes was
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
     def carried(self) -> tuple[Any, ...]:
         """What it takes from one window to the next; see `OptionalMembers`."""
-        return self._local, self._lens, self._calibration, self._readout.state
+        return self._local, self._lens, self._calibration, self._readout.state, self._refused
 
     @carried.setter
     def carried(self, values: tuple[Any, ...]) -> None:
-        self._local, self._lens, self._calibration, self._readout.state = values
+        self._local, self._lens, self._calibration, self._readout.state, self._refused = values
 
     @property
     def readout(self) -> float:
@@ -85,7 +86,8 @@ class Multiview:
         """Solve a window; keyframes that cannot be registered are left out.
 
         A window that continues the one before begins with what is known of it. If it does not fit to that, or without
-        one before, it is solved by itself.
+        one before, it is solved by itself. If that is refused, too, a second choice of keyframes for the same window
+        may continue with less evidence, or by a turn on the spot.
 
         Raises:
             ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
@@ -132,6 +134,10 @@ class Multiview:
         try:
             alone = self._solve_alone(views)
         except ReconstructionRefused:
+            is_certain = continued is not None and continued.metrics.inlier_ratio >= MIN_INLIERS
+            if not is_certain and self._refused != window.id:  # another choice of keyframes may do
+                self._refused = window.id
+                raise
             continued = continued or self._solve_turn(window, views)
             if continued is None:
                 raise
@@ -177,7 +183,7 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> WindowSolution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = search_focal(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
+        measured = search_lens(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
         seconds = time.perf_counter() - began
         measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
@@ -262,4 +268,4 @@ class Multiview:
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        solution.cost_of_all())
+                        solution.cost_of_all(), solution.distance())

@@ -82,9 +82,8 @@ def joined_poses(local: LocalMap, alone: tuple[Measurements, SparseReconstructio
 
 
 def _assumed_unit(local: LocalMap, solved: SparseReconstruction) -> float:
-    """Return the unit that gives the points of a window the median depth of those in a local map."""
-    depths, own = local.scene.in_cameras()[..., 2], solved.scene.in_cameras()[..., 2]
-    return float(np.median(depths[~np.isnan(local.tracks[..., 0])]) / np.median(own[solved.inliers]))
+    """Return the unit in which the points of a window are as far away as those of a local map."""
+    return local.distance / float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
 
 
 def _unit(local: LocalMap, measured: Measurements, solved: SparseReconstruction,

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import bearings
@@ -20,9 +21,10 @@ from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
 
-MAX_RESIDUAL = 0.015
-"""Largest residual of an inlier of a rotation, radians: the hand that turns a camera moves it, too, and rows of a
-blurred image are shifted by a rolling shutter."""
+MIN_RESIDUAL, MAX_RESIDUAL, RESIDUAL_OF_TURN = 0.004, 0.015, 0.15
+"""Largest residual of an inlier of a rotation, radians, which is this fraction of the turn between the two limits: the
+hand that turns a camera moves it, too, and rows of a blurred image are shifted by a rolling shutter. But a camera that
+hardly turns has moved, if known points do not say where it is."""
 MIN_INLIERS, MIN_INLIER_RATIO = 40, 0.4
 """Fewest tracks that agree with a rotation, and of all: more do not agree by chance."""
 EARLIER_VIEWS = 3
@@ -64,13 +66,11 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
     for view in np.flatnonzero(~registered).tolist():
         for before in np.flatnonzero(registered[:view])[::-1][:EARLIER_VIEWS].tolist():
             rows = np.flatnonzero(visible[:, view] & visible[:, before])
-            found = rotation_between(
-                bearings(observations[rows, before], focal[before]), bearings(observations[rows, view], focal[view]),
-                MAX_RESIDUAL, MIN_INLIERS, MIN_INLIER_RATIO)
-            if found is not None:
+            turn = _turn(bearings(observations[rows, before], focal[before]),
+                         bearings(observations[rows, view], focal[view]))
+            if turn is not None:
                 # The same center: only the rotation is another one.
-                rotation[view] = found[0].T @ rotation[before]
-                translation[view] = found[0].T @ translation[before]
+                rotation[view], translation[view] = turn.T @ rotation[before], turn.T @ translation[before]
                 registered[view] = True
                 break
     scene = replace(solved.scene, rotation=rotation, translation=translation)
@@ -80,3 +80,18 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
     good = np.asarray(visible & known & (np.nan_to_num(square, nan=np.inf) < MAX_POINT_RESIDUAL**2))
     inliers[:, turned] = good[:, turned]
     return replace(solved, scene=scene, registered=registered, inliers=inliers)
+
+
+def _turn(first: Array, second: Array) -> Array | None:
+    """Return the rotation `first_second` by the same rays (n, 3) in two views, None if it does not explain them."""
+    residual, rotation = MAX_RESIDUAL, None
+    for _ in range(2):
+        found = rotation_between(first, second, residual, MIN_INLIERS, MIN_INLIER_RATIO)
+        if found is None:
+            return None
+        rotation = found[0]
+        allowed = float(np.clip(RESIDUAL_OF_TURN * rotation_angle(rotation), MIN_RESIDUAL, MAX_RESIDUAL))
+        if allowed >= residual:
+            break
+        residual = allowed
+    return rotation

@@ -15,6 +15,9 @@ from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
 
+MIN_DEPTHS = 40
+"""Fewest observations of points for their median depth."""
+
 
 @dataclass(frozen=True, eq=False)
 class WindowSolution:
@@ -43,6 +46,12 @@ class WindowSolution:
         if self.before is not None and self.turned is not None:
             return self.before.cost
         return robust_cost(self.solved.scene, self.solved.observations, self.measured.visible, self.solved.registered)
+
+    def distance(self) -> float:
+        """Return the median depth of the points of new views, or that of the local map before if they have few."""
+        new = np.arange(len(self.measured.views)) >= self.known
+        depths = self.solved.scene.in_cameras()[..., 2][self.solved.inliers & new]
+        return float(np.median(depths)) if self.before is None or len(depths) >= MIN_DEPTHS else self.before.distance
 
     def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
         """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).
