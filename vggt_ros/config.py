@@ -24,7 +24,7 @@ class CameraConfig:
                              choices=("raw", "compressed"))
     rectified: str = setting("auto", "Are the images rectified already? `auto`: yes, if the topic's name has `rect`.",
                              choices=("auto", "true", "false"))
-    fov: float = setting(65.0, "Horizontal field of view that is assumed without a calibration.",
+    fov: float = setting(65.0, "Field of view along the longer side that is assumed without a calibration.",
                          unit="deg", low=20.0, high=150.0)
     mask: str = setting("", "Picture of the size of the images, black where they are left out (the robot's own body, a "
                         "logo); parts that never move are also found without it.")

@@ -25,7 +25,8 @@ from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.mapping.surface import Surface, keyframe_cloud
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
-from vggt_ros.odometry.localizer import Localizer, solved_intrinsics
+from vggt_ros.odometry.localizer import Localizer
+from vggt_ros.odometry.solved_focal import frame_intrinsics
 from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
@@ -51,7 +52,7 @@ class Slam:
         solution: the newest state of the map; any thread may read it.
         counts: counters of frames, keyframes, windows and loops.
         last_loop: result of the newest loop candidate that was verified.
-        surface: the points of the map, for the worker's thread only.
+        surface, follows_map: the points of the map, for the worker's thread only, and whether they follow each window.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
         tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
@@ -63,12 +64,11 @@ class Slam:
         self.config, self.reconstructor = config, reconstructor
         self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
         self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
-        self._buffer = SlidingBuffer(config.windows)
-        self.odometry, self.depth = OdometrySource(), DepthSource()
+        self._buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
         self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
-        self.tracked_corners = self._localizer.tracked_corners
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
-        self.solution = Solution(version=-2)
+        self.tracked_corners = self._localizer.tracked_corners
+        self.solution, self.follows_map = Solution(version=-2), True
         self.reset()
 
     def reset(self) -> None:
@@ -94,8 +94,7 @@ class Slam:
         self._localizer.features.advance(gray, frame.excluded)
         self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
-        self._assumed = frame.intrinsics
-        frame = replace(frame, intrinsics=solved_intrinsics(frame, self.solution))
+        self._assumed, frame = frame.intrinsics, replace(frame, intrinsics=frame_intrinsics(frame, self.solution))
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
@@ -212,7 +211,8 @@ class Slam:
         loop = "; ".join(filter(None, (placement.join_result, self._close_loop(window, added, solution, verify))))
         self.solution = replace(self._atlas.solution() if loop else solution,
                                 refused_loops=tuple(self._loop_closer.rejected))
-        self.surface.update(self.solution)
+        if self.follows_map:
+            self.surface.update(self.solution)
         self.last_loop = loop or self.last_loop
         self._update_counts(placement)
         return Update(window.id, added, self._atlas.current_submap, "; then: ".join(placement.refusals),
@@ -229,17 +229,16 @@ class Slam:
 
     def _update_counts(self, placement: Placement) -> None:
         """Update the counters after a window."""
-        self.counts.windows += 1
+        self.counts.windows, self.counts.refused = self.counts.windows + 1, self.counts.refused + placement.failed
         self.counts.retried += bool(placement.refusals)
-        self.counts.refused += placement.failed
+        self.counts.turned += 0 if placement.failed else int(placement.report.get("turned", 0))
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = self._atlas.loop_count
         self.counts.unplaced = len(self._window_keyframes - self._atlas.keyframes.keys())
 
     def _update_scale(self, solution: Solution) -> tuple[Solution, float]:
         """Return the solution after a rescaling by the sources of metric scale, and the factor of the active submap."""
-        rescaling = self.scale.observe(solution)
-        if rescaling is not None:
+        if (rescaling := self.scale.observe(solution)) is not None:
             self._atlas.set_scales(rescaling.log_scale, rescaling.metric)
         return (solution, 1.0) if rescaling is None else (self._atlas.solution(), rescaling.factor)
 
@@ -280,9 +279,10 @@ class Slam:
 
     def _cull_keyframes(self) -> None:
         """Remove the keyframes with the fewest points of the map, if there are more than `map.max_keyframes`."""
-        excess = len(self._atlas.keyframes) - self.config.map.max_keyframes
-        if excess <= 0:
+        if (excess := len(self._atlas.keyframes) - self.config.map.max_keyframes) <= 0:
             return
+        if not self.follows_map:
+            self.surface.update(self.solution)
         culled = self.surface.redundant(excess, before=max(self._atlas.keyframes) - _NEVER_CULLED)
         self._atlas.remove(culled)
         self._window_keyframes -= set(culled)

@@ -101,12 +101,12 @@ def test_the_published_outputs_are_the_reference_of_the_small_network(tmp_path):
 
 # Sections that end in various ways, in processes of their own.
 
-def staged(monkeypatch, section):
+def staged(monkeypatch, section, seconds=60.0):
     """Return what becomes of a section."""
     monkeypatch.setitem(sys.modules, "vggt_ros.benchmarks.visit_staged", SimpleNamespace(staged=section))
     monkeypatch.setitem(SECTIONS, "staged", ("visit_staged", 60.0))
     visit = Visit("", "cpu", "small", 14, 14, 2, 1, (1,))
-    return gpu_visit._isolated(multiprocessing.get_context("fork"), visit, "staged", 2.0)
+    return gpu_visit._isolated(multiprocessing.get_context("fork"), visit, "staged", seconds)
 
 
 def test_what_a_section_has_told_survives_its_end(monkeypatch, capfd):
@@ -127,9 +127,9 @@ def test_what_a_section_has_told_survives_its_end(monkeypatch, capfd):
         report("first", {"seconds": 1.0})
 
     for section, state in ((fails, "failed: RuntimeError: CUDA error: an illegal memory access"),
-                           (ends, "failed: its process ended with exit status 3"), (hangs, "ended after 2 s"),
+                           (ends, "failed: its process ended with exit status 3"), (hangs, "ended after 5 s"),
                            (completes, "done")):
-        result = staged(monkeypatch, section)
+        result = staged(monkeypatch, section, 5.0 if section is hangs else 60.0)
         assert result["state"].startswith(state), section
         assert result["figures"] == {"first": {"seconds": 1.0}}
     assert "test_gpu_visit.py" in staged(monkeypatch, fails)["state"]

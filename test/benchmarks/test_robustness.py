@@ -19,30 +19,28 @@ from vggt_ros.sequences.image_header import read_header
 
 
 @pytest.fixture(name="frames")
-def _frames(monkeypatch, tmp_path):
-    for name, value in (("ROS_DOMAIN_ID", "59"), ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
-                        ("ROS_LOG_DIR", str(tmp_path))):
-        monkeypatch.setenv(name, value)
+def _frames():
     seen = lap().frames[:40]
     return Frames(tuple(frame.image for frame in seen), seen[0].intrinsics)
 
 
-def test_the_node_survives_hostile_messages(frames, tmp_path):
-    outcome = hostile_messages(tmp_path, 59, frames, 600, transports=("raw",))
+def test_the_node_survives_hostile_messages(frames, tmp_path, module_domain):
+    outcome = hostile_messages(tmp_path, module_domain, frames, 600, transports=("raw",))
     assert not outcome.faults, outcome
     assert outcome.figures["raw: images refused"] > 10
 
 
-def test_the_node_survives_a_killed_reconstructor_and_ends_while_it_hangs(frames, tmp_path):
-    outcome = killed_reconstructor(tmp_path, 59, frames, kills=1, hangs=0)
+def test_the_node_survives_a_killed_reconstructor_and_ends_while_it_hangs(frames, tmp_path, module_domain):
+    outcome = killed_reconstructor(tmp_path, module_domain, frames, kills=1, hangs=0)
     assert not outcome.faults, outcome
     assert outcome.figures["reloads counted"] == 1
 
 
 @pytest.mark.slow
-def test_the_command_runs_all_parts(tmp_path, capsys):
+def test_the_command_runs_all_parts(tmp_path, capsys, module_domain):
     status = main(["robustness", "--messages", "1000", "--kills", "5", "--damaged", "50", "--cycles", "4",
-                   "--child-kills", "1", "--soak", "30", "--domain", "59", "--json", str(tmp_path / "figures.json")])
+                   "--child-kills", "1", "--soak", "30", "--domain", str(module_domain), "--json",
+                   str(tmp_path / "figures.json")])
     assert status == 0, capsys.readouterr().out
     assert len(json.loads((tmp_path / "figures.json").read_text())) == 6
 

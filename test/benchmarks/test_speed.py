@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from paths import ROOT
 
+from vggt_ros.benchmarks.image_folders import write_folder
 from vggt_ros.benchmarks.speed import SpeedError, checked_out, speed
-from vggt_ros.synthetic import orbit, pinhole, room
+from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.synthetic import RenderedSequence, orbit, pinhole, room
 
 in_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 
@@ -55,3 +57,17 @@ def test_a_state_costs_as_much_as_itself(tmp_path: Path, monkeypatch: pytest.Mon
     assert 0.5 < now["cpu_s"] / before["cpu_s"] < 2
     assert 50 < now["memory_mb"] < 4000
     assert np.isnan(now["ate_m"])
+
+
+def test_a_rendered_sequence_is_written_as_a_folder(tmp_path: Path) -> None:
+    sequence = RenderedSequence("orbit", room(), orbit(60)[:2], (64, 48))
+    write_folder(sequence, tmp_path / "orbit")
+    read = open_sequence(tmp_path / "orbit")
+    assert read.assumptions == ()
+    np.testing.assert_allclose(read.camera.intrinsics, sequence.camera.intrinsics, atol=1e-6)
+    for (stamp, image), (read_stamp, read_image) in zip(sequence, read, strict=True):
+        assert stamp == read_stamp
+        np.testing.assert_array_equal(image, read_image)
+    assert read.truth is not None
+    np.testing.assert_array_equal(read.truth[0], sequence.truth[0])
+    np.testing.assert_allclose(read.truth[1], sequence.truth[1], atol=1e-6)

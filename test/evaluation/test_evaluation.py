@@ -147,10 +147,13 @@ def test_command_line(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "ATE  RMSE 0.0000 m" in out and "100 poses aligned by SE(3)" in out
     assert cv2.imread(str(tmp_path / "plot.png")).shape[0] > 500
+    (tmp_path / "ours.txt").rename(tmp_path / "trajectory.txt")
+    assert main([str(tmp_path), str(tmp_path / "true.txt")]) == 0
+    assert "100 poses" in capsys.readouterr().out
     assert main([str(tmp_path / "nowhere.txt"), str(tmp_path / "true.txt")]) == 1
     assert "nowhere.txt" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([str(tmp_path / "ours.txt")])
+        main([str(tmp_path / "trajectory.txt")])
 
 
 def test_recorded_truth_against_itself():

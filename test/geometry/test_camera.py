@@ -137,10 +137,11 @@ def test_an_image_of_another_size_is_rejected_with_a_message():
         Rectifier(Camera(752, 480, K), (376, 240))(np.zeros((240, 320, 3), np.uint8))
 
 
-def test_the_assumed_camera_has_the_requested_field_of_view():
-    camera = Camera.assumed(640, 480, 90.0)
-    left, right = (np.linalg.solve(camera.intrinsics, [x, 0, 1])[0] for x in (-0.5, 639.5))
-    np.testing.assert_allclose((left, right), (-1, 1))
+@pytest.mark.parametrize("size", [(640, 480), (480, 640)])
+def test_the_assumed_camera_has_the_requested_field_of_view_along_its_longer_side(size):
+    camera, longer = Camera.assumed(*size, 90.0), int(np.argmax(size))
+    ends = [np.linalg.solve(camera.intrinsics, np.append(np.full(2, x), 1.0))[longer] for x in (-0.5, 639.5)]
+    np.testing.assert_allclose(ends, (-1, 1))
     assert not camera.calibrated
 
 

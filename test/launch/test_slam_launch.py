@@ -21,8 +21,6 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 from scenarios import SCENARIOS, run_scenario
 from stage import Launcher
 
-DOMAIN = 77
-
 
 @launch_testing.parametrize("name", list(SCENARIOS))
 @launch_testing.markers.keep_alive
@@ -98,4 +96,4 @@ class TestSlam(unittest.TestCase):
     def test_scenario(self, name, launch_service):
         installed("vggt_ros")
         with tempfile.TemporaryDirectory() as folder:
-            run_scenario(name, lambda *given: LaunchFileLauncher(launch_service, *given), DOMAIN, Path(folder))
+            run_scenario(name, lambda *given: LaunchFileLauncher(launch_service, *given), Path(folder))

@@ -20,6 +20,7 @@ from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, laps, pinhole, room
+from vggt_ros.synthetic.scene import Scene
 from vggt_ros.windows.solution import Frame, Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
@@ -78,6 +79,23 @@ def test_another_room_stays_a_submap_and_is_named():
     assert error < 0.05 and len(solution.stamps[own]) < len(sequence.frames)
 
 
+def changed_room() -> Scene:
+    """Return the room of the lap, of which only what stands along one wall, and this wall, look as they did."""
+    return Scene([face if (face.corner + (face.right + face.down) / 2)[0] < -0.05 else
+                  replace(face, texture=np.ascontiguousarray(face.texture[::-1, ::-1])) for face in room().faces])
+
+
+def test_a_room_that_is_built_alike_is_not_joined():
+    """Its first keyframes are found; those that follow, and should be, are not: the room is the same in shape only."""
+    scene, poses, intrinsics = changed_room(), lap().world_camera[:60], pinhole(*SIZE)
+    frames = tuple(Frame(1_900_000_000_000_000_000 + 100_000_000 * i, scene.render(p, intrinsics, SIZE)[0], intrinsics)
+                   for i, p in enumerate(poses))
+    alike = mapped(Sequence(frames, poses), SceneReconstructor(scene, [f.stamp for f in frames], poses, NOISE, seed=3))
+    merged = merge([part(0, 60, 1), alike], ["first floor", "second floor"], Config())
+    assert merged.groups == [["first floor"], ["second floor"]]
+    assert "looks alike" in merged.parts[1].notes[0] and "not joined" in merged.parts[1].notes[0]
+
+
 @pytest.mark.slow
 def test_a_merged_map_is_continued():
     """Images of a third visit are found in the merged map, and ids go on."""
@@ -125,6 +143,8 @@ def test_command_line(tmp_path, capsys):
     assert (tmp_path / "all" / "map.ply").stat().st_size > 10_000
     assert main([str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
     assert "two maps" in capsys.readouterr().err
+    assert main([str(tmp_path / "a"), str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
+    assert "given twice" in capsys.readouterr().err
     assert main([str(tmp_path / "a"), str(tmp_path / "none"), "--output", str(tmp_path / "one")]) == 1
     assert "none" in capsys.readouterr().err
 

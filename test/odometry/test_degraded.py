@@ -10,7 +10,7 @@ from scenes import SIZE, Sequence, lap, trajectory_error
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, Sim3, pose, rotation_angle, so3_exp
-from vggt_ros.odometry.rotation import rotation_between
+from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, pinhole, room

@@ -17,10 +17,10 @@ from paths import ROOT
 PACKAGE = ROOT / "vggt_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-WINGS = ("settings", "threads", "heap", "process_info"), ("plugins",), ("config",), ("parameter_text", "geometry"), \
-    ("images",), ("windows",), ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), \
-    ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), ("view",), ("replay",), \
-    ("ros",), ("benchmarks",), ("cli",)
+WINGS = ("settings", "threads", "process_info", "child_process"), ("heap", "plugins"), ("config",), \
+    ("parameter_text", "geometry"), ("images",), ("windows",), ("reconstruction",), ("features",), ("pose_graph",), \
+    ("storage",), ("scale",), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), \
+    ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
 """Wings that the algorithm never imports, each with the highest wing that it may import."""
@@ -218,7 +218,7 @@ DISPLAYS = {"PointCloud2": "sensor_msgs/msg/PointCloud2", "Path": "nav_msgs/msg/
 
 
 @pytest.fixture(scope="module")
-def node_topics(tmp_path_factory):
+def node_topics():
     """Topics of the real node, configured: name to (type, latched)."""
     rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
     from rclpy.lifecycle import TransitionCallbackReturn
@@ -226,9 +226,8 @@ def node_topics(tmp_path_factory):
 
     from vggt_ros.ros.slam_node import SlamNode
 
-    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=73)
+    rclpy.init(context=context)
     node = SlamNode(context=context, parameter_overrides=[rclpy.Parameter("reconstructor", value="multiview")])
     configured = node.trigger_configure()
     try:

@@ -174,7 +174,7 @@ def test_the_settings_of_the_example_become_parameters_and_text(installed):
     if importlib.util.find_spec("rclpy") is None:
         pytest.skip("rclpy is not installed")
     code = ("import rclpy; from rclpy.node import Node; from rclpy.parameter import Parameter\n"
-            "from vggt_ros.ros.parameters import declare; rclpy.init(domain_id=74)\n"
+            "from vggt_ros.ros.parameters import declare; rclpy.init()\n"
             "node = Node('n', parameter_overrides=[Parameter('smooth.size', value=5),\n"
             "                                      Parameter('reconstructor', value='smooth')])\n"
             "config = declare(node)\n"

@@ -17,20 +17,25 @@ def seconds_waited() -> float:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(5)
+    thread.join(30)
     return spent[0]
+
+
+def shortest_wait() -> float:
+    """Return the least of a few times, since a busy machine may stop a thread for as long at any moment."""
+    return min(seconds_waited() for _ in range(5))
 
 
 def test_other_threads_wait_for_the_prioritized_one_at_most_50_ms():
     """Within `prioritize` a thread waits 50 ms and goes on; after `end_priority`, or outside, it does not wait."""
-    assert seconds_waited() < 0.04
+    assert shortest_wait() < 0.04
     with prioritize():
-        assert 0.045 < seconds_waited() < 1
+        assert 0.045 < seconds_waited() < 10
         end_priority()
-        assert seconds_waited() < 0.04
+        assert shortest_wait() < 0.04
     with prioritize():
         assert seconds_waited() > 0.045
-    assert seconds_waited() < 0.04
+    assert shortest_wait() < 0.04
 
 
 def test_an_exception_ends_the_priority():
@@ -40,4 +45,4 @@ def test_an_exception_ends_the_priority():
             raise ValueError
     except ValueError:
         pass
-    assert seconds_waited() < 0.04
+    assert shortest_wait() < 0.04

@@ -212,7 +212,7 @@ def test_a_rolling_shutter_and_a_distortion_are_undone_and_done_again() -> None:
     shift = 0.5 * 400.0 * readout * ((y + 0.5) / SIZE[1] - 0.5)
     np.testing.assert_allclose(shutter.forward(x[None])[0][:, 20:-20], (x + shift)[:, 20:-20], atol=0.05)
     for images in (shutter, PinholeImages(matrix, SIZE, -0.04, readout, [velocity], full)):
-        again = images.backward(images.forward(x[None]), cv2.INTER_LINEAR)[0]
+        again = images.backward(images.forward(x[None]), 0, cv2.INTER_LINEAR)[0]
         np.testing.assert_allclose(again[20:-20, 20:-20], x[20:-20, 20:-20], atol=0.1)
     still = PinholeImages(matrix, SIZE, 0.0, readout, [np.zeros((*GRID, 2))], full)
     np.testing.assert_array_equal(still.forward(x[None]), x[None])

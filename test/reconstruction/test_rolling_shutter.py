@@ -1,6 +1,6 @@
 """Rolling-shutter correction, with images whose rows are rendered at their own times."""
 
-from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,25 +18,24 @@ from vggt_ros.windows.solution import Frame
 SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A camera that moves around the room and exposes strips of rows one after the other."""
+@cache
+def images(readout: float):
+    """Return images of a camera that moves around the room, and the pose of the middle row of each.
 
-    readout: float
-
-    def images(self):
-        """Yield images, each with the pose of its middle row."""
-        scene, intrinsics = room(), pinhole(*SIZE)
-        fine = laps(FRAMES * 60 + 60, laps=0.5, radii=(1.2, 0.9))  # a pose every 1/60 of a period
-        rows = SIZE[1] // STRIPS
-        for frame in range(FRAMES):
-            strips = []
-            for strip in range(STRIPS):
-                delay = ((strip + 0.5) / STRIPS - 0.5) * self.readout / PERIOD * 60
-                moved = intrinsics.copy()
-                moved[1, 2] -= strip * rows
-                strips.append(scene.render(fine[round(frame * 60 + 30 + delay)], moved, (SIZE[0], rows))[0])
-            yield np.concatenate(strips), fine[frame * 60 + 30]
+    It exposes strips of rows one after the other.
+    """
+    scene, intrinsics = room(), pinhole(*SIZE)
+    fine = laps(FRAMES * 60 + 60, laps=0.5, radii=(1.2, 0.9))  # a pose every 1/60 of a period
+    rows, found = SIZE[1] // STRIPS, []
+    for frame in range(FRAMES):
+        strips = []
+        for strip in range(STRIPS):
+            delay = ((strip + 0.5) / STRIPS - 0.5) * readout / PERIOD * 60
+            moved = intrinsics.copy()
+            moved[1, 2] -= strip * rows
+            strips.append(scene.render(fine[round(frame * 60 + 30 + delay)], moved, (SIZE[0], rows))[0])
+        found.append((np.concatenate(strips), fine[frame * 60 + 30]))
+    return found
 
 
 def run(readout: float, setting: float):
@@ -44,7 +43,7 @@ def run(readout: float, setting: float):
     config = Config().replace({"multiview.readout": setting, "keyframes.min_parallax": 20.0})
     reconstructor = Multiview(config)
     slam, truth = Slam(config, reconstructor), {}
-    for i, (image, pose) in enumerate(Camera(readout).images()):
+    for i, (image, pose) in enumerate(images(readout)):
         stamp = int(1e9 + i * PERIOD * 1e9)
         truth[stamp] = pose[:3, 3]
         window = slam.track(Frame(stamp, image, pinhole(*SIZE))).window

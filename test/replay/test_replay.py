@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
 from data_folder import recorded
 
+from vggt_ros.benchmarks.disturbances import Disturbed
 from vggt_ros.cli.replay import main
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
 from vggt_ros.replay.output import report, save, write
 from vggt_ros.replay.run import run
@@ -50,6 +53,53 @@ def test_every_image_after_the_first_window_is_located_and_compared(result):
         tracked if index % 2 else dataclasses.replace(tracked, reference=None, keyframe=None)
         for index, tracked in enumerate(result.frames)])
     assert 0.4 < report(blind)["frames_located"] < 0.6
+
+
+class FindsTheFocalLength(SceneReconstructor):
+    """The oracle of a camera without a calibration: it says the true intrinsics, whatever is assumed."""
+
+    def __init__(self, sequence):
+        super().__init__(SCENE, *sequence.truth)
+        self.intrinsics = sequence.camera.intrinsics
+
+    def reconstruct(self, window):
+        return super().reconstruct(dataclasses.replace(window, keyframes=tuple(
+            dataclasses.replace(keyframe, intrinsics=self.intrinsics) for keyframe in window.keyframes)))
+
+
+def test_images_before_the_first_window_take_the_focal_length_that_it_finds(sequence):
+    """Whose tracks were followed with a field of view of 90 degrees assumed, where it is 65."""
+    uncalibrated = Disturbed(sequence, camera=Camera.assumed(320, 240, 90.0))
+    figures = report(run(uncalibrated, Config(), FindsTheFocalLength(sequence)))
+    assert figures["frames_located"] == 1.0 and figures["frames_ate_rmse_m"] < 5e-3
+    assert figures["focal_px"] == pytest.approx(sequence.camera.intrinsics[0, 0])
+    assert figures["field_of_view_deg"] == pytest.approx(65.0)
+
+
+@pytest.mark.parametrize(("images", "words"), [
+    ([0], "one image shows no depth"),
+    ([0] * 12, "the camera stood still.*28 px.*sideways"),
+    ([None] * 12, "most images are dark"),
+    ([-1] * 12, "nothing in the images could be followed")])
+def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, images, words):
+    pictures = {index: image for index, (_, image) in enumerate(sequence) if index in images}
+    pictures |= {None: np.zeros((240, 320, 3), np.uint8), -1: np.full((240, 320, 3), 128, np.uint8)}
+    for number, index in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pictures[index])
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert re.search(f"no map: {words}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--output", "--save"])
+def test_where_results_cannot_be_written_no_work_is_begun(tmp_path, capsys, option):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/0.png"), np.zeros((240, 320, 3), np.uint8))
+    (tmp_path / "file").write_text("mine")
+    arguments = {"--output": str(tmp_path / "out"), option: str(tmp_path / "file")}
+    assert main([str(tmp_path / "images"), *(word for pair in arguments.items() for word in pair)]) == 1
+    printed = capsys.readouterr()
+    assert str(tmp_path / "file") in printed.err and "images" not in printed.out
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_all_files_are_written_with_exact_stamps(result, sequence, tmp_path):

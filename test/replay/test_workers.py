@@ -153,9 +153,9 @@ def test_multiview_in_processes_is_the_same_to_the_bit(monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: requirements-cluster.txt")
-def test_a_cluster_has_the_same_results_and_survives_an_actor():
+def test_a_cluster_has_the_same_results_and_survives_an_actor(monkeypatch):
     from vggt_ros.workers.ray_cluster import RayWorker, connect
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "test" / "support")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "test" / "support")]))
     ray = connect("local")
     try:
         pool = Pool(lambda: RayWorker(ray, CONFIG, create=partial(create, chained=True, recording=WHOLE)), 2)

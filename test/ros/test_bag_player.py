@@ -1,6 +1,5 @@
 """bag_player as a separate process, with its messages received over DDS."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -30,7 +29,6 @@ from vggt_ros.ros.bag_player import BagError, message_class, open_bag
 START = 1_700_000_000_123_456_789
 PERIOD = 50_000_000
 COUNT = 30
-DOMAIN = "74"
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -58,23 +56,17 @@ def bag(request, tmp_path_factory):
     return path
 
 
-def environment(tmp_path):
-    return {**os.environ, "ROS_DOMAIN_ID": DOMAIN, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "ROS_LOG_DIR": str(tmp_path)}
-
-
-def player(tmp_path, *arguments):
+def player(*arguments):
     return subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.bag_player", *map(str, arguments)],
-                            cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE,
+                            cwd=ROOT, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
-def listener(monkeypatch):
+def listener():
     """A node that records (wall time, image) and clock stamps; `node.run(process)` spins until the process ends."""
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(DOMAIN))
+    rclpy.init(context=context)
     node = rclpy.create_node("listener", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
@@ -99,14 +91,14 @@ def listener(monkeypatch):
 
 def test_every_byte_arrives_in_order_and_in_time(bag, listener, tmp_path):
     """Messages are exact, at twice the rate they take half the time, and /clock is published between messages."""
-    process = player(tmp_path, bag, "--rate", 2, "--clock", "--wait-for", "/a/image")
+    process = player(bag, "--rate", 2, "--clock", "--wait-for", "/a/image")
     listener.run(process)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert [serialize_message(message) for _, message in listener.images] == \
         [serialize_message(image(index)) for index in range(COUNT)]
     took = listener.images[-1][0] - listener.images[0][0]
-    assert 0.9 * (COUNT - 1) * PERIOD / 2e9 < took < 10 * (COUNT - 1) * PERIOD / 2e9
+    assert 0.5 * (COUNT - 1) * PERIOD / 2e9 < took < 10 * (COUNT - 1) * PERIOD / 2e9
     ticks = np.array(listener.ticks)
     assert (np.diff(ticks) >= 0).all() and len(ticks) >= COUNT
     assert ticks[0] > START - PERIOD and ticks[-1] == START + (COUNT - 1) * PERIOD
@@ -116,29 +108,29 @@ def test_every_byte_arrives_in_order_and_in_time(bag, listener, tmp_path):
 
 def test_clock_is_published_at_forty_hertz_or_more(bag, listener, tmp_path):
     """At a fifth of the rate the images are 0.25 s apart; the clock must advance between them."""
-    process = player(tmp_path, bag, "--rate", 0.2, "--clock", "--wait-for", "/a/image")
+    process = player(bag, "--rate", 0.2, "--clock", "--wait-for", "/a/image")
     listener.run(process, until=lambda: len(listener.images) >= 4)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0, "SIGINT must end it cleanly"
     assert np.median(np.diff(listener.ticks)) <= 0.2 * 25_000_000
 
 
 def test_a_topic_that_is_not_in_the_bag_is_not_waited_for(bag, tmp_path):
     """It ends at once with the topics that there are: a launch that waited for it would hang."""
-    process = player(tmp_path, bag, "--wait-for", "/b/image", "--wait-ready", "/vggt_slam/status")
+    process = player(bag, "--wait-for", "/b/image", "--wait-ready", "/vggt_slam/status")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "no topic /b/image; the images in the bag are /a/image" in err
 
 
 def test_loop_starts_again(bag, listener, tmp_path):
     """With --loop the stamps jump back to the first; SIGINT ends it, also if repeated (as under launch)."""
-    process = player(tmp_path, bag, "--rate", 10, "--loop", "--wait-for", "/a/image")
+    process = player(bag, "--rate", 10, "--loop", "--wait-for", "/a/image")
     listener.run(process, until=lambda: len(listener.images) > COUNT + 3)
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.005)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err
     assert listener.images[COUNT][1].header.stamp == listener.images[0][1].header.stamp
 
@@ -151,16 +143,16 @@ def test_the_player_waits_for_a_loading_node_and_reports_a_failed_one(bag, liste
         status.publish(DiagnosticStatus(message="no weights", values=[KeyValue(key="state", value=state)]))
 
     publish_state("LOADING")
-    process = player(tmp_path, bag, "--rate", 20, "--wait-for", "/a/image", "--wait-ready", "/vggt_slam/status")
+    process = player(bag, "--rate", 20, "--wait-for", "/a/image", "--wait-ready", "/vggt_slam/status")
     listener.run(process, until=lambda: listener.images, timeout=4)
     assert not listener.images and process.poll() is None
     publish_state("NO_IMAGE")
     listener.run(process)
-    assert process.wait(20) == 0 and len(listener.images) == COUNT
+    assert process.wait(60) == 0 and len(listener.images) == COUNT
     publish_state("FAILED")
-    process = player(tmp_path, bag, "--wait-ready", "/vggt_slam/status")
+    process = player(bag, "--wait-ready", "/vggt_slam/status")
     listener.run(process)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "no weights" in err and "Traceback" not in err
 
 
@@ -177,13 +169,13 @@ def test_the_bag_of_a_simulator(listener, tmp_path):
             time_ = Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
             writer.write(topics["/clock"], START + index * 10**8, serialize_message(Clock(clock=time_)))
             writer.write(topics["/a/image"], START + index * 10**8, serialize_message(image(0)))
-    process = player(tmp_path, tmp_path / "bag", "--clock", "--wait-for", "/a/image", "/clock")
+    process = player(tmp_path / "bag", "--rate", 0.5, "--clock", "--wait-for", "/a/image", "/clock")
     listener.run(process, until=lambda: len(listener.images) > 5)
     late = []
     listener.create_subscription(TFMessage, "/tf_static", late.append,
                                  QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
     listener.run(process)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert listener.ticks == stamps
     assert [message.transforms[0].child_frame_id for message in late] == ["camera"]
@@ -221,8 +213,8 @@ def test_errors_end_the_command(bag, tmp_path):
     for arguments, expected in (((tmp_path / "missing",), "no such file or folder"),
                                 ((bag, "--topics", "/b"), "no topic /b; the bag has /a/foreign, /a/image"),
                                 ((bag, "--topics", "/a/foreign"), "no message that can be played")):
-        process = player(tmp_path, *arguments)
-        _, err = process.communicate(timeout=30)
+        process = player(*arguments)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 1 and expected in err and "Traceback" not in err
 
 
@@ -232,8 +224,8 @@ def test_a_truncated_file_is_an_error(bag, tmp_path):
     shutil.copytree(bag, broken)
     for file in [*broken.glob("*.mcap"), *broken.glob("*.db3")]:
         file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
-    process = player(tmp_path, broken, "--rate", 100)
-    _, err = process.communicate(timeout=30)
+    process = player(broken, "--rate", 100)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and str(broken) in err and "Traceback" not in err
 
 

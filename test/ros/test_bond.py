@@ -1,7 +1,6 @@
 """The bond with Nav2's lifecycle manager, against another implementation of the manager's side, on real DDS."""
 
 import itertools
-import os
 import time
 from functools import cache
 
@@ -16,7 +15,6 @@ from scenes import lap
 from vggt_ros.ros.bond import ALIVE, DEAD, ENDING, WAITING, Bond
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "tracking__features": 200, "bond_heartbeat_period": 0.1}
-DOMAIN = 53
 
 
 class Manager:
@@ -60,9 +58,8 @@ def sequence():
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
-    bench = Bench(DOMAIN, sequence().oracle(), ["status"], **SETTINGS)
+def node():
+    bench = Bench(sequence().oracle(), ["status"], **SETTINGS)
     try:
         bench.start()
         yield bench
@@ -75,7 +72,7 @@ def bench(node, capfd):
     """The node, inactive."""
     node.log, node.read_log = "", lambda: capfd.readouterr().err
     node.node.trigger_deactivate()
-    assert node.spin(lambda: node.node.bond.state == DEAD, seconds=3)
+    assert node.spin(lambda: node.node.bond.state == DEAD)
     return node
 
 
@@ -83,7 +80,7 @@ def bonded(bench):
     """Activate the node, and return a manager that has formed a bond with it."""
     manager = Manager(bench)
     assert bench.node.trigger_activate().name == "SUCCESS"
-    assert bench.spin(lambda: bench.node.bond.state == ALIVE and manager.heard, seconds=5)
+    assert bench.spin(lambda: bench.node.bond.state == ALIVE and manager.heard)
     return manager
 
 
@@ -95,9 +92,11 @@ def test_heartbeats_while_the_node_is_active(bench):
     before.end()
     manager = bonded(bench)
     manager.heard.clear()
-    bench.spin(seconds=2.0)
+    began = time.monotonic()
+    assert bench.spin(lambda: len(manager.heard) >= 15)
+    assert time.monotonic() - began > 1.0  # 1.4 s, had all been on time
     times = [when for when, _ in manager.heard]
-    assert 15 <= len(times) <= 22 and max(b - a for a, b in itertools.pairwise(times)) < 0.5
+    assert max(b - a for a, b in itertools.pairwise(times)) < 4.0, "a manager would have given it up"
     for _, message in manager.heard:
         assert message.active and message.heartbeat_timeout == 4.0 and message.heartbeat_period == pytest.approx(0.1)
     assert len({message.instance_id for _, message in manager.heard}) == 1
@@ -108,10 +107,9 @@ def test_heartbeats_while_the_node_is_active(bench):
 def test_the_bond_ends_when_the_node_is_deactivated_and_forms_again(bench):
     manager = bonded(bench)
     first = manager.heard[-1][1].instance_id
-    began = time.monotonic()
     assert bench.node.trigger_deactivate().name == "SUCCESS"
-    assert bench.spin(lambda: manager.told, seconds=1) and manager.told - began < 0.5
-    assert bench.spin(lambda: bench.node.bond.state == DEAD, seconds=1)  # acknowledged
+    assert bench.spin(lambda: manager.told)
+    assert bench.spin(lambda: bench.node.bond.state == DEAD)  # acknowledged
     manager.heard.clear()
     bench.spin(seconds=0.5)
     assert not manager.heard
@@ -126,11 +124,13 @@ def test_without_an_acknowledgment_the_node_tells_for_two_seconds(bench):
     manager.acknowledges = False
     assert bench.node.trigger_deactivate().name == "SUCCESS"
     assert bench.node.bond.state == ENDING
-    assert bench.spin(lambda: manager.told, seconds=2)
-    manager.heard.clear()
-    bench.spin(seconds=3.0)
-    assert bench.node.bond.state == DEAD
-    assert 20 < len(manager.heard) < 45 and not any(message.active for _, message in manager.heard)
+    assert bench.spin(lambda: manager.told)
+    assert bench.spin(lambda: bench.node.bond.state == DEAD)
+    told = len(manager.heard)
+    bench.spin(seconds=0.5)
+    assert len(manager.heard) <= told + 1
+    ending = list(itertools.dropwhile(lambda heard: heard[1].active, manager.heard))
+    assert 5 < len(ending) < 45 and not any(message.active for _, message in ending)
     manager.end()
 
 
@@ -139,14 +139,14 @@ def test_a_manager_that_ends_or_falls_silent_does_not_stop_the_node(bench):
     manager = bonded(bench)
     manager.active = False
     manager.say(False)
-    assert bench.spin(lambda: manager.told, seconds=2) and bench.node.bond.state == DEAD
+    assert bench.spin(lambda: manager.told) and bench.node.bond.state == DEAD
     assert bench.state() == "active" and bench.logged("the lifecycle manager ended the bond")
     manager.end()
     assert bench.node.trigger_deactivate().name == "SUCCESS"
     silent = bonded(bench)
     silent.active = False
-    assert bench.spin(lambda: bench.node.bond.state == DEAD, seconds=6)
-    assert 3.5 < time.monotonic() - bench.node.bond._heard < 5.5
+    assert bench.spin(lambda: bench.node.bond.state == DEAD)
+    assert time.monotonic() - bench.node.bond._heard > 3.5
     assert bench.state() == "active" and bench.logged("no heartbeat of the lifecycle manager for 4 s")
     silent.end()
 

@@ -23,19 +23,13 @@ from vggt_ros.ros.interfaces import MISSING, TYPED_SERVICES
 from vggt_ros.view.tracked_corners import FROM_DEPTH, TRIANGULATED, UNKNOWN, draw_corners
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
-DOMAIN = 51
 typed = pytest.mark.skipif(bool(MISSING), reason=f"vggt_ros_msgs is not built ({MISSING})")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _environment(tmp_path_factory):
-    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
 
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
     """The node with the map of a part of the room, and the images that come next."""
-    bench = Bench(DOMAIN, lap().oracle(), ["odom", "pose", "path", "status"],
+    bench = Bench(lap().oracle(), ["odom", "pose", "path", "status"],
                   map__folder=str(tmp_path_factory.mktemp("maps")), **SETTINGS)
     try:
         bench.start()
@@ -182,7 +176,7 @@ def test_old_names_stay_and_are_mentioned_once(bench):
 
 def test_a_subscriber_that_expects_a_cloud_on_map_is_named(bench):
     """It gets nothing, and ROS does not tell it."""
-    other = Peer(DOMAIN)  # a participant of DDS has one type for a topic
+    other = Peer()  # a participant of DDS has one type for a topic
     other.peer.create_subscription(PointCloud2, "/vggt_slam/map", other.got["wrong"].append, LATCHED)
     assert bench.spin(lambda: bench.logged("subscribes to /vggt_slam/map as sensor_msgs/msg/PointCloud2",
                                            "/vggt_slam/cloud_map now"), seconds=20)
@@ -248,12 +242,12 @@ sys.exit(main())
 """
 
 
-def test_the_node_runs_where_the_messages_are_not_built(tmp_path):
+def test_the_node_runs_where_the_messages_are_not_built(tmp_path, other_domain):
     """With the services of std_srvs, and a line that says what is missing."""
-    peer, log = Peer(DOMAIN + 1), tmp_path / "log"
+    peer, log = Peer(other_domain), tmp_path / "log"
     with log.open("w") as out:
         node = subprocess.Popen([sys.executable, "-c", WITHOUT, "--ros-args", "-p", "reconstructor:=multiview"],
-                                stdout=out, stderr=out, env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN + 1)})
+                                stdout=out, stderr=out, env={**os.environ, "ROS_DOMAIN_ID": str(other_domain)})
     try:
         try:
             peer.change("configure", "activate")

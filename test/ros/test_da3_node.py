@@ -1,6 +1,5 @@
 """Depth Anything 3 in the node, over DDS, in a process of its own, with generated weights."""
 
-import os
 from functools import partial
 
 import pytest
@@ -23,19 +22,13 @@ WIDTH, HEIGHT = 140, 112
 """Size of images of 320x240 with `da3.width` 140: 105 is rounded up to a multiple of 14."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _environment(tmp_path_factory):
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
-
-
 def test_windows_in_the_node(tmp_path, capfd):
     """From loading to messages. With generated weights the output is not geometry: the first window is mapped.
 
     Tracking is lost in such a map, so the status says why no poses are given to the network.
     """
     write_da3(tmp_path, tiny_state(WIDTH, HEIGHT))
-    bench = Bench(89, partial(create_reconstructor, separate_process=True), OUTPUTS, tf__base_timeout=0.0,
+    bench = Bench(partial(create_reconstructor, separate_process=True), OUTPUTS, tf__base_timeout=0.0,
                   tf__assume_level=True, reconstructor="da3", da3__weights=str(tmp_path), da3__device="cpu",
                   da3__width=WIDTH, da3__known_poses="tracked", windows__size=4, windows__overlap=2)
     bench.read_log = lambda: capfd.readouterr().err

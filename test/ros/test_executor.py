@@ -11,8 +11,6 @@ from std_msgs.msg import String
 
 from vggt_ros.ros.executor import TolerantExecutor
 
-DOMAIN = 69
-
 
 class Reports:
     """The guard of a node."""
@@ -37,19 +35,18 @@ def taking(monkeypatch):
     The handler of the signal raises while C code of rclpy runs Python, here as the message is created; what rclpy makes
     of it is a RuntimeError.
     """
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context)
     node = rclpy.create_node("taker", context=context)
     node.guard, executor = Reports(), TolerantExecutor(context=context)
     executor.add_node(node)
     subscription = node.create_subscription(String, "text", lambda message: None, 10)
     publisher = node.create_publisher(String, "text", 10)
-    end = time.monotonic() + 5
-    while not publisher.get_subscription_count() and time.monotonic() < end:
+    while not publisher.get_subscription_count():
         time.sleep(0.01)
-    publisher.publish(String(data="text"))
-    time.sleep(0.3)
+    for _ in range(5):  # the subscription finds the publisher at another moment than the publisher the subscription
+        publisher.publish(String(data="text"))
+        time.sleep(0.1)
     monkeypatch.setattr("std_msgs.msg._string.String", Interrupted("String", (), {"__slots__": ()}))
     yield executor, subscription, node
     node.destroy_node()

@@ -1,6 +1,5 @@
 """Frames on a robot: what is sent to TF with and without the mounting of the camera, while it moves, and in silence."""
 
-import os
 import time
 from dataclasses import replace
 from functools import cache
@@ -51,14 +50,12 @@ def play(bench, begin, end, stamp=lambda index: BEGIN + 100_000_000 * index, bef
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_LOG_DIR", os.fspath(tmp_path))
+def make(capfd):
     benches = []
 
     def make_bench(**parameters):
         oracle = LapReconstructor(scene(), [], [])
-        bench = Bench(68, oracle, ["status", "odom", "pose", "path", "cloud_map"],
+        bench = Bench(oracle, ["status", "odom", "pose", "path", "cloud_map"],
                       **{**SMALL, **parameters})
         bench.read_log = lambda: capfd.readouterr().err
         benches.append(bench)
@@ -109,7 +106,7 @@ def test_without_a_transform_nothing_is_invented_and_it_is_taken_when_it_comes(m
     np.testing.assert_allclose(bench.node.transforms.map_world, base_camera, atol=1e-9)
     assert bench.logged("TF has base_link <- ", "poses are those of base_link from now on")
     assert "no transform" not in bench.node.transforms.mounting.problem
-    assert bench.spin(lambda: "no transform" not in bench.status_message(), seconds=3.0)
+    assert bench.spin(lambda: "no transform" not in bench.status_message())
     np.testing.assert_allclose(matrix(bench.got["path"][-1].poses[0].pose), np.eye(4), atol=1e-9)
 
 
@@ -167,7 +164,7 @@ def test_a_moving_mounting_that_stops_to_be_published_is_counted(make):
     bench.spin(seconds=0.2)
     for frame in lap().frames[:3]:
         bench.image(frame)
-    assert bench.spin(lambda: len(bench.got["odom"]) == 3, seconds=3.0)
+    assert bench.spin(lambda: len(bench.got["odom"]) == 3)
     assert bench.node.transforms.mounting.late == 2
     assert bench.logged(f"TF has no base_link <- {CAMERA} at the stamp", "the newest one is used")
     assert bench.status_now()["transforms late"] == "2"
@@ -202,11 +199,11 @@ def test_map_to_odom_goes_on_in_silence(make, mode):
 
     play(bench, 0, SHORT, lambda index: time.time_ns() - 9_800_000_000, publish)
     began = time.monotonic()
-    bench.spin(seconds=1.5)
     for child in ("odom",) if mode == "map_odom_base" else ("odom", "odom_visual"):
-        times, stamps = sent_after(bench, began + 0.2, child)
-        assert len(times) > 30, f"map -> {child} has ended"
-        assert abs(stamps[-1] - 100_000_000 - time.time_ns()) < 200_000_000
+        goes_on = bench.spin(lambda child=child: len(sent_after(bench, began + 1.0, child)[0]) > 10)
+        assert goes_on, f"map -> {child} has ended"
+        _, stamps = sent_after(bench, began + 1.0, child)
+        assert stamps[-1] > time.time_ns() - 5_000_000_000  # those of the images are twice as old
     assert not bench.node.transforms.clock_mismatch
 
 
@@ -218,9 +215,9 @@ def problems(bench):
 def listen_again(bench):
     """Let the node listen to TF at once, and not only after half a minute."""
     watch = bench.node.transforms.watch
-    assert bench.spin(lambda: not watch._subscriptions, seconds=5.0)
+    assert bench.spin(lambda: not watch._subscriptions)
     watch._began = -100.0
-    assert bench.spin(lambda: watch._subscriptions, seconds=5.0)
+    assert bench.spin(lambda: watch._subscriptions)
     bench.spin(seconds=0.3)  # until the peer has found the new subscriptions
 
 
@@ -244,7 +241,7 @@ def test_what_others_send_to_tf_is_named(make, monkeypatch):
     assert "base_link has two parents in TF, odom by this node and base_footprint (one of: /peer): set tf.base_frame " \
         "to base_footprint, the root of the robot" in problems(bench)
     assert f"{CAMERA}, the frame of the images, has the parents base_link and mast in TF" in problems(bench)
-    assert bench.spin(lambda: "also sent by another node" in bench.status_message(), seconds=3.0)
+    assert bench.spin(lambda: "also sent by another node" in bench.status_message())
     assert bench.logged("WARN", "map -> odom is also sent by another node")
     assert not bench.node.transforms.watch._subscriptions, "it does not listen all the time"
 
@@ -266,7 +263,7 @@ def test_our_own_transforms_are_not_taken_for_those_of_others(make, monkeypatch)
     play(bench, 0, SHORT, lambda index: time.time_ns())
     listen_again(bench)
     play(bench, SHORT, SHORT + 8, lambda index: time.time_ns())
-    assert bench.spin(lambda: not bench.node.transforms.watch._subscriptions, seconds=3.0)
+    assert bench.spin(lambda: not bench.node.transforms.watch._subscriptions)
     assert not bench.node.transforms.watch.problems
 
 
@@ -276,7 +273,7 @@ def test_two_cameras_on_one_topic_and_a_frame_that_is_not_optical_are_named(make
     bench.image(lap().frames[0], header=messages.header(lap().frames[0].stamp, "camera_link"))
     assert "2 publishers of /image: /peer, /peer; images of two cameras make no map" in problems(bench)
     assert "camera_link, the frame_id of the images, is, by its name, not an optical frame (REP-103" in problems(bench)
-    assert bench.spin(lambda: "not an optical frame" in bench.status_message(), seconds=3.0)
+    assert bench.spin(lambda: "not an optical frame" in bench.status_message())
     assert bench.logged("WARN", "2 publishers of /image") and other is not None
 
 
@@ -302,9 +299,8 @@ def test_map_to_odom_is_not_delayed_by_images(make):
     send = bench.node.transforms._broadcaster.sendTransform
     bench.node.transforms._broadcaster.sendTransform = lambda t: sent.append(time.monotonic()) or send(t)
     locate = bench.node.slam.locate
-    bench.node.slam.locate = lambda frame, search: time.sleep(0.5) or locate(frame, search)
+    bench.node.slam.locate = lambda frame, search: time.sleep(2.0) or locate(frame, search)
     began = time.monotonic()
-    for index in (SHORT, SHORT + 1):
-        bench.image(replace(lap().frames[index], stamp=time.time_ns()))
+    bench.image(replace(lap().frames[SHORT], stamp=time.time_ns()))
     gaps = np.diff([when for when in sent if when > began])
-    assert len(gaps) > 15 and gaps.max() < 0.3
+    assert len(gaps) > 15 and gaps.max() < 1.5

@@ -46,10 +46,10 @@ def test_the_process_ends_in_time_whatever_hangs(what, code):
         time.sleep(0.05)
     said, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < 20.0  # of 60
     assert ("ended" in said) == (what != "the cleanup")
     if child != "None":
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + 20.0
         while Path("/proc", child).exists() and time.monotonic() < end:
             time.sleep(0.1)
         assert not Path("/proc", child).exists(), "the stopped child outlives it"

@@ -115,9 +115,9 @@ def test_a_cloud_is_packed_without_a_look_at_every_byte():
     """Assigned from a list or an ndarray, the data of 200k points takes 90 to 300 ms; filled in place, 2 to 5 ms."""
     cloud, seconds = random_cloud(200_000), []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         message = messages.point_cloud(cloud, HEAD)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
     assert isinstance(message.data, array.array)
     assert min(seconds) < 0.05
 

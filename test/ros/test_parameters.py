@@ -1,6 +1,5 @@
 """Settings as ROS parameters, on a real node."""
 
-import os
 
 import pytest
 
@@ -14,11 +13,9 @@ from vggt_ros.ros import parameters
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+def context():
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=84)
+    rclpy.init(context=context)
     yield context
     rclpy.shutdown(context=context)
 

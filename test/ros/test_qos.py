@@ -1,6 +1,5 @@
 """The subscriptions of the node take the QoS that the publishers of their topics offer, on real DDS."""
 
-import os
 
 import pytest
 
@@ -18,14 +17,12 @@ SMALL = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_LOG_DIR", os.fspath(tmp_path))
+def make(capfd):
     benches = []
 
     def make_bench(images=RELIABLE, **parameters):
         """Return a node on topics whose publishers are those of the test alone: images with this reliability."""
-        bench = Bench(66, lap().oracle(), ["status"], **{**SMALL, **parameters})
+        bench = Bench(lap().oracle(), ["status"], **{**SMALL, **parameters})
         bench.read_log = lambda: capfd.readouterr().err
         benches.append(bench)
         for publisher in (bench.images, bench.infos):
@@ -52,7 +49,7 @@ def activate(bench):
 def subscribed(bench, reliability, topic="/image"):
     """Return whether the node's only subscription to a topic gets this reliability within a few seconds."""
     return bench.spin(lambda: [info.qos_profile.reliability for info in
-                               bench.peer.get_subscriptions_info_by_topic(topic)] == [reliability], seconds=5.0)
+                               bench.peer.get_subscriptions_info_by_topic(topic)] == [reliability])
 
 
 @pytest.mark.parametrize("reliability", [RELIABLE, BEST_EFFORT])
@@ -97,7 +94,7 @@ def test_a_calibration_that_was_published_once_before_is_received(make, begins):
         bench.spin(seconds=0.3)
         activate(bench)
     assert subscribed(bench, RELIABLE, "/camera_info")
-    assert bench.spin(lambda: bench.node.source._intake._info is not None, seconds=3.0)
+    assert bench.spin(lambda: bench.node.source._intake._info is not None)
     assert bench.spin(bench.images.get_subscription_count)
     bench.spin(seconds=0.2)
     bench.image(frame)

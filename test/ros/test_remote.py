@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -30,16 +30,12 @@ from vggt_ros.ros.window_messages import MessageError
 from vggt_ros.settings import ConfigError
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 
-DOMAIN = 54
 SUPPORT = ROOT / "test" / "support"
 LINK = {"remote.link_delay": 20.0, "remote.link_loss": 5.0, "remote.link_rate": 20.0}
 
 
 @pytest.fixture(autouse=True)
-def _environment(tmp_path, monkeypatch):
-    for name, value in {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": os.fspath(tmp_path),
-                        "ROS_DOMAIN_ID": str(DOMAIN)}.items():
-        monkeypatch.setenv(name, value)
+def _environment(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(SUPPORT)]))
 
 
@@ -60,6 +56,10 @@ class Processes:
         np.savez(file, stamps=[f.stamp for f in frames], images=[f.image for f in frames],
                  intrinsics=frames[0].intrinsics)
         return self.start(SUPPORT / "remote_client.py", file, json.dumps(settings), output), output
+
+    def solved(self):
+        """The windows that the servers began to solve, in order."""
+        return [int(number) for number in re.findall(r"solves window (\d+)", self.log())]
 
     def log(self):
         return "".join(path.read_text() for path in sorted(self.folder.glob("log*")))
@@ -197,13 +197,10 @@ def test_a_server_that_is_killed_and_started_again_loses_no_keyframe(processes):
     settings = {"reconstructor": "remote", "remote.lossless": True, "remote.silence": 2.0, **LINK,
                 "windows.size": 5, "windows.overlap": 2, "tracking.features": 200, "loops.enabled": False}
     frames = lap().frames[:45]
-    server = processes.start(SUPPORT / "oracle_server.py")
+    server = processes.start(SUPPORT / "oracle_server.py", 2)
     robot, output = processes.robot(frames, settings)
     until(robot, "connected")
-    until(robot, "window 1")
-    server.send_signal(signal.SIGKILL)
-    server.wait()
-    time.sleep(1.0)
+    assert server.wait(30) == -signal.SIGKILL
     processes.start(SUPPORT / "oracle_server.py")
     until(robot, "done")
     assert robot.wait(20) == 0, processes.log()
@@ -214,6 +211,8 @@ def test_a_server_that_is_killed_and_started_again_loses_no_keyframe(processes):
     for name in ("map_camera", "scale", "depth"):
         np.testing.assert_array_equal(found[name], here[name], err_msg=name)
     status = json.loads(str(found["status"]))
+    solved = processes.solved()  # how often a window is sent is the network's affair, how often it is solved is not
+    assert solved == sorted(solved) and solved.count(2) == 2 and len(set(solved)) == len(solved) - 1
     assert int(status["remote windows sent again"]) > 0 and int(status["remote windows"]) == found["windows"]
     assert status["remote server"].endswith("the oracle, for a test") and float(status["remote sent MB"]) > 1
     assert float(status["remote round trip s"]) > float(status["remote server s"]) + 0.1
@@ -253,7 +252,7 @@ def test_the_node_waits_for_the_server_and_maps_with_it(processes):
     """With the client in the process of the reconstructor; the status has the server and the figures of the link."""
     from bench import Bench
 
-    bench = Bench(DOMAIN, partial(create_reconstructor, separate_process=True), ["status"], reconstructor="remote",
+    bench = Bench(partial(create_reconstructor, separate_process=True), ["status"], reconstructor="remote",
                   tf__base_timeout=0.0, tf__assume_level=True, windows__size=5, windows__overlap=2,
                   tracking__features=200)
     try:
@@ -262,7 +261,7 @@ def test_the_node_waits_for_the_server_and_maps_with_it(processes):
                           in bench.status_message(), seconds=30)
         assert bench.status()["state"] == "LOADING"
         processes.start(SUPPORT / "oracle_server.py")
-        assert bench.spin(lambda: bench.node.reconstructor.state == "READY", seconds=40)
+        assert bench.spin(lambda: bench.node.reconstructor.state == "READY")
         assert bench.node.trigger_activate().name == "SUCCESS"
         assert bench.spin(lambda: bench.images.get_subscription_count() and bench.infos.get_subscription_count())
         bench.info(lap().frames[0])
@@ -271,6 +270,7 @@ def test_the_node_waits_for_the_server_and_maps_with_it(processes):
         status = bench.status_now()
         assert status["remote server"] == "/reconstruction_server: the oracle, for a test"
         assert int(status["remote windows"]) > 0 and float(status["remote sent MB"]) > 0.05
-        assert status["remote windows sent again"] == "0"
+        solved = processes.solved()
+        assert len(solved) == len(set(solved)) == int(status["remote windows"])
     finally:
         bench.close()

@@ -1,6 +1,5 @@
 """Stamps that step back or jump, calibrations and image sizes that change: what is left out, what the map survives."""
 
-import os
 from dataclasses import replace
 from functools import cache
 
@@ -34,13 +33,11 @@ def oracle():
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("ROS_LOG_DIR", os.fspath(tmp_path))
+def make(capfd):
     benches = []
 
     def make_bench(**parameters):
-        benches.append(Bench(67, oracle(), ["status", "odom"], **{**SMALL, **parameters}))
+        benches.append(Bench(oracle(), ["status", "odom"], **{**SMALL, **parameters}))
         benches[-1].read_log = lambda: capfd.readouterr().err
         benches[-1].start()
         benches[-1].info(lap().frames[0])

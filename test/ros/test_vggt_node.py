@@ -30,12 +30,6 @@ WIDTH, HEIGHT = 140, 112
 """Size of images of 320x240 with `vggt.width` 140."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _environment(tmp_path_factory):
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
-
-
 @pytest.fixture(scope="module", name="folder")
 def _folder(tmp_path_factory):
     """The small network with pseudo-random weights, as a folder for `vggt.weights`."""
@@ -52,7 +46,7 @@ def _make(capfd):
     benches = []
 
     def make_bench(reconstructor, /, **parameters):
-        benches.append(Bench(88, reconstructor, OUTPUTS, tf__base_timeout=0.0, tf__assume_level=True, **parameters))
+        benches.append(Bench(reconstructor, OUTPUTS, tf__base_timeout=0.0, tf__assume_level=True, **parameters))
         benches[-1].read_log = lambda: capfd.readouterr().err
         return benches[-1]
 

@@ -1,6 +1,5 @@
 """The view of a running node: what its topics say, over real DDS, is in the file."""
 
-import os
 from itertools import pairwise
 
 import numpy as np
@@ -26,8 +25,7 @@ SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 
 def shown(tmp_path_factory):
     """The node after some windows, and what a view of it has written."""
     folder = tmp_path_factory.mktemp("view")
-    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder)}
-    bench = Bench(64, lap().oracle(), ["odom", "pose", "path", "status"], **SETTINGS)
+    bench = Bench(lap().oracle(), ["odom", "pose", "path", "status"], **SETTINGS)
     view = ViewNode(open_view(file=folder / "node.rrd"), context=bench.context)
     bench.executor.add_node(view)
     bench.start()
@@ -35,7 +33,7 @@ def shown(tmp_path_factory):
     bench.spin(seconds=0.5)  # until the view has found the camera
     bench.info(lap().frames[0])
     bench.play(lap().frames[:IMAGES])
-    bench.spin(lambda: len(view._map) == len(bench.node.slam.surface), seconds=15)
+    bench.spin(lambda: len(view._map) == len(bench.node.slam.surface))
     bench.settle(3.0)  # the grid and the last updates
     bench.executor.remove_node(view)
     view.close()

@@ -97,7 +97,7 @@ def huge_png(width, height):
 
 @pytest.mark.parametrize("make", [huge_jpeg, huge_png])
 def test_a_small_message_that_declares_gigapixels_is_refused_undecoded(make):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ImageError, match="too many"):
         Intake().decode(compressed(make(65500, 65500)))
     intake = Intake()
@@ -108,7 +108,7 @@ def test_a_small_message_that_declares_gigapixels_is_refused_undecoded(make):
     other.decode(raw_image(STAMP, PICTURE))
     with pytest.raises(ImageError, match="too many"):
         other.decode(compressed(make(8000, 6000)))
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_a_jpeg_with_thousands_of_scans_is_refused_undecoded():

@@ -44,9 +44,9 @@ class GatedReconstructor:
 class Bench(Peer):
     """A node and its peer on one executor."""
 
-    def __init__(self, domain, reconstructor, /, outputs=OUTPUTS, **parameters):
+    def __init__(self, reconstructor, /, outputs=OUTPUTS, **parameters):
         """`reconstructor` is an instance, or a factory as for `SlamNode`."""
-        super().__init__(domain)
+        super().__init__()
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
         create = reconstructor if callable(reconstructor) else lambda *_: (reconstructor, "the oracle, for a test")
         self.node = SlamNode(reconstructor_factory=create, context=self.context, parameter_overrides=overrides)
@@ -60,7 +60,7 @@ class Bench(Peer):
         self.record("/tf_static", TFMessage, QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.record("/diagnostics", DiagnosticArray, 10)
 
-    def start(self, seconds=20.0):
+    def start(self, seconds=60.0):
         """Configure, wait at most `seconds` for the reconstructor, and activate."""
         assert self.node.trigger_configure().name == "SUCCESS"
         assert self.spin(lambda: self.node.reconstructor.state == "READY", seconds), self.node.reconstructor.detail

@@ -45,14 +45,15 @@ class Peer:
         name = topic.removeprefix("/vggt_slam/")
         return self.peer.create_subscription(kind, topic, self.got[name].append, qos)
 
-    def spin(self, until=lambda: False, seconds=20.0):
-        """Spin until a condition holds, at most `seconds`; return whether it holds."""
-        end = time.monotonic() + seconds
-        while not until() and time.monotonic() < end:
+    def spin(self, until=lambda: False, seconds=60.0):
+        """Spin until a condition holds, at most `seconds`, longer on a busy machine; return whether it holds."""
+        end, calls = time.monotonic() + seconds, 0
+        while not until() and (time.monotonic() < end or calls < 25 * seconds):
             self.executor.spin_once(timeout_sec=0.02)
+            calls += 1
         return until()
 
-    def request(self, kind, service, request, seconds=30.0, again=math.inf):
+    def request(self, kind, service, request, seconds=60.0, again=math.inf):
         """Call a service and return its response; repeat the call after `again` seconds without a response."""
         if service not in self._clients:
             self._clients[service] = self.peer.create_client(kind, service)

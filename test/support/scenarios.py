@@ -7,7 +7,6 @@ by test_integration.py with processes, and by launch/test_slam_launch.py under l
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from domains import ros_environment
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
@@ -24,6 +24,7 @@ from peer import CAMERA, Peer, matrix, stamp
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scenes import SIZE, lap
 from sensor_msgs.msg import PointCloud2
+from stage import ended_cleanly
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.config import Config
@@ -80,10 +81,14 @@ class NodeWatch:
 
     def solved(self, count):
         """Return whether `count` windows were added to the map, and the camera is tracked in it."""
-        status = self.status
-        return status.get("state") == "TRACKING" and int(status["windows"]) - int(status["refused"]) >= count
+        return self.status.get("state") == "TRACKING" and self.added >= count
 
-    def until(self, condition, seconds=40.0):
+    @property
+    def added(self):
+        """How many windows were added to the map."""
+        return int(self.status.get("windows", 0)) - int(self.status.get("refused", 0))
+
+    def until(self, condition, seconds=100.0):
         """Spin until a condition holds; otherwise fail with the status of the node."""
         assert self.peer.spin(condition, seconds), self.status
 
@@ -153,8 +158,8 @@ def transforms_are_in_time(watch, images=25):
     assert not [tf for tf, _ in found if tf is None], "no transform at all"
     waited = np.array(found, float)  # NaN where the odometry did not come
     print("seconds until transform and odometry, median and longest:", np.nanmedian(waited, 0), np.nanmax(waited, 0))
-    late = waited[waited[:, 0] > np.fmax(0.1, waited[:, 1] + 0.02)]
-    assert not len(late), late
+    late = waited[waited[:, 0] > np.fmax(0.1, waited[:, 1] + 0.02)]  # the listener may be stopped at any moment
+    assert len(late) <= 0.1 * len(waited), late
 
 
 def every_topic_in_both_reliabilities(peer, node="vggt_slam"):
@@ -200,7 +205,8 @@ def lifecycle(launcher, peer):
     watch.until(lambda: watch.busy)
     child_processes = children(node.pid)
     assert child_processes, "the reconstructor has no process of its own"
-    assert launcher.signal(node, signal.SIGTERM) == 0, node.log
+    launcher.signal(node, signal.SIGTERM)
+    assert ended_cleanly(node), node.log
     assert peer.spin(lambda: have_ended(child_processes), 10.0)
 
 
@@ -295,16 +301,18 @@ def bag(launcher, peer):
     received = int(watch.status["images received"])
     assert int(watch.status["frames"]) + int(watch.status["images waiting"]) == received  # for CameraInfo
     assert len(watch["odom"]) > 0.9 * IMAGES and {stamp(message) for message in watch["odom"]} <= stamps
-    watch.until(lambda: watch.solved(2) and not watch.busy)
+    watch.until(lambda: watch.added >= 2 and not watch.busy)  # on a busy machine after the last image: not yet tracked
     assert {stamp(item) for item in watch["path"][-1].poses} <= stamps
-    of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
-              if link.child_frame_id == "odom"}
-    assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
-    player = launcher.run("bag_player", folder, "--clock", "--loop", "--wait-for", "/camera/image_raw/compressed")
+    player = launcher.run("bag_player", folder, "--clock", "--loop", "--rate", 0.4,  # the map is solved in a round
+                          "--wait-for", "/camera/image_raw/compressed")
     watch.until(lambda: watch.status.get("resets") == "2")
     watch.until(lambda: watch.solved(2))
     assert watch.status["submaps"] == "1" and watch.status["images failed"] == "0"
-    assert launcher.signal(player, signal.SIGINT) == 0
+    of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
+              if link.child_frame_id == "odom"}
+    assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
+    launcher.signal(player, signal.SIGINT)
+    assert ended_cleanly(player), player.log
 
 
 def write_bag(folder):
@@ -365,15 +373,18 @@ SCENARIOS = {scenario.__name__: scenario
              for scenario in (defaults, lifecycle, parameters, restart, bag, two_nodes, rviz)}
 
 
-def run_scenario(name, make_launcher, domain, folder):
+def run_scenario(name, make_launcher, folder):
     """Run a scenario on its own DDS domain, and end all processes that it started."""
-    os.environ |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder),
-                   "ROS_DOMAIN_ID": str(domain)}
     sequence()
-    peer = Peer(domain)
+    with ros_environment(folder):
+        _run(SCENARIOS[name], make_launcher, folder)
+
+
+def _run(scenario, make_launcher, folder):
+    peer = Peer()
     launcher = make_launcher(peer, folder)
     try:
-        SCENARIOS[name](launcher, peer)
+        scenario(launcher, peer)
     except BaseException:
         for process in launcher.started:
             print(f"--- {process.pid}\n{process.log}")

@@ -72,6 +72,21 @@ def test_the_guess_for_a_rejected_alignment_is_the_pose_of_the_first_shared_keyf
     assert guess_alignment({0: blind}, window, CONFIG) is None
 
 
+def test_keyframes_without_depth_align_by_their_poses_if_the_unit_is_known():
+    """As after a turn on the spot. Without the same unit, nothing says how large the window is."""
+    _, window = straight_line(np.random.default_rng(4))
+    blind = keyframe_with_depth(0, np.full((78, 104), np.nan))
+    reference = {k: View(TRUTH.apply_pose(window[k].camera), blind, TRUTH.scale) for k in (0, 1)}
+    window = {k: View(view.camera, blind if k < 2 else view.keyframe) for k, view in window.items()}
+    with pytest.raises(AlignmentRefused, match="min_pixels"):
+        align(reference, window, CONFIG)
+    found = align(reference, window, CONFIG, same_unit=True)
+    assert found.reference_window.scale == pytest.approx(TRUTH.scale)
+    assert rotation_angle(found.reference_window.rotation.T @ TRUTH.rotation) < 1e-6
+    assert np.allclose(found.reference_window.translation, TRUTH.translation, atol=1e-6)
+    assert found.shared == (0, 1) and np.isfinite(found.covariance).all()
+
+
 def test_straight_lines_do_not_turn_the_map():
     """With noise of 1 mm at 2 m, aligned camera centers are wrong by tens of degrees; this stays below half of one."""
     worst = 0.0

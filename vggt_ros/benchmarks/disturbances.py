@@ -90,22 +90,22 @@ DISTURBANCES: dict[str, Disturb] = {"flicker": flicker, "dark": dark, "own_body"
 
 
 def disturbed(sequence: Sequence, names: list[str]) -> Sequence:
-    """Return a sequence with disturbances, `uncalibrated` or `stepN` (every N-th image).
+    """Return a sequence with disturbances, `uncalibratedN` (N degrees assumed, or 65) or `stepN` (every N-th image).
 
     Raises:
         SequenceError: an unknown name.
 
     """
     for name in names:
-        step = name.removeprefix("step")
+        step, fov = name.removeprefix("step"), name.removeprefix("uncalibrated") or "65"
         if name in DISTURBANCES:
             sequence = Disturbed(sequence, DISTURBANCES[name])
-        elif name == "uncalibrated":
+        elif name.startswith("uncalibrated") and fov.isdigit() and 0 < int(fov) < 180:
             camera = sequence.camera
-            sequence = Disturbed(sequence, camera=Camera.assumed(camera.width, camera.height, 65.0))
+            sequence = Disturbed(sequence, camera=Camera.assumed(camera.width, camera.height, float(fov)))
         elif name.startswith("step") and step.isdigit() and int(step) > 0:
             sequence = Disturbed(sequence, step=int(step))
         else:
             known = ", ".join(DISTURBANCES)
-            raise SequenceError(f"{name}: not a disturbance; known are {known}, uncalibrated and stepN")
+            raise SequenceError(f"{name}: not a disturbance; known are {known}, uncalibratedN and stepN")
     return sequence

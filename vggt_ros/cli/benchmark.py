@@ -19,7 +19,7 @@ from vggt_ros.benchmarks.memory import memory
 from vggt_ros.benchmarks.merging import merging
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robustness_arguments
-from vggt_ros.benchmarks.speed import speed
+from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.config import Config
@@ -112,7 +112,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
-                         f"{', '.join(DISTURBANCES)}, uncalibrated or stepN (every N-th image)")
+                         f"{', '.join(DISTURBANCES)}, uncalibratedN (N degrees are assumed, or 65) or stepN "
+                         "(every N-th image)")
     _add_settings(command)
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")
@@ -148,7 +149,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("speed", help="processor time, memory and error of `replay`, here and in another "
                                   "state of this repository; needs VGGT_ROS_DATA and a git checkout")
     command.add_argument("--against", required=True, metavar="REV", help="revision to compare with, as git names it")
-    command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME", help="in VGGT_ROS_DATA")
+    command.add_argument("--sequences", nargs="+", default=list(SPEED_SEQUENCES), metavar="NAME", help="in "
+                         f"VGGT_ROS_DATA, or demo_room (default {' '.join(SPEED_SEQUENCES)})")
     command.add_argument("--rounds", type=int, default=1, help="runs of each state, alternating (default 1)")
     _add_settings(command, "change a setting, in both")
     command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "

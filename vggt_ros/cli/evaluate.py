@@ -26,6 +26,7 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
         EvaluationError: the two have too few stamps in common.
 
     """
+    trajectory = trajectory / "trajectory.txt" if trajectory.is_dir() else trajectory
     ours = read_trajectory(trajectory)
     true = read_trajectory(truth / "groundtruth.txt" if truth.is_dir() else truth)
     figures = accuracy(*ours, *true, with_scale=with_scale)
@@ -99,7 +100,8 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "
                                      "map with ground truth.")
-    parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY", help="file in TUM's format")
+    parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY",
+                        help="file in TUM's format, or a folder with trajectory.txt, such as of `replay`")
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
                         help="file in TUM's format, or a sequence's folder")
     parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")

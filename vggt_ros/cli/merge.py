@@ -12,7 +12,7 @@ from vggt_ros.config import Config
 from vggt_ros.loops.merging import Merged, merge
 from vggt_ros.mapping.surface import Surface
 from vggt_ros.settings import ConfigError
-from vggt_ros.storage.map_folder import StorageError, load_map, save_map
+from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, save_map
 
 
 def main(args: list[str] | None = None, prog: str = "merge") -> int:
@@ -27,7 +27,11 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     try:
         if len(options.maps) < 2:
             raise StorageError("merging takes at least two maps")
+        folders = [path.expanduser().resolve() for path in options.maps]
+        if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+            raise StorageError(f"{twice} is given twice")
         config = Config().parse(options.set)
+        check_replaceable(options.output.expanduser().resolve())
         records = [load_map(path.expanduser()) for path in options.maps]
         with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
             def progress(done: int, total: int) -> None:

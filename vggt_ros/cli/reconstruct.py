@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.photo_tracks import corners, draw_tracks, read_queries, track, write_tracks
 from vggt_ros.replay.photos import Collection, Photo, find_photos, reconstruct_photos
 from vggt_ros.settings import ConfigError
-from vggt_ros.storage.files import FileError, write_ply
+from vggt_ros.storage.files import FileError, output_folder, write_ply
 
 _DEFAULTS = {"map.kept_width": 400}
 """Other defaults than for a robot: depth is kept larger, since there are few images."""
@@ -45,6 +45,7 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
         config = Config().replace(_DEFAULTS).parse(options.set)
         files = find_photos([path.expanduser() for path in options.images])
         queries = None if options.query is None else read_queries(options.query.expanduser())
+        folder = output_folder(options.output)
         reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
         print(f"{len(files)} photos, by {reason}", file=sys.stderr)
         found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
@@ -56,7 +57,6 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
                   + (": one photo alone needs a network (reconstructor: vggt)" if len(files) == 1 else ""),
                   file=sys.stderr)
             return 1
-        folder = options.output.expanduser()
         figures = write(found, folder, reason)
         if queries is not None:
             source = np.zeros(len(queries), np.intp)

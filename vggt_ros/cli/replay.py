@@ -12,13 +12,15 @@ from typing import Any
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
+from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
+from vggt_ros.replay.advice import why_no_map
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.settings import ConfigError
-from vggt_ros.storage.files import FileError, read_trajectory
-from vggt_ros.storage.map_folder import StorageError, load_map
+from vggt_ros.storage.files import FileError, output_folder, read_trajectory
+from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
 from vggt_ros.view.slam_view import SlamView
@@ -66,6 +68,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     add_view_arguments(parser, native=True)
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
+    keep_free_memory()
     try:
         config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
         if config.mode == "localization" and options.load is None:
@@ -75,6 +78,9 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         loaded = None if options.load is None else load_map(options.load.expanduser())
         sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+        output = output_folder(options.output)
+        if options.save is not None:
+            check_replaceable(options.save.expanduser().resolve())
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
         view = _open_view(options, loaded)
@@ -86,7 +92,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
                          workers=workers, odometry=other, **callbacks)
         if view is not None:
             view.show_map(result.slam)  # with all depth that windows left for later ones
-        figures = write(result, options.output.expanduser(), options.depth)
+        figures = write(result, output, options.depth)
         if options.save is not None:
             save(result, options.save.expanduser())
     except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
@@ -106,6 +112,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
+    if lacking := why_no_map(result):
+        print(f"no map: {lacking}", file=sys.stderr)
     print(f"{summary(figures)}\nwritten to {options.output}")
     if options.web is not None:
         print("the web page stays until Ctrl-C", flush=True)

@@ -92,7 +92,7 @@ def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacin
     toward = -cloud.normals @ view_map[2]
     picture = _render(cloud, _Projection(project(view), radius, view_map), toward, (width, height))
     line = np.rint(project(centers)[:, :2] * 8).astype(np.int32).reshape(-1, 1, 2)
-    for color, thickness in (((255, 255, 255), 9), (tuple(int(OURS[i:i + 2], 16) for i in (1, 3, 5)), 5)):
+    for color, thickness in (((255, 255, 255), 9), (OURS, 5)):
         cv2.polylines(picture, [line], False, color, thickness, cv2.LINE_AA, shift=3)
     _draw_scale_bar(picture, per_unit, unit)
     _write(path, picture, size)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.evaluation.errors import Accuracy, align
+from vggt_ros.evaluation.plane_plot import PlanePlot
 from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences.sequence import Truth
 
-OURS, TRUTH = "#d1495b", "#2e4057"
+OURS, TRUTH = (209, 73, 91), (182, 188, 196)
 
 
 def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, truth: Truth | None = None,
@@ -29,9 +31,6 @@ def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, tr
         with_scale: align by a similarity, else rigidly.
 
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     ours = map_camera[:, :3, 3]
     how = "as estimated"
     if truth is not None:
@@ -39,33 +38,20 @@ def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, tr
         unit, how = "m", f"aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
     reference = truth[1] if truth is not None else map_camera
     right, up = _axes(reference)
-    figure = Figure(figsize=(9, 7.5), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    plot = figure.add_subplot()
     center = reference[0, :3, 3]
-    if truth is not None:
-        line = truth[1][:, :3, 3] - center
-        plot.plot(line @ right, line @ up, color=TRUTH, linewidth=3.5, alpha=0.35, label="ground truth",
-                  solid_capstyle="round")
-    line = ours - center
-    plot.plot(line @ right, line @ up, color=OURS, linewidth=1.3, marker=".", markersize=3.5,
-              label=f"vggt_ros ({how}), {len(ours)} keyframes")
-    plot.plot(line[0] @ right, line[0] @ up, "o", color=OURS, markersize=9, markerfacecolor="white", label="start")
-    plot.set_aspect("equal", adjustable="datalim")
-    plot.margins(0.06)
-    plot.grid(color="#dddddd", linewidth=0.6)
-    plot.set_axisbelow(True)
-    plot.set_xlabel(f"along the first principal axis of the path [{unit}]")
-    plot.set_ylabel(f"along the second principal axis [{unit}]")
-    for side in ("top", "right"):
-        plot.spines[side].set_visible(False)
+    plane = np.stack([right, up], 1)
     heading = title
     if accuracy is not None:
         heading += (f"\nATE RMSE {accuracy.ate_rmse:.3g} m = {100 * accuracy.ate_rmse / accuracy.path:.2f} % of "
                     f"{accuracy.path:.1f} m, coverage {100 * accuracy.coverage:.0f} %")
-    plot.set_title(heading, fontsize=12)
-    plot.legend(loc="best", framealpha=0.9)
-    figure.savefig(path)
+    plot = PlanePlot(heading, (f"along the first principal axis of the path [{unit}]",
+                               f"along the second principal axis [{unit}]"))
+    if truth is not None:
+        plot.add((truth[1][:, :3, 3] - center) @ plane, "ground truth", TRUTH, width=7)
+    line = (ours - center) @ plane
+    plot.add(line, f"vggt_ros ({how}), {len(ours)} keyframes", OURS, width=2, dots=3)
+    plot.add(line[:1], "start", OURS, dots=8, ring=True)
+    cv2.imwrite(str(path), cv2.cvtColor(plot.draw(), cv2.COLOR_RGB2BGR))
 
 
 def _axes(world_camera: Array) -> tuple[Array, Array]:

@@ -59,8 +59,11 @@ class Camera:
 
     @staticmethod
     def assumed(width: int, height: int, fov: float) -> Camera:
-        """Return a pinhole camera with a horizontal field of view of `fov` degrees, marked as not calibrated."""
-        focal = width / 2 / np.tan(np.radians(fov) / 2)
+        """Return a pinhole camera whose longer side shows `fov` degrees, marked as not calibrated.
+
+        A phone sees as much when it is held upright; only its sides are exchanged.
+        """
+        focal = max(width, height) / 2 / np.tan(np.radians(fov) / 2)
         intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
         return Camera(width, height, intrinsics, calibrated=False)
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median
 from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma, so3_exp
 
 _UNKNOWN_SIGMA = 1e3
@@ -101,16 +102,7 @@ def geman_mcclure(residual: Array, max_error: float) -> tuple[Array, Array]:
 
 
 def _kernel_scale(squared_error: Array, max_error: float) -> float:
-    return max(max_error / 2, 2 * float(np.sqrt(_median(squared_error))))
-
-
-def _median(values: Array) -> float:
-    """Return the median of finite values (n,), as `np.median`, which takes four times as long for a few hundred."""
-    middle = len(values) // 2
-    if len(values) % 2:
-        return float(np.partition(values, middle)[middle])
-    parted = np.partition(values, (middle - 1, middle))
-    return float(parted[middle - 1] + parted[middle]) / 2
+    return max(max_error / 2, 2 * float(np.sqrt(median(squared_error))))
 
 
 def projection_jacobian(local: Array, intrinsics: Array) -> Array:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median
+
 Gray = NDArray[np.uint8]
 
 NORMAL_RANGE = 110.0
@@ -94,9 +96,9 @@ def _fit(first: NDArray[np.float64], second: NDArray[np.float64]) -> Brightness:
     rise, run = y[:, None] - y[None], x[:, None] - x[None]
     apart = run > max(0.25 * (x[-1] - x[0]), 2.0)
     if not apart.any():  # hardly any contrast: an offset at most
-        return Brightness(1.0, float(np.median(y - x)))
-    gain = float(np.clip(np.median(rise[apart] / run[apart]), _MIN_GAIN, _MAX_GAIN))
-    return Brightness(gain, float(np.median(y - gain * x)))
+        return Brightness(1.0, median(y - x))
+    gain = float(np.clip(median(rise[apart] / run[apart]), _MIN_GAIN, _MAX_GAIN))
+    return Brightness(gain, median(y - gain * x))
 
 
 def _quantiles(gray: Gray, fractions: NDArray[np.float64]) -> NDArray[np.float64]:

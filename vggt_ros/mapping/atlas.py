@@ -115,16 +115,15 @@ class Atlas:
             AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
-        keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width, lambda k: not self.is_connected(k))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
-        alignment = align(known, views, self._config.alignment)
+        alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)
         self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 
-    def attach_relocalized(
-        self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization], solution: Solution
-    ) -> None:
+    def attach_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],
+                           solution: Solution) -> None:
         """Align a window that shares no keyframe with the map by relocalizing its images, and add it to the graph.
 
         See `align_relocalized`; `found` is keyframe id to its relocalization in `solution`.
@@ -207,15 +206,15 @@ class Atlas:
             scale, self.metric = initial_scale(geometry, self._config.scale)
             map_window = Sim3.from_pose(np.eye(4), scale)
         else:
-            newest = self._graph.ids[-1]
-            map_newest = self._graph.pose(newest)
-            known = self.views((k for k in geometry.keyframe_ids if self.is_connected(k)), newest)
+            map_newest = self._graph.pose(newest := self._graph.ids[-1])
+            known = self.views(filter(self.is_connected, geometry.keyframe_ids), newest)
             if (guess := guess_alignment(known, views, self._config.alignment)) is not None:
                 reference, newest_window, covariance = guess
                 reference_node = self._graph.node(reference)  # before its keyframe gets a node in the new submap
                 map_window = map_newest @ newest_window
             else:
-                depth = self.keyframes[newest].median_depth * map_newest.scale
+                seen = next((k for k in self._graph.ids[::-1] if self.keyframes[k].median_depth > 0), newest)
+                depth = self.keyframes[seen].median_depth * self._graph.pose(seen).scale
                 scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
                 limit = self._graph.reach(newest, self.keyframes[newest].median_depth, keyframes[first].stamp)

@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median, median_of_sorted
 from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.mapping.smeared_edges import smeared
 
@@ -216,7 +217,7 @@ def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homog
                                                                                confidence[inside[sample]]) > 0.3)]
     if len(trusted) * _SAMPLE < _MIN_COMMON:
         return _Comparison(pixels[inside], ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32), None)
-    bias = float(np.median(trusted))
+    bias = median(trusted)
     return _Comparison(pixels[inside], ratio, weight, _tolerance(z[inside], ratio - np.float32(bias)), bias)
 
 
@@ -246,9 +247,11 @@ def _tolerance(depth: NDArray[np.float32], difference: NDArray[np.float32]) -> N
     sample = slice(None, None, 2 * _SAMPLE)
     sampled, noise = depth[sample], np.abs(difference[sample])
     sampled, noise = sampled[noise < _MAX_RATIO], noise[noise < _MAX_RATIO]
+    if len(sampled) < _BINS:
+        return np.full(len(depth), _UNKNOWN_TOLERANCE, np.float32)
     parts = np.array_split(np.argsort(sampled), _BINS)
-    sigma = [1.48 * float(np.median(noise[part])) for part in parts]
-    middle = np.array([float(np.median(sampled[part])) for part in parts])
+    sigma = [1.48 * median(noise[part]) for part in parts]
+    middle = np.array([median_of_sorted(sampled[part]) for part in parts])
     apart = middle - middle.mean()
     slope = max(0.0, float(apart @ sigma) / float(apart @ apart + (1e-3 * middle.mean()) ** 2))
     tolerance = _TOLERANCE_SIGMAS * (np.float32(slope) * depth + np.float32(np.mean(sigma) - slope * middle.mean()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import cv2
@@ -21,8 +21,12 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.solution import MapKeyframe
 
 
-def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[int, MapKeyframe]:
-    """Return the map's data of each keyframe of a solved window; depth and color are at most `width` pixels wide."""
+def map_keyframes(window: Window, geometry: WindowGeometry, width: int,
+                  with_color: Callable[[int], bool] = lambda keyframe: True) -> dict[int, MapKeyframe]:
+    """Return the map's data of each keyframe of a solved window; depth and color are at most `width` pixels wide.
+
+    The color of keyframes that will not be added to the map is not needed: those `with_color` refuses have none.
+    """
     height_full, width_full = geometry.depth.shape[1:]
     factor = min(1.0, width / width_full)
     size = (max(1, round(width_full * factor)), max(1, round(height_full * factor)))
@@ -41,12 +45,15 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int) -> dict[
         if excluded is not None:
             depth[resized(excluded, depth.shape)] = np.nan
         confidence = np.nan_to_num(confidence)
-        color = cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA)
+        color: NDArray[np.uint8] | CompressedColor = np.zeros((0, 0, 3), np.uint8)
+        if with_color(keyframe):
+            color = CompressedColor(np.asarray(cv2.resize(images[keyframe].image, size, interpolation=cv2.INTER_AREA),
+                                               np.uint8))
         result[keyframe] = MapKeyframe(
             keyframe, images[keyframe].stamp,
             resize_intrinsics(geometry.intrinsics[row], size[0] / width_full, size[1] / height_full), depth,
             np.rint(255 * np.clip(confidence, 0, 1)).astype(np.uint8),
-            CompressedColor(np.asarray(color, np.uint8)),
+            color,
             None if geometry.descriptors is None else geometry.descriptors[row].copy())
     return result
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vggt_ros.config import Config
 from vggt_ros.features.description import describer
 from vggt_ros.mapping.atlas import Atlas
@@ -76,7 +78,8 @@ class WindowPlacer:
                 if self._atlas.current_submap < 0:
                     self._atlas.begin_submap(choice, geometry)
                     break
-                unattached = unattached or (choice, geometry)
+                if unattached is None and np.isfinite(geometry.depth).any():  # a turn on the spot alone begins nothing
+                    unattached = choice, geometry
                 if any(self._atlas.is_connected(k) for k in geometry.keyframe_ids):
                     self._atlas.attach(choice, geometry)
                     placement.join_result = self._join_submap(choice, geometry, solution)

@@ -16,6 +16,7 @@ from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.odometry.landmark_table import is_among
+from vggt_ros.odometry.solved_focal import solved_intrinsics
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -35,6 +36,7 @@ class _Pending:
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
     intrinsics: NDArray[np.float64]
+    calibrated: bool
     width: int
 
 
@@ -56,7 +58,7 @@ class LateLocalizer:
         """Let an image without a pose wait."""
         if len(tracks.ids) >= self._min_inliers:
             self._pending.append(_Pending(frame.stamp, tracks.ids.copy(), tracks.pixels.copy(), frame.intrinsics,
-                                          frame.image.shape[1]))
+                                          frame.calibrated, frame.image.shape[1]))
 
     def locate(self, landmarks: TrackedLandmarks, solution: Solution, most: int) -> list[TrackedFrame]:
         """Return the poses, by a solution, of waiting images that lie before its newest keyframe; `most` are tried.
@@ -89,10 +91,13 @@ class LateLocalizer:
             points[rows] = tracked.landmarks(tracked.pixels[at], keyframe, solution)
         known, limit = np.isfinite(points[:, 2]), _MAX_ERROR * image.width / REFERENCE_WIDTH
         pixels = image.pixels[known].astype(np.float64)
-        found = pnp_ransac(points[known], pixels, image.intrinsics, limit)
+        intrinsics = image.intrinsics
+        if not image.calibrated:  # nothing was known of the focal length when the image came
+            intrinsics = solved_intrinsics(intrinsics, image.width, [solution.keyframes[k] for k in keyframes])
+        found = pnp_ransac(points[known], pixels, intrinsics, limit)
         if found is None or len(found[1]) < self._min_inliers:
             return None
-        pose, covariance, inliers = refine_pose(found[0], points[known], pixels, image.intrinsics, limit)
+        pose, covariance, inliers = refine_pose(found[0], points[known], pixels, intrinsics, limit)
         row = solution.index(keyframes[0])
         if inliers.sum() < self._min_inliers or row is None:
             return None

@@ -24,22 +24,6 @@ _LATE_IMAGES = 3
 """Images without a pose that are located late at each new image, since that takes time."""
 
 
-_FOCAL_KEYFRAMES = 8
-"""Newest keyframes whose median focal length is that of an uncalibrated camera."""
-
-
-def solved_intrinsics(frame: Frame, solution: Solution) -> Array:
-    """Return the pinhole matrix (3, 3) of a frame, of an uncalibrated camera with the focal length that was solved."""
-    if frame.calibrated or not len(solution):
-        return frame.intrinsics
-    newest = [solution.keyframes[k] for k in solution.ids[-_FOCAL_KEYFRAMES:].tolist()]
-    width = frame.image.shape[1]
-    focal = np.median([k.intrinsics[[0, 1], [0, 1]] * (width / k.depth.shape[1]) for k in newest], axis=0)
-    intrinsics = frame.intrinsics.copy()
-    intrinsics[[0, 1], [0, 1]] = focal
-    return intrinsics
-
-
 class Localizer:
     """The camera's pose in the newest solution and in the odometry frame.
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
-from vggt_ros.windows.solution import Solution
+from vggt_ros.odometry.solved_focal import solved_intrinsics
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 
 @dataclass(eq=False)
@@ -36,6 +37,10 @@ class TrackedKeyframe:
         """Return the rays (k, 3) at depth 1, in the camera's frame, of `tracks` (k,), all of which it has observed."""
         pixels = self.pixels[np.searchsorted(self.ids, tracks)].astype(np.float64)
         return pixel_rays(self.intrinsics, *pixels.T)
+
+    def update_intrinsics(self, solved: MapKeyframe) -> None:
+        """Take the focal length that was solved: without a calibration it was assumed when the image came."""
+        self.intrinsics = solved_intrinsics(self.intrinsics, self.width, [solved])
 
     def landmarks(self, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
         """Return the map points (n, 3) at its `pixels` (n, 2), by the depth of the solved `keyframe`, or NaN."""

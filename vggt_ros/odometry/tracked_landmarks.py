@@ -108,6 +108,7 @@ class TrackedLandmarks:
             row = solution.index(keyframe)
             if row is not None:
                 tracked.map_camera = solution.map_camera[row]
+                tracked.update_intrinsics(solution.keyframes[keyframe])
             elif tracked.map_camera is not None:
                 tracked.map_camera = correction.apply_pose(tracked.map_camera) if correction else None
         # Landmarks from depth, such as those of a relocalization, have not drifted: they move with the reference.

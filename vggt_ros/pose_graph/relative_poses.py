@@ -70,7 +70,8 @@ def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None 
     known_rows = [row for row, keyframe in enumerate(keyframes) if keyframe in known] or [0]
     # Units of each keyframe in one unit of the window.
     units = {k: alignment.reference_window.scale / known[k].scale if alignment and k in known else 1.0 for k in window}
-    depth = float(np.median([view.keyframe.median_depth for view in window.values()]))
+    depths = [view.keyframe.median_depth for view in window.values()]  # not known where the camera only turned
+    depth = float(np.nanmedian(depths)) if np.isfinite(depths).any() else 1.0
     pairs = list(pairwise(keyframes))
     backwards = [(second, first) for first, second in pairs[:known_rows[0]][::-1]]
     for first, second in [*pairs[known_rows[0]:], *backwards]:

@@ -12,6 +12,7 @@ import numpy as np
 from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
+from vggt_ros.odometry.solved_focal import solved_intrinsics
 from vggt_ros.replay.run import Run
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.storage.map_folder import StorageError, save_map
@@ -54,11 +55,22 @@ def report(result: Run) -> dict[str, Any]:
         "scale_sigma": solution.metric.sigma,
         "scale_by": solution.metric.source,
         "scale_sources": result.slam.scale.report,
+        **_focal(result),
         "reconstructor": result.reconstructor,
         "workers": result.workers,
         "assumptions": list(result.sequence.assumptions),
         "settings": {setting.name: value for setting, value in result.config},
     }
+
+
+def _focal(result: Run) -> dict[str, float | None]:
+    """Return the focal length that was found for an uncalibrated camera, px of its images, and the field of view."""
+    solution, camera = result.slam.solution, result.sequence.camera
+    if camera.calibrated or not len(solution):
+        return {"focal_px": None, "field_of_view_deg": None}
+    focal = float(solved_intrinsics(camera.intrinsics, camera.width, list(solution.keyframes.values()))[0, 0])
+    return {"focal_px": focal, "field_of_view_deg": float(np.degrees(2 * np.arctan(
+        max(camera.width, camera.height) / 2 / focal)))}
 
 
 def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
@@ -133,6 +145,11 @@ def summary(figures: dict[str, Any]) -> str:
     if figures["keyframes_loaded"]:
         lines.append(f"{figures['images_located']} images were located; the loaded map had "
                      f"{figures['keyframes_loaded']} keyframes")
+    elif figures["frames_located"] and figures["frames_rpe_1s_m"] is None:
+        lines.append(f"images {100 * figures['frames_located']:.1f} % located")
+    if figures["field_of_view_deg"] is not None:
+        lines.append(f"focal length {figures['focal_px']:.0f} px, found: a field of view of "
+                     f"{figures['field_of_view_deg']:.1f} degrees")
     if figures["ate_rmse_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")

@@ -128,7 +128,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
         workers: Pool | None = None,
-        on_update: Callable[[Slam, Update], None] = lambda slam, update: None,
+        on_update: Callable[[Slam, Update], None] | None = None,
         on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
 
@@ -142,7 +142,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
         workers: solve windows, those of the images ahead too; the results are the same.
-        on_update: called after each window that was solved.
+        on_update: called after each window that was solved; without it, `slam.surface` is complete at the end only.
         on_frame: called after each image, before the window that it completes.
 
     Raises:
@@ -159,6 +159,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     elif reconstructor is None:
         reconstructor, reason = create_reconstructor(config)
     slam = Slam(config, reconstructor)
+    slam.follows_map = on_update is not None  # if nobody looks, once at the end costs half
     if loaded is not None:
         slam.reset_tracking(loaded)
         slam.reset_map(restore(loaded, config))
@@ -222,7 +223,7 @@ class _Intake:
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],
-           on_update: Callable[[Slam, Update], None]) -> None:
+           on_update: Callable[[Slam, Update], None] | None) -> None:
     """Solve a window; if it raises an error, the window is lost, as in the node."""
     try:
         update = slam.step(window)
@@ -230,7 +231,8 @@ def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str
         _add_failure(failures, f"window {window.id}", error)
         return
     updates.append(update)
-    on_update(slam, update)
+    if on_update is not None:
+        on_update(slam, update)
 
 
 def _add_failure(failures: list[str], what: str, error: Exception) -> None:

@@ -232,7 +232,7 @@ class ImageSource:
                 return None
             camera = Camera.assumed(width, height, self._config.fov)
             reason = self._intake.problem or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
-            self._node.get_logger().warning(f"{self.info_topic}: {reason}; a horizontal field of view of "
+            self._node.get_logger().warning(f"{self.info_topic}: {reason}; a field of view of "
                                             f"{self._config.fov:g} degrees is assumed (camera.fov)",
                                             throttle_duration_sec=LOG_PERIOD)
         # All keyframes keep the size of the first one; each has its own intrinsics.

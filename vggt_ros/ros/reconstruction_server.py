@@ -79,6 +79,8 @@ class ReconstructionServer(Node):
 
     def _accept(self, goal: Any) -> GoalResponse:
         """Accept a goal if the reconstructor is ready, and not too many windows wait."""
+        if not goal.keyframes:  # the client asks whether answers arrive
+            return GoalResponse.REJECT
         with self._lock:
             known = _key(goal) in self._jobs
             is_free = sum(not job.done() for job in self._jobs.values()) < _MAX_WAITING

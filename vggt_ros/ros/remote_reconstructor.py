@@ -33,8 +33,10 @@ from vggt_ros.ros.window_messages import MessageError, geometry_bytes, goal_byte
 from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)
-_POLL, _PAUSE, _LOG_PERIOD = 0.02, 0.5, 10.0
-"""Periods of asking for the answer, of attempts while there is no server, and of the log, seconds."""
+_POLL, _PING, _PAUSE, _LOG_PERIOD = 0.02, 0.3, 0.5, 10.0
+"""Periods of looking for the answer, of empty goals, of attempts while there is no server, and of the log, seconds."""
+_RECENT = 2.0
+"""A server that answered in this time, seconds, is sent windows without an empty goal first."""
 _PATCH = 14
 """Width and height of the images are multiples of it."""
 Result = ReconstructWindow.Result
@@ -68,7 +70,7 @@ class Remote:
         self._sent = self._sends = self._received = self._repeated = self._fallbacks = self._windows = 0
         self._round_trips: deque[float] = deque(maxlen=20)
         self._server_seconds: deque[float] = deque(maxlen=20)
-        self._sign_of_life = 0.0
+        self._sign_of_life = -np.inf
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)  # without the names and remappings of the node's command line
         self._node = Node("vggt_remote", context=self._context, use_global_arguments=False)
@@ -79,11 +81,11 @@ class Remote:
         self._thread.start()
 
     def load(self, progress: Callable[[str], None], download: bool) -> None:
-        """Wait for the server, without end if there is no fallback."""
+        """Wait until the server answers, without end if there is no fallback."""
         fallback, began = self._settings.fallback, time.monotonic()
         if fallback != "wait":
             self._fallback = create(fallback, self._config, progress)
-        while not self._actions.server_is_ready():
+        while not self._ping(began + self._settings.deadline if self._fallback is not None else np.inf):
             progress(f"waiting for the reconstruction server {self._settings.server}")
             if self._fallback is not None and time.monotonic() - began > self._settings.deadline:
                 log.warning("remote: no server %s yet; windows are solved by %s until it is there",
@@ -146,9 +148,9 @@ class Remote:
 
     def _attempt(self, goal: Any, deadline: float, again: bool) -> Any:
         """Send a goal, possibly `again`, and return the result; None if no server takes it, or shows a sign of life."""
-        if not self._actions.server_is_ready():
+        if not self._ping(deadline):
             self._server = "not reached"
-            self._say("it is not there")
+            self._say("it is not there" if not self._actions.server_is_ready() else "it does not answer")
             return None
         size = goal_bytes(goal)
         time.sleep(self._link.seconds(size))
@@ -168,11 +170,34 @@ class Remote:
         self._received += size
         return response.result
 
+    def _ping(self, deadline: float) -> bool:
+        """Return whether the server answers an empty goal, which is repeated, or answered just now.
+
+        DDS lists a server before the server has found the client, and up to 20 s after it was killed. A window that
+        is sent then gets no answer, which costs `remote.silence` and its bytes.
+        """
+        pings: list[Any] = []
+        began = now = time.monotonic()
+        while now > self._sign_of_life + _RECENT and now < min(deadline, began + self._settings.silence):
+            if not self._actions.server_is_ready():
+                break
+            if now >= began + len(pings) * _PING:
+                pings.append(self._actions.send_goal_async(ReconstructWindow.Goal(client=self._client_id)))
+            time.sleep(_POLL)
+            now = time.monotonic()
+            if any(ping.done() for ping in pings):
+                self._sign_of_life = now
+        heard = now <= self._sign_of_life + _RECENT
+        for ping in pings if not heard else ():  # otherwise the others are answered, too
+            ping.cancel()
+        return heard
+
     def _wait(self, future: Any, deadline: float) -> Any:
         """Return what a future of rclpy brings; None after the deadline, or if the server is silent."""
         while not future.done():
             now = time.monotonic()
             if now > deadline or now - self._sign_of_life > self._settings.silence:
+                self._sign_of_life = -np.inf
                 return None
             time.sleep(_POLL)
         self._sign_of_life = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 from tf2_ros import Buffer
 
 from vggt_ros.config import Config
@@ -24,6 +25,7 @@ from vggt_ros.reconstruction.deferred import DeferredReconstructor, Reconstructo
 from vggt_ros.ros import interfaces, parameters
 from vggt_ros.ros.bond import Bond
 from vggt_ros.ros.commands import CommandServices
+from vggt_ros.ros.dds_profile import use_node_profile
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
@@ -288,6 +290,8 @@ def main() -> int:
     single_heap()
     single_threaded_blas()
     shorten_switch_interval()
+    if profile := use_node_profile():
+        get_logger("vggt_slam").info(profile)
     return spin("vggt_slam", SlamNode)
 
 

@@ -40,7 +40,7 @@ class BagSequence:
             image_topic: chosen by type if it is empty.
             info_topic: chosen by the image topic if it is empty; `none`: the field of view is assumed.
             truth_topic: chosen by type if it is empty.
-            fov: horizontal field of view, degrees, assumed without a calibration.
+            fov: field of view along the longer side, degrees, assumed without a calibration.
 
         Raises:
             SequenceError: the bag cannot be read, has no images or an unusable calibration, or a topic that is asked

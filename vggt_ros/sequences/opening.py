@@ -20,7 +20,7 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
             `bag/`, a bag of ROS 1, a video file, or a folder of images, which are sorted by the numbers in their names.
             `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
-        fov: horizontal field of view in degrees, assumed where there is no calibration.
+        fov: field of view along the longer side in degrees, assumed where there is no calibration.
         rate: images a second, assumed for a folder of images without stamps.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def read_lines(path: Path) -> list[str]:
         return data.decode(encoding).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+
+
+def output_folder(path: Path) -> Path:
+    """Create a folder for results before the work begins, and return it; raises FileError if it cannot be written."""
+    path = path.expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise FileError(f"{path}: results cannot be written there: {error.strerror or error}") from error
+    return path
 
 
 def write_ply(path: Path, cloud: PointCloud) -> None:

@@ -59,6 +59,12 @@ def map_folder(folder: str, name: str) -> Path:
     return target
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise StorageError if a folder holds something other than a map, which `save_map` would not replace."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
+        raise StorageError(f"{folder} is not a map, and is not overwritten")
+
+
 def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.ndarray, config: Config) -> None:
     """Write a map; an existing one is replaced only when the new one is complete, else nothing is left behind.
 
@@ -81,8 +87,7 @@ def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent, exclusive=True):
             _recover(folder)
-            if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
-                raise StorageError(f"{folder} is not a map, and is not overwritten")
+            check_replaceable(folder)
             new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
             shutil.rmtree(new, ignore_errors=True)
             try:

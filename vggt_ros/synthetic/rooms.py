@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ LIGHT = {"top": 1.0, "bottom": 0.85, "x": 0.8, "y": 0.92}
 """Brightness of surfaces by their direction, so that the sides of a box can be told apart."""
 
 
+@lru_cache(maxsize=4)  # its textures take more than a second
 def room(size: tuple[float, float, float] = (5.0, 4.0, 2.5), seed: int = 0, texel: float = 0.004) -> Scene:
     """Return a furnished room with its origin on the floor in the middle.
 
@@ -49,6 +51,7 @@ def room(size: tuple[float, float, float] = (5.0, 4.0, 2.5), seed: int = 0, texe
     return Scene(faces)
 
 
+@lru_cache(maxsize=4)
 def corridor(length: float = 30.0, width: float = 3.0, height: float = 2.5, seed: int = 0) -> Scene:
     """Return a corridor along x from 0 to `length`, its middle at y = 0, with boxes along both walls."""
     rng = np.random.default_rng(seed)

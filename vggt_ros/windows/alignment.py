@@ -102,8 +102,12 @@ class _Overlap:
     log_ratio: Array
 
 
-def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig) -> Alignment:
+def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig,
+          same_unit: bool = False) -> Alignment:
     """Return the alignment of `window` in the frame of `reference`; both are keyframe id to View.
+
+    Where no shared keyframe has depth, since the camera only turned, a window that has the `same_unit` as the one
+    before is aligned by the poses alone.
 
     Raises:
         AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
@@ -114,6 +118,8 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
         raise AlignmentRefused("the window shares no keyframe with the map")
     overlaps = {k: overlap for k in shared
                 if (overlap := _common_points(reference[k], window[k], config.min_pixels)) is not None}
+    if not overlaps and same_unit:
+        overlaps = {k: _turned(reference[k], window[k], _known_depth(window)) for k in shared}
     if not overlaps:
         raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels with depth in both the window and "
                                f"the map (alignment.min_pixels; {len(shared)} shared)")
@@ -173,6 +179,18 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
     rays = pixel_rays(window.keyframe.intrinsics, columns, rows)
     return _Overlap(reference.camera, window.camera, rays * depth_reference[rows, columns, None],
                     rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
+
+
+def _known_depth(window: Mapping[int, View]) -> float:
+    """Return the median depth of a window; 1, the usual unit, if none is known."""
+    depths = [view.keyframe.median_depth * view.scale for view in window.values()]
+    return float(np.nanmedian(depths)) if np.isfinite(depths).any() else 1.0
+
+
+def _turned(reference: View, window: View, depth: float) -> _Overlap:
+    """Return the overlap of a keyframe without depth in two windows of the same unit: a point straight ahead."""
+    point, scale = np.array([[0.0, 0.0, depth]]), reference.scale / window.scale
+    return _Overlap(reference.camera, window.camera, scale * point, point, np.ones(1), np.log([scale]))
 
 
 def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:

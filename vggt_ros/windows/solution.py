@@ -248,6 +248,7 @@ class Counts:
         spaced: keyframes that were chosen farther apart than usual, because windows waited.
         thinned: keyframes removed before reconstruction, because of back-pressure.
         unplaced: keyframes of processed windows that are not in the map.
+        turned: keyframes placed by a turn on the spot alone, without depth.
         windows, refused, retried: windows processed, without any successful attempt, and with more than one attempt.
         submaps: submaps that loops have not joined.
         loop_candidates, loops, loops_refused: loop candidates found, loops accepted, and loops rejected.
@@ -263,6 +264,7 @@ class Counts:
     spaced: int = 0
     thinned: int = 0
     unplaced: int = 0
+    turned: int = 0
     windows: int = 0
     refused: int = 0
     retried: int = 0

@@ -201,7 +201,7 @@ class RunningNode:
         return f"good images are not tracked within {timeout:g} s: {status['state']}, {status.get('calibration')}, " \
             f"{status['images received']} received, {status['images refused']} refused, {status['frames']} frames"
 
-    def settle(self, timeout: float = 60.0) -> dict[str, str]:
+    def settle(self, timeout: float = 240.0) -> dict[str, str]:
         """Turn the camera off, wait until nothing is waiting, and return the status."""
         self.camera.on = False
         self.spin(2.5)
@@ -247,7 +247,9 @@ def account(status: Mapping[str, str], outcome: Outcome, sent: int | None = None
     kept = [count[key] for key in ("thinned", "unplaced", "keyframes placed", "released")]
     unknown = count["keyframes"] - sum(kept)
     outcome.figures |= {"keyframes": count["keyframes"], "keyframes not accounted for": unknown}
-    if not count["windows lost"] and status["worker"] == "idle" and status["windows waiting"] == "0":
+    is_idle = status["worker"] == "idle" and status["windows waiting"] == "0"
+    outcome.require(is_idle, f"{status['windows waiting']} windows still wait: the machine is too slow, or one hangs")
+    if not count["windows lost"] and is_idle:
         outcome.require(not unknown, f"{unknown} keyframes are neither in the map nor counted as left out or removed")
 
 

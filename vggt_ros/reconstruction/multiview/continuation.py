@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import (
@@ -14,7 +15,9 @@ from vggt_ros.reconstruction.multiview.poses import (
     register_others,
     robust_cost,
 )
-from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.start_poses import StartPoses
+from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
@@ -30,14 +33,16 @@ MIN_COST = 3.0
 """Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
 
 
-def solve_continued(local: LocalMap, measured: Measurements, seed: int
-                    ) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
-    """Return the solution of the views of a local map and the new ones after them, reference views, quality metrics.
+def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None = None
+                    ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+    """Return the solution of the views of a local map and the new ones after them, as `solve_window` does.
 
     Args:
         local: solved views; its tracks are the first rows of those measured.
         measured: the tracks through its views and the new ones.
         seed: seed of RANSAC.
+        start: poses to begin with, of new views and those of the local map that may change; without, the new views are
+            registered by known points.
 
     Raises:
         ReconstructionRefused: the new views do not fit to the local map.
@@ -53,13 +58,21 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int
     rows = _longest_tracks(visible, known)
     inliers = np.zeros_like(visible)
     inliers[:len(local.tracks), :known] = visible[:len(local.tracks), :known]
-    solved = register_others(
-        SparseReconstruction(Scene(rotation, translation, points[rows], measured.focal), registered, inliers[rows],
-                             observations[rows], (0, 1)), visible[rows], registered, seed)
+    fixed = np.arange(count) < (max(count - FREE_VIEWS, 1) if measured.lens.is_settled else 1)
+    held, scene, begun = registered, Scene(rotation, translation, points[rows], measured.focal), inliers[rows]
+    if start is not None:
+        moved = start.known & ~fixed
+        rotation[moved], translation[moved] = start.rotation[moved], start.translation[moved]
+        registered, held = registered | moved, fixed
+        for _ in range(2):
+            scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed, 15)
+    solved = register_others(SparseReconstruction(scene, registered, begun, observations[rows], (0, 1)), visible[rows],
+                             held, seed)
     if not solved.registered[known:].any():
         raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
     scene = Scene(solved.scene.rotation, solved.scene.translation, points, measured.focal)
-    fixed = np.arange(count) < (max(count - FREE_VIEWS, 1) if measured.lens.is_settled else 1)
+    measured = with_turn_rates(measured, solved, rows, range(known, count))
+    observations = measured.observations
     reference = np.concatenate([local.reference, np.full(len(visible) - len(local.reference), -1)])
     done = np.tile(fixed, (len(visible), 1))
     done[:len(local.tracks), :known] = True
@@ -69,14 +82,15 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int
         if refined.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
             raise ReconstructionRefused(f"a new keyframe agrees with {refined.inliers[:, view].sum()} points only")
     in_window = visible & (np.arange(count) >= known)
-    return refined, reference, check_quality(refined, in_window, 0.0, 0, 0, needs_parallax=False)
+    return measured, refined, reference, check_quality(refined, in_window, 0.0, 0, 0, continued=True)
 
 
 def is_doubtful(solved: SparseReconstruction, tracked: Mask, known: int, local: LocalMap) -> bool:
     """Return whether a continued solution should be compared with one of the window by itself."""
-    new = np.arange(tracked.shape[1]) >= known
-    cost = robust_cost(solved.scene, solved.observations, tracked & new, solved.registered)
-    return not solved.registered.all() or cost > max(MAX_COST_RATIO * local.cost, MIN_COST)
+    of_new = tracked & (np.arange(tracked.shape[1]) >= known)
+    cost = robust_cost(solved.scene, solved.observations, of_new, solved.registered)
+    return (not solved.registered.all() or cost > max(MAX_COST_RATIO * local.cost, MIN_COST)
+            or (solved.inliers & of_new).sum() < MIN_INLIERS * of_new.sum())
 
 
 def _longest_tracks(visible: Mask, known: int) -> NDArray[np.intp]:

@@ -7,6 +7,8 @@ so that they have the pixels of the image again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ from vggt_ros.reconstruction.multiview.lens import correction_maps
 from vggt_ros.reconstruction.multiview.rolling_shutter import dense_shift_per_second
 
 Array = NDArray[np.float64]
+Map = NDArray[np.float32]
 
 NEGLIGIBLE_RADIAL = 1e-4
 """Smaller radial distortion does not concern dense depth."""
@@ -40,37 +43,49 @@ class PinholeImages:
             full_size: width and height of the full images.
 
         """
-        self._intrinsics, self._size, self._radial = intrinsics, size, radial
-        factor = np.array(size) / full_size
-        self._shifts = [readout * factor * dense_shift_per_second(velocity, size) if readout else None
-                        for velocity in velocities]
+        self._intrinsics, self._size = intrinsics, size
+        self._radial = radial if abs(radial) >= NEGLIGIBLE_RADIAL else 0.0
+        self._readout, self._velocities, self._factor = readout, velocities, np.array(size) / full_size
 
     def forward(self, images: NDArray[Any], method: int = cv2.INTER_LINEAR) -> NDArray[Any]:
-        """Return images as seen by a pinhole camera with a global shutter."""
-        return self._resampled(images, True, method)
+        """Return the images (S, h, w) as seen by a pinhole camera with a global shutter."""
+        return np.array([self._resampled([image], self._positions(view, True), method)[0]
+                         for view, image in enumerate(images)])
 
-    def backward(self, maps: NDArray[Any], method: int = cv2.INTER_NEAREST) -> NDArray[Any]:
-        """Return maps that belong to the images of `forward` as they belong to the original ones."""
-        return self._resampled(maps, False, method)
+    def backward(self, maps: Sequence[NDArray[Any]], view: int, method: int = cv2.INTER_NEAREST) -> list[NDArray[Any]]:
+        """Return maps (h, w) that belong to a view's image of `forward` as they belong to the original one."""
+        return self._resampled(maps, self._positions(view, False), method)
 
-    def _resampled(self, images: NDArray[Any], forward: bool, method: int) -> NDArray[Any]:
-        radial = self._radial if abs(self._radial) >= NEGLIGIBLE_RADIAL else 0.0
-        result = images.copy()
-        moving = [shift is not None and bool(np.abs(shift).max() > NEGLIGIBLE_SHIFT) for shift in self._shifts]
-        if not radial and not any(moving):
-            return result
-        of_lens = correction_maps(self._intrinsics, self._size, radial, forward)
-        for view, (shift, moves) in enumerate(zip(self._shifts, moving, strict=True)):
-            if not moves and not radial:
-                continue
-            x, y = of_lens
-            if shift is not None and moves and forward:  # the shift belongs to the pixel of the image
-                at = cv2.remap(shift.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                x, y = x + at[..., 0], y + at[..., 1]
-            elif shift is not None and moves:
-                columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in self._size))
-                at_x, at_y = (columns - shift[..., 0]).astype(np.float32), (rows - shift[..., 1]).astype(np.float32)
-                x, y = (cv2.remap(m, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                        for m in (x, y)) if radial else (at_x, at_y)
-            result[view] = cv2.remap(images[view], x, y, method, borderMode=cv2.BORDER_REPLICATE)
-        return result
+    @staticmethod
+    def _resampled(maps: Sequence[NDArray[Any]], positions: tuple[Map, Map] | None, method: int) -> list[NDArray[Any]]:
+        """Return what maps (h, w) have at the positions x and y (h, w); a copy of each where these are None."""
+        if positions is None:
+            return [values.copy() for values in maps]
+        return [cv2.remap(values, *positions, method, borderMode=cv2.BORDER_REPLICATE) for values in maps]
+
+    def _positions(self, view: int, forward: bool) -> tuple[Map, Map] | None:
+        """Return where the pixels of a view come from, x and y (h, w); None if none of them moves.
+
+        They are computed when they are needed: those of all views would take more memory than the images.
+        """
+        shift = self._readout * self._factor * dense_shift_per_second(self._velocities[view], self._size) \
+            if self._readout else None
+        if shift is None or not np.abs(shift).max() > NEGLIGIBLE_SHIFT:
+            return self._of_lens[forward] if self._radial else None
+        if forward:  # the shift belongs to the pixel of the image
+            x, y = self._of_lens[forward]
+            at = cv2.remap(shift.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            return x + at[..., 0], y + at[..., 1]
+        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in self._size))
+        at_x, at_y = (columns - shift[..., 0]).astype(np.float32), (rows - shift[..., 1]).astype(np.float32)
+        if not self._radial:
+            return at_x, at_y
+        x, y = (cv2.remap(m, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                for m in self._of_lens[forward])
+        return x, y
+
+    @cached_property
+    def _of_lens(self) -> dict[bool, tuple[Map, Map]]:
+        """Where pixels come from by the radial distortion alone, forward and backward."""
+        return {forward: correction_maps(self._intrinsics, self._size, self._radial, forward)
+                for forward in (True, False)}

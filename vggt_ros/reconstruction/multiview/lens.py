@@ -74,7 +74,7 @@ class Lens:
             focal: (S, 2), focal lengths by this lens.
 
         """
-        if not (self.focal_sigma or self.radial_sigma):
+        if not (self.focal_sigma or self.radial_sigma) or not inliers.any():
             return self
         columns, rows = np.flatnonzero(registered), np.flatnonzero(inliers.any(1))
         part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],

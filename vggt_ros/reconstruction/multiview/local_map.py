@@ -35,6 +35,7 @@ class LocalMap:
         reference: (n,), view whose patch defines the point.
         depth: by keyframe id, depth and its relative sigma, each float32 (h, w).
         cost: mean robust cost of the solution, square pixels.
+        distance: median depth of its points, or of the last ones that were known before a turn on the spot.
 
     """
 
@@ -44,6 +45,7 @@ class LocalMap:
     reference: NDArray[np.intp]
     depth: dict[int, DepthMap]
     cost: float
+    distance: float = 1.0
 
     @property
     def ids(self) -> tuple[int, ...]:

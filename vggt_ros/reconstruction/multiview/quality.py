@@ -23,8 +23,9 @@ Mask = NDArray[np.bool_]
 
 MIN_ANGLE = 0.4
 """Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
-MIN_INLIERS = 0.5
-"""Fraction of the tracked observations that must be inliers of the solution."""
+MIN_INLIERS, MIN_INLIERS_CONTINUED = 0.5, 0.3
+"""Fraction of the tracked observations that must be inliers of a solution; the second of one that continues a local
+map, whose points support its poses: people, blur and what else is wrong may then be most of the image."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class QualityMetrics:
     points: int
     alternatives: int
     agreeing: int
+
+
+NO_METRICS = QualityMetrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+"""Those of a window in which nothing was solved but turns."""
 
 
 def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed: int | Mask,
@@ -102,8 +107,10 @@ def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered
 
 
 def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, alternatives: int, agreeing: int,
-                  needs_parallax: bool = True) -> QualityMetrics:
+                  continued: bool = False) -> QualityMetrics:
     """Return the quality metrics of a solution; `tracked` (n, S) are the observations that it was to explain.
+
+    A `continued` one has the unit and the points of the local map, and needs no parallax of its own.
 
     Raises:
         ReconstructionRefused: a metric is below its threshold.
@@ -118,8 +125,8 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
     metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
                              float(np.degrees(np.median(angle[inliers.any(1)]))), parallax, points, alternatives,
                              agreeing)
-    if needs_parallax and metrics.angle_deg < MIN_ANGLE:
+    if not continued and metrics.angle_deg < MIN_ANGLE:
         raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
-    if metrics.inlier_ratio < MIN_INLIERS:
+    if metrics.inlier_ratio < (MIN_INLIERS_CONTINUED if continued else MIN_INLIERS):
         raise ReconstructionRefused(f"no solution: only {metrics.inlier_ratio:.0%} of the observations are inliers")
     return metrics

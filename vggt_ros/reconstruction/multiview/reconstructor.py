@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.camera import Camera, resize_intrinsics
+from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
@@ -22,52 +20,29 @@ from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
+from vggt_ros.reconstruction.multiview.lens_search import search_lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
-from vggt_ros.reconstruction.multiview.quality import QualityMetrics
+from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, NO_METRICS
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
+from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.tracks import track, well_spread
+from vggt_ros.reconstruction.multiview.turn import known_part, with_turned_views
 from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.reconstruction.multiview.window_geometry import downscale, pinhole_matrix, window_geometry
+from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 
 READOUT_CHANGE = 0.005
 """A change of the estimated readout time, seconds, after which a window is solved again."""
+MAX_COST_OF_JOINING = 2.0
+"""A window is kept in the local map up to this robust cost, over that of the window solved by itself."""
 MAX_READOUT_UPDATES = 3
 """How often a window is solved, at most, until the readout time does not change any more."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Solution:
-    """A sparse solution of S views, of which the first `known` are those of the local map `before`."""
-
-    measured: Measurements
-    solved: SparseReconstruction
-    reference: NDArray[np.intp]
-    metrics: QualityMetrics
-    track_seconds: float
-    before: LocalMap | None = None
-
-    @property
-    def known(self) -> int:
-        """Number of views that were solved before."""
-        return 0 if self.before is None else len(self.before.views)
-
-    def newest(self, count: int) -> tuple[NDArray[np.bool_], Array]:
-        """Return which tracks the newest `count` views observe (n, S), and the shift rates (n, S, 2)."""
-        views = np.arange(len(self.measured.views))
-        return self.measured.visible & (views >= len(views) - count), self.measured.shift_rate
-
-    def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
-        """Return how many of the keyframes have no pose, and the robust cost of their observations."""
-        wanted = np.array([view.keyframe.id in keyframes for view in self.measured.views])
-        return (len(keyframes) - int((wanted & self.solved.registered).sum()),
-                robust_cost(self.solved.scene, self.solved.observations, self.measured.visible & wanted,
-                            self.solved.registered))
 
 
 class Multiview:
@@ -86,16 +61,17 @@ class Multiview:
         self._local: LocalMap | None = None
         self._lens = Lens()
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
+        self._refused = -1  # the newest window of which a first choice of keyframes was
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
     def carried(self) -> tuple[Any, ...]:
         """What it takes from one window to the next; see `OptionalMembers`."""
-        return self._local, self._lens, self._calibration, self._readout.state
+        return self._local, self._lens, self._calibration, self._readout.state, self._refused
 
     @carried.setter
     def carried(self, values: tuple[Any, ...]) -> None:
-        self._local, self._lens, self._calibration, self._readout.state = values
+        self._local, self._lens, self._calibration, self._readout.state, self._refused = values
 
     @property
     def readout(self) -> float:
@@ -110,7 +86,8 @@ class Multiview:
         """Solve a window; keyframes that cannot be registered are left out.
 
         A window that continues the one before begins with what is known of it. If it does not fit to that, or without
-        one before, it is solved by itself.
+        one before, it is solved by itself. If that is refused, too, a second choice of keyframes for the same window
+        may continue with less evidence, or by a turn on the spot.
 
         Raises:
             ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
@@ -122,7 +99,9 @@ class Multiview:
         views = [known.get(k.id) or View.of(k, self._settings.corners) for k in window.keyframes]
         for _ in range(MAX_READOUT_UPDATES):
             solution, before = self._solve(window, views), self.readout
-            self._readout.update(solution.solved, *solution.newest(len(views)))
+            if solution.turned is not None:
+                break
+            self._readout.update(*solution.newest(len(views)))
             if abs(self.readout - before) < READOUT_CHANGE:
                 break
         times.append(time.perf_counter())
@@ -133,14 +112,17 @@ class Multiview:
         if is_new:
             self._local, self._lens = local, solution.solved.lens
         seconds = np.diff(times)
-        report = {**asdict(solution.metrics), "continued": solution.known > 0, "readout_s": self.readout,
+        turned = 0 if solution.turned is None else int(solution.turned.sum())
+        report = {**asdict(solution.metrics), "continued": solution.known > 0, "turned": turned,
+                  "unit_assumed": solution.unit_assumed,
+                  "readout_s": self.readout,
                   "radial": self._lens.applied, "radial_estimate": self._lens.radial,
                   "radial_sigma": self._lens.radial_sigma,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
                   "depth_s": seconds[1]}
-        return _geometry(local, window, {name: float(value) for name, value in report.items()})
+        return window_geometry(local, window, {name: float(value) for name, value in report.items()})
 
-    def _solve(self, window: Window, views: list[View]) -> _Solution:
+    def _solve(self, window: Window, views: list[View]) -> WindowSolution:
         continued = None
         if self._local is not None and self._local.is_continued_by(window):
             new = [view for view in views if view.keyframe.id not in self._local.ids]
@@ -152,23 +134,75 @@ class Multiview:
         try:
             alone = self._solve_alone(views)
         except ReconstructionRefused:
+            is_certain = continued is not None and continued.metrics.inlier_ratio >= MIN_INLIERS
+            if not is_certain and self._refused != window.id:  # another choice of keyframes may do
+                self._refused = window.id
+                raise
+            continued = continued or self._solve_turn(window, views)
             if continued is None:
                 raise
-            return continued
-        return min((s for s in (continued, alone) if s is not None), key=lambda s: s.cost(window.ids))
+            return self._with_turned_views(continued)
+        found = [solution for solution in (continued, self._solve_joined(window, views, alone)) if solution is not None]
+        best = min(found, key=lambda s: s.cost(window.ids), default=alone)
+        (missing, cost), (missing_alone, cost_alone) = best.cost(window.ids), alone.cost(window.ids)
+        is_joined = missing <= missing_alone and cost < MAX_COST_OF_JOINING * cost_alone
+        return self._with_turned_views(best) if is_joined and best is not alone else alone
 
-    def _solve_alone(self, views: list[View]) -> _Solution:
+    def _solve_joined(self, window: Window, views: list[View], alone: WindowSolution) -> WindowSolution | None:
+        """Return a window that was solved by itself joined with the local map that it continues, None if they differ.
+
+        What they differ in says nothing against either: see `start_poses`.
+        """
+        if self._local is None or not self._local.is_continued_by(window):
+            return None
+        new = [view for view in views if view.keyframe.id not in self._local.ids]
+        try:
+            return self._solve_continued(self._local, new, alone)
+        except ReconstructionRefused:
+            return None
+
+    def _solve_turn(self, window: Window, views: list[View]) -> WindowSolution | None:
+        """Return the solution of a window in which the camera turned on the spot, None if that does not explain it."""
+        if self._local is None or not self._local.is_continued_by(window):
+            return None
+        new = [view for view in views if view.keyframe.id not in self._local.ids]
+        local, measured, seconds = self._measured_with(self._local, new)
+        solved, reference = known_part(local, measured)
+        turn = self._with_turned_views(WindowSolution(measured, solved, reference, NO_METRICS, seconds, local))
+        return turn if turn.turned is not None else None
+
+    @staticmethod
+    def _with_turned_views(solution: WindowSolution) -> WindowSolution:
+        """Return a continued solution with those of the new views that it lacks to which the camera only turned."""
+        if solution.solved.registered.all():
+            return solution
+        completed = with_turned_views(solution.solved, solution.measured)
+        turned = completed.registered & ~solution.solved.registered
+        return replace(solution, solved=completed, turned=turned) if turned.any() else solution
+
+    def _solve_alone(self, views: list[View]) -> WindowSolution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = Measurements(views, self._tracks(views)[0], self.readout, self._lens)
+        measured = search_lens(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
         seconds = time.perf_counter() - began
-        solved, reference, metrics = solve_window(measured, self._seed)
+        measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))
         scene = replace(solved.scene, translation=solved.scene.translation / unit, points=solved.scene.points / unit)
-        return _Solution(measured, replace(solved, scene=scene), reference, metrics, seconds)
+        return WindowSolution(measured, replace(solved, scene=scene), reference, metrics, seconds)
 
-    def _solve_continued(self, local: LocalMap, new: list[View]) -> _Solution:
-        """Return the solution of new views in the frame and units of a local map."""
+    def _solve_continued(self, local: LocalMap, new: list[View], alone: WindowSolution | None = None) -> WindowSolution:
+        """Return the solution of new views in the frame and units of a local map.
+
+        It begins with the poses of the window solved `alone`, if that is given.
+        """
+        local, measured, seconds = self._measured_with(local, new)
+        start = None if alone is None else joined_poses(local, (alone.measured, alone.solved), measured.views)
+        measured, solved, reference, metrics = solve_continued(local, measured, self._seed, start)
+        return WindowSolution(measured, solved, reference, metrics, seconds, local,
+                         unit_assumed=start is not None and start.unit_assumed)
+
+    def _measured_with(self, local: LocalMap, new: list[View]) -> tuple[LocalMap, Measurements, float]:
+        """Return the newest part of a local map, the tracks through it and new views, and the seconds they took."""
         began = time.perf_counter()
         local = local.newest(MAX_VIEWS - len(new))
         views = [*local.views, *new]
@@ -177,9 +211,7 @@ class Multiview:
         tracks, rows = self._tracks(views, known)
         local = local.of_tracks(rows[rows < len(known)])
         measured = Measurements(views, tracks, self.readout, self._lens)
-        seconds = time.perf_counter() - began
-        solved, reference, metrics = solve_continued(local, measured, self._seed)
-        return _Solution(measured, solved, reference, metrics, seconds, local)
+        return local, measured, time.perf_counter() - began
 
     def _tracks(self, views: list[View], known: Array | None = None) -> tuple[Array, NDArray[np.intp]]:
         """Return the tracks (n, S, 2) of views to solve, and their rows, with those of `known` tracks first."""
@@ -195,7 +227,7 @@ class Multiview:
                 if keyframe.calibrated else UNCALIBRATED
             self._calibration, self._lens, self._local = calibration, Lens(1.0, 0.0, focal_sigma, radial_sigma), None
 
-    def _local_map(self, solution: _Solution, is_dense: bool) -> LocalMap:
+    def _local_map(self, solution: WindowSolution, is_dense: bool) -> LocalMap:
         """Return the registered views of a solution as a local map, with the depth of those that are new.
 
         Without `is_dense` depth is known around the points only.
@@ -207,57 +239,33 @@ class Multiview:
         views = [measured.views[s] for s in kept]
         known = {} if solution.before is None else solution.before.rescaled_depth(scene, tracks)
         camera_poses = np.array([inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
-        intrinsics = np.array([_intrinsics(view, focal) for view, focal in zip(views, scene.focal[kept], strict=True)])
-        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known]
-        small_grays, small_intrinsics = _downscale([view.features.gray for view in views], intrinsics,
+        intrinsics = np.array([pinhole_matrix(view, focal)
+                               for view, focal in zip(views, scene.focal[kept], strict=True)])
+        turned = [] if solution.turned is None else [row for row, s in enumerate(kept) if solution.turned[s]]
+        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known and row not in turned]
+        small_grays, small_intrinsics = downscale([view.features.gray for view in views], intrinsics,
                                                    self._settings.depth_width)
         radial = measured.lens.applied + scene.radial
         pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], radial, self.readout,
                                 [view.velocity for view in views], views[0].features.gray.shape[::-1])
-        if is_dense:
+        if not wanted:
+            depth = sigma = np.zeros((0, *small_grays.shape[1:]), np.float32)
+        elif is_dense:
             depth, sigma = dense.dense_depth(pinhole.forward(small_grays), small_intrinsics, camera_poses, scene.points,
                                              solved.inliers[:, kept], wanted=wanted)
         else:
             depth, sigma = depth_around_points(small_intrinsics, camera_poses, scene.points, solved.inliers[:, kept],
                                                small_grays.shape[1:])
-        depth, sigma = pinhole.backward(depth), pinhole.backward(sigma)
-        known |= {views[row].keyframe.id: (depth[row], sigma[row]) for row in wanted}
+        # Each an array of its own: a view of one for all keyframes would keep all of it.
+        for row in wanted:
+            of_depth, of_sigma = pinhole.backward([depth[row], sigma[row]], row)
+            known[views[row].keyframe.id] = of_depth, of_sigma
+        nothing = np.full(small_grays.shape[1:], np.nan, np.float32)
+        known |= {views[row].keyframe.id: (nothing, nothing) for row in turned}
         columns = np.full(len(measured.views), -1)
         columns[kept] = np.arange(len(kept))
         rows = np.flatnonzero(solved.inliers.any(1))
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        robust_cost(scene, solved.observations, measured.visible, solved.registered))
-
-
-def _geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
-    """Return those keyframes of a window that a local map has; the first of them is the identity."""
-    rows = [row for row, keyframe in enumerate(local.ids) if keyframe in window.ids]
-    scene, views = local.scene, [local.views[row] for row in rows]
-    first = pose(scene.rotation[rows[0]], scene.translation[rows[0]])
-    window_camera = np.array([first @ inverse(pose(scene.rotation[row], scene.translation[row])) for row in rows])
-    window_camera[0] = np.eye(4)
-    ids = [view.keyframe.id for view in views]
-    depth, sigma = (np.array([local.depth[k][i] for k in ids]) for i in (0, 1))
-    intrinsics = np.array([_intrinsics(view, scene.focal[row]) for view, row in zip(views, rows, strict=True)])
-    height, width = views[0].features.gray.shape
-    small = np.array([resize_intrinsics(matrix, depth.shape[2] / width, depth.shape[1] / height)
-                      for matrix in intrinsics])
-    report |= {"known_depth": float(np.isfinite(depth).mean()), "focal_px": float(intrinsics[0, 0, 0])}
-    return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report)
-
-
-def _intrinsics(view: View, focal: Array) -> Array:
-    """Return the pinhole matrix (3, 3) of a view with another focal length (2,)."""
-    matrix = view.keyframe.intrinsics.copy()
-    matrix[[0, 1], [0, 1]] = focal
-    return matrix
-
-
-def _downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
-    """Return images downscaled to `width`, and their intrinsics."""
-    height, full = grays[0].shape
-    size = (min(width, full), round(height * min(width, full) / full))
-    small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
-    return small, np.array([resize_intrinsics(matrix, size[0] / full, size[1] / height) for matrix in intrinsics])
+                        solution.cost_of_all(), solution.distance())

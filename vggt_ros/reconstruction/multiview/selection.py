@@ -15,6 +15,7 @@ from vggt_ros.reconstruction.multiview.poses import (
     solve_from_pair,
 )
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.twin import solve_twin
 from vggt_ros.reconstruction.multiview.views import Measurements
 
@@ -32,8 +33,11 @@ MAX_CENTER_DIFFERENCE = 0.05
 """Two solutions are the same if rotations and centers differ by less; centers as a fraction of their extent."""
 
 
-def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+def solve_window(measured: Measurements, seed: int
+                 ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
     """Return the selected and refined solution of a window, its reference views (n,), and its quality metrics.
+
+    The measurements come first, with the image motion that the solution says; see `with_turn_rates`.
 
     Args:
         measured: the tracks.
@@ -50,12 +54,13 @@ def solve_window(measured: Measurements, seed: int) -> tuple[SparseReconstructio
     parallax = max(pair[1] for pair in pairs)
     if parallax < MIN_PARALLAX:
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
-    rows = _longest_tracks(visible)
-    best, others = select_best(observations[rows], visible[rows], focal, _diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
+    rows = longest_tracks(visible)
+    best, others = select_best(observations[rows], visible[rows], focal, diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
+    measured = with_turn_rates(measured, best, rows, range(visible.shape[1]))
     refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
     metrics = check_quality(refined, visible, parallax, len(others),
                             sum(same_solution(best, other) for other in others))
-    return refined, reference, metrics
+    return measured, refined, reference, metrics
 
 
 def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int
@@ -118,7 +123,7 @@ def same_solution(first: SparseReconstruction, second: SparseReconstruction) -> 
     return bool(np.linalg.norm(aligned - target, axis=1).max() < MAX_CENTER_DIFFERENCE * extent)
 
 
-def _diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
+def diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int]]:
     """Return the pairs, the best first; pairs that share keyframes with earlier ones are moved back."""
     remaining, order = list(pairs), list[tuple[int, int]]()
     while remaining:
@@ -129,7 +134,7 @@ def _diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, in
     return order
 
 
-def _longest_tracks(visible: Mask) -> NDArray[np.intp]:
+def longest_tracks(visible: Mask) -> NDArray[np.intp]:
     """Return the rows of the `TRACKS_PER_VIEW` longest tracks of each keyframe."""
     order = np.argsort(-visible.sum(1), kind="stable")
     chosen = np.zeros(len(visible), bool)

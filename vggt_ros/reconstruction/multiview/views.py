@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,16 +22,22 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A keyframe with its features and its image motion (see `velocity_grid`)."""
+    """A keyframe, without its image, with its features and its image motion (see `velocity_grid`).
+
+    `tracked_velocity` is that of the tracker where `velocity` is corrected (`turn_rates`), else None.
+    """
 
     keyframe: Keyframe
     features: Features
     velocity: Array
+    tracked_velocity: Array | None = None
 
     @staticmethod
     def of(keyframe: Keyframe, corners: int) -> View:
         """Return the view of a keyframe, with up to `corners` corners."""
-        return View(keyframe, detect(keyframe, corners), velocity_grid(keyframe))
+        # Views are kept as long as the local map; its features have the gray image, a third of the memory.
+        without_image = replace(keyframe, image=np.empty((0, 0, 3), np.uint8))
+        return View(without_image, detect(keyframe, corners), velocity_grid(keyframe))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,12 @@ class Measurements:
     def shift_rate(self) -> Array:
         """Shift of the observations by a rolling shutter, pixels per second of readout (n, S, 2)."""
         return self._shift_rate_at(self.tracks)
+
+    @cached_property
+    def tracked_shift_rate(self) -> Array:
+        """Shift as in `shift_rate`, by the image motion of the tracker (n, S, 2)."""
+        velocities = [view.velocity if view.tracked_velocity is None else view.tracked_velocity for view in self.views]
+        return shift_per_second(self.tracks, velocities, self.views[0].features.gray.shape[::-1])
 
     @cached_property
     def observations(self) -> Array:

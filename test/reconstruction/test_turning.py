@@ -1,0 +1,131 @@
+"""Turns: windows that join a local map whose newest points are badly known, and the rows of images that are turned."""
+
+import numpy as np
+import pytest
+
+from vggt_ros.geometry.poses import rotation_angle, so3_exp
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.multiview.lens import Lens
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
+from vggt_ros.reconstruction.multiview.start_poses import joined_poses
+from vggt_ros.reconstruction.multiview.tracks import Features
+from vggt_ros.reconstruction.multiview.turn import known_part, with_turned_views
+from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning, with_turn_rates
+from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.windows.keyframe import Keyframe
+
+FOCAL, CENTER, SHAPE = 300.0, np.array([160.0, 120.0]), (240, 320)
+INTRINSICS = np.array([[FOCAL, 0, CENTER[0]], [0, FOCAL, CENTER[1]], [0, 0, 1]])
+
+
+def view(number: int) -> View:
+    """Return a view without texture that does not move."""
+    gray = np.zeros(SHAPE, np.uint8)
+    keyframe = Keyframe(number, number, np.zeros((*SHAPE, 3), np.uint8), INTRINSICS)
+    return View(keyframe, Features(gray, gray, np.zeros((0, 2), np.float32), INTRINSICS), np.zeros((18, 24, 2)))
+
+
+def world(count: int, points: int, seed: int = 0) -> Scene:
+    """Return cameras along a line that turn a little, and points in front of them."""
+    rng = np.random.default_rng(seed)
+    rotation = np.array([so3_exp(np.array([0.01, 0.03, -0.02]) * i) for i in range(count)])
+    centers = np.outer(np.arange(count), [0.2, 0.02, 0.01])
+    x, y = rng.uniform(-0.4, 0.6, points), rng.uniform(-0.35, 0.35, points)
+    z = rng.uniform(2, 5, points)
+    return Scene(rotation, -np.einsum("sij,sj->si", rotation, centers), np.stack([x * z, y * z, z], 1),
+                 np.full((count, 2), FOCAL))
+
+
+def tracks_of(scene: Scene) -> np.ndarray:
+    """Return where the points are in the images (n, S, 2)."""
+    return scene.residuals(np.zeros((len(scene.points), len(scene.rotation), 2))) + CENTER
+
+
+def part(scene: Scene, first: int, last: int) -> Scene:
+    """Return the scene with some of its cameras."""
+    return Scene(scene.rotation[first:last], scene.translation[first:last], scene.points, scene.focal[first:last])
+
+
+def test_a_window_joins_by_the_points_that_are_known_well():
+    """Window of cameras 3 to 7 in another frame and unit, local map of 0 to 5.
+
+    Two thirds of the points of the local map are seen from two cameras next to each other only, and a third as far
+    away as they are. Poses are exact all the same, for the rest is known from everywhere.
+    """
+    truth, views = world(8, 120), [view(i) for i in range(8)]
+    tracks = tracks_of(truth)
+    known, badly = tracks[:, :6].copy(), np.arange(120) % 3 > 0
+    known[badly, :4] = np.nan
+    points = truth.points.copy()
+    camera = truth.centers()[5]
+    points[badly] = camera + 0.35 * (points[badly] - camera)
+    before = part(truth, 0, 6)
+    local = LocalMap(tuple(views[:6]), Scene(before.rotation, before.translation, points, before.focal), known,
+                     np.zeros(120, np.intp), {}, 1.0)
+    turn, unit, shift = so3_exp(np.array([0.3, -0.2, 0.5])), 0.4, np.array([1.0, 2.0, -1.0])
+    window = part(truth, 3, 8)
+    centers = unit * window.centers() @ turn.T + shift
+    rotation = window.rotation @ turn.T
+    own = Scene(rotation, -np.einsum("sij,sj->si", rotation, centers), unit * truth.points @ turn.T + shift,
+                window.focal)
+    observations = tracks[:, 3:] - CENTER
+    solved = SparseReconstruction(own, np.ones(5, bool), np.ones((120, 5), bool), observations, (0, 4))
+    found = joined_poses(local, (Measurements(views[3:], tracks[:, 3:], 0.0, Lens()), solved), views)
+    assert found.known.tolist() == [False] * 3 + [True] * 5
+    for i in range(3, 8):
+        assert rotation_angle(found.rotation[i] @ truth.rotation[i].T) < 1e-6
+        assert -found.rotation[i].T @ found.translation[i] == pytest.approx(truth.centers()[i], abs=0.02)
+
+
+@pytest.mark.parametrize("readout", [0.03, 0.0])
+def test_a_turn_that_the_tracker_did_not_see_is_found_in_the_rows(readout):
+    """The last view turns by (0.5, -0.3, 0.4) rad/s, which shifts its rows; without a readout, nothing is estimated."""
+    scene, rate = world(5, 150), np.array([0.5, -0.3, 0.4])
+    views, tracks = [view(i) for i in range(5)], tracks_of(scene)
+    ratio = (tracks[:, 4] - CENTER) / FOCAL
+    delay = readout * (tracks[:, 4, 1] / SHAPE[0] - 0.5)
+    tracks[:, 4] += delay[:, None] * (image_motion_of_turning(ratio, np.full(2, FOCAL)) @ rate)
+    tracks += np.random.default_rng(1).normal(0, 0.2, tracks.shape)
+    tracks[::10, 4] += 30  # outliers
+    measured = Measurements(views, tracks, readout, Lens())
+    solved = SparseReconstruction(scene, np.ones(5, bool), measured.visible, measured.observations, (0, 4))
+    corrected = with_turn_rates(measured, solved, np.arange(150), [4])
+    at_center = corrected.views[4].velocity[8:10, 11:13].mean((0, 1))
+    expected = FOCAL * np.array([-rate[1], rate[0]]) if readout else np.zeros(2)
+    assert at_center == pytest.approx(expected, abs=0.08 * FOCAL)
+    assert all(corrected.views[i] is views[i] for i in range(4))
+
+
+def test_image_motion_of_turning_is_that_of_a_turned_camera():
+    """Against the projections of points before and after a small turn."""
+    points, rate = world(1, 30).points, np.array([0.3, -0.2, 0.5])
+    before = points[:, :2] / points[:, 2:]
+    turned = points @ so3_exp(-rate * 1e-6).T
+    motion = (turned[:, :2] / turned[:, 2:] - before) * 1e6 * FOCAL
+    assert image_motion_of_turning(before, np.full(2, FOCAL)) @ rate == pytest.approx(motion, abs=1e-2)
+
+
+def test_a_turn_on_the_spot_is_a_rotation_without_a_step():
+    """Two views are turned by 8 and 16 degrees, a fifth of their tracks is wrong; the third shows something else."""
+    scene, turn = world(5, 200), np.radians(8.0) * np.array([0.0, 1.0, 0.0])
+    rotation, translation = scene.rotation.copy(), scene.translation.copy()
+    for i, times in ((2, 1), (3, 2)):
+        rotation[i], translation[i] = (so3_exp(times * turn) @ x for x in (scene.rotation[1], scene.translation[1]))
+    truth = Scene(rotation, translation, scene.points, scene.focal)
+    tracks, rng = tracks_of(truth), np.random.default_rng(2)
+    tracks[::5, 2:4] += rng.uniform(-40, 40, (40, 2, 2))
+    tracks[:, 4] = rng.uniform(0, 240, (200, 2))
+    tracks[50:, 0] = np.nan  # both views of the local map see the known points only
+    views = [view(i) for i in range(5)]
+    local = LocalMap(tuple(views[:2]), Scene(rotation[:2], translation[:2], scene.points[:50], scene.focal[:2]),
+                     tracks[:50, :2], np.zeros(50, np.intp), {}, 1.0)
+    measured = Measurements(views, tracks, 0.0, Lens())
+    solved, reference = known_part(local, measured)
+    assert solved.registered.tolist() == [True, True, False, False, False] and len(reference) == 200
+    found = with_turned_views(solved, measured)
+    assert found.registered.tolist() == [True, True, True, True, False]
+    for i in (2, 3):
+        assert rotation_angle(found.scene.rotation[i] @ rotation[i].T) < np.radians(0.2)
+        assert found.scene.centers()[i] == pytest.approx(scene.centers()[1])
+    assert found.inliers[:50, 2].sum() > 30 and not found.inliers[50:, 2].any()

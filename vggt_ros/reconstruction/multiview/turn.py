@@ -1,0 +1,97 @@
+"""New keyframes of a camera that only turns: their orientation by the rotation of rays, at the place where it was.
+
+Without parallax there is no depth, points that were known leave the image, and a fast turn blurs it. The keyframes stay
+attached to the local map nevertheless: when the camera moves again, the next window is solved together with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.poses import rotation_angle
+from vggt_ros.geometry.ray_rotation import rotation_between
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.triangulation import bearings
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
+from vggt_ros.reconstruction.multiview.views import Measurements
+
+Array = NDArray[np.float64]
+
+MIN_RESIDUAL, MAX_RESIDUAL, RESIDUAL_OF_TURN = 0.004, 0.015, 0.15
+"""Largest residual of an inlier of a rotation, radians, which is this fraction of the turn between the two limits: the
+hand that turns a camera moves it, too, and rows of a blurred image are shifted by a rolling shutter. But a camera that
+hardly turns has moved, if known points do not say where it is."""
+MIN_INLIERS, MIN_INLIER_RATIO = 40, 0.4
+"""Fewest tracks that agree with a rotation, and of all: more do not agree by chance."""
+EARLIER_VIEWS = 3
+"""Views before a new one to which its rotation is measured, until one succeeds."""
+MAX_POINT_RESIDUAL = 4.0
+"""Largest residual of a known point in a turned view, pixels."""
+UNCERTAINTY = 4.0
+"""How many times more uncertain than usual poses are whose position is assumed."""
+
+
+def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstruction, NDArray[np.intp]]:
+    """Return the views of a local map, with those after them not registered, and the reference views (n,).
+
+    Args:
+        local: solved views; its tracks are the first rows of those measured.
+        measured: the tracks through its views and the new ones.
+
+    """
+    count, known = len(measured.views), len(local.views)
+    rotation = np.concatenate([local.scene.rotation, np.tile(np.eye(3), (count - known, 1, 1))])
+    translation = np.concatenate([local.scene.translation, np.zeros((count - known, 3))])
+    points = np.concatenate([local.scene.points, np.zeros((len(measured.tracks) - len(local.tracks), 3))])
+    inliers = np.zeros_like(measured.visible)
+    inliers[:len(local.tracks), :known] = ~np.isnan(local.tracks[..., 0])
+    reference = np.concatenate([local.reference, np.full(len(measured.tracks) - len(local.reference), -1)])
+    return SparseReconstruction(Scene(rotation, translation, points, measured.focal), np.arange(count) < known, inliers,
+                                measured.observations, (0, 1), measured.lens), reference
+
+
+def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> SparseReconstruction:
+    """Return a solution with those of the views that it lacks to which the camera only turned, in order.
+
+    Each has the position of the registered view before it with which it shares enough tracks. Of its observations,
+    those of known points are inliers that agree.
+    """
+    rotation, translation = solved.scene.rotation.copy(), solved.scene.translation.copy()
+    registered, inliers = solved.registered.copy(), solved.inliers.copy()
+    observations, visible, focal = measured.observations, measured.visible, measured.focal
+    for view in np.flatnonzero(~registered).tolist():
+        for before in np.flatnonzero(registered[:view])[::-1][:EARLIER_VIEWS].tolist():
+            rows = np.flatnonzero(visible[:, view] & visible[:, before])
+            turn = _turn(bearings(observations[rows, before], focal[before]),
+                         bearings(observations[rows, view], focal[view]))
+            if turn is not None:
+                # The same center: only the rotation is another one.
+                rotation[view], translation[view] = turn.T @ rotation[before], turn.T @ translation[before]
+                registered[view] = True
+                break
+    scene = replace(solved.scene, rotation=rotation, translation=translation)
+    turned = registered & ~solved.registered
+    square = (scene.residuals(observations) ** 2).sum(-1)
+    known = np.asarray(solved.inliers.any(1))[:, None]
+    good = np.asarray(visible & known & (np.nan_to_num(square, nan=np.inf) < MAX_POINT_RESIDUAL**2))
+    inliers[:, turned] = good[:, turned]
+    return replace(solved, scene=scene, registered=registered, inliers=inliers)
+
+
+def _turn(first: Array, second: Array) -> Array | None:
+    """Return the rotation `first_second` by the same rays (n, 3) in two views, None if it does not explain them."""
+    residual, rotation = MAX_RESIDUAL, None
+    for _ in range(2):
+        found = rotation_between(first, second, residual, MIN_INLIERS, MIN_INLIER_RATIO)
+        if found is None:
+            return None
+        rotation = found[0]
+        allowed = float(np.clip(RESIDUAL_OF_TURN * rotation_angle(rotation), MIN_RESIDUAL, MAX_RESIDUAL))
+        if allowed >= residual:
+            break
+        residual = allowed
+    return rotation

@@ -1,0 +1,55 @@
+"""The `WindowGeometry` of a window that a local map has."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.reconstruction.multiview import depth as dense
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
+from vggt_ros.reconstruction.multiview.views import View
+from vggt_ros.windows.keyframe import Window
+
+Array = NDArray[np.float64]
+
+
+def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
+    """Return those keyframes of a window that a local map has; the first of them is the identity."""
+    rows = [row for row, keyframe in enumerate(local.ids) if keyframe in window.ids]
+    scene, views = local.scene, [local.views[row] for row in rows]
+    first = pose(scene.rotation[rows[0]], scene.translation[rows[0]])
+    window_camera = np.array([first @ inverse(pose(scene.rotation[row], scene.translation[row])) for row in rows])
+    window_camera[0] = np.eye(4)
+    ids = [view.keyframe.id for view in views]
+    depth, sigma = (np.array([local.depth[k][i] for k in ids]) for i in (0, 1))
+    intrinsics = np.array([pinhole_matrix(view, scene.focal[row]) for view, row in zip(views, rows, strict=True)])
+    height, width = views[0].features.gray.shape
+    small = np.array([resize_intrinsics(matrix, depth.shape[2] / width, depth.shape[1] / height)
+                      for matrix in intrinsics])
+    report |= {"known_depth": float(np.isfinite(depth).mean()), "focal_px": float(intrinsics[0, 0, 0])}
+    turned = int(report["turned"])
+    notes = (f"{turned} keyframes were placed by a turn on the spot alone, without depth",) if turned else ()
+    if report["unit_assumed"]:
+        notes = ("after a turn on the spot the scale is assumed: the scene is taken to be as far away as before",)
+    return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,
+                          uncertainty=UNCERTAINTY if turned else 1.0, notes=notes)
+
+
+def pinhole_matrix(view: View, focal: Array) -> Array:
+    """Return the pinhole matrix (3, 3) of a view with another focal length (2,)."""
+    matrix = view.keyframe.intrinsics.copy()
+    matrix[[0, 1], [0, 1]] = focal
+    return matrix
+
+
+def downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
+    """Return images downscaled to `width`, and their intrinsics."""
+    height, full = grays[0].shape
+    size = (min(width, full), round(height * min(width, full) / full))
+    small = np.array([cv2.resize(gray, size, interpolation=cv2.INTER_AREA) for gray in grays])
+    return small, np.array([resize_intrinsics(matrix, size[0] / full, size[1] / height) for matrix in intrinsics])

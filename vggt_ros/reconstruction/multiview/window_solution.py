@@ -1,0 +1,72 @@
+"""A sparse solution of a window, by itself or after the views of a local map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
+from vggt_ros.reconstruction.multiview.quality import QualityMetrics
+from vggt_ros.reconstruction.multiview.views import Measurements
+
+Array = NDArray[np.float64]
+
+MIN_DEPTHS = 40
+"""Fewest observations of points for their median depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSolution:
+    """A sparse solution of S views, of which the first `known` are those of the local map `before`.
+
+    The `turned` views (S,) were placed by a turn on the spot, and have no depth. After that, the unit may be
+    `unit_assumed`.
+    """
+
+    measured: Measurements
+    solved: SparseReconstruction
+    reference: NDArray[np.intp]
+    metrics: QualityMetrics
+    track_seconds: float
+    before: LocalMap | None = None
+    turned: NDArray[np.bool_] | None = None
+    unit_assumed: bool = False
+
+    @property
+    def known(self) -> int:
+        """Number of views that were solved before."""
+        return 0 if self.before is None else len(self.before.views)
+
+    def cost_of_all(self) -> float:
+        """Return the mean robust cost, square pixels; with turned views, that of the local map before."""
+        if self.before is not None and self.turned is not None:
+            return self.before.cost
+        return robust_cost(self.solved.scene, self.solved.observations, self.measured.visible, self.solved.registered)
+
+    def distance(self) -> float:
+        """Return the median depth of the points of new views, or that of the local map before if they have few."""
+        new = np.arange(len(self.measured.views)) >= self.known
+        depths = self.solved.scene.in_cameras()[..., 2][self.solved.inliers & new]
+        return float(np.median(depths)) if self.before is None or len(depths) >= MIN_DEPTHS else self.before.distance
+
+    def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
+        """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).
+
+        Observations and shift rates (n, S, 2) are those by the image motion of the tracker: one that is corrected for
+        a readout time confirms it.
+        """
+        views, rate = np.arange(len(self.measured.views)), self.measured.tracked_shift_rate
+        by_tracker = self.solved.observations + self.measured.readout * (self.measured.shift_rate - rate)
+        return (replace(self.solved, observations=by_tracker),
+                self.measured.visible & (views >= len(views) - count), rate)
+
+    def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
+        """Return how many of the keyframes have no pose, and the robust cost of their observations."""
+        wanted = np.array([view.keyframe.id in keyframes for view in self.measured.views])
+        return (len(keyframes) - int((wanted & self.solved.registered).sum()),
+                robust_cost(self.solved.scene, self.solved.observations, self.measured.visible & wanted,
+                            self.solved.registered))

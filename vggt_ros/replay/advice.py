@@ -1,0 +1,28 @@
+"""Why a run made no map, and what can be done about it."""
+
+from __future__ import annotations
+
+from vggt_ros.replay.run import Run
+
+
+def why_no_map(result: Run) -> str:
+    """Return in a sentence what was lacking in a run without a map, and what would be right; empty if it has one."""
+    images, counts = len(result.frames), result.slam.counts
+    if len(result.slam.solution):
+        return ""
+    if not images:
+        return "no image could be used"
+    if images < 2:
+        return "one image shows no depth; record at least two from different places"
+    if result.dark_images > images / 2:
+        return "most images are dark; raise the exposure or add light"
+    if not counts.keyframes:
+        return "nothing in the images could be followed; show the camera more texture, and focus it"
+    if counts.keyframes < 2:
+        parallax = result.config.keyframes.min_parallax
+        return (f"the camera stood still: no second keyframe, which needs an image motion of {parallax:g} px "
+                "(keyframes.min_parallax); move it sideways")
+    if result.failures and not any(update.refused for update in result.updates):
+        return "the windows failed, see above"
+    return ("no window could be solved, see above; move the camera sideways past things with texture, slower or at a "
+            "higher frame rate, and calibrate it if its lens is wide")
