@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 NAME = "vggt_ros"
 ROS_EXECUTABLES = [
-    "slam_node = vggt_ros.ros.slam_node:main",
+    "slam_node = vggt_ros.ros.start:main",
     "bag_player = vggt_ros.ros.bag_player:main",
     "view = vggt_ros.ros.view_node:main",
     "reconstruction_server = vggt_ros.ros.reconstruction_server:main",

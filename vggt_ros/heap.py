@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
+
+from vggt_ros.process_info import resident_bytes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of mallopt, see malloc.h."""
@@ -33,10 +36,19 @@ def keep_free_memory() -> None:
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
-def return_free_memory() -> None:
-    """Give free memory back to the system; takes some milliseconds, in which no thread can allocate."""
-    if (library := _library()) is not None:
-        library.malloc_trim(ctypes.c_size_t(0))
+def return_free_memory(growth: int = 0) -> None:
+    """Give free memory back to the system; takes some milliseconds, in which no thread can allocate.
+
+    With `growth` only if the process has grown by so many bytes since the last time, which is quick to find out.
+    """
+    if (library := _library()) is None or (growth and resident_bytes(os.getpid()) < _after[0] + growth):
+        return
+    library.malloc_trim(ctypes.c_size_t(0))
+    _after[0] = resident_bytes(os.getpid())
+
+
+_after = [0]
+"""Memory of the process after free memory was given back last, bytes."""
 
 
 def _library() -> Any:

@@ -19,6 +19,8 @@ from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Update
 
 _LOG = logging.getLogger(__name__)
+_GROWTH = 1 << 23
+"""Growth of the process after which a command gives free memory back to the system, bytes; a window always does."""
 
 
 class Worker:
@@ -113,6 +115,8 @@ class Worker:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # a command may be of the map: a message of it needs as much memory as the map
+            return_free_memory(_GROWTH)
 
     def _step(self, window: Window) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, laps, pinhole, room
+from vggt_ros.synthetic.scene import Scene
 from vggt_ros.windows.solution import Frame, Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
@@ -76,6 +77,23 @@ def test_another_room_stays_a_submap_and_is_named():
     np.testing.assert_allclose(solution.map_camera[own], alone.map_camera, atol=1e-9)  # not moved by the others
     error, _ = trajectory_error(solution.stamps[~own], solution.map_camera[~own], lap())
     assert error < 0.05 and len(solution.stamps[own]) < len(sequence.frames)
+
+
+def changed_room() -> Scene:
+    """Return the room of the lap, of which only what stands along one wall, and this wall, look as they did."""
+    return Scene([face if (face.corner + (face.right + face.down) / 2)[0] < -0.05 else
+                  replace(face, texture=np.ascontiguousarray(face.texture[::-1, ::-1])) for face in room().faces])
+
+
+def test_a_room_that_is_built_alike_is_not_joined():
+    """Its first keyframes are found; those that follow, and should be, are not: the room is the same in shape only."""
+    scene, poses, intrinsics = changed_room(), lap().world_camera[:60], pinhole(*SIZE)
+    frames = tuple(Frame(1_900_000_000_000_000_000 + 100_000_000 * i, scene.render(p, intrinsics, SIZE)[0], intrinsics)
+                   for i, p in enumerate(poses))
+    alike = mapped(Sequence(frames, poses), SceneReconstructor(scene, [f.stamp for f in frames], poses, NOISE, seed=3))
+    merged = merge([part(0, 60, 1), alike], ["first floor", "second floor"], Config())
+    assert merged.groups == [["first floor"], ["second floor"]]
+    assert "looks alike" in merged.parts[1].notes[0] and "not joined" in merged.parts[1].notes[0]
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_noise_is_averaged_where_depth_agrees():
     known = result.depth > 0
     before, after = (np.median(np.abs(np.log(depth[known] / DEPTH[5][known])))
                      for depth in (noisy[5].depth, result.depth))
-    assert known.mean() > 0.95 and after < 0.6 * before
+    assert known.mean() > 0.93 and after < 0.6 * before  # without some of the sides of boxes at a grazing angle
 
 
 def test_flying_pixels_are_dropped():
@@ -65,7 +65,7 @@ def test_a_keyframe_whose_depth_is_wrong_loses_its_votes():
     fan = replace(seen[5], depth=0.7 * DEPTH[5])
     assert (fused(seen, 5, depth=fan.depth).confidence >= 0.25).mean() < 0.05
     others = [fan if k == 5 else view for k, view in enumerate(seen)]
-    assert (fused(others, 6).confidence >= 0.25).mean() > 0.98
+    assert (fused(others, 6).confidence >= 0.25).mean() > 0.96
 
 
 def test_the_factor_of_a_keyframe_is_found():

@@ -17,10 +17,10 @@ from paths import ROOT
 PACKAGE = ROOT / "vggt_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-WINGS = ("settings", "threads", "heap", "process_info"), ("plugins",), ("config",), ("parameter_text", "geometry"), \
-    ("images",), ("windows",), ("reconstruction",), ("features",), ("pose_graph",), ("storage",), ("scale",), \
-    ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), ("view",), ("replay",), \
-    ("ros",), ("benchmarks",), ("cli",)
+WINGS = ("settings", "threads", "process_info", "child_process"), ("heap", "plugins"), ("config",), \
+    ("parameter_text", "geometry"), ("images",), ("windows",), ("reconstruction",), ("features",), ("pose_graph",), \
+    ("storage",), ("scale",), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), \
+    ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}
 """Wings that the algorithm never imports, each with the highest wing that it may import."""

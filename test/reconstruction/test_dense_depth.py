@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
+from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import (
     _Costs,
     _guide,
@@ -67,8 +68,8 @@ def test_depth_covers_the_image_and_its_sigma_is_honest(views: Views) -> None:
     known = np.isfinite(depth)
     error = np.abs(depth[known] / views.depth[MIDDLE][known] - 1)
     assert known.mean() > 0.97
-    assert np.median(error) < 0.012
-    assert (error < 0.05).mean() > 0.9
+    assert np.median(error) < 0.005
+    assert (error < 0.05).mean() > 0.93
     assert (error < 2 * sigma[known]).mean() > 0.8
     confidence = rank(sigma)[known]
     assert np.median(error[confidence > 0.5]) < np.median(error[confidence <= 0.5])
@@ -86,6 +87,37 @@ def test_depth_does_not_depend_on_exposure(views: Views) -> None:
     same, other = views.found(views.grays)[0], views.found(changed.astype(np.uint8))[0]
     assert np.isfinite(other).mean() > np.isfinite(same).mean() - 0.05
     assert np.nanmedian(np.abs(other / same - 1)) < 0.005
+
+
+def _refined(views: Views, grays: NDArray[np.uint8], factor: float) -> tuple[Map, Map]:
+    """Return the relative errors of refined depth, and its relative sigma; the guess is wrong by a factor."""
+    exact = 1 / views.depth[MIDDLE]
+    guess = (exact * factor).astype(np.float32)
+    rho, sigma = refine(grays, views.intrinsics, views.poses, MIDDLE, [0, 1, 3, 4], guess, 0.1 * guess)
+    return np.asarray(rho / exact - 1, np.float32), np.asarray(sigma / exact, np.float32)
+
+
+@pytest.mark.parametrize("factor", [0.97, 1.0, 1.02])
+def test_refinement_finds_depth_to_a_fraction_of_a_pixel(views: Views, factor: float) -> None:
+    """A guess that is wrong by 3 % is off by up to 1.6 pixels."""
+    error, sigma = _refined(views, views.grays, factor)
+    certain = sigma < 0.01
+    assert certain.mean() > 0.6
+    assert np.median(np.abs(error[certain])) < 0.003
+    assert (np.abs(error[certain]) < 3 * sigma[certain]).mean() > 0.93
+
+
+def test_refinement_keeps_the_guess_where_images_say_nothing(views: Views) -> None:
+    error, sigma = _refined(views, np.full_like(views.grays, 128), 1.03)
+    np.testing.assert_allclose(error, 0.03, atol=1e-5)
+    np.testing.assert_allclose(sigma, 0.103, atol=1e-5)
+
+
+def test_a_neighbor_that_sees_something_else_does_not_count(views: Views) -> None:
+    grays = views.grays.copy()
+    grays[0] = np.random.default_rng(2).integers(0, 256, grays[0].shape)
+    error, sigma = _refined(views, grays, 1.015)
+    assert np.median(np.abs(error[sigma < 0.01])) < 0.004
 
 
 def test_the_sweep_needs_no_first_guess(views: Views) -> None:

@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview.depth import interpolate, rank
-from vggt_ros.reconstruction.multiview.lens import Lens, distorted
+from vggt_ros.reconstruction.multiview.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.multiview.poses import solve_from_pair
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.multiview.window_geometry import downscale
@@ -115,6 +115,19 @@ def test_a_guessed_focal_length_is_corrected(rendered: tuple, factor: float) -> 
     guess[[0, 1], [0, 1]] *= factor
     found = Multiview(Config()).reconstruct(window_of(images, guess, calibrated=False))
     assert found.report["focal_px"] == pytest.approx(matrix[0, 0], rel=0.03)
+    assert shape_error(found.window_camera, poses)[0] < 0.01
+
+
+def test_the_distortion_of_a_wide_lens_is_found_with_its_focal_length() -> None:
+    """89 degrees with barrel distortion, as of an action camera, where 65 are assumed."""
+    scene, poses, wide = room(), orbit(60)[::3][:8], pinhole(640, 480, fov=89.0)
+    canvas = wide + np.array([[0, 0, 160], [0, 0, 120], [0, 0, 0]])  # such a lens sees more than a pinhole
+    x, y = correction_maps(wide, (640, 480), 0.3, forward=False)
+    images = [cv2.remap(scene.render(world_camera, canvas, (960, 720))[0], x + 160, y + 120, cv2.INTER_LINEAR)
+              for world_camera in poses]
+    found = Multiview(Config()).reconstruct(window_of(images, pinhole(640, 480), calibrated=False))
+    assert found.report["focal_px"] == pytest.approx(wide[0, 0], rel=0.05)
+    assert found.report["radial"] == pytest.approx(0.3, rel=0.4)
     assert shape_error(found.window_camera, poses)[0] < 0.01
 
 

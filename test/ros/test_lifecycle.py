@@ -1,6 +1,7 @@
 """Requests that the lifecycle node of rclpy does not survive."""
 
 import threading
+from concurrent.futures import Future
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from scenes import lap
 from std_srvs.srv import Trigger
 
 from vggt_ros.ros import slam_node
+from vggt_ros.ros.results import Results
 
 SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
          "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}
@@ -110,3 +112,13 @@ def test_the_mode_changes_while_the_node_runs(make):
     assert bench.set(mode="mapping", tf__transform_tolerance=0.25) == ["", ""]
     bench.play(sequence().frames[32:])
     assert bench.status_now()["mode"] == "mapping" and bench.node.transforms._config.transform_tolerance == 0.25
+
+
+def test_a_worker_that_was_given_up_may_end_after_the_node(make, caplog):
+    """Known fault: where it ended between the node and the process, the log had a traceback for each of its results."""
+    results, late = Results(make(sequence().oracle()).node, lambda: None), Future()
+    results.wake_when_done(late)
+    results.close()
+    late.set_result(None)
+    results.put(RuntimeError("for a test"))
+    assert "exception calling callback" not in caplog.text

@@ -24,6 +24,7 @@ from peer import CAMERA, Peer, matrix, stamp
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scenes import SIZE, lap
 from sensor_msgs.msg import PointCloud2
+from stage import ended_cleanly
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.config import Config
@@ -204,7 +205,8 @@ def lifecycle(launcher, peer):
     watch.until(lambda: watch.busy)
     child_processes = children(node.pid)
     assert child_processes, "the reconstructor has no process of its own"
-    assert launcher.signal(node, signal.SIGTERM) == 0, node.log
+    launcher.signal(node, signal.SIGTERM)
+    assert ended_cleanly(node), node.log
     assert peer.spin(lambda: have_ended(child_processes), 10.0)
 
 
@@ -309,7 +311,8 @@ def bag(launcher, peer):
     of_map = {stamp(link) for message in peer.got["/tf"] for link in message.transforms
               if link.child_frame_id == "odom"}
     assert of_map and min(stamps) <= min(of_map) and max(of_map) <= max(stamps) + 200_000_000
-    assert launcher.signal(player, signal.SIGINT) == 0
+    launcher.signal(player, signal.SIGINT)
+    assert ended_cleanly(player), player.log
 
 
 def write_bag(folder):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vggt_ros.benchmarks.recordings import data_folder, load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError
 from vggt_ros.evaluation.map_errors import Distances, MapAccuracy, map_accuracy, true_cloud
+from vggt_ros.evaluation.map_pictures import draw_map
 from vggt_ros.replay.run import Run, run
 
 RENDERED = ("demo_room",)
@@ -25,12 +27,13 @@ def sequences_with_depth() -> list[str]:
     return names
 
 
-def maps(names: Sequence[str] = (), config: Config | None = None) -> dict[str, Any]:
+def maps(names: Sequence[str] = (), config: Config | None = None, pictures: Path | None = None) -> dict[str, Any]:
     """Replay sequences and print a table of the errors of their maps; return all figures by sequence.
 
     Args:
         names: of the sequences; by default all of `sequences_with_depth`.
         config: the settings.
+        pictures: folder for a picture of each map as a camera saw it, `NAME.png`, also without ground truth.
 
     Raises:
         SequenceError: a sequence is not there.
@@ -38,7 +41,13 @@ def maps(names: Sequence[str] = (), config: Config | None = None) -> dict[str, A
     """
     print(f"{'sequence':<20} {'accuracy: RMSE, median, < 5 cm':>31} {'every point: RMSE, < 5 cm':>26} "
           f"{'completeness':>20} {'chamfer':>8} {'F-score':>8} {'ATE':>7}", flush=True)
-    return replay_each(names, config or Config(), _measure)
+
+    def measure(result: Run) -> tuple[dict[str, Any], str]:
+        if pictures is not None:
+            _draw(result, pictures)
+        return _measure(result)
+
+    return replay_each(names, config or Config(), measure)
 
 
 def replay_each(names: Sequence[str], config: Config,
@@ -60,6 +69,13 @@ def replay_each(names: Sequence[str], config: Config,
             results[name], row = {"error": str(error)}, str(error)
         print(f"{name:<20} {row}", flush=True)
     return results
+
+
+def _draw(result: Run, folder: Path) -> None:
+    """Write the picture of a run's map into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_map(folder / f"{result.sequence.name}.png", result.slam.map_cloud(), result.slam.solution.map_camera,
+             result.slam.surface.voxel)
 
 
 def _measure(result: Run) -> tuple[dict[str, Any], str]:

@@ -34,7 +34,7 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         if options.command == "accuracy":
             figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
         elif options.command == "map":
-            figures = maps(options.sequences, Config().parse(options.set))
+            figures = maps(options.sequences, Config().parse(options.set), options.pictures)
         elif options.command == "merge":
             figures = merging(options.recordings, Config().parse(options.set))
         elif options.command == "grid":
@@ -118,6 +118,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")
     _add_sequences_with_depth(command)
+    command.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each map as a camera saw it, also of "
+                         "sequences without ground truth")
     _add_settings(command)
     command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
                                   "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")

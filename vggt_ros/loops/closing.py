@@ -112,18 +112,21 @@ class LoopCloser:
         similar = self.places.query(keyframe.place_descriptor, settings.candidates, before=newer - settings.min_gap)
         depth = keyframe.median_depth * float(solution.scale[row])
         best: Candidate | None = None
-        for older in gate_by_distance(newer, similar, solution, depth, settings).tolist():
-            if older not in self.images or older not in atlas.keyframes:
-                continue
+        near = [older for older in gate_by_distance(newer, similar, solution, depth, settings).tolist()
+                if older in self.images and older in atlas.keyframes]
+        if not any(self._is_open(older, newer, atlas) for older in near):  # whichever is the best will not be verified
+            return
+        for older in near:
             yield_to_tracking()
             two_view = two_view_geometry(
                 atlas.keyframes[older],
                 self.images.features(older),
                 keyframe,
                 self.images.features(newer),
-                settings.min_matches,
+                # Fewer than the best one has are not looked for.
+                settings.min_matches if best is None else best.two_view.inliers + 1,
             )
-            if two_view is not None and (best is None or two_view.inliers > best.two_view.inliers):
+            if two_view is not None:
                 best = Candidate(older, newer, two_view)
                 if two_view.inliers >= _CERTAIN * settings.min_matches:  # the most similar ones come first
                     break
@@ -133,9 +136,12 @@ class LoopCloser:
 
     def _is_eligible(self, candidate: Candidate, atlas: Atlas) -> bool:
         """Return whether the images of a candidate are stored, and its windows neither related nor tried too often."""
-        if candidate.older not in self.images or candidate.newer not in self.images:
-            return False
-        first, second = atlas.window_of(candidate.older), atlas.window_of(candidate.newer)
+        return (candidate.older in self.images and candidate.newer in self.images
+                and self._is_open(candidate.older, candidate.newer, atlas))
+
+    def _is_open(self, older: int, newer: int, atlas: Atlas) -> bool:
+        """Return whether a loop between the windows of two keyframes may be measured, which are not the same one."""
+        first, second = atlas.window_of(older), atlas.window_of(newer)
         return (first != second and (first, second) not in self._closed
                 and self._attempts[first, second] < _MAX_WINDOW_PAIR_ATTEMPTS)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.loops.common_places import find_keyframes, measure, restricted
+from vggt_ros.loops.look_alikes import evidence
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_record import MapRecord
@@ -130,6 +131,11 @@ def _join(earlier: Part, later: Part, atlas: Atlas, config: Config, advance: Cal
     part = restricted(solution, np.searchsorted(solution.ids, earlier.keyframes))
     found = find_keyframes(later.keyframes.tolist(), part, config, advance)
     places, refusals = measure(later.keyframes, found, atlas, part, config.windows.size)
+    if doubt := evidence(later.keyframes, found, places, solution, part, 2 * config.windows.size).contradiction:
+        later.notes.append(f"{len(found)} of {len(later.keyframes)} keyframes found in {earlier.name}, not joined: "
+                           f"{doubt}")
+        _LOG.warning("%s: %s", later.name, later.notes[-1])
+        return
     loops = [atlas.close_loop(place.first, place.second, place.measurement) for place in places]
     accepted = [loop for loop in loops if loop.accepted]
     reasons = refusals + [loop.reason for loop in loops if not loop.accepted]

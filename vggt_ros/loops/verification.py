@@ -74,9 +74,12 @@ def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKe
         return None
     pixels = (older_features.pixels(older.depth.shape[::-1])[rows],
               newer_features.pixels(newer.depth.shape[::-1])[columns])
+    points = [landmarks(keyframe, np.eye(4), 1.0, at) for keyframe, at in zip((older, newer), pixels, strict=True)]
+    if min(int(np.isfinite(of_one[:, 2]).sum()) for of_one in points) < min_matches:  # too few with depth
+        return None
     found = []
-    for source, target, source_pixels, target_pixels in ((older, newer, *pixels), (newer, older, *pixels[::-1])):
-        estimate = _pose_by_features(source, target, source_pixels, target_pixels)
+    for of_source, target, target_pixels in ((points[0], newer, pixels[1]), (points[1], older, pixels[0])):
+        estimate = _pose_by_points(of_source, target, target_pixels)
         if estimate is None or len(estimate[1]) < min_matches:
             return None
         found.append(estimate)
@@ -92,7 +95,12 @@ def _pose_by_features(source: MapKeyframe, target: MapKeyframe, source_pixels: A
 
     With it come the indices of its inliers among the matches with depth. None if there is no pose.
     """
-    points = landmarks(source, np.eye(4), 1.0, source_pixels)
+    return _pose_by_points(landmarks(source, np.eye(4), 1.0, source_pixels), target, target_pixels)
+
+
+def _pose_by_points(points: Array, target: MapKeyframe,
+                    target_pixels: Array) -> tuple[Array, NDArray[np.int64]] | None:
+    """Return the same by the points (n, 3) in the frame of the source, NaN where their depth is not known."""
     known = np.isfinite(points[:, 2])
     limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
     return pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit)

@@ -115,17 +115,15 @@ class Atlas:
             AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
-        keyframes = map_keyframes(window, geometry, self._config.map.kept_width,
-                                  lambda keyframe: not self.is_connected(keyframe))
+        keyframes = map_keyframes(window, geometry, self._config.map.kept_width, lambda k: not self.is_connected(k))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
         alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)
         self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 
-    def attach_relocalized(
-        self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization], solution: Solution
-    ) -> None:
+    def attach_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],
+                           solution: Solution) -> None:
         """Align a window that shares no keyframe with the map by relocalizing its images, and add it to the graph.
 
         See `align_relocalized`; `found` is keyframe id to its relocalization in `solution`.

@@ -7,6 +7,9 @@ whose depth is wrong. One that has something in front of it says nothing. Votes 
 where texture is weak confidence is low, but depth that several windows found independently is right. The mean of those
 that agree is weighed.
 
+An edge of depth that is smeared looks like a surface along the rays, on which neighbors with about the same view agree:
+many have to (`smeared_edges`).
+
 What moved is gone: a point that nobody has seen since later keyframes saw clearly through it is dropped, however many
 saw it before. If it is seen again, it is back.
 
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median, median_of_sorted
 from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.mapping.smeared_edges import smeared
 
 _MIN_TOLERANCE, _MAX_TOLERANCE = 0.02, 0.12
 """Range of the difference of two logarithms of depth up to which they agree."""
@@ -53,6 +57,8 @@ _FACTOR_PRIOR = 1.0
 """Weight of a factor of 1, in neighbors."""
 _SUPPORT, _THROUGH = np.float32(0.5), np.float32(1.0)
 """Weights of a neighbor that has about the same depth, and of one that sees through the point; the rank has 1."""
+_SMEARED = np.float32(3.0)
+"""Weight by which a pixel counts less that may be between two surfaces: six more neighbors have to agree."""
 _FULL_SCORE = 4.0
 """Weighted sum at which the confidence of fused depth is 1."""
 _LEAST_WEIGHT = np.float32(0.05)
@@ -101,7 +107,8 @@ class FusedDepth:
         confidence: float32 (h, w), in [0, 1]: a quarter of the sum of its rank, 0.5 for each neighbor that agrees, and
             -1 for each that sees through it. So with `map.min_confidence` 0.25, two that agree are enough for any
             depth, one for a depth with a rank of 0.5 or more, and twice as many have to agree as see through it. Where
-            no neighbor has depth to compare with, as if two agreed, but no more than the rank.
+            no neighbor has depth to compare with, as if two agreed, but no more than the rank. Less by 0.75 where depth
+            may be smeared between two surfaces.
         log_factor: correction of the logarithm of its depth, for its neighbors' turns.
 
     """
@@ -171,6 +178,7 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
         through = one.pixels[one.ratio < -_SEEN_THROUGH * one.tolerance]
         score[through] -= _THROUGH * ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
+    score[smeared(fused.reshape(shape), view.intrinsics).ravel()] -= _SMEARED
     alone = np.minimum(own, (own + 2 * _SUPPORT) / _FULL_SCORE)
     confidence = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
     confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, view.time)] = 0

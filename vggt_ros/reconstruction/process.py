@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vggt_ros.child_process import ChildProcess
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
-from vggt_ros.reconstruction.child_process import ChildProcess
 from vggt_ros.reconstruction.hang_watch import HangWatch
 from vggt_ros.reconstruction.process_worker import CREATED, DONE, ERROR, LOG, PROGRESS, run
 from vggt_ros.windows.keyframe import Keyframe, Window

@@ -31,7 +31,7 @@ class NodeError(Exception):
 
 def slam_command(parameters: Path | None, settings: Mapping[str, Any], remaps: Mapping[str, str]) -> list[str]:
     """Return the command that starts the node with a parameter file, settings that override it, and remapped topics."""
-    command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args"]
+    command = [sys.executable, "-m", "vggt_ros.ros.start", "--ros-args"]
     command += [] if parameters is None else ["--params-file", str(parameters)]
     for name, value in settings.items():
         command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]

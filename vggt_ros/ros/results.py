@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 
 from vggt_ros.windows.solution import Update
@@ -24,7 +26,7 @@ class Results:
     def put(self, result: Update | Exception) -> None:
         """Queue a result; from any thread."""
         self._queue.append(result)
-        self._ready.trigger()
+        self._wake()
 
     def take(self) -> Iterator[Update | Exception]:
         """Yield the queued results, and remove them."""
@@ -34,12 +36,16 @@ class Results:
     def drop(self, _: Future[Any]) -> None:
         """Discard the queued results, when a reset is done that they are from before; wake the executor."""
         self._queue.clear()
-        self._ready.trigger()
+        self._wake()
 
     def wake_when_done(self, future: Future[Any]) -> Future[Any]:
         """Wake the executor when a future is done; return it."""
-        future.add_done_callback(lambda _: self._ready.trigger())
+        future.add_done_callback(lambda _: self._wake())
         return future
+
+    def _wake(self) -> None:
+        with contextlib.suppress(InvalidHandle):  # closed: of a worker that was given up, and ended at last
+            self._ready.trigger()
 
     def close(self) -> None:
         """Destroy the guard condition."""

@@ -1,78 +1,55 @@
-"""Dense depth of the keyframes of a window by a plane sweep, and by optical flow with known poses.
+"""Dense depth of the keyframes of a window, whose poses are known, by a plane sweep that is refined.
 
-Each keyframe is matched with a few neighbors twice. A plane sweep at low resolution (`plane_sweep`) finds depth without
-a guess. A neighbor image is then warped into the keyframe with this depth, so that the residual flow is small. Flow is
-computed with DIS (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016). The component of a flow
-vector along the epipolar line gives an inverse depth; the component perpendicular to it is an error from which the
-variance is estimated. The estimates of the neighbors are averaged with inverse-variance weights. Where flow and sweep
-agree, they are averaged, too; elsewhere the sweep counts if it is certain, with a larger variance.
+A plane sweep at low resolution (`plane_sweep`) finds depth without a guess, and where it is ambiguous. It is refined
+at full resolution to a fraction of a pixel (`depth_refinement`). The standard deviation takes both into account.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import inverse
-from vggt_ros.images.exposure import brightness_change
+from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
-TARGET_PARALLAX = 12.0
-"""Preferred parallax of a neighbor for flow, pixels: less is imprecise, more is hard to match."""
+REFINED_PARALLAX, REFINED_NEIGHBORS = 25.0, 5
+"""Preferred parallax of the neighbors by which depth is refined, pixels, and their number."""
 SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 7
-"""The same for the plane sweep, and the number of neighbors, which see what is hidden from some of them."""
-FLOW_SIGMA = 0.25
-"""Standard deviation of the flow where it is consistent, pixels."""
+"""The same for the plane sweep: several neighbors see what is hidden from some of them."""
 MIN_POINTS = 10
 """Fewest sparse points that a keyframe must observe to get depth."""
 MAX_POINTS = 100
 """About how many sparse points decide which keyframes are neighbors."""
 PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
-MAX_RELATIVE_SIGMA = 0.25
+MAX_RELATIVE_SIGMA = 0.12
 """Depth with a larger relative standard deviation is set to unknown."""
 MIN_RELATIVE_SIGMA = 0.004
-"""Smallest relative standard deviation of each estimate: errors of the poses are common to all pixels."""
-AGREEING_PLANES = 2.0
-"""Flow and sweep agree up to this difference, in planes of the sweep."""
-UNCONFIRMED = 1.2
-"""Factor of the sweep's standard deviation where flow does not agree."""
-MAX_UNCONFIRMED_SIGMA = 0.1
-"""Depth by the sweep alone with a larger relative standard deviation is set to unknown."""
-
-
-@dataclass(frozen=True, eq=False)
-class InverseDepthEstimate:
-    """Inverse depth (h, w) of a keyframe and its information, one over the variance; 0 where it is unknown."""
-
-    inverse_depth: Map
-    information: Map
+"""Smallest relative standard deviation: errors of the poses are common to all pixels."""
+LEAST_PLANES, UNSEEN_PLANES = 0.1, 8.0
+"""Least standard deviation of the sweep with which depth is refined, in planes, and that where it found none."""
 
 
 def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points: Array,
-                visible: NDArray[np.bool_], neighbors: int = 3,
-                wanted: Sequence[int] | None = None) -> tuple[Map, Map]:
+                visible: NDArray[np.bool_], wanted: Sequence[int] | None = None) -> tuple[Map, Map]:
     """Return depth and its relative standard deviation, float32 (S, h, w), NaN where unknown.
 
     Args:
         grays: uint8 (S, h, w).
         intrinsics: (S, 3, 3) for this size.
         window_camera: (S, 4, 4).
-        points: sparse points (n, 3) in the window frame, for the depth prior and the choice of neighbors.
+        points: sparse points (n, 3) in the window frame, for the range of depth and the choice of neighbors.
         visible: (n, S), which keyframe observes which point.
-        neighbors: number of keyframes that each keyframe is matched with by flow.
         wanted: the keyframes that depth is wanted of, all by default; the others are neighbors only.
 
     """
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # MEDIUM: twice the time, errors 3 % smaller
     depth, sigma = np.full(grays.shape, np.nan, np.float32), np.full(grays.shape, np.nan, np.float32)
     for index in range(len(grays)) if wanted is None else wanted:
         camera_window = inverse(window_camera[index])
@@ -84,13 +61,28 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         if not others:
             continue
         swept = sweep(grays, intrinsics, window_camera, points_camera, index, others)
-        prior = np.where(np.isfinite(swept.sigma), swept.inverse_depth,
-                         _interpolate_coarsely(points_camera, intrinsics[index], grays.shape[1:]))
-        others = _best_neighbors(overlap, parallax, neighbors)
-        estimates = [_match_neighbor(grays[index], grays[other], intrinsics[index], intrinsics[other],
-                                     camera_window @ window_camera[other], prior, flow) for other in others]
-        depth[index], sigma[index] = _combine(*_fuse(estimates), swept)
+        others = _best_neighbors(overlap, parallax, REFINED_NEIGHBORS, REFINED_PARALLAX)
+        depth[index], sigma[index] = _refined(grays, intrinsics, window_camera, index, others, swept)
     return depth, sigma
+
+
+def _refined(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, index: int, others: Sequence[int],
+             swept: Sweep) -> tuple[Map, Map]:
+    """Return depth and its relative standard deviation.
+
+    The latter is the geometric mean of that of the sweep, which knows other depths that fit almost as well, and of that
+    of the refinement, which knows how exactly the images determine this one.
+    """
+    found = np.isfinite(swept.sigma)
+    by_sweep = np.where(found, np.maximum(swept.sigma, np.float32(LEAST_PLANES * swept.step)),
+                        np.float32(UNSEEN_PLANES * swept.step))
+    rho, by_refinement = refine(grays, intrinsics, window_camera, index, others, swept.inverse_depth, by_sweep)
+    sigma = np.sqrt(by_sweep * by_refinement)
+    known = found & (rho > 0) & (sigma < MAX_RELATIVE_SIGMA * rho)
+    rho = np.where(known, rho, np.float32(1))
+    sigma = np.maximum(sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
+    return (np.where(known, 1 / rho, np.float32(np.nan)).astype(np.float32),
+            np.where(known, sigma, np.float32(np.nan)).astype(np.float32))
 
 
 def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:
@@ -113,23 +105,6 @@ def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:
         dense = cv2.resize(dense, value.shape[::-1], interpolation=cv2.INTER_LINEAR)
         dense = (value + PRIOR_WEIGHT * dense) / (weight + PRIOR_WEIGHT)
     return cv2.GaussianBlur(dense, (0, 0), 2.0)
-
-
-def _interpolate_coarsely(points: Array, matrix: Array, shape: tuple[int, int]) -> Map:
-    """Return what `interpolate` does, computed in half the size."""
-    half = (shape[0] + 1) // 2, (shape[1] + 1) // 2
-    small = resize_intrinsics(matrix, half[1] / shape[1], half[0] / shape[0])
-    return np.asarray(cv2.resize(interpolate(points, small, half), shape[::-1], interpolation=cv2.INTER_LINEAR),
-                      np.float32)
-
-
-def choose_neighbors(index: int, points_camera: Array, intrinsics: Array, window_camera: Array,
-                     count: int, target: float = TARGET_PARALLAX) -> list[int]:
-    """Return the keyframes to match `index` with: parallax near `target` pixels, and enough overlap.
-
-    `points_camera` are the sparse points (n, 3) that it observes, in its camera frame.
-    """
-    return _best_neighbors(*_views_in_common(index, points_camera, intrinsics, window_camera), count, target)
 
 
 def _views_in_common(index: int, points_camera: Array, intrinsics: Array, window_camera: Array) -> tuple[Array, Array]:
@@ -156,106 +131,11 @@ def _views_in_common(index: int, points_camera: Array, intrinsics: Array, window
     return overlap, parallax
 
 
-def _best_neighbors(overlap: Array, parallax: Array, count: int, target: float = TARGET_PARALLAX) -> list[int]:
+def _best_neighbors(overlap: Array, parallax: Array, count: int, target: float) -> list[int]:
     """Return the keyframes with parallax near `target` pixels and enough overlap, the best first."""
     usable = np.flatnonzero((overlap > 0.35) & (parallax > 0.5))
     score = overlap[usable] * np.exp(-0.5 * np.log(parallax[usable] / target) ** 2)
     return usable[np.lexsort((-usable, -score))][:count].tolist()
-
-
-def _match_neighbor(gray: NDArray[np.uint8], other: NDArray[np.uint8], matrix: Array, other_matrix: Array,
-                    camera_other: Array, prior: Map, flow: cv2.DISOpticalFlow) -> InverseDepthEstimate:
-    """Return the inverse depth of a keyframe from one neighbor, whose pose in the keyframe is `camera_other`."""
-    height, width = gray.shape
-    column, row = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    shifted_x, shifted_y = _translate_pixels(column, row, prior, matrix, camera_other[:3, 3])
-    homography = (other_matrix @ camera_other[:3, :3].T @ np.linalg.inv(matrix)).astype(np.float32)
-    scale = homography[2, 0] * shifted_x + homography[2, 1] * shifted_y + homography[2, 2]
-    map_x = (homography[0, 0] * shifted_x + homography[0, 1] * shifted_y + homography[0, 2]) / scale
-    map_y = (homography[1, 0] * shifted_x + homography[1, 1] * shifted_y + homography[1, 2]) / scale
-    warped = cv2.remap(other, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    inside = (map_x >= 0) & (map_x <= width - 1) & (map_y >= 0) & (map_y <= height - 1) & (scale > 0)
-
-    change = brightness_change(warped, gray)
-    if not change.is_negligible:
-        warped = change.apply(warped)
-    residual_flow = flow.calc(gray, warped, None)
-    backward = flow.calc(warped, gray, None)
-    flow_x, flow_y = cv2.split(residual_flow)
-    at_x, at_y = column + flow_x, row + flow_y
-    back_x, back_y = cv2.split(cv2.remap(backward, at_x, at_y, cv2.INTER_LINEAR) + residual_flow)
-    round_trip = back_x**2 + back_y**2
-    valid = (cv2.remap(inside.astype(np.uint8), at_x, at_y, cv2.INTER_NEAREST) > 0) & (round_trip < 1.0)
-    translated_x = cv2.remap(shifted_x, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    translated_y = cv2.remap(shifted_y, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    moved_x, moved_y = translated_x - column, translated_y - row
-
-    fx, fy, cx, cy = (np.float32(v) for v in (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
-    tx, ty, tz = (np.float32(v) for v in camera_other[:3, 3])
-    epipolar_x, epipolar_y = (translated_x - cx) * tz - tx * fx, (translated_y - cy) * tz - ty * fy
-    square = np.maximum(epipolar_x**2 + epipolar_y**2, np.float32(1e-12))
-    rho = (epipolar_x * moved_x + epipolar_y * moved_y) / square
-    epipolar_error = (epipolar_x * moved_y - epipolar_y * moved_x) ** 2 / square
-    noise = FLOW_SIGMA**2 + cv2.boxFilter(epipolar_error, -1, (5, 5)) + 0.25 * round_trip
-    information = square / (noise * (1 - rho * tz) ** 2)
-    valid &= epipolar_error < 1.0
-    return InverseDepthEstimate(rho, np.where(valid, information, np.float32(0)))
-
-
-def _translate_pixels(column: Map, row: Map, rho: Map, matrix: Array, center: Array) -> tuple[Map, Map]:
-    """Return the pixel positions after the camera is translated to `center`, for pixels of inverse depth `rho`."""
-    fx, fy, cx, cy = (np.float32(v) for v in (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]))
-    tx, ty, tz = (np.float32(v) for v in center)
-    scale = np.maximum(1 - rho * tz, np.float32(0.05))
-    return (column - cx - rho * tx * fx) / scale + cx, (row - cy - rho * ty * fy) / scale + cy
-
-
-def _fuse(estimates: list[InverseDepthEstimate]) -> tuple[Map, Map]:
-    """Return depth and its relative standard deviation: the weighted mean of the estimates consistent with the best."""
-    best, most = estimates[0].inverse_depth.copy(), estimates[0].information.copy()
-    for one in estimates[1:]:
-        better = one.information > most
-        np.copyto(best, one.inverse_depth, where=better)
-        np.copyto(most, one.information, where=better)
-    total, mean, square, agreeing = (np.zeros_like(best) for _ in range(4))
-    for one in estimates:
-        difference, information = one.inverse_depth - best, one.information
-        # The squared difference is below nine times the sum of both variances.
-        consistent = difference**2 * information * most < 9 * (information + most)
-        consistent &= information > 0
-        information = np.where(consistent, information, np.float32(0))
-        weighted = information * difference
-        total += information
-        mean += weighted
-        square += weighted * difference
-        agreeing += consistent
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean /= total  # of the differences
-        scatter = np.maximum(square / total - mean**2, 0)
-        mean += best
-        sigma = np.sqrt(1 / total + scatter) / mean
-        known = (total > 0) & (mean > 0) & (sigma < MAX_RELATIVE_SIGMA) & (agreeing >= min(2, len(estimates)))
-        depth = np.where(known, 1 / mean, np.float32(np.nan))
-    return depth.astype(np.float32), np.where(known, sigma, np.float32(np.nan)).astype(np.float32)
-
-
-def _combine(depth: Map, sigma: Map, swept: Sweep) -> tuple[Map, Map]:
-    """Return depth and its relative standard deviation by flow (the first two) and by the plane sweep."""
-    rho = swept.inverse_depth
-    by_sweep = np.maximum(swept.sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
-    by_flow = np.maximum(sigma, np.float32(MIN_RELATIVE_SIGMA))
-    in_flow, swept_too = np.isfinite(depth), np.isfinite(by_sweep)
-    by_flow_rho = 1 / np.where(in_flow, depth, np.float32(1))
-    agree = in_flow & (~swept_too | (np.abs(by_flow_rho - rho) < AGREEING_PLANES * swept.step))
-    flow_weight, sweep_weight = np.where(agree, by_flow**-2, 0), np.where(swept_too, by_sweep**-2, 0)
-    total = np.maximum(flow_weight + sweep_weight, np.float32(1e-9))
-    mean = (np.where(agree, by_flow_rho * flow_weight, 0) + rho * sweep_weight) / total
-    best = np.fmin(by_flow, by_sweep)  # not less: both come from the same images and poses
-    contradiction = np.where(in_flow, by_flow_rho / rho - 1, 0)
-    combined = np.where(agree, best, np.hypot(UNCONFIRMED * by_sweep, contradiction))
-    known = (agree | swept_too) & (mean > 0) & (combined < np.where(agree, MAX_RELATIVE_SIGMA, MAX_UNCONFIRMED_SIGMA))
-    return (np.where(known, 1 / np.where(known, mean, np.float32(1)), np.nan).astype(np.float32),
-            np.where(known, combined, np.nan).astype(np.float32))
 
 
 def rank(sigma: Map) -> Map:

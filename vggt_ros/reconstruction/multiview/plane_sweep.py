@@ -174,6 +174,9 @@ class _Costs:
             self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
         (total, count), (other, other_count) = self._sums.values()
         for one, number in ((total, count), (other, other_count)):
+            np.multiply(one, self._texture.scale, out=one)  # the sum of the correlations
+            np.subtract(number, one, out=one)
+            np.multiply(one, np.float32(0.5), out=one)
             np.equal(number, 0, out=self._outside)
             np.maximum(number, 1, out=number)
             np.divide(one, number, out=one)
@@ -181,6 +184,7 @@ class _Costs:
         np.minimum(total, other, out=cost)
 
     def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
+        """Add the correlations by a neighbor, still without the scale of the keyframe, and where it sees a pixel."""
         size = total.shape[::-1]
         homography = neighbor.rotation.copy()
         homography[:, 2] += inverse_depth * neighbor.shift
@@ -192,11 +196,7 @@ class _Costs:
         cv2.boxFilter(self._detail, -1, (PATCH, PATCH), self._product)
         np.greater(self._scale, 0, out=self._outside)
         np.add(count, self._outside, out=count)
-        np.multiply(self._product, self._scale, out=self._product)
-        np.multiply(self._product, self._texture.scale, out=self._product)
-        np.subtract(np.float32(1), self._product, out=self._product)
-        np.multiply(self._product, self._outside, out=self._product)
-        np.multiply(self._product, np.float32(0.5), out=self._product)
+        np.multiply(self._product, self._scale, out=self._product)  # 0 outside of the neighbor
         np.add(total, self._product, out=total)
 
 

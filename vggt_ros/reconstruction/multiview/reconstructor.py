@@ -19,8 +19,8 @@ from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.focal_search import search_focal
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
+from vggt_ros.reconstruction.multiview.lens_search import search_lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
 from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, NO_METRICS
@@ -183,7 +183,7 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> WindowSolution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = search_focal(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
+        measured = search_lens(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
         seconds = time.perf_counter() - began
         measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))

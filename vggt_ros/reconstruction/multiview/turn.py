@@ -34,7 +34,7 @@ PARTS, MIN_PARTS, MIN_AGREEING_PARTS = 4, 5, 0.6
 """Of the parts of an image, this many a side, that have tracks: fewest of them, and the fraction in which that fraction
 of tracks agrees: what passes through the image explains most of the tracks, but in few parts."""
 EARLIER_VIEWS = 3
-"""Views before a new one to which its rotation is measured, until one succeeds."""
+"""Views before a new one, of which its rotation is measured to the newest that shares enough tracks."""
 MAX_POINT_RESIDUAL = 4.0
 """Largest residual of a known point in a turned view, pixels."""
 UNCERTAINTY = 4.0
@@ -72,6 +72,8 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
     for view in np.flatnonzero(~registered).tolist():
         for before in np.flatnonzero(registered[:view])[::-1][:EARLIER_VIEWS].tolist():
             rows = np.flatnonzero(visible[:, view] & visible[:, before])
+            if len(rows) < MIN_INLIERS:
+                continue
             size = np.array(measured.views[view].features.gray.shape[::-1])
             turn = _turn(bearings(observations[rows, before], focal[before]),
                          bearings(observations[rows, view], focal[view]), measured.tracks[rows, view] / size,
@@ -80,7 +82,7 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
                 # The same center: only the rotation is another one.
                 rotation[view], translation[view] = turn.T @ rotation[before], turn.T @ translation[before]
                 registered[view] = True
-                break
+            break
     scene = replace(solved.scene, rotation=rotation, translation=translation)
     turned = registered & ~solved.registered
     square = (scene.residuals(observations) ** 2).sum(-1)

@@ -7,7 +7,9 @@ which for the node means rclpy and gtsam (half a second and 50 MB), and needs no
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -35,16 +37,9 @@ class ChildProcess:
             connections: number of connections.
 
         """
-        pairs = [Pipe() for _ in range(connections + 1)]
-        self._start, *self.connections = (ours for ours, _ in pairs)  # the child ends when the first is closed
-        given = [theirs.fileno() for _, theirs in pairs]
-        code = (f"import sys; sys.path[:] = {sys.path!r}; from vggt_ros.reconstruction.child_process import main; "
-                f"main({given})")
-        self._process = subprocess.Popen([sys.executable, "-c", code],
-                                         stdin=subprocess.DEVNULL, pass_fds=given)
+        spawned = _take_spare(connections) or _Spawned(connections)
+        self._process, (self._start, *self.connections) = spawned.process, spawned.ends
         self.pid = self._process.pid
-        for _, theirs in pairs:  # so that the end of the process closes the connections
-            theirs.close()
         weakref.finalize(self, _kill, self._process)  # also when the interpreter ends
         self._start.send((function, tuple(arguments)))
 
@@ -63,15 +58,60 @@ class ChildProcess:
         _kill(self._process)
 
 
+def prepare_spare(connections: int, modules: Sequence[str]) -> None:
+    """Start a process for the next `ChildProcess` with so many connections, which imports modules meanwhile."""
+    _spare[:] = [_Spawned(connections, modules)]
+
+
+def _take_spare(connections: int) -> _Spawned | None:
+    """Return the process that was prepared, if there is one that fits; it serves once."""
+    spawned = _spare.pop() if _spare else None
+    return spawned if spawned and len(spawned.ends) == connections + 1 and spawned.process.poll() is None else None
+
+
+class _Spawned:
+    """A process that waits for its function.
+
+    Attributes:
+        process: itself.
+        ends: our ends of its connections; the function is sent over the first, and the process ends when it is closed.
+
+    """
+
+    def __init__(self, connections: int, modules: Sequence[str] = ()) -> None:
+        pairs = [Pipe() for _ in range(connections + 1)]
+        given = [theirs.fileno() for _, theirs in pairs]
+        code = (f"import sys; sys.path[:] = {sys.path!r}; from vggt_ros.child_process import main; "
+                f"main({given}, {list(modules)})")
+        # An interrupt from the terminal is for this process, which then ends the other; the mask is inherited.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=given)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self.ends = [ours for ours, _ in pairs]
+        for _, theirs in pairs:  # so that the end of the process closes the connections
+            theirs.close()
+
+
+_spare: list[_Spawned] = []
+"""The process that was prepared, if any."""
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
 
 
-def main(descriptors: Sequence[int]) -> None:
+def main(descriptors: Sequence[int], modules: Sequence[str]) -> None:
     """Run the function that comes over the first of these file descriptors; in the new process."""
+    for name in modules:
+        importlib.import_module(name)
     start, *connections = (Connection(descriptor) for descriptor in descriptors)
-    function, arguments = start.recv()
+    try:
+        function, arguments = start.recv()
+    except (EOFError, OSError):  # it was not needed
+        return
     threading.Thread(target=_exit_with_parent, args=(start,), daemon=True).start()
     function(*connections, *arguments)
 

@@ -1,0 +1,23 @@
+"""Start of the node's process: that of the reconstructor starts at the same time.
+
+Importing what either needs takes most of a second; on two cores both do it at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vggt_ros.child_process import prepare_spare
+
+
+def main() -> int:
+    """Run the node until it is interrupted; see `slam_node`."""
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        prepare_spare(2, ["vggt_ros.reconstruction.process_worker", "vggt_ros.reconstruction",
+                          "vggt_ros.features.description"])
+    from vggt_ros.ros.slam_node import main as run
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
