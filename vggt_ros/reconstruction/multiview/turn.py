@@ -27,8 +27,8 @@ MIN_RESIDUAL, MAX_RESIDUAL, RESIDUAL_OF_TURN = 0.003, 0.015, 0.08
 hand that turns a camera moves it, too, and rows of a blurred image are shifted by a rolling shutter. But a step
 sideways looks like a turn, too, where the scene is about equally far away everywhere; more is left then."""
 MIN_INLIERS, MIN_INLIER_RATIO, FAST_TURN = 40, 0.4, 0.07
-"""Fewest tracks that agree with a rotation, and of all in a turn of more radians, which blurs images: more do not agree
-by chance. Slower turns only go on from one, by the usual fraction: a short step sideways may look like them, and in a
+"""Fewest tracks that agree with a rotation, and of all in a turn of more radians a keyframe: more do not agree by
+chance. Slower turns only go on from one, by the usual fraction: a short step sideways may look like them, and in a
 turn that begins slowly known points stay in view."""
 PARTS, MIN_PARTS, MIN_AGREEING_PARTS = 4, 5, 0.6
 """Of the parts of an image, this many a side, that have tracks: fewest of them, and the fraction in which that fraction
@@ -77,6 +77,7 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
             size = np.array(measured.views[view].features.gray.shape[::-1])
             turn = _turn(bearings(observations[rows, before], focal[before]),
                          bearings(observations[rows, view], focal[view]), measured.tracks[rows, view] / size,
+                         steps=measured.views[view].keyframe.id - measured.views[before].keyframe.id,
                          goes_on=not solved.inliers[:, before].any())
             if turn is not None:
                 # The same center: only the rotation is another one.
@@ -92,11 +93,11 @@ def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> S
     return replace(solved, scene=scene, registered=registered, inliers=inliers)
 
 
-def _turn(first: Array, second: Array, place: Array, goes_on: bool) -> Array | None:
+def _turn(first: Array, second: Array, place: Array, steps: int, goes_on: bool) -> Array | None:
     """Return the rotation `first_second` by the same rays (n, 3) in two views, None if it does not explain them.
 
-    `place` (n, 2), from 0 to 1, is where they are in the image of the second view. The turn `goes_on` if the first view
-    was turned already.
+    `place` (n, 2), from 0 to 1, is where they are in the image of the second view, which is `steps` keyframes later.
+    The turn `goes_on` if the first view was turned already.
     """
     residual, rotation = MAX_RESIDUAL, None
     for _ in range(2):
@@ -104,7 +105,7 @@ def _turn(first: Array, second: Array, place: Array, goes_on: bool) -> Array | N
         if found is None or not _is_everywhere(found[2], place):
             return None
         rotation, turned = found[0], rotation_angle(found[0])
-        if turned < FAST_TURN and (not goes_on or found[2].mean() < USUAL_RATIO):
+        if turned < steps * FAST_TURN and (not goes_on or found[2].mean() < USUAL_RATIO):
             return None
         allowed = float(np.clip(RESIDUAL_OF_TURN * turned, MIN_RESIDUAL, MAX_RESIDUAL))
         if allowed >= residual:
