@@ -7,6 +7,7 @@ ends after a few pixels.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,33 +33,35 @@ def smeared(depth: Map, intrinsics: Array) -> NDArray[np.bool_]:
     known = depth > 0
     rho = np.where(known, 1 / np.where(known, depth, np.float32(1)), np.float32(0))
     reaches = max(1, round(_NEAR * width)), max(3, round(_FAR * width))
-    (near_x, far_x), (near_y, far_y) = _slopes(rho, reaches), (slopes.T for slopes in _slopes(rho.T, reaches))
+    (near_x, far_x), (near_y, far_y) = _slopes(rho, reaches, 1), _slopes(rho, reaches, 0)
     x = (np.arange(width, dtype=np.float32) - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
     y = ((np.arange(height, dtype=np.float32) - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1]))[:, None]
     along_x, along_y = near_x * np.float32(intrinsics[0, 0]), near_y * np.float32(intrinsics[1, 1])
     # The normal is that of the plane with these slopes of inverse depth; its product with the ray (x, y, 1) is `rho`.
     ahead = rho - along_x * x - along_y * y
-    cosine = rho / np.sqrt((along_x**2 + along_y**2 + ahead**2) * (1 + x * x + y * y) + np.float32(1e-12))
+    square = (along_x * along_x + along_y * along_y + ahead * ahead) * (1 + x * x + y * y)
     in_rows = np.abs(along_x) >= np.abs(along_y)
     near, far = np.where(in_rows, near_x, near_y), np.where(in_rows, far_x, far_y)
     ends = np.abs(far) < np.float32(_CONTINUED) * np.abs(near)
-    return np.asarray(known & ((cosine < _GRAZING) & ends | (cosine < _TOO_GRAZING)), np.bool_)
+    rho *= rho  # the cosine is `rho` over the square root
+    return np.asarray(known & ((rho < np.float32(_GRAZING**2) * square) & ends
+                               | (rho < np.float32(_TOO_GRAZING**2) * square)), np.bool_)
 
 
-def _slopes(rho: Map, reaches: tuple[int, int]) -> tuple[Map, Map]:
-    """Return the mean change of inverse depth (h, w) per pixel along the rows, over a smaller and a larger reach.
+def _slopes(rho: Map, reaches: tuple[int, int], axis: int) -> tuple[Map, Map]:
+    """Return the mean change of inverse depth (h, w) per pixel along an axis, over a smaller and a larger reach.
 
     Changes to unknown pixels and across sharp edges are left out.
     """
-    height, width = rho.shape
-    step, level = rho[:, 1:] - rho[:, :-1], np.minimum(rho[:, 1:], rho[:, :-1])
-    valid = np.abs(step) < np.float32(_JUMP) * level  # never where one of both is unknown
-    profile, count = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    np.cumsum(np.where(valid, step, np.float32(0)), axis=1, out=profile[:, 1:])
-    np.cumsum(valid, axis=1, out=count[:, 1:])
-    column = np.arange(width)
+    first, second = (rho[:, :-1], rho[:, 1:]) if axis else (rho[:-1], rho[1:])
+    step = second - first
+    valid = (np.abs(step) < np.float32(_JUMP) * np.minimum(first, second)).astype(np.float32)  # not if one is unknown
+    step *= valid
+    step, valid = (cv2.copyMakeBorder(values, 0, 1 - axis, 0, axis, cv2.BORDER_CONSTANT) for values in (step, valid))
     slopes = []
     for reach in reaches:
-        low, high = np.maximum(column - reach, 0), np.minimum(column + reach, width - 1)
-        slopes.append((profile[:, high] - profile[:, low]) / np.maximum(count[:, high] - count[:, low], 1))
+        size, anchor = ((2 * reach, 1), (reach, 0)) if axis else ((1, 2 * reach), (0, reach))
+        total, count = (cv2.boxFilter(values, -1, size, anchor=anchor, borderType=cv2.BORDER_CONSTANT)
+                        for values in (step, valid))
+        slopes.append(np.asarray(total / np.maximum(count, np.float32(0.1 / reach)), np.float32))
     return slopes[0], slopes[1]
