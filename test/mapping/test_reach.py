@@ -1,11 +1,17 @@
-"""How far a lost camera can have come."""
+"""How far a lost camera can have come, and submaps that begin without depth."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scenes import lap
 
+from vggt_ros.config import Config
+from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.reach import reach
+from vggt_ros.windows.keyframe import Keyframe, Window
 
 SECOND = 10**9
 
@@ -33,3 +39,17 @@ def test_nothing_is_known_where_the_clock_went_back_or_there_is_no_keyframe():
     assert reach(stamps, centers, 2.0, int(stamps[-1])) is None
     assert reach(stamps[:0], centers[:0], 2.0, SECOND) is None
     assert reach(stamps, centers, float("nan"), int(stamps[-1]) + SECOND) is None
+
+
+def test_a_submap_begins_without_any_depth():
+    """Known fault: its scale was NaN, and so were all poses after the next solution; every later window failed."""
+    atlas, oracle, frames = Atlas(Config()), lap().oracle(), lap().frames
+    for number, has_depth in enumerate((True, False, False, True)):
+        window = Window(number, tuple(Keyframe(8 * number + i, frame.stamp, frame.image, frame.intrinsics)
+                                      for i, frame in enumerate(frames[16 * number:16 * number + 16:2])))
+        geometry = oracle.reconstruct(window)
+        atlas.begin_submap(window, geometry if has_depth else
+                           replace(geometry, depth=np.full_like(geometry.depth, np.nan)))
+    solution = atlas.solution()
+    assert len(solution) == 32 and len(np.unique(solution.submaps)) == 4
+    assert np.isfinite(solution.map_camera).all() and (solution.scale > 0).all() and np.isfinite(solution.scale).all()

@@ -1,5 +1,7 @@
 """Which loops the graph accepts: with true loops, false ones, and families of false ones that are consistent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from graphs import BREAK, COVARIANCE, DRIFT, LAP, LOOP, graph_with_break, laps, measured, noisy, position_rmse
@@ -213,3 +215,19 @@ def test_a_restored_graph_continues_like_the_original():
     assert position_rmse(restored, truth) == pytest.approx(position_rmse(graph, truth), rel=0.1)
     with pytest.raises(ValueError, match="node 1 of the graph is neither an anchor nor attached to an earlier node"):
         PoseGraph().restore({0: truth[0], 1: truth[1]}, [0], [])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_solution_that_is_not_finite_is_not_used(value, caplog):
+    """Known fault: one measurement without a scale made all poses NaN, and every later window failed."""
+    graph, truth, good, _ = simulate(3)
+    before, accepted = position_rmse(graph, truth), sum(loop.accepted for loop in good)
+    selection = graph._selection
+    relative = good[-1].first_second
+    bad = replace(good[-1], id=10**6, accepted=False,
+                  first_second=Sim3(relative.scale, relative.rotation, np.full(3, value)))
+    selection.loops.append(bad)
+    selection.accept([bad])
+    assert not bad.accepted and sum(loop.accepted for loop in good) == accepted
+    assert position_rmse(graph, truth) == pytest.approx(before, rel=1e-3)
+    assert "no finite solution" in caplog.text

@@ -22,7 +22,7 @@ from vggt_ros.pose_graph.planar import PlanarGround
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement, relative_poses
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.scale.observer import inherited_scale, initial_scale
+from vggt_ros.scale.observer import inherited_scale, initial_scale, median_depth
 from vggt_ros.storage.map_packing import pack_keyframes, unpack_keyframes
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.threads import yield_to_tracking
@@ -213,9 +213,9 @@ class Atlas:
                 reference_node = self._graph.node(reference)  # before its keyframe gets a node in the new submap
                 map_window = map_newest @ newest_window
             else:
-                seen = next((k for k in self._graph.ids[::-1] if self.keyframes[k].median_depth > 0), newest)
-                depth = self.keyframes[seen].median_depth * self._graph.pose(seen).scale
-                scale = 1.0 if geometry.metric else depth / float(np.nanmedian(geometry.depth))
+                deep = next((k for k in self._graph.ids[::-1] if self.keyframes[k].median_depth > 0), newest)
+                depth = self.keyframes[deep].median_depth * self._graph.pose(deep).scale
+                scale = 1.0 if geometry.metric or not depth > 0 else depth / median_depth(geometry)
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
                 limit = self._graph.reach(newest, self.keyframes[newest].median_depth, keyframes[first].stamp)
             self._submap_metrics[self.current_submap] = self.metric

@@ -6,6 +6,8 @@ of the spanning tree.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +29,7 @@ from vggt_ros.pose_graph.plausibility import SYSTEMATIC, plausible_hypothesis, r
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 from vggt_ros.pose_graph.submaps import UNCONSTRAINED_COVARIANCE, Submaps
 
+_LOG = logging.getLogger(__name__)
 _MAX_LOOPS = 100
 """Most accepted loops in the graph: with more, the oldest quarter is settled, that is, absorbed into the overlap
 factors."""
@@ -95,15 +98,9 @@ class LoopSelection:
         ends = self._end_components(loop, label)
         if len(ends) == 1:
             return [loop]
-        consistent = consistent_set(
-            self.tree,
-            loop,
-            [
-                other
-                for other in self.loops
-                if not other.accepted and other is not loop and self._end_components(other, label) == ends
-            ],
-        )
+        others = [other for other in self.loops if not other.accepted and other is not loop
+                  and self._end_components(other, label) == ends]
+        consistent = consistent_set(self.tree, loop, others)
         if supporting_images(consistent, self._stride) >= _MIN_SUPPORTING_IMAGES:
             return consistent
         loop.pending, loop.reason = True, ("waiting for a second consistent loop: nothing else constrains the relative "
@@ -229,7 +226,14 @@ class LoopSelection:
         return before
 
     def _solve(self, loops: Sequence[Loop], initial: Array | None = None) -> InlierSet:
-        return solve_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.log_scale, initial, self.ground)
+        """Return the solution with loops; the current one if that is not finite, since nothing would mend the map."""
+        with contextlib.suppress(np.linalg.LinAlgError, RuntimeError), np.errstate(invalid="ignore", over="ignore"):
+            found = solve_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.log_scale, initial,
+                                  self.ground)
+            if all(np.isfinite(part).all() for part in (found.poses, found.chain_chi2, found.residuals_chi2)):
+                return found
+        _LOG.error("the pose graph has no finite solution with %d loops; the new ones are not used", len(loops))
+        return self._evaluate(self._current.loops)
 
     def _evaluate(self, loops: Sequence[Loop]) -> InlierSet:
         return evaluate_inliers(self.tree, self.submaps.of_row, loops, self._stride, self.tree.poses.copy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -27,7 +28,9 @@ class WindowResults:
 
     def take_error(self, error: Exception) -> None:
         """Report a window that failed."""
-        self._node.get_logger().error(f"a window failed: {error!r}", throttle_duration_sec=LOG_PERIOD)
+        where = "".join(f" at {one.filename}:{one.lineno}, {one.name}"
+                        for one in traceback.extract_tb(error.__traceback__)[-1:])
+        self._node.get_logger().error(f"a window failed: {error!r}{where}", throttle_duration_sec=LOG_PERIOD)
         self._monitor.error = repr(error)
         self._monitor.lost_windows += 1
 

@@ -154,8 +154,14 @@ def initial_scale(geometry: WindowGeometry, config: ScaleConfig) -> tuple[float,
     """Return the map units in a unit of the first window, and the state of the map's scale then."""
     if geometry.metric:
         return 1.0, MetricScale(PRIOR, _RECONSTRUCTOR_SIGMA, "reconstructor")
-    scale = config.assumed_depth / float(np.nanmedian(geometry.depth))
+    scale = config.assumed_depth / median_depth(geometry)
     return (config.factor or 1.0) * scale, configured_scale(config)
+
+
+def median_depth(geometry: WindowGeometry) -> float:
+    """Return the median of the known depth of a window; 1 if none is known, since the map needs some finite unit."""
+    known = geometry.depth[geometry.depth > 0]
+    return float(np.median(known)) if len(known) else 1.0
 
 
 def configured_scale(config: ScaleConfig) -> MetricScale:
