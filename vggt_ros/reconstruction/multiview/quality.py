@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 
 MIN_ANGLE = 0.4
 """Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
-MIN_INLIERS, MIN_INLIERS_CONTINUED = 0.5, 0.3
+MIN_INLIERS, MIN_INLIERS_CONTINUED = 0.5, 0.45
 """Fraction of the tracked observations that must be inliers of a solution; the second of one that continues a local
 map, whose points support its poses: people, blur and what else is wrong may then be most of the image."""
 
