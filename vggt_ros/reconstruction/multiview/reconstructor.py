@@ -23,7 +23,7 @@ from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.lens_search import search_lens
 from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
-from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, NO_METRICS
+from vggt_ros.reconstruction.multiview.quality import NO_METRICS
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
@@ -87,7 +87,7 @@ class Multiview:
 
         A window that continues the one before begins with what is known of it. If it does not fit to that, or without
         one before, it is solved by itself. If that is refused, too, a second choice of keyframes for the same window
-        may continue with less evidence, or by a turn on the spot.
+        may continue by a turn on the spot.
 
         Raises:
             ReconstructionRefused: too few tracks, too little parallax, or no solution with enough inliers.
@@ -134,8 +134,7 @@ class Multiview:
         try:
             alone = self._solve_alone(views)
         except ReconstructionRefused:
-            is_certain = continued is not None and continued.metrics.inlier_ratio >= MIN_INLIERS
-            if not is_certain and self._refused != window.id:  # another choice of keyframes may do
+            if continued is None and self._refused != window.id:  # another choice of keyframes may do
                 self._refused = window.id
                 raise
             continued = continued or self._solve_turn(window, views)
