@@ -203,7 +203,8 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     assert len(unlimited.solution) == slam.counts.released + len(ids) and slam.counts.unplaced == 0
     assert len(ids) <= 105 and set(range(144 - 64, int(ids[-1]))) <= set(ids.tolist())
     assert set(slam.solution.keyframes) == set(ids.tolist())
-    assert len(slam.map_cloud()) > 0.97 * len(unlimited.map_cloud())
+    # At edges, where depth may be smeared, points need more keyframes that agree.
+    assert len(slam.map_cloud()) > 0.95 * len(unlimited.map_cloud())
     assert drive.error(slam) < 2e-3
     # The graph does not grow either, and stays connected.
     assert (len(slam._atlas._graph._graph.map_node) <= 1.25 * len(ids) + 5
