@@ -231,8 +231,8 @@ def parameters(launcher, peer):
     watch.peer.spin(seconds=2.5)  # the map of the last window is out: `map.period`
     before = maps[-1].width
     maps.clear()
-    assert peer.set(map__max_depth=0.7) == [""]  # of an assumed median depth of 1
-    watch.until(lambda: maps and maps[-1].width < 0.8 * before)
+    assert peer.set(map__max_depth=1.0) == [""]  # of the median depth of each keyframe; neighbors see part of the rest
+    watch.until(lambda: maps and maps[-1].width < 0.9 * before)
     camera.on = True
     assert peer.set(scale__factor=2.0) == [""]
     watch.until(lambda: path_length(watch) > 1.8 * length and watch.status["scale"] == "PRIOR")
