@@ -17,6 +17,14 @@ def test_errors_name_bad_arguments(capsys, arguments, named):
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "2.5", "all"])
+def test_a_benchmark_without_runs_is_refused(capsys, count):
+    pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(SystemExit):
+        main(["refinement", "--seeds", count])
+    assert f"{count!r} is not a number of runs" in capsys.readouterr().err
+
+
 def test_the_network_is_compared_with_the_reference_mode(tmp_path, capsys):
     pytest.importorskip("torch", reason="torch is not installed")
     arguments = ["--network", "small", "--rounds", "1", "--repeat", "1", "--frames", "2", "--overlap", "1"]

@@ -103,13 +103,20 @@ def _add_sequences_with_depth(command: argparse.ArgumentParser) -> None:
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
 
 
+def _count(text: str) -> int:
+    """Return a number of runs; raises ArgumentTypeError if it is not a whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs, from 1 up")
+    return int(text)
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, maps, fusion, the node's cost, memory "
                                      "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
                                   "VGGT_ROS_DATA, except for demo_room")
-    command.add_argument("--seeds", type=int, default=5, help="runs of each sequence (default 5)")
+    command.add_argument("--seeds", type=_count, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
                          f"{', '.join(DISTURBANCES)}, uncalibratedN (N degrees are assumed, or 65) or stepN "
@@ -163,7 +170,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "without refinement; needs VGGT_ROS_DATA")
     command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz", "hololens_dvmvs_000"], metavar="NAME",
                          help="in VGGT_ROS_DATA, with depth and ground truth")
-    command.add_argument("--seeds", type=int, default=3, help="runs of each sequence (default 3)")
+    command.add_argument("--seeds", type=_count, default=3, help="runs of each sequence (default 3)")
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     _add_settings(command)
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
@@ -201,7 +208,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("fusion", help="compares methods to fuse windows, on windows simulated from ground "
                                   "truth; scenes with recorded trajectories need VGGT_ROS_DATA")
     command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
-    command.add_argument("--seeds", type=int, default=10, help="runs of each scene (default 10)")
+    command.add_argument("--seeds", type=_count, default=10, help="runs of each scene (default 10)")
     command.add_argument("--windows", type=int, default=40, help="number of windows (default 40; up to 1000)")
     command.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
                          help="number of false loops for each true one (default 0 1 2)")
