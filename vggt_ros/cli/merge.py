@@ -31,7 +31,7 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
             raise StorageError(f"{twice} is given twice")
         config = Config().parse(options.set)
-        check_replaceable(options.output.expanduser().resolve())
+        check_replaceable(options.output)
         records = [load_map(path.expanduser()) for path in options.maps]
         with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
             def progress(done: int, total: int) -> None:

@@ -80,7 +80,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
         output = output_folder(options.output)
         if options.save is not None:
-            check_replaceable(options.save.expanduser().resolve())
+            check_replaceable(options.save)
         for line in sequence.assumptions:
             print(f"assumed: {line}", file=sys.stderr)
         view = _open_view(options, loaded)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.calibration import COEFFICIENT_COUNTS, CameraError, check_matrix, known_distortion
 
 __all__ = ["COEFFICIENT_COUNTS", "Camera", "CameraError", "Rectifier", "info_field", "is_rectified_topic",
-           "nearest_pixels", "pixel_rays", "rectify_depth", "resize_intrinsics"]
+           "nearest_pixels", "pixel_rays", "rectify_depth", "resize_intrinsics", "with_focal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,13 @@ def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> ND
     scaled = np.diag([x, y, 1.0]) @ intrinsics
     scaled[:2, 2] += (np.array([x, y]) - 1) / 2
     return scaled
+
+
+def with_focal(intrinsics: NDArray[np.float64], focal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a pinhole matrix (3, 3) with another focal length (2,)."""
+    changed = intrinsics.copy()
+    changed[[0, 1], [0, 1]] = focal
+    return changed
 
 
 def pixel_rays(intrinsics: NDArray[np.float64], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:

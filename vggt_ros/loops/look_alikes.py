@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Array, Sim3, pose
+from vggt_ros.geometry.poses import Array, pose
 from vggt_ros.loops.common_places import CommonPlace
 from vggt_ros.loops.verification import depth_agreement
 from vggt_ros.places.relocalization import neighbors
@@ -71,22 +71,17 @@ def evidence(keyframes: NDArray[np.int64], found: Container[int], places: Sequen
 
 def _overlap(keyframe: int, place: CommonPlace, solution: Solution, part: Solution) -> float:
     """Return which fraction of the depth of a keyframe of the other part a keyframe sees by a measurement, at most."""
-    map_keyframe = (_in_map(solution, place.first) @ place.measurement.first_second
-                    @ _in_map(solution, place.second).inverse() @ _in_map(solution, keyframe))
+    map_first, map_second, map_before = (solution.similarity(int(row)) for row in np.searchsorted(
+        solution.ids, (place.first, place.second, keyframe)))
+    map_keyframe = map_first @ place.measurement.first_second @ map_second.inverse() @ map_before
     camera = pose(map_keyframe.rotation, map_keyframe.translation)
     overlaps = [0.0]
     for row in neighbors(part, camera, int(part.submaps[0]), _COMPARED):
         other = int(part.ids[row])
-        relative = _in_map(part, other).inverse() @ map_keyframe
+        relative = part.similarity(int(row)).inverse() @ map_keyframe
         overlaps.append(_seen(solution, other, keyframe, pose(relative.rotation, relative.translation), relative.scale))
     return max(overlaps)
 
 
 def _seen(solution: Solution, older: int, newer: int, older_newer: Array, scale: float) -> float:
     return depth_agreement(solution.keyframes[older], solution.keyframes[newer], older_newer, scale)[1]
-
-
-def _in_map(solution: Solution, keyframe: int) -> Sim3:
-    """Return `map_keyframe`, with the unit of the keyframe's depth as scale."""
-    row = int(np.searchsorted(solution.ids, keyframe))
-    return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row]))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Array, Sim3, inverse, pose, so3_exp, so3_log
+from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
 from vggt_ros.windows.solution import Solution, TrackedFrame
 
 
@@ -49,7 +49,7 @@ def pose_by_reference(frame: TrackedFrame, solution: Solution) -> Array | None:
     row = None if frame.reference is None else solution.index(frame.reference)
     if row is None or frame.reference_camera is None:
         return None
-    return Sim3.from_pose(solution.map_camera[row], float(solution.scale[row])).apply_pose(frame.reference_camera)
+    return solution.similarity(row).apply_pose(frame.reference_camera)
 
 
 def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
-from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse
+from vggt_ros.geometry.poses import Array, adjoint, inverse
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
@@ -177,5 +177,4 @@ def _pose_in_previous_solution(map_camera: Array, solution: Solution, previous: 
     row = solution.index(int(previous.ids[-1])) if len(previous) else None
     if row is None:
         return None
-    new, old = (Sim3.from_pose(s.map_camera[r], float(s.scale[r])) for s, r in ((solution, row), (previous, -1)))
-    return (old @ new.inverse()).apply_pose(map_camera)
+    return (previous.similarity(-1) @ solution.similarity(row).inverse()).apply_pose(map_camera)

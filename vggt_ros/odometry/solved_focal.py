@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vggt_ros.geometry.camera import with_focal
 from vggt_ros.geometry.poses import Array
 from vggt_ros.windows.solution import Frame, MapKeyframe, Solution
 
@@ -16,9 +17,7 @@ _KEYFRAMES = 8
 def solved_intrinsics(intrinsics: Array, width: int, keyframes: Sequence[MapKeyframe]) -> Array:
     """Return a pinhole matrix (3, 3) for images of `width` with the median focal length of solved keyframes."""
     focal = np.median([k.intrinsics[[0, 1], [0, 1]] * (width / k.depth.shape[1]) for k in keyframes], axis=0)
-    solved = intrinsics.copy()
-    solved[[0, 1], [0, 1]] = focal
-    return solved
+    return with_focal(intrinsics, focal)
 
 
 def frame_intrinsics(frame: Frame, solution: Solution) -> Array:

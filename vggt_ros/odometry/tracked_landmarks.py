@@ -165,4 +165,4 @@ class TrackedLandmarks:
 def _keyframe_similarity(keyframe: int, solution: Solution) -> Sim3 | None:
     """Return `map_keyframe`, with map units per unit of the keyframe's window; None if the keyframe is not solved."""
     row = solution.index(keyframe)
-    return None if row is None else Sim3.from_pose(solution.map_camera[row], float(solution.scale[row]))
+    return None if row is None else solution.similarity(row)

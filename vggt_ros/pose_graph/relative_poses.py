@@ -16,7 +16,7 @@ import numpy as np
 from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse, orthonormalize
 from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
-from vggt_ros.windows.alignment import Alignment, View
+from vggt_ros.windows.alignment import Alignment, View, known_depth
 
 _SIGMA_ROTATION, _SIGMA_TRANSLATION, _SIGMA_LOG_SCALE = 0.0022, 0.0045, 0.0045
 """Assumed errors of a window from one keyframe to the next (radians, fraction of the depth, log scale). They accumulate
@@ -70,8 +70,7 @@ def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None 
     known_rows = [row for row, keyframe in enumerate(keyframes) if keyframe in known] or [0]
     # Units of each keyframe in one unit of the window.
     units = {k: alignment.reference_window.scale / known[k].scale if alignment and k in known else 1.0 for k in window}
-    depths = [view.keyframe.median_depth for view in window.values()]  # not known where the camera only turned
-    depth = float(np.nanmedian(depths)) if np.isfinite(depths).any() else 1.0
+    depth = known_depth(window)
     pairs = list(pairwise(keyframes))
     backwards = [(second, first) for first, second in pairs[:known_rows[0]][::-1]]
     for first, second in [*pairs[known_rows[0]:], *backwards]:

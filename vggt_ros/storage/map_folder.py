@@ -61,6 +61,7 @@ def map_folder(folder: str, name: str) -> Path:
 
 def check_replaceable(folder: Path) -> None:
     """Raise StorageError if a folder holds something other than a map, which `save_map` would not replace."""
+    folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
         raise StorageError(f"{folder} is not a map, and is not overwritten")
 

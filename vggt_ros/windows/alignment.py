@@ -119,7 +119,7 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     overlaps = {k: overlap for k in shared
                 if (overlap := _common_points(reference[k], window[k], config.min_pixels)) is not None}
     if not overlaps and same_unit:
-        overlaps = {k: _turned(reference[k], window[k], _known_depth(window)) for k in shared}
+        overlaps = {k: _turned(reference[k], window[k], known_depth(window)) for k in shared}
     if not overlaps:
         raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels with depth in both the window and "
                                f"the map (alignment.min_pixels; {len(shared)} shared)")
@@ -181,7 +181,7 @@ def _common_points(reference: View, window: View, min_pixels: int) -> _Overlap |
                     rays * depth_window[rows, columns, None], weights[rows, columns].astype(np.float64), log_ratio)
 
 
-def _known_depth(window: Mapping[int, View]) -> float:
+def known_depth(window: Mapping[int, View]) -> float:
     """Return the median depth of a window; 1, the usual unit, if none is known."""
     depths = [view.keyframe.median_depth * view.scale for view in window.values()]
     return float(np.nanmedian(depths)) if np.isfinite(depths).any() else 1.0

@@ -195,6 +195,10 @@ class Solution:
         row = int(np.searchsorted(self.ids, keyframe))
         return row if row < len(self.ids) and self.ids[row] == keyframe else None
 
+    def similarity(self, row: int) -> Sim3:
+        """Return `map_keyframe` of the keyframe in a row, with map units per unit of its window as scale."""
+        return Sim3.from_pose(self.map_camera[row], float(self.scale[row]))
+
     @property
     def scale_state(self) -> str:
         """UNKNOWN, PRIOR or OBSERVED; see `MetricScale`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from vggt_ros.reconstruction.multiview.poses import (
     robust_cost,
 )
 from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.selection import longest_tracks
 from vggt_ros.reconstruction.multiview.start_poses import StartPoses
 from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.views import Measurements
@@ -25,12 +28,29 @@ Mask = NDArray[np.bool_]
 
 FREE_VIEWS = 10
 """Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
-TRACKS_PER_VIEW = 120
-"""Tracks of each new keyframe by which it is registered."""
 MAX_COST_RATIO = 2.0
 """A window whose robust cost exceeds that of the local map by this factor is compared with a solution by itself."""
 MIN_COST = 3.0
 """Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
+
+
+def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstruction, NDArray[np.intp]]:
+    """Return the views of a local map, with those after them not registered, and the reference views (n,).
+
+    Args:
+        local: solved views; its tracks are the first rows of those measured.
+        measured: the tracks through its views and the new ones.
+
+    """
+    count, known = len(measured.views), len(local.views)
+    rotation = np.concatenate([local.scene.rotation, np.tile(np.eye(3), (count - known, 1, 1))])
+    translation = np.concatenate([local.scene.translation, np.zeros((count - known, 3))])
+    points = np.concatenate([local.scene.points, np.zeros((len(measured.tracks) - len(local.tracks), 3))])
+    inliers = np.zeros_like(measured.visible)
+    inliers[:len(local.tracks), :known] = ~np.isnan(local.tracks[..., 0])
+    reference = np.concatenate([local.reference, np.full(len(measured.tracks) - len(local.reference), -1)])
+    return SparseReconstruction(Scene(rotation, translation, points, measured.focal), np.arange(count) < known, inliers,
+                                measured.observations, (0, 1), measured.lens), reference
 
 
 def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None = None
@@ -49,17 +69,14 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
 
     """
     count, known = len(measured.views), len(local.views)
-    registered = np.arange(count) < known
     visible, observations = measured.visible, measured.observations
-    rotation = np.concatenate([local.scene.rotation, np.tile(np.eye(3), (count - known, 1, 1))])
-    translation = np.concatenate([local.scene.translation, np.zeros((count - known, 3))])
-    points = np.concatenate([local.scene.points, np.zeros((len(visible) - len(local.scene.points), 3))])
-
-    rows = _longest_tracks(visible, known)
+    begin, reference = known_part(local, measured)
+    registered, rotation, translation = begin.registered, begin.scene.rotation, begin.scene.translation
+    rows = longest_tracks(visible, range(max(known - 1, 0), count))
     inliers = np.zeros_like(visible)
     inliers[:len(local.tracks), :known] = visible[:len(local.tracks), :known]
     fixed = np.arange(count) < (max(count - FREE_VIEWS, 1) if measured.lens.is_settled else 1)
-    held, scene, begun = registered, Scene(rotation, translation, points[rows], measured.focal), inliers[rows]
+    held, scene, begun = registered, replace(begin.scene, points=begin.scene.points[rows]), inliers[rows]
     if start is not None:
         moved = start.known & ~fixed
         rotation[moved], translation[moved] = start.rotation[moved], start.translation[moved]
@@ -70,10 +87,9 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
                              held, seed)
     if not solved.registered[known:].any():
         raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
-    scene = Scene(solved.scene.rotation, solved.scene.translation, points, measured.focal)
+    scene = replace(begin.scene, rotation=solved.scene.rotation, translation=solved.scene.translation)
     measured = with_turn_rates(measured, solved, rows, range(known, count))
     observations = measured.observations
-    reference = np.concatenate([local.reference, np.full(len(visible) - len(local.reference), -1)])
     done = np.tile(fixed, (len(visible), 1))
     done[:len(local.tracks), :known] = True
     refined, reference = refine_solution(SparseReconstruction(scene, solved.registered, inliers, observations, (0, 1)),
@@ -91,12 +107,3 @@ def is_doubtful(solved: SparseReconstruction, tracked: Mask, known: int, local: 
     cost = robust_cost(solved.scene, solved.observations, of_new, solved.registered)
     return (not solved.registered.all() or cost > max(MAX_COST_RATIO * local.cost, MIN_COST)
             or (solved.inliers & of_new).sum() < MIN_INLIERS * of_new.sum())
-
-
-def _longest_tracks(visible: Mask, known: int) -> NDArray[np.intp]:
-    """Return the rows of the longest tracks of the newest known view and of each new one."""
-    order = np.argsort(-visible.sum(1), kind="stable")
-    chosen = np.zeros(len(visible), bool)
-    for view in range(max(known - 1, 0), visible.shape[1]):
-        chosen[order[visible[order, view]][:TRACKS_PER_VIEW]] = True
-    return np.flatnonzero(chosen)

@@ -68,7 +68,7 @@ def _cost(measured: Measurements, seed: int) -> float:
     """Return the robust cost of the best solution, square pixels; infinite without one."""
     observations, visible, focal = measured.observations, measured.visible, measured.focal
     pairs = diversify(rank_initial_pairs(observations, visible, focal))[:PAIRS]
-    rows = longest_tracks(visible)
+    rows = longest_tracks(visible, range(visible.shape[1]))
     try:
         best, _ = select_best(observations[rows], visible[rows], focal, pairs, seed)
     except ReconstructionRefused:

@@ -12,12 +12,12 @@ import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.camera import Camera
+from vggt_ros.geometry.camera import Camera, with_focal
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.continuation import is_doubtful, solve_continued
+from vggt_ros.reconstruction.multiview.continuation import is_doubtful, known_part, solve_continued
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.lens_search import search_lens
@@ -29,9 +29,9 @@ from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.tracks import track, well_spread
-from vggt_ros.reconstruction.multiview.turn import known_part, with_turned_views
+from vggt_ros.reconstruction.multiview.turn import with_turned_views
 from vggt_ros.reconstruction.multiview.views import Measurements, View
-from vggt_ros.reconstruction.multiview.window_geometry import downscale, pinhole_matrix, window_geometry
+from vggt_ros.reconstruction.multiview.window_geometry import downscale, window_geometry
 from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe, Window
 
@@ -124,12 +124,13 @@ class Multiview:
 
     def _solve(self, window: Window, views: list[View]) -> WindowSolution:
         continued = None
-        if self._local is not None and self._local.is_continued_by(window):
-            new = [view for view in views if view.keyframe.id not in self._local.ids]
+        local = self._local if self._local is not None and self._local.is_continued_by(window) else None
+        new = [] if local is None else [view for view in views if view.keyframe.id not in local.ids]
+        if local is not None:
             with suppress(ReconstructionRefused):  # by itself it may be solved, or refused with its own reason
-                continued = self._solve_continued(self._local, new)
+                continued = self._solve_continued(local, new)
             if continued is not None and not is_doubtful(continued.solved, continued.measured.visible,
-                                                         continued.known, self._local):
+                                                         continued.known, local):
                 return continued
         try:
             alone = self._solve_alone(views)
@@ -137,35 +138,23 @@ class Multiview:
             if continued is None and self._refused != window.id:  # another choice of keyframes may do
                 self._refused = window.id
                 raise
-            continued = continued or self._solve_turn(window, views)
+            if continued is None and local is not None:
+                continued = self._solve_turn(local, new)
             if continued is None:
                 raise
             return self._with_turned_views(continued)
-        found = [solution for solution in (continued, self._solve_joined(window, views, alone)) if solution is not None]
+        found = [] if continued is None else [continued]
+        if local is not None:
+            with suppress(ReconstructionRefused):  # what they differ in says nothing against either: see `start_poses`
+                found.append(self._solve_continued(local, new, alone))
         best = min(found, key=lambda s: s.cost(window.ids), default=alone)
         (missing, cost), (missing_alone, cost_alone) = best.cost(window.ids), alone.cost(window.ids)
         is_joined = missing <= missing_alone and cost < MAX_COST_OF_JOINING * cost_alone
         return self._with_turned_views(best) if is_joined and best is not alone else alone
 
-    def _solve_joined(self, window: Window, views: list[View], alone: WindowSolution) -> WindowSolution | None:
-        """Return a window that was solved by itself joined with the local map that it continues, None if they differ.
-
-        What they differ in says nothing against either: see `start_poses`.
-        """
-        if self._local is None or not self._local.is_continued_by(window):
-            return None
-        new = [view for view in views if view.keyframe.id not in self._local.ids]
-        try:
-            return self._solve_continued(self._local, new, alone)
-        except ReconstructionRefused:
-            return None
-
-    def _solve_turn(self, window: Window, views: list[View]) -> WindowSolution | None:
-        """Return the solution of a window in which the camera turned on the spot, None if that does not explain it."""
-        if self._local is None or not self._local.is_continued_by(window):
-            return None
-        new = [view for view in views if view.keyframe.id not in self._local.ids]
-        local, measured, seconds = self._measured_with(self._local, new)
+    def _solve_turn(self, local: LocalMap, new: list[View]) -> WindowSolution | None:
+        """Return the solution of new views to which the camera turned on the spot; None if it did not."""
+        local, measured, seconds = self._measured_with(local, new)
         solved, reference = known_part(local, measured)
         turn = self._with_turned_views(WindowSolution(measured, solved, reference, NO_METRICS, seconds, local))
         return turn if turn.turned is not None else None
@@ -198,7 +187,7 @@ class Multiview:
         start = None if alone is None else joined_poses(local, (alone.measured, alone.solved), measured.views)
         measured, solved, reference, metrics = solve_continued(local, measured, self._seed, start)
         return WindowSolution(measured, solved, reference, metrics, seconds, local,
-                         unit_assumed=start is not None and start.unit_assumed)
+                              unit_assumed=start is not None and start.unit_assumed)
 
     def _measured_with(self, local: LocalMap, new: list[View]) -> tuple[LocalMap, Measurements, float]:
         """Return the newest part of a local map, the tracks through it and new views, and the seconds they took."""
@@ -238,12 +227,12 @@ class Multiview:
         views = [measured.views[s] for s in kept]
         known = {} if solution.before is None else solution.before.rescaled_depth(scene, tracks)
         camera_poses = np.array([inverse(pose(scene.rotation[s], scene.translation[s])) for s in kept])
-        intrinsics = np.array([pinhole_matrix(view, focal)
+        intrinsics = np.array([with_focal(view.keyframe.intrinsics, focal)
                                for view, focal in zip(views, scene.focal[kept], strict=True)])
         turned = [] if solution.turned is None else [row for row, s in enumerate(kept) if solution.turned[s]]
         wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known and row not in turned]
         small_grays, small_intrinsics = downscale([view.features.gray for view in views], intrinsics,
-                                                   self._settings.depth_width)
+                                                  self._settings.depth_width)
         radial = measured.lens.applied + scene.radial
         pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], radial, self.readout,
                                 [view.velocity for view in views], views[0].features.gray.shape[::-1])

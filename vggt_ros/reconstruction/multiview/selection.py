@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ MIN_PARALLAX = 1.0
 MAX_INITIAL_PAIRS = 7
 """Maximum number of initial pairs to try until the best solution has been found twice."""
 TRACKS_PER_VIEW = 120
-"""Number of tracks per keyframe on which the solutions of the initial pairs are compared."""
+"""Number of tracks per keyframe on which solutions are compared, and by which a new keyframe is registered."""
 MAX_ROTATION_DIFFERENCE = np.radians(1.0)
 MAX_CENTER_DIFFERENCE = 0.05
 """Two solutions are the same if rotations and centers differ by less; centers as a fraction of their extent."""
@@ -54,7 +56,7 @@ def solve_window(measured: Measurements, seed: int
     parallax = max(pair[1] for pair in pairs)
     if parallax < MIN_PARALLAX:
         raise ReconstructionRefused(f"no parallax: besides a rotation, the tracks move by only {parallax:.2f} px")
-    rows = longest_tracks(visible)
+    rows = longest_tracks(visible, range(visible.shape[1]))
     best, others = select_best(observations[rows], visible[rows], focal, diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
     measured = with_turn_rates(measured, best, rows, range(visible.shape[1]))
     refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
@@ -134,10 +136,10 @@ def diversify(pairs: list[tuple[float, float, int, int]]) -> list[tuple[int, int
     return order
 
 
-def longest_tracks(visible: Mask) -> NDArray[np.intp]:
-    """Return the rows of the `TRACKS_PER_VIEW` longest tracks of each keyframe."""
+def longest_tracks(visible: Mask, views: Iterable[int]) -> NDArray[np.intp]:
+    """Return the rows of the `TRACKS_PER_VIEW` longest tracks of each of these views."""
     order = np.argsort(-visible.sum(1), kind="stable")
     chosen = np.zeros(len(visible), bool)
-    for view in range(visible.shape[1]):
+    for view in views:
         chosen[order[visible[order, view]][:TRACKS_PER_VIEW]] = True
     return np.flatnonzero(chosen)

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.geometry.ray_rotation import MIN_INLIER_RATIO as USUAL_RATIO
 from vggt_ros.geometry.ray_rotation import rotation_between
-from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import bearings
-from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.views import Measurements
 
@@ -39,25 +37,6 @@ MAX_POINT_RESIDUAL = 4.0
 """Largest residual of a known point in a turned view, pixels."""
 UNCERTAINTY = 4.0
 """How many times more uncertain than usual poses are whose position is assumed."""
-
-
-def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstruction, NDArray[np.intp]]:
-    """Return the views of a local map, with those after them not registered, and the reference views (n,).
-
-    Args:
-        local: solved views; its tracks are the first rows of those measured.
-        measured: the tracks through its views and the new ones.
-
-    """
-    count, known = len(measured.views), len(local.views)
-    rotation = np.concatenate([local.scene.rotation, np.tile(np.eye(3), (count - known, 1, 1))])
-    translation = np.concatenate([local.scene.translation, np.zeros((count - known, 3))])
-    points = np.concatenate([local.scene.points, np.zeros((len(measured.tracks) - len(local.tracks), 3))])
-    inliers = np.zeros_like(measured.visible)
-    inliers[:len(local.tracks), :known] = ~np.isnan(local.tracks[..., 0])
-    reference = np.concatenate([local.reference, np.full(len(measured.tracks) - len(local.reference), -1)])
-    return SparseReconstruction(Scene(rotation, translation, points, measured.focal), np.arange(count) < known, inliers,
-                                measured.observations, (0, 1), measured.lens), reference
 
 
 def with_turned_views(solved: SparseReconstruction, measured: Measurements) -> SparseReconstruction:

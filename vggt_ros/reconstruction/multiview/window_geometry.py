@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.camera import resize_intrinsics, with_focal
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
-from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
@@ -27,7 +26,8 @@ def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -
     window_camera[0] = np.eye(4)
     ids = [view.keyframe.id for view in views]
     depth, sigma = (np.array([local.depth[k][i] for k in ids]) for i in (0, 1))
-    intrinsics = np.array([pinhole_matrix(view, scene.focal[row]) for view, row in zip(views, rows, strict=True)])
+    intrinsics = np.array([with_focal(view.keyframe.intrinsics, scene.focal[row])
+                           for view, row in zip(views, rows, strict=True)])
     height, width = views[0].features.gray.shape
     small = np.array([resize_intrinsics(matrix, depth.shape[2] / width, depth.shape[1] / height)
                       for matrix in intrinsics])
@@ -38,13 +38,6 @@ def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -
         notes = ("after a turn on the spot the scale is assumed: the scene is taken to be as far away as before",)
     return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,
                           uncertainty=UNCERTAINTY if turned else 1.0, notes=notes)
-
-
-def pinhole_matrix(view: View, focal: Array) -> Array:
-    """Return the pinhole matrix (3, 3) of a view with another focal length (2,)."""
-    matrix = view.keyframe.intrinsics.copy()
-    matrix[[0, 1], [0, 1]] = focal
-    return matrix
 
 
 def downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) -> tuple[NDArray[np.uint8], Array]:
