@@ -54,20 +54,21 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface, follows_map: the points of the map, for the worker's thread only, and whether they follow each window.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
-        tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
+        tracked_corners, search_in_background: of `Localizer`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
-        self.config, self.reconstructor = config, reconstructor
-        self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
+        self.config, self.reconstructor, self._next_keyframe = config, reconstructor, 0
+        self._last_stamp, self.last_loop = 0, ""
         self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self._buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
         self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.tracked_corners = self._localizer.tracked_corners
+        self.search_in_background = self._localizer.search_in_background
         self.solution, self.follows_map = Solution(version=-2), True
         self.reset()
 
@@ -86,7 +87,7 @@ class Slam:
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Track features into a frame, and return its pose in the newest solution; `select_keyframe` has to follow.
 
-        Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
+        Without `search` a lost camera is not matched to keyframes, which takes as long as tracking several images.
         """
         gray = gray_image(frame.image)
         self.counts.frames += 1
@@ -99,10 +100,9 @@ class Slam:
         return self._current[2]
 
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
+        """Make the located frame a keyframe if needed, and form a window; under `load`, less of all."""
         tracked, solution = self._make_keyframe(load), self.solution
-        self._localizer.update_solution(self._current[0], solution)
-        self.located_late += self._localizer.locate_late(solution)
+        self.located_late += self._localizer.update_solution(self._current[0], solution, is_late=load.is_late)
         return tracked
 
     def locate_late(self) -> None:
@@ -117,7 +117,7 @@ class Slam:
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.rgb), self._assumed,
                             frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1

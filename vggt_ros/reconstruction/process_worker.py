@@ -22,7 +22,7 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
 """Messages to the parent: answers to the creation and to a request, both with status values; and others."""
-_NICENESS = 5
+_NICENESS = 10
 """Niceness of the CPU reconstructor: tracking an image has priority over solving a window."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from rclpy.lifecycle import LifecycleNode
 
@@ -20,10 +21,11 @@ from vggt_ros.threads import end_priority
 from vggt_ros.windows.solution import Frame, TrackedFrame
 from vggt_ros.worker import Worker
 
-_MAX_DELAY = 40_000_000
-"""Queueing delay of an image, nanoseconds, above which no relocalization in the whole map is attempted."""
+_MAX_DELAY = 20_000_000
+"""Queueing delay of an image, nanoseconds, above which a lost camera is not matched to keyframes, and images that had
+no pose when they came get none now."""
 _MAX_SKIPPED_SEARCHES = 5
-"""Most consecutive images without such an attempt: on a slow machine all images may be delayed."""
+"""Most consecutive images without that: on a slow machine all images may be delayed."""
 
 
 class ImageTracking:
@@ -49,7 +51,8 @@ class ImageTracking:
         self._transforms.take_image(frame.stamp, camera_frame)
         start = time.perf_counter()
         try:
-            tracked = self._slam.locate(frame, search=self._allow_search())
+            has_time = self._allow_search()
+            tracked = self._slam.locate(frame, search=has_time)
         except Exception as error:  # one bad image must not end the node
             self._count_failure(error)
             return
@@ -60,7 +63,7 @@ class ImageTracking:
         end_priority()
         published = time.perf_counter()
         try:
-            tracked = self._slam.select_keyframe(self._worker.backlog)
+            tracked = self._slam.select_keyframe(replace(self._worker.backlog, is_late=not has_time))
         except Exception as error:  # the pose is valid nevertheless
             self._count_failure(error)
         if tracked.keyframe is not None:
@@ -111,7 +114,7 @@ class ImageTracking:
             self._worker.enqueue(window)
 
     def _allow_search(self) -> bool:
-        """Return whether to attempt relocalization: not if the image was delayed, but at least at every sixth image."""
+        """Return whether there is time for what may wait: not if the image was delayed, but at every sixth image."""
         late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
         self._skipped_searches = self._skipped_searches + 1 \
             if late and self._skipped_searches < _MAX_SKIPPED_SEARCHES else 0

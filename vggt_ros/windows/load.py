@@ -20,11 +20,13 @@ class Load:
     Attributes:
         waiting: windows that wait for it, without the one in progress.
         has_capacity: whether another window may be formed; otherwise keyframes that wait are thinned.
+        is_late: whether the next image waits already, so that only what cannot wait is done.
 
     """
 
     waiting: int = 0
     has_capacity: bool = True
+    is_late: bool = False
 
     @property
     def spacing(self) -> float:
