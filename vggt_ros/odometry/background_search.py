@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vggt_ros.features.tracks import ImageFeatures, follow
 from vggt_ros.geometry.poses import Array
 from vggt_ros.places.relocalization import Relocalization, Relocalizer
+from vggt_ros.threads import give_way
 from vggt_ros.windows.solution import Solution
 
 
@@ -67,6 +68,7 @@ class _Search:
         self.thread.start()
 
     def _run(self) -> None:
+        give_way()
         try:
             self.found = self._relocalizer.search(self.image, self._intrinsics, self.solution)
         except Exception as error:  # for the thread of the images, which reports it

@@ -21,9 +21,6 @@ from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_nea
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
-_LATE_IMAGES = 3
-"""Images without a pose that are located late at each new image, since that takes time."""
-
 
 class Localizer:
     """The camera's pose in the newest solution and in the odometry frame.
@@ -156,8 +153,11 @@ class Localizer:
         from_depth[known] = of_known
         return self.features, known, from_depth
 
-    def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
-        """Return the poses of images that had none when they came, now that keyframes around them are solved."""
+    def locate_late(self, solution: Solution, most: int) -> list[TrackedFrame]:
+        """Return the poses of images that had none when they came, now that keyframes around them are solved.
+
+        At most `most` are tried.
+        """
         return self._late.locate(self._tracker.landmarks, solution, most)
 
     def _motion_covariance(self, tracked: TrackedPose, camera_previous: Array) -> Array | None:
@@ -170,16 +170,16 @@ class Localizer:
         moved = adjoint(camera_previous)
         return tracked.covariance + moved @ self._last_covariance @ moved.T
 
-    def update_solution(self, frame: Frame, solution: Solution, is_late: bool = False) -> list[TrackedFrame]:
+    def update_solution(self, frame: Frame, solution: Solution, most: int) -> list[TrackedFrame]:
         """Update the landmarks to a new solution, after the pose of `frame` by the previous one was published.
 
-        Return the poses of images that had none when they came, as `locate_late`; none while the next image waits.
+        Return the poses of images that had none when they came, as `locate_late`.
         """
         if solution is not self._tracker.solution:
             poses = self._tracker.update_solution(self.features, frame.intrinsics, frame.image.shape[1], solution)
             if poses is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
                 self._map_odom, self._last_solution = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
-        return [] if is_late else self.locate_late(solution)
+        return self.locate_late(solution, most)
 
     def _degradation_reason(self, tracked: TrackedPose) -> str:
         """Return why a pose is degraded, in words; empty if it is not."""
