@@ -189,8 +189,9 @@ class Tracker:
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue
-            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, self._max_error(width))
-            if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
+            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, self._max_error(width),
+                                    self._config.min_inliers)
+            if found_pose is not None:
                 self._last_pose, inliers = found_pose
                 if pixels[image_rows[known][inliers]].std(0).min() < _MIN_SPREAD * width:
                     continue
