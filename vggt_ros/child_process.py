@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from vggt_ros.native_stderr import real_stderr
+
 
 class ChildProcess:
     """Runs a function in a process, until it returns or this process ends, however that ends.
@@ -109,7 +111,9 @@ class _Spawned:
         # An interrupt from the terminal is for this process, which then ends the other; the mask is inherited.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=given)
+            with real_stderr() as stderr:
+                self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=given,
+                                                stderr=stderr)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.ends = [ours for ours, _ in pairs]

@@ -35,8 +35,9 @@ class ImageSource:
         counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
             yet), `refused` (cannot be decoded or do not match their calibration) and `late` (a stamp older than or
             equal to the previous one, or far from it and not confirmed); all others became frames. `dark` are frames in
-            which nothing can be seen. `missed` were published but not received, or were dropped from the queue while
-            the node was busy; `recalibrated` is the number of changes of calibration or size.
+            which nothing can be seen, `damaged` images could not be decoded as a whole. `missed` were published but not
+            received, or were dropped from the queue while the node was busy; `recalibrated` is the number of changes of
+            calibration or size.
         seconds: durations of decoding and rectification of the last 100 frames.
         received_at: when DDS received the newest image, nanoseconds of the system clock; 0 if it is not known.
         calibration: the source of the intrinsics, for the status.
@@ -71,7 +72,7 @@ class ImageSource:
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
         self._intake = Intake(self.rectified)
         self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "dark": 0, "missed": 0,
-                       "recalibrated": 0}
+                       "recalibrated": 0, "damaged": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
         self._refusal = ""
@@ -142,6 +143,7 @@ class ImageSource:
             if not is_valid_stamp(stamp):
                 raise ImageError(f"the stamp {stamp} ns is negative, or too far in the future")
             image = decode_first(message, self._intake, self._rectifier)
+            self.counts["damaged"] = self._intake.damaged
             rectifier = self._rectifier_for(*image.size)
             if rectifier is None:
                 self.counts["waiting"] += 1

@@ -6,6 +6,7 @@ Of what a sender writes, only the newest calibration is kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 
 from vggt_ros.geometry.calibration import check_matrix
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, info_field
+from vggt_ros.native_stderr import held_back
 from vggt_ros.sequences.encodings import Image, ImageError, decode, decode_compressed
 from vggt_ros.sequences.gray_range import GrayRange
 from vggt_ros.sequences.image_header import ImageHeader, read_header
 
+_LOG = logging.getLogger(__name__)
 MIN_SIDE, MAX_ASPECT = 32, 10
 """Fewest pixels of a side, and largest ratio of the sides: in thinner images nothing can be tracked."""
 MAX_PIXELS = 1 << 27
@@ -35,13 +38,14 @@ class Intake:
     Attributes:
         rectified: whether the images are rectified already.
         problem: why the newest CameraInfo is not used, empty if it is; an earlier one that can be used is kept.
+        damaged: number of JPEGs of which only a part could be decoded, or that have bytes too many.
 
     """
 
     def __init__(self, rectified: bool = False) -> None:
         """Begin without a calibration."""
         self.rectified = rectified
-        self.problem = ""
+        self.problem, self.damaged = "", 0
         self._info: Any = None
         self._wrong_info: Any = None
         self._is_new = False
@@ -129,7 +133,7 @@ class Intake:
         Only the `kinds` of `image_header` are taken; all of them, if there are none.
         """
         self._check_header(data, name, kinds)
-        return self._taken(decode_compressed(name, data, self._gray_range))
+        return self._taken(self._decompressed(name, data, gray_range=self._gray_range))
 
     def decode_gray(self, message: Any, size: tuple[int, int],
                     reduction: int) -> tuple[Image, Callable[[], Image]] | None:
@@ -143,9 +147,25 @@ class Intake:
         header = self._check_header(message.data, message.format, kinds=("jpeg", "png"))
         if header.kind != "jpeg" or (header.width, header.height) != size:
             return None
-        gray = decode_compressed(message.format, message.data, reduction=reduction, gray=True)
+        gray = self._decompressed(message.format, message.data, reduction=reduction, gray=True)
         self._size = size
-        return gray, lambda: decode_compressed(message.format, message.data, reduction=reduction)
+
+        def in_color() -> Image:
+            with held_back():  # as for the gray one
+                return decode_compressed(message.format, message.data, reduction=reduction)
+
+        return gray, in_color
+
+    def _decompressed(self, name: str, data: Any, **options: Any) -> Image:
+        """Return what `decode_compressed` does; the more images are damaged, the less often the log says so."""
+        with held_back() as lines:
+            image = decode_compressed(name, data, **options)
+        if lines:
+            self.damaged += 1
+            if self.damaged & (self.damaged - 1) == 0:  # 1, 2, 4, 8, ...
+                _LOG.warning("%d images are damaged so far, but used as far as they can be decoded; the newest: %s",
+                             self.damaged, lines[0])
+        return image
 
     def _check_header(self, data: Any, name: str, kinds: Iterable[str]) -> ImageHeader:
         """Return the header of an encoded image; raises an error for one that cannot be used."""
