@@ -6,6 +6,7 @@ libjpeg and the deserialization of messages do that, and nothing in Python can t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 import threading
@@ -29,6 +30,7 @@ class _Redirection:
         with self.lock:
             if self._held < 0:
                 self._held = os.memfd_create("vggt_ros_stderr")
+                fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_APPEND)  # else threads overwrite what others write
             if not self._users:
                 self._real = os.dup(2)
                 os.dup2(self._held, 2)
@@ -41,12 +43,14 @@ class _Redirection:
             self._users -= 1
             if not self._users:
                 os.dup2(self._real, 2)
-            size = os.lseek(self._held, 0, os.SEEK_CUR)
+            size = os.fstat(self._held).st_size
             text = os.pread(self._held, size - self._read, self._read) if size > self._read else b""
-            self._read = size
+            if self._users:  # the last line may still be written
+                text = text[:text.rfind(b"\n") + 1]
+            self._read += len(text)
             if not self._users and size:  # nobody else writes to it
-                self._read = os.lseek(self._held, 0, os.SEEK_SET)
                 os.ftruncate(self._held, 0)
+                self._read = 0
             noise, rest = list[str](), b""
             for line in text.splitlines(keepends=True):
                 if any(part in line for part in _NOISE):
