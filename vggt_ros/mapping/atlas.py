@@ -15,7 +15,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_description
-from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach, relocalized_views
+from vggt_ros.mapping.relocalized_windows import align_found, align_relocalized, check_reach
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.planar import PlanarGround
@@ -185,9 +185,9 @@ class Atlas:
             AlignmentRefused: the relocalizations are inconsistent, with each other or in depth.
 
         """
-        reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
-        own = max(known)
-        alignment = align(known, self.views(known, own), self._config.alignment)
+        own = max(found)
+        reference, alignment = align_found(self._graph, self.keyframes, found, solution, self.views(found, own),
+                                           self._config.alignment)
         count = len(alignment.shared)  # they see the same depth, so their errors are one
         return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
 
