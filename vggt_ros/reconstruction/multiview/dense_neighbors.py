@@ -4,7 +4,8 @@ The best ones by the mean over the image may all miss the same part of it: what 
 seen by the keyframes beside it only, whose parallax is small. So each neighbor is chosen for what it adds to those
 before it. What a part of the image gains from another neighbor that sees it becomes less with each that does. The sum
 of that is submodular: the greedy choice is nearly the best one (Nemhauser et al., An analysis of approximations for
-maximizing submodular set functions, 1978; for stereo: Hornung et al., Image selection for improved multi-view stereo, CVPR 2008).
+maximizing submodular set functions, 1978; for stereo: Hornung et al., Image selection for improved multi-view stereo,
+CVPR 2008).
 """
 
 from __future__ import annotations
