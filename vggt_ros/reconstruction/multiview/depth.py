@@ -32,7 +32,7 @@ MAX_RELATIVE_SIGMA = 0.12
 """Depth with a larger relative standard deviation is set to unknown."""
 MIN_RELATIVE_SIGMA = 0.004
 """Smallest relative standard deviation: errors of the poses are common to all pixels."""
-LEAST_PLANES, UNSEEN_PLANES = 0.1, 8.0
+LEAST_PLANES, UNSEEN_PLANES = 0.075, 6.0
 """Least standard deviation of the sweep with which depth is refined, in planes, and that where it found none."""
 
 
