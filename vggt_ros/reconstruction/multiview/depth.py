@@ -28,7 +28,7 @@ MIN_POINTS = 10
 """Fewest sparse points that a keyframe must observe to get depth."""
 PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
-MAX_RELATIVE_SIGMA = 0.12
+MAX_RELATIVE_SIGMA = 0.11
 """Depth with a larger relative standard deviation is set to unknown."""
 MIN_RELATIVE_SIGMA = 0.004
 """Smallest relative standard deviation: errors of the poses are common to all pixels."""
