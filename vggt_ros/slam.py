@@ -24,6 +24,7 @@ from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.restored_map import RestoredMap
 from vggt_ros.mapping.surface import Surface, keyframe_cloud
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
+from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
 from vggt_ros.odometry.solved_focal import frame_intrinsics
@@ -54,29 +55,27 @@ class Slam:
         last_loop: result of the newest loop candidate that was verified.
         surface, follows_map: the points of the map, for the worker's thread only, and whether they follow each window.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
-        tracked_corners: returns the corners of the newest image; see `Localizer.tracked_corners`.
+        tracked_corners, search_in_background: of `Localizer`.
         located_late: poses of images that had none when they came, found when keyframes around them were solved.
 
     """
 
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
-        self.config, self.reconstructor = config, reconstructor
-        self._next_keyframe, self._last_stamp, self.last_loop = 0, 0, ""
+        self.config, self.reconstructor, self.last_loop = config, reconstructor, ""
         self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self._buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
-        self.height, self.imu = HeightSource(config.scale.camera_height), ImuSource()
+        self.height, self.imu, self._colors = HeightSource(config.scale.camera_height), ImuSource(), KeyframeColor()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.tracked_corners = self._localizer.tracked_corners
-        self.solution, self.follows_map = Solution(version=-2), True
+        self.search_in_background = self._localizer.search_in_background
+        self.solution, self.follows_map, self._next_keyframe, self._last_stamp = Solution(version=-2), True, 0, 0
         self.reset()
 
     def reset(self) -> None:
         """Begin a new map; keyframe and window ids go on. With a worker, call its `reset` instead."""
         self.reset_tracking()
         self.reset_map()
-
-    # Every image, on the caller's thread.
 
     def track(self, frame: Frame, load: Load = Load()) -> TrackedFrame:
         """Process one image: locate it in the newest solution, select keyframes, and form the windows for `step`."""
@@ -86,7 +85,7 @@ class Slam:
     def locate(self, frame: Frame, search: bool = True) -> TrackedFrame:
         """Track features into a frame, and return its pose in the newest solution; `select_keyframe` has to follow.
 
-        Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
+        Without `search` a lost camera is not matched to keyframes, which takes as long as tracking several images.
         """
         gray = gray_image(frame.image)
         self.counts.frames += 1
@@ -99,10 +98,9 @@ class Slam:
         return self._current[2]
 
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; under `load`, fewer of both."""
+        """Make the located frame a keyframe if needed, and form a window; under `load`, less of all."""
         tracked, solution = self._make_keyframe(load), self.solution
-        self._localizer.update_solution(self._current[0], solution)
-        self.located_late += self._localizer.locate_late(solution)
+        self.located_late += self._localizer.update_solution(self._current[0], solution, load.spare_images)
         return tracked
 
     def locate_late(self) -> None:
@@ -111,18 +109,19 @@ class Slam:
 
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
-        previous_stamp, self._last_stamp = self._last_stamp, frame.stamp
+        previous, self._last_stamp = self._last_stamp, frame.stamp
         if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, features.attached.blanked(frame.image), self._assumed,
-                            frame.calibrated, features.corners((frame.stamp - previous_stamp) * 1e-9),
+        corners = features.corners((frame.stamp - previous) * 1e-9)
+        rgb = self._colors.image(self._next_keyframe, frame, features.attached)
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, corners,
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
-        is_elsewhere = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe)
-        previous_window = self._buffer.flush_without_overlap() if is_elsewhere else None
+        apart = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe, self._colors)
+        previous_window = self._buffer.flush_without_overlap() if apart else None
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":
@@ -199,6 +198,7 @@ class Slam:
         4. Update the solution and the point map.
         """
         began = time.perf_counter()
+        self._colors.wait(window.ids)
         if window.ids[0] < self._first_keyframe:
             return Update(window.id, (), self._atlas.current_submap, refused="the window was formed before the reset")
         self._window_keyframes.update(window.ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 _MAX_WAIT = 0.05
 """Longest wait in `yield_to_tracking`, seconds: a machine too slow for its camera still has to build a map."""
+_NICENESS = 5
+"""What `give_way` adds to the niceness of a thread."""
 _no_priority = threading.Event()
 _no_priority.set()
 
@@ -32,6 +36,13 @@ def shorten_switch_interval() -> None:
     computes, tracking has to wait after each call until it gets the lock back.
     """
     sys.setswitchinterval(0.0005)
+
+
+def give_way() -> None:
+    """Let this thread run after the others of the process; Linux only, where each thread has a niceness of its own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
 
 
 @contextmanager

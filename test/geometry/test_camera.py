@@ -70,6 +70,22 @@ def test_a_point_projects_to_the_pixel_that_the_rectified_intrinsics_give(name, 
         np.testing.assert_allclose(centroid(image), pixel[:2], atol=0.3)
 
 
+@pytest.mark.parametrize("size", [(1504, 960), (376, 240), (470, 300), (188, 120), (100, 64)])
+@pytest.mark.parametrize("name", ["barrel", "pinhole"])
+def test_an_image_that_comes_in_gray_or_reduced_is_rectified_as_in_color_and_in_full(name, size):
+    model, distortion = MODELS.get(name, ("plumb_bob", ()))
+    rectifier = Rectifier(Camera(752, 480, K, distortion, model), size)
+    assert rectifier.reduction == {1504: 1, 376: 2, 470: 1, 188: 4, 100: 4}[size[0]]
+    assert rectifier.is_reducing == (size[0] < 752)
+    noise = np.random.default_rng(0).integers(0, 255, (8, 12), np.uint8)
+    gray = cv2.resize(noise, (752, 480), interpolation=cv2.INTER_CUBIC)
+    color = rectifier(np.repeat(gray[..., None], 3, axis=2))
+    assert np.array_equal(rectifier(gray), color[..., 0])
+    n = rectifier.reduction
+    small = np.rint(gray.reshape(480 // n, n, 752 // n, n).mean((1, 3))).astype(np.uint8)
+    assert np.abs(rectifier(small).astype(int) - color[..., 0]).mean() < 0.5
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_no_pixel_is_empty_and_the_aspect_ratio_stays(name):
     model, distortion = MODELS[name]

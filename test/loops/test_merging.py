@@ -96,6 +96,29 @@ def test_a_room_that_is_built_alike_is_not_joined():
     assert "looks alike" in merged.parts[1].notes[0] and "not joined" in merged.parts[1].notes[0]
 
 
+def bent_walls(record: MapRecord) -> MapRecord:
+    """Return a map whose depth is far too small in the left part of all images, but for what is close to a feature."""
+    depth, pixel, feature = record.depth.copy(), 0, 0
+    for (height, width), count in zip(record.keyframe_size.tolist(), record.keyframe_features.tolist(), strict=True):
+        untextured = np.zeros((height, width), bool)
+        untextured[:, :int(0.7 * width)] = True
+        for x, y in np.rint(record.feature_pixel[feature:feature + count]).astype(int).tolist():
+            untextured[max(y - 2, 0):y + 3, max(x - 2, 0):x + 3] = False
+        image = depth[pixel:pixel + height * width].reshape(height, width)
+        image[untextured] *= 0.3
+        pixel, feature = pixel + height * width, feature + count
+    return replace(record, depth=depth)
+
+
+def test_wrong_depth_without_texture_does_not_keep_maps_apart():
+    """The points by which keyframes are found agree, whatever the walls between them are."""
+    merged = merge([part(0, 60, 1), bent_walls(part(44, 104, 2))], ["morning", "evening"], Config())
+    assert merged.groups == [["morning", "evening"]]
+    solution = merged.atlas.solution()
+    error, _ = trajectory_error(solution.stamps, solution.map_camera, lap())
+    assert error < 0.05
+
+
 @pytest.mark.slow
 def test_a_merged_map_is_continued():
     """Images of a third visit are found in the merged map, and ids go on."""

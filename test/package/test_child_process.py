@@ -4,7 +4,9 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
-from vggt_ros.child_process import ChildProcess, _spare, prepare_spare
+import numpy as np
+
+from vggt_ros.child_process import ChildProcess, _spare, prepare_spare, receive_arrays, send_arrays
 
 
 def answer(connection: Connection, word: str) -> None:
@@ -48,3 +50,24 @@ def test_an_interrupt_does_not_end_it() -> None:
     spare = _spare[0].process
     spare.send_signal(signal.SIGINT)
     assert call("still here")[1] == spare.pid
+
+
+def double(connection: Connection) -> None:
+    """Change the arrays of what comes, in place, and send it back."""
+    value = receive_arrays(connection)
+    for array in value["arrays"]:
+        array *= 2
+    send_arrays(connection, value)
+
+
+def test_arrays_arrive_whole_and_can_be_changed() -> None:
+    """Larger than a pipe, not contiguous, empty, and the same array twice."""
+    large = np.arange(3_000_000, dtype=np.int32).reshape(1000, 3000)
+    arrays = [large, large[:, ::3], np.zeros((0, 4)), np.full((), 1.5), np.asfortranarray(large[:20])]
+    process = ChildProcess(double, ())
+    send_arrays(process.connections[0], {"arrays": arrays, "rest": ("word", None), "same": (large, large)})
+    found = receive_arrays(process.connections[0])
+    process.join(20)
+    for one, other in zip(found["arrays"], arrays, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype and np.array_equal(one, 2 * other)
+    assert found["rest"] == ("word", None) and found["same"][0] is found["same"][1] is found["arrays"][0]

@@ -1,5 +1,6 @@
 """Relocalization and localization in a saved map, and no false relocalization outside of it."""
 
+import threading
 from functools import cache
 
 import cv2
@@ -173,3 +174,46 @@ def test_an_image_without_features_is_not_found(blank):
     image, intrinsics = ImageFeatures(blank), lap().frames[0].intrinsics
     assert relocalizer.search(image, intrinsics, solution) is None
     assert relocalizer.search_near(image, intrinsics, solution, solution.map_camera[0], 0) is None
+
+
+def background():
+    """A camera that may be anywhere in the map, searched for beside its images, and the end of the search so far."""
+    slam = loaded("localization")
+    slam.search_in_background()
+    return slam, lambda: [thread.join() for thread in threading.enumerate() if thread.name == "vggt_ros_search"]
+
+
+@pytest.mark.parametrize("ends_after", [1, 3])
+def test_a_camera_found_beside_its_images_is_followed_from_the_searched_image_into_the_newest(ends_after):
+    """The search ends before the next image, or two images later; the images after that have their own pose."""
+    (slam, wait), (poses, frames) = background(), second_session()
+    tracked = []
+    for count, frame in enumerate(frames[:15], 1):
+        tracked.append(slam.track(frame))
+        if count % ends_after == 0:
+            wait()
+    found = [t.map_camera is not None for t in tracked]
+    first = found.index(True)
+    assert 0 < first <= 2 * ends_after and all(found[first:]) and slam.counts.relocalized == 1
+    assert error(tracked[first:first + 1], poses[first:first + 1]) < 0.03
+    assert error(tracked, poses[:15]) < 0.03
+
+
+def test_what_was_found_beside_images_before_a_reset_is_forgotten():
+    (slam, wait), (_, frames) = background(), second_session()
+    slam.track(frames[0])
+    wait()
+    slam.reset()
+    assert slam.track(frames[1]).state == "INITIALIZING" and len(slam.solution) == 0
+
+
+def test_an_error_of_a_search_beside_the_images_is_that_of_a_later_image(monkeypatch):
+    def fails(*_):
+        raise ValueError("no such place")
+
+    (slam, wait), (_, frames) = background(), second_session()
+    monkeypatch.setattr(Relocalizer, "search", fails)
+    slam.track(frames[0])
+    wait()
+    with pytest.raises(ValueError, match="no such place"):
+        slam.track(frames[1])

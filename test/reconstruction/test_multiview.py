@@ -153,6 +153,14 @@ def test_a_keyframe_of_another_scene_is_left_out(rendered: tuple) -> None:
     assert shape_error(found.window_camera, poses[:6])[0] < 0.005
 
 
+def test_images_in_between_that_look_elsewhere_do_not_break_a_window(rendered: tuple) -> None:
+    images, _, poses, matrix = rendered
+    elsewhere = [room(seed=5).render(orbit(60)[place], matrix, SIZE)[0] for place in (20, 40)]
+    found = Multiview(Config()).reconstruct(window_of([*images[:3], *elsewhere, *images[3:6]], matrix))
+    assert found.keyframe_ids == (0, 1, 2, 5, 6, 7)
+    assert shape_error(found.window_camera, poses[:6])[0] < 0.005
+
+
 def exact_scene(seed: int = 0) -> tuple[Scene, Array]:
     """Return six cameras, 200 points in front of them, and their exact projections."""
     rng = np.random.default_rng(seed)

@@ -8,8 +8,10 @@ import pytest
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
+from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
-from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second, velocity_grid
+from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second, velocity_grid
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.keyframe import Corners, Keyframe
@@ -69,6 +71,22 @@ def test_readout_is_estimated_and_improves_the_trajectory():
 def test_a_global_shutter_is_not_corrected():
     """The estimated readout time is 0."""
     assert run(0.0, -1.0)[0] == 0.0
+
+
+@pytest.mark.parametrize("readout", [0.0, 0.02, 0.04, 0.06, 0.09])
+def test_the_first_estimate_is_found_from_far_away(readout: float):
+    """At a readout time of 0 most residuals are saturated, and the cost around it has no minimum."""
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-2, 2, (200, 2)), rng.uniform(3, 6, 200)])
+    translation = np.column_stack([-np.linspace(0, 1, 6), np.zeros(6), 0.1 * np.sin(np.arange(6))])
+    scene = Scene(np.repeat(np.eye(3)[None], 6, 0), translation, points, np.full((6, 2), 300.0))
+    exact = scene.residuals(np.zeros((200, 6, 2)))
+    shift_rate = exact[..., 1:] / 240 * rng.normal(0, 150.0, (6, 2))
+    observations = exact + readout * shift_rate + rng.normal(0, 0.4, exact.shape)
+    seen, estimator = np.ones((200, 6), bool), ReadoutEstimator(-1.0)
+    for _ in range(3):
+        estimator.update(SparseReconstruction(scene, seen[0], seen, observations, (0, 5)), seen, shift_rate)
+    assert estimator.seconds == pytest.approx(readout, abs=0.007)
 
 
 def test_shift_is_velocity_times_row_height():

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from recordings import STAMP, camera_info, pictures, raw_image
 
-from vggt_ros.geometry.camera import CameraError
+from vggt_ros.geometry.camera import Camera, CameraError, Rectifier
+from vggt_ros.ros.images import decode_first
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.gray_range import GrayRange
 from vggt_ros.sequences.image_header import MAX_SCANS, read_header
@@ -237,3 +238,29 @@ def test_a_region_of_interest_may_lie_beside_the_principal_point():
     intake = Intake()
     intake.add_info(camera_info(STAMP, (640, 480), k=[500, 0, 320, 0, 500, 240, 0, 0, 1], roi=roi, d=np.zeros(5)))
     assert intake.camera(320, 240).intrinsics[0, 2] == 0
+
+
+@pytest.mark.parametrize(("size", "reduction"), [((1280, 960), 1), ((1600, 1200), 2), ((3200, 2400), 4)])
+@pytest.mark.parametrize("kind", ["jpg", "png", "raw"])
+def test_a_large_image_comes_in_gray_first_and_its_color_shows_the_same(kind, size, reduction):
+    """After the first image, from which the size is known; a small one always comes in color."""
+    image = cv2.resize(PICTURE, size)
+    message = raw_image(STAMP, image) if kind == "raw" else compressed(encoded(kind, image))
+    intake, rectifier = Intake(), Rectifier(Camera.assumed(*size, 60.0), (800, 600))
+    first = decode_first(message, intake, None)
+    assert first.color is None and first.pixels.shape == (size[1], size[0], 3) and first.size == size
+    assert decode_first(message, intake, Rectifier(Camera.assumed(*size, 60.0), size)).color is None
+    found = decode_first(message, intake, rectifier)
+    n = reduction if kind == "jpg" else 1
+    assert found.size == size and found.pixels.shape == (size[1] // n, size[0] // n) and found.color is not None
+    gray, color = rectifier(found.pixels), rectifier(found.color())
+    assert np.abs(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(int) - gray).max() <= 3
+    assert np.abs(color.astype(int) - rectifier(first.pixels)).mean() < 1
+    with pytest.raises(ImageError):
+        decode_first(compressed(b""), intake, rectifier)
+
+
+def test_a_jpeg_of_another_size_is_not_reduced():
+    rectifier = Rectifier(Camera.assumed(1600, 1200, 60.0), (800, 600))
+    found = decode_first(compressed(encoded("jpg", cv2.resize(PICTURE, (1280, 960)))), Intake(), rectifier)
+    assert found.size == (1280, 960) == found.pixels.shape[1::-1]

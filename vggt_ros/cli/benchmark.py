@@ -22,6 +22,7 @@ from vggt_ros.benchmarks.robustness.arguments import add_arguments as add_robust
 from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
+from vggt_ros.benchmarks.workers import workers
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
@@ -42,6 +43,8 @@ def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
         elif options.command == "cluster":
             figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
                               options.speedup, options.picture)
+        elif options.command == "workers":
+            figures = workers(options.recordings, options.workers, options.ray, Config().parse(options.set))
         elif options.command == "memory":
             figures = memory(options.keyframes, config=Config().parse(options.set))
         elif options.command == "scale":
@@ -147,6 +150,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--speedup", type=float, default=100.0,
                          help="all times are shortened by this (default 100)")
     command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve there, as PNG")
+    command = commands.add_parser("workers", help="wall time of `replay` with one worker, with several, and with "
+                                  "several of which one is killed, and whether the results are the same to the bit; "
+                                  "needs VGGT_ROS_DATA and an idle machine")
+    command.add_argument("--recordings", nargs="+", default=["kitti07_first160", "hololens_dvmvs_000"], metavar="NAME",
+                         help="in VGGT_ROS_DATA, or demo_room")
+    command.add_argument("--workers", type=_count, default=2, metavar="N", help="compared with one (default 2)")
+    command.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster, as `replay --ray`; `local` for one on "
+                         "this machine")
+    _add_settings(command)
     command = commands.add_parser("scale", help="error of metric scale by each source; needs VGGT_ROS_DATA, except for "
                                   "rendered_drive and rendered_uneven")
     command.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",

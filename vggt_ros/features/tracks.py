@@ -29,8 +29,6 @@ _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
 _BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
 
-
-
 class FeatureTracks:
     """The tracked features (corners) in the newest image, each with an id that stays the same while it is tracked.
 
@@ -116,6 +114,15 @@ class FeatureTracks:
         """Return the present tracks with velocities, by the `seconds` since the previous image; NaN if not positive."""
         velocity = self.motion / np.float32(seconds) if seconds > 0 else np.full_like(self.motion, np.nan)
         return Corners(self.ids, self.pixels, velocity)
+
+
+def follow(source: NDArray[np.uint8], target: NDArray[np.uint8],
+           pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return where `pixels` (n, 2) of an image (H, W) are in a later one, and which passed the checks of tracks."""
+    if not len(pixels):
+        return pixels, np.zeros(0, np.bool_)
+    return _flow(source, target, pixels,
+                 brightness_transfer(brightness_quantiles(source), brightness_quantiles(target)))
 
 
 def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[np.float32],

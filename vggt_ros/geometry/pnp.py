@@ -12,6 +12,8 @@ from vggt_ros.geometry.poses import Array, inverse, orthonormalize, robust_sigma
 _UNKNOWN_SIGMA = 1e3
 """Sigma of a pose that is not known, radians and map units."""
 _IDENTITY = np.eye(6)
+_MAX_SAMPLES, _CONFIDENCE, _SAMPLE = 200, 0.999, 4
+"""Of RANSAC: most samples, the probability to find the best pose, and the points of a sample."""
 _MAX_ITERATIONS = 8
 _MIN_DECREASE = 1e-3
 """Decrease of the squared reprojection error by a step, px^2, below which the pose has converged: such a step is a
@@ -19,24 +21,37 @@ thirtieth of the pose's sigma with errors of a pixel."""
 
 
 def pnp_ransac(points: Array, pixels: NDArray[np.floating], intrinsics: Array,
-               max_error: float) -> tuple[Array, NDArray[np.int64]] | None:
+               max_error: float, least: int = 6) -> tuple[Array, NDArray[np.int64]] | None:
     """Return the pose `world_camera` with the most inliers and their indices, or None if there is none.
 
-    P3P in RANSAC on `points` (n, 3) seen at `pixels` (n, 2); inliers reproject within `max_error` pixels.
+    P3P in RANSAC on `points` (n, 3) seen at `pixels` (n, 2); inliers reproject within `max_error` pixels. A pose with
+    fewer than `least` inliers is None: nothing is tried beyond what finds one with so many.
     """
-    if len(points) < 6:
+    if len(points) < max(least, 6):
         return None
     try:
         found, rotation, translation, inliers = cv2.solvePnPRansac(
-            points, np.ascontiguousarray(pixels, np.float64), intrinsics, None, iterationsCount=200,
-            reprojectionError=max_error, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
+            points, np.ascontiguousarray(pixels, np.float64), intrinsics, None,
+            iterationsCount=_iterations(least / len(points)), reprojectionError=max_error, confidence=_CONFIDENCE,
+            flags=cv2.SOLVEPNP_AP3P)
     except cv2.error:  # raised for degenerate points, such as points on a line: no pose
         return None
-    if not found or inliers is None:
+    if not found or inliers is None or len(inliers) < least:
         return None
     camera_world = np.eye(4)
     camera_world[:3, :3], camera_world[:3, 3] = cv2.Rodrigues(rotation)[0], translation[:, 0]
     return inverse(camera_world), inliers[:, 0].astype(np.int64)
+
+
+def _iterations(inliers: float) -> int:
+    """Return how many samples find a pose with this share of inliers, as certainly as OpenCV finds the best one.
+
+    OpenCV stops there by itself, but only once it has found such a pose.
+    """
+    miss = 1 - min(inliers, 1.0) ** _SAMPLE
+    if miss <= 0:
+        return 1
+    return int(min(_MAX_SAMPLES, np.ceil(np.log(1 - _CONFIDENCE) / np.log(miss)) + 1))
 
 
 def refine_pose(world_camera: Array, points: Array, pixels: Array, intrinsics: Array,

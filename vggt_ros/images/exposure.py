@@ -55,8 +55,8 @@ class Brightness:
 
 
 def gray_image(image: NDArray[np.uint8]) -> Gray:
-    """Return an RGB image (H, W, 3) in gray, stretched if it is dark; see `stretch`."""
-    return stretch(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
+    """Return an RGB image (H, W, 3), or one in gray (H, W), in gray, stretched if it is dark; see `stretch`."""
+    return stretch(image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
 
 
 def stretch(gray: Gray) -> Gray:

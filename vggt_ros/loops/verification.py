@@ -79,8 +79,8 @@ def two_view_geometry(older: MapKeyframe, older_features: Features, newer: MapKe
         return None
     found = []
     for of_source, target, target_pixels in ((points[0], newer, pixels[1]), (points[1], older, pixels[0])):
-        estimate = _pose_by_points(of_source, target, target_pixels)
-        if estimate is None or len(estimate[1]) < min_matches:
+        estimate = _pose_by_points(of_source, target, target_pixels, min_matches)
+        if estimate is None:
             return None
         found.append(estimate)
     (older_newer, first), (newer_older, second) = found
@@ -98,12 +98,15 @@ def _pose_by_features(source: MapKeyframe, target: MapKeyframe, source_pixels: A
     return _pose_by_points(landmarks(source, np.eye(4), 1.0, source_pixels), target, target_pixels)
 
 
-def _pose_by_points(points: Array, target: MapKeyframe,
-                    target_pixels: Array) -> tuple[Array, NDArray[np.int64]] | None:
-    """Return the same by the points (n, 3) in the frame of the source, NaN where their depth is not known."""
+def _pose_by_points(points: Array, target: MapKeyframe, target_pixels: Array,
+                    least: int = 6) -> tuple[Array, NDArray[np.int64]] | None:
+    """Return the same by the points (n, 3) in the frame of the source, NaN where their depth is not known.
+
+    None also with fewer than `least` inliers.
+    """
     known = np.isfinite(points[:, 2])
     limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
-    return pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit)
+    return pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit, least)
 
 
 def lenient(config: AlignmentConfig, drift: Drift | None, depth: float) -> AlignmentConfig:

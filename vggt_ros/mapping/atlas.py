@@ -15,7 +15,7 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_description
-from vggt_ros.mapping.relocalized_windows import align_relocalized, check_reach, relocalized_views
+from vggt_ros.mapping.relocalized_windows import align_found, align_relocalized, check_reach
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.planar import PlanarGround
@@ -53,6 +53,11 @@ class Atlas:
         self._local_features: dict[int, Features] = {}  # of the keyframes that were added last
         self.current_submap = -1
         self._submap_metrics: dict[int, MetricScale] = {}  # of earlier submaps, as they were when the next one began
+
+    @property
+    def graph(self) -> KeyframeGraph:
+        """The poses of the keyframes."""
+        return self._graph
 
     @property
     def loop_count(self) -> int:
@@ -160,10 +165,10 @@ class Atlas:
         reference, alignment = align_relocalized(self._graph, geometry, keyframes, found, solution,
                                                  self._config.alignment)
         views = window_views(geometry, keyframes)
-        own = next(k for k in views if self.is_connected(k))
+        shared = [k for k in views if self.is_connected(k)]
+        own = shared[0]
         # The pose of the window in its own submap is that of its keyframes, which may have the units of the one before.
-        own_alignment = align(self.views([k for k in views if self.is_connected(k)], own), views,
-                              self._config.alignment)
+        own_alignment = align(self.views(shared, own), views, self._config.alignment)
         window_own = own_alignment.reference_window.inverse()
         covariance = transported(alignment.covariance[None], to_matrix(own_alignment.reference_window)[None])[0]
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
@@ -180,17 +185,16 @@ class Atlas:
             AlignmentRefused: the relocalizations are inconsistent, with each other or in depth.
 
         """
-        reference, known = relocalized_views(self._graph, self.keyframes, found, solution)
-        own = max(known)
-        alignment = align(known, self.views(known, own), self._config.alignment)
+        own = max(found)
+        reference, alignment = align_found(self._graph, self.keyframes, found, solution, self.views(found, own),
+                                           self._config.alignment)
         count = len(alignment.shared)  # they see the same depth, so their errors are one
         return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
 
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""
-        components = self._graph.components
-        return (np.flatnonzero(solution.submaps != components[self.current_submap])
-                if components else np.zeros(0, np.int64))
+        own = self._graph.components[self.current_submap] if self._graph.components else solution.submaps
+        return np.flatnonzero(solution.submaps != own)
 
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
@@ -230,10 +234,7 @@ class Atlas:
         self._graph.attach(relative_poses(views))
 
     def apply_ground(self, up_world: Array, up_camera: Array | None) -> None:
-        """With `map.planar`, solve the graph with soft factors by the ground; see `PlanarGround` for the vectors (3,).
-
-        No effect where it is not known what is up for the camera.
-        """
+        """With `map.planar` and `up_camera`, solve with soft factors by the ground; see `PlanarGround` for both."""
         settings = self._config.map
         if settings.planar and up_camera is not None and len(self._graph):
             self._graph.apply_ground(PlanarGround(up_world, up_camera, float(np.radians(settings.planar_tilt)),

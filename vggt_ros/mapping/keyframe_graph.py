@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,17 @@ class KeyframeGraph:
     def add(self, keyframe: MapKeyframe, submap: int, window: int) -> None:
         """Create a node for a keyframe; `attach`, `attach_keyframe` or `begin_submap` have to follow."""
         self._keyframe_nodes[keyframe.id] = _KeyframeNode(keyframe.stamp, submap, self._window_edges.add_node(window))
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Forget the keyframes that the body adds if it fails: they may have no pose, and later windows share them."""
+        before = self._keyframe_nodes.copy()
+        try:
+            yield
+        except Exception:
+            self._keyframe_nodes = before
+            self._update_components()
+            raise
 
     def node(self, keyframe: int) -> int:
         """Return the node of a keyframe in the graph."""

@@ -12,6 +12,7 @@ import numpy as np
 from vggt_ros.config import Config
 from vggt_ros.features.description import describer
 from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.undo import undone_on_error
 from vggt_ros.mapping.window_relocalization import WindowRelocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
 from vggt_ros.windows.alignment import AlignmentRefused
@@ -64,8 +65,13 @@ class WindowPlacer:
         """Reconstruct a window and add it to the map, whose newest `solution` is given.
 
         After a refusal, another choice of keyframes is tried. After a second one the window begins a new submap. If it
-        could not be reconstructed at all, it is dropped, and the next window bridges the gap or begins a submap.
+        could not be reconstructed at all, it is dropped, and the next window bridges the gap or begins a submap. After
+        an error the map is as before.
         """
+        with undone_on_error(self._atlas):
+            return self._place(window, solution)
+
+    def _place(self, window: Window, solution: Solution) -> Placement:
         placement, unattached = Placement(), None
         for keyframe in sorted(self.recent)[: -2 * self._config.windows.size]:
             del self.recent[keyframe]

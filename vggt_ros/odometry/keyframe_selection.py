@@ -11,6 +11,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
 from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.landmark_table import find
 from vggt_ros.windows.keyframe import Keyframe
 
@@ -73,10 +74,17 @@ class KeyframeSelector:
                     and parallax < _WAIT_PARALLAX * usual)
         return not (may_wait and self._sharpness.relative < _BLURRED)
 
-    def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe) -> bool:
-        """Return True if a keyframe with these `tracks` shows nothing that the `newest` one before shows."""
-        return self._ids is not None and not np.isin(self._ids, tracks.ids, assume_unique=True).any() and \
-            not show_the_same(newest, keyframe)
+    def is_elsewhere(self, tracks: FeatureTracks, newest: Keyframe | None, keyframe: Keyframe,
+                     colors: KeyframeColor) -> bool:
+        """Return True if a keyframe with these `tracks` shows nothing that the `newest` one before shows.
+
+        Their images are made by `colors`.
+        """
+        if self._ids is None or np.isin(self._ids, tracks.ids, assume_unique=True).any():
+            return False
+        if newest is not None:
+            colors.wait((newest.id, keyframe.id))
+        return not show_the_same(newest, keyframe)
 
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""

@@ -94,8 +94,8 @@ class LateLocalizer:
         intrinsics = image.intrinsics
         if not image.calibrated:  # nothing was known of the focal length when the image came
             intrinsics = solved_intrinsics(intrinsics, image.width, [solution.keyframes[k] for k in keyframes])
-        found = pnp_ransac(points[known], pixels, intrinsics, limit)
-        if found is None or len(found[1]) < self._min_inliers:
+        found = pnp_ransac(points[known], pixels, intrinsics, limit, self._min_inliers)
+        if found is None:
             return None
         pose, covariance, inliers = refine_pose(found[0], points[known], pixels, intrinsics, limit)
         row = solution.index(keyframes[0])

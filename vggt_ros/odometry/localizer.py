@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, adjoint, inverse
+from vggt_ros.odometry.background_search import BackgroundSearch
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
-
-_LATE_IMAGES = 3
-"""Images without a pose that are located late at each new image, since that takes time."""
 
 
 class Localizer:
@@ -39,6 +37,7 @@ class Localizer:
         self.features = FeatureTracks(config.features)
         self._tracker = Tracker(config)
         self._relocalizer = Relocalizer(config)
+        self._background: BackgroundSearch | None = None
         self._late = LateLocalizer(config.min_inliers)
         self._odom_camera = np.eye(4)
         self.clear()
@@ -51,11 +50,21 @@ class Localizer:
         self._last_covariance: Array | None = None
         self._last_solution = Solution()
         self.relocalizations = 0
+        self._stop_search()
         for part in (self.features, self._tracker, self._relocalizer, self._late):
             part.clear()
 
+    def search_in_background(self) -> None:
+        """From now on search for a lost camera in a thread of its own, and let its images wait for no search."""
+        self._background = BackgroundSearch(self._relocalizer)
+
+    def _stop_search(self) -> None:
+        if self._background is not None:
+            self._background.stop()
+
     def lose(self) -> None:
         """Forget where the camera is: the next image is searched for in the whole map. The odometry goes on."""
+        self._stop_search()
         self._tracker.lose()
         self.features.clear()
 
@@ -66,6 +75,7 @@ class Localizer:
         """
         if not len(keyframes_near(solution, prior)):
             return False
+        self._stop_search()
         self._tracker.clear()
         self.features.clear()
         self._relocalizer.set_pose_prior(prior)
@@ -84,16 +94,20 @@ class Localizer:
                needs_keyframe: bool = False, search: bool = True) -> TrackedFrame:
         """Return the pose of `frame`; the feature tracks have been advanced to its `image`.
 
-        Without `search` a lost camera is not relocalized in the map, which takes as long as tracking several images.
+        Without `search` a lost camera is not matched to keyframes, which takes as long as tracking several images.
 
         If the frame `needs_keyframe` and its landmarks do not come from the keyframes around it, new landmarks are
         matched to the keyframes nearby. That is so `in_saved_map`, where all keyframes are of another session, and
         during pure rotation.
         """
         was_lost = self._tracker.is_lost
-        tracked, old_map_camera = self._tracker.locate(self.features, image, frame.intrinsics, solution), None
+        tracked, old_map_camera = self._tracker.locate(self.features, image, frame.intrinsics, solution, search), None
         solution = self._tracker.solution  # the newest one only if the tracker needed it, else the previous one
-        if tracked is None and len(solution) and search:
+        if tracked is None and len(solution) and self._background is not None:
+            found = self._background.search(image, frame.intrinsics, solution)
+            if found is not None:
+                tracked, was_lost = self._tracker.apply_earlier(self.features, found, image, frame.intrinsics), True
+        elif tracked is None and len(solution) and search:
             found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:
                 tracked, was_lost = self._tracker.apply_relocalization(self.features, found, reset_keyframes=True), True
@@ -139,8 +153,11 @@ class Localizer:
         from_depth[known] = of_known
         return self.features, known, from_depth
 
-    def locate_late(self, solution: Solution, most: int = _LATE_IMAGES) -> list[TrackedFrame]:
-        """Return the poses of images that had none when they came, now that keyframes around them are solved."""
+    def locate_late(self, solution: Solution, most: int) -> list[TrackedFrame]:
+        """Return the poses of images that had none when they came, now that keyframes around them are solved.
+
+        At most `most` are tried.
+        """
         return self._late.locate(self._tracker.landmarks, solution, most)
 
     def _motion_covariance(self, tracked: TrackedPose, camera_previous: Array) -> Array | None:
@@ -153,13 +170,16 @@ class Localizer:
         moved = adjoint(camera_previous)
         return tracked.covariance + moved @ self._last_covariance @ moved.T
 
-    def update_solution(self, frame: Frame, solution: Solution) -> None:
-        """Update the landmarks to a new solution, after the pose of `frame` by the previous one was published."""
-        if solution is self._tracker.solution:
-            return
-        poses = self._tracker.update_solution(self.features, frame.intrinsics, frame.image.shape[1], solution)
-        if poses is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
-            self._map_odom, self._last_solution = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
+    def update_solution(self, frame: Frame, solution: Solution, most: int) -> list[TrackedFrame]:
+        """Update the landmarks to a new solution, after the pose of `frame` by the previous one was published.
+
+        Return the poses of images that had none when they came, as `locate_late`.
+        """
+        if solution is not self._tracker.solution:
+            poses = self._tracker.update_solution(self.features, frame.intrinsics, frame.image.shape[1], solution)
+            if poses is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
+                self._map_odom, self._last_solution = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
+        return self.locate_late(solution, most)
 
     def _degradation_reason(self, tracked: TrackedPose) -> str:
         """Return why a pose is degraded, in words; empty if it is not."""

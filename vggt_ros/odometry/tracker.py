@@ -108,8 +108,8 @@ class Tracker:
         return self._lost_images >= _MAX_LOST_IMAGES
 
     def locate(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array,
-               solution: Solution) -> TrackedPose | None:
-        """Return the pose of the frame `image` with these `tracks`.
+               solution: Solution, match: bool = True) -> TrackedPose | None:
+        """Return the pose of the frame `image` with these `tracks`; `match` allows to match features, which takes time.
 
         The landmarks are updated to a new `solution` only if the present ones do not give a pose; `update_solution`
         does this otherwise, after the pose was published.
@@ -122,7 +122,7 @@ class Tracker:
         if tracked_pose is None and solution is not self.solution:
             self._update_landmarks(tracks, solution)
             tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
-        if tracked_pose is None and not self.is_lost:
+        if tracked_pose is None and match and not self.is_lost:
             tracked_pose = self._locate_by_features(tracks, image, intrinsics)
         if tracked_pose is None:
             tracked_pose = self._locate_by_rotation(tracks, intrinsics, width)
@@ -153,6 +153,21 @@ class Tracker:
         self._rotation_tracker.set_full_pose(found.covariance, depth)
         return TrackedPose(found.map_camera, found.covariance, len(found.points), found.keyframe, len(found.points))
 
+    def apply_earlier(self, tracks: FeatureTracks, found: Relocalization, image: ImageFeatures,
+                      intrinsics: Array) -> TrackedPose | None:
+        """Relocalize as `apply_relocalization`, by the pose of an image before the newest one.
+
+        The pixels are those in the newest `image`, whose pose is returned; None if they do not agree on it.
+        """
+        lost_images = self._lost_images
+        self.apply_relocalization(tracks, found, reset_keyframes=True)
+        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, image.gray.shape[1])
+        if tracked_pose is None:
+            self._last_pose, self._lost_images = None, lost_images
+        else:
+            self._last_pose = tracked_pose.map_camera
+        return tracked_pose
+
     def _update_landmarks(self, tracks: FeatureTracks, solution: Solution) -> None:
         """Update the landmarks to a new solution; the pose of the newest image has to be estimated again."""
         self.landmarks.update_solution(tracks.ids, solution)
@@ -174,8 +189,9 @@ class Tracker:
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue
-            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, self._max_error(width))
-            if found_pose is not None and len(found_pose[1]) >= self._config.min_inliers:
+            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, self._max_error(width),
+                                    self._config.min_inliers)
+            if found_pose is not None:
                 self._last_pose, inliers = found_pose
                 if pixels[image_rows[known][inliers]].std(0).min() < _MIN_SPREAD * width:
                     continue

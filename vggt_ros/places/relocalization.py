@@ -158,8 +158,8 @@ class Relocalizer:
             matches[row] = self._match(binary, solution, row)
             if len(matches[row][0]) < best_inliers:  # too few even if all are inliers: skip RANSAC
                 continue
-            ransac = pnp_ransac(matches[row][1], pixels[matches[row][0]], intrinsics, max_error)
-            if ransac is not None and len(ransac[1]) >= best_inliers:
+            ransac = pnp_ransac(matches[row][1], pixels[matches[row][0]], intrinsics, max_error, best_inliers)
+            if ransac is not None:
                 map_camera, best_inliers, submap = ransac[0], len(ransac[1]), int(solution.submaps[row])
         if map_camera is None:
             return None

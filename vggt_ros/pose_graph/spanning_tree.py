@@ -126,7 +126,12 @@ class SpanningTree:
 
         `measured` (n, 4, 4) is the pose of each node in its parent's frame, `covariance` (n, 7, 7) that of its
         perturbation on the right.
+
+        Raises:
+            ValueError: they are not finite; nothing was changed.
+
         """
+        _check_finite(measured, covariance)
         rows = list(range(self._count, self._count + len(parents)))
         self._count += len(rows)
         while self._count > len(self._branch):
@@ -149,6 +154,7 @@ class SpanningTree:
 
         Arguments as for `add`. Return which of the measurements (n,) were fused: those within the chi-square `gate`.
         """
+        _check_finite(measured, covariance)
         known, before = self.parent_edges(rows)
         innovation = log(inverse(known) @ measured)
         gain = np.linalg.solve(before + covariance, np.concatenate([before, innovation[..., None]], axis=2))
@@ -286,3 +292,9 @@ class SpanningTree:
         for name in ("_chained_poses", "_poses", "_edge_covariance", "_covariance", "_branch", "_parent"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+
+
+def _check_finite(measured: Array, covariance: Array) -> None:
+    """Raise a ValueError for a measurement that would make the poses of all later nodes unusable."""
+    if not (np.isfinite(measured).all() and np.isfinite(covariance).all()):
+        raise ValueError("a relative pose, or its covariance, is not finite")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vggt_ros.child_process import ChildProcess
+from vggt_ros.child_process import ChildProcess, receive_arrays, send_arrays
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorLost, WindowGeometry
@@ -147,7 +147,7 @@ class ReconstructorProcess:
     def _ask(self, method: str, arguments: tuple[Any, ...], progress: Callable[[str], None] = lambda text: None,
              deadline: float | None = None) -> Any:
         try:
-            self._connection.send((method, arguments))
+            send_arrays(self._connection, (method, arguments))
         except OSError as error:
             raise self._lost() from error
         return self._wait(DONE, progress, deadline)
@@ -161,7 +161,7 @@ class ReconstructorProcess:
             value: Any
             try:
                 answered = self._connection.poll(_POLL)
-                kind, value = self._connection.recv() if answered else (PROGRESS, text)
+                kind, value = receive_arrays(self._connection) if answered else (PROGRESS, text)
             except (EOFError, OSError) as error:
                 raise self._lost() from error
             if kind == PROGRESS:
@@ -200,7 +200,7 @@ class ReconstructorProcess:
     def _end(self) -> None:
         """Ask the process to end, and kill it if it does not."""
         with contextlib.suppress(OSError):
-            self._connection.send(("close", ()))
+            send_arrays(self._connection, ("close", ()))
         passed = 0.0 if self._closed_at is None else time.monotonic() - self._closed_at
         self._process.join(max(0.1, _GRACE - passed))
         self._kill()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from vggt_ros.child_process import receive_arrays, send_arrays
 from vggt_ros.config import Config
 from vggt_ros.heap import return_free_memory, single_heap
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
@@ -22,7 +23,7 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
 """Messages to the parent: answers to the creation and to a request, both with status values; and others."""
-_NICENESS = 5
+_NICENESS = 10
 """Niceness of the CPU reconstructor: tracking an image has priority over solving a window."""
 
 
@@ -109,12 +110,12 @@ class _Channel:
 
     def send(self, kind: str, value: Any) -> None:
         with self._lock:
-            self._connection.send((kind, value))
+            send_arrays(self._connection, (kind, value))
 
     def receive(self) -> tuple[str, tuple[Any, ...]] | None:
         """Return the next request, None if the parent has closed the connection."""
         try:
-            request: tuple[str, tuple[Any, ...]] = self._connection.recv()
+            request: tuple[str, tuple[Any, ...]] = receive_arrays(self._connection)
             return request
         except (EOFError, OSError):
             return None

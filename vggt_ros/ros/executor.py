@@ -7,6 +7,8 @@ from typing import Any
 
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 
+from vggt_ros.native_stderr import held_back
+
 _ERROR_TEXT = 1024
 """Size of the text of an error of rcutils, bytes (RCUTILS_ERROR_MESSAGE_MAX_LENGTH)."""
 
@@ -26,7 +28,8 @@ class TolerantExecutor(SingleThreadedExecutor):
     def _take_subscription(self, sub: Any) -> Any:
         """Take a message; overrides a private method of rclpy, which has no other place for it."""
         try:
-            taken = super()._take_subscription(sub)
+            with held_back():  # a line for each message that is too short
+                taken = super()._take_subscription(sub)
         except (ExternalShutdownException, ShutdownException):
             raise
         except Exception as error:

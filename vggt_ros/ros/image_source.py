@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.images.mask import Mask, read_mask
-from vggt_ros.ros.images import decode
+from vggt_ros.ros.images import decode_first
 from vggt_ros.ros.log import LOG_PERIOD
 from vggt_ros.ros.messages import is_valid_stamp, nanoseconds
 from vggt_ros.ros.silence import describe_publishers, node_name
@@ -35,8 +35,9 @@ class ImageSource:
         counts: images `received`, and of these `early` (the reconstructor was not ready), `waiting` (no calibration
             yet), `refused` (cannot be decoded or do not match their calibration) and `late` (a stamp older than or
             equal to the previous one, or far from it and not confirmed); all others became frames. `dark` are frames in
-            which nothing can be seen. `missed` were published but not received, or were dropped from the queue while
-            the node was busy; `recalibrated` is the number of changes of calibration or size.
+            which nothing can be seen, `damaged` images could not be decoded as a whole. `missed` were published but not
+            received, or were dropped from the queue while the node was busy; `recalibrated` is the number of changes of
+            calibration or size.
         seconds: durations of decoding and rectification of the last 100 frames.
         received_at: when DDS received the newest image, nanoseconds of the system clock; 0 if it is not known.
         calibration: the source of the intrinsics, for the status.
@@ -71,7 +72,7 @@ class ImageSource:
         self.rectified = config.rectified == "true" or (config.rectified == "auto" and is_rectified_topic(self.topic))
         self._intake = Intake(self.rectified)
         self.counts = {"received": 0, "early": 0, "waiting": 0, "refused": 0, "late": 0, "dark": 0, "missed": 0,
-                       "recalibrated": 0}
+                       "recalibrated": 0, "damaged": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
         self._refusal = ""
@@ -141,12 +142,14 @@ class ImageSource:
         try:
             if not is_valid_stamp(stamp):
                 raise ImageError(f"the stamp {stamp} ns is negative, or too far in the future")
-            image = decode(message, self._intake)
-            rectifier = self._rectifier_for(image)
+            image = decode_first(message, self._intake, self._rectifier)
+            self.counts["damaged"] = self._intake.damaged
+            rectifier = self._rectifier_for(*image.size)
             if rectifier is None:
                 self.counts["waiting"] += 1
                 return
-            rectified = rectifier(image)
+            rectified = rectifier(image.pixels)
+            color = None if image.color is None else _rectified_color(rectifier, image.color)
         except (ImageError, CameraError, ConfigError) as error:
             origin = f" ({self.info_topic})" if isinstance(error, CameraError) else ""
             self._refuse(f"{self.topic}: {str(error)[:300]}{origin}")
@@ -158,7 +161,8 @@ class ImageSource:
             self.counts["dark"] += 1
             self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
         self.seconds.append(time.perf_counter() - start)
-        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated, self._excluded),
+        self._on_frame(Frame(stamp, rectified, rectifier.intrinsics, rectifier.camera.calibrated, self._excluded,
+                             color),
                        message.header.frame_id)
 
     @property
@@ -211,15 +215,14 @@ class ImageSource:
         if sequence and previous and sequence > previous + 1 and self._node.count_publishers(self.topic) < 2:
             self.counts["missed"] += sequence - previous - 1
 
-    def _rectifier_for(self, image: NDArray[np.uint8]) -> Rectifier | None:
-        """Return the rectifier for an image, or None while CameraInfo may still come.
+    def _rectifier_for(self, width: int, height: int) -> Rectifier | None:
+        """Return the rectifier for images of a size, or None while CameraInfo may still come.
 
         Raises:
             CameraError: the calibration cannot be used.
             ConfigError: the picture of the setting camera.mask cannot be used.
 
         """
-        height, width = image.shape[:2]
         previous, camera = self._rectifier, self._intake.camera(width, height)
         if previous is not None and (previous.camera is camera or camera is None) \
                 and (previous.camera.width, previous.camera.height) == (width, height):
@@ -268,6 +271,10 @@ class ImageSource:
         elif order is Order.JUMP:
             self._on_discontinuity(f"{self.topic}: {self._stamps.reason}")
         return order is not Order.LATE
+
+
+def _rectified_color(rectifier: Rectifier, color: Callable[[], NDArray[np.uint8]]) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: rectifier(color())
 
 
 def _describe_publishers(node: LifecycleNode, topic: str) -> str:

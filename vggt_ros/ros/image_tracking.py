@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from rclpy.lifecycle import LifecycleNode
 
@@ -17,13 +18,15 @@ from vggt_ros.ros.transforms import Transforms
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
+from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Frame, TrackedFrame
 from vggt_ros.worker import Worker
 
-_MAX_DELAY = 40_000_000
-"""Queueing delay of an image, nanoseconds, above which no relocalization in the whole map is attempted."""
+_MAX_DELAY = 20_000_000
+"""Queueing delay of an image, nanoseconds, above which a lost camera is not matched to keyframes, and images that had
+no pose when they came get none now."""
 _MAX_SKIPPED_SEARCHES = 5
-"""Most consecutive images without such an attempt: on a slow machine all images may be delayed."""
+"""Most consecutive images without that: on a slow machine all images may be delayed."""
 
 
 class ImageTracking:
@@ -36,7 +39,7 @@ class ImageTracking:
         self._node, self._slam, self._worker, self._source = node, slam, worker, source
         self._transforms, self._outputs, self._metric, self._monitor = transforms, outputs, metric, monitor
         self._is_resetting = is_resetting
-        self._skipped_searches = 0
+        self._is_late, self._skipped_searches = False, 0
         self._unpublished: deque[tuple[TrackedFrame, int]] = deque()
         self.resume()
 
@@ -49,7 +52,8 @@ class ImageTracking:
         self._transforms.take_image(frame.stamp, camera_frame)
         start = time.perf_counter()
         try:
-            tracked = self._slam.locate(frame, search=self._allow_search())
+            has_time = self._allow_search()
+            tracked = self._slam.locate(frame, search=has_time)
         except Exception as error:  # one bad image must not end the node
             self._count_failure(error)
             return
@@ -60,7 +64,7 @@ class ImageTracking:
         end_priority()
         published = time.perf_counter()
         try:
-            tracked = self._slam.select_keyframe(self._worker.backlog)
+            tracked = self._slam.select_keyframe(self._load(has_time))
         except Exception as error:  # the pose is valid nevertheless
             self._count_failure(error)
         if tracked.keyframe is not None:
@@ -110,11 +114,16 @@ class ImageTracking:
         if (window := self._slam.change_mode(mode)) is not None:
             self._worker.enqueue(window)
 
+    def _load(self, has_time: bool) -> Load:
+        """Return how far the windows are behind; an image that was late itself is followed by one that waits."""
+        load = self._worker.backlog
+        return replace(load, spare_images=int(has_time)) if self._is_late else load
+
     def _allow_search(self) -> bool:
-        """Return whether to attempt relocalization: not if the image was delayed, but at least at every sixth image."""
-        late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
+        """Return whether there is time for what may wait: not if the image was delayed, but at every sixth image."""
+        self._is_late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
         self._skipped_searches = self._skipped_searches + 1 \
-            if late and self._skipped_searches < _MAX_SKIPPED_SEARCHES else 0
+            if self._is_late and self._skipped_searches < _MAX_SKIPPED_SEARCHES else 0
         return self._skipped_searches == 0
 
     def _count_failure(self, error: Exception) -> None:

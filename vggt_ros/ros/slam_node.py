@@ -94,6 +94,7 @@ class SlamNode(NodeParts):
         self.reconstructor = DeferredReconstructor(self._reconstructor_factory, self.config)
         closers.callback(self.reconstructor.close)
         self.slam = Slam(self.config, self.reconstructor)
+        self.slam.search_in_background()
         self._results = Results(self, self._process_results)
         closers.callback(self._results.close)
         self.worker = Worker(self.slam, self._results.put, self._results.put)

@@ -25,6 +25,10 @@ _BAYER16 = {name.removesuffix("8") + "16": code for name, code in _BAYER.items()
 _YUV422 = {"yuv422": cv2.COLOR_YUV2RGB_UYVY, "uyvy": cv2.COLOR_YUV2RGB_UYVY,
            "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2, "yuyv": cv2.COLOR_YUV2RGB_YUY2}
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+_DECODED = {1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
+            2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+            4: (cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+            8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8)}
 ENCODINGS = (*_COLOR, *_COLOR16, *_GRAY, *_BAYER, *_BAYER16, *_YUV422, *_YUV420)
 """The supported encodings of sensor_msgs/Image."""
 
@@ -80,7 +84,8 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
     return _convert(_rows(data, height * 3 // 2, width, step), _YUV420[encoding])
 
 
-def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None) -> Image:
+def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None, reduction: int = 1,
+                      gray: bool = False) -> Image:
     """Return an encoded image, such as that of a sensor_msgs/CompressedImage, as RGB, uint8 (H, W, 3).
 
     Check its header first (`image_header`): whatever size it declares is allocated here.
@@ -89,6 +94,9 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None)
         kind: the message's `format`, for the error's text.
         data: its bytes.
         gray_range: the camera's range of values, if it has more than 8 bits; the default is that of this image alone.
+        reduction: 1, 2, 4 or 8: for a JPEG with sides that it divides, by which the image is reduced. The decoder then
+            does a part of its work only.
+        gray: for a JPEG, return its brightness alone, uint8 (H, W).
 
     Raises:
         ImageError: there are no bytes, or OpenCV cannot read them.
@@ -96,7 +104,8 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None)
     """
     if len(data) == 0:
         raise ImageError("the image is empty (0 bytes)")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_IGNORE_ORIENTATION | (_DECODED[reduction][gray] if reduction > 1 or gray else
+                                             cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -107,7 +116,7 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None)
         if pixels.dtype.kind not in "uf":
             raise ImageError(f"format {kind!r} has pixels of type {pixels.dtype}, which are not supported")
         pixels = (gray_range or GrayRange())(pixels)
-    return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
+    return np.asarray(pixels, np.uint8) if gray else _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
 
 
 def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian: bool,

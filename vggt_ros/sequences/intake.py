@@ -6,17 +6,20 @@ Of what a sender writes, only the newest calibration is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from vggt_ros.geometry.calibration import check_matrix
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, info_field
+from vggt_ros.native_stderr import held_back
 from vggt_ros.sequences.encodings import Image, ImageError, decode, decode_compressed
 from vggt_ros.sequences.gray_range import GrayRange
-from vggt_ros.sequences.image_header import read_header
+from vggt_ros.sequences.image_header import ImageHeader, read_header
 
+_LOG = logging.getLogger(__name__)
 MIN_SIDE, MAX_ASPECT = 32, 10
 """Fewest pixels of a side, and largest ratio of the sides: in thinner images nothing can be tracked."""
 MAX_PIXELS = 1 << 27
@@ -35,13 +38,14 @@ class Intake:
     Attributes:
         rectified: whether the images are rectified already.
         problem: why the newest CameraInfo is not used, empty if it is; an earlier one that can be used is kept.
+        damaged: number of JPEGs of which only a part could be decoded, or that have bytes too many.
 
     """
 
     def __init__(self, rectified: bool = False) -> None:
         """Begin without a calibration."""
         self.rectified = rectified
-        self.problem = ""
+        self.problem, self.damaged = "", 0
         self._info: Any = None
         self._wrong_info: Any = None
         self._is_new = False
@@ -128,6 +132,43 @@ class Intake:
 
         Only the `kinds` of `image_header` are taken; all of them, if there are none.
         """
+        self._check_header(data, name, kinds)
+        return self._taken(self._decompressed(name, data, gray_range=self._gray_range))
+
+    def decode_gray(self, message: Any, size: tuple[int, int],
+                    reduction: int) -> tuple[Image, Callable[[], Image]] | None:
+        """Return a JPEG of this (width, height) in gray, uint8 (h, w), and what decodes it as RGB, uint8 (h, w, 3).
+
+        Both are reduced by `reduction`, see `encodings.decode_compressed`. None for all other images; raises as
+        `decode` does.
+        """
+        if hasattr(message, "encoding"):
+            return None
+        header = self._check_header(message.data, message.format, kinds=("jpeg", "png"))
+        if header.kind != "jpeg" or (header.width, header.height) != size:
+            return None
+        gray = self._decompressed(message.format, message.data, reduction=reduction, gray=True)
+        self._size = size
+
+        def in_color() -> Image:
+            with held_back():  # as for the gray one
+                return decode_compressed(message.format, message.data, reduction=reduction)
+
+        return gray, in_color
+
+    def _decompressed(self, name: str, data: Any, **options: Any) -> Image:
+        """Return what `decode_compressed` does; the more images are damaged, the less often the log says so."""
+        with held_back() as lines:
+            image = decode_compressed(name, data, **options)
+        if lines:
+            self.damaged += 1
+            if self.damaged & (self.damaged - 1) == 0:  # 1, 2, 4, 8, ...
+                _LOG.warning("%d images are damaged so far, but used as far as they can be decoded; the newest: %s",
+                             self.damaged, lines[0])
+        return image
+
+    def _check_header(self, data: Any, name: str, kinds: Iterable[str]) -> ImageHeader:
+        """Return the header of an encoded image; raises an error for one that cannot be used."""
         if len(data) == 0:
             raise ImageError("the image is empty (0 bytes)")
         try:
@@ -137,7 +178,7 @@ class Intake:
         if kinds and header.kind not in kinds:
             raise ImageError(f"format {name!r} cannot be decoded: {header.kind}; {' and '.join(kinds)} are supported")
         self._check_size(header.width, header.height)
-        return self._taken(decode_compressed(name, data, self._gray_range))
+        return header
 
     def accept(self, image: Image) -> Image:
         """Return an image that was decoded elsewhere, RGB uint8 (H, W, 3); raises as `decode` does."""
@@ -172,8 +213,9 @@ def try_distortion(camera: Camera) -> None:
 
 
 def darkness(image: Image) -> str:
-    """Return what is wrong with an image in which nothing can be tracked for lack of light; empty if nothing is."""
-    sample = image[::8, ::8].max(axis=2)
+    """Return what is wrong with an RGB or gray image in which it is too dark to track anything; empty if nothing is."""
+    sample = image[::8, ::8]
+    sample = sample if sample.ndim == 2 else sample.max(axis=2)
     if sample.max() < 8:
         return "the image is all black"
     if (sample < _DARK).mean() > _DARK_SHARE:

@@ -32,7 +32,7 @@ class SlamView:
         """Show an image and its pose."""
         scene, pose = self._scene, tracked.map_camera
         scene.time(frame.stamp)
-        scene.image(frame.image)
+        scene.image(frame.rgb)
         scene.camera(None if pose is None else self._map_world @ pose, frame.intrinsics, frame.image.shape[1::-1])
         state = f"{tracked.state.lower()}{': ' if tracked.reason else ''}{tracked.reason}"
         if state != self._state:

@@ -20,11 +20,14 @@ class Load:
     Attributes:
         waiting: windows that wait for it, without the one in progress.
         has_capacity: whether another window may be formed; otherwise keyframes that wait are thinned.
+        spare_images: how many images that had no pose when they came may be located now; none while the next image
+            waits.
 
     """
 
     waiting: int = 0
     has_capacity: bool = True
+    spare_images: int = 3
 
     @property
     def spacing(self) -> float:

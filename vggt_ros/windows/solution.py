@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,10 +41,11 @@ class Frame:
 
     Attributes:
         stamp: nanoseconds, exactly the message's.
-        image: RGB uint8 (H, W, 3).
+        image: RGB uint8 (H, W, 3), or gray uint8 (H, W) where `color` has it in RGB.
         intrinsics: float64 (3, 3) for this size.
         calibrated: False if `intrinsics` are only assumed.
         excluded: mask, bool (h, w) of any size, of the part of the image that is left out; None: nothing is.
+        color: makes the image in RGB, which only keyframes need; None if `image` is.
 
     """
 
@@ -53,6 +54,12 @@ class Frame:
     intrinsics: Array
     calibrated: bool = True
     excluded: NDArray[np.bool_] | None = None
+    color: Callable[[], NDArray[np.uint8]] | None = None
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """The image in RGB, uint8 (H, W, 3); made anew each time where `image` is gray."""
+        return self.image if self.color is None else self.color()
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,27 +97,50 @@ def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho
     column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     (xc, xr, x1), (yc, yr, y1), (zc, zr, z1) = turn.astype(np.float32)
     sx, sy, sz = shift.astype(np.float32)
-    over_z = 1 / np.maximum(zc * column + (zr * row + z1) + rho * sz, np.float32(1e-3))
-    x = (xc * column + (xr * row + x1) + rho * sx) * over_z
-    y = (yc * column + (yr * row + y1) + rho * sy) * over_z
-    along_x, along_y = (sx - x * sz) * over_z, (sy - y * sz) * over_z
-    rate = np.sqrt(along_x * along_x + along_y * along_y) + np.float32(1e-6)
+    # In place throughout: new arrays would cost as much as the sums.
+    z, x, y = (c * column + (r * row + one) for c, r, one in ((zc, zr, z1), (xc, xr, x1), (yc, yr, y1)))
+    buffer = np.empty_like(rho)
+    for homogeneous, speed in ((z, sz), (x, sx), (y, sy)):
+        homogeneous += np.multiply(rho, speed, out=buffer)
+    over_z = np.divide(np.float32(1), np.maximum(z, np.float32(1e-3), out=z), out=z)
+    along = []
+    for pixel, speed in ((x, sx), (y, sy)):
+        pixel *= over_z
+        change = pixel * sz
+        along.append(np.multiply(np.subtract(speed, change, out=change), over_z, out=change))
+    rate = along[0] * along[0]
+    rate += np.multiply(along[1], along[1], out=buffer)
+    np.sqrt(rate, out=rate)
+    rate += np.float32(1e-6)
     np.maximum(fastest, rate, out=fastest)
-    half_x, half_y = along_x / rate * np.float32(0.5), along_y / rate * np.float32(0.5)
-    after = cv2.remap(image, x + half_x, y + half_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    before = cv2.remap(image, x - half_x, y - half_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    slope = after - before
-    warped = _Patches((after + before) * np.float32(0.5))
+    for half in along:
+        half /= rate
+        half *= np.float32(0.5)
+    after = cv2.remap(image, x + along[0], y + along[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    before = cv2.remap(image, np.subtract(x, along[0], out=along[0]), np.subtract(y, along[1], out=along[1]),
+                       cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    slope = np.subtract(after, before, out=buffer)
+    after += before
+    after *= np.float32(0.5)
+    warped = _Patches(after)
 
-    correlation = _mean(warped.detail * keyframe.detail) / np.sqrt(warped.variance * keyframe.variance)
-    weight = np.maximum(correlation - MIN_CORRELATION, 0)
+    weight = _mean(np.multiply(warped.detail, keyframe.detail, out=after))
+    contrast = np.multiply(warped.variance, keyframe.variance, out=before)
+    weight /= np.sqrt(contrast, out=contrast)  # the correlation
+    weight -= MIN_CORRELATION
+    np.maximum(weight, 0, out=weight)
     weight[(x < 1) | (x > width - 2) | (y < 1) | (y > height - 2)] = 0
-    contrast = np.clip(np.sqrt(warped.variance / keyframe.variance), 1 / MAX_CONTRAST, MAX_CONTRAST)
-    rest = warped.detail - contrast * keyframe.detail
-    noise = _mean(rest * rest) + NOISE_VARIANCE
-    weight *= rate * (PATCH_INFORMATION / (1 - MIN_CORRELATION)) / noise
-    gradient -= weight * _mean(slope * rest)
-    information += weight * rate * _mean(slope * slope)
+    np.sqrt(np.divide(warped.variance, keyframe.variance, out=contrast), out=contrast)
+    np.clip(contrast, 1 / MAX_CONTRAST, MAX_CONTRAST, out=contrast)
+    rest = np.subtract(warped.detail, np.multiply(contrast, keyframe.detail, out=contrast), out=warped.detail)
+    noise = _mean(np.multiply(rest, rest, out=contrast))
+    noise += NOISE_VARIANCE
+    by_rate = np.multiply(rate, PATCH_INFORMATION / (1 - MIN_CORRELATION), out=contrast)
+    weight *= np.divide(by_rate, noise, out=noise)
+    rest *= slope
+    gradient -= np.multiply(_mean(rest), weight, out=rest)
+    weight *= rate
+    information += np.multiply(_mean(np.multiply(slope, slope, out=slope)), weight, out=slope)
 
 
 def _mean(image: Map) -> Map:

@@ -27,6 +27,12 @@ MIN_INLIERS, MIN_INLIERS_CONTINUED = 0.5, 0.45
 """Fraction of the tracked observations that must be inliers of a solution; the second of one that continues a local
 map, whose points support its poses: people, blur and what else is wrong may then be most of the image."""
 
+MIN_SUPPORT, MIN_INLIERS_SUPPORTED, WIDE_ANGLE = 40, 0.3, 3.0
+"""Inliers of points that three keyframes see, in each keyframe, and fraction of inliers, that are enough for a solution
+of wide steps: one whose median angle between rays is so wide, degrees, and which was found twice or continues a local
+map. Past trees, cars and facades half of the tracks are wrong then, but wrong ones hardly ever agree in three images. A
+keyframe with neither is left out of such a solution. With narrow angles, people who move agree as well."""
+
 
 @dataclass(frozen=True)
 class QualityMetrics:
@@ -68,17 +74,26 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
         reference: (n,), reference views of points refined before, else -1.
         done: (n, S), the observations refined before.
 
+    Keyframes that are not supported in the end are left out, one after the other, unless they have been `done`.
+
     Raises:
         ReconstructionRefused: too few points.
 
     """
     scene, inliers = triangulate_and_adjust(solved.scene, measured.observations, measured.visible, solved.registered,
                                             fixed, iterations=5)
+    first_reference = reference
     if inliers.any(1).sum() < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
     aligned, valid, reference = refine(scene, measured, inliers, reference, done)
     scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
+    new = solved.registered if done is None else solved.registered & ~done.any(0)
+    weak = _weakest(inliers, measured.visible, new)
+    if weak is not None and solved.registered.sum() > 2 and _median_angle(scene, aligned, inliers) >= WIDE_ANGLE:
+        supported = solved.registered & (np.arange(len(solved.registered)) != weak)
+        held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
+        return refine_solution(replace(solved, registered=supported), measured, held, first_reference, done)
     return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), reference
 
 
@@ -121,12 +136,32 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
     if points < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {points} of {len(inliers)} tracks agree with the poses found")
     residual = np.sqrt((solved.scene.residuals(solved.observations) ** 2).sum(-1)[inliers].mean())
-    _, angle = triangulate(solved.scene, solved.observations, inliers)
     metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
-                             float(np.degrees(np.median(angle[inliers.any(1)]))), parallax, points, alternatives,
+                             _median_angle(solved.scene, solved.observations, inliers), parallax, points, alternatives,
                              agreeing)
     if not continued and metrics.angle_deg < MIN_ANGLE:
         raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
-    if metrics.inlier_ratio < (MIN_INLIERS_CONTINUED if continued else MIN_INLIERS):
+    least = MIN_INLIERS_CONTINUED if continued else MIN_INLIERS
+    is_supported = (_support(inliers)[expected.any(0)] >= MIN_SUPPORT).all()
+    if (continued or agreeing) and metrics.angle_deg >= WIDE_ANGLE and is_supported:
+        least = MIN_INLIERS_SUPPORTED
+    if metrics.inlier_ratio < least:
         raise ReconstructionRefused(f"no solution: only {metrics.inlier_ratio:.0%} of the observations are inliers")
     return metrics
+
+
+def _median_angle(scene: Scene, observations: Array, inliers: Mask) -> float:
+    """Return the median, over the points, of the largest angle between the rays of a point, degrees."""
+    return float(np.degrees(np.median(triangulate(scene, observations, inliers)[1][inliers.any(1)])))
+
+
+def _support(inliers: Mask) -> NDArray[np.intp]:
+    """Return in each keyframe (S,) the number of inliers (n, S) of points that three keyframes see."""
+    return inliers[inliers.sum(1) >= 3].sum(0)
+
+
+def _weakest(inliers: Mask, tracked: Mask, candidates: Mask) -> int | None:
+    """Return the keyframe with the smallest fraction of inliers (n, S) of those with few inliers, if there is one."""
+    fraction = (inliers & tracked).sum(0) / np.maximum(tracked.sum(0), 1)
+    few = candidates & (fraction < MIN_INLIERS_SUPPORTED) & (_support(inliers) < MIN_SUPPORT)
+    return int(np.argmin(np.where(few, fraction, np.inf))) if few.any() else None

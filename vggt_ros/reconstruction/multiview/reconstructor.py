@@ -60,6 +60,7 @@ class Multiview:
         self._readout = ReadoutEstimator(self._settings.readout)
         self._local: LocalMap | None = None
         self._lens = Lens()
+        self._searched: Lens | None = None  # what was found for the window that is being solved
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
         self._refused = -1  # the newest window of which a first choice of keyframes was
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
@@ -95,6 +96,7 @@ class Multiview:
         """
         times = [time.perf_counter()]
         self._begin_lens(window.keyframes[0])
+        self._searched = None
         known = {view.keyframe.id: view for view in self._local.views} if self._local else {}
         views = [known.get(k.id) or View.of(k, self._settings.corners) for k in window.keyframes]
         for _ in range(MAX_READOUT_UPDATES):
@@ -171,7 +173,10 @@ class Multiview:
     def _solve_alone(self, views: list[View]) -> WindowSolution:
         """Return the solution of the views of a window by themselves, in units of its median depth."""
         began = time.perf_counter()
-        measured = search_lens(Measurements(views, self._tracks(views)[0], self.readout, self._lens), self._seed)
+        measured = Measurements(views, self._tracks(views)[0], self.readout, self._searched or self._lens)
+        if self._searched is None:  # with another readout time the window is solved again, but not searched again
+            measured = search_lens(measured, self._seed)
+            self._searched = measured.lens
         seconds = time.perf_counter() - began
         measured, solved, reference, metrics = solve_window(measured, self._seed)
         unit = float(np.median(solved.scene.in_cameras()[..., 2][solved.inliers]))

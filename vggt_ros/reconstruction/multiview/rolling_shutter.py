@@ -8,7 +8,7 @@ estimated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -111,7 +111,7 @@ class ReadoutEstimator:
         self._estimate, self._weight, self._windows_left, self.seconds = values
 
     def update(self, solution: SparseReconstruction, tracked: NDArray[np.bool_], shift_rate: Array) -> None:
-        """Update the estimate with a solved window, from the cost at three readout times.
+        """Update the estimate with a solved window, from the cost at readout times around the lowest one.
 
         All tracked observations (n, S) are used, not only the inliers of the solution: those were selected with the
         previous estimate. `shift_rate` (n, S, 2) is in pixels per second of readout time. The radial distortion is
@@ -127,18 +127,37 @@ class ReadoutEstimator:
         rows = np.argsort(-(tracked & used).sum(1), kind="stable")[:MAX_TRACKS]
         tracked, shift_rate, initial = tracked[rows], shift_rate[rows], replace(
             solution.scene, points=solution.scene.points[rows])
-        costs = []
-        for offset in (-step, 0.0, step):
+
+        def cost(offset: float) -> float:
             observations = solution.observations[rows] - offset * shift_rate
             scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25, tolerance=EXACT)
             square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
-            costs.append(float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean()))
-        curvature = (costs[0] - 2 * costs[1] + costs[2]) / (2 * costs[1])
+            return float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean())
+
+        if (found := self._lowest(cost, step)) is None:
+            return
+        middle, (before, lowest, after) = found
+        curvature = (before - 2 * lowest + after) / (2 * lowest)
         if curvature < MIN_CURVATURE:  # no distinct minimum
             return
-        minimum = self.seconds + step * float(np.clip((costs[0] - costs[2]) / (4 * curvature * costs[1]), -1, 1))
+        minimum = self.seconds + middle + step * float(np.clip((before - after) / (4 * curvature * lowest), -1, 1))
         # Older windows have less weight: they were evaluated with a worse estimate.
         weight = curvature * rms_rate**2
         self._weight = 0.7 * self._weight + weight
         self._estimate += weight / self._weight * (minimum - self._estimate)
         self.seconds = self._estimate if DEADBAND < self._estimate < MAX_READOUT else 0.0
+
+    def _lowest(self, cost: Callable[[float], float], step: float) -> tuple[float, tuple[float, float, float]] | None:
+        """Return the offset to the readout time, a multiple of `step`, with the lowest cost, and the costs around it.
+
+        Until there is an estimate, the search goes downhill, since far from the minimum the robust cost is not a
+        parabola. None if the cost still falls at the longest readout time that is plausible.
+        """
+        middle, costs = 0, {offset: cost(offset * step) for offset in (-1, 0, 1)}
+        while not self._weight and (lowest := min((middle, middle - 1, middle + 1), key=costs.__getitem__)) != middle:
+            if abs(self.seconds + lowest * step) > MAX_READOUT:
+                return None
+            middle, beyond = lowest, 2 * lowest - middle
+            if beyond not in costs:
+                costs[beyond] = cost(beyond * step)
+        return middle * step, (costs[middle - 1], costs[middle], costs[middle + 1])

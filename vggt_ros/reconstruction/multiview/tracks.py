@@ -31,8 +31,9 @@ MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
 MIN_TRACKED = 80
 """Number of points that must be tracked into the next keyframe, else features are matched, too."""
-FEW_MATCHES = 60
-"""With fewer matches to the next keyframe, those of the keyframe before are tried, too."""
+FEW_MATCHES, EARLIER = 60, 4
+"""With fewer matches to the next keyframe, up to so many keyframes before are tried, too, until one has as many: what
+is between may be blurred, covered, or look elsewhere."""
 MIN_HALVED = 480
 """Width of images, pixels, from which corners are found in half the size."""
 CELLS = 350
@@ -168,19 +169,33 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int, max_bac
     if tracked >= max(MIN_TRACKED, MIN_TRACKED_FRACTION * observed.sum()):
         tracks[pending[good], index + 1] = moved[good]
         return tracks
-    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
-    matches = source.sift.pixels[rows], target.sift.pixels[columns]
-    if len(rows):
-        retried, retried_good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
-                                              2 * max_backward_error)
-        moved, good = np.where(retried_good[:, None], retried, moved), good | retried_good
+    for earlier in range(index, max(index - 1 - EARLIER, -1), -1):
+        tracks, matches = _with_matches(tracks, features, earlier, index + 1, max_backward_error)
+        if matches >= FEW_MATCHES:
+            break
+    good &= np.isnan(tracks[pending, index + 1, 0])
     tracks[pending[good], index + 1] = moved[good]
-    tracks = _add_matches(tracks, index, index + 1, *matches)
-    if len(rows) < FEW_MATCHES and index > 0:
-        before = features[index - 1]
-        rows, columns = verified_matches(before.sift, target.sift, before.intrinsics, target.intrinsics)
-        tracks = _add_matches(tracks, index - 1, index + 1, before.sift.pixels[rows], target.sift.pixels[columns])
     return tracks
+
+
+def _with_matches(tracks: Array, features: Sequence[Features], first: int, second: int,
+                  max_backward_error: float) -> tuple[Array, int]:
+    """Return the tracks (n, S, 2) with what matches of SIFT features say of two keyframes, and the number of matches.
+
+    Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
+    """
+    source, target = features[first], features[second]
+    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
+    if not len(rows):
+        return tracks, 0
+    matches = source.sift.pixels[rows], target.sift.pixels[columns]
+    pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
+    points = tracks[pending, first].astype(np.float32)
+    if len(points):
+        moved, good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
+                                    2 * max_backward_error)
+        tracks[pending[good], second] = moved[good]
+    return _add_matches(tracks, first, second, *matches), len(rows)
 
 
 def _add_matches(tracks: Array, first: int, second: int, first_pixels: NDArray[np.float32],
