@@ -27,7 +27,7 @@ WIDTH = 176
 """Width of the images that are compared, pixels."""
 STEP = 2.0
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
-MIN_PLANES, MAX_PLANES = 16, 64
+MIN_PLANES, MAX_PLANES = 16, 48
 """Bounds of the number of planes."""
 NEAR, FAR = 0.7, 2.5
 """Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
