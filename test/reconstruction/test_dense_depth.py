@@ -15,6 +15,8 @@ from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import (
+    JUMP_PENALTY,
+    STEP_PENALTY,
     _Costs,
     _guide,
     _Neighbor,
@@ -146,9 +148,9 @@ def _one_path(cost: Map, image: Map) -> Map:
     for row in range(1, cost.shape[1]):
         for column in range(cost.shape[2]):
             before = result[:, row - 1, column]
-            jump = 1.2 / (1 + abs(float(image[row, column]) - float(image[row - 1, column])) / 8)
+            jump = float(JUMP_PENALTY) / (1 + abs(float(image[row, column]) - float(image[row - 1, column])) / 8)
             neighbors = np.pad(before, 1, constant_values=np.inf)
-            best = np.minimum.reduce([before, np.minimum(neighbors[:-2], neighbors[2:]) + 0.1,
+            best = np.minimum.reduce([before, np.minimum(neighbors[:-2], neighbors[2:]) + STEP_PENALTY,
                                       np.full(len(before), before.min() + jump)])
             result[:, row, column] += best - before.min()
     return result
@@ -174,8 +176,8 @@ def test_the_cost_is_by_the_neighbors_that_see_the_pixel(moves: list[tuple[int, 
         texture = _Texture(other)
         seen, there = slice(max(0, -move), 24 - max(0, move)), slice(max(0, move), 24 - max(0, -move))
         product, scale = np.zeros_like(image), np.zeros_like(image)
-        product[:, seen] = own.detail[:, seen] * texture.detail[:, there]
-        scale[:, seen] = own.scale[:, seen] * texture.scale[:, there]
+        product[:, seen] = own.detail[:, seen] * texture.detail[:, there] * texture.scale[:, there]
+        scale[:, seen] = own.scale[:, seen]
         correlation = cv2.blur(product, (5, 5)) * scale
         sides[side].append(np.where(scale > 0, (1 - correlation) / 2, np.nan))
     with warnings.catch_warnings():

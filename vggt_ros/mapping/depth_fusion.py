@@ -136,14 +136,18 @@ class _Comparison:
 class _Support:
     """When the points (n,) of a keyframe were seen: first, last, and by how many others."""
 
-    def __init__(self, count: int, time: int) -> None:
-        self.first, self.last = np.full(count, time, np.int64), np.full(count, time, np.int64)
-        self._others = np.zeros(count, np.int32)
-
-    def add(self, points: NDArray[np.int64], time: int) -> None:
-        self.first[points] = np.minimum(self.first[points], time)
-        self.last[points] = np.maximum(self.last[points], time)
-        self._others[points] += 1
+    def __init__(self, count: int, time: int, agreeing: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
+        """Take the time of each neighbor and the points that it has, too."""
+        self.first, self.last = np.full(count, time, np.int32), np.full(count, time, np.int32)
+        self._others = np.zeros(count, np.int8)
+        by_time = sorted(agreeing, key=lambda one: one[0])
+        for other, points in by_time:
+            self._others[points] += 1
+            if other > time:
+                self.last[points] = other  # the newest comes last
+        for other, points in reversed(by_time):
+            if other < time:
+                self.first[points] = other  # the oldest comes last
 
     def came_after(self, points: NDArray[np.int64], time: int) -> NDArray[np.bool_]:
         """Return which points came after `time`: what was seen through before is contradicted, unless two saw it."""
@@ -160,7 +164,7 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     biases = [other.log_factor - one.bias for one, other in zip(found, neighbors, strict=True)
               if one.bias is not None]
     log_factor = float(sum(biases) / (len(biases) + _FACTOR_PRIOR))
-    seen = _Support(len(depth), view.time)
+    agreements: list[tuple[int, NDArray[np.int64]]] = []
     score, looked = np.zeros(len(depth), np.float32), np.zeros(len(depth), np.bool_)
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
@@ -170,10 +174,11 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
         agree = np.flatnonzero(np.abs(one.ratio) < one.tolerance)
         agreeing = one.pixels[agree]
         score[agreeing] += _SUPPORT
-        seen.add(agreeing, other.time)
+        agreements.append((other.time, agreeing))
         weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
         shift[agreeing] += weight * one.ratio[agree]
         total[agreeing] += weight
+    seen = _Support(len(depth), view.time, agreements)
     for one, other in zip(found, neighbors, strict=True):
         through = one.pixels[one.ratio < -_SEEN_THROUGH * one.tolerance]
         score[through] -= _THROUGH * ~seen.came_after(through, other.time)
@@ -186,10 +191,10 @@ def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
     return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
 
 
-def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int64],
+def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int32],
              time: int) -> NDArray[np.bool_]:
     """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
-    count = np.zeros(len(last_seen), np.int64)
+    count = np.zeros(len(last_seen), np.int8)
     for one, other in zip(found, neighbors, strict=True):
         if other.time <= time:
             continue

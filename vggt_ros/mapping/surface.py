@@ -240,7 +240,7 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
     points = _camera_points(depth, keyframe.intrinsics)
     return PointCloud(np.stack([axis[known] for axis in points], axis=1), np.asarray(keyframe.color)[known],
                       keyframe.confidence[known].astype(np.float32) / np.float32(255),
-                      depth_normals(depth, keyframe.intrinsics)[known])
+                      depth_normals(depth, keyframe.intrinsics, known))
 
 
 def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> PointCloud:
@@ -251,8 +251,8 @@ def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> Poin
     return cloud.transformed(np.eye(4), float(solution.scale[row]))
 
 
-def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.float32]:
-    """Return the normals (h, w, 3) of a depth map (h, w), toward the camera; zero where unknown.
+def depth_normals(depth: NDArray[np.float32], intrinsics: Array, wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the normals (n, 3) of a depth map (h, w) at the n pixels `wanted`, toward the camera; zero where unknown.
 
     The inverse depth of a plane is linear in the image. Its gradient is the mean of those around a pixel, without those
     across edges and unknown depth, so that the noise of the depth of single pixels does not matter.
@@ -260,22 +260,27 @@ def depth_normals(depth: NDArray[np.float32], intrinsics: Array) -> NDArray[np.f
     known = depth > 0
     inverse_depth = np.where(known, 1 / np.where(known, depth, np.float32(1)), np.float32(0))
     slopes = []
-    for one, other in (((slice(None), slice(2, None)), (slice(None), slice(None, -2))),
-                       ((slice(2, None), slice(None)), (slice(None, -2), slice(None)))):
-        rise, middle = inverse_depth[one] - inverse_depth[other], inverse_depth[one] + inverse_depth[other]
-        valid = (known[one] & known[other] & (np.abs(rise) < _STEEP * middle)).astype(np.float32)
-        margin = ((0, 0), (1, 1)) if one[0] == slice(None) else ((1, 1), (0, 0))
-        count, total = (cv2.boxFilter(np.pad(values, margin), -1, (_NORMAL_PATCH, _NORMAL_PATCH),
-                                      borderType=cv2.BORDER_CONSTANT) for values in (valid, valid * rise))
-        slopes.append(np.where(count > _FEWEST_SLOPES / _NORMAL_PATCH**2, total / np.maximum(2 * count, 1e-6), np.nan))
-    height, width = depth.shape
-    x = (np.arange(width, dtype=np.float32) - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
-    y = (np.arange(height, dtype=np.float32) - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
-    along_x, along_y = slopes[0] * np.float32(intrinsics[0, 0]), slopes[1] * np.float32(intrinsics[1, 1])
-    ahead = inverse_depth - along_x * x - along_y * y[:, None]
+    for axis, focal in ((1, intrinsics[0, 0]), (0, intrinsics[1, 1])):
+        after = inverse_depth[:, 2:] if axis else inverse_depth[2:]
+        before = inverse_depth[:, :-2] if axis else inverse_depth[:-2]
+        rise = after - before
+        valid = (np.abs(rise) < np.float32(_STEEP) * (after + before)).astype(np.float32)
+        valid *= (after > 0) & (before > 0)
+        rise *= valid
+        count, total = (cv2.boxFilter(
+            cv2.copyMakeBorder(values, 1 - axis, 1 - axis, axis, axis, cv2.BORDER_CONSTANT), -1,
+            (_NORMAL_PATCH, _NORMAL_PATCH), borderType=cv2.BORDER_CONSTANT)[wanted] for values in (valid, rise))
+        slopes.append(np.where(count > _FEWEST_SLOPES / _NORMAL_PATCH**2,
+                               total / np.maximum(2 * count, np.float32(1e-6)), np.float32(np.nan)) * np.float32(focal))
+    rows, columns = np.nonzero(wanted)
+    x = (columns.astype(np.float32) - np.float32(intrinsics[0, 2])) / np.float32(intrinsics[0, 0])
+    y = (rows.astype(np.float32) - np.float32(intrinsics[1, 2])) / np.float32(intrinsics[1, 1])
+    along_x, along_y = slopes
+    ahead = inverse_depth[wanted] - along_x * x - along_y * y
     length = np.sqrt(along_x**2 + along_y**2 + ahead**2)
-    normals = -np.stack([along_x, along_y, ahead], axis=2) / np.maximum(length, np.float32(1e-12))[..., None]
-    return np.asarray(np.where((known & np.isfinite(length))[..., None], normals, 0), np.float32)
+    normals = np.stack([along_x, along_y, ahead], axis=1) / -np.maximum(length, np.float32(1e-12))[:, None]
+    normals[~np.isfinite(length)] = 0
+    return np.asarray(normals, np.float32)
 
 
 def _camera_points(depth: NDArray[np.float32], intrinsics: Array) -> tuple[NDArray[np.float32], ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.reconstruction.multiview.dense_neighbors import DenseNeighbors
 from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
 
@@ -25,15 +26,13 @@ SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 7
 """The same for the plane sweep: several neighbors see what is hidden from some of them."""
 MIN_POINTS = 10
 """Fewest sparse points that a keyframe must observe to get depth."""
-MAX_POINTS = 100
-"""About how many sparse points decide which keyframes are neighbors."""
 PRIOR_WEIGHT = 0.05
 """Weight of the coarser pyramid level when sparse points are interpolated."""
-MAX_RELATIVE_SIGMA = 0.12
+MAX_RELATIVE_SIGMA = 0.11
 """Depth with a larger relative standard deviation is set to unknown."""
 MIN_RELATIVE_SIGMA = 0.004
 """Smallest relative standard deviation: errors of the poses are common to all pixels."""
-LEAST_PLANES, UNSEEN_PLANES = 0.1, 8.0
+LEAST_PLANES, UNSEEN_PLANES = 0.075, 6.0
 """Least standard deviation of the sweep with which depth is refined, in planes, and that where it found none."""
 
 
@@ -56,12 +55,13 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
         if len(points_camera) < MIN_POINTS:
             continue
-        overlap, parallax = _views_in_common(index, points_camera, intrinsics, window_camera)
-        others = _best_neighbors(overlap, parallax, SWEEP_NEIGHBORS, SWEEP_PARALLAX)
+        neighbors = DenseNeighbors(index, float(np.median(points_camera[:, 2])), intrinsics, window_camera,
+                                   grays.shape[1:])
+        others = neighbors.best(SWEEP_NEIGHBORS, SWEEP_PARALLAX)
         if not others:
             continue
         swept = sweep(grays, intrinsics, window_camera, points_camera, index, others)
-        others = _best_neighbors(overlap, parallax, REFINED_NEIGHBORS, REFINED_PARALLAX)
+        others = neighbors.best(REFINED_NEIGHBORS, REFINED_PARALLAX)
         depth[index], sigma[index] = _refined(grays, intrinsics, window_camera, index, others, swept)
     return depth, sigma
 
@@ -105,37 +105,6 @@ def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:
         dense = cv2.resize(dense, value.shape[::-1], interpolation=cv2.INTER_LINEAR)
         dense = (value + PRIOR_WEIGHT * dense) / (weight + PRIOR_WEIGHT)
     return cv2.GaussianBlur(dense, (0, 0), 2.0)
-
-
-def _views_in_common(index: int, points_camera: Array, intrinsics: Array, window_camera: Array) -> tuple[Array, Array]:
-    """Return which fraction of a keyframe's points every keyframe sees (S,), and their median parallax, pixels (S,).
-
-    Both are 0 for the keyframe itself.
-    """
-    matrix = intrinsics[index]
-    size, focal = 2 * matrix[:2, 2] + 1, matrix[[0, 1], [0, 1]]
-    index_others = inverse(window_camera[index]) @ window_camera
-    overlap, parallax = np.zeros(len(window_camera)), np.zeros(len(window_camera))
-    points_camera = points_camera[::max(1, len(points_camera) // MAX_POINTS)]
-    rays = points_camera[:, :2] / points_camera[:, 2:]
-    for other in np.flatnonzero(np.arange(len(window_camera)) != index):
-        shifted = points_camera - index_others[other, :3, 3]
-        in_other = shifted @ index_others[other, :3, :3]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            image = in_other[:, :2] / in_other[:, 2:] * focal + matrix[:2, 2]
-            visible = (in_other[:, 2] > 0) & (image >= 0).all(1) & (image < size).all(1)
-            motion = (shifted[visible, :2] / shifted[visible, 2:] - rays[visible]) * focal
-        if len(motion):
-            overlap[other] = visible.mean()
-            parallax[other] = np.sqrt(np.median((motion**2).sum(1)))
-    return overlap, parallax
-
-
-def _best_neighbors(overlap: Array, parallax: Array, count: int, target: float) -> list[int]:
-    """Return the keyframes with parallax near `target` pixels and enough overlap, the best first."""
-    usable = np.flatnonzero((overlap > 0.35) & (parallax > 0.5))
-    score = overlap[usable] * np.exp(-0.5 * np.log(parallax[usable] / target) ** 2)
-    return usable[np.lexsort((-usable, -score))][:count].tolist()
 
 
 def rank(sigma: Map) -> Map:

@@ -23,11 +23,11 @@ Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
-WIDTH = 144
+WIDTH = 176
 """Width of the images that are compared, pixels."""
-STEP = 1.2
+STEP = 2.0
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
-MIN_PLANES, MAX_PLANES = 16, 64
+MIN_PLANES, MAX_PLANES = 16, 48
 """Bounds of the number of planes."""
 NEAR, FAR = 0.7, 2.5
 """Range of depth: from this factor of the nearest sparse points to this factor of the farthest."""
@@ -35,11 +35,11 @@ PATCH = 5
 """Edge of the patches that are correlated, pixels."""
 MEAN_PATCH = 5
 """Edge of the patches whose mean brightness is subtracted before, pixels."""
-NOISE_VARIANCE = np.float32(9.0)
+NOISE_VARIANCE = np.float32(13.0)
 """Variance of the gray values in a patch without texture: its correlation says little."""
 UNKNOWN_COST = np.float32(0.5)
 """Cost (0 to 1) of uncorrelated patches, and of a pixel that no neighbor sees."""
-STEP_PENALTY, JUMP_PENALTY = np.float32(0.1), np.float32(1.2)
+STEP_PENALTY, JUMP_PENALTY = np.float32(0.13), np.float32(1.2)
 """Costs of a change by one plane, and by more, from pixel to pixel; the latter where both have the same brightness."""
 EDGE = np.float32(8.0)
 """Change of the gray value from pixel to pixel that halves the cost of a jump."""
@@ -47,8 +47,9 @@ POINT_COST, POINT_TOLERANCE = np.float32(0.5), 3.0
 """Cost of each plane between a pixel's depth and the sparse point seen in it, up to this many planes."""
 SMOOTHING, SMOOTHING_PASSES = 3.0, 2
 """Bilateral smoothing of the result: radius in pixels, which removes the steps of the planes, and how often."""
-PLANE_SIGMA, AMBIGUITY_SIGMA, COST_FLOOR = 0.3, 0.25, 0.03
+PLANE_SIGMA, AMBIGUITY_SIGMA, COST_FLOOR = 0.22, 0.19, 0.03
 """Standard deviation in planes: the first, and the second times (cost + floor) / (margin to the next best + floor)."""
+_TINY = np.float32(1e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +119,17 @@ def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
 
 
 class _Texture:
-    """An image, float32 (h, w), without its local mean, and the inverse of the local standard deviation of the rest."""
+    """An image, float32 (h, w), without its local mean, and the inverse of the local standard deviation of the rest.
+
+    `normalized` is the product of both. It is 0 nowhere, so that 0 is outside of the image after a warp.
+    """
 
     def __init__(self, image: Map) -> None:
         self.detail = np.asarray(image - cv2.boxFilter(image, -1, (MEAN_PATCH, MEAN_PATCH)), np.float32)
         variance = cv2.boxFilter(self.detail * self.detail, -1, (PATCH, PATCH))
         self.scale = np.asarray(1 / np.sqrt(variance + NOISE_VARIANCE), np.float32)
+        self.normalized = self.detail * self.scale
+        self.normalized[self.normalized == 0] = _TINY
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +164,7 @@ class _Costs:
 
     def __init__(self, image: Map, neighbors: Sequence[_Neighbor]) -> None:
         self._texture, self._neighbors = _Texture(image), neighbors
-        self._detail, self._scale, self._product = (np.empty_like(image) for _ in range(3))
+        self._warped, self._product = np.empty_like(image), np.empty_like(image)
         self._sums = {side: (np.empty_like(image), np.empty_like(image)) for side in (True, False)}
         self._outside = np.empty(image.shape, np.bool_)
 
@@ -167,9 +173,9 @@ class _Costs:
 
         The better of the means of the two sides counts.
         """
-        for total, count in self._sums.values():
+        for side, (total, count) in self._sums.items():
             total.fill(0)
-            count.fill(0)
+            count.fill(sum(neighbor.side == side for neighbor in self._neighbors))
         for neighbor in self._neighbors:
             self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
         (total, count), (other, other_count) = self._sums.values()
@@ -184,19 +190,17 @@ class _Costs:
         np.minimum(total, other, out=cost)
 
     def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
-        """Add the correlations by a neighbor, still without the scale of the keyframe, and where it sees a pixel."""
+        """Add the correlations by a neighbor, without the scale of the keyframe; subtract 1 where it sees no pixel."""
         size = total.shape[::-1]
         homography = neighbor.rotation.copy()
         homography[:, 2] += inverse_depth * neighbor.shift
-        cv2.warpPerspective(neighbor.texture.detail, homography, size, self._detail,
-                            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        cv2.warpPerspective(neighbor.texture.scale, homography, size, self._scale,
-                            cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
-        np.multiply(self._detail, self._texture.detail, out=self._detail)
-        cv2.boxFilter(self._detail, -1, (PATCH, PATCH), self._product)
-        np.greater(self._scale, 0, out=self._outside)
-        np.add(count, self._outside, out=count)
-        np.multiply(self._product, self._scale, out=self._product)  # 0 outside of the neighbor
+        cv2.warpPerspective(neighbor.texture.normalized, homography, size, self._warped,
+                            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
+        np.equal(self._warped, 0, out=self._outside)
+        np.subtract(count, self._outside, out=count)
+        np.multiply(self._warped, self._texture.detail, out=self._warped)
+        cv2.boxFilter(self._warped, -1, (PATCH, PATCH), self._product)
+        np.copyto(self._product, 0, where=self._outside)
         np.add(total, self._product, out=total)
 
 

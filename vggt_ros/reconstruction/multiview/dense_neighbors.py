@@ -1,0 +1,73 @@
+"""Which keyframes the depth of another one is found by: such that each part of the image is seen by some of them.
+
+The best ones by the mean over the image may all miss the same part of it: what comes into view when the camera turns is
+seen by the keyframes beside it only, whose parallax is small. So each neighbor is chosen for what it adds to those
+before it. What a part of the image gains from another neighbor that sees it becomes less with each that does. The sum
+of that is submodular: the greedy choice is nearly the best one (Nemhauser et al., An analysis of approximations for
+maximizing submodular set functions, 1978; for stereo: Hornung et al., Image selection for improved multi-view stereo,
+CVPR 2008).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_CELLS = 6, 8
+"""Rows and columns of the parts into which the image is divided."""
+_ENOUGH = 0.1
+"""Sum of the qualities of the neighbors of a part of the image, each at most 1, that is worth twice what is added."""
+_MIN_PARALLAX = 0.5
+"""Least parallax of a neighbor, pixels, where it says something about depth."""
+_LEAST_GAIN = 1e-6
+"""A neighbor that adds less adds nothing."""
+
+
+class DenseNeighbors:
+    """The other keyframes of a window as neighbors of one of them."""
+
+    def __init__(self, index: int, depth: float, intrinsics: Array, window_camera: Array,
+                 shape: tuple[int, int]) -> None:
+        """Project the middles of the parts of the image of keyframe `index` into all others.
+
+        Args:
+            index: the keyframe.
+            depth: its typical depth, at which the parts of the image are taken to be.
+            intrinsics: (S, 3, 3) for images of this size.
+            window_camera: (S, 4, 4).
+            shape: height and width of the images.
+
+        """
+        (height, width), (rows, columns) = shape, _CELLS
+        y, x = np.meshgrid((np.arange(rows) + 0.5) * height / rows - 0.5,
+                           (np.arange(columns) + 0.5) * width / columns - 0.5, indexing="ij")
+        rays = np.linalg.inv(intrinsics[index]) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+        own = window_camera[index]
+        rotation = own[:3, :3].T @ window_camera[:, :3, :3]
+        center = (window_camera[:, :3, 3] - own[:3, 3]) @ own[:3, :3]
+        from_center = rays * depth - center[:, :, None]  # (S, 3, parts)
+        image = intrinsics @ (rotation.transpose(0, 2, 1) @ from_center)
+        focal = np.diag(intrinsics[index])[:2, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = image[:, :2] / image[:, 2:]
+            motion = (from_center[:, :2] / from_center[:, 2:] - rays[:2]) * focal
+            self._seen = (image[:, 2] > 0) & (from_center[:, 2] > 0) & (at >= 0).all(1) & (
+                at <= np.array([[width - 1], [height - 1]])).all(1)
+            self._parallax = np.where(self._seen, np.hypot(motion[:, 0], motion[:, 1]), 0)
+
+    def best(self, count: int, parallax: float) -> list[int]:
+        """Return at most `count` keyframes, the best first; parallax near `parallax` pixels is preferred."""
+        usable = self._parallax > _MIN_PARALLAX
+        quality = np.exp(-0.5 * np.log(np.where(usable, self._parallax, 1) / parallax) ** 2) * usable
+        total, chosen = np.full(quality.shape[1], _ENOUGH), list[int]()
+        for _ in range(count):
+            gain = np.log1p(quality / total).sum(1)
+            gain[chosen] = 0
+            best = len(gain) - 1 - int(gain[::-1].argmax())  # the newer one of two that are as good
+            if gain[best] < _LEAST_GAIN:
+                break
+            chosen.append(best)
+            total += quality[best]
+        return chosen
