@@ -1,6 +1,7 @@
 """Relocalization and localization in a saved map, and no false relocalization outside of it."""
 
 import threading
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -176,17 +177,24 @@ def test_an_image_without_features_is_not_found(blank):
     assert relocalizer.search_near(image, intrinsics, solution, solution.map_camera[0], 0) is None
 
 
+def fast_session():
+    """The second session at 30 Hz."""
+    poses, frames = second_session()
+    return poses, [replace(frame, stamp=10**18 + 33_333_333 * i) for i, frame in enumerate(frames, 1)]
+
+
 def background():
-    """A camera that may be anywhere in the map, searched for beside its images, and the end of the search so far."""
+    """A camera that may be anywhere in the map, after a black image, and the end of the search beside its images."""
     slam = loaded("localization")
     slam.search_in_background()
+    slam.track(replace(second_session()[1][0], image=np.zeros((SIZE[1], SIZE[0], 3), np.uint8), stamp=10**18))
     return slam, lambda: [thread.join() for thread in threading.enumerate() if thread.name == "vggt_ros_search"]
 
 
 @pytest.mark.parametrize("ends_after", [1, 3])
 def test_a_camera_found_beside_its_images_is_followed_from_the_searched_image_into_the_newest(ends_after):
     """The search ends before the next image, or two images later; the images after that have their own pose."""
-    (slam, wait), (poses, frames) = background(), second_session()
+    (slam, wait), (poses, frames) = background(), fast_session()
     tracked = []
     for count, frame in enumerate(frames[:15], 1):
         tracked.append(slam.track(frame))
@@ -200,7 +208,7 @@ def test_a_camera_found_beside_its_images_is_followed_from_the_searched_image_in
 
 
 def test_what_was_found_beside_images_before_a_reset_is_forgotten():
-    (slam, wait), (_, frames) = background(), second_session()
+    (slam, wait), (_, frames) = background(), fast_session()
     slam.track(frames[0])
     wait()
     slam.reset()
@@ -211,9 +219,14 @@ def test_an_error_of_a_search_beside_the_images_is_that_of_a_later_image(monkeyp
     def fails(*_):
         raise ValueError("no such place")
 
-    (slam, wait), (_, frames) = background(), second_session()
+    (slam, wait), (_, frames) = background(), fast_session()
     monkeypatch.setattr(Relocalizer, "search", fails)
     slam.track(frames[0])
     wait()
     with pytest.raises(ValueError, match="no such place"):
         slam.track(frames[1])
+
+
+def test_images_that_come_slowly_wait_for_the_search():
+    (slam, _), (_, frames) = background(), second_session()
+    assert slam.track(frames[0]).state in ("TRACKING", "DEGRADED")

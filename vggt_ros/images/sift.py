@@ -21,8 +21,6 @@ Rows = NDArray[np.intp]
 MIN_MATCHES = 12
 """Fewest matches that agree on an essential matrix."""
 _MAX_FEATURES = 1500
-_MIN_HALVED = 400
-"""Longer side of an image, pixels, from which features are detected at half size."""
 _CONTRAST = 0.015
 """Contrast threshold of OpenCV's SIFT, below its default of 0.04: plain scenes have weak features only."""
 _MAX_RATIO, _GUIDED_RATIO = 0.85, 0.92
@@ -45,15 +43,15 @@ class SiftFeatures:
         return len(self.pixels)
 
 
-def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None) -> SiftFeatures:
-    """Return the SIFT features of an image (H, W), at half size unless it is small; none where `free` (H, W) is 0."""
-    factor = 2 if max(gray.shape) >= _MIN_HALVED else 1
-    taken = gray if factor == 1 else cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    mask = None if free is None else cv2.resize(free, taken.shape[::-1], interpolation=cv2.INTER_NEAREST)
+def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None, reduction: int = 2) -> SiftFeatures:
+    """Return the SIFT features of an image (H, W), detected at 1/`reduction` of its size; none where `free` is 0."""
+    size = gray.shape[1] // reduction, gray.shape[0] // reduction
+    taken = gray if reduction == 1 else cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    mask = None if free is None else cv2.resize(free, size, interpolation=cv2.INTER_NEAREST)
     keypoints, descriptors = cv2.SIFT_create(_MAX_FEATURES, contrastThreshold=_CONTRAST).detectAndCompute(taken, mask)
     if descriptors is None or not len(keypoints):
         return SiftFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
-    pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32) * factor + (factor - 1) / 2
+    pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32) * reduction + (reduction - 1) / 2
     root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
     return SiftFeatures(pixels, np.asarray(root, np.float32))
 

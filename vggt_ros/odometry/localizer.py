@@ -6,6 +6,7 @@ camera is relocalized: `map_odom` takes the difference (REP-105).
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,11 @@ from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+
+_SEARCH_TIME = 90_000_000
+"""About what a search for a lost camera in the map takes, nanoseconds."""
+_RECENT = 6
+"""Newest images by which the rate is known."""
 
 
 class Localizer:
@@ -38,6 +44,7 @@ class Localizer:
         self._tracker = Tracker(config)
         self._relocalizer = Relocalizer(config)
         self._background: BackgroundSearch | None = None
+        self._stamps: deque[int] = deque(maxlen=_RECENT)
         self._late = LateLocalizer(config.min_inliers)
         self._odom_camera = np.eye(4)
         self.clear()
@@ -55,8 +62,14 @@ class Localizer:
             part.clear()
 
     def search_in_background(self) -> None:
-        """From now on search for a lost camera in a thread of its own, and let its images wait for no search."""
+        """From now on search for a lost camera in a thread of its own where images come too fast to wait for it."""
         self._background = BackgroundSearch(self._relocalizer)
+
+    def _come_fast(self, stamp: int) -> bool:
+        """Return whether images come faster than a search takes, by the stamps of the newest ones and of this one."""
+        self._stamps.append(stamp)
+        gaps = np.diff(np.array(self._stamps))
+        return bool(((gaps > 0) & (gaps < _SEARCH_TIME)).any())
 
     def _stop_search(self) -> None:
         if self._background is not None:
@@ -103,11 +116,15 @@ class Localizer:
         was_lost = self._tracker.is_lost
         tracked, old_map_camera = self._tracker.locate(self.features, image, frame.intrinsics, solution, search), None
         solution = self._tracker.solution  # the newest one only if the tracker needed it, else the previous one
-        if tracked is None and len(solution) and self._background is not None:
-            found = self._background.search(image, frame.intrinsics, solution)
+        background = self._background if self._come_fast(frame.stamp) else None
+        if tracked is not None and background is not None:
+            background.skip()
+        if tracked is None and len(solution) and background is not None:
+            found = background.search(image, frame.intrinsics, solution)
             if found is not None:
                 tracked, was_lost = self._tracker.apply_earlier(self.features, found, image, frame.intrinsics), True
         elif tracked is None and len(solution) and search:
+            self._stop_search()
             found = self._relocalizer.search(image, frame.intrinsics, solution)
             if found is not None:
                 tracked, was_lost = self._tracker.apply_relocalization(self.features, found, reset_keyframes=True), True

@@ -18,7 +18,6 @@ from vggt_ros.ros.transforms import Transforms
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
-from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Frame, TrackedFrame
 from vggt_ros.worker import Worker
 
@@ -39,7 +38,7 @@ class ImageTracking:
         self._node, self._slam, self._worker, self._source = node, slam, worker, source
         self._transforms, self._outputs, self._metric, self._monitor = transforms, outputs, metric, monitor
         self._is_resetting = is_resetting
-        self._is_late, self._skipped_searches = False, 0
+        self._skipped_searches = 0
         self._unpublished: deque[tuple[TrackedFrame, int]] = deque()
         self.resume()
 
@@ -64,7 +63,7 @@ class ImageTracking:
         end_priority()
         published = time.perf_counter()
         try:
-            tracked = self._slam.select_keyframe(self._load(has_time))
+            tracked = self._slam.select_keyframe(replace(self._worker.backlog, spare_images=int(has_time)))
         except Exception as error:  # the pose is valid nevertheless
             self._count_failure(error)
         if tracked.keyframe is not None:
@@ -114,16 +113,11 @@ class ImageTracking:
         if (window := self._slam.change_mode(mode)) is not None:
             self._worker.enqueue(window)
 
-    def _load(self, has_time: bool) -> Load:
-        """Return how far the windows are behind; an image that was late itself is followed by one that waits."""
-        load = self._worker.backlog
-        return replace(load, spare_images=int(has_time)) if self._is_late else load
-
     def _allow_search(self) -> bool:
         """Return whether there is time for what may wait: not if the image was delayed, but at every sixth image."""
-        self._is_late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
+        late = self._source.received_at > 0 and time.time_ns() - self._source.received_at > _MAX_DELAY
         self._skipped_searches = self._skipped_searches + 1 \
-            if self._is_late and self._skipped_searches < _MAX_SKIPPED_SEARCHES else 0
+            if late and self._skipped_searches < _MAX_SKIPPED_SEARCHES else 0
         return self._skipped_searches == 0
 
     def _count_failure(self, error: Exception) -> None:

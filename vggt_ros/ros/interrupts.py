@@ -9,13 +9,13 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+from vggt_ros.native_stderr import real_stderr
 from vggt_ros.process_info import children
 
 
@@ -65,8 +65,9 @@ def bounded_end(seconds: float) -> Iterator[None]:
         if number:
             deadline.append(time.monotonic() + seconds)
         if number and not ended.wait(seconds):
-            print(f"the node has not ended {seconds:g} s after the signal; the process is ended", file=sys.stderr,
-                  flush=True)
+            with real_stderr() as stderr, suppress(OSError):  # whatever the main thread does
+                os.write(2 if stderr is None else stderr,
+                         f"the node has not ended {seconds:g} s after the signal; the process is ended\n".encode())
             for child in children(os.getpid()):  # one that is stopped would not see that we have ended
                 os.kill(child, signal.SIGKILL)
             os._exit(1)

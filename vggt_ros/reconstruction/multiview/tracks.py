@@ -69,8 +69,13 @@ class Features:
 
     @cached_property
     def sift(self) -> SiftFeatures:
-        """SIFT features of the image."""
+        """SIFT features of the image at half its size."""
         return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape))
+
+    @cached_property
+    def fine_sift(self) -> SiftFeatures:
+        """SIFT features of the image at full size."""
+        return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape), reduction=1)
 
 
 def detect(keyframe: Keyframe, count: int) -> Features:
@@ -185,17 +190,29 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
     """
     source, target = features[first], features[second]
-    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
-    if not len(rows):
+    matches = _matches(source, target)
+    if not len(matches[0]):
         return tracks, 0
-    matches = source.sift.pixels[rows], target.sift.pixels[columns]
     pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
     points = tracks[pending, first].astype(np.float32)
     if len(points):
         moved, good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
                                     2 * max_backward_error)
         tracks[pending[good], second] = moved[good]
-    return _add_matches(tracks, first, second, *matches), len(rows)
+    return _add_matches(tracks, first, second, *matches), len(matches[0])
+
+
+def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the pixels (k, 2) of verified matches in both; those of fine features if there are few of the others.
+
+    Fine features of different places match now and then, but not as many.
+    """
+    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
+    if len(rows) < FEW_MATCHES:
+        fine = verified_matches(source.fine_sift, target.fine_sift, source.intrinsics, target.intrinsics)
+        if len(fine[0]) >= FEW_MATCHES:
+            return source.fine_sift.pixels[fine[0]], target.fine_sift.pixels[fine[1]]
+    return source.sift.pixels[rows], target.sift.pixels[columns]
 
 
 def _add_matches(tracks: Array, first: int, second: int, first_pixels: NDArray[np.float32],
