@@ -25,8 +25,8 @@ class _Redirection:
         self.lock = threading.Lock()
         self._users, self._real, self._held, self._read = 0, -1, -1, 0
 
-    def begin(self) -> bool:
-        """Begin to hold back; return whether that is possible."""
+    def begin(self) -> None:
+        """Begin to hold back; raises OSError if there is no stderr."""
         with self.lock:
             if self._held < 0:
                 self._held = os.memfd_create("vggt_ros_stderr")
@@ -35,7 +35,6 @@ class _Redirection:
                 self._real = os.dup(2)
                 os.dup2(self._held, 2)
             self._users += 1
-        return True
 
     def end(self) -> list[str]:
         """Return the lines of the libraries so far, and write everything else where it belongs."""
@@ -78,11 +77,11 @@ def held_back() -> Iterator[list[str]]:
 
     What other code writes meanwhile comes after the body. Linux only; elsewhere nothing is held back.
     """
-    lines: list[str] = []
-    try:
-        begun = sys.platform == "linux" and _redirection.begin()
-    except OSError:  # there is no stderr
-        begun = False
+    lines, begun = list[str](), False
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # there is no stderr
+            _redirection.begin()
+            begun = True
     try:
         yield lines
     finally:

@@ -176,6 +176,7 @@ class Rectifier:
         size: (width, height) of the rectified images.
         intrinsics: float64 (3, 3) of the rectified images.
         reduction: 1, 2, 4 or 8: images that are reduced by it already are taken, too, and lose nothing by it.
+        is_reducing: whether images become smaller.
 
     """
 
@@ -190,7 +191,7 @@ class Rectifier:
                                    self._resized[1] / camera.height)
         self.reduction = max(n for n in (1, 2, 4, 8) if n == 1 or (
             camera.width % n == camera.height % n == 0 and n * self._resized[0] <= camera.width))
-        self._is_reducing = self._resized[0] < camera.width
+        self.is_reducing = self._resized[0] < camera.width
         self._left, self._top = (self._resized[0] - size[0]) // 2, (self._resized[1] - size[1]) // 2
         self.intrinsics = source - np.array([[0, 0, self._left], [0, 0, self._top], [0, 0, 0]], np.float64)
         self._maps: tuple[Any, Any] | None = None
@@ -207,11 +208,6 @@ class Rectifier:
                 self._resized, self._smoothing = reduced, _SMOOTHING * ratio
             self._maps = undistort(source, np.array(camera.distortion), np.eye(3), self.intrinsics, size,
                                    cv2.CV_16SC2)
-
-    @property
-    def is_reducing(self) -> bool:
-        """Whether images become smaller."""
-        return self._is_reducing
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `image`, RGB uint8 (H, W, 3) or gray (H, W), rectified at `size`.

@@ -13,6 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import inverse
+
 Array = NDArray[np.float64]
 
 _CELLS = 6, 8
@@ -43,12 +46,10 @@ class DenseNeighbors:
         (height, width), (rows, columns) = shape, _CELLS
         y, x = np.meshgrid((np.arange(rows) + 0.5) * height / rows - 0.5,
                            (np.arange(columns) + 0.5) * width / columns - 0.5, indexing="ij")
-        rays = np.linalg.inv(intrinsics[index]) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
-        own = window_camera[index]
-        rotation = own[:3, :3].T @ window_camera[:, :3, :3]
-        center = (window_camera[:, :3, 3] - own[:3, 3]) @ own[:3, :3]
-        from_center = rays * depth - center[:, :, None]  # (S, 3, parts)
-        image = intrinsics @ (rotation.transpose(0, 2, 1) @ from_center)
+        rays = pixel_rays(intrinsics[index], x.ravel(), y.ravel()).T
+        own_others = inverse(window_camera[index]) @ window_camera
+        from_center = rays * depth - own_others[:, :3, 3:]  # (S, 3, parts)
+        image = intrinsics @ (own_others[:, :3, :3].transpose(0, 2, 1) @ from_center)
         focal = np.diag(intrinsics[index])[:2, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             at = image[:, :2] / image[:, 2:]

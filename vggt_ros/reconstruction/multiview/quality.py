@@ -67,6 +67,8 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
                     done: Mask | None = None) -> tuple[SparseReconstruction, NDArray[np.intp]]:
     """Return the solution on all tracks after sub-pixel refinement and bundle adjustment, and the reference views (n,).
 
+    Keyframes that are not supported in the end are left out, one after the other, unless they have been `done`.
+
     Args:
         solved: poses, accurate to a few pixels.
         measured: all tracks.
@@ -74,27 +76,24 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
         reference: (n,), reference views of points refined before, else -1.
         done: (n, S), the observations refined before.
 
-    Keyframes that are not supported in the end are left out, one after the other, unless they have been `done`.
-
     Raises:
         ReconstructionRefused: too few points.
 
     """
     scene, inliers = triangulate_and_adjust(solved.scene, measured.observations, measured.visible, solved.registered,
                                             fixed, iterations=5)
-    first_reference = reference
     if inliers.any(1).sum() < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
-    aligned, valid, reference = refine(scene, measured, inliers, reference, done)
+    aligned, valid, chosen = refine(scene, measured, inliers, reference, done)
     scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
     new = solved.registered if done is None else solved.registered & ~done.any(0)
     weak = _weakest(inliers, measured.visible, new)
     if weak is not None and solved.registered.sum() > 2 and _median_angle(scene, aligned, inliers) >= WIDE_ANGLE:
         supported = solved.registered & (np.arange(len(solved.registered)) != weak)
         held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
-        return refine_solution(replace(solved, registered=supported), measured, held, first_reference, done)
-    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), reference
+        return refine_solution(replace(solved, registered=supported), measured, held, reference, done)
+    return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), chosen
 
 
 def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered: Mask, fixed: int | Mask,
