@@ -65,10 +65,11 @@ def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
                 newest: NDArray[np.bool_], depth_sigma: float = 0.02) -> float:
     """Return the standard deviation of the logarithm of the scale at the newest cameras, against the fixed ones.
 
-    It is that of the mean log depth of the points that the newest cameras see, if an observation is off by
-    `PIXEL_SIGMA`. Each depth counts as well as it is known under the given cameras, down to `depth_sigma`, so that
-    points without parallax say nothing; the covariance of the mean has all that the cameras may do together. The camera
-    need not move for it: while it turns on the spot, points that are known keep the scale, and new ones lose it.
+    It is that of the mean log depth of the points in the newest cameras, each of which counts as much as the others, if
+    an observation is off by `PIXEL_SIGMA`. In a camera each depth counts as well as it is known under the given
+    cameras, down to `depth_sigma`, so that points without parallax say little; the covariance of the mean has all that
+    the cameras may do together. The camera need not move for it: while it turns on the spot, points that are known keep
+    the scale, and new ones lose it.
 
     Args:
         scene: an adjusted scene; the scale is that of its `fixed` cameras (S,), which are two or more.
@@ -93,7 +94,8 @@ def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
     of_points = np.linalg.inv(system.points.transpose(2, 0, 1) + 1e-9 * np.eye(3))
     variance = np.einsum("ni,nij,nj->n", slope, of_points[point], slope) * PIXEL_SIGMA**2
     weight = 1 / (variance + depth_sigma**2)
-    weight /= weight.sum()
+    of_camera = np.bincount(camera, weight, len(columns))
+    weight /= np.count_nonzero(of_camera) * of_camera[camera]
     by_points, by_cameras = np.zeros((len(rows), 3)), np.zeros((len(columns), 6))
     np.add.at(by_points, point, weight[:, None] * slope)
     np.add.at(by_cameras, camera, (weight / z)[:, None] * np.stack([y, -x, 0 * z, 0 * z, 0 * z, np.ones_like(z)], 1))
