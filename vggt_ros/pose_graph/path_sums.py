@@ -22,11 +22,10 @@ def path_sums(tree: SpanningTree) -> Array:
     the errors of the relative poses, not inflated and without lever arms, in map units squared. The other five are for
     `scale_variance`.
     """
-    count = len(tree)
     poses, parents = tree.poses, tree.poses[np.maximum(tree.parent, 0)]
     relative = np.einsum("nji,njk->nik", parents[:, :3, :3], poses[:, :3, :3])
     cosine = (np.trace(relative, axis1=1, axis2=2) / (scales(poses) * scales(parents)) - 1) / 2
-    covariance = tree.parent_edges(np.arange(count))[1]
+    covariance = tree.edge_covariance
     weak = np.maximum(covariance[:, 6, 6] - WEAK_SCALE**2, 0.0)
     at = parents[:, :3, 3].T
     sums = np.array([np.linalg.norm(poses[:, :3, 3] - parents[:, :3, 3], axis=1), np.arccos(np.clip(cosine, -1, 1)),

@@ -91,6 +91,11 @@ class SpanningTree:
         """The parent of each row; -1 for the first."""
         return self._parent[: self._count]
 
+    @property
+    def edge_covariance(self) -> Array:
+        """The covariances (n, 7, 7) of the overlap factors between rows and their parents, not inflated."""
+        return self._edge_covariance[: self._count]
+
     def parent_edges(self, rows: Index) -> tuple[Array, Array]:
         """Return the overlap factors between rows and their parents.
 
