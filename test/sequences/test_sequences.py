@@ -165,7 +165,7 @@ def test_errors_name_bad_input(tmp_path, case, named):
 
 
 @pytest.mark.parametrize(("case", "named"), [
-    ("damaged", "cannot be decoded"), ("empty file", "0 bytes"), ("other size", "40x40 pixels"),
+    ("damaged", "the data are no jpeg"), ("empty file", "0 bytes"), ("other size", "40x40 pixels"),
     ("missing", "no such file"), ("thin", "4x64 pixels are too thin")])
 @pytest.mark.parametrize("row", [0, 4, 5])
 def test_an_image_that_cannot_be_used_is_left_out_and_named(tmp_path, case, named, row):

@@ -111,7 +111,7 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None,
     except cv2.error as error:
         raise ImageError(f"format {kind!r} cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png are supported")
+        raise ImageError(f"format {kind!r} cannot be decoded: its data are damaged, cut off, or of another format")
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "uf":
             raise ImageError(f"format {kind!r} has pixels of type {pixels.dtype}, which are not supported")

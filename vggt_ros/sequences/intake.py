@@ -132,8 +132,8 @@ class Intake:
 
         Only the `kinds` of `image_header` are taken; all of them, if there are none.
         """
-        self._check_header(data, name, kinds)
-        return self._taken(self._decompressed(name, data, gray_range=self._gray_range))
+        header = self._check_header(data, name, kinds)
+        return self._taken(self._decompressed(name or header.kind, data, gray_range=self._gray_range))
 
     def decode_gray(self, message: Any, size: tuple[int, int],
                     reduction: int) -> tuple[Image, Callable[[], Image]] | None:
@@ -174,7 +174,7 @@ class Intake:
         try:
             header = read_header(bytes(data))
         except ImageError as error:
-            raise ImageError(f"format {name!r} cannot be decoded: {error}") from error
+            raise ImageError(f"format {name!r} cannot be decoded: {error}" if name else str(error)) from error
         if kinds and header.kind not in kinds:
             raise ImageError(f"format {name!r} cannot be decoded: {header.kind}; {' and '.join(kinds)} are supported")
         self._check_size(header.width, header.height)
