@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -88,6 +92,53 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
         cv2.imwrite(str(tmp_path / f"{number}.png"), pictures[index])
     assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert re.search(f"no map: {words}", capsys.readouterr().err)
+
+
+def test_a_map_that_is_not_there_is_not_saved_and_the_reason_is_said(tmp_path, capsys):
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((240, 320, 3), np.uint8))
+    assert main([str(tmp_path), "--output", str(tmp_path / "out"), "--save", str(tmp_path / "map")]) == 2
+    printed = capsys.readouterr()
+    assert "no map: most images are dark" in printed.err
+    assert "no map is saved" in printed.out
+    assert not (tmp_path / "map").exists()
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_an_interrupted_run_is_that_of_the_images_before(sequence):
+    count = 60
+    asked = iter(range(count + 1))
+    interrupted = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth), stop=lambda: next(asked) == count)
+    start = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:count], size=(320, 240))
+    whole = run(start, Config(), SceneReconstructor(SCENE, *start.truth))
+    assert (interrupted.interrupted, whole.interrupted) == (True, False)
+    assert report(interrupted)["images"] == count
+    assert len(interrupted.slam.solution) > 8
+    assert np.array_equal(interrupted.slam.solution.map_camera, whole.slam.solution.map_camera)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_results_so_far_are_written_at_an_interrupt(tmp_path, number):
+    """A process of its own, whose images show nothing, so that it is quick; it is interrupted in their middle."""
+    for index in range(500):
+        cv2.imwrite(str(tmp_path / f"{index}.bmp"), np.full((480, 640, 3), 128, np.uint8))
+    program = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "from vggt_ros.cli.replay import main; sys.exit(main())")
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), "--output", str(tmp_path / "out")],
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    said = b""
+    while b"/500 [" not in said or b" 0/500" in said[-60:]:
+        part = os.read(process.stderr.fileno(), 65536)
+        assert part, said.decode()
+        said += part
+    process.send_signal(number)
+    said += process.communicate()[1]
+    assert process.returncode == 130, said.decode()
+    assert b"Traceback" not in said
+    assert b"interrupted after " in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["interrupted"]
+    assert 0 < report["images"] < 500
 
 
 @pytest.mark.parametrize("option", ["--output", "--save"])

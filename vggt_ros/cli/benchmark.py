@@ -23,11 +23,13 @@ from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.benchmarks.workers import workers
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
     options, within = _parser(prog).parse_args(args), True

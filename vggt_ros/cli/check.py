@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vggt_ros.benchmarks.check import RED, run_checks, worst
 from vggt_ros.benchmarks.conformance import check_reconstructor
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.parameter_text import parameter_file, reconstructor_settings, tables
 from vggt_ros.sequences.sequence import SequenceError
@@ -19,6 +20,7 @@ from vggt_ros.settings import ConfigError
 _COLORS = {"green": "\033[32m", "yellow": "\033[33m", "red": "\033[31m"}
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "check") -> int:
     """Print a line for each check; return 1 if one is red, else 0."""
     parser = argparse.ArgumentParser(prog=prog, description="Checks in about a minute what VGGT needs on this machine: "

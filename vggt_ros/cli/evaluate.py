@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
 from vggt_ros.evaluation.pictures import draw_trajectory
@@ -96,6 +97,7 @@ def describe_map(figures: MapAccuracy) -> str:
     return "\n".join([*lines, f"chamfer {figures.chamfer:.3f} m, F-score {100 * figures.f_score:.0f} % at 5 cm"])
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "

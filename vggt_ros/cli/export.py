@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.mapping.export import FORMATS, Export, ExportError
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, load_map
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "export") -> int:
     """Export the map named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Writes a saved map in the formats of other programs.")

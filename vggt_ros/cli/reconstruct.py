@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map
 from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
@@ -27,6 +28,7 @@ _DEFAULTS = {"map.kept_width": 400}
 _AT_ONCE = 24
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     """Reconstruct the photos named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Reconstructs photos of one camera: poses, depth, points.")

@@ -10,6 +10,8 @@ def why_no_map(result: Run) -> str:
     images, counts = len(result.frames), result.slam.counts
     if len(result.slam.solution):
         return ""
+    if result.interrupted:
+        return "the run was interrupted before there was one"
     if not images:
         return "no image could be used"
     if images < 2:

@@ -28,6 +28,7 @@ def report(result: Run) -> dict[str, Any]:
     return {
         "sequence": result.sequence.name,
         "images": len(result.frames),
+        "interrupted": result.interrupted,
         "ate_rmse_m": figures and figures.ate_rmse,
         "ate_rmse_unscaled_m": unscaled and unscaled.ate_rmse,
         "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
