@@ -94,6 +94,14 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
     assert re.search(f"no map: {words}", capsys.readouterr().err)
 
 
+def test_stamps_that_do_not_increase_are_named_as_the_reason(sequence, tmp_path, capsys):
+    (tmp_path / "rgb.txt").write_text("".join(f"0.0 {number}.png\n" for number in range(5)))
+    for number, (_, image) in zip(range(5), sequence, strict=False):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "no map: only one of 5 images has a time of its own" in capsys.readouterr().err
+
+
 def test_a_map_that_is_not_there_is_not_saved_and_the_reason_is_said(tmp_path, capsys):
     for number in range(12):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((240, 320, 3), np.uint8))

@@ -14,6 +14,9 @@ def why_no_map(result: Run) -> str:
         return "the run was interrupted before there was one"
     if not images:
         return "no image could be used"
+    if images < 2 and result.dropped_images:
+        return (f"only one of {1 + result.dropped_images} images has a time of its own: the others have stamps that "
+                "are no newer; let the driver set header.stamp")
     if images < 2:
         return "one image shows no depth; record at least two from different places"
     if result.dark_images > images / 2:

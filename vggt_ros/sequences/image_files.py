@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vggt_ros.geometry.calibration import doubt
 from vggt_ros.geometry.camera import Camera, CameraError
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_header import read_header
@@ -58,6 +59,8 @@ class ImageFiles:
         size = self.form.size
         if path is not None and calibrated:
             self.camera = _camera(path, values, size)
+            if odd := doubt(self.camera.intrinsics, size):
+                self.assumptions += (f"the calibration of {path}, although {odd}",)
         else:
             self.camera = Camera.assumed(*size, fov)
             self.assumptions += (f"a field of view of {fov:g} degrees, since there is no calibration.txt",)
