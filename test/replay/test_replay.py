@@ -19,7 +19,7 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
-from vggt_ros.replay.output import report, save, write
+from vggt_ros.replay.output import report, save, write, write_depth
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.storage.files import read_ply, read_trajectory
@@ -209,6 +209,8 @@ def test_localization_in_a_saved_map_and_continuing_it(sequence, tmp_path):
     assert figures["keyframes"] > 5 and figures["submaps"] == 1
     assert np.array_equal(grown.slam.solution.ids[:len(loaded)], loaded.keyframe_id)
     assert len(grown.trajectory(0)[0]) == figures["keyframes"]
+    write_depth(grown, tmp_path / "depth")
+    assert len(list((tmp_path / "depth").iterdir())) == figures["keyframes"]
 
 
 def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):

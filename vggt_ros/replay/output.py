@@ -107,10 +107,15 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
 
 
 def write_depth(result: Run, folder: Path) -> None:
-    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that image size."""
+    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that image size.
+
+    Those of a loaded map, whose recording may have the same stamps, are left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     solution = result.slam.solution
     for row, keyframe in enumerate(solution.ids.tolist()):
+        if keyframe < result.first_keyframe:
+            continue
         stored = solution.keyframes[keyframe]
         np.savez_compressed(folder / f"{format_stamp(stored.stamp)}.npz",
                             depth=stored.depth.astype(np.float32) * np.float32(solution.scale[row]),
