@@ -19,12 +19,14 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
+from vggt_ros.odometry.solved_focal import frame_intrinsics
 from vggt_ros.replay.output import report, save, write, write_depth
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
+from vggt_ros.windows.solution import Frame
 
 SCENE = room(texel=0.008)
 
@@ -211,6 +213,28 @@ def test_localization_in_a_saved_map_and_continuing_it(sequence, tmp_path):
     assert len(grown.trajectory(0)[0]) == figures["keyframes"]
     write_depth(grown, tmp_path / "depth")
     assert len(list((tmp_path / "depth").iterdir())) == figures["keyframes"]
+
+
+def test_localization_where_the_map_has_nothing_says_so_and_claims_no_focal_length(sequence, tmp_path, capsys):
+    save(run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth)), tmp_path / "map")
+    rng = np.random.default_rng(3)
+    for number in range(3):
+        noise = cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (320, 240))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
+    out = tmp_path / "out"
+    assert main([str(tmp_path), "--output", str(out), "--load", str(tmp_path / "map"),
+                 "--set", "mode=localization"]) == 2
+    assert "not located: no image was found in the loaded map" in capsys.readouterr().err
+    assert json.loads((out / "report.json").read_text())["focal_px"] is None
+
+
+def test_a_camera_of_another_shape_does_not_take_the_focal_length_of_the_map(result):
+    """Half a camera of the map's shape does."""
+    image = {size: np.zeros((size[1], size[0], 3), np.uint8) for size in ((320, 240), (240, 320), (160, 120))}
+    solved = result.sequence.camera.intrinsics[0, 0]
+    for size, expected in (((320, 240), solved), ((160, 120), solved / 2), ((240, 320), 111.0)):
+        frame = Frame(0, image[size], np.array([[111.0, 0, 7], [0, 111, 8], [0, 0, 1]]), calibrated=False)
+        assert frame_intrinsics(frame, result.slam.solution)[0, 0] == pytest.approx(expected, rel=0.02)
 
 
 def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):

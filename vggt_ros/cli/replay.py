@@ -15,7 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
-from vggt_ros.replay.advice import why_no_map
+from vggt_ros.replay.advice import why_no_map, why_not_located
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import Run, run
 from vggt_ros.sequences.opening import open_sequence
@@ -139,6 +139,8 @@ def _say(result: Run, figures: dict[str, Any]) -> None:
         print(f"refused: {reason}", file=sys.stderr)
     if lacking := why_no_map(result):
         print(f"no map: {lacking}", file=sys.stderr)
+    if lacking := why_not_located(result):
+        print(f"not located: {lacking}", file=sys.stderr)
 
 
 def _open_view(options: argparse.Namespace, loaded: MapRecord | None) -> SlamView | None:

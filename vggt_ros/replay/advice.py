@@ -5,6 +5,18 @@ from __future__ import annotations
 from vggt_ros.replay.run import Run
 
 
+def why_not_located(result: Run) -> str:
+    """Return why no image was located in a loaded map, and what would be right; empty if one was, or none is loaded."""
+    if result.loaded is None or result.config.mode != "localization" or not result.frames or _has_located(result):
+        return ""
+    return ("no image was found in the loaded map: show a place that it has, from about the same direction, in light; "
+            "another camera than that of the map needs a calibration")
+
+
+def _has_located(result: Run) -> bool:
+    return any(tracked.map_camera is not None for tracked in result.frames)
+
+
 def why_no_map(result: Run) -> str:
     """Return in a sentence what was lacking in a run without a map, and what would be right; empty if it has one."""
     images, counts = len(result.frames), result.slam.counts

@@ -67,9 +67,10 @@ def report(result: Run) -> dict[str, Any]:
 def _focal(result: Run) -> dict[str, float | None]:
     """Return the focal length that was found for an uncalibrated camera, px of its images, and the field of view."""
     solution, camera = result.slam.solution, result.sequence.camera
-    if camera.calibrated or not len(solution):
+    new = [keyframe for number, keyframe in solution.keyframes.items() if number >= result.first_keyframe]
+    if camera.calibrated or not len(solution) or not new:  # a loaded map may be of another camera
         return {"focal_px": None, "field_of_view_deg": None}
-    focal = float(solved_intrinsics(camera.intrinsics, camera.width, list(solution.keyframes.values()))[0, 0])
+    focal = float(solved_intrinsics(camera.intrinsics, camera.width, new)[0, 0])
     return {"focal_px": focal, "field_of_view_deg": float(np.degrees(2 * np.arctan(
         max(camera.width, camera.height) / 2 / focal)))}
 
