@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vggt_ros.cli.arguments import count
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map
@@ -34,8 +35,8 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     parser = argparse.ArgumentParser(prog=prog, description="Reconstructs photos of one camera: poses, depth, points.")
     parser.add_argument("images", type=Path, nargs="+", help="images, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--at-once", type=int, default=_AT_ONCE, metavar="N", help="most photos that are reconstructed "
-                        f"together (default {_AT_ONCE}); more are split into windows that are fused")
+    parser.add_argument("--at-once", type=count, default=_AT_ONCE, metavar="N", help="most photos that are "
+                        f"reconstructed together (default {_AT_ONCE}); more are split into windows that are fused")
     parser.add_argument("--order", choices=("name", "similarity"), default="name",
                         help="order of the photos in windows: as named (default), or by what they show")
     parser.add_argument("--query", type=Path, metavar="FILE", help="points of the first photo to track, `x y` a line")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+from vggt_ros.cli.arguments import positive
 from vggt_ros.cli.interrupts import INTERRUPTED, ends_in_order, stoppable
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
@@ -19,6 +19,7 @@ from vggt_ros.replay.advice import why_no_map, why_not_located
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import Run, run
 from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, output_folder, read_trajectory
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map
@@ -35,19 +36,8 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--rate", type=positive, default=10.0,
+    parser.add_argument("--rate", type=positive,
                         help="images a second in a folder of images without stamps (default 10)")
-
-
-def positive(text: str) -> float:
-    """Return a positive number of the command line; argparse reports anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
 
 
 @ends_in_order
@@ -82,6 +72,9 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         loaded = None if options.load is None else load_map(options.load.expanduser())
         sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+        if options.depth_source and next(sequence.depths(), None) is None:
+            raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
+                                "them in depth.txt")
         output = output_folder(options.output)
         if options.save is not None:
             check_replaceable(options.save)
