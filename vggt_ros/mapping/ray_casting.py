@@ -20,10 +20,10 @@ Cells = NDArray[np.unsignedinteger]
 _LAYER_HEIGHT, _MAX_LAYERS = 0.1, 16
 """Height of a layer, in meters, and the largest number of layers."""
 _PIXEL_STRIDE = 3
-"""What rays pass is found for every n-th pixel, in rows and columns. Where they end is, for every pixel: the top of a box
-at a grazing angle has few pixels."""
+"""What rays pass is found for every n-th pixel, in rows and columns. Where they end is, for all: the top of a box at a
+grazing angle has few pixels."""
 _FEW = 8
-"""Cells are marked in the box, rather than sorted, if it has at most this many times as many cells as there are points."""
+"""Cells are marked in a box, rather than sorted, if it has at most this many times as many cells as points."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def cast_rays(keyframe: MapKeyframe, map_camera: Array, scale: float, config: Gr
 
 def _ray_ends(keyframe: MapKeyframe, map_camera: Array, scale: float,
               config: GridConfig) -> tuple[Array, NDArray[np.bool_]]:
-    """Return where the rays end in `map` (n, 3), at most `grid.max_range` away, and of which all that they pass counts."""
+    """Return where the rays end in `map` (n, 3), at most `grid.max_range` away, and for which what they pass counts."""
     known = (keyframe.depth > 0) & (keyframe.confidence >= 255 * config.min_confidence)
     rows, columns = np.nonzero(known)
     rays = pixel_rays(keyframe.intrinsics, columns, rows)
