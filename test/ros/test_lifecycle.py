@@ -47,6 +47,22 @@ def test_a_transition_that_the_state_does_not_allow_is_refused(make):
     assert bench.logged("refused", "active does not allow it") and bench.state() == "active"
 
 
+def test_the_status_says_at_once_that_the_reconstructor_is_ready(make):
+    """Whoever waits for it, such as a player of bags, once waited up to a second longer, for the next regular one."""
+    gate, oracle = threading.Event(), sequence().oracle()
+
+    def create(*_):
+        assert gate.wait(60)
+        return oracle, "the oracle, after a while"
+
+    bench = make(create)
+    assert bench.node.trigger_configure().name == "SUCCESS"
+    assert bench.status_now()["state"] == "LOADING"
+    bench.node.periodic_work._timers[-1].cancel()  # of the regular status
+    gate.set()
+    assert bench.spin(lambda: bench.status()["state"] != "LOADING", 5.0)
+
+
 def test_cleanup_while_a_command_waits(make):
     """The command is executed, its response arrives, and the node can be configured again."""
     gate = GatedReconstructor(sequence().oracle())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vggt_ros.config import Config
+from vggt_ros.reconstruction.deferred import DeferredReconstructor
 from vggt_ros.ros.diagnostics import StatusMonitor
 from vggt_ros.ros.image_source import ImageSource
 from vggt_ros.ros.image_tracking import ImageTracking
@@ -24,6 +25,7 @@ class NodeParts(TolerantLifecycleNode):
     """
 
     config: Config
+    reconstructor: DeferredReconstructor
     source: ImageSource
     metric: MetricInput
     tracking: ImageTracking

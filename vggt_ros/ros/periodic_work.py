@@ -17,7 +17,7 @@ class PeriodicWork:
 
     def __init__(self, node: NodeParts) -> None:
         """Start them, by wall time: they go on while simulated time stands still."""
-        self._node = node
+        self._node, self._reported = node, ""
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [node.create_timer(period, callback, clock=clock) for period, callback in
                         ((0.05, self._poll_tf), (0.5, self._poll_inputs), (1.0, self.publish_status))]
@@ -32,6 +32,7 @@ class PeriodicWork:
     def publish_status(self) -> None:
         """Publish the status, and log what is new in it."""
         node, log = self._node, self._node.get_logger()
+        self._reported = node.reconstructor.state
         monitor, now = node.monitor, node.get_clock().now().nanoseconds
         status = monitor.status(node.get_fully_qualified_name().lstrip("/"), node.is_active)
         node.outputs.status.publish(status)
@@ -62,6 +63,8 @@ class PeriodicWork:
 
     def _poll_tf(self) -> None:
         node = self._node
+        if node.reconstructor.state != self._reported:  # whoever waits until it is loaded need not wait any longer
+            self.publish_status()
         self._adapt_qos(periodic=False)
         if node.has_map:
             node.initial_pose.poll()
