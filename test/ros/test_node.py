@@ -555,6 +555,11 @@ def test_a_misspelled_parameter_is_reported(make):
     assert bench.logged("windows.sise")
 
 
+def test_a_whole_number_is_taken_for_a_real_one(make):
+    """As YAML writes `camera.fov: 80`; rclpy refuses it."""
+    assert make(camera__fov=80).node.get_parameter("camera.fov").value == 80.0
+
+
 def test_missing_images_are_explained_with_qos(make):
     bench = make()
     bench.peer.create_publisher(Image, "image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))

@@ -39,7 +39,7 @@ from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.periodic_work import PeriodicWork
 from vggt_ros.ros.results import Results
-from vggt_ros.ros.spinning import spin
+from vggt_ros.ros.spinning import spin, take_ros_arguments
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.window_results import WindowResults
 from vggt_ros.settings import ConfigError
@@ -284,10 +284,8 @@ class SlamNode(NodeParts):
 
 def main() -> int:
     """Run the node until it is interrupted."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
-              "listed in docs/reference.")
-        return 0
+    take_ros_arguments("slam_node", "The lifecycle node vggt_slam; topics, services and parameters are listed in "
+                       "docs/reference.")
     single_heap()
     single_threaded_blas()
     shorten_switch_interval()
