@@ -34,6 +34,7 @@ from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.namesakes import namesake_problems
 from vggt_ros.ros.node_commands import NodeCommands
 from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
@@ -124,7 +125,7 @@ class SlamNode(NodeParts):
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
-                                         *self.transforms.problems()]
+                                         *self.transforms.problems(), *namesake_problems(self)]
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.monitor.is_paused = lambda: self.is_paused
