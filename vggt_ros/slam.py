@@ -116,7 +116,7 @@ class Slam:
         if len(features.ids) < MIN_CORNERS:
             return tracked
         corners = features.corners((frame.stamp - previous) * 1e-9)
-        rgb = self._colors.image(self._next_keyframe, frame, features.attached)
+        rgb = self._colors.image(self._next_keyframe, frame, features.attached, self.config.mode != "localization")
         keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, corners,
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
