@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.mapping.depth_fusion import DepthView, fuse
+from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
 from vggt_ros.mapping.fused_keyframes import FusedKeyframes
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import MapKeyframe, Solution
@@ -68,11 +68,13 @@ def test_a_keyframe_whose_depth_is_wrong_loses_its_votes():
     assert (fused(others, 6).confidence >= 0.25).mean() > 0.96
 
 
-def test_the_factor_of_a_keyframe_is_found():
-    """Depth that is 5 % too large, as of a network, is corrected by what the others see, but for the prior."""
+def test_the_factor_of_a_keyframe_is_measured_and_applied():
+    """Depth that is 5 % too large, as of a network, is so by the median ratio to each of the others, and corrected."""
     seen = views(confidence=0.6)
-    result = fused(seen, 5, depth=np.float32(1.05) * DEPTH[5])
-    assert result.log_factor == pytest.approx(-np.log(1.05) * 11 / 12, abs=0.006)
+    others = seen[:5] + seen[6:]
+    large = replace(seen[5], depth=np.float32(1.05) * DEPTH[5])
+    assert [one.bias for one in compare(large, others)] == pytest.approx([np.log(1.05)] * 11, abs=0.01)
+    result = fuse(replace(large, log_factor=-np.log(1.05)), others)
     assert np.median(np.abs(result.depth / DEPTH[5] - 1)) < 0.01
 
 
@@ -119,6 +121,23 @@ def test_only_what_changed_is_fused_again():
     changed = depths.update(solution(bent, 9))
     assert 8 in changed and depths.update(solution(bent, 9)) == set()
     assert depths.fusions == 9 + len(changed)
+
+
+def test_factors_do_not_depend_on_how_often_depth_is_fused():
+    """The depth of two keyframes is 4 % too large and small: both are mended, and stay so when all is fused again."""
+    wrong = dict(KEYFRAMES)
+    for k, factor in ((4, 1.04), (8, 0.96)):
+        wrong[k] = replace(wrong[k], depth=(np.float32(factor) * DEPTH[k]).astype(np.float16))
+    whole = replace(solution(POSES), keyframes=wrong)
+    depths = FusedKeyframes()
+    for moved in (0.0, 0.1, 0.0, 0.1, 0.0):  # a move and back, so that all are fused again
+        away = [matrix.copy() for matrix in POSES]
+        for matrix in away[::2]:
+            matrix[0, 3] += moved
+        depths.update(replace(whole, map_camera=np.array(away)))
+    assert depths.fusions >= 3 * len(POSES)
+    errors = [np.nanmedian(np.log(depths[k].depth / DEPTH[k])) for k in KEYFRAMES]
+    assert np.abs(errors).max() < 0.012
 
 
 def test_submaps_know_nothing_of_each_other():

@@ -24,7 +24,7 @@ from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.synthetic import room
 from vggt_ros.windows.point_cloud import PointCloud
-from vggt_ros.windows.solution import Solution
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 SETTINGS = GridConfig(min_height=0.15, max_height=1.2)
 
@@ -322,3 +322,20 @@ def test_where_an_export_cannot_be_written_is_named(tmp_path, capsys):
 def test_export_reports_a_missing_map(tmp_path, capsys):
     assert export_command.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
     assert "no map is saved there" in capsys.readouterr().err
+
+
+def test_a_top_at_a_grazing_angle_has_no_gaps():
+    """A board 0.4 m below a level camera, as far as a row of pixels is no farther from the next than a cell."""
+    height, width, focal = 240, 320, 260.0
+    rows = np.arange(height)[:, None] - (height - 1) / 2
+    depth = np.tile(np.where(rows > 0, 0.4 * focal / np.where(rows > 0, rows, 1), np.nan), width)
+    keyframe = MapKeyframe(0, 0, np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]),
+                           depth.astype(np.float16), np.full((height, width), 255, np.uint8),
+                           np.zeros((height, width, 3), np.uint8))
+    level = pose(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], float), np.array([0, 0, 1.0]))
+    zero = np.zeros(1, np.int64)
+    board = occupancy_grid(Solution(0, zero, zero, zero, zero, level[None], np.ones(1), {0: keyframe}), np.eye(4),
+                           GridConfig(max_range=2.0))
+    centers = board.origin + (cells_of(board, OCCUPIED) + 0.5) * board.resolution
+    inside = (centers[:, 0] > 1.05) & (centers[:, 0] < 1.95) & (np.abs(centers[:, 1]) < 0.5)
+    assert inside.sum() == 18 * 20

@@ -14,9 +14,8 @@ What moved is gone: a point that nobody has seen since later keyframes saw clear
 saw it before. If it is seen again, it is back.
 
 How far depths may differ follows from how much those of two keyframes do at about the same depth, so that the same
-rule serves any reconstructor. The depth of a whole keyframe may be wrong by a factor: it is estimated from the median
-ratios to its neighbors, which see the same surface from elsewhere. The depth of a network, and of stereo on short
-baselines, is.
+rule serves any reconstructor. The depth of a whole keyframe may be wrong by a factor: `depth_factors` finds it by the
+median ratios to its neighbors, which see the same surface from elsewhere.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ _MAX_RATIO = 0.15
 """Larger differences of the logarithms say nothing about the factor and the noise of a keyframe's depth."""
 _MIN_COMMON = 50
 """Fewest confident pixels in common from which the factor and the noise are estimated."""
-_FACTOR_PRIOR = 1.0
-"""Weight of a factor of 1, in neighbors."""
 _SUPPORT, _THROUGH = np.float32(0.5), np.float32(1.0)
 """Weights of a neighbor that has about the same depth, and of one that sees through the point; the rank has 1."""
 _SMEARED = np.float32(3.0)
@@ -109,21 +106,19 @@ class FusedDepth:
             depth, one for a depth with a rank of 0.5 or more, and twice as many have to agree as see through it. Where
             no neighbor has depth to compare with, as if two agreed, but no more than the rank. Less by 0.75 where depth
             may be smeared between two surfaces.
-        log_factor: correction of the logarithm of its depth, for its neighbors' turns.
 
     """
 
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
-    log_factor: float
 
 
 @dataclass(frozen=True, eq=False)
-class _Comparison:
+class Comparison:
     """The pixels (m,) of a keyframe that a neighbor has depth for, and the logarithms of the ratios of the depths.
 
-    The ratio is without the factors of both keyframes until `fuse` adds them. `confidence` (m,) is the neighbor's,
-    `tolerance` (m,) the difference up to which the depths agree.
+    The ratio is without the factors of both keyframes. `confidence` (m,) is the neighbor's, `tolerance` (m,) the
+    difference up to which the depths agree. `bias` is the median ratio, None if it is unknown.
     """
 
     pixels: NDArray[np.int64]
@@ -154,57 +149,61 @@ class _Support:
         return (self.first[points] > time) & (self._others[points] >= _CAME)
 
 
-def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
-    """Return the depth of `view` that agrees with that of its neighbors."""
-    shape, depth, own = view.depth.shape, view.depth.ravel(), view.confidence.ravel()
+def compare(view: DepthView, neighbors: Sequence[DepthView]) -> list[Comparison]:
+    """Compare the depth of `view` with that of its neighbors."""
+    depth, own = view.depth.ravel(), view.confidence.ravel()
     pixels = np.flatnonzero(depth > 0)
-    rows, columns = np.divmod(pixels, shape[1])
+    rows, columns = np.divmod(pixels, view.depth.shape[1])
     homogeneous = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
-    found = [_compare(view, other, pixels, homogeneous, depth[pixels], own[pixels]) for other in neighbors]
-    biases = [other.log_factor - one.bias for one, other in zip(found, neighbors, strict=True)
-              if one.bias is not None]
-    log_factor = float(sum(biases) / (len(biases) + _FACTOR_PRIOR))
+    return [_compare(view, other, pixels, homogeneous, depth[pixels], own[pixels]) for other in neighbors]
+
+
+def fuse(view: DepthView, neighbors: Sequence[DepthView], compared: Sequence[Comparison] | None = None) -> FusedDepth:
+    """Return the depth of `view` that agrees with that of its neighbors; `compared` is the result of `compare`."""
+    found = compare(view, neighbors) if compared is None else compared
+    shape, depth, own, log_factor = view.depth.shape, view.depth.ravel(), view.confidence.ravel(), view.log_factor
+    ratios = [one.ratio + np.float32(log_factor - other.log_factor)
+              for one, other in zip(found, neighbors, strict=True)]
     agreements: list[tuple[int, NDArray[np.int64]]] = []
     score, looked = np.zeros(len(depth), np.float32), np.zeros(len(depth), np.bool_)
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
-    for one, other in zip(found, neighbors, strict=True):
-        one.ratio[:] += np.float32(log_factor - other.log_factor)
+    for one, ratio, other in zip(found, ratios, neighbors, strict=True):
         looked[one.pixels] = True
-        agree = np.flatnonzero(np.abs(one.ratio) < one.tolerance)
+        agree = np.flatnonzero(np.abs(ratio) < one.tolerance)
         agreeing = one.pixels[agree]
         score[agreeing] += _SUPPORT
         agreements.append((other.time, agreeing))
         weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
-        shift[agreeing] += weight * one.ratio[agree]
+        shift[agreeing] += weight * ratio[agree]
         total[agreeing] += weight
     seen = _Support(len(depth), view.time, agreements)
-    for one, other in zip(found, neighbors, strict=True):
-        through = one.pixels[one.ratio < -_SEEN_THROUGH * one.tolerance]
+    for one, ratio, other in zip(found, ratios, neighbors, strict=True):
+        through = one.pixels[ratio < -_SEEN_THROUGH * one.tolerance]
         score[through] -= _THROUGH * ~seen.came_after(through, other.time)
     fused = depth * np.exp(np.float32(log_factor) - shift / total)
     score[smeared(fused.reshape(shape), view.intrinsics).ravel()] -= _SMEARED
     alone = np.minimum(own, (own + 2 * _SUPPORT) / _FULL_SCORE)
     confidence = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
-    confidence[(depth <= 0) | _is_gone(found, neighbors, seen.last, view.time)] = 0
+    confidence[(depth <= 0) | _is_gone(found, ratios, neighbors, seen.last, view.time)] = 0
     fused[confidence == 0] = 0
-    return FusedDepth(fused.reshape(shape), confidence.reshape(shape), log_factor)
+    return FusedDepth(fused.reshape(shape), confidence.reshape(shape))
 
 
-def _is_gone(found: Sequence[_Comparison], neighbors: Sequence[DepthView], last_seen: NDArray[np.int32],
-             time: int) -> NDArray[np.bool_]:
+def _is_gone(found: Sequence[Comparison], ratios: Sequence[NDArray[np.float32]], neighbors: Sequence[DepthView],
+             last_seen: NDArray[np.int32], time: int) -> NDArray[np.bool_]:
     """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
     count = np.zeros(len(last_seen), np.int8)
-    for one, other in zip(found, neighbors, strict=True):
+    for one, ratio, other in zip(found, ratios, neighbors, strict=True):
         if other.time <= time:
             continue
-        through = one.pixels[one.ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)]
+        through = one.pixels[ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)]
         count[through] += other.time > last_seen[through]
     return count >= _GONE
 
 
 def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homogeneous: NDArray[np.float32],
-             depth: NDArray[np.float32], confidence: NDArray[np.float32]) -> _Comparison:
+             depth: NDArray[np.float32], confidence: NDArray[np.float32]) -> Comparison:
     """Compare the depth (n,) of pixels (n,), 3 x n as homogeneous coordinates, with that of another keyframe."""
     other_view = inverse(other.map_camera) @ view.map_camera
     turn = (other.intrinsics @ other_view[:3, :3] @ np.linalg.inv(view.intrinsics)).astype(np.float32)
@@ -221,9 +220,9 @@ def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homog
     trusted = ratio[sample][(np.abs(ratio[sample]) < _MAX_RATIO) & (np.minimum(weight[sample],
                                                                                confidence[inside[sample]]) > 0.3)]
     if len(trusted) * _SAMPLE < _MIN_COMMON:
-        return _Comparison(pixels[inside], ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32), None)
+        return Comparison(pixels[inside], ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32), None)
     bias = median(trusted)
-    return _Comparison(pixels[inside], ratio, weight, _tolerance(z[inside], ratio - np.float32(bias)), bias)
+    return Comparison(pixels[inside], ratio, weight, _tolerance(z[inside], ratio - np.float32(bias)), bias)
 
 
 def _interpolated(inverse_depth: NDArray[np.float32], x: NDArray[np.float32],

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.depth_fusion import DepthView, fuse
+from vggt_ros.mapping.depth_factors import DepthFactors
+from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
@@ -28,7 +29,7 @@ _MIN_NEWS = 3
 _MAX_VIEWS = 64
 """Keyframes whose depth in map units is kept while others are fused, 0.25 MB each."""
 _MAX_CHANGE = 0.01
-"""A keyframe is fused again when the depth that a neighbor should see has changed by about this fraction."""
+"""A keyframe is fused again when a factor, or the depth that a neighbor should see, changed by about this fraction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +39,19 @@ class _Fused:
     Attributes:
         stored: as in the solution.
         fused: with fused depth and confidence.
-        log_factor: see `FusedDepth`.
         neighbors: int64 (m,), ids.
         relative: float64 (m, 4, 4), poses of the neighbors in the keyframe's frame, in units of its window.
         log_scale: float64 (m,), logarithm of the scale of each neighbor's window over that of its own.
+        log_factors: float64 (m, 2), logarithms of its factor and of that of each neighbor; see `DepthFactors`.
 
     """
 
     stored: MapKeyframe
     fused: MapKeyframe
-    log_factor: float
     neighbors: NDArray[np.int64]
     relative: Array
     log_scale: Array
+    log_factors: Array
 
 
 class FusedKeyframes:
@@ -64,6 +65,7 @@ class FusedKeyframes:
     def __init__(self) -> None:
         """Begin without keyframes."""
         self._fused: dict[int, _Fused] = {}
+        self._factors = DepthFactors()
         self._news: dict[int, int] = defaultdict(int)  # new keyframes since a keyframe was fused that it overlaps with
         self.fusions = 0
 
@@ -74,20 +76,23 @@ class FusedKeyframes:
     def update(self, solution: Solution, limit: int | None = None) -> set[int]:
         """Fuse the keyframes that are new in a solution, and at most `limit` of those that changed; return both.
 
-        Those whose poses relative to their neighbors changed most come first. The others keep their depth until later.
+        Those whose poses relative to their neighbors, or factors, changed most come first. The others keep their depth
+        until later.
         """
         for keyframe in [k for k, one in self._fused.items() if not _has_depth(solution, k, one.stored)]:
             del self._fused[keyframe]
+            self._factors.forget(keyframe)
             self._news.pop(keyframe, None)
         new = [k for k in solution.ids.tolist() if k not in self._fused]
         views: dict[int, DepthView] = {}
         for keyframe in new:
             for other in self._fuse(keyframe, solution, views):
                 self._news[other] += 1
-        urgency = self._changes(solution)
+        self._factors.settle(complete=limit is None)
         for keyframe in new:
             self._news.pop(keyframe, None)
-        stale = sorted((k for k in urgency if urgency[k] >= 1 and k not in new), key=lambda k: -urgency[k])[:limit]
+        urgency = self._changes(solution)
+        stale = sorted((k for k in urgency if urgency[k] >= 1), key=lambda k: -urgency[k])[:limit]
         for keyframe in stale:
             self._fuse(keyframe, solution, views)
         return set(new) | set(stale)
@@ -110,6 +115,9 @@ class FusedKeyframes:
         change = (np.linalg.norm(relative[:, :3, 3] - before[:, :3, 3], axis=1) / depth
                   + np.linalg.norm(relative[:, :3, :3] - before[:, :3, :3], axis=(1, 2)) / np.sqrt(2)
                   + np.abs(log_scale - np.concatenate([one.log_scale for one in ones])))
+        logarithms = np.array([self._factors[k] for k in solution.ids.tolist()])
+        factors = np.stack([logarithms[row], logarithms[other]], axis=1)
+        change += np.abs(factors - np.concatenate([one.log_factors for one in ones])).max(1)
         change[~present] = 0
         for keyframe, value in zip(owners.tolist(), (change / _MAX_CHANGE).tolist(), strict=True):
             urgency[keyframe] = max(urgency.get(keyframe, 0.0), value)
@@ -129,8 +137,12 @@ class FusedKeyframes:
         for k in (keyframe, *neighbors.tolist()):
             if k not in views:
                 views[k] = self._view(k, solution)
-        result = fuse(views[keyframe], [views[k] for k in neighbors.tolist()])
-        views[keyframe] = replace(views[keyframe], log_factor=result.log_factor)
+        others = [replace(views[k], log_factor=self._factors[k]) for k in neighbors.tolist()]
+        compared = compare(views[keyframe], others)
+        self._factors.measure(keyframe, {k: one.bias for k, one in zip(neighbors.tolist(), compared, strict=True)
+                                         if one.bias is not None})
+        factors = np.array([[self._factors[keyframe], other.log_factor] for other in others]).reshape(-1, 2)
+        result = fuse(replace(views[keyframe], log_factor=self._factors[keyframe]), others, compared)
         stored, scale = solution.keyframes[keyframe], np.float32(solution.scale[row])
         with np.errstate(over="ignore"):
             depth = np.where(result.depth > 0, result.depth / scale, np.float32(np.nan)).astype(np.float16)
@@ -138,16 +150,15 @@ class FusedKeyframes:
         confidence = np.rint(255 * result.confidence).astype(np.uint8)
         fused = replace(stored, depth=depth, confidence=confidence)
         relative, log_scale = _relative(solution, np.full(len(rows), row), rows)
-        self._fused[keyframe] = _Fused(stored, fused, result.log_factor, neighbors, relative, log_scale)
+        self._fused[keyframe] = _Fused(stored, fused, neighbors, relative, log_scale, factors)
         return [int(k) for k in solution.ids[overlapping]]
 
     def _view(self, keyframe: int, solution: Solution) -> DepthView:
         row = solution.index(keyframe)
-        stored, factor = solution.keyframes[keyframe], self._fused.get(keyframe)
+        stored = solution.keyframes[keyframe]
         return DepthView(solution.map_camera[row], stored.intrinsics,
                          np.nan_to_num(stored.depth.astype(np.float32) * np.float32(solution.scale[row])),
-                         stored.confidence.astype(np.float32) / np.float32(255), keyframe,
-                         0.0 if factor is None else factor.log_factor)
+                         stored.confidence.astype(np.float32) / np.float32(255), keyframe)
 
 
 def _has_depth(solution: Solution, keyframe: int, stored: MapKeyframe) -> bool:

@@ -20,7 +20,10 @@ Cells = NDArray[np.unsignedinteger]
 _LAYER_HEIGHT, _MAX_LAYERS = 0.1, 16
 """Height of a layer, in meters, and the largest number of layers."""
 _PIXEL_STRIDE = 3
-"""Rays are cast through every n-th pixel, in rows and columns."""
+"""What rays pass is found for every n-th pixel, in rows and columns. Where they end is, for all: the top of a box at a
+grazing angle has few pixels."""
+_FEW = 8
+"""Cells are marked in a box, rather than sorted, if it has at most this many times as many cells as points."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ def layer_count(config: GridConfig) -> int:
 
 def cast_rays(keyframe: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> RayCast:
     """Cast the rays of a keyframe from its pose 4x4 in the z-up `map`; `scale` converts its depth to meters."""
-    ends = _ray_ends(keyframe, map_camera, scale, config)
+    ends, is_cast = _ray_ends(keyframe, map_camera, scale, config)
     count = layer_count(config)
     edge = np.array([config.resolution, config.resolution, (config.max_height - config.min_height) / count])
     bottom = np.array([0.0, 0.0, config.min_height])
@@ -64,7 +67,7 @@ def cast_rays(keyframe: MapKeyframe, map_camera: Array, scale: float, config: Gr
     center[:2] -= corner
     end[:, :2] -= corner
     hit = _cell_indices(end, shape)
-    passed = np.setdiff1d(_passed_cells(center, end, shape), hit)
+    passed = np.setdiff1d(_passed_cells(center, end[is_cast], shape), hit, assume_unique=True)
     below = end[end[:, 2] <= 0] * (1, 1, 0)
     lowest = np.concatenate([cells[cells < rows * columns] for cells in (hit, passed)])
     floor = np.union1d(_cell_indices(below, (1, rows, columns)), lowest)
@@ -73,15 +76,16 @@ def cast_rays(keyframe: MapKeyframe, map_camera: Array, scale: float, config: Gr
                    np.floor(shown.min(0)).astype(np.int64)[::-1] - 1, np.ceil(shown.max(0)).astype(np.int64)[::-1] + 1)
 
 
-def _ray_ends(keyframe: MapKeyframe, map_camera: Array, scale: float, config: GridConfig) -> Array:
-    """Return where the rays end in `map` (n, 3), at most `grid.max_range` away."""
-    depth = keyframe.depth[::_PIXEL_STRIDE, ::_PIXEL_STRIDE].astype(np.float64) * scale
-    known = (depth > 0) & (
-        keyframe.confidence[::_PIXEL_STRIDE, ::_PIXEL_STRIDE] >= 255 * config.min_confidence)
+def _ray_ends(keyframe: MapKeyframe, map_camera: Array, scale: float,
+              config: GridConfig) -> tuple[Array, NDArray[np.bool_]]:
+    """Return where the rays end in `map` (n, 3), at most `grid.max_range` away, and for which what they pass counts."""
+    known = (keyframe.depth > 0) & (keyframe.confidence >= 255 * config.min_confidence)
     rows, columns = np.nonzero(known)
-    rays = pixel_rays(keyframe.intrinsics, _PIXEL_STRIDE * columns, _PIXEL_STRIDE * rows)
-    points: Array = rays * depth[rows, columns, None] @ map_camera[:3, :3].T + map_camera[:3, 3]
-    return points[np.linalg.norm(points[:, :2] - map_camera[:2, 3], axis=1) < config.max_range]
+    rays = pixel_rays(keyframe.intrinsics, columns, rows)
+    points: Array = rays * (keyframe.depth[known].astype(np.float64) * scale)[:, None] @ map_camera[:3, :3].T
+    is_near = np.hypot(points[:, 0], points[:, 1]) < config.max_range
+    is_cast = (rows % _PIXEL_STRIDE == 0) & (columns % _PIXEL_STRIDE == 0)
+    return points[is_near] + map_camera[:3, 3], is_cast[is_near]
 
 
 def _passed_cells(center: Array, ends: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
@@ -101,6 +105,13 @@ def _passed_cells(center: Array, ends: Array, shape: tuple[int, int, int]) -> ND
 
 def _cell_indices(points: Array, shape: tuple[int, int, int]) -> NDArray[np.int64]:
     """Return the flat indices, each once, of the cells of `shape` in which `points` (n, 3), x y z in cells, are."""
-    inside = ((points >= 0) & (points < shape[::-1])).all(1)
-    column, row, layer = points[inside].astype(np.int64).T
-    return np.unique((layer * shape[1] + row) * shape[2] + column)
+    column, row, layer = points.T
+    inside = (column >= 0) & (row >= 0) & (layer >= 0)
+    inside &= (column < shape[2]) & (row < shape[1]) & (layer < shape[0])
+    column, row, layer = (axis[inside].astype(np.int64) for axis in (column, row, layer))
+    cells = (layer * shape[1] + row) * shape[2] + column
+    if np.prod(shape) > _FEW * len(cells):
+        return np.unique(cells)
+    marked = np.zeros(np.prod(shape), np.bool_)
+    marked[cells] = True
+    return np.flatnonzero(marked)
