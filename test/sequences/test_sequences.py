@@ -170,6 +170,24 @@ def test_video(tmp_path):
     assert np.abs(got[3][1].astype(int) - images[3]).mean() < 8
 
 
+def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    for image in pictures(30):
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    whole = open_sequence(tmp_path / "film.avi")
+    assert len(list(whole)) == 30
+    assert not whole.omitted.lines
+    data = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "film.avi").write_bytes(data[:data.index(b"movi") + (len(data) - data.index(b"movi")) // 2])
+    cut = open_sequence(tmp_path / "film.avi")
+    count = len(list(cut))
+    assert 5 < count < 25
+    assert f"after {count} images; its header says 30" in cut.omitted.lines[0]
+
+
 @pytest.mark.parametrize(("case", "named"), [
     ("missing", "nowhere"), ("empty", "nothing: there are no images"), ("text", r"text\.txt"),
     ("bad list", r"rgb\.txt, line 2"), ("bad calibration", r"calibration\.txt: expected"),
