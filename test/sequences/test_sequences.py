@@ -170,6 +170,16 @@ def test_video(tmp_path):
     assert np.abs(got[3][1].astype(int) - images[3]).mean() < 8
 
 
+@pytest.mark.parametrize(("beside", "named"), [
+    ("map.json", "it is a saved map, which `replay --load`"), ("film.MP4", "name the video itself, .*film.MP4"),
+    ("rgb/0.png", "rgb has images")])
+def test_what_is_meant_by_a_folder_without_images_is_named(tmp_path, beside, named):
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).write_bytes(b"")
+    with pytest.raises(SequenceError, match=f"there are no images in it.*{named}"):
+        open_sequence(tmp_path)
+
+
 def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
     if not writer.isOpened():
