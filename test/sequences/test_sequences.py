@@ -172,7 +172,7 @@ def test_video(tmp_path):
 
 @pytest.mark.parametrize(("beside", "named"), [
     ("map.json", "it is a saved map, which `replay --load`"), ("film.MP4", "name the video itself, .*film.MP4"),
-    ("rgb/0.png", "rgb has images")])
+    ("rgb/0.png", "rgb has images"), ("IMG_1.HEIC", "it has 1 .heic; convert them to JPEG")])
 def test_what_is_meant_by_a_folder_without_images_is_named(tmp_path, beside, named):
     (tmp_path / beside).parent.mkdir(exist_ok=True)
     (tmp_path / beside).write_bytes(b"")
@@ -292,6 +292,15 @@ def test_hidden_files_are_no_images(tmp_path):
     for index in range(3):
         (tmp_path / f"._{index:03d}.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other disks
     assert len(list(open_sequence(tmp_path))) == 3
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path):
+    write_folder(tmp_path, pictures(3), ".jpg")
+    for index in range(5):
+        (tmp_path / f"IMG_{index}.HEIC").write_bytes(b"")
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == 3
+    assert any("5 files .heic are left out" in line for line in sequence.assumptions)
 
 
 def test_sensor_depth_beside_the_images_is_left_out_and_named(tmp_path):
