@@ -72,7 +72,7 @@ def test_a_damaged_header_is_an_image_error(data):
 
 
 def test_a_format_that_is_not_read_is_named_with_those_that_are():
-    with pytest.raises(ImageError, match="format 'h264' cannot be decoded.*jpeg and png are supported"):
+    with pytest.raises(ImageError, match=r"format 'h264' cannot be decoded.*jpeg and png are supported"):
         Intake().decode(compressed(b"\0\0\0\1\x67" + bytes(100), "h264"))
 
 
