@@ -32,9 +32,9 @@ _BORDER = 4
 """Width of the border around a part, pixels, whose depth supports its plane, too."""
 _RELIABLE = 0.025
 """Relative standard deviation of depth that supports a plane, at most."""
-_FEWEST, _MOST = 60, 600
+_FEWEST, _MOST = 60, 300
 """Fewest pixels that support a plane, and the most that are used."""
-_TRIALS = 48
+_TRIALS = 32
 """Planes through three of these pixels that are tried."""
 _INLIER_SIGMAS, _INLIER_SLACK = 2.0, 0.005
 """Inliers are within so many standard deviations, and this fraction of the inverse depth."""
@@ -113,7 +113,7 @@ def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array,
     for _ in range(3):
         weighted = at * (inlier / sigma)[:, None]
         information = weighted.T @ (at / sigma[:, None])
-        if inlier.mean() < _SHARE or np.linalg.cond(information) > 1e9:
+        if np.count_nonzero(inlier) < _SHARE * len(at) or np.linalg.det(information / information.max()) < 1e-9:
             return None
         plane = np.linalg.solve(information, weighted.T @ (values / sigma))
         rest = np.abs(at @ plane - values)
