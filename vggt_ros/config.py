@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vggt_ros import plugins
-from vggt_ros.settings import ConfigError, Setting, Value, setting, walk
+from vggt_ros.settings import ConfigError, Setting, Value, setting, unknown_setting, walk
 
 Settings = TypeVar("Settings")
 
@@ -261,7 +261,7 @@ class Config:
         top: dict[str, Any] = {}
         for name, value in changes.items():
             if name not in known:
-                raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
+                raise ConfigError(unknown_setting(name, known))
             group, _, key = name.rpartition(".")
             (groups.setdefault(group, {}) if group else top)[key] = known[name].check(value)
         reconstructors = dict(self.reconstructors)
@@ -283,6 +283,6 @@ class Config:
             if not equals:
                 raise ConfigError(f"{text!r}: expected key=value")
             if name not in known:
-                raise ConfigError(f"{name}: no such setting; there are {', '.join(known)}")
+                raise ConfigError(unknown_setting(name, known))
             changes[name] = known[name].parse(value)
         return self.replace(changes)

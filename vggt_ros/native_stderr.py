@@ -1,6 +1,6 @@
 """What C libraries write to stderr by themselves, a line for each damaged input, however fast they come.
 
-libjpeg and the deserialization of messages do that, and nothing in Python can tell them not to.
+libjpeg, OpenCV's decoders and the deserialization of messages do that, and nothing in Python can tell them not to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 _NOISE = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Invalid SOS parameters", b"Inconsistent progression",
           b"Unsupported marker type", b"Unknown Adobe color transform", b"Warning: unknown JFIF", b"libpng warning",
-          b"libpng error", b"sequence size exceeds remaining buffer", b"array size exceeds upper bound")
+          b"libpng error", b" global grfmt_", b" global loadsave.cpp",
+          b"sequence size exceeds remaining buffer", b"array size exceeds upper bound")
 """What these lines contain."""
 
 
@@ -50,12 +51,14 @@ class _Redirection:
             if not self._users and size:  # nobody else writes to it
                 os.ftruncate(self._held, 0)
                 self._read = 0
-            noise, rest = list[str](), b""
+            noise, rest, is_noise = list[str](), b"", False
             for line in text.splitlines(keepends=True):
                 if any(part in line for part in _NOISE):
                     noise.append(line.decode(errors="replace").strip())
-                else:
+                    is_noise = True
+                elif line.strip() or not is_noise:  # OpenCV leaves an empty line behind some of them
                     rest += line
+                    is_noise = False
             if rest:
                 os.write(self._real, rest)
             if not self._users:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 Value = bool | int | float | str
@@ -69,6 +70,14 @@ class Setting:
 def setting(default: Any, doc: str, **details: Any) -> Any:
     """Return a dataclass field with the metadata of `Setting`; `choices` may be a function that returns them."""
     return field(default=default, metadata={"doc": doc, **details})
+
+
+def unknown_setting(name: str, known: Iterable[str]) -> str:
+    """Return an error that names the settings that may be meant, or all that there are."""
+    known = list(known)
+    alike = get_close_matches(name, known, 3) or [one for one in known if one.rpartition(".")[2] == name]
+    return f"{name}: no such setting; " + (f"is {' or '.join(alike)} meant?" if alike else
+                                           f"there are {', '.join(known)}")
 
 
 def walk(group: Any, prefix: str = "") -> Iterator[tuple[Setting, Value]]:

@@ -69,7 +69,7 @@ class Slam:
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.tracked_corners = self._localizer.tracked_corners
         self.search_in_background = self._localizer.search_in_background
-        self.solution, self.follows_map, self._next_keyframe, self._last_stamp = Solution(version=-2), True, 0, 0
+        self.solution, self.follows_map, self._next_keyframe = Solution(version=-2), True, 0
         self.reset()
 
     def reset(self) -> None:
@@ -90,7 +90,7 @@ class Slam:
         gray = gray_image(frame.image)
         self.counts.frames += 1
         self._was_lost = self._localizer.is_lost
-        self._localizer.features.advance(gray, frame.excluded)
+        self._localizer.features.advance(gray, frame.excluded, frame.stamp)
         self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
         self._assumed, frame = frame.intrinsics, replace(frame, intrinsics=frame_intrinsics(frame, self.solution))
@@ -98,7 +98,7 @@ class Slam:
         return self._current[2]
 
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
-        """Make the located frame a keyframe if needed, and form a window; under `load`, less of all."""
+        """Form a window of the keyframes before, and make the frame one if needed; under `load`, less of all."""
         tracked, solution = self._make_keyframe(load), self.solution
         self.located_late += self._localizer.update_solution(self._current[0], solution, load.spare_images)
         return tracked
@@ -109,25 +109,25 @@ class Slam:
 
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
-        previous, self._last_stamp = self._last_stamp, frame.stamp
+        window = self._buffer.next_image(features.corners_before, load)
+        self.counts.thinned, tracked = self._buffer.thinned, replace(tracked, window=window)
         if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        corners = features.corners((frame.stamp - previous) * 1e-9)
         rgb = self._colors.image(self._next_keyframe, frame, features.attached)
-        keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, corners,
+        keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, features.corners(),
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
         apart = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe, self._colors)
-        previous_window = self._buffer.flush_without_overlap() if apart else None
+        window = (self._buffer.flush_without_overlap() if apart else None) or window  # one of both is None
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":
-            return tracked
+            return replace(tracked, window=window)
         self.counts.keyframes += 1
-        window = self._buffer.add(keyframe, load) or previous_window  # never both: it has 1 keyframe then
+        self._buffer.add(keyframe, load)
         self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
         return replace(tracked, keyframe=keyframe.id, window=window)
 
@@ -137,7 +137,6 @@ class Slam:
 
     def interrupt(self) -> Window | None:
         """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
-        self._last_stamp = 0
         self._localizer.lose()
         self._selector.clear()
         return self._buffer.flush_without_overlap()
@@ -153,19 +152,19 @@ class Slam:
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
             self._buffer.next_window = max(self._buffer.next_window, record.next_window)
-        self._first_keyframe, self._resumed_keyframe, self._last_stamp = self._next_keyframe, self._next_keyframe, 0
+        self._first_keyframe = self._resumed_keyframe = self._next_keyframe
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
         self._buffer.clear()
 
     @property
-    def selection(self) -> tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]:
+    def selection(self) -> tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int]:
         """The state that selects keyframes and forms windows; set it to a copy of another one's to go on from there."""
-        return self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp
+        return self._localizer.features, self._selector, self._buffer, self._next_keyframe
 
     @selection.setter
-    def selection(self, state: tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int, int]) -> None:
-        self._localizer.features, self._selector, self._buffer, self._next_keyframe, self._last_stamp = state
+    def selection(self, state: tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int]) -> None:
+        self._localizer.features, self._selector, self._buffer, self._next_keyframe = state
 
     def change_mode(self, mode: str) -> Window | None:
         """Map, or only localize, from the next image on; returns the waiting keyframes, as `flush`."""

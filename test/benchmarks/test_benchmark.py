@@ -22,7 +22,7 @@ def test_a_benchmark_without_runs_is_refused(capsys, count):
     pytest.importorskip("torch", reason="torch is not installed")
     with pytest.raises(SystemExit):
         main(["refinement", "--seeds", count])
-    assert f"{count!r} is not a number of runs" in capsys.readouterr().err
+    assert f"{count!r} is not a whole number from 1 up" in capsys.readouterr().err
 
 
 def test_the_network_is_compared_with_the_reference_mode(tmp_path, capsys):

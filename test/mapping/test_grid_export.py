@@ -19,6 +19,7 @@ from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, so3_e
 from vggt_ros.mapping.export import Export, write_nav2
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.settings import ConfigError
+from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.synthetic import room
@@ -284,6 +285,38 @@ def test_colmap_reads_the_model_and_projects_points_where_the_images_show_them(e
         front = np.abs(there / local[seen, 2] - 1) < 0.02
         close.append(np.abs(picture[pixels[seen, 1], pixels[seen, 0]] - colors[seen])[front].mean(1))
     assert np.median(np.concatenate(close)) < 12
+
+
+def test_images_of_keyframes_with_the_same_stamp_have_names_of_their_own(tmp_path):
+    """As in merged maps of recordings whose stamps all begin at zero."""
+    record = mapped().record(np.eye(4))
+    record = replace(record, keyframe_stamp=record.keyframe_stamp % 3)
+    Export(record, Config()).colmap(tmp_path)
+    assert len(list((tmp_path / "colmap" / "images").iterdir())) == len(record)
+
+
+def test_submaps_are_exported_apart(tmp_path, capsys):
+    """Their relative poses are not known: in one file they would lie in each other."""
+    record = mapped().record(np.eye(4))
+    save_map(tmp_path / "map", combine([record, record]), PointCloud.empty(),
+             np.tile(np.eye(4), (2 * len(record), 1, 1)), Config())
+    arguments = [str(tmp_path / "map"), "--output", str(tmp_path / "out"), "--format", "tum"]
+    assert export_command.main(arguments) == 0
+    assert f"submap 1 of 2, which have {len(record)}, {len(record)} keyframes" in capsys.readouterr().err
+    assert len(read_trajectory(tmp_path / "out" / "trajectory.txt")[0]) == len(record)
+    one, both = Export(record, Config()), Export(combine([record, record]), Config(), submap=2)
+    assert np.array_equal(both.map_camera, one.map_camera)
+    assert len(both.cloud) == len(one.cloud)
+    assert export_command.main([*arguments, "--submap", "3"]) == 1
+    assert "there is no submap 3; the map has 2" in capsys.readouterr().err
+
+
+def test_where_an_export_cannot_be_written_is_named(tmp_path, capsys):
+    save_map(tmp_path / "map", mapped().record(np.eye(4)), PointCloud.empty(),
+             np.tile(np.eye(4), (len(mapped().solution), 1, 1)), Config())
+    (tmp_path / "file").write_text("mine")
+    assert export_command.main([str(tmp_path / "map"), "--output", str(tmp_path / "file")]) == 1
+    assert f"{tmp_path / 'file'}: results cannot be written there" in capsys.readouterr().err
 
 
 def test_export_reports_a_missing_map(tmp_path, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.native_stderr import held_back, real_stderr
+from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.intake import Intake
 
 NOISE = "Corrupt JPEG data: 3 extraneous bytes before marker 0xd9"
@@ -68,3 +69,14 @@ def test_damaged_jpegs_are_used_and_counted_and_their_number_is_in_few_lines_of_
     assert intake.damaged == 40 and capfd.readouterr().err == ""
     assert [record.message.split()[0] for record in caplog.records] == ["1", "2", "4", "8", "16", "32"]
     assert all("extraneous bytes" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tiff", "webp", "bmp", "ppm"])
+def test_images_that_are_cut_off_are_named_and_nothing_is_written_about_them(
+        kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """OpenCV's own log has a line for each, in a flood thousands."""
+    data = cv2.imencode(f".{kind}", np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))[1].tobytes()
+    for share in (0.9, 0.5):
+        with pytest.raises(ImageError, match="damaged"):
+            Intake().decode_file(data[:int(len(data) * share)])
+    assert not capfd.readouterr().err

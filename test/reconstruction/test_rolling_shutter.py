@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
@@ -89,6 +90,41 @@ def test_the_first_estimate_is_found_from_far_away(readout: float):
     assert estimator.seconds == pytest.approx(readout, abs=0.007)
 
 
+def test_a_camera_that_is_turned_back_and_forth():
+    """Once a second, with ten images a second: the velocity is another one in each image than before it."""
+    readout, period, count = 0.02, 0.1, 300
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-2.5, 2.5, (count, 2)), rng.uniform(3, 6, count)])
+
+    def pose(time):
+        angle = np.stack([0.3 * np.sin(2 * np.pi * time), 0.4 * np.sin(2.3 * np.pi * time + 1), 0 * time], -1)
+        return Rotation.from_rotvec(angle), np.stack([0.3 * time, 0 * time, 0 * time], -1)
+
+    def image(time):
+        """Return the pixels (n, 2) of the points, each at its own time (n,)."""
+        rotation, center = pose(time)
+        seen = rotation.apply(points - center)
+        return 300 * seen[:, :2] / seen[:, 2:] + [160, 120]
+
+    estimator, tracks = ReadoutEstimator(-1.0), FeatureTracks(count)
+    for window in range(3):
+        times = period * (3 + 6 * window + np.arange(6))
+        rotation, center = pose(times)
+        scene = Scene(rotation.as_matrix(), -rotation.apply(center), points, np.full((6, 2), 300.0))
+        seen, shifts, observed = np.ones((count, 6), bool), [], []
+        for time in times:
+            rows = image(np.full(count, time))[:, 1] / 240 - 0.5
+            four = np.stack([image(time + offset * period + readout * rows) for offset in (1, 0, -1)], 1)
+            tracks.ids, tracks.pixels = np.arange(count), four[:, 0].astype(np.float32)
+            tracks.motions, tracks._seconds = -np.diff(four, axis=1).astype(np.float32), np.full(2, period, np.float32)
+            keyframe = Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, tracks.corners_before())
+            shifts.append(shift_per_second(four[:, 1:2], [velocity_grid(keyframe)], (320, 240))[:, 0])
+            observed.append(four[:, 1] - [160, 120] + rng.normal(0, 0.3, (count, 2)))
+        solution = SparseReconstruction(scene, seen[0], seen, np.stack(observed, 1), (0, 5))
+        estimator.update(solution, seen, np.stack(shifts, 1))
+    assert estimator.seconds == pytest.approx(readout, rel=0.15)
+
+
 def test_shift_is_velocity_times_row_height():
     """Rows above the middle are exposed earlier, rows below it later; without velocities there is no shift."""
     pixels = np.column_stack([np.linspace(5, 300, 40), np.linspace(5, 230, 40)]).astype(np.float32)
@@ -108,10 +144,27 @@ def test_velocities_are_those_of_the_image():
     rng = np.random.default_rng(0)
     big = np.kron(rng.integers(0, 255, (40, 50)), np.ones((8, 8))).astype(np.uint8)
     tracks = FeatureTracks(100)
-    tracks.advance(np.ascontiguousarray(big[20:260, 20:340]))
+    tracks.advance(np.ascontiguousarray(big[20:260, 20:340]), stamp=10**9)
     tracks.replenish()
-    assert np.isnan(tracks.corners(0.1).velocity).all()
-    tracks.advance(np.ascontiguousarray(big[22:262, 17:337]))
+    assert np.isnan(tracks.corners().velocity).all()
+    tracks.advance(np.ascontiguousarray(big[22:262, 17:337]), stamp=11 * 10**8)
     tracks.replenish()
-    assert np.allclose(np.nanmedian(tracks.corners(0.1).velocity, axis=0), [30, -20], atol=1)
-    assert np.isnan(tracks.corners(0.0).velocity).all()
+    assert np.allclose(np.nanmedian(tracks.corners().velocity, axis=0), [30, -20], atol=1)
+    tracks.advance(np.ascontiguousarray(big[22:262, 17:337]), stamp=11 * 10**8)
+    assert np.isnan(tracks.corners().velocity).all()
+
+
+@pytest.mark.parametrize("seconds", [(0.1, 0.1), (0.05, 0.1)])
+def test_the_velocity_in_the_image_before_is_exact_under_acceleration(seconds):
+    """For equal and unequal intervals; a feature that was new in it has the change of the others."""
+    speed = np.array([[100.0, -50], [101, -51], [99, -49]])[:, None]
+    times = np.array([seconds[0], 0.0, -seconds[1]])[None, :, None]
+    pixels = 500 + speed * times + np.array([300.0, -700]) * times**2
+    tracks = FeatureTracks(3)
+    tracks.ids, tracks.pixels = np.arange(3), pixels[:, 0].astype(np.float32)
+    tracks.motions, tracks._seconds = -np.diff(pixels, axis=1).astype(np.float32), np.array(seconds, np.float32)
+    tracks.motions[1, 1] = np.nan
+    before = tracks.corners_before()
+    np.testing.assert_allclose(before.velocity, speed[:, 0], atol=0.01)
+    np.testing.assert_allclose(before.pixels, pixels[:, 1], atol=0.01)
+    assert np.abs(tracks.corners().velocity - speed[:, 0]).max() > 10

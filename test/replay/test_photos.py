@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from exif import tagged
 from scenes import SIZE
 
 from vggt_ros.cli import reconstruct as command
@@ -16,6 +18,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, umeyama
 from vggt_ros.replay.photo_tracks import corners, track
 from vggt_ros.replay.photos import find_photos, reconstruct_photos, similarity_order
+from vggt_ros.sequences.orientation import turned
 from vggt_ros.synthetic import SceneReconstructor, orbit, pinhole, room
 from vggt_ros.windows.keyframe import Keyframe
 
@@ -50,7 +53,7 @@ def oracle() -> SceneReconstructor:
 @pytest.mark.parametrize("at_once", [COUNT, 4])
 def test_poses_and_tracks_are_true(folder: Path, at_once: int) -> None:
     """In one window and in several; points are tracked to where the truth projects them, where they are seen."""
-    files = find_photos([folder])
+    files, _ = find_photos([folder])
     config = Config().replace({"map.kept_width": 400})
     found = reconstruct_photos(files, oracle(), config, at_once)
     assert [photo.path for photo in found.photos] == files
@@ -138,9 +141,8 @@ def test_photos_that_look_alike_are_neighbors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("names", "extra", "reason"), [
-    (["nothing.png"], [], "no such image"), (["0.png", "small.png"], [], "one camera, in one orientation"),
-    (["0.png", "broken.png"], [], "broken.png"), (["0.png"], ["--query", "bad.txt"], "line 2"),
-    (["0.png"], ["--query", "empty.txt"], "no points")])
+    (["nothing.png"], [], "no such image"), (["broken.png"], [], "broken.png"),
+    (["0.png"], ["--query", "bad.txt"], "line 2"), (["0.png"], ["--query", "empty.txt"], "no points")])
 def test_wrong_input_is_named(folder: Path, tmp_path: Path, names: list[str], extra: list[str], reason: str,
                               capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "create_reconstructor", lambda config, progress: (oracle(), "the truth"))
@@ -152,3 +154,50 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path, names: list[str], ex
     arguments = [str(tmp_path / word) if word.endswith((".png", ".txt")) else word for word in (*names, *extra)]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert reason in capsys.readouterr().err
+
+
+def test_photos_that_cannot_be_used_are_left_out_and_named(folder: Path, tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken one, one of another size, sensor depth, and one that is named twice: the rest is reconstructed."""
+    monkeypatch.setattr(command, "create_reconstructor", lambda config, progress: (oracle(), "the truth"))
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    (photos / "broken.png").write_bytes((folder / "0.png").read_bytes()[:300])
+    cv2.imwrite(str(photos / "small.png"), np.zeros((50, 40, 3), np.uint8))
+    cv2.imwrite(str(photos / "z_depth.png"), np.full(SIZE[::-1], 1000, np.uint16))
+    assert main([str(photos), str(photos / "0.png"), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert all(text in said for text in ("broken.png", "small.png: 40x50 pixels", "z_depth.png", "more than once"))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["photos"]) == COUNT
+    assert {Path(name).name for name in report["missing"]} == {"broken.png", "small.png"}
+    assert len(report["omitted"]) == 2
+
+
+def test_photos_of_a_phone_that_is_held_upright(folder: Path, tmp_path: Path) -> None:
+    """Stored on their side, with an orientation of EXIF: they are those that were taken, to the pixel."""
+    for number in range(COUNT):
+        image = cv2.imread(str(folder / f"{number}.png"))[..., ::-1]
+        (tmp_path / f"{number}.png").write_bytes(tagged("png", turned(image, 6), 8))
+    found = reconstruct_photos(find_photos([tmp_path])[0], oracle(), Config(), COUNT)
+    straight = reconstruct_photos(find_photos([folder])[0], oracle(), Config(), COUNT)
+    assert len(found.photos) == COUNT
+    assert all(np.array_equal(one.image, two.image) for one, two in zip(found.photos, straight.photos, strict=True))
+    assert "turned by 90 degrees to the left" in found.assumptions[0]
+
+
+def test_a_calibration_beside_the_photos_is_used(folder: Path, tmp_path: Path) -> None:
+    """Queries are pixels of the files: the reconstructed image, undistorted by OpenCV's map, shows the same there."""
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    matrix, distortion = pinhole(*SIZE), (-0.2, 0.05, 0.001, -0.001)
+    (photos / "calibration.txt").write_text(" ".join(f"{value:.9g}" for value in (
+        *matrix[[0, 1], [0, 1]], *matrix[:2, 2], *distortion)))
+    found = reconstruct_photos(find_photos([photos])[0], oracle(), Config(), COUNT)
+    assert found.rectifier.camera.calibrated
+    pixels = np.array([[30.0, 40.0], [SIZE[0] / 2, SIZE[1] / 2], [SIZE[0] - 40.0, SIZE[1] - 30.0]])
+    moved = command._in_reconstructed(found.rectifier, pixels)
+    rays = np.linalg.inv(found.rectifier.intrinsics) @ np.column_stack([moved, np.ones(3)]).T
+    back = cv2.projectPoints(rays.T[:, None], np.zeros(3), np.zeros(3), matrix, np.array(distortion))[0]
+    assert np.abs(back[:, 0] - pixels).max() < 0.05

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -15,12 +19,14 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
-from vggt_ros.replay.output import report, save, write
+from vggt_ros.odometry.solved_focal import frame_intrinsics
+from vggt_ros.replay.output import report, save, write, write_depth
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
+from vggt_ros.windows.solution import Frame
 
 SCENE = room(texel=0.008)
 
@@ -90,6 +96,61 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
     assert re.search(f"no map: {words}", capsys.readouterr().err)
 
 
+def test_stamps_that_do_not_increase_are_named_as_the_reason(sequence, tmp_path, capsys):
+    (tmp_path / "rgb.txt").write_text("".join(f"0.0 {number}.png\n" for number in range(5)))
+    for number, (_, image) in zip(range(5), sequence, strict=False):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "no map: only one of 5 images has a time of its own" in capsys.readouterr().err
+
+
+def test_a_map_that_is_not_there_is_not_saved_and_the_reason_is_said(tmp_path, capsys):
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((240, 320, 3), np.uint8))
+    assert main([str(tmp_path), "--output", str(tmp_path / "out"), "--save", str(tmp_path / "map")]) == 2
+    printed = capsys.readouterr()
+    assert "no map: most images are dark" in printed.err
+    assert "no map is saved" in printed.out
+    assert not (tmp_path / "map").exists()
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_an_interrupted_run_is_that_of_the_images_before(sequence):
+    count = 60
+    asked = iter(range(count + 1))
+    interrupted = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth), stop=lambda: next(asked) == count)
+    start = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:count], size=(320, 240))
+    whole = run(start, Config(), SceneReconstructor(SCENE, *start.truth))
+    assert (interrupted.interrupted, whole.interrupted) == (True, False)
+    assert report(interrupted)["images"] == count
+    assert len(interrupted.slam.solution) > 8
+    assert np.array_equal(interrupted.slam.solution.map_camera, whole.slam.solution.map_camera)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_results_so_far_are_written_at_an_interrupt(tmp_path, number):
+    """A process of its own, whose images show nothing, so that it is quick; it is interrupted in their middle."""
+    for index in range(500):
+        cv2.imwrite(str(tmp_path / f"{index}.bmp"), np.full((480, 640, 3), 128, np.uint8))
+    program = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "from vggt_ros.cli.replay import main; sys.exit(main())")
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), "--output", str(tmp_path / "out")],
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    said = b""
+    while b"/500 [" not in said or b" 0/500" in said[-60:]:
+        part = os.read(process.stderr.fileno(), 65536)
+        assert part, said.decode()
+        said += part
+    process.send_signal(number)
+    said += process.communicate()[1]
+    assert process.returncode == 130, said.decode()
+    assert b"Traceback" not in said
+    assert b"interrupted after " in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["interrupted"]
+    assert 0 < report["images"] < 500
+
+
 @pytest.mark.parametrize("option", ["--output", "--save"])
 def test_where_results_cannot_be_written_no_work_is_begun(tmp_path, capsys, option):
     (tmp_path / "images").mkdir()
@@ -150,6 +211,30 @@ def test_localization_in_a_saved_map_and_continuing_it(sequence, tmp_path):
     assert figures["keyframes"] > 5 and figures["submaps"] == 1
     assert np.array_equal(grown.slam.solution.ids[:len(loaded)], loaded.keyframe_id)
     assert len(grown.trajectory(0)[0]) == figures["keyframes"]
+    write_depth(grown, tmp_path / "depth")
+    assert len(list((tmp_path / "depth").iterdir())) == figures["keyframes"]
+
+
+def test_localization_where_the_map_has_nothing_says_so_and_claims_no_focal_length(sequence, tmp_path, capsys):
+    save(run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth)), tmp_path / "map")
+    rng = np.random.default_rng(3)
+    for number in range(3):
+        noise = cv2.resize(rng.integers(0, 255, (24, 32, 3), np.uint8), (320, 240))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
+    out = tmp_path / "out"
+    assert main([str(tmp_path), "--output", str(out), "--load", str(tmp_path / "map"),
+                 "--set", "mode=localization"]) == 2
+    assert "not located: no image was found in the loaded map" in capsys.readouterr().err
+    assert json.loads((out / "report.json").read_text())["focal_px"] is None
+
+
+def test_a_camera_of_another_shape_does_not_take_the_focal_length_of_the_map(result):
+    """Half a camera of the map's shape does."""
+    image = {size: np.zeros((size[1], size[0], 3), np.uint8) for size in ((320, 240), (240, 320), (160, 120))}
+    solved = result.sequence.camera.intrinsics[0, 0]
+    for size, expected in (((320, 240), solved), ((160, 120), solved / 2), ((240, 320), 111.0)):
+        frame = Frame(0, image[size], np.array([[111.0, 0, 7], [0, 111, 8], [0, 0, 1]]), calibrated=False)
+        assert frame_intrinsics(frame, result.slam.solution)[0, 0] == pytest.approx(expected, rel=0.02)
 
 
 def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):

@@ -203,7 +203,7 @@ def test_features_are_drawn_while_somebody_subscribes(bench):
     changed = (drawn != frame.image).any(-1)
     assert 0.001 < changed.mean() < 0.3
     rows, columns = np.nonzero(changed)
-    ends = np.concatenate([tracks.pixels, tracks.pixels - np.nan_to_num(tracks.motion)])
+    ends = np.concatenate([tracks.pixels, tracks.pixels - np.nan_to_num(tracks.motions[:, 0])])
     distance = np.array([np.abs(ends - (x, y)).max(-1).min() for x, y in zip(columns, rows, strict=True)])
     assert np.quantile(distance, 0.95) < 6
     bench.peer.destroy_subscription(listener)

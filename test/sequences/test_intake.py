@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recordings import STAMP, camera_info, pictures, raw_image
 
+from vggt_ros.geometry.calibration import doubt
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier
 from vggt_ros.ros.images import decode_first
 from vggt_ros.sequences.encodings import ImageError
@@ -238,6 +239,52 @@ def test_a_region_of_interest_may_lie_beside_the_principal_point():
     intake = Intake()
     intake.add_info(camera_info(STAMP, (640, 480), k=[500, 0, 320, 0, 500, 240, 0, 0, 1], roi=roi, d=np.zeros(5)))
     assert intake.camera(320, 240).intrinsics[0, 2] == 0
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"k": [500, 0, 0, 0, 500, 0, 0, 0, 1]}, "principal point in K is 0, 0: it is not set"),
+    ({"roi": (320, 240, 480, 640, False)}, "640x480 from 320, 240 on, reaches beyond 640x480"),
+    ({"roi": (0, 400, 100, 0, False)}, "reaches beyond 640x480")])
+def test_calibrations_that_cannot_be_right_are_refused(changes, words):
+    from rosbags.typesys import Stores, get_typestore
+    region = get_typestore(Stores.ROS2_JAZZY).types["sensor_msgs/msg/RegionOfInterest"]
+    changes = {name: region(*value) if name == "roi" else value for name, value in changes.items()}
+    intake = Intake()
+    assert not intake.add_info(camera_info(STAMP, (640, 480), **{"k": [500, 0, 320, 0, 500, 240, 0, 0, 1], **changes}))
+    assert words in intake.problem
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.66, 1.33, 1.9])
+def test_a_matrix_for_images_of_another_size_is_odd(scale):
+    """And that of the right size, or of a lens that is shifted along one side, is not."""
+    for factor, shift, odd in ((scale, 0, True), (1, 0, False), (1, 140, False)):
+        intake = Intake()
+        matrix = np.diag([factor, factor, 1]) @ [[500, 0, 320 + shift], [0, 500, 240], [0, 0, 1]]
+        assert intake.add_info(camera_info(STAMP, (640, 480), k=matrix.ravel(), d=np.zeros(5)))
+        assert intake.camera(640, 480).calibrated
+        assert bool(intake.doubt) == odd
+    assert "319.5, 239.5 is far from the center of images of 1280x960: is the calibration for about 640x480?" in doubt(
+        np.array([[500, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]), (1280, 960))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_mosaic_that_was_compressed_as_it_is_becomes_a_color_image(kind, pattern):
+    """As image_transport compresses raw images; what it converted before is none any more."""
+    mosaic = np.zeros((240, 320), np.uint8)
+    for row, column in np.ndindex(2, 2):
+        mosaic[row::2, column::2] = PICTURE[row::2, column::2, "bgr".index(pattern[2 * row + column])]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 98] if kind == "jpeg" else []
+    message = compressed(encoded("jpg" if kind == "jpeg" else kind, mosaic, *quality),
+                         f"bayer_{pattern}8; {kind} compressed ")
+    image = Intake().decode(message)
+    assert np.abs(image[4:-4, 4:-4, ::-1].astype(int) - PICTURE[4:-4, 4:-4]).mean() < 3
+    intake = Intake()
+    intake.decode(message)
+    assert np.array_equal(decode_first(message, intake, Rectifier(Camera.assumed(320, 240, 60.0), (160, 120))).color(),
+                          image)
+    message.format += "mono8"
+    assert np.ptp(Intake().decode(message), axis=2).max() == 0
 
 
 @pytest.mark.parametrize(("size", "reduction"), [((1280, 960), 1), ((1600, 1200), 2), ((3200, 2400), 4)])

@@ -6,7 +6,7 @@ import pytest
 from data_folder import recorded
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import STAMP, pictures, write_bag, write_folder
+from recordings import STAMP, TYPES, camera_info, header, pictures, raw_image, write_bag, write_folder, write_messages
 
 from vggt_ros.sequences.image_list import SUFFIXES, natural_key
 from vggt_ros.sequences.opening import open_sequence
@@ -66,6 +66,41 @@ def test_a_choice_among_topics_is_reported(tmp_path):
     chosen = open_sequence(tmp_path / "two", image_topic="/left/image_raw")
     assert not any("others" in line for line in chosen.assumptions)
     assert "calibration of /cam/camera_info" in chosen.assumptions[-1]  # there is none beside the images
+
+
+def test_depth_is_recognized_by_its_encoding_where_its_name_does_not_say_it(tmp_path):
+    make = TYPES[2].types["sensor_msgs/msg/Image"]
+    images = pictures(3)
+
+    def depth(topic):
+        return [(topic, STAMP + i * 10**8, make(header(STAMP + i * 10**8), 48, 64, "16UC1", 0, 128,
+                                                image[..., 0].astype("<u2").view(np.uint8).ravel()))
+                for i, image in enumerate(images)]
+
+    color = [("/cam/image_raw", STAMP + i * 10**8, raw_image(STAMP + i * 10**8, image))
+             for i, image in enumerate(images)]
+    write_messages(tmp_path / "both", depth("/cam/aligned") + color)
+    sequence = open_sequence(tmp_path / "both")
+    assert sequence.image_topic == "/cam/image_raw"
+    assert any("/cam/aligned" in line for line in sequence.assumptions)
+    write_messages(tmp_path / "thermal", depth("/cam/thermal"))
+    assert len(list(open_sequence(tmp_path / "thermal"))) == 3
+
+
+def test_a_bag_without_images_names_what_it_has(tmp_path):
+    write_messages(tmp_path / "info", [("/cam/camera_info", STAMP, camera_info(STAMP))])
+    with pytest.raises(SequenceError, match=r"no topic with images.*/cam/camera_info \(sensor_msgs/msg/CameraInfo\)"):
+        open_sequence(tmp_path / "info")
+
+
+def test_a_calibration_for_another_size_is_named(tmp_path):
+    write_folder(tmp_path / "folder", pictures(2))
+    (tmp_path / "folder" / "calibration.txt").write_text("25 25 15.5 11.5\n")
+    assert "calibration for about 32x24?" in open_sequence(tmp_path / "folder").assumptions[-1]
+    stamped = [("/cam/image_raw", STAMP, raw_image(STAMP, pictures(1)[0])),
+               ("/cam/camera_info", STAMP, camera_info(STAMP, k=[25, 0, 15.5, 0, 25, 11.5, 0, 0, 1]))]
+    write_messages(tmp_path / "bag", stamped)
+    assert "calibration for about 32x24?" in open_sequence(tmp_path / "bag").assumptions[-1]
 
 
 def test_errors_name_an_invalid_calibration(tmp_path):
@@ -165,7 +200,7 @@ def test_errors_name_bad_input(tmp_path, case, named):
 
 
 @pytest.mark.parametrize(("case", "named"), [
-    ("damaged", "cannot be decoded"), ("empty file", "0 bytes"), ("other size", "40x40 pixels"),
+    ("damaged", "the data are no jpeg"), ("empty file", "0 bytes"), ("other size", "40x40 pixels"),
     ("missing", "no such file"), ("thin", "4x64 pixels are too thin")])
 @pytest.mark.parametrize("row", [0, 4, 5])
 def test_an_image_that_cannot_be_used_is_left_out_and_named(tmp_path, case, named, row):

@@ -321,7 +321,7 @@ def test_tracking_bridges_a_slow_reconstructor(late):
     for i, frame in enumerate(sequence.frames):
         tracked.append(slam.track(frame))
         if tracked[-1].window:
-            waiting.append((i + late, tracked[-1].window))
+            waiting.append((i - 1 + late, tracked[-1].window))  # formed at the image after its newest
         while waiting and waiting[0][0] <= i:
             slam.step(waiting.pop(0)[1])
     first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")

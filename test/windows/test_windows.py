@@ -1,5 +1,6 @@
 """The sliding buffer: ids, overlap, back-pressure, partial windows."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggt_ros.config import WindowConfig
-from vggt_ros.windows.keyframe import Keyframe
+from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 
@@ -17,10 +18,21 @@ def keyframe(number: int) -> Keyframe:
     return Keyframe(number, number, np.zeros((2, 2, 3), np.uint8), np.eye(3))
 
 
+def nothing() -> Corners:
+    """Return the corners of an image in which no feature was tracked."""
+    return Corners(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
+
+
+def add(buffer: SlidingBuffer, number: int, load: Load = Load()) -> Window | None:
+    """Add a keyframe, and return the window that is formed at the image after it."""
+    buffer.add(keyframe(number), load)
+    return buffer.next_image(nothing, load)
+
+
 def test_windows_share_their_overlap():
     """Eight keyframes each; the first three of a window are the last three of the previous one."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
-    windows = [w for w in (buffer.add(keyframe(i)) for i in range(23)) if w]
+    windows = [w for w in (add(buffer, i) for i in range(23)) if w]
     assert [w.ids for w in windows] == [tuple(range(s, s + 8)) for s in (0, 5, 10, 15)]
     assert [w.shared for w in windows] == [(), (5, 6, 7), (10, 11, 12), (15, 16, 17)]
     assert [w.id for w in windows] == [0, 1, 2, 3]
@@ -30,7 +42,7 @@ def test_a_partial_window_tells_its_true_overlap():
     """Two new keyframes after a full window: five keyframes, three shared; then nothing is left to flush."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
     for i in range(10):
-        buffer.add(keyframe(i))
+        add(buffer, i)
     window = buffer.flush()
     assert window is not None
     assert window.ids == (5, 6, 7, 8, 9)
@@ -51,7 +63,7 @@ def test_every_keyframe_is_in_a_window_or_waits_or_is_counted_as_thinned(capacit
     """Every keyframe is in a window, waits, or is counted as thinned; the chain of overlaps never breaks."""
     overlap = data.draw(st.integers(1, size - 1))
     buffer = SlidingBuffer(WindowConfig(size=size, overlap=overlap))
-    windows = [w for w in (buffer.add(keyframe(i), Load(has_capacity=free)) for i, free in enumerate(capacity)) if w]
+    windows = [w for w in (add(buffer, i, Load(has_capacity=free)) for i, free in enumerate(capacity)) if w]
     last = buffer.flush()
     windows += [last] if last else []
     seen = {k for w in windows for k in w.ids}
@@ -69,12 +81,35 @@ def test_thinning_keeps_the_gaps_even():
     """Twice as many keyframes as fit: those left are evenly spaced, and the shared and the newest are among them."""
     buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
     for i in range(8):
-        buffer.add(keyframe(i))
+        add(buffer, i)
     for i in range(8, 18):
-        assert buffer.add(keyframe(i), Load(has_capacity=False)) is None
+        assert add(buffer, i, Load(has_capacity=False)) is None
     window = buffer.flush()
     assert window is not None
     assert window.shared == (5, 6, 7)
     assert window.ids[-1] == 17
     assert np.diff(window.ids[2:]).max() <= 4
     assert buffer.thinned == 18 - 8 - len(window.ids[3:])
+
+
+def test_only_the_image_after_a_keyframe_tells_its_velocity():
+    """The next one does not; a feature that is lost in it has the change of the others."""
+    pixels = np.zeros((3, 2), np.float32)
+    rough = Corners(np.array([3, 5, 8]), pixels, np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    exact = Corners(np.array([5, 8, 9]), pixels, np.array([[2, 5], [4, 9], [7, 7]], np.float32))
+    other = Corners(np.array([3, 5, 8]), pixels, np.full((3, 2), 100, np.float32))
+    buffer = SlidingBuffer(WindowConfig(size=3, overlap=1))
+    buffer.add(replace(keyframe(0), corners=rough))
+    for corners in (exact, other):
+        assert buffer.next_image(lambda corners=corners: corners) is None
+    buffer.add(keyframe(1))
+    window = buffer.flush()
+    assert window is not None and window.keyframes[0].corners is not None
+    np.testing.assert_array_equal(window.keyframes[0].corners.velocity, [[0, 4], [2, 5], [4, 9]])
+    np.testing.assert_array_equal(window.keyframes[0].corners.ids, rough.ids)
+
+
+def test_without_a_track_into_the_next_image_the_velocity_stays():
+    """There is nothing else to tell it by."""
+    rough = Corners(np.array([3]), np.zeros((1, 2), np.float32), np.array([[1, 2]], np.float32))
+    np.testing.assert_array_equal(rough.with_velocity(nothing()).velocity, rough.velocity)

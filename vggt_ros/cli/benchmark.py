@@ -23,11 +23,14 @@ from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.benchmarks.workers import workers
+from vggt_ros.cli.arguments import count, new_file, positive
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
     options, within = _parser(prog).parse_args(args), True
@@ -106,20 +109,13 @@ def _add_sequences_with_depth(command: argparse.ArgumentParser) -> None:
                          help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
 
 
-def _count(text: str) -> int:
-    """Return a number of runs; raises ArgumentTypeError if it is not a whole number from 1 up."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs, from 1 up")
-    return int(text)
-
-
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Measures accuracy, maps, fusion, the node's cost, memory "
                                      "or the network's speed.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("accuracy", help="trajectory error on recorded and rendered sequences; needs "
                                   "VGGT_ROS_DATA, except for demo_room")
-    command.add_argument("--seeds", type=_count, default=5, help="runs of each sequence (default 5)")
+    command.add_argument("--seeds", type=count, default=5, help="runs of each sequence (default 5)")
     command.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
                          help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
                          f"{', '.join(DISTURBANCES)}, uncalibratedN (N degrees are assumed, or 65) or stepN "
@@ -142,20 +138,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_sequences_with_depth(command)
     _add_settings(command)
     command = commands.add_parser("cluster", help="wall time of a long recording on simulated workers, which sleep")
-    command.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
-    command.add_argument("--windows", type=int, default=2400, help="number of windows (default 2400: an hour's drive)")
-    command.add_argument("--window-seconds", type=float, default=6.0, help="time of a window on a worker (default 6)")
+    command.add_argument("--workers", type=count, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
+    command.add_argument("--windows", type=count, default=2400,
+                         help="number of windows (default 2400: an hour's drive)")
+    command.add_argument("--window-seconds", type=positive, default=6.0,
+                         help="time of a window on a worker (default 6)")
     command.add_argument("--sequential-seconds", type=float, default=0.8,
                          help="time of tracking, alignment and graph for each window (default 0.8)")
-    command.add_argument("--speedup", type=float, default=100.0,
+    command.add_argument("--speedup", type=positive, default=100.0,
                          help="all times are shortened by this (default 100)")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve there, as PNG")
+    command.add_argument("--picture", type=new_file, metavar="FILE", help="draw the curve there, as PNG")
     command = commands.add_parser("workers", help="wall time of `replay` with one worker, with several, and with "
                                   "several of which one is killed, and whether the results are the same to the bit; "
                                   "needs VGGT_ROS_DATA and an idle machine")
     command.add_argument("--recordings", nargs="+", default=["kitti07_first160", "hololens_dvmvs_000"], metavar="NAME",
                          help="in VGGT_ROS_DATA, or demo_room")
-    command.add_argument("--workers", type=_count, default=2, metavar="N", help="compared with one (default 2)")
+    command.add_argument("--workers", type=count, default=2, metavar="N", help="compared with one (default 2)")
     command.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster, as `replay --ray`; `local` for one on "
                          "this machine")
     _add_settings(command)
@@ -170,7 +168,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--against", required=True, metavar="REV", help="revision to compare with, as git names it")
     command.add_argument("--sequences", nargs="+", default=list(SPEED_SEQUENCES), metavar="NAME", help="in "
                          f"VGGT_ROS_DATA, or demo_room (default {' '.join(SPEED_SEQUENCES)})")
-    command.add_argument("--rounds", type=int, default=1, help="runs of each state, alternating (default 1)")
+    command.add_argument("--rounds", type=count, default=1, help="runs of each state, alternating (default 1)")
     _add_settings(command, "change a setting, in both")
     command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "
                                   "refinement, against COLMAP")
@@ -182,7 +180,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                   "without refinement; needs VGGT_ROS_DATA")
     command.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz", "hololens_dvmvs_000"], metavar="NAME",
                          help="in VGGT_ROS_DATA, with depth and ground truth")
-    command.add_argument("--seeds", type=_count, default=3, help="runs of each sequence (default 3)")
+    command.add_argument("--seeds", type=count, default=3, help="runs of each sequence (default 3)")
     command.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     _add_settings(command)
     commands.add_parser("node", help="CPU time of the node per image, without reconstructor and tracker; needs ROS 2")
@@ -193,40 +191,40 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
                                   "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
     command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")
-    command.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0], metavar="RATE",
+    command.add_argument("--rates", type=positive, nargs="*", default=[1.0, 2.0], metavar="RATE",
                          help="speeds at which it is played (default 1 2)")
-    command.add_argument("--runs", type=int, default=3, help="runs of each rate (default 3)")
-    command.add_argument("--enlarge", type=int, default=1, metavar="FACTOR", help="enlarge the images first, by this")
+    command.add_argument("--runs", type=count, default=3, help="runs of each rate (default 3)")
+    command.add_argument("--enlarge", type=count, default=1, metavar="FACTOR", help="enlarge the images first, by this")
     command.add_argument("--start-ups", type=int, default=3, help="starts that are timed, beside a bag that plays "
                          "(default 3)")
     _add_settings(command)
     command = commands.add_parser("transport", help="losses and latency of images over DDS, best effort and reliable, "
                                   "with and without config/fastdds.xml; needs ROS 2")
-    command.add_argument("--images", type=int, default=90, help="number of images (default 90)")
-    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
+    command.add_argument("--images", type=count, default=90, help="number of images (default 90)")
+    command.add_argument("--rate", type=positive, default=30.0, help="images per second (default 30)")
     command = commands.add_parser("rate", help="share of images with a pose, and latency, of a large camera: raw, "
                                   "compressed, and reduced before the node; needs ROS 2 and Linux")
-    command.add_argument("--size", type=int, nargs=2, default=[1920, 1080], metavar=("WIDTH", "HEIGHT"))
-    command.add_argument("--reduced", type=int, nargs=2, default=[640, 360], metavar=("WIDTH", "HEIGHT"))
-    command.add_argument("--rate", type=float, default=30.0, help="images per second (default 30)")
-    command.add_argument("--seconds", type=float, default=30.0, help="duration of each case (default 30)")
+    command.add_argument("--size", type=count, nargs=2, default=[1920, 1080], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--reduced", type=count, nargs=2, default=[640, 360], metavar=("WIDTH", "HEIGHT"))
+    command.add_argument("--rate", type=positive, default=30.0, help="images per second (default 30)")
+    command.add_argument("--seconds", type=positive, default=30.0, help="duration of each case (default 30)")
     command.add_argument("--domain", type=int, default=90, help="ROS domain that nobody else uses (default 90)")
     add_robustness_arguments(commands.add_parser(
         "robustness", help="hostile messages, damaged maps, kills, hangs and hours of work; needs ROS 2 and Linux; "
         "returns 1 if the node ends, grows, does not track good images afterwards, or loses what it does not count"))
     command = commands.add_parser("memory", help="growth of resident memory in a bounded space; needs Linux")
-    command.add_argument("--keyframes", type=int, default=1000, help="number of keyframes (default 1000)")
+    command.add_argument("--keyframes", type=count, default=1000, help="number of keyframes (default 1000)")
     _add_settings(command)
     command = commands.add_parser("fusion", help="compares methods to fuse windows, on windows simulated from ground "
                                   "truth; scenes with recorded trajectories need VGGT_ROS_DATA")
     command.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
-    command.add_argument("--seeds", type=_count, default=10, help="runs of each scene (default 10)")
-    command.add_argument("--windows", type=int, default=40, help="number of windows (default 40; up to 1000)")
+    command.add_argument("--seeds", type=count, default=10, help="runs of each scene (default 10)")
+    command.add_argument("--windows", type=count, default=40, help="number of windows (default 40; up to 1000)")
     command.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
                          help="number of false loops for each true one (default 0 1 2)")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the errors of all runs there, as PNG")
+    command.add_argument("--picture", type=new_file, metavar="FILE", help="draw the errors of all runs there, as PNG")
     command = commands.add_parser("updates", help="time of a pose graph update, and how long it delays other threads")
-    command.add_argument("--windows", type=int, default=1000, help="number of windows (default 1000)")
+    command.add_argument("--windows", type=count, default=1000, help="number of windows (default 1000)")
     vggt.add_arguments(commands.add_parser(
         "vggt", help="latency, memory and throughput of the network, compared with the published way to run it; needs "
         "torch, but no weights"))
@@ -237,7 +235,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "gpu_visit", help="what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no weights, no "
         "network; returns 1 if a section was not done"))
     for command in commands.choices.values():
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
+        command.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     return parser
 
 

@@ -11,14 +11,18 @@ from pathlib import Path
 
 from vggt_ros.benchmarks.check import RED, run_checks, worst
 from vggt_ros.benchmarks.conformance import check_reconstructor
+from vggt_ros.cli.arguments import new_file
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.parameter_text import parameter_file, reconstructor_settings, tables
+from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 
 _COLORS = {"green": "\033[32m", "yellow": "\033[33m", "red": "\033[31m"}
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "check") -> int:
     """Print a line for each check; return 1 if one is red, else 0."""
     parser = argparse.ArgumentParser(prog=prog, description="Checks in about a minute what VGGT needs on this machine: "
@@ -32,7 +36,7 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
                         "package or a plug-in, keeps to the contract, on a rendered room")
     parser.add_argument("--parameters", action="store_true", help="with --reconstructor: print its settings, as a "
                         "parameter file and as a table, and nothing else")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the findings there, as JSON")
     options = parser.parse_args(args)
     if options.parameters and not options.reconstructor:
         parser.error("--parameters needs --reconstructor NAME")
@@ -45,6 +49,8 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
             print("\n".join([parameter_file(settings), *tables(config, settings)]) if settings
                   else f"{options.reconstructor} has no settings")
             return 0
+        if options.images is not None:
+            open_sequence(options.images)  # names what is wrong with it before a minute of other checks
         for finding in check_reconstructor(config) if options.reconstructor else run_checks(config, options.images):
             findings.append(finding)
             level = f"{finding.level:<6}"

@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vggt_ros.cli.arguments import new_file
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
 from vggt_ros.evaluation.pictures import draw_trajectory
@@ -66,7 +68,7 @@ def evaluate_map(cloud: Path, sequence_path: Path, trajectory: Path | None = Non
     """Print the errors of a map against the points of a sequence's depth images, and return the figures.
 
     Args:
-        cloud: PLY file of the map.
+        cloud: PLY file of the map, or a folder with `map.ply`.
         sequence_path: with depth images and ground truth.
         trajectory: of the map, in TUM's format; by default `trajectory.txt` beside the map.
 
@@ -75,6 +77,7 @@ def evaluate_map(cloud: Path, sequence_path: Path, trajectory: Path | None = Non
         EvaluationError: there is nothing to compare.
 
     """
+    cloud = cloud / "map.ply" if cloud.is_dir() else cloud
     sequence = open_sequence(sequence_path)
     if sequence.truth is None:
         raise EvaluationError(f"{sequence_path}: it has no ground truth, by which the map could be aligned")
@@ -96,6 +99,7 @@ def describe_map(figures: MapAccuracy) -> str:
     return "\n".join([*lines, f"chamfer {figures.chamfer:.3f} m, F-score {100 * figures.f_score:.0f} % at 5 cm"])
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "
@@ -105,13 +109,14 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
                         help="file in TUM's format, or a sequence's folder")
     parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both trajectories from above, as PNG")
+    parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw both trajectories from above, as PNG")
     parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
                         help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
     parser.add_argument("--map", type=Path, nargs=2, metavar=("MAP", "SEQUENCE"),
-                        help="compare a map (map.ply, with trajectory.txt beside it) with a sequence's sensor depth")
+                        help="compare a map (map.ply or its folder, with trajectory.txt beside it) with a sequence's "
+                        "sensor depth")
     parser.add_argument("--trajectory", type=Path, metavar="FILE", help="another trajectory of the MAP")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(args)
     given = [options.truth, options.depth, options.map]
     if sum(value is not None for value in given) != 1 or (options.estimate and not options.truth):

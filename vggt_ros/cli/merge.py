@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import Merged, merge
 from vggt_ros.mapping.surface import Surface
@@ -15,6 +16,7 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, save_map
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "merge") -> int:
     """Merge the maps named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Joins saved maps where they see the same places.")

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vggt_ros.cli.arguments import count
+from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map
 from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
@@ -27,13 +29,14 @@ _DEFAULTS = {"map.kept_width": 400}
 _AT_ONCE = 24
 
 
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     """Reconstruct the photos named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Reconstructs photos of one camera: poses, depth, points.")
     parser.add_argument("images", type=Path, nargs="+", help="images, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--at-once", type=int, default=_AT_ONCE, metavar="N", help="most photos that are reconstructed "
-                        f"together (default {_AT_ONCE}); more are split into windows that are fused")
+    parser.add_argument("--at-once", type=count, default=_AT_ONCE, metavar="N", help="most photos that are "
+                        f"reconstructed together (default {_AT_ONCE}); more are split into windows that are fused")
     parser.add_argument("--order", choices=("name", "similarity"), default="name",
                         help="order of the photos in windows: as named (default), or by what they show")
     parser.add_argument("--query", type=Path, metavar="FILE", help="points of the first photo to track, `x y` a line")
@@ -43,19 +46,21 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     options = parser.parse_args(args)
     try:
         config = Config().replace(_DEFAULTS).parse(options.set)
-        files = find_photos([path.expanduser() for path in options.images])
+        files, left_out = find_photos([path.expanduser() for path in options.images])
+        for line in left_out:
+            print(f"reconstruct: {line}", file=sys.stderr)
         queries = None if options.query is None else read_queries(options.query.expanduser())
         folder = output_folder(options.output)
         reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
         print(f"{len(files)} photos, by {reason}", file=sys.stderr)
         found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
                                    options.order == "similarity", sys.stderr.isatty())
-        for refusal in found.refusals:
-            print(f"reconstruct: {refusal}", file=sys.stderr)
+        for line in (*(f"assumed: {text}" for text in found.assumptions), *found.omitted.lines, *found.refusals):
+            print(f"reconstruct: {line}", file=sys.stderr)
         if not found.photos:
             print(f"reconstruct: nothing was reconstructed by {reconstructor.name}"
-                  + (": one photo alone needs a network (reconstructor: vggt)" if len(files) == 1 else ""),
-                  file=sys.stderr)
+                  + (": one photo alone needs a network (reconstructor: vggt)"
+                     if len(files) - found.omitted.count == 1 else ""), file=sys.stderr)
             return 1
         figures = write(found, folder, reason)
         if queries is not None:
@@ -94,12 +99,17 @@ def write(found: Collection, folder: Path, reason: str) -> dict[str, Any]:
         draw_map(folder / "points.png", cloud, np.array([photo.map_camera for photo in found.photos]),
                  found.slam.surface.voxel)
     return {"reconstructor": reason, "photos": depths, "missing": [str(path) for path in found.missing],
-            "refusals": found.refusals, "points": len(cloud.points)}
+            "refusals": found.refusals, "assumptions": list(found.assumptions), "omitted": found.omitted.lines,
+            "points": len(cloud.points)}
 
 
 def _in_reconstructed(rectifier: Rectifier, pixels: np.ndarray) -> np.ndarray:
-    """Return pixels (n, 2) of a photo's file as pixels of the image that the reconstructor got."""
-    return np.asarray((pixel_rays(rectifier.camera.intrinsics, *pixels.T) @ rectifier.intrinsics.T)[:, :2])
+    """Return pixels (n, 2) of a photo, as it is shown, as pixels of the image that the reconstructor got."""
+    if not rectifier.camera.distortion:
+        return np.asarray((pixel_rays(rectifier.camera.intrinsics, *pixels.T) @ rectifier.intrinsics.T)[:, :2])
+    points = cv2.undistortPoints(pixels[:, None], rectifier.camera.intrinsics, np.array(rectifier.camera.distortion),
+                                 P=rectifier.intrinsics)
+    return np.asarray(points, np.float64)[:, 0]
 
 
 def _write_tracks(folder: Path, name: str, photos: list[Photo], source: np.ndarray, pixels: np.ndarray,

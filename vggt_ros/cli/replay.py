@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+from vggt_ros.cli.arguments import positive
+from vggt_ros.cli.interrupts import INTERRUPTED, ends_in_order, stoppable
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
-from vggt_ros.replay.advice import why_no_map
+from vggt_ros.replay.advice import why_no_map, why_not_located
 from vggt_ros.replay.output import save, summary, write
-from vggt_ros.replay.run import run
+from vggt_ros.replay.run import Run, run
 from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, output_folder, read_trajectory
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map
@@ -26,27 +28,19 @@ from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_
 from vggt_ros.view.slam_view import SlamView
 from vggt_ros.workers.opening import MAX_WORKERS, open_pool
 
+_STOPPING = "interrupted: what is mapped so far is written; once more ends without it"
+
 
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a sequence, and for settings."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--rate", type=positive, default=10.0,
+    parser.add_argument("--rate", type=positive,
                         help="images a second in a folder of images without stamps (default 10)")
 
 
-def positive(text: str) -> float:
-    """Return a positive number of the command line; argparse reports anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
+@ends_in_order
 def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
@@ -78,6 +72,9 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         loaded = None if options.load is None else load_map(options.load.expanduser())
         sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                                  truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+        if options.depth_source and next(sequence.depths(), None) is None:
+            raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
+                                "them in depth.txt")
         output = output_folder(options.output)
         if options.save is not None:
             check_replaceable(options.save)
@@ -87,17 +84,38 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
         other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
         workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
-        with contextlib.closing(workers) if workers else contextlib.nullcontext():
-            result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
-                         workers=workers, odometry=other, **callbacks)
-        if view is not None:
-            view.show_map(result.slam)  # with all depth that windows left for later ones
-        figures = write(result, output, options.depth)
-        if options.save is not None:
-            save(result, options.save.expanduser())
+        with stoppable(_STOPPING) as stop:
+            with contextlib.closing(workers) if workers else contextlib.nullcontext():
+                result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
+                             workers=workers, odometry=other, stop=stop, **callbacks)
+            if view is not None:
+                view.show_map(result.slam)  # with all depth that windows left for later ones
+            figures = write(result, output, options.depth)
+            _say(result, figures)
+            saves = options.save is not None and len(result.slam.solution) > 0
+            if saves:
+                save(result, options.save.expanduser())
     except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
+    print(f"{summary(figures)}\nwritten to {options.output}")
+    if options.save is not None:
+        print(f"the map is saved in {options.save}" if saves else "no map is saved")
+    if options.web is not None and not result.interrupted:
+        print("the web page stays until Ctrl-C", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    if view is not None:
+        view.close()
+    if result.interrupted:
+        return INTERRUPTED
+    return 0 if figures["images_located"] or figures["keyframes"] else 2
+
+
+def _say(result: Run, figures: dict[str, Any]) -> None:
+    """Print what happened besides the figures."""
+    if result.interrupted:
+        print(f"interrupted after {figures['images']} of {len(result.sequence)} images", file=sys.stderr)
     if result.workers:
         print("{ahead} windows solved ahead by {workers} workers, {unexpected} not expected, {retries} sent again, "
               "expectations corrected {corrections} times".format(**result.workers))
@@ -114,14 +132,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         print(f"refused: {reason}", file=sys.stderr)
     if lacking := why_no_map(result):
         print(f"no map: {lacking}", file=sys.stderr)
-    print(f"{summary(figures)}\nwritten to {options.output}")
-    if options.web is not None:
-        print("the web page stays until Ctrl-C", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-    if view is not None:
-        view.close()
-    return 0 if figures["images_located"] or figures["keyframes"] else 2
+    if lacking := why_not_located(result):
+        print(f"not located: {lacking}", file=sys.stderr)
 
 
 def _open_view(options: argparse.Namespace, loaded: MapRecord | None) -> SlamView | None:

@@ -66,11 +66,16 @@ def _nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
     return np.where(stamps - others[before] <= others[after] - stamps, before, after)
 
 
+def _span(stamps: NDArray[np.int64]) -> str:
+    return f"times from {stamps[0] / 1e9:.2f} to {stamps[-1] / 1e9:.2f} s" if len(stamps) else "no times"
+
+
 def _associate_enough(stamps: NDArray[np.int64], truth_stamps: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Return the rows of `associate`; raises EvaluationError if they are fewer than an alignment needs."""
     rows, true_rows = associate(stamps, truth_stamps)
     if len(rows) < 3:
-        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s")
+        raise EvaluationError(f"only {len(rows)} of {len(stamps)} poses have a true pose within {MAX_DIFFERENCE} s: "
+                              f"they have {_span(stamps)}, the true ones {_span(truth_stamps)}")
     return rows, true_rows
 
 

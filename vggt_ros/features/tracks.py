@@ -14,11 +14,13 @@ from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
-from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe
+from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
 
 REFERENCE_WIDTH = 640.0
 """Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
+_INTERVALS = 2
+"""Newest intervals between images of which the motion of the tracks is kept."""
 _MIN_TRACKED_FRACTION = 0.5
 """Fraction of the tracks that must be followed into an image, else they are tried again from dense flow."""
 _MAX_RATIO = 0.8
@@ -35,7 +37,7 @@ class FeatureTracks:
     Attributes:
         ids: int64 (n,), rising, never reused.
         pixels: float32 (n, 2), x and y in the newest image.
-        motion: float32 (n, 2), displacement since the previous image, NaN for new ones.
+        motions: float32 (n, 2, 2), displacements between the newest three images, the newest first; NaN where unknown.
         excluded: mask of the part of the newest image without tracks: as given, and what never moves; None: nothing.
 
     """
@@ -53,25 +55,28 @@ class FeatureTracks:
         self.attached.forget_tracks()
         self.ids = np.zeros(0, np.int64)
         self.pixels = np.zeros((0, 2), np.float32)
-        self.motion = np.zeros((0, 2), np.float32)
+        self.motions = np.zeros((0, _INTERVALS, 2), np.float32)
+        self._seconds, self._stamp = np.zeros(_INTERVALS, np.float32), 0  # of the motions, and of the newest image
         self._gray, self._quantiles = None, np.zeros(0)  # of the newest image
         self.excluded: NDArray[np.bool_] | None = None
 
-    def advance(self, gray: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None) -> None:
-        """Track the features into `gray` (H, W); those that fail the forward-backward check are dropped.
+    def advance(self, gray: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = None, stamp: int = 0) -> None:
+        """Track the features into `gray` (H, W) of a `stamp` in nanoseconds; drop those that fail the check backward.
 
         So are those in the part of the image that the mask `excluded` leaves out, and in the part that moves with the
         camera.
         """
         if self._gray is not None and self._gray.shape != gray.shape:
             self.clear()
+        seconds, self._stamp = 1e-9 * (stamp - self._stamp), stamp
+        self._seconds = np.array([seconds, *self._seconds[:-1]], np.float32)
         quantiles = brightness_quantiles(gray)
         if self._gray is not None and len(self.ids):
             change = brightness_transfer(self._quantiles, quantiles)
             self.pixels, valid = _flow(self._gray, gray, previous := self.pixels, change)
-            self.motion = self.pixels - previous
+            self.motions = np.concatenate([(self.pixels - previous)[:, None], self.motions[:, :-1]], 1)
             self._keep(valid)
-            self.attached.update(self.ids, self.pixels, self.motion, gray.shape, gray.shape[1] / REFERENCE_WIDTH)
+            self.attached.update(self.ids, self.pixels, self.motions[:, 0], gray.shape, gray.shape[1] / REFERENCE_WIDTH)
         attached = self.attached.mask
         self.excluded = excluded if attached is None else union(excluded, reduced(attached))
         self._keep(~is_masked(self.excluded, self.pixels, gray.shape))
@@ -103,17 +108,32 @@ class FeatureTracks:
         self._next_id += len(pixels)
         self.ids = np.concatenate([self.ids, ids])
         self.pixels = np.concatenate([self.pixels, pixels.astype(np.float32)])
-        self.motion = np.concatenate([self.motion, np.full_like(pixels, np.nan, np.float32)])
+        self.motions = np.concatenate([self.motions, np.full((len(pixels), _INTERVALS, 2), np.nan, np.float32)])
         self._keep(slice(-2 * self._count, None))
         return ids
 
     def _keep(self, rows: NDArray[np.bool_] | slice) -> None:
-        self.ids, self.pixels, self.motion = self.ids[rows], self.pixels[rows], self.motion[rows]
+        self.ids, self.pixels, self.motions = self.ids[rows], self.pixels[rows], self.motions[rows]
 
-    def corners(self, seconds: float) -> Corners:
-        """Return the present tracks with velocities, by the `seconds` since the previous image; NaN if not positive."""
-        velocity = self.motion / np.float32(seconds) if seconds > 0 else np.full_like(self.motion, np.nan)
-        return Corners(self.ids, self.pixels, velocity)
+    def corners(self) -> Corners:
+        """Return the tracks in the newest image, with their mean velocity since the image before."""
+        return Corners(self.ids, self.pixels, self.motions[:, 0] / self._rising_seconds()[0])
+
+    def corners_before(self) -> Corners:
+        """Return the tracks in the image before the newest one, with their velocity in it.
+
+        A camera that is turned back and forth has another velocity in an image than on the way to it. It is that of a
+        parabola of time through the positions in three images, the newest one included. A track that was new there has
+        the change of velocity of the others, in the median.
+        """
+        to_newest, since = seconds = self._rising_seconds()
+        after, before = (self.motions / seconds[:, None]).transpose(1, 0, 2)
+        velocity = (since * after + to_newest * before) / (since + to_newest)
+        return Corners(self.ids, self.pixels - self.motions[:, 0], filled(velocity, after))
+
+    def _rising_seconds(self) -> NDArray[np.float32]:
+        """Return the seconds of the `motions`; NaN where the stamps do not rise."""
+        return np.where(self._seconds > 0, self._seconds, np.float32(np.nan))
 
 
 def follow(source: NDArray[np.uint8], target: NDArray[np.uint8],

@@ -12,6 +12,8 @@ COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "
 """Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
 _MAX_FOCAL_RATIO = 3.0
 """Largest ratio of the focal lengths: pixels are about square; binning or resizing one side may double one of them."""
+_MAX_OFF_CENTER = 0.15
+"""Share of a side by which a principal point may be off the center along both sides before it is odd."""
 _FIELDS_OF_VIEW = 0.5, 170.0
 """Horizontal fields of view of pinhole images, degrees: of a telescope, and more than any plane image shows."""
 
@@ -40,12 +42,27 @@ def check_matrix(name: str, matrix: NDArray[np.float64], size: tuple[int, int], 
         raise CameraError(f"the focal lengths {focal_x:g}, {focal_y:g} px in {name} are too far from each other")
     width, height = size
     if width > 0 and height > 0:
+        if x == 0 and y == 0:
+            raise CameraError(f"the principal point in {name} is 0, 0: it is not set; right is about the center")
         if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
             raise CameraError(f"the principal point {x:g}, {y:g} in {name} is outside the image of {width}x{height}")
         degrees = math.degrees(2 * math.atan(width / 2 / focal_x))
         if not fisheye and not _FIELDS_OF_VIEW[0] <= degrees <= _FIELDS_OF_VIEW[1]:
             raise CameraError(f"the focal length {focal_x:g} px in {name} is a field of view of {degrees:.3g} degrees "
                               f"of an image of {width} px; are its units pixels?")
+
+
+def doubt(matrix: NDArray[np.float64], size: tuple[int, int]) -> str:
+    """Return why a camera matrix (3, 3) may be for images of another size than (width, height); else empty.
+
+    Its principal point is then off the center along both sides. That of a region of a larger image may be, too.
+    """
+    x, y = (matrix[0, 2] + 0.5) / size[0] - 0.5, (matrix[1, 2] + 0.5) / size[1] - 0.5
+    if min(abs(x), abs(y)) < _MAX_OFF_CENTER or x * y < 0:
+        return ""
+    scale = 1 + x + y  # twice the principal point as a share of the size, mean of both
+    return (f"the principal point {matrix[0, 2]:g}, {matrix[1, 2]:g} is far from the center of images of "
+            f"{size[0]}x{size[1]}: is the calibration for about {round(size[0] * scale)}x{round(size[1] * scale)}?")
 
 
 def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tuple[float, ...]]:

@@ -97,6 +97,9 @@ class Camera:
         check_matrix(name, full, sensor, fisheye=model == "equidistant")
         cropped = full - np.array([[0, 0, region.x_offset], [0, 0, region.y_offset], [0, 0, 0]], np.float64)
         width, height = int(region.width) or sensor[0], int(region.height) or sensor[1]
+        if 0 < sensor[0] < region.x_offset + int(region.width) or 0 < sensor[1] < region.y_offset + int(region.height):
+            raise CameraError(f"the region of interest, {width}x{height} from {region.x_offset}, {region.y_offset} on, "
+                              f"reaches beyond {sensor[0]}x{sensor[1]}, which must be the size of the full image")
         return Camera(width // bin_x, height // bin_y, resize_intrinsics(cropped, 1 / bin_x, 1 / bin_y), distortion,
                       model)
 

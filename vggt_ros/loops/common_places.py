@@ -8,7 +8,7 @@ group of neighboring keyframes must align with the depth of the other part as a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,6 @@ class CommonPlace:
     first: int
     second: int
     measurement: LoopMeasurement
-
-
-def restricted(solution: Solution, rows: NDArray[np.int64]) -> Solution:
-    """Return a solution of only the keyframes in `rows` (n,), ascending; its windows and edges stay."""
-    arrays = {name: getattr(solution, name)[rows]
-              for name in ("ids", "stamps", "submaps", "windows", "map_camera", "scale")}
-    return replace(solution, **arrays)
 
 
 def stored_image(keyframe: MapKeyframe) -> ImageFeatures:

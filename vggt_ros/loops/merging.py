@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
-from vggt_ros.loops.common_places import find_keyframes, measure, restricted
+from vggt_ros.loops.common_places import find_keyframes, measure
 from vggt_ros.loops.look_alikes import evidence
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.storage.combined_record import combine
@@ -128,7 +128,7 @@ def _parts(records: Sequence[MapRecord], names: Sequence[str], solution: Solutio
 def _join(earlier: Part, later: Part, atlas: Atlas, config: Config, advance: Callable[[], object]) -> None:
     """Search for the keyframes of a part in an earlier one, and add the loops between them to the graph."""
     solution = atlas.solution()
-    part = restricted(solution, np.searchsorted(solution.ids, earlier.keyframes))
+    part = solution.restricted(np.searchsorted(solution.ids, earlier.keyframes))
     found = find_keyframes(later.keyframes.tolist(), part, config, advance)
     places, refusals = measure(later.keyframes, found, atlas, part, config.windows.size)
     if doubt := evidence(later.keyframes, found, places, solution, part, 2 * config.windows.size).contradiction:
@@ -142,7 +142,9 @@ def _join(earlier: Part, later: Part, atlas: Atlas, config: Config, advance: Cal
     if accepted:
         earlier.joined.append(later.name)
         later.joined.append(earlier.name)
-    if found:
+    if not found:
+        later.notes.append(f"none of {len(later.keyframes)} keyframes found in {earlier.name}")
+    else:
         later.notes.append(f"{len(found)} of {len(later.keyframes)} keyframes found in {earlier.name}; {len(accepted)} "
                            f"of {len(loops)} loops accepted" + (f" ({reasons[0]})" if reasons else ""))
         _LOG.info("%s: %s", later.name, later.notes[-1])

@@ -123,7 +123,8 @@ class Atlas:
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width, lambda k: not self.is_connected(k))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
-        alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0)
+        alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0,
+                          scale_sigma=geometry.report.get("scale_sigma", 0.0))
         self._add_keyframes(window, keyframes)
         self._graph.attach(relative_poses(views, known, alignment))
 

@@ -30,13 +30,33 @@ class ExportError(RuntimeError):
 
 
 class Export:
-    """A saved map in the z-up frame `map`, and methods that write it in other formats."""
+    """One submap of a saved map in the z-up frame `map`, and methods that write it in other formats.
 
-    def __init__(self, record: MapRecord, config: Config) -> None:
-        """Rebuild the map from a record; `config` has the settings for points and grid."""
+    Attributes:
+        sizes: numbers of keyframes of all submaps, the largest first.
+
+    """
+
+    def __init__(self, record: MapRecord, config: Config, submap: int = 1) -> None:
+        """Rebuild the map from a record; `config` has the settings for points and grid.
+
+        Submaps are numbered by their size: 1 is the largest. Their relative poses are not known, so they do not go into
+        one file.
+
+        Raises:
+            ExportError: there is no such submap.
+
+        """
         atlas = Atlas(config)
         atlas.restore(record)
-        self.solution: Solution = atlas.solution()
+        whole = atlas.solution()
+        counts = np.bincount(whole.submaps)
+        order = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+        self.sizes = [int(counts[label]) for label in order]
+        if not 1 <= submap <= len(order):
+            raise ExportError(f"there is no submap {submap}; the map has {len(order)}, with "
+                              f"{', '.join(map(str, self.sizes))} keyframes")
+        self.solution: Solution = whole.restricted(np.flatnonzero(whole.submaps == order[submap - 1]))
         surface = self._surface = Surface(config.map)
         surface.update(self.solution, complete=True)
         map_world = record.map_world
@@ -63,10 +83,12 @@ class Export:
         for part in (sparse, images):
             part.mkdir(parents=True, exist_ok=True)
         model = []
+        stamps, counts = np.unique(self.solution.stamps, return_counts=True)
+        repeated = set(stamps[counts > 1].tolist())  # such as those of merged recordings that all begin at zero
         for row, keyframe_id in enumerate(self.solution.ids.tolist()):
             keyframe = self.solution.keyframes[keyframe_id]
             height, width = keyframe.depth.shape
-            name = f"{keyframe.stamp}.png"
+            name = f"{keyframe.stamp}_{keyframe_id}.png" if keyframe.stamp in repeated else f"{keyframe.stamp}.png"
             cv2.imwrite(str(images / name), cv2.cvtColor(np.asarray(keyframe.color), cv2.COLOR_RGB2BGR))
             pixels = keyframe.pixels if len(keyframe.pixels) else keyframe.intrinsics[None, :2, 2]
             model.append(ModelImage(name, (width, height), keyframe.intrinsics, self.map_camera[row], pixels))

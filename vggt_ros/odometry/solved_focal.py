@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from vggt_ros.windows.solution import Frame, MapKeyframe, Solution
 
 _KEYFRAMES = 8
 """Newest keyframes whose median focal length is that of the camera now."""
+_SAME_ASPECT = 0.03
+"""Relative difference of aspect ratios below which images may be of one camera."""
 
 
 def solved_intrinsics(intrinsics: Array, width: int, keyframes: Sequence[MapKeyframe]) -> Array:
@@ -21,8 +24,19 @@ def solved_intrinsics(intrinsics: Array, width: int, keyframes: Sequence[MapKeyf
 
 
 def frame_intrinsics(frame: Frame, solution: Solution) -> Array:
-    """Return the pinhole matrix (3, 3) of a frame: of an uncalibrated camera with the focal length that was solved."""
+    """Return the pinhole matrix (3, 3) of a frame: of an uncalibrated camera with the focal length that was solved.
+
+    Keyframes of another aspect ratio are of another camera, such as one that a loaded map was made with.
+    """
     if frame.calibrated or not len(solution):
         return frame.intrinsics
-    newest = [solution.keyframes[k] for k in solution.ids[-_KEYFRAMES:].tolist()]
-    return solved_intrinsics(frame.intrinsics, frame.image.shape[1], newest)
+    height, width = frame.image.shape[:2]
+    alike = (keyframe for k in reversed(solution.ids.tolist())
+             if _have_same_shape((keyframe := solution.keyframes[k]).depth.shape, (height, width)))
+    newest = list(islice(alike, _KEYFRAMES))
+    return solved_intrinsics(frame.intrinsics, width, newest) if newest else frame.intrinsics
+
+
+def _have_same_shape(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether two sizes (h, w) have the same aspect ratio, up to the rounding of reduced images."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) < _SAME_ASPECT

@@ -19,6 +19,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, transported
+from vggt_ros.pose_graph.path_sums import path_sums
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
 CHI2_GATE = 24.3
@@ -155,7 +156,7 @@ def consistent_with(tree: SpanningTree, loop: Loop, others: Sequence[Loop]) -> l
     # The tree's covariances are in the frame of its current poses; transport them to the frame of the second node.
     local = transported(drift, inverse(tree.poses[loop.second_row, None]))
     noise = transported(np.array([other.covariance for other in others]), to_second @ chained_poses[second])
-    sums = tree.path_sums()[:2]
+    sums = path_sums(tree)[:2]
     path = (abs(sums[:, first] - sums[:, [loop.first_row]]) + abs(sums[:, second] - sums[:, [loop.second_row]]))
     systematic = _systematic_covariance(tree, path, np.full_like(first, loop.second_row))
     agree = mahalanobis_squared(log(cycle), local + noise + loop.covariance + systematic) <= CHI2_GATE

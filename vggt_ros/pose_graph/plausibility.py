@@ -18,6 +18,7 @@ import numpy as np
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, scales, transported
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop, drift_covariance, end_rows, predicted_chi2, stretches
+from vggt_ros.pose_graph.path_sums import COUNT, SCALE, VARIANCE, path_sums, scale_variance
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
 from vggt_ros.pose_graph.submaps import Submaps
 
@@ -47,7 +48,7 @@ def refusals(tree: SpanningTree, submaps: Submaps, loops: Sequence[Loop], kept: 
     """
     paths = shortest_paths(tree, submaps.of_row, loops, kept)
     chi2 = predicted_chi2(tree, loops, kept, np.where(np.isfinite(paths[:2]), paths[:2], 0.0))
-    demands, limits = asked(loops, tree.poses), largest_drift * paths[0] + np.sqrt(CHI2_GATE * paths[2])
+    demands, limits = asked(loops, tree.poses), _allowed(paths, largest_drift)
     return [_refusal(loop, submaps.out_of_reach(tree.poses, loop, kept), *figures) for loop, *figures
             in zip(loops, chi2.tolist(), demands.tolist(), limits.tolist(), strict=True)]
 
@@ -72,8 +73,7 @@ def plausible_hypothesis(tree: SpanningTree, submaps: Submaps, loops: Sequence[L
     Each stretch, but no more than `MAX_STRETCHES` of them, allows another largest drift.
     """
     agreeing = max(1, min(MAX_STRETCHES, len(stretches([loop for loop in loops if not loop.accepted], stride))))
-    path, _, variance = shortest_paths(tree, submaps.of_row, loops, ())
-    limits = agreeing * (largest_drift * path + np.sqrt(CHI2_GATE * variance))
+    limits = agreeing * _allowed(shortest_paths(tree, submaps.of_row, loops, ()), largest_drift)
     return [loop for loop, demand, limit in zip(loops, asked(loops, tree.chained_poses), limits, strict=True)
             if loop.accepted or demand <= limit]
 
@@ -88,14 +88,14 @@ def asked(loops: Sequence[Loop], poses: Array) -> Array:
 def shortest_paths(tree: SpanningTree, submap: Sequence[int], loops: Sequence[Loop], kept: Sequence[Loop]) -> Array:
     """Return length, angles and variance (3, n) of the shortest paths between the nodes of each of the loops.
 
-    See `SpanningTree.path_sums` for the three; the variance includes that of the loop itself. The paths are along the
-    overlap factors within a submap, whose numbers by rows are given, and along the `kept` loops. Infinite where there
-    is none.
+    See `path_sums` for the three; the variance includes that of the loop itself and of scales weakly held. The
+    paths are along the overlap factors within a submap, whose numbers by rows are given, and along the `kept` loops.
+    Infinite where there is none.
     """
     result = np.full((3, len(loops)), np.inf)
     if not loops:
         return result
-    sums, segments = tree.path_sums(), tree.segments(np.concatenate([*end_rows(kept), *end_rows(loops)]))
+    sums, segments = path_sums(tree), tree.segments(np.concatenate([*end_rows(kept), *end_rows(loops)]))
     neighbors: dict[int, list[tuple[int, Array]]] = {}
     steps = [(first, second, sums[:, second] - sums[:, first])
              for first, second in zip(segments.ancestor.tolist(), segments.descendant.tolist(), strict=True)
@@ -106,8 +106,15 @@ def shortest_paths(tree: SpanningTree, submap: Sequence[int], loops: Sequence[Lo
         neighbors.setdefault(second, []).append((first, step))
     for row, loop in enumerate(loops):
         if (path := _shortest_path(neighbors, loop.first_row, loop.second_row)) is not None:
-            result[:, row] = path + _own_path(loop, tree.poses)
+            path += _own_path(loop, tree.poses)
+            at = tree.poses[loop.second_row, None, :3, 3]
+            result[:, row] = path[:3] + [0.0, 0.0, float(scale_variance(path[SCALE, None], at)[0])]
     return result
+
+
+def _allowed(paths: Array, largest_drift: float) -> Array:
+    """Return how far loops may move their nodes (n,) by length, angles and variance (3, n) of the paths, map units."""
+    return np.asarray(largest_drift * paths[0] + np.sqrt(CHI2_GATE * paths[2]))
 
 
 def drift(tree: SpanningTree, submaps: Submaps, accepted: Sequence[Loop], first: int, second: int) -> Drift | None:
@@ -123,15 +130,16 @@ def drift(tree: SpanningTree, submaps: Submaps, accepted: Sequence[Loop], first:
 
 
 def _own_path(loop: Loop, poses: Array) -> Array:
-    """Return length, angle and variance (3,) of a loop as an edge: only the variance of its position counts."""
-    scale = float(scales(poses[loop.second_row, None])[0])
-    return np.array([0.0, 0.0, scale**2 * float(np.trace(loop.covariance[3:6, 3:6]))])
+    """Return the sums (8,) of `path_sums` of a loop as an edge: only the variance of its position counts."""
+    scale, sums = float(scales(poses[loop.second_row, None])[0]), np.zeros(COUNT)
+    sums[VARIANCE] = scale**2 * float(np.trace(loop.covariance[3:6, 3:6]))
+    return sums
 
 
 def _shortest_path(neighbors: Mapping[int, Sequence[tuple[int, Array]]], begin: int, end: int) -> Array | None:
-    """Return the sums (3,) along the shortest path between two rows (Dijkstra, 1959), or None if there is none."""
+    """Return the sums (8,) along the shortest path between two rows (Dijkstra, 1959), or None if there is none."""
     order = count()  # of equal lengths
-    queue: list[tuple[float, int, int, Array]] = [(0.0, next(order), begin, np.zeros(3))]
+    queue: list[tuple[float, int, int, Array]] = [(0.0, next(order), begin, np.zeros(COUNT))]
     done: set[int] = set()
     while queue:
         length, _, row, sums = heapq.heappop(queue)

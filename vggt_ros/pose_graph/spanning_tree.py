@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, scales, transported
+from vggt_ros.geometry.sim3 import exp, inverse, log, normalized, transported
 
 Index = NDArray[np.int64]
 
@@ -91,6 +91,11 @@ class SpanningTree:
         """The parent of each row; -1 for the first."""
         return self._parent[: self._count]
 
+    @property
+    def edge_covariance(self) -> Array:
+        """The covariances (n, 7, 7) of the overlap factors between rows and their parents, not inflated."""
+        return self._edge_covariance[: self._count]
+
     def parent_edges(self, rows: Index) -> tuple[Array, Array]:
         """Return the overlap factors between rows and their parents.
 
@@ -99,27 +104,6 @@ class SpanningTree:
         """
         return (inverse(self._chained_poses[self._parent[rows]]) @ self._chained_poses[rows],
                 self._edge_covariance[rows])
-
-    def path_sums(self) -> Array:
-        """Return what adds up along the path from the root to each row (3, n).
-
-        The length of the path in map units, the angles by which it turns in radians, and the variance of the position
-        by the errors of the relative poses, not inflated and without lever arms, in map units squared. Edges that
-        constrain nothing add nothing.
-        """
-        poses, parents = self.poses, self.poses[np.maximum(self.parent, 0)]
-        relative = np.einsum("nji,njk->nik", parents[:, :3, :3], poses[:, :3, :3])
-        cosine = (np.trace(relative, axis1=1, axis2=2) / (scales(poses) * scales(parents)) - 1) / 2
-        covariance = self._edge_covariance[: self._count]
-        sums = np.array([np.linalg.norm(poses[:, :3, 3] - parents[:, :3, 3], axis=1),
-                         np.arccos(np.clip(cosine, -1, 1)),
-                         scales(poses) ** 2 * np.einsum("nii->n", covariance[:, 3:6, 3:6])])
-        sums[:, covariance[:, 0, 0] > 1] = 0.0
-        sums[:, :1] = 0.0
-        for branch, branch_parent in enumerate(self._branch_parent):
-            rows = np.flatnonzero(self.branch == branch)
-            sums[:, rows] = np.cumsum(sums[:, rows], axis=1) + (sums[:, [branch_parent]] if branch_parent >= 0 else 0.0)
-        return sums
 
     def add(self, parents: Sequence[int], measured: Array, covariance: Array) -> list[int]:
         """Attach new nodes, each to an earlier row as its parent, the very first to -1; return their rows.

@@ -42,8 +42,9 @@ class WindowGeometry:
         descriptors: one unit vector per keyframe for place recognition, float32 (S, D), or None.
         metric: True if the unit is the meter.
         report: statistics of this reconstruction for status and benchmarks (names with units, e.g. `residual_px`).
-            `continued` is 1 if its unit is that of the window before, `turned` counts keyframes that were placed by a
-            turn on the spot alone, without depth.
+            `continued` is 1 if its unit is that of the window before, and `scale_sigma` the standard deviation of the
+            logarithm of its new keyframes' scale then; `turned` counts keyframes that were placed by a turn on the spot
+            alone, without depth.
         step_covariance: how uncertain each keyframe's pose is in the frame of the one before it, float64 (S - 1, 6, 6),
             of perturbations on the right, [rotation, translation], radians and units of the window; None if not known.
         uncertainty: how many times more uncertain than usual the poses are, where `step_covariance` is not known.

@@ -5,13 +5,30 @@ from __future__ import annotations
 from vggt_ros.replay.run import Run
 
 
+def why_not_located(result: Run) -> str:
+    """Return why no image was located in a loaded map, and what would be right; empty if one was, or none is loaded."""
+    if result.loaded is None or result.config.mode != "localization" or not result.frames or _has_located(result):
+        return ""
+    return ("no image was found in the loaded map: show a place that it has, from about the same direction, in light; "
+            "another camera than that of the map needs a calibration")
+
+
+def _has_located(result: Run) -> bool:
+    return any(tracked.map_camera is not None for tracked in result.frames)
+
+
 def why_no_map(result: Run) -> str:
     """Return in a sentence what was lacking in a run without a map, and what would be right; empty if it has one."""
     images, counts = len(result.frames), result.slam.counts
     if len(result.slam.solution):
         return ""
+    if result.interrupted:
+        return "the run was interrupted before there was one"
     if not images:
         return "no image could be used"
+    if images < 2 and result.dropped_images:
+        return (f"only one of {1 + result.dropped_images} images has a time of its own: the others have stamps that "
+                "are no newer; let the driver set header.stamp")
     if images < 2:
         return "one image shows no depth; record at least two from different places"
     if result.dark_images > images / 2:

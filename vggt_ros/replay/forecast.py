@@ -81,7 +81,7 @@ class Forecast:
     def _select(self, frame: Frame) -> None:
         """Select keyframes up to an image."""
         window = self._selection.track(frame).window
-        tracks, _, buffer, next_keyframe, _ = self._selection.selection
+        tracks, _, buffer, next_keyframe = self._selection.selection
         self._read.append(_Selected(frame, tracks.ids, next_keyframe, buffer.next_window))
         if window is not None:
             self._ahead.expect(window)
@@ -94,7 +94,7 @@ class Forecast:
 
     def _holds(self, selected: _Selected) -> bool:
         """Return whether the pipeline has selected as expected up to an image."""
-        tracks, _, buffer, next_keyframe, _ = self._slam.selection
+        tracks, _, buffer, next_keyframe = self._slam.selection
         return (next_keyframe == selected.next_keyframe and buffer.next_window == selected.next_window
                 and np.array_equal(tracks.ids, selected.tracks))
 

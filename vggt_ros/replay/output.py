@@ -28,6 +28,7 @@ def report(result: Run) -> dict[str, Any]:
     return {
         "sequence": result.sequence.name,
         "images": len(result.frames),
+        "interrupted": result.interrupted,
         "ate_rmse_m": figures and figures.ate_rmse,
         "ate_rmse_unscaled_m": unscaled and unscaled.ate_rmse,
         "ate_percent_of_path": figures and 100 * figures.ate_rmse / figures.path if figures and figures.path else None,
@@ -66,9 +67,10 @@ def report(result: Run) -> dict[str, Any]:
 def _focal(result: Run) -> dict[str, float | None]:
     """Return the focal length that was found for an uncalibrated camera, px of its images, and the field of view."""
     solution, camera = result.slam.solution, result.sequence.camera
-    if camera.calibrated or not len(solution):
+    new = [keyframe for number, keyframe in solution.keyframes.items() if number >= result.first_keyframe]
+    if camera.calibrated or not len(solution) or not new:  # a loaded map may be of another camera
         return {"focal_px": None, "field_of_view_deg": None}
-    focal = float(solved_intrinsics(camera.intrinsics, camera.width, list(solution.keyframes.values()))[0, 0])
+    focal = float(solved_intrinsics(camera.intrinsics, camera.width, new)[0, 0])
     return {"focal_px": focal, "field_of_view_deg": float(np.degrees(2 * np.arctan(
         max(camera.width, camera.height) / 2 / focal)))}
 
@@ -106,10 +108,15 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
 
 
 def write_depth(result: Run, folder: Path) -> None:
-    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that image size."""
+    """Write `<stamp>.npz` for every keyframe: depth in map units and confidence (h, w), and K for that image size.
+
+    Those of a loaded map, whose recording may have the same stamps, are left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     solution = result.slam.solution
     for row, keyframe in enumerate(solution.ids.tolist()):
+        if keyframe < result.first_keyframe:
+            continue
         stored = solution.keyframes[keyframe]
         np.savez_compressed(folder / f"{format_stamp(stored.stamp)}.npz",
                             depth=stored.depth.astype(np.float32) * np.float32(solution.scale[row]),

@@ -17,11 +17,14 @@ from tqdm import tqdm
 
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
-from vggt_ros.geometry.camera import Camera, Rectifier
+from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.sequences.image_list import common_size, find_images
-from vggt_ros.sequences.sequence import SequenceError
+from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.image_files import ImageFiles
+from vggt_ros.sequences.image_list import find_images
+from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
 from vggt_ros.windows.solution import MapKeyframe
@@ -57,10 +60,12 @@ class Collection:
 
     Attributes:
         slam: with the map.
-        rectifier: from the files to `Photo.image`.
+        rectifier: from the files, as they are shown, to `Photo.image`.
         photos: those that are in its largest submap.
         missing: files of the others.
         refusals: why windows were refused.
+        assumptions: one line for each thing that was assumed.
+        omitted: photos that cannot be used; they are among the missing ones.
 
     """
 
@@ -69,26 +74,34 @@ class Collection:
     photos: list[Photo]
     missing: list[Path]
     refusals: list[str]
+    assumptions: tuple[str, ...]
+    omitted: Omitted
 
 
-def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files named, and those in folders named.
+def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the image files named, and those in folders named, each once, and lines on what is left out.
 
     Raises:
         SequenceError: there is none, or one is not there.
 
     """
     found: list[Path] = []
+    lines: list[str] = []
     for path in paths:
         if path.is_dir():
-            found += find_images(path)[0]
+            files, left_out = find_images(path)
+            found += files
+            lines += left_out
         elif path.is_file():
             found.append(path)
         else:
             raise SequenceError(f"{path}: there is no such image or folder")
     if not found:
         raise SequenceError("no images are named")
-    return found
+    once = list({file.resolve(): file for file in found}.values())
+    if len(once) < len(found):
+        lines.append(f"{len(found) - len(once)} images are named more than once; each is used once")
+    return once, lines
 
 
 def similarity_order(keyframes: Sequence[Keyframe]) -> list[int]:
@@ -114,28 +127,34 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
     Args:
         files: of the photos.
         reconstructor: of the windows.
-        config: settings; `camera.fov` is assumed where the reconstructor does not find the focal length.
+        config: settings; `camera.fov` is assumed where there is no `calibration.txt` beside the photos, and the
+            reconstructor does not find the focal length.
         at_once: most photos of a window, at least two; a third of them is shared with the window before.
         by_similarity: form windows of photos that look alike; else in the order of `files`.
         progress: show a bar.
 
     Raises:
-        SequenceError: a file is not an image, or the photos differ in size.
+        SequenceError: none of the files can be used, or `calibration.txt` beside them cannot be used.
 
     """
-    size = common_size(list(files))
-    camera = Camera.assumed(*size, config.camera.fov)
-    rectify = Rectifier(camera, reconstructor.image_size(camera))
-    keyframes = []
-    for number, file in enumerate(tqdm(files, desc="reading", unit="image", disable=not progress)):
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise SequenceError(f"{file}: not a readable image")
-        if image.shape[1::-1] != size:
-            raise SequenceError(f"{file}: it has {image.shape[1]}x{image.shape[0]} pixels, the others have "
-                                f"{size[0]}x{size[1]}: the photos must be of one camera, in one orientation")
-        rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-        keyframes.append(Keyframe(number, (number + 1) * 10**9, rectify(rgb), rectify.intrinsics, calibrated=False))
+    folders = {file.parent for file in files}
+    images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov)
+    rectify = Rectifier(images.camera, reconstructor.image_size(images.camera))
+    keyframes: list[Keyframe] = []
+    intake, omitted, used, unused = Intake(), Omitted(), [], []
+    for file in tqdm(files, desc="reading", unit="image", disable=not progress):
+        try:
+            image = rectify(images.read(file, intake))
+        except ImageError as error:
+            omitted.add(str(file), str(error))
+            unused.append(file)
+            continue
+        number = len(keyframes)
+        keyframes.append(Keyframe(number, (number + 1) * 10**9, image, rectify.intrinsics, images.camera.calibrated))
+        used.append(file)
+    files = used
+    if not keyframes:
+        raise SequenceError(f"none of the photos can be used: {'; '.join(omitted.lines)}")
     if by_similarity:
         keyframes = [keyframes[number] for number in similarity_order(keyframes)]
         files = [files[keyframe.id] for keyframe in keyframes]
@@ -154,4 +173,4 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
     photos = [Photo(files[number], keyframes[number].image, solution.map_camera[row], solution.keyframes[number],
                     float(solution.scale[row])) for number, row in sorted(rows.items())]
     missing = [file for number, file in enumerate(files) if number not in rows]
-    return Collection(slam, rectify, photos, missing, refusals)
+    return Collection(slam, rectify, photos, missing + unused, refusals, images.assumptions, omitted)

@@ -52,6 +52,7 @@ class Run:
         failures: images and windows that were lost by an error, as in the node, each with its error.
         seconds: wall time.
         loaded: the saved map that was loaded at the start, None if the map began empty.
+        interrupted: whether the rest of the images was not taken because an end was asked for.
         workers: with workers: how many, windows that they solved ahead, others, requests sent again because a worker
             had died, and how often the expected windows were corrected.
 
@@ -68,6 +69,7 @@ class Run:
     failures: list[str]
     seconds: float
     loaded: MapRecord | None = None
+    interrupted: bool = False
     workers: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -127,7 +129,7 @@ class Run:
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
         odometry: Truth | None = None, sensor_depth: bool = False,
         imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        workers: Pool | None = None,
+        workers: Pool | None = None, stop: Callable[[], bool] = lambda: False,
         on_update: Callable[[Slam, Update], None] | None = None,
         on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
@@ -142,6 +144,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
         loaded: a saved map to continue.
         workers: solve windows, those of the images ahead too; the results are the same.
+        stop: asked before each image whether to end; the map of the images before it is the result.
         on_update: called after each window that was solved; without it, `slam.surface` is complete at the end only.
         on_frame: called after each image, before the window that it completes.
 
@@ -170,10 +173,13 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     intake = _Intake()
     sources = MetricSources(slam, sequence, make_frame.rectify, odometry, sensor_depth, imu)
     forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
-    began = time.perf_counter()
+    interrupted, began = False, time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         images = intake.frames(sequence, make_frame)
         for frame in images if forecast is None else forecast.frames(images):
+            interrupted = stop()
+            if interrupted:
+                break
             bar.update()
             sources.feed(frame.stamp)
             try:
@@ -200,7 +206,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         "workers": workers.size, "ahead": ahead.ahead, "unexpected": ahead.unexpected, "retries": workers.retries,
         "corrections": forecast.corrections}
     return Run(sequence, config, reason, slam, frames, updates, intake.dropped, intake.dark, failures,
-               time.perf_counter() - began, loaded, figures)
+               time.perf_counter() - began, loaded, interrupted, figures)
 
 
 @dataclass

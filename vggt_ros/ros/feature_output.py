@@ -34,6 +34,6 @@ class FeatureOutput:
         if not self._publisher.get_subscription_count():
             return
         tracks, landmark, from_depth = self._slam.tracked_corners()
-        picture = draw_corners(frame.rgb, tracks.pixels, tracks.motion, landmark, from_depth)
+        picture = draw_corners(frame.rgb, tracks.pixels, tracks.motions[:, 0], landmark, from_depth)
         self._publisher.publish(messages.color_image(picture, messages.header(frame.stamp, camera_frame)))
         self.drawn += 1

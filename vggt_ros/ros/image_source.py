@@ -244,6 +244,10 @@ class ImageSource:
         self._excluded, self._rectifier = read_mask(self._config.mask, rectifier), rectifier
         self.calibration = ("rectified, " if self.rectified else "") + (
             f"from {self.info_topic}" if camera.calibrated else f"assumed, {self._config.fov:g} degrees")
+        if camera.calibrated and self._intake.doubt:
+            self.calibration += f", but {self._intake.doubt}"
+            self._node.get_logger().warning(f"{self.info_topic}: {self._intake.doubt}",
+                                            throttle_duration_sec=LOG_PERIOD)
         if previous is not None:
             self._report_change(previous)
         return self._rectifier

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.config import Config
-from vggt_ros.settings import ConfigError, Setting
+from vggt_ros.settings import ConfigError, Setting, unknown_setting
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
@@ -40,7 +40,7 @@ def declare(node: Node, default: Config | None = None) -> Config:
     # rclpy has no public access to values of undeclared parameters; a misspelled name would go unnoticed.
     for name in getattr(node, "_parameter_overrides", {}):
         if name not in known and not name.startswith("qos_overrides."):
-            node.get_logger().warning(f"parameter {name}: unknown; no such setting exists")
+            node.get_logger().warning(f"parameter {unknown_setting(name, known)}")
     values = {setting.name: node.declare_parameter(setting.name, value, descriptor(setting)).value
               for setting, value in default}
     return default.replace(values)

@@ -23,6 +23,7 @@ from vggt_ros.sequences.topics import is_beside, nearest_info
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFOS = ("sensor_msgs/msg/CameraInfo",)
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
 POSES = ("geometry_msgs/msg/PoseStamped",)
 _MAX_INFOS, _MAX_TRIALS = 500, 100
 """Most CameraInfo, and most images, that are read until one can be used."""
@@ -53,13 +54,14 @@ class BagSequence:
         with self._open() as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
-                raise SequenceError(f"{path}: no topic with images ({' or '.join(IMAGES)})")
+                others = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in reader.connections})) or "none"
+                raise SequenceError(f"{path}: no topic with images ({' or '.join(IMAGES)}); its topics are: {others}")
             self.image_topic, self._count = images.topic, sum(
                 c.msgcount for c in reader.connections if c.topic == images.topic)
             self.rectified = is_rectified_topic(images.topic)
             info = None if info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
             self.info_topic = "" if info is None else info.topic
-            camera, missing = self._calibration(reader, fov)
+            camera, missing = self._calibration(reader, fov, assumptions)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
             if not image_topic:
@@ -138,7 +140,7 @@ class BagSequence:
     def _choose(self, reader: AnyReader, types: tuple[str, ...], topic: str, near: str = "") -> Connection | None:
         """Return the connection of `topic`, or of these types the one that belongs to the images `near`.
 
-        Those that have messages come first, then those that are not depth.
+        Those that have messages come first, then those that are not depth, by their name or encoding.
         """
         found = [connection for connection in reader.connections if connection.msgtype in types]
         if topic:
@@ -147,9 +149,16 @@ class BagSequence:
             available = ", ".join(sorted(c.topic for c in found)) or "none"
             raise SequenceError(f"{self.path}: no topic {topic} of type {' or '.join(types)}; there are: {available}")
         found.sort(key=lambda c: (not c.msgcount, "depth" in c.topic, c.topic))
+        if types == IMAGES and len({c.topic for c in found if c.msgcount and "depth" not in c.topic}) > 1:
+            found.sort(key=lambda c: (not c.msgcount, "depth" in c.topic or self._has_depth(reader, c), c.topic))
         if near and (name := nearest_info(near, [c.topic for c in found if c.msgcount])):
             return next(c for c in found if c.topic == name)
         return found[0] if found else None
+
+    def _has_depth(self, reader: AnyReader, connection: Connection) -> bool:
+        """Return whether the first image of a topic has an encoding of depth; a camera alone may have it, too."""
+        messages = self._messages(reader, connection.topic) if connection.msgcount else iter(())
+        return any(getattr(message, "encoding", "") in DEPTH_ENCODINGS for _, _, message in islice(messages, 1))
 
     def _alternatives(self, reader: AnyReader, types: tuple[str, ...], chosen: Connection, content: str) -> list[str]:
         """Return a line that names the other topics that could have been chosen, if there are any."""
@@ -157,13 +166,15 @@ class BagSequence:
                   and c.topic.removesuffix("/compressed") != chosen.topic.removesuffix("/compressed")}
         return [f"the {content} of {chosen.topic}; there are others: {', '.join(sorted(others))}"] if others else []
 
-    def _calibration(self, reader: AnyReader, fov: float) -> tuple[Camera, str]:
+    def _calibration(self, reader: AnyReader, fov: float, assumptions: list[str]) -> tuple[Camera, str]:
         """Return the camera, and why its field of view is only assumed; raises SequenceError if it is unusable."""
         size = self._first_size(reader)
         assumed, intake = Camera.assumed(*size, fov), Intake(self.rectified)
         if not self.info_topic:
             return assumed, "the bag has no CameraInfo, or none is asked for"
         camera, problem = self._add_first_info(reader, intake, size)
+        if intake.doubt:
+            assumptions.append(f"the calibration of {self.info_topic}, although {intake.doubt}")
         if camera is None and problem:
             raise SequenceError(f"{self.path}: {self.info_topic}: {problem}; `--info-topic none` does without it")
         if camera is None:

@@ -5,6 +5,7 @@ cv_bridge breaks when NumPy or OpenCV come from pip; the encodings that cameras 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -111,12 +112,29 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None,
     except cv2.error as error:
         raise ImageError(f"format {kind!r} cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise ImageError(f"format {kind!r} cannot be decoded; jpeg and png are supported")
+        raise ImageError(f"format {kind!r} cannot be decoded: its data are damaged, cut off, or of another format")
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "uf":
             raise ImageError(f"format {kind!r} has pixels of type {pixels.dtype}, which are not supported")
         pixels = (gray_range or GrayRange())(pixels)
     return np.asarray(pixels, np.uint8) if gray else _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
+
+
+def mosaic_of(kind: str) -> str:
+    """Return the Bayer encoding of 8 bits that the `format` of a sensor_msgs/CompressedImage states; empty if none.
+
+    compressed_image_transport encodes the mosaic of a raw image as it is, `bayer_rggb8; jpeg compressed `, unless the
+    encoding to which it converted it is behind that.
+    """
+    name, _, rest = kind.partition(";")
+    name = re.sub("16$", "8", name.strip())
+    converted = rest.partition("compressed")[2].strip()
+    return name if name in _BAYER and (not converted or converted.startswith("bayer")) else ""
+
+
+def demosaiced(pattern: str, mosaic: Image) -> Image:
+    """Return a mosaic, uint8 (H, W), of an encoding by `mosaic_of` as RGB, uint8 (H, W, 3)."""
+    return _convert(mosaic, _BAYER[pattern])
 
 
 def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian: bool,

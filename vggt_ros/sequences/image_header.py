@@ -2,7 +2,7 @@
 
 A few hundred bytes of JPEG may declare gigapixels; a decoder allocates all of them. Sources of the layouts: JPEG, ITU-T
 T.81 B.2; PNG, ISO/IEC 15948 11.2.2; BMP, the Windows SDK's BITMAPINFOHEADER; TIFF 6.0, section 2; WebP, RFC 9649; PNM,
-the netpbm manual.
+the netpbm manual; the orientation, CIPA DC-008 (EXIF 2.3), 4.6.4.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class ImageHeader:
 
     Attributes:
         kind: `jpeg`, `png`, `bmp`, `tiff`, `webp` or `pnm`.
-        width, height: pixels, as stored: an orientation of EXIF is not applied.
+        width, height: pixels, as `encodings.decode_compressed` returns them: an orientation of EXIF is not applied.
         bits: of a channel.
         channels: without alpha; 1 is gray.
+        orientation: of EXIF, 1 to 8, 1 if the image is stored as it is shown; see `orientation`.
 
     """
 
@@ -36,6 +37,7 @@ class ImageHeader:
     height: int
     bits: int = 8
     channels: int = 3
+    orientation: int = 1
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -56,7 +58,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 def _jpeg(data: bytes) -> ImageHeader:
     """Read the first frame header (SOF), and count the scans behind it."""
-    at = 2
+    at, orientation = 2, 0
     while True:
         marker, length = struct.unpack_from(">xBH", data, at)
         if data[at] != 0xFF:
@@ -67,12 +69,14 @@ def _jpeg(data: bytes) -> ImageHeader:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             if (scans := data.count(b"\xff\xda", at)) > MAX_SCANS:
                 raise ValueError(f"{scans} scans")
-            return ImageHeader("jpeg", width, height, bits, channels)
+            return ImageHeader("jpeg", width, height, bits, channels, orientation or 1)
         elif marker in (0xD9, 0xDA):
             raise ValueError("the JPEG has no frame header")
         elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
             at += 2
         else:
+            if marker == 0xE1 and data[at + 4:at + 10] == b"Exif\0\0":
+                orientation = orientation or _orientation(data[at + 10:at + 2 + length])
             at += 2 + length
 
 
@@ -80,7 +84,8 @@ def _png(data: bytes) -> ImageHeader:
     if data[12:16] != b"IHDR":
         raise ValueError("the PNG does not begin with IHDR")
     width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
-    return ImageHeader("png", width, height, bits, _PNG_CHANNELS.get(color, 3))
+    exif = data.partition(b"IDAT")[0].partition(b"eXIf")[2]
+    return ImageHeader("png", width, height, bits, _PNG_CHANNELS.get(color, 3), _orientation(exif))
 
 
 def _bmp(data: bytes) -> ImageHeader:
@@ -93,29 +98,49 @@ def _bmp(data: bytes) -> ImageHeader:
 
 
 def _tiff(data: bytes) -> ImageHeader:
-    """Read the first directory; the tags 256, 257, 258 and 277 are width, height, bits and channels."""
+    """Read the first directory; the decoder applies the orientation of a TIFF by itself."""
+    tags = {258: 1, 277: 1, 274: 1, **_tiff_tags(data, (256, 257, 258, 274, 277))}
+    if not {256, 257} <= tags.keys():
+        raise ValueError("the TIFF states no size")
+    width, height = (tags[257], tags[256]) if 5 <= tags[274] <= 8 else (tags[256], tags[257])
+    return ImageHeader("tiff", width, height, tags[258], min(tags[277], 3))
+
+
+def _tiff_tags(data: bytes, wanted: tuple[int, ...]) -> dict[int, int]:
+    """Return values of the first directory of a TIFF, which EXIF is, too.
+
+    Width, height, bits, orientation and channels are the tags 256, 257, 258, 274 and 277.
+    """
     order = "<" if data[:2] == b"II" else ">"
     start = struct.unpack_from(f"{order}I", data, 4)[0]
-    tags = {258: 1, 277: 1}
+    tags = {}
     for index in range(struct.unpack_from(f"{order}H", data, start)[0]):
         at = start + 2 + 12 * index
         tag, kind, count = struct.unpack_from(f"{order}HHI", data, at)
-        if tag in (256, 257, 258, 277):
+        if tag in wanted:
             layout = {1: "B", 3: "H", 4: "I"}[kind] if kind in (1, 3, 4) else "I"
             if count * struct.calcsize(layout) > 4:  # not in the entry, but where it points
                 at = struct.unpack_from(f"{order}I", data, at + 8)[0] - 8
             tags[tag] = struct.unpack_from(f"{order}{layout}", data, at + 8)[0]
-    if not {256, 257} <= tags.keys():
-        raise ValueError("the TIFF states no size")
-    return ImageHeader("tiff", tags[256], tags[257], tags[258], min(tags[277], 3))
+    return tags
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation in EXIF, 1 if it is damaged or has none: then an image is still an image."""
+    try:
+        value = _tiff_tags(exif, (274,)).get(274, 1) if exif[:2] in (b"II", b"MM") else 1
+    except struct.error:
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def _webp(data: bytes) -> ImageHeader:
-    chunk = data[12:16]
+    chunk, orientation = data[12:16], 1
     if chunk == b"VP8X":
         width, height = (1 + int.from_bytes(data[at:at + 3], "little") for at in (24, 27))
         if len(data) < 30:
             raise ValueError("the WebP ends in its header")
+        orientation = _orientation(_webp_chunk(data, b"EXIF").removeprefix(b"Exif\0\0"))
     elif chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
@@ -123,7 +148,18 @@ def _webp(data: bytes) -> ImageHeader:
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
     else:
         raise ValueError("the WebP has no image")
-    return ImageHeader("webp", width, height)
+    return ImageHeader("webp", width, height, orientation=orientation)
+
+
+def _webp_chunk(data: bytes, name: bytes) -> bytes:
+    """Return the content of a chunk of a WebP, empty if it is not there; it may be behind the image."""
+    at = 12
+    while at + 8 <= len(data):
+        length = int(struct.unpack_from("<I", data, at + 4)[0])
+        if data[at:at + 4] == name:
+            return data[at + 8:at + 8 + length]
+        at += 8 + length + length % 2
+    return b""
 
 
 def _pnm(data: bytes) -> ImageHeader:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_header import ImageHeader, read_header
+from vggt_ros.sequences.orientation import Form
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.storage.files import parse_stamp, read_lines
 
@@ -45,23 +46,27 @@ def find_images(folder: Path) -> tuple[list[Path], list[str]]:
         "sensor depth"]
 
 
-def common_size(files: list[Path]) -> tuple[int, int]:
-    """Return the size (width, height) that most of some images have.
+def common_form(files: list[Path]) -> Form:
+    """Return the size and orientation that most of some images have.
 
     Raises:
         SequenceError: none of them is an image.
 
     """
-    problem, sizes = "", Counter[tuple[int, int]]()
+    problem, forms = "", Counter[Form]()
     for file in files[::max(1, len(files) // _SAMPLE)]:
         try:
             header = header_of(file)
-            sizes[header.width, header.height] += 1
+            forms[Form((header.width, header.height), header.orientation)] += 1
         except ImageError as error:
             problem = problem or f"{file}: {error}"
-    if not sizes:
+    if not forms:
         raise SequenceError(problem)
-    return sizes.most_common(1)[0][0]
+    sizes = Counter[tuple[int, int]]()
+    for form, count in forms.items():
+        sizes[form.stored] += count
+    stored = sizes.most_common(1)[0][0]
+    return max((form for form in forms if form.stored == stored), key=lambda form: forms[form])
 
 
 def header_of(file: Path) -> ImageHeader:
@@ -70,11 +75,13 @@ def header_of(file: Path) -> ImageHeader:
         with file.open("rb") as opened:
             data = opened.read(_HEADER_BYTES)
             try:
-                return read_header(data)
+                header = read_header(data)
+                if header.kind != "webp":  # its orientation is behind the image
+                    return header
             except ImageError:
                 if len(data) < _HEADER_BYTES:
                     raise
-                return read_header(data + opened.read())
+            return read_header(data + opened.read())
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
 

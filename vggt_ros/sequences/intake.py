@@ -12,10 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.geometry.calibration import check_matrix
+from vggt_ros.geometry.calibration import check_matrix, doubt
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, info_field
 from vggt_ros.native_stderr import held_back
-from vggt_ros.sequences.encodings import Image, ImageError, decode, decode_compressed
+from vggt_ros.sequences.encodings import (
+    Image,
+    ImageError,
+    decode,
+    decode_compressed,
+    demosaiced,
+    mosaic_of,
+)
 from vggt_ros.sequences.gray_range import GrayRange
 from vggt_ros.sequences.image_header import ImageHeader, read_header
 
@@ -38,6 +45,7 @@ class Intake:
     Attributes:
         rectified: whether the images are rectified already.
         problem: why the newest CameraInfo is not used, empty if it is; an earlier one that can be used is kept.
+        doubt: what is odd about the calibration in use, empty if nothing is.
         damaged: number of JPEGs of which only a part could be decoded, or that have bytes too many.
 
     """
@@ -45,7 +53,7 @@ class Intake:
     def __init__(self, rectified: bool = False) -> None:
         """Begin without a calibration."""
         self.rectified = rectified
-        self.problem, self.damaged = "", 0
+        self.problem, self.doubt, self.damaged = "", "", 0
         self._info: Any = None
         self._wrong_info: Any = None
         self._is_new = False
@@ -101,6 +109,8 @@ class Intake:
                 raise
             return known
         self._camera, self._is_new = camera, False
+        is_part = self._info.roi.width or self._info.roi.x_offset or self._info.roi.y_offset
+        self.doubt = "" if is_part else doubt(camera.intrinsics, (width, height))
         return camera
 
     def _checked(self, info: Any, size: tuple[int, int]) -> Camera | None:
@@ -132,8 +142,11 @@ class Intake:
 
         Only the `kinds` of `image_header` are taken; all of them, if there are none.
         """
-        self._check_header(data, name, kinds)
-        return self._taken(self._decompressed(name, data, gray_range=self._gray_range))
+        header = self._check_header(data, name, kinds)
+        image = self._decompressed(name or header.kind, data, gray_range=self._gray_range)
+        if header.channels == 1 and (pattern := mosaic_of(name)):
+            image = demosaiced(pattern, np.ascontiguousarray(image[..., 0]))
+        return self._taken(image)
 
     def decode_gray(self, message: Any, size: tuple[int, int],
                     reduction: int) -> tuple[Image, Callable[[], Image]] | None:
@@ -145,7 +158,7 @@ class Intake:
         if hasattr(message, "encoding"):
             return None
         header = self._check_header(message.data, message.format, kinds=("jpeg", "png"))
-        if header.kind != "jpeg" or (header.width, header.height) != size:
+        if header.kind != "jpeg" or (header.width, header.height) != size or mosaic_of(message.format):
             return None
         gray = self._decompressed(message.format, message.data, reduction=reduction, gray=True)
         self._size = size
@@ -174,7 +187,7 @@ class Intake:
         try:
             header = read_header(bytes(data))
         except ImageError as error:
-            raise ImageError(f"format {name!r} cannot be decoded: {error}") from error
+            raise ImageError(f"format {name!r} cannot be decoded: {error}" if name else str(error)) from error
         if kinds and header.kind not in kinds:
             raise ImageError(f"format {name!r} cannot be decoded: {header.kind}; {' and '.join(kinds)} are supported")
         self._check_size(header.width, header.height)

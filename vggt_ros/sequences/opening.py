@@ -12,7 +12,7 @@ BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
 
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
-                  fov: float = 65.0, rate: float = 10.0) -> Sequence:
+                  fov: float = 65.0, rate: float | None = None) -> Sequence:
     """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
@@ -21,10 +21,10 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
             `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: field of view along the longer side in degrees, assumed where there is no calibration.
-        rate: images a second, assumed for a folder of images without stamps.
+        rate: images a second, assumed for a folder of images without stamps; None: 10.
 
     Raises:
-        SequenceError: there is no sequence at `path`.
+        SequenceError: there is no sequence at `path`, or it is none that has topics or takes a rate.
 
     """
     path = Path(path).expanduser()
@@ -32,16 +32,29 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         path = path.parent
     if not path.exists():
         raise SequenceError(f"{path}: no such file or folder")
+    named = next((topic for topic in (image_topic, info_topic, truth_topic) if topic), "")
     if path.is_dir() and (path / "rgb.txt").exists():
+        _refuse_unused(path, "a folder of images", named, rate)
         return ImageFolder(path, fov=fov)
     bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
     if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
         from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
+        _refuse_unused(path, "a bag", "", rate)
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
     if bags and bags[0].suffix == ".bag":
         raise SequenceError(f"{path}: a folder with bags of ROS 1; name one of them, such as {min(bags)}")
     if bags:
         raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
-    return ImageFolder(path, fov=fov, rate=rate) if path.is_dir() else Video(path, fov)
+    _refuse_unused(path, "a folder of images" if path.is_dir() else "a video", named, None if path.is_dir() else rate)
+    return ImageFolder(path, fov=fov, rate=rate or 10.0) if path.is_dir() else Video(path, fov)
+
+
+def _refuse_unused(path: Path, kind: str, topic: str, rate: float | None) -> None:
+    """Raise SequenceError if a topic is asked for, or a rate is given, and this kind of sequence does not have it."""
+    if topic:
+        raise SequenceError(f"{path}: {kind} has no topics such as {topic}")
+    if rate is not None:
+        raise SequenceError(f"{path}: {kind} with times of its own takes no rate ({rate:g} was given); only a folder "
+                            "of images without rgb.txt does")

@@ -77,17 +77,25 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
         if not words or words[0].startswith("#"):
             continue
         try:
-            x, y, z, *quaternion = (float(word) for word in words[1:])
-            if len(quaternion) != 4 or not np.isfinite([x, y, z, *quaternion]).all() or not any(quaternion):
-                raise ValueError("expected timestamp tx ty tz qx qy qz qw")
+            x, y, z, *quaternion = _numbers(words[1:])
             stamps.append(parse_stamp(words[0]))
         except ValueError as error:
-            raise FileError(f"{path}, line {number}: {error}") from error
+            raise FileError(f"{path}, line {number}: expected `timestamp tx ty tz qx qy qz qw` ({error})") from error
         poses.append(pose(matrix_from_quaternion(np.array(quaternion)), np.array([x, y, z])))
     if not stamps:
         raise FileError(f"{path}: there are no poses in it")
     order = np.argsort(stamps, kind="stable")
     return np.array(stamps, np.int64)[order], np.array(poses)[order]
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """Return the seven numbers of a pose; raises ValueError if they are none."""
+    if len(words) != 7:
+        raise ValueError(f"{len(words)} values after the time")
+    values = [float(word) for word in words]
+    if not np.isfinite(values).all() or not any(values[3:]):
+        raise ValueError("not finite, or without a rotation")
+    return values
 
 
 def read_lines(path: Path) -> list[str]:

@@ -103,11 +103,12 @@ class _Overlap:
 
 
 def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig,
-          same_unit: bool = False) -> Alignment:
+          same_unit: bool = False, scale_sigma: float = 0.0) -> Alignment:
     """Return the alignment of `window` in the frame of `reference`; both are keyframe id to View.
 
     Where no shared keyframe has depth, since the camera only turned, a window that has the `same_unit` as the one
-    before is aligned by the poses alone.
+    before is aligned by the poses alone. What is new in a window may have another scale than the shared keyframes:
+    `scale_sigma` is the standard deviation of its logarithm, about the center of the newest shared camera.
 
     Raises:
         AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
@@ -135,6 +136,8 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     _check_agreement(overlaps, reference_window, config)
     covariance = _covariance(list(overlaps.values()), reference_window, variance_scale)
     covariance[:6, :6] *= _uncertainty(window) ** 2
+    by_scale = np.array([0.0, 0.0, 0.0, *-window[max(overlaps)].camera[:3, 3], 1.0])
+    covariance += scale_sigma**2 * np.outer(by_scale, by_scale)
     return Alignment(reference_window, covariance,
                      tuple(overlaps),
                      float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))

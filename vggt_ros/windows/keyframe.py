@@ -16,13 +16,30 @@ class Corners:
     Attributes:
         ids: int64 (k,), rising; the same feature has the same id in every image.
         pixels: float32 (k, 2), x and y.
-        velocity: float32 (k, 2), pixels per second; NaN for features that are new in this image.
+        velocity: float32 (k, 2), pixels per second; NaN for features of which it is not known.
 
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
     velocity: NDArray[np.float32]
+
+    def with_velocity(self, known: Corners) -> Corners:
+        """Return these corners with the velocity that is `known` of some of them by the image after theirs.
+
+        That of the others changes as theirs does, in the median.
+        """
+        _, rows, known_rows = np.intersect1d(self.ids, known.ids, assume_unique=True, return_indices=True)
+        velocity = np.full_like(self.velocity, np.nan)
+        velocity[rows] = known.velocity[known_rows]
+        return Corners(self.ids, self.pixels, filled(velocity, self.velocity))
+
+
+def filled(values: NDArray[np.float32], rough: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values (n, 2) with their NaN replaced by `rough` ones (n, 2), plus what these lack in the median."""
+    both = np.isfinite(values[:, 0]) & np.isfinite(rough[:, 0])
+    correction = np.median(values[both] - rough[both], axis=0) if both.any() else 0.0
+    return np.where(np.isfinite(values), values, rough + correction).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from vggt_ros.config import WindowConfig
-from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 from vggt_ros.windows.load import Load
 
 
@@ -12,6 +15,8 @@ class SlidingBuffer:
 
     While the reconstructor has no capacity for another window, waiting keyframes are thinned: always the one whose
     removal leaves the smallest gap. A window that was formed is never dropped.
+
+    A window is formed at the image after its newest keyframe, which tells the velocity of the features in it.
 
     Attributes:
         spaced: keyframes added so far while windows waited, farther apart than usual.
@@ -32,17 +37,28 @@ class SlidingBuffer:
         self._keyframes: list[Keyframe] = []
         self._gaps: list[int] = []
         self._shared = 0
+        self._is_new = False  # no image has come after the newest keyframe
 
     @property
     def newest(self) -> Keyframe | None:
         """The newest keyframe, None if there is none."""
         return self._keyframes[-1] if self._keyframes else None
 
-    def add(self, keyframe: Keyframe, load: Load = Load()) -> Window | None:
-        """Add a keyframe; return a window if it completes one and the reconstructor has capacity for it."""
+    def add(self, keyframe: Keyframe, load: Load = Load()) -> None:
+        """Add a keyframe."""
         self.spaced += load.waiting > 0
         self._keyframes.append(keyframe)
         self._gaps.append(1)
+        self._is_new = True
+
+    def next_image(self, corners_before: Callable[[], Corners], load: Load = Load()) -> Window | None:
+        """Form a window at an image, before it is added itself; None if keyframes or capacity are lacking.
+
+        `corners_before` returns what is known by this image of the features in the one before it.
+        """
+        if self._is_new and (newest := self._keyframes[-1]).corners is not None:
+            self._keyframes[-1] = replace(newest, corners=newest.corners.with_velocity(corners_before()))
+        self._is_new = False
         if len(self._keyframes) < self._config.size:
             return None
         if load.has_capacity:
@@ -64,7 +80,7 @@ class SlidingBuffer:
         window = self.flush()
         if window is None:
             self.thinned += len(self._keyframes) - self._shared
-        self._keyframes, self._gaps, self._shared = [], [], 0
+        self._keyframes, self._gaps, self._shared, self._is_new = [], [], 0, False
         return window
 
     def _form_window(self) -> Window:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -205,6 +205,11 @@ class Solution:
     def similarity(self, row: int) -> Sim3:
         """Return `map_keyframe` of the keyframe in a row, with map units per unit of its window as scale."""
         return Sim3.from_pose(self.map_camera[row], float(self.scale[row]))
+
+    def restricted(self, rows: NDArray[np.int64]) -> Solution:
+        """Return a solution of only the keyframes in `rows` (n,), ascending; its windows and edges stay."""
+        names = ("ids", "stamps", "submaps", "windows", "map_camera", "scale")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
     def scale_state(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,3 +59,46 @@ def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
     covariance = np.linalg.inv(matrix) * PIXEL_SIGMA**2
     shared = np.sqrt(np.maximum(np.diag(covariance)[6 * len(problem.free):], 0.0)).tolist()
     return (shared.pop(0) if focal_sigma else 0.0), (shared.pop(0) if radial_sigma else 0.0)
+
+
+def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], fixed: NDArray[np.bool_],
+                newest: NDArray[np.bool_], depth_sigma: float = 0.02) -> float:
+    """Return the standard deviation of the logarithm of the scale at the newest cameras, against the fixed ones.
+
+    It is that of the mean log depth of the points in the newest cameras, each of which counts as much as the others, if
+    an observation is off by `PIXEL_SIGMA`. In a camera each depth counts as well as it is known under the given
+    cameras, down to `depth_sigma`, so that points without parallax say little; the covariance of the mean has all that
+    the cameras may do together. The camera need not move for it: while it turns on the spot, points that are known keep
+    the scale, and new ones lose it.
+
+    Args:
+        scene: an adjusted scene; the scale is that of its `fixed` cameras (S,), which are two or more.
+        observations: (n, S, 2) pixels from the principal point.
+        visible: (n, S), the observations that were used.
+        fixed: (S,), the cameras whose poses were held fixed.
+        newest: (S,), the cameras at which the scale is asked.
+
+    """
+    columns, rows = np.flatnonzero(visible.any(0)), np.flatnonzero(visible[:, ~fixed].any(1))
+    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
+                 scene.radial)
+    used = visible[np.ix_(rows, columns)]
+    problem = Problem.of(part, observations[np.ix_(rows, columns)], used, 1.0, fixed[columns], 0.0, 0.0, ())
+    system = problem.linearize(part)
+    in_cameras = part.in_cameras()
+    point, camera = np.nonzero(used & newest[columns] & (in_cameras[..., 2] > 1e-9))
+    if not len(point):
+        return np.inf
+    x, y, z = in_cameras[point, camera].T
+    slope = part.rotation[camera, 2] / z[:, None]  # of the log depth by the point
+    of_points = np.linalg.inv(system.points.transpose(2, 0, 1) + 1e-9 * np.eye(3))
+    variance = np.einsum("ni,nij,nj->n", slope, of_points[point], slope) * PIXEL_SIGMA**2
+    weight = 1 / (variance + depth_sigma**2)
+    of_camera = np.bincount(camera, weight, len(columns))
+    weight /= np.count_nonzero(of_camera) * of_camera[camera]
+    by_points, by_cameras = np.zeros((len(rows), 3)), np.zeros((len(columns), 6))
+    np.add.at(by_points, point, weight[:, None] * slope)
+    np.add.at(by_cameras, camera, (weight / z)[:, None] * np.stack([y, -x, 0 * z, 0 * z, 0 * z, np.ones_like(z)], 1))
+    mean = replace(system, cameras_gradient=by_cameras[problem.free].ravel(), points_gradient=by_points.T)
+    cameras, points = mean.solve(1e-10)
+    return float(PIXEL_SIGMA * np.sqrt(max(-(cameras @ mean.cameras_gradient + (points * by_points.T).sum()), 0.0)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.local_map import FREE_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_VISIBLE_POINTS,
     SparseReconstruction,
@@ -26,8 +26,6 @@ from vggt_ros.reconstruction.multiview.views import Measurements
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-FREE_VIEWS = 10
-"""Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
 MAX_COST_RATIO = 2.0
 """A window whose robust cost exceeds that of the local map by this factor is compared with a solution by itself."""
 MIN_COST = 3.0

@@ -27,7 +27,7 @@ INFLATION = 2.0
 """Factor of the focal standard deviation of a window: windows share observations, whose errors are not independent."""
 WINDOW_RADIAL_SIGMA = 0.01
 """Standard deviation of the radial distortion by a window beside that by its observations."""
-MIN_RADIAL, SIGNIFICANCE = 0.01, 2.0
+MIN_RADIAL, SIGNIFICANCE = 0.005, 2.0
 """Smallest radial distortion that is corrected, also as a multiple of its standard deviation."""
 
 

@@ -22,6 +22,8 @@ DepthMap = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 MAX_VIEWS = 16
 """Most keyframes of a local map with the new ones of the window that continues it."""
+FREE_VIEWS = 10
+"""Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ class Multiview:
         seconds = np.diff(times)
         turned = 0 if solution.turned is None else int(solution.turned.sum())
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "turned": turned,
-                  "unit_assumed": solution.unit_assumed,
+                  "unit_assumed": solution.unit_assumed, "scale_sigma": solution.scale_sigma(),
                   "readout_s": self.readout,
                   "radial": self._lens.applied, "radial_estimate": self._lens.radial,
                   "radial_sigma": self._lens.radial_sigma,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.local_map import LocalMap
+from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
+from vggt_ros.reconstruction.multiview.local_map import FREE_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.views import Measurements
@@ -17,6 +18,13 @@ Array = NDArray[np.float64]
 
 MIN_DEPTHS = 40
 """Fewest observations of points for their median depth."""
+NEWEST_VIEWS = 3
+"""Keyframes by whose points the next window goes on."""
+SCALE_ERROR = 3.0
+"""How many times larger errors of the scale are than observations with independent errors make them: measured against
+true poses, as `docs/notes/wide-steps.md` says."""
+ASSUMED_SCALE_SIGMA = 0.5
+"""That of the logarithm of a scale that is assumed: after a turn, the scene may be half or twice as far away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +60,20 @@ class WindowSolution:
         new = np.arange(len(self.measured.views)) >= self.known
         depths = self.solved.scene.in_cameras()[..., 2][self.solved.inliers & new]
         return float(np.median(depths)) if self.before is None or len(depths) >= MIN_DEPTHS else self.before.distance
+
+    def scale_sigma(self) -> float:
+        """Return how uncertain the scale of the new views is, the standard deviation of its logarithm, if continued."""
+        if self.before is None:
+            return 0.0
+        if self.unit_assumed:
+            return ASSUMED_SCALE_SIGMA
+        view, solved = np.arange(len(self.measured.views)), self.solved.registered
+        newest = np.flatnonzero(solved if self.turned is None else solved & ~self.turned)
+        if newest[-1] < self.known:
+            return 0.0  # all were placed by a turn and have no depth: the window after them says what its scale is
+        sigma = scale_sigma(self.solved.scene, self.solved.observations, self.solved.inliers,
+                            view < max(len(view) - FREE_VIEWS, 2), np.isin(view, newest[-NEWEST_VIEWS:]))
+        return min(SCALE_ERROR * sigma, ASSUMED_SCALE_SIGMA)
 
     def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
         """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).

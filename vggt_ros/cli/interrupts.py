@@ -1,0 +1,80 @@
+"""What SIGINT and SIGTERM do to a command line: it ends in order, in one line, and what is done already is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+INTERRUPTED = 130
+"""Exit status after SIGINT, as shells have it: 128 and the number of the signal."""
+_BROKEN_PIPE = 141
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_Main = Callable[..., int]
+
+
+class Stop:
+    """A wish to end, asked for by SIGINT or SIGTERM.
+
+    Attributes:
+        by: the signal, 0 as long as there was none.
+
+    """
+
+    def __init__(self, text: str) -> None:
+        """Take the signals from now on; those that are ignored, as SIGINT is in a job in the background, stay so."""
+        self.by, self._text = 0, text
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS
+                        if signal.getsignal(number) != signal.SIG_IGN}
+        self._take()
+
+    def __call__(self) -> bool:
+        """Return whether somebody asked for an end."""
+        self._take()  # again: glog, which pycolmap brings, takes SIGTERM for a crash as soon as it is imported
+        return bool(self.by)
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.by:
+            raise KeyboardInterrupt
+        self.by = number
+        os.write(2, f"\n{self._text}\n".encode())  # a buffered stream may be in use by what is interrupted
+
+
+def stoppable(text: str) -> contextlib.closing[Stop]:
+    """Take the first SIGINT or SIGTERM as a wish, and say `text` then; the next one raises KeyboardInterrupt."""
+    return contextlib.closing(Stop(text))
+
+
+def ends_in_order(main: _Main) -> _Main:
+    """Make a command line end by one line where it is interrupted, and silently where nobody reads its output."""
+    prog = inspect.signature(main).parameters["prog"].default
+
+    @functools.wraps(main)
+    def guarded(args: list[str] | None = None, prog: str = prog) -> int:
+        try:
+            status = main(args, prog)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print(f"{prog}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:  # such as by `| head`
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _BROKEN_PIPE
+        return status
+
+    return guarded
