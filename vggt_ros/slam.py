@@ -116,7 +116,7 @@ class Slam:
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
             return tracked
-        rgb = self._colors.image(self._next_keyframe, frame, features.attached)
+        rgb = self._colors.image(self._next_keyframe, frame, features.attached, self.config.mode != "localization")
         keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, features.corners(),
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1

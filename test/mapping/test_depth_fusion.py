@@ -9,7 +9,7 @@ import pytest
 
 from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
-from vggt_ros.mapping.fused_keyframes import FusedKeyframes
+from vggt_ros.mapping.fused_keyframes import FusedKeyframes, _neighbors
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
@@ -188,3 +188,13 @@ def test_the_scale_of_a_window_is_no_change():
         matrix[:3, 3] *= 3
     assert depths.update(solution(scaled, scale=3.0)) == set()
     assert np.nanmedian(depths[4].depth.astype(float) / DEPTH[4]) == pytest.approx(1, abs=0.01)
+
+
+def test_neighbors_see_all_parts_of_a_keyframe():
+    """Many keyframes see all but its left edge, two see that as well but less of the rest: one of these is chosen."""
+    flat = replace(KEYFRAMES[0], depth=np.full(DEPTH[0].shape, 2.0, np.float16))
+    shifts = [0.0, *np.linspace(0.25, 0.3, 8), -0.95, -1.0]
+    cameras = [pose(np.eye(3), np.array([x, 0, 0])) for x in shifts]
+    row = replace(solution(cameras), keyframes=dict.fromkeys(range(len(cameras)), flat))
+    neighbors, _ = _neighbors(row, 0)
+    assert {9, 10} & set(neighbors[:6].tolist())

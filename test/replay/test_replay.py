@@ -130,8 +130,9 @@ def test_an_interrupted_run_is_that_of_the_images_before(sequence):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_results_so_far_are_written_at_an_interrupt(tmp_path, number):
     """A process of its own, whose images show nothing, so that it is quick; it is interrupted in their middle."""
+    flat = cv2.imencode(".png", np.full((480, 640, 3), 128, np.uint8))[1].tobytes()
     for index in range(500):
-        cv2.imwrite(str(tmp_path / f"{index}.bmp"), np.full((480, 640, 3), 128, np.uint8))
+        (tmp_path / f"{index}.png").write_bytes(flat)
     program = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
                "from vggt_ros.cli.replay import main; sys.exit(main())")
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), "--output", str(tmp_path / "out")],

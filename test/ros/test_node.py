@@ -16,6 +16,7 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, OUTPUTS, Bench, GatedReconstructor, matrix, stamp
 from diagnostic_msgs.msg import DiagnosticStatus
 from peer import Peer
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -553,6 +554,24 @@ def test_a_failure_of_the_tracker_is_counted_and_the_node_continues(make):
 def test_a_misspelled_parameter_is_reported(make):
     bench = make(windows__sise=9)
     assert bench.logged("windows.sise")
+
+
+def test_a_whole_number_is_taken_for_a_real_one(make):
+    """As YAML writes `camera.fov: 80`; rclpy refuses it."""
+    assert make(camera__fov=80).node.get_parameter("camera.fov").value == 80.0
+
+
+def test_another_node_of_the_same_name_is_named_and_its_end_noticed(make):
+    bench = make().start()
+
+    def named():
+        return any("2 nodes are named /vggt_slam" in problem for problem in bench.node.monitor.problems())
+
+    assert not named()
+    other = Node("vggt_slam", context=bench.context)
+    assert bench.spin(named)
+    other.destroy_node()
+    assert bench.spin(lambda: not named())
 
 
 def test_missing_images_are_explained_with_qos(make):

@@ -71,6 +71,11 @@ def test_a_damaged_header_is_an_image_error(data):
         Intake().decode(compressed(data))
 
 
+def test_a_format_that_is_not_read_is_named_with_those_that_are():
+    with pytest.raises(ImageError, match=r"format 'h264' cannot be decoded.*jpeg and png are supported"):
+        Intake().decode(compressed(b"\0\0\0\1\x67" + bytes(100), "h264"))
+
+
 def test_random_bytes_never_raise_anything_else():
     """All kinds, with up to three bytes changed and the end cut off."""
     good = [encoded(kind, PICTURE[:40, :48]) for kind in ("jpg", "png", "bmp", "tiff", "webp", "ppm")]

@@ -170,6 +170,34 @@ def test_video(tmp_path):
     assert np.abs(got[3][1].astype(int) - images[3]).mean() < 8
 
 
+@pytest.mark.parametrize(("beside", "named"), [
+    ("map.json", "it is a saved map, which `replay --load`"), ("film.MP4", "name the video itself, .*film.MP4"),
+    ("rgb/0.png", "rgb has images"), ("IMG_1.HEIC", "it has 1 .heic; convert them to JPEG")])
+def test_what_is_meant_by_a_folder_without_images_is_named(tmp_path, beside, named):
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).write_bytes(b"")
+    with pytest.raises(SequenceError, match=f"there are no images in it.*{named}"):
+        open_sequence(tmp_path)
+
+
+def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    for image in pictures(30):
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    whole = open_sequence(tmp_path / "film.avi")
+    assert len(list(whole)) == 30
+    assert not whole.omitted.lines
+    data = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "film.avi").write_bytes(data[:data.index(b"movi") + (len(data) - data.index(b"movi")) // 2])
+    cut = open_sequence(tmp_path / "film.avi")
+    count = len(list(cut))
+    assert 5 < count < 25
+    assert f"after {count} images; its header says 30" in cut.omitted.lines[0]
+
+
 @pytest.mark.parametrize(("case", "named"), [
     ("missing", "nowhere"), ("empty", "nothing: there are no images"), ("text", r"text\.txt"),
     ("bad list", r"rgb\.txt, line 2"), ("bad calibration", r"calibration\.txt: expected"),
@@ -264,6 +292,15 @@ def test_hidden_files_are_no_images(tmp_path):
     for index in range(3):
         (tmp_path / f"._{index:03d}.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other disks
     assert len(list(open_sequence(tmp_path))) == 3
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path):
+    write_folder(tmp_path, pictures(3), ".jpg")
+    for index in range(5):
+        (tmp_path / f"IMG_{index}.HEIC").write_bytes(b"")
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == 3
+    assert any("5 files .heic are left out" in line for line in sequence.assumptions)
 
 
 def test_sensor_depth_beside_the_images_is_left_out_and_named(tmp_path):

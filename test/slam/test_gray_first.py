@@ -55,3 +55,22 @@ def test_a_color_that_cannot_be_made_loses_its_window_with_the_reason():
     assert window is not None
     with pytest.raises(ValueError, match="color is damaged"):
         slam.step(window)
+
+
+def test_no_color_is_made_where_no_keyframe_is_kept():
+    """In mode localization; and where colors were made, none is remembered for long."""
+    asked = []
+    slam = Slam(Config(), lap().oracle())
+    frames = [gray_first(frame, asked) for frame in lap().frames[:IMAGES + 30]]
+    for frame in frames[:IMAGES]:
+        window = slam.track(frame).window
+        if window is not None:
+            slam.step(window)
+    slam.change_mode("localization")
+    slam._colors.wait(range(1000))
+    assert slam.counts.keyframes > 8
+    assert len(slam._colors._pending) < 4
+    before, located = len(asked), [slam.track(frame).map_camera is not None for frame in frames[IMAGES:]]
+    assert sum(located) > 25
+    assert slam._next_keyframe > slam.counts.keyframes, "no image was tracked as a keyframe would be"
+    assert len(asked) == before

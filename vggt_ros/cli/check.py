@@ -64,6 +64,8 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
             options.json.write_text(json.dumps({
                 "level": level, "seconds": seconds, "not_checked": not_checked,
                 "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2) + "\n")
+    except BrokenPipeError:
+        raise  # `ends_in_order` knows what to do
     except (ConfigError, SequenceError, OSError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 1

@@ -133,6 +133,8 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
             figures = evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    except BrokenPipeError:
+        raise  # `ends_in_order` knows what to do
     except (FileError, EvaluationError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1

@@ -37,6 +37,8 @@ def main(args: list[str] | None = None, prog: str = "export") -> int:
                   f"{', '.join(map(str, export.sizes))} keyframes; --submap N writes another one", file=sys.stderr)
         for name in options.format or FORMATS:
             print(f"{name}: " + ", ".join(str(path) for path in getattr(export, name)(folder)))
+    except BrokenPipeError:
+        raise  # `ends_in_order` knows what to do
     except (ConfigError, ExportError, FileError, StorageError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

@@ -70,6 +70,8 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
             _write_tracks(folder, "matches", found.photos, *corners(found.photos), figures)
         (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
         print(f"{len(found.photos)} of {len(files)} photos are in {folder}")
+    except BrokenPipeError:
+        raise  # `ends_in_order` knows what to do
     except (ConfigError, FileError, ReconstructorLost, OSError) as error:
         print(f"reconstruct: {error}", file=sys.stderr)
         return 1

@@ -95,6 +95,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
             saves = options.save is not None and len(result.slam.solution) > 0
             if saves:
                 save(result, options.save.expanduser())
+    except BrokenPipeError:
+        raise  # `ends_in_order` knows what to do
     except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1

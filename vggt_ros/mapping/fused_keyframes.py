@@ -16,6 +16,8 @@ from vggt_ros.windows.solution import MapKeyframe, Solution
 
 _NEIGHBORS = 6
 """Most keyframes that the depth of one is compared with because they see most of it."""
+_CANDIDATES = 48
+"""Keyframes that see most of it, among which they are chosen."""
 _NEWER = 3
 """Most others that are newer, rather the newest ones, which show what is gone."""
 _SAMPLES = 64
@@ -181,7 +183,7 @@ def _relative(solution: Solution, rows: NDArray[np.int64], others: NDArray[np.in
 def _neighbors(solution: Solution, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of the neighbors of a keyframe, and of all keyframes that it overlaps with.
 
-    Neighbors are those with much overlap, and far enough away to see its errors; and newer ones.
+    Neighbors are those with much overlap, far enough away to see its errors, which see all parts of it; and newer ones.
     """
     keyframe = solution.keyframes[int(solution.ids[row])]
     height, width = keyframe.depth.shape
@@ -205,9 +207,27 @@ def _neighbors(solution: Solution, row: int) -> tuple[NDArray[np.int64], NDArray
     baseline = np.linalg.norm(center - center[row], axis=1) / np.median(depth[rows, columns])
     overlap[row] = 0
     overlap[solution.submaps != solution.submaps[row]] = 0  # their relative pose is not known
-    score = np.where(overlap > _MIN_OVERLAP, overlap * np.minimum(baseline / _ENOUGH_BASELINE, 1), 0)
-    best = np.argsort(-score, kind="stable")[:_NEIGHBORS]
-    best, overlapping = best[score[best] > 0], np.flatnonzero(overlap > _MIN_OVERLAP)
+    apart = np.minimum(baseline / _ENOUGH_BASELINE, 1)
+    score = np.where(overlap > _MIN_OVERLAP, overlap * apart, 0)
+    candidates = np.argsort(-score, kind="stable")[:_CANDIDATES]
+    candidates = candidates[score[candidates] > 0]
+    best = candidates[_complementary(inside[candidates] * apart[candidates, None])]
+    overlapping = np.flatnonzero(overlap > _MIN_OVERLAP)
     newer = np.setdiff1d(overlapping[solution.ids[overlapping] > solution.ids[row]], best)
     preference = overlap[newer] * (1 + np.arange(len(newer)) / max(len(newer), 1))
     return np.concatenate([best, newer[np.argsort(-preference, kind="stable")[:_NEWER]]]), overlapping
+
+
+def _complementary(quality: Array) -> list[int]:
+    """Return the rows of the best neighbors, one after the other for what each adds to those before it.
+
+    The best ones by themselves may all miss the same part of the image, whose depth nobody confirms then; `quality`
+    (m, n) is what a neighbor is worth for each of n points.
+    """
+    total, chosen = np.ones(quality.shape[1]), list[int]()
+    for _ in range(min(_NEIGHBORS, len(quality))):
+        gain = np.log1p(quality / total).sum(1)
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        total += quality[chosen[-1]]
+    return chosen

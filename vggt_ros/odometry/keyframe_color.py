@@ -16,8 +16,8 @@ from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.threads import give_way
 from vggt_ros.windows.solution import Frame
 
-_MAX_KNOWN = 1000
-"""Keyframes that are known to be made at most; older ones have been used long ago, or never will be."""
+_MAX_FAILED = 1000
+"""Keyframes at most whose color could not be made, which windows have to be told; those of older ones are done."""
 
 
 class KeyframeColor:
@@ -28,18 +28,21 @@ class KeyframeColor:
         self._pending: dict[int, Future[None]] = {}
         self._thread: ThreadPoolExecutor | None = None
 
-    def image(self, keyframe: int, frame: Frame, attached: AttachedRegion) -> NDArray[np.uint8]:
+    def image(self, keyframe: int, frame: Frame, attached: AttachedRegion, is_kept: bool = True) -> NDArray[np.uint8]:
         """Return the image of a frame, RGB uint8 (H, W, 3), without the region that moves with the camera.
 
-        Call `wait` before it is read.
+        Call `wait` before it is read. If the keyframe is not kept, nobody reads it: it stays gray if it came so.
         """
+        if not is_kept:
+            return frame.image
         if frame.color is None:
             return attached.blanked(frame.image)
         self._thread = self._thread or ThreadPoolExecutor(1, "vggt_ros_color", give_way)
         pixels = np.empty((*frame.image.shape[:2], 3), np.uint8)
+        for known, pending in list(self._pending.items()):
+            if pending.done() and (pending.exception() is None or len(self._pending) > _MAX_FAILED):
+                del self._pending[known]
         self._pending[keyframe] = self._thread.submit(_fill, pixels, frame, copy.copy(attached))
-        if len(self._pending) > _MAX_KNOWN:
-            del self._pending[next(iter(self._pending))]
         return pixels
 
     def wait(self, keyframes: Iterable[int]) -> None:

@@ -22,13 +22,13 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from vggt_ros.ros.interrupts import single_interrupt
+from vggt_ros.ros.spinning import initialize, without_ros_arguments
 
 CLOCK_PERIOD = 0.02
 """Longest time between two messages on /clock, seconds of wall time."""
@@ -234,10 +234,11 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
                         help="wait until these topics have a subscriber")
     parser.add_argument("--wait-ready", metavar="TOPIC", help="wait until this ~/status of vggt_slam is not LOADING")
-    options = parser.parse_args(remove_ros_args(argv)[1:])
+    options = parser.parse_args(without_ros_arguments("bag_player", argv)[1:])
     with single_interrupt():
         # The handler of rclpy would shut the context down during a publish; KeyboardInterrupt ends the loop cleanly.
-        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+        if not initialize("bag_player", args=argv, signal_handler_options=SignalHandlerOptions.NO):
+            return 2
         try:
             return _run(options)
         except BagError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -9,6 +10,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.config import Config
+from vggt_ros.ros.parameter_files import without_parameters
 from vggt_ros.settings import ConfigError, Setting, unknown_setting
 
 
@@ -38,9 +40,16 @@ def declare(node: Node, default: Config | None = None) -> Config:
     default = default or Config()
     known = {setting.name for setting, _ in default} | {"use_sim_time"}
     # rclpy has no public access to values of undeclared parameters; a misspelled name would go unnoticed.
-    for name in getattr(node, "_parameter_overrides", {}):
+    overrides = getattr(node, "_parameter_overrides", {})
+    for name in overrides:
         if name not in known and not name.startswith("qos_overrides."):
             node.get_logger().warning(f"parameter {unknown_setting(name, known)}")
+    for setting, value in default:  # `camera.fov: 80` is a whole number to ROS, which takes none for a real one
+        given = overrides.get(setting.name)
+        if isinstance(value, float) and given is not None and given.type_ == Parameter.Type.INTEGER:
+            overrides[setting.name] = Parameter(setting.name, Parameter.Type.DOUBLE, float(given.value))
+    for line in without_parameters(sys.argv, node.get_fully_qualified_name()):
+        node.get_logger().warning(line)
     values = {setting.name: node.declare_parameter(setting.name, value, descriptor(setting)).value
               for setting, value in default}
     return default.replace(values)

@@ -19,7 +19,6 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
-from rclpy.utilities import remove_ros_args
 from vggt_ros_msgs.action import ReconstructWindow
 
 from vggt_ros.reconstruction import create_reconstructor
@@ -28,7 +27,7 @@ from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, Recon
 from vggt_ros.ros import parameters
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 from vggt_ros.ros.log import NodeLogHandler
-from vggt_ros.ros.spinning import END_TIMEOUT
+from vggt_ros.ros.spinning import END_TIMEOUT, initialize, without_ros_arguments
 from vggt_ros.ros.window_messages import MessageError, geometry_message, goal_window
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import single_threaded_blas
@@ -148,10 +147,11 @@ def main(args: list[str] | None = None, factory: ReconstructorFactory = _CREATE_
     parser = argparse.ArgumentParser(prog="reconstruction_server", description="Solves windows for nodes with "
                                      "reconstructor: remote. The parameters are those of the node: --ros-args "
                                      "--params-file FILE (docs/how-to/robot-without-gpu.md).")
-    parser.parse_args(remove_ros_args(sys.argv)[1:] if args is None else args)
+    parser.parse_args(without_ros_arguments(parser.prog, sys.argv)[1:] if args is None else args)
     single_threaded_blas()
     with single_interrupt(), bounded_end(END_TIMEOUT):
-        rclpy.init()
+        if not initialize("reconstruction_server"):
+            return 2
         try:
             server = ReconstructionServer(factory)
         except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:

@@ -34,12 +34,13 @@ from vggt_ros.ros.live_settings import LiveSettings
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.map_files import MapFiles
 from vggt_ros.ros.metric_input import MetricInput
+from vggt_ros.ros.namesakes import namesake_problems
 from vggt_ros.ros.node_commands import NodeCommands
 from vggt_ros.ros.node_parts import NodeParts
 from vggt_ros.ros.outputs import Outputs
 from vggt_ros.ros.periodic_work import PeriodicWork
 from vggt_ros.ros.results import Results
-from vggt_ros.ros.spinning import spin
+from vggt_ros.ros.spinning import spin, take_ros_arguments
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.ros.window_results import WindowResults
 from vggt_ros.settings import ConfigError
@@ -124,7 +125,7 @@ class SlamNode(NodeParts):
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
-                                         *self.transforms.problems()]
+                                         *self.transforms.problems(), *namesake_problems(self)]
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.monitor.is_paused = lambda: self.is_paused
@@ -284,10 +285,8 @@ class SlamNode(NodeParts):
 
 def main() -> int:
     """Run the node until it is interrupted."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print("usage: slam_node [--ros-args ...]\n\nThe lifecycle node vggt_slam; topics, services and parameters are "
-              "listed in docs/reference.")
-        return 0
+    take_ros_arguments("slam_node", "The lifecycle node vggt_slam; topics, services and parameters are listed in "
+                       "docs/reference.")
     single_heap()
     single_threaded_blas()
     shorten_switch_interval()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.utilities import remove_ros_args
 
 from vggt_ros.ros.executor import TolerantExecutor
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
@@ -21,10 +24,50 @@ END_TIMEOUT = 4.0
 a second to release the memory of a process on a busy machine."""
 
 
+_ARGUMENT_ERRORS = (rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError)
+
+
+def take_ros_arguments(prog: str, description: str) -> None:
+    """Print help if it is asked for; end with status 2 if there are other arguments than those of ROS.
+
+    Such as `--params-file` without `--ros-args` before it, which would be ignored.
+    """
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} [--ros-args ...]", description=description)
+    if others := parser.parse_known_args(without_ros_arguments(prog, sys.argv)[1:])[1]:
+        parser.error(f"{' '.join(others)}: only arguments of ROS are taken, behind --ros-args")
+
+
+def without_ros_arguments(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the arguments of ROS; end with status 2, and say why, if those are wrong."""
+    try:
+        return list(remove_ros_args(list(arguments)))
+    except _ARGUMENT_ERRORS as error:
+        _report(name, error)
+        sys.exit(2)
+
+
+def initialize(name: str, **options: Any) -> bool:
+    """Initialize rclpy with the `options` of `rclpy.init`; return False, and say why, if arguments of ROS are wrong."""
+    try:
+        rclpy.init(**options)
+    except _ARGUMENT_ERRORS as error:
+        _report(name, error)
+        return False
+    return True
+
+
+def _report(name: str, error: Exception) -> None:
+    """Print what is wrong with arguments of ROS, without the places in the source of rcl."""
+    text = re.sub(r", at \S+\.c:\d+", "", str(error)).removeprefix("failed to initialize rcl: ")
+    unknown = isinstance(error, rclpy_implementation.UnknownROSArgsError)
+    print(f"{name}: {'unknown arguments of ROS: ' if unknown else ''}{text}", file=sys.stderr)
+
+
 def spin(name: str, create: Callable[[], Any]) -> int:
-    """Run the node that `create` returns; return the exit status, 2 if a parameter is invalid."""
+    """Run the node that `create` returns; return the exit status, 2 if an argument or a parameter is invalid."""
     with single_interrupt(), bounded_end(END_TIMEOUT):
-        rclpy.init()
+        if not initialize(name):
+            return 2
         try:
             return _spin(name, create)
         finally:

@@ -16,7 +16,6 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_ros import Buffer, TransformException, TransformListener
 from visualization_msgs.msg import Marker, MarkerArray
@@ -29,7 +28,7 @@ from vggt_ros.ros.map_receiver import MapReceiver
 from vggt_ros.ros.messages import UNKNOWN_VARIANCE, nanoseconds, pose_matrix
 from vggt_ros.ros.outputs import LATCHED
 from vggt_ros.ros.recorder import NODE
-from vggt_ros.ros.spinning import spin
+from vggt_ros.ros.spinning import spin, without_ros_arguments
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
 
@@ -179,7 +178,7 @@ def main(args: list[str] | None = None) -> int:
                                      "--web or --rrd is given.")
     parser.add_argument("--node", default=NODE, metavar="NAME", help=f"name of the node, with its namespace ({NODE})")
     add_view_arguments(parser, native=False)
-    options = parser.parse_args(remove_ros_args(sys.argv)[1:] if args is None else args)
+    options = parser.parse_args(without_ros_arguments(parser.prog, sys.argv)[1:] if args is None else args)
     try:
         scene = open_view(options.web, None if options.rrd is None else options.rrd.expanduser())
     except ViewError as error:

@@ -16,6 +16,9 @@ from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.storage.files import parse_stamp, read_lines
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
+_UNREAD = {".heic", ".heif", ".avif", ".gif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".jp2"}
+"""Formats of images that are not read: of phones (HEIC), and raw ones of cameras."""
+_VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
 _HEADER_BYTES = 65536
 """Bytes of a file that are read for its header at first; in a few files it lies further behind."""
 _SAMPLE = 100
@@ -37,13 +40,30 @@ def find_images(folder: Path) -> tuple[list[Path], list[str]]:
     if not files:
         others = Counter(file.suffix.lower() for file in names if file.suffix and file.is_file()).most_common(3)
         seen = f"; it has {', '.join(f'{count} {suffix}' for suffix, count in others)}" if others else ""
-        raise SequenceError(f"{folder}: there are no images in it ({' '.join(sorted(SUFFIXES))}){seen}")
+        raise SequenceError(f"{folder}: there are no images in it ({' '.join(sorted(SUFFIXES))}){seen}{_meant(folder)}")
+    unread = Counter(file.suffix.lower() for file in names if file.suffix.lower() in _UNREAD)
+    lines = [f"{count} files {suffix} are left out, which are not read; convert them to JPEG or PNG"
+             for suffix, count in unread.most_common()]
     depth = {file for file in files if _is_gray16(file)}
     if not depth or len(depth) == len(files):
-        return files, []
+        return files, lines
     return [file for file in files if file not in depth], [
-        f"{len(depth)} images of 16-bit gray are left out, such as {min(depth).name}: beside other images they are "
-        "sensor depth"]
+        *lines, f"{len(depth)} images of 16-bit gray are left out, such as {min(depth).name}: beside other images they "
+        "are sensor depth"]
+
+
+def _meant(folder: Path) -> str:
+    """Return what may be meant by a folder without images, as the end of a sentence; empty if nothing is there."""
+    if (folder / "map.json").exists():
+        return "; it is a saved map, which `replay --load`, `export` and `merge` take"
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _UNREAD:
+            return "; convert them to JPEG or PNG"
+        if path.suffix.lower() in _VIDEOS:
+            return f"; name the video itself, {path}"
+        if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+            return f"; {path} has images"
+    return ""
 
 
 def common_form(files: list[Path]) -> Form:

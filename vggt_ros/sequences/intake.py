@@ -187,7 +187,8 @@ class Intake:
         try:
             header = read_header(bytes(data))
         except ImageError as error:
-            raise ImageError(f"format {name!r} cannot be decoded: {error}" if name else str(error)) from error
+            text = f"{error}; {' and '.join(kinds)} are supported" if kinds else str(error)
+            raise ImageError(f"format {name!r} cannot be decoded: {text}" if name else text) from error
         if kinds and header.kind not in kinds:
             raise ImageError(f"format {name!r} cannot be decoded: {header.kind}; {' and '.join(kinds)} are supported")
         self._check_size(header.width, header.height)

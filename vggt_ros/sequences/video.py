@@ -14,6 +14,9 @@ from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
 
+_MIN_SHARE = 0.9
+"""Share of the images that the header states below which some are missing; with a varying rate it is an estimate."""
+
 
 class Video:
     """A video file; its camera is not calibrated.
@@ -72,6 +75,9 @@ class Video:
                                      f"{self.camera.width}x{self.camera.height}")
                     continue
                 yield stamp, np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
+            if index < _MIN_SHARE * self._count:
+                self.omitted.add("the rest of the video", f"it ends, or is damaged, after {index} images; its header "
+                                 f"says {self._count}")
         finally:
             capture.release()
 

@@ -1,7 +1,8 @@
 """Dense depth of the keyframes of a window, whose poses are known, by a plane sweep that is refined.
 
 A plane sweep at low resolution (`plane_sweep`) finds depth without a guess, and where it is ambiguous. It is refined
-at full resolution to a fraction of a pixel (`depth_refinement`). The standard deviation takes both into account.
+at full resolution to a fraction of a pixel (`depth_refinement`). The standard deviation takes both into account. Where
+there is no texture, planes through the depth around take part (`planar_segments`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.dense_neighbors import DenseNeighbors
-from vggt_ros.reconstruction.multiview.depth_refinement import refine
+from vggt_ros.reconstruction.multiview.depth_refinement import projection, refine
+from vggt_ros.reconstruction.multiview.planar_segments import with_planes
 from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
 
 Array = NDArray[np.float64]
@@ -71,7 +73,7 @@ def _refined(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, 
     """Return depth and its relative standard deviation.
 
     The latter is the geometric mean of that of the sweep, which knows other depths that fit almost as well, and of that
-    of the refinement, which knows how exactly the images determine this one.
+    of the refinement, which knows how exactly the images determine this one. Parts without texture get planes.
     """
     found = np.isfinite(swept.sigma)
     by_sweep = np.where(found, np.maximum(swept.sigma, np.float32(LEAST_PLANES * swept.step)),
@@ -79,6 +81,10 @@ def _refined(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, 
     rho, by_refinement = refine(grays, intrinsics, window_camera, index, others, swept.inverse_depth, by_sweep)
     sigma = np.sqrt(by_sweep * by_refinement)
     known = found & (rho > 0) & (sigma < MAX_RELATIVE_SIGMA * rho)
+    neighbors = [(grays[row], *projection(intrinsics[index], intrinsics[row],
+                                          inverse(window_camera[row]) @ window_camera[index])) for row in others]
+    rho, sigma = with_planes(grays[index], rho, np.where(known, sigma, np.float32(np.inf)), neighbors)
+    known = np.isfinite(sigma)
     rho = np.where(known, rho, np.float32(1))
     sigma = np.maximum(sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
     return (np.where(known, 1 / rho, np.float32(np.nan)).astype(np.float32),

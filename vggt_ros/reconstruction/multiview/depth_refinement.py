@@ -74,7 +74,7 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
         gradient = information * (own_rho - start)
         fastest = np.full(start.shape, 1e-6, np.float32)
         for row, image, matrix in zip(others, images[1:], matrices[1:], strict=True):
-            turn, shift = _projection(matrices[0], matrix, inverse(window_camera[row]) @ window_camera[index])
+            turn, shift = projection(matrices[0], matrix, inverse(window_camera[row]) @ window_camera[index])
             _add_neighbor(keyframe, image, turn, shift, start, gradient, information, fastest)
         limit = MAX_STEP / fastest
         step = np.clip(gradient / information, -limit, limit)
@@ -82,7 +82,7 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
     return rho, np.asarray(1 / np.sqrt(information), np.float32)
 
 
-def _projection(matrix: Array, other_matrix: Array, other_camera: Array) -> tuple[Array, Array]:
+def projection(matrix: Array, other_matrix: Array, other_camera: Array) -> tuple[Array, Array]:
     """Return the turn (3, 3) and shift (3,) of pixels: homogeneous, `turn @ pixel + inverse depth * shift`."""
     return other_matrix @ other_camera[:3, :3] @ np.linalg.inv(matrix), other_matrix @ other_camera[:3, 3]
 
