@@ -22,7 +22,7 @@ def views():
 def test_matches_over_a_wide_step_are_where_geometry_says(views):
     (first, second), poses, matrix = views
     one, other = (sift_features(gray_image(view[0])) for view in (first, second))
-    rows, columns = verified_matches(one, other, matrix, matrix)
+    rows, columns, plain = verified_matches(one, other, matrix, matrix)
     assert len(rows) >= 30
     pixels = one.pixels[rows].astype(np.float64)
     depth = first[1][np.rint(pixels[:, 1]).astype(int), np.rint(pixels[:, 0]).astype(int)]
@@ -33,13 +33,14 @@ def test_matches_over_a_wide_step_are_where_geometry_says(views):
     error = np.linalg.norm(expected - other.pixels[columns], axis=1)
     assert np.median(error) < 1.5
     assert (error < 5).mean() > 0.85
+    assert 20 <= plain < len(rows) and (error[:plain] < 5).mean() > max(0.95, (error[plain:] < 5).mean())
 
 
 def test_images_of_different_rooms_do_not_match(views):
     (first, _), poses, matrix = views
     elsewhere = room(seed=5).render(poses[0], matrix, SIZE)[0]
     one, other = (sift_features(gray_image(image)) for image in (first[0], elsewhere))
-    rows, _ = verified_matches(one, other, matrix, matrix)
+    rows, _, _ = verified_matches(one, other, matrix, matrix)
     assert len(rows) < 25
 
 

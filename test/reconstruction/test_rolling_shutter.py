@@ -10,6 +10,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second, velocity_grid
@@ -72,6 +73,22 @@ def test_readout_is_estimated_and_improves_the_trajectory():
 def test_a_global_shutter_is_not_corrected():
     """The estimated readout time is 0."""
     assert run(0.0, -1.0)[0] == 0.0
+
+
+@pytest.mark.parametrize("readout", [0.06, 0.0])
+def test_distortion_that_was_found_with_another_readout_time_is_forgotten(readout: float):
+    """Rows that are shifted look like distortion; the window is solved as the first one, and again after such ones."""
+    config = Config().replace({"keyframes.min_parallax": 20.0})
+    reconstructor = Multiview(config)
+    slam = Slam(config, reconstructor)
+    window = next(window for i, (image, _) in enumerate(images(readout))
+                  if (window := slam.track(Frame(int(1e9 + i * PERIOD * 1e9), image, pinhole(*SIZE))).window))
+    reconstructor.reconstruct(window)
+    _, _, calibration, _, refused = reconstructor.carried
+    reconstructor.carried = None, Lens(1.0, 0.009, 0.0, 0.003), calibration, ReadoutEstimator(-1.0).state, refused
+    reconstructor.reconstruct(window)
+    assert (reconstructor.readout > 0) == (readout > 0)
+    assert (reconstructor.carried[1].radial < 0.005) == (readout > 0)
 
 
 @pytest.mark.parametrize("readout", [0.0, 0.02, 0.04, 0.06, 0.09])

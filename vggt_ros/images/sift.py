@@ -57,12 +57,15 @@ def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None
 
 
 def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
-                     second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows]:
-    """Return the rows of the features that match and agree on an essential matrix; none if too few do.
+                     second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows, int]:
+    """Return the rows of the features that match and agree on an essential matrix, and how many match without a guide.
+
+    Those without a guide are the first. Matches that are guided by epipolar lines are mostly wrong (`docs/notes/
+    wide-steps.md`), so their number says nothing of whether two images show the same. None if too few match.
 
     `first_intrinsics` and `second_intrinsics` are the pinhole matrices (3, 3).
     """
-    none = np.zeros(0, np.intp), np.zeros(0, np.intp)
+    none = np.zeros(0, np.intp), np.zeros(0, np.intp), 0
     if min(len(first), len(second)) < MIN_MATCHES:
         return none
     similarity = first.descriptors @ second.descriptors.T
@@ -82,7 +85,8 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
     guided = _mutual(similarity, _GUIDED_RATIO)
     plain = rows[near[rows, columns]], columns[near[rows, columns]]
     added = ~np.isin(guided[0], plain[0]) & ~np.isin(guided[1], plain[1])
-    return np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]])
+    return (np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]]),
+            len(plain[0]))
 
 
 def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:

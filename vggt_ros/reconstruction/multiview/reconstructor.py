@@ -106,6 +106,10 @@ class Multiview:
             self._readout.update(*solution.newest(len(views)))
             if abs(self.readout - before) < READOUT_CHANGE:
                 break
+            # Rows that are shifted look like distortion, too: what was found so far is as good as nothing.
+            forgotten = self._lens_sigmas(window.keyframes[0])[1]
+            self._lens = replace(self._lens, radial_sigma=forgotten)
+            self._searched = self._searched and replace(self._searched, radial_sigma=forgotten)
         times.append(time.perf_counter())
         # The joint window of a loop has no new keyframe: it is not continued, and its depth is for verification only.
         is_new = self._local is None or max(window.ids) > self._local.ids[-1]
@@ -216,9 +220,12 @@ class Multiview:
         """Forget what is known of the lens if the calibration is another one than before."""
         calibration = (keyframe.calibrated, keyframe.image.shape, *keyframe.intrinsics.ravel().tolist())
         if calibration != self._calibration:
-            focal_sigma, radial_sigma = (self._settings.focal_sigma, self._settings.radial_sigma) \
-                if keyframe.calibrated else UNCALIBRATED
-            self._calibration, self._lens, self._local = calibration, Lens(1.0, 0.0, focal_sigma, radial_sigma), None
+            self._calibration, self._local = calibration, None
+            self._lens = Lens(1.0, 0.0, *self._lens_sigmas(keyframe))
+
+    def _lens_sigmas(self, keyframe: Keyframe) -> tuple[float, float]:
+        """Return the standard deviations of focal length and radial distortion before any window."""
+        return (self._settings.focal_sigma, self._settings.radial_sigma) if keyframe.calibrated else UNCALIBRATED
 
     def _local_map(self, solution: WindowSolution, is_dense: bool) -> LocalMap:
         """Return the registered views of a solution as a local map, with the depth of those that are new.

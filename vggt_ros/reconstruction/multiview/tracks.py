@@ -31,9 +31,9 @@ MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
 MIN_TRACKED = 80
 """Number of points that must be tracked into the next keyframe, else features are matched, too."""
-FEW_MATCHES, EARLIER = 60, 4
-"""With fewer matches to the next keyframe, up to so many keyframes before are tried, too, until one has as many: what
-is between may be blurred, covered, or look elsewhere."""
+FEW_MATCHES, EARLIER = 40, 4
+"""With fewer certain matches to the next keyframe, up to so many keyframes before are tried, too, until one has as
+many: what is between may be blurred, covered, or look elsewhere."""
 MIN_HALVED = 480
 """Width of images, pixels, from which corners are found in half the size."""
 CELLS = 350
@@ -185,12 +185,12 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int, max_bac
 
 def _with_matches(tracks: Array, features: Sequence[Features], first: int, second: int,
                   max_backward_error: float) -> tuple[Array, int]:
-    """Return the tracks (n, S, 2) with what matches of SIFT features say of two keyframes, and the number of matches.
+    """Return the tracks (n, S, 2) with what matches of SIFT features say of two keyframes, and how many are certain.
 
     Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
     """
     source, target = features[first], features[second]
-    matches = _matches(source, target)
+    *matches, certain = _matches(source, target)
     if not len(matches[0]):
         return tracks, 0
     pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
@@ -199,20 +199,20 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
         moved, good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
                                     2 * max_backward_error)
         tracks[pending[good], second] = moved[good]
-    return _add_matches(tracks, first, second, *matches), len(matches[0])
+    return _add_matches(tracks, first, second, *matches), certain
 
 
-def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the pixels (k, 2) of verified matches in both; those of fine features if there are few of the others.
+def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """Return the pixels (k, 2) of verified matches in both, and how many of them are certain: not guided.
 
-    Fine features of different places match now and then, but not as many.
+    With few certain ones of the others, those of fine features are taken, if enough of them are.
     """
-    rows, columns = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
-    if len(rows) < FEW_MATCHES:
+    rows, columns, certain = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
+    if certain < FEW_MATCHES:
         fine = verified_matches(source.fine_sift, target.fine_sift, source.intrinsics, target.intrinsics)
-        if len(fine[0]) >= FEW_MATCHES:
-            return source.fine_sift.pixels[fine[0]], target.fine_sift.pixels[fine[1]]
-    return source.sift.pixels[rows], target.sift.pixels[columns]
+        if fine[2] >= FEW_MATCHES:
+            return source.fine_sift.pixels[fine[0]], target.fine_sift.pixels[fine[1]], fine[2]
+    return source.sift.pixels[rows], target.sift.pixels[columns], certain
 
 
 def _add_matches(tracks: Array, first: int, second: int, first_pixels: NDArray[np.float32],

@@ -16,6 +16,9 @@ from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
 
+WEAK_SCALE = 0.1
+"""Standard deviation of the logarithm of its scale beyond which a window has a note of it."""
+
 
 def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
     """Return those keyframes of a window that a local map has; the first of them is the identity."""
@@ -33,7 +36,12 @@ def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -
                       for matrix in intrinsics])
     report |= {"known_depth": float(np.isfinite(depth).mean()), "focal_px": float(intrinsics[0, 0, 0])}
     turned = int(report["turned"])
-    notes = (f"{turned} keyframes were placed by a turn on the spot alone, without depth",) if turned else ()
+    notes: tuple[str, ...] = ()
+    if turned:
+        notes = (f"{turned} keyframes were placed by a turn on the spot alone, without depth",)
+    if report["scale_sigma"] > WEAK_SCALE:
+        notes += (f"its scale is known to {report['scale_sigma']:.0%} only, since few points that are known stayed in "
+                  "view: a loop repairs it",)
     if report["unit_assumed"]:
         notes = ("after a turn on the spot the scale is assumed: the scene is taken to be as far away as before",)
     return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,

@@ -21,8 +21,8 @@ MIN_DEPTHS = 40
 NEWEST_VIEWS = 3
 """Keyframes by whose points the next window goes on."""
 SCALE_ERROR = 3.0
-"""How many times larger errors of the scale are than observations with independent errors make them: measured against
-true poses, as `docs/notes/wide-steps.md` says."""
+"""How many times larger errors of the scale are than observations with independent errors make them: 3.9 times against
+true poses (`docs/notes/weak-scale.md`), some of which the pose graph assumes of all its covariances."""
 ASSUMED_SCALE_SIGMA = 0.5
 """That of the logarithm of a scale that is assumed: after a turn, the scene may be half or twice as far away."""
 
