@@ -171,6 +171,20 @@ def test_velocities_are_those_of_the_image():
     assert np.isnan(tracks.corners().velocity).all()
 
 
+def test_a_roll_is_known_where_there_are_no_features():
+    """All are in the left third of the image, and a few are wrong; without a trend the right has their motion."""
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform((0, 0), (107, 240), (60, 2))
+    velocity = 2.0 * (pixels - [160, 120]) @ [[0, 1], [-1, 0]] + rng.normal(0, 2, (60, 2))
+    velocity[:6] += 300
+    corners = Corners(np.arange(60), pixels.astype(np.float32), velocity.astype(np.float32))
+    grid = velocity_grid(Keyframe(0, 0, np.zeros((240, 320, 3), np.uint8), np.eye(3), True, corners))
+    x, y = np.meshgrid((np.arange(24) + 0.5) * 320 / 24, (np.arange(18) + 0.5) * 240 / 18)
+    true = 2.0 * np.stack([-(y - 120), x - 160], -1)
+    assert np.linalg.norm(grid - true, axis=-1).max() < 100
+    assert np.median(np.linalg.norm(grid - true, axis=-1)[:, 16:]) < 50
+
+
 @pytest.mark.parametrize("seconds", [(0.1, 0.1), (0.05, 0.1)])
 def test_the_velocity_in_the_image_before_is_exact_under_acceleration(seconds):
     """For equal and unequal intervals; a feature that was new in it has the change of the others."""

@@ -100,7 +100,7 @@ def test_without_a_transform_nothing_is_invented_and_it_is_taken_when_it_comes(m
     caster.sendTransform(messages.transform(base_camera, 0, "base_link", CAMERA))
     bench.spin(seconds=0.3)
     before = len(bench.got["odom"])
-    play(bench, SHORT, SHORT + 8)
+    play(bench, SHORT, SHORT + 10)
     assert ("odom", "base_link") in links(bench)
     assert {m.child_frame_id for m in bench.got["odom"][before + 1:]} == {"base_link"}
     np.testing.assert_allclose(bench.node.transforms.map_world, base_camera, atol=1e-9)

@@ -27,6 +27,9 @@ GRID_BLUR = 1.0
 """Blur of the grid, cells, before it is interpolated: its medians have steps."""
 NEIGHBORS = 5
 """Nearest features with known velocity; their median velocity is that of a cell of the grid."""
+MIN_AFFINE, AFFINE_ITERATIONS, AFFINE_PRIOR = 12, 8, 0.03
+"""Fewest features for an affine image motion, steps of its robust fit, and the weight of no gradient, in features: of
+features at one place the gradient is not known."""
 MIN_SHIFT_RATE = 10.0
 """Smallest RMS shift of the observations per second of readout, pixels, for a window to be used in the estimate."""
 MIN_CURVATURE = 0.04
@@ -42,7 +45,11 @@ MAX_READOUT = 0.1
 
 
 def velocity_grid(keyframe: Keyframe) -> Array:
-    """Return the image motion (`GRID` rows, columns, 2) in pixels per second by the tracked features; 0 if unknown."""
+    """Return the image motion (`GRID` rows, columns, 2) in pixels per second by the tracked features; 0 if unknown.
+
+    It is an affine function of the place, as in any rotation of the camera to first order, plus the median of what that
+    leaves in the nearest features. So also parts of the image without features know how they move in a roll.
+    """
     grid = np.zeros((*GRID, 2))
     if keyframe.corners is None:
         return grid
@@ -51,10 +58,36 @@ def velocity_grid(keyframe: Keyframe) -> Array:
         return grid
     height, width = keyframe.image.shape[:2]
     x, y = np.meshgrid((np.arange(GRID[1]) + 0.5) * width / GRID[1], (np.arange(GRID[0]) + 0.5) * height / GRID[0])
-    pixels = keyframe.corners.pixels[known]
-    distance = (x.ravel()[:, None] - pixels[:, 0]) ** 2 + (y.ravel()[:, None] - pixels[:, 1]) ** 2
+    places = np.stack([x.ravel(), y.ravel()], 1)
+    pixels = keyframe.corners.pixels[known].astype(np.float64)
+    velocity = keyframe.corners.velocity[known].astype(np.float64)
+    affine = _affine_fit(pixels / width, velocity)
+    distance = ((places[:, None] - pixels) ** 2).sum(2)
     nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-    return np.median(keyframe.corners.velocity[known][nearest], axis=1).reshape(grid.shape).astype(np.float64)
+    left = np.median((velocity - _homogeneous(pixels / width) @ affine)[nearest], axis=1)
+    return (_homogeneous(places / width) @ affine + left).reshape(grid.shape)
+
+
+def _homogeneous(places: Array) -> Array:
+    return np.column_stack([places, np.ones(len(places))])
+
+
+def _affine_fit(places: Array, velocity: Array) -> Array:
+    """Return the affine function (3, 2) of places (n, 2) that most of the velocities (n, 2) agree with.
+
+    With few features it is constant: their median.
+    """
+    affine = np.zeros((3, 2))
+    affine[2] = np.median(velocity, axis=0)
+    if len(places) < MIN_AFFINE:
+        return affine
+    design = _homogeneous(places)
+    for _ in range(AFFINE_ITERATIONS):
+        left = np.linalg.norm(velocity - design @ affine, axis=1)
+        weight = 1 / (1 + (left / max(float(np.median(left)), 1.0)) ** 2)
+        weighted = design * weight[:, None]
+        affine = np.linalg.solve(design.T @ weighted + AFFINE_PRIOR * np.diag([1.0, 1.0, 0.0]), weighted.T @ velocity)
+    return affine
 
 
 def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int, int]) -> Array:
