@@ -182,7 +182,7 @@ def test_a_roll_is_known_where_there_are_no_features():
     x, y = np.meshgrid((np.arange(24) + 0.5) * 320 / 24, (np.arange(18) + 0.5) * 240 / 18)
     true = 2.0 * np.stack([-(y - 120), x - 160], -1)
     assert np.linalg.norm(grid - true, axis=-1).max() < 100
-    assert np.median(np.linalg.norm(grid - true, axis=-1)[:, 16:]) < 50
+    assert np.median(np.linalg.norm(grid - true, axis=-1)[:, 16:]) < 80
 
 
 @pytest.mark.parametrize("seconds", [(0.1, 0.1), (0.05, 0.1)])
