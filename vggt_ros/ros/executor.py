@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
@@ -11,6 +12,9 @@ from vggt_ros.native_stderr import held_back
 
 _ERROR_TEXT = 1024
 """Size of the text of an error of rcutils, bytes (RCUTILS_ERROR_MESSAGE_MAX_LENGTH)."""
+_INTERRUPTED, _SHUTDOWN_TIME = "Unable to convert call argument", 0.1
+"""Part of the error of pybind11 where a signal came while it made a message, and seconds in which the handler of the
+signal shuts the context down; a message alone cannot cause it."""
 
 
 class DamagedMessageError(Exception):
@@ -34,6 +38,8 @@ class TolerantExecutor(SingleThreadedExecutor):
             raise
         except Exception as error:
             _take_middleware_error()
+            if _INTERRUPTED in str(error):
+                time.sleep(_SHUTDOWN_TIME)
             if not self._context.ok():  # SIGINT came while the message was converted: it is not damaged
                 raise ExternalShutdownException from error
             if not self._report(sub, error):
