@@ -13,11 +13,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
-import rclpy
 from bench import CAMERA, OUTPUTS, Bench, GatedReconstructor, matrix, stamp
 from diagnostic_msgs.msg import DiagnosticStatus
 from peer import Peer
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -560,25 +558,6 @@ def test_a_misspelled_parameter_is_reported(make):
 def test_a_whole_number_is_taken_for_a_real_one(make):
     """As YAML writes `camera.fov: 80`; rclpy refuses it."""
     assert make(camera__fov=80).node.get_parameter("camera.fov").value == 80.0
-
-
-def test_another_node_of_the_same_name_is_named_and_its_end_noticed(make):
-    """As in another process: with a participant of its own."""
-    bench, context = make().start(), rclpy.Context()
-
-    def named():
-        return any("nodes are named /vggt_slam:" in problem for problem in bench.node.monitor.problems())
-
-    assert bench.spin(lambda: not named())  # those of the tests before end a little later
-    rclpy.init(context=context)
-    try:
-        other = Node("vggt_slam", context=context)
-        assert bench.spin(named)
-        other.destroy_node()
-    finally:
-        context.shutdown()
-        context.destroy()
-    assert bench.spin(lambda: not named())
 
 
 def test_missing_images_are_explained_with_qos(make):

@@ -62,7 +62,7 @@ def velocity_grid(keyframe: Keyframe) -> Array:
     pixels = keyframe.corners.pixels[known].astype(np.float64)
     velocity = keyframe.corners.velocity[known].astype(np.float64)
     affine = _affine_fit(pixels / width, velocity)
-    distance = ((places[:, None] - pixels) ** 2).sum(2)
+    distance = (places[:, :1] - pixels[:, 0]) ** 2 + (places[:, 1:] - pixels[:, 1]) ** 2
     nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
     left = np.median((velocity - _homogeneous(pixels / width) @ affine)[nearest], axis=1)
     return (_homogeneous(places / width) @ affine + left).reshape(grid.shape)
