@@ -100,6 +100,7 @@ class Slam:
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
         """Form a window of the keyframes before, and make the frame one if needed; under `load`, less of all."""
         tracked, solution = self._make_keyframe(load), self.solution
+        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
         self.located_late += self._localizer.update_solution(self._current[0], solution, load.spare_images)
         return tracked
 
@@ -109,8 +110,7 @@ class Slam:
 
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
-        window = self._buffer.next_image(features.corners_before, load)
-        self.counts.thinned, tracked = self._buffer.thinned, replace(tracked, window=window)
+        tracked = replace(tracked, window=self._buffer.next_image(features.corners_before, load))
         if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
             return tracked
         features.replenish()
@@ -121,15 +121,15 @@ class Slam:
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
         apart = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe, self._colors)
-        window = (self._buffer.flush_without_overlap() if apart else None) or window  # one of both is None
+        if apart and (waiting := self._buffer.flush_without_overlap()) is not None:  # then none was formed above
+            tracked = replace(tracked, window=waiting)
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":
-            return replace(tracked, window=window)
+            return tracked
         self.counts.keyframes += 1
         self._buffer.add(keyframe, load)
-        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
-        return replace(tracked, keyframe=keyframe.id, window=window)
+        return replace(tracked, keyframe=keyframe.id)
 
     def flush(self) -> Window | None:
         """Return the partial window of waiting keyframes, or None: for the end of a stream, or a pause in it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.complementary import complementary
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.depth_factors import DepthFactors
 from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
@@ -16,6 +17,8 @@ from vggt_ros.windows.solution import MapKeyframe, Solution
 
 _NEIGHBORS = 6
 """Most keyframes that the depth of one is compared with because they see most of it."""
+_ENOUGH = 1.0
+"""Sum of what neighbors are worth for a point, each at most 1, that is worth twice what is added."""
 _CANDIDATES = 48
 """Keyframes that see most of it, among which they are chosen."""
 _NEWER = 3
@@ -211,23 +214,8 @@ def _neighbors(solution: Solution, row: int) -> tuple[NDArray[np.int64], NDArray
     score = np.where(overlap > _MIN_OVERLAP, overlap * apart, 0)
     candidates = np.argsort(-score, kind="stable")[:_CANDIDATES]
     candidates = candidates[score[candidates] > 0]
-    best = candidates[_complementary(inside[candidates] * apart[candidates, None])]
+    best = candidates[complementary(inside[candidates] * apart[candidates, None], _NEIGHBORS, _ENOUGH)]
     overlapping = np.flatnonzero(overlap > _MIN_OVERLAP)
     newer = np.setdiff1d(overlapping[solution.ids[overlapping] > solution.ids[row]], best)
     preference = overlap[newer] * (1 + np.arange(len(newer)) / max(len(newer), 1))
     return np.concatenate([best, newer[np.argsort(-preference, kind="stable")[:_NEWER]]]), overlapping
-
-
-def _complementary(quality: Array) -> list[int]:
-    """Return the rows of the best neighbors, one after the other for what each adds to those before it.
-
-    The best ones by themselves may all miss the same part of the image, whose depth nobody confirms then; `quality`
-    (m, n) is what a neighbor is worth for each of n points.
-    """
-    total, chosen = np.ones(quality.shape[1]), list[int]()
-    for _ in range(min(_NEIGHBORS, len(quality))):
-        gain = np.log1p(quality / total).sum(1)
-        gain[chosen] = -1
-        chosen.append(int(gain.argmax()))
-        total += quality[chosen[-1]]
-    return chosen

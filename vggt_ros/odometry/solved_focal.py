@@ -31,7 +31,7 @@ def frame_intrinsics(frame: Frame, solution: Solution) -> Array:
     if frame.calibrated or not len(solution):
         return frame.intrinsics
     height, width = frame.image.shape[:2]
-    alike = (keyframe for k in reversed(solution.ids.tolist())
+    alike = (keyframe for k in map(int, solution.ids[::-1])
              if _have_same_shape((keyframe := solution.keyframes[k]).depth.shape, (height, width)))
     newest = list(islice(alike, _KEYFRAMES))
     return solved_intrinsics(frame.intrinsics, width, newest) if newest else frame.intrinsics

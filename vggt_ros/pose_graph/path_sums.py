@@ -7,12 +7,10 @@ import numpy as np
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import scales
 from vggt_ros.pose_graph.spanning_tree import SpanningTree
+from vggt_ros.windows.alignment import WEAK_SCALE
 
-LENGTH, ANGLES, VARIANCE, SCALE, COUNT = 0, 1, 2, slice(3, 8), 8
-"""Rows of the sums, and how many there are."""
-WEAK_SCALE = 0.1
-"""Standard deviation of the logarithm of the scale between two nodes, beyond which it is weakly held: after a turn in
-front of a wall, or where it was assumed. Smaller errors are part of the drift that a path allows."""
+VARIANCE, SCALE, COUNT = 2, slice(3, 8), 8
+"""Rows of the sums, behind length and angles, and how many there are."""
 
 
 def path_sums(tree: SpanningTree) -> Array:
@@ -26,6 +24,7 @@ def path_sums(tree: SpanningTree) -> Array:
     relative = np.einsum("nji,njk->nik", parents[:, :3, :3], poses[:, :3, :3])
     cosine = (np.trace(relative, axis1=1, axis2=2) / (scales(poses) * scales(parents)) - 1) / 2
     covariance = tree.edge_covariance
+    # Smaller errors of the scale are part of the drift that a path allows.
     weak = np.maximum(covariance[:, 6, 6] - WEAK_SCALE**2, 0.0)
     at = parents[:, :3, 3].T
     sums = np.array([np.linalg.norm(poses[:, :3, 3] - parents[:, :3, 3], axis=1), np.arccos(np.clip(cosine, -1, 1)),

@@ -42,6 +42,9 @@ _SIGMA_LOG_SCALE = 1.0
 """Sigma of a window's log scale in `guess_alignment`: sources of metric scale may still change it by much."""
 
 
+WEAK_SCALE = 0.1
+"""Standard deviation of the logarithm of the scale of a window beyond which it is weakly held: after a turn in front of
+a wall, or where it was assumed."""
 _UNCERTAINTY_LIMITS = 0.25, 4.0
 """How much less or more uncertain than usual a window's own covariances may make it."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.complementary import complementary
 from vggt_ros.geometry.poses import inverse
 
 Array = NDArray[np.float64]
@@ -62,13 +63,5 @@ class DenseNeighbors:
         """Return at most `count` keyframes, the best first; parallax near `parallax` pixels is preferred."""
         usable = self._parallax > _MIN_PARALLAX
         quality = np.exp(-0.5 * np.log(np.where(usable, self._parallax, 1) / parallax) ** 2) * usable
-        total, chosen = np.full(quality.shape[1], _ENOUGH), list[int]()
-        for _ in range(count):
-            gain = np.log1p(quality / total).sum(1)
-            gain[chosen] = 0
-            best = len(gain) - 1 - int(gain[::-1].argmax())  # the newer one of two that are as good
-            if gain[best] < _LEAST_GAIN:
-                break
-            chosen.append(best)
-            total += quality[best]
-        return chosen
+        # From the end: the newer one of two that are as good.
+        return [len(quality) - 1 - row for row in complementary(quality[::-1], count, _ENOUGH, _LEAST_GAIN)]

@@ -61,10 +61,11 @@ def velocity_grid(keyframe: Keyframe) -> Array:
     places = np.stack([x.ravel(), y.ravel()], 1)
     pixels = keyframe.corners.pixels[known].astype(np.float64)
     velocity = keyframe.corners.velocity[known].astype(np.float64)
-    affine = _affine_fit(pixels / width, velocity)
+    design = _homogeneous(pixels / width)
+    affine = _affine_fit(design, velocity)
     distance = (places[:, :1] - pixels[:, 0]) ** 2 + (places[:, 1:] - pixels[:, 1]) ** 2
     nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
-    left = np.median((velocity - _homogeneous(pixels / width) @ affine)[nearest], axis=1)
+    left = np.median((velocity - design @ affine)[nearest], axis=1)
     return (_homogeneous(places / width) @ affine + left).reshape(grid.shape)
 
 
@@ -72,16 +73,15 @@ def _homogeneous(places: Array) -> Array:
     return np.column_stack([places, np.ones(len(places))])
 
 
-def _affine_fit(places: Array, velocity: Array) -> Array:
-    """Return the affine function (3, 2) of places (n, 2) that most of the velocities (n, 2) agree with.
+def _affine_fit(design: Array, velocity: Array) -> Array:
+    """Return the affine function (3, 2) of homogeneous places (n, 3) that most of the velocities (n, 2) agree with.
 
     With few features it is constant: their median.
     """
     affine = np.zeros((3, 2))
     affine[2] = np.median(velocity, axis=0)
-    if len(places) < MIN_AFFINE:
+    if len(design) < MIN_AFFINE:
         return affine
-    design = _homogeneous(places)
     for _ in range(AFFINE_ITERATIONS):
         left = np.linalg.norm(velocity - design @ affine, axis=1)
         weight = 1 / (1 + (left / max(float(np.median(left)), 1.0)) ** 2)

@@ -12,12 +12,10 @@ from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
+from vggt_ros.windows.alignment import WEAK_SCALE
 from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
-
-WEAK_SCALE = 0.1
-"""Standard deviation of the logarithm of its scale beyond which a window has a note of it."""
 
 
 def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
@@ -39,11 +37,11 @@ def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -
     notes: tuple[str, ...] = ()
     if turned:
         notes = (f"{turned} keyframes were placed by a turn on the spot alone, without depth",)
-    if report["scale_sigma"] > WEAK_SCALE:
-        notes += (f"its scale is known to {report['scale_sigma']:.0%} only, since few points that are known stayed in "
-                  "view: a loop repairs it",)
     if report["unit_assumed"]:
         notes = ("after a turn on the spot the scale is assumed: the scene is taken to be as far away as before",)
+    elif report["scale_sigma"] > WEAK_SCALE:
+        notes += (f"its scale is known to {report['scale_sigma']:.0%} only, since few points that are known stayed in "
+                  "view: a loop repairs it",)
     return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,
                           uncertainty=UNCERTAINTY if turned else 1.0, notes=notes)
 
