@@ -21,9 +21,6 @@ from vggt_ros.workers.processes import ProcessWorker
 from vggt_ros.workers.requests import Answer, Request
 from vggt_ros.workers.worker import Worker
 
-_KILLED_AFTER = 0.1
-"""Seconds from the beginning of a window after which its worker is killed."""
-
 
 def workers(recordings: Sequence[str], count: int, address: str | None = None, config: Config | None = None,
             open_workers: Callable[[Config, int, str | None], Pool] = open_pool) -> dict[str, Any]:
@@ -51,7 +48,8 @@ def workers(recordings: Sequence[str], count: int, address: str | None = None, c
         for size, killed in ((1, False), (count, False), (count, True)):
             load_before, pool = os.getloadavg()[0], open_workers(config, size, address)
             if killed and first is not None and (one := pool.workers[0]) is not None:
-                pool.workers[0] = _Dying(one, max(2, len(first.updates) // (2 * size)))
+                pool.workers[0] = _Dying(one, max(2, len(first.updates) // (2 * size)),
+                                         first.seconds / max(1, len(first.updates)))
             with contextlib.closing(pool):
                 found = run(load(name), config, progress=sys.stderr.isatty(), workers=pool)
             first = first or found
@@ -89,10 +87,13 @@ def _poses_equal(one: Any, other: Any) -> bool:
 
 
 class _Dying:
-    """A worker that is killed while it answers a request: the one with the number `at`, counted from 1."""
+    """A worker that is killed `seconds` after it was given a request: the one with the number `at`, counted from 1.
 
-    def __init__(self, worker: Worker, at: int) -> None:
-        self._worker, self._left = worker, at
+    A process is stopped meanwhile, so that it never answers before it is killed.
+    """
+
+    def __init__(self, worker: Worker, at: int, seconds: float) -> None:
+        self._worker, self._left, self._seconds = worker, at, seconds
         self.name, self.reason, self.carries, self.adjusted = (worker.name, worker.reason, worker.carries,
                                                                worker.adjusted)
         self.image_size, self.close = worker.image_size, worker.close
@@ -100,11 +101,10 @@ class _Dying:
     def answer(self, request: Request) -> Answer:
         self._left -= 1
         if not self._left:
-            threading.Timer(_KILLED_AFTER, self._kill).start()
+            pid = self._worker.pid if isinstance(self._worker, ProcessWorker) else None
+            if pid is None:
+                threading.Timer(self._seconds, self._worker.close).start()  # of an actor of Ray: kills it
+            else:
+                os.kill(pid, signal.SIGSTOP)
+                threading.Timer(self._seconds, os.kill, (pid, signal.SIGKILL)).start()
         return self._worker.answer(request)
-
-    def _kill(self) -> None:
-        if isinstance(self._worker, ProcessWorker) and self._worker.pid is not None:
-            os.kill(self._worker.pid, signal.SIGKILL)
-        else:
-            self._worker.close()  # of an actor of Ray: kills it
