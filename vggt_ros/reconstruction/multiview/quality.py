@@ -36,7 +36,8 @@ MIN_SUPPORT, MIN_INLIERS_SUPPORTED, WIDE_ANGLE = 40, 0.3, 3.0
 """Inliers of points that three keyframes see, in each keyframe, and fraction of inliers, that are enough for a solution
 of wide steps: one whose median angle between rays is so wide, degrees, and which was found twice or continues a local
 map. Past trees, cars and facades half of the tracks are wrong then, but wrong ones hardly ever agree in three images. A
-keyframe with neither is left out of such a solution. With narrow angles, people who move agree as well."""
+keyframe with neither is left out of such a solution. With narrow angles, people who move agree as well: a new keyframe
+without that fraction is left out of a solution that continues a local map."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
     aligned, valid, chosen = refine(scene, measured, inliers, reference, done)
     scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
     continued = done is not None
-    new = solved.registered & ~done.any(0) if continued else solved.registered
+    new = solved.registered if done is None else solved.registered & ~done.any(0)
     good = _agreeing(scene, aligned, inliers, measured.visible & new) if continued else inliers
-    weak = _weakest(inliers, good, measured.visible, new)
-    if weak is not None and solved.registered.sum() > 2 and (
-            continued or _median_angle(scene, aligned, inliers) >= WIDE_ANGLE):
+    is_wide = _median_angle(scene, aligned, inliers) >= WIDE_ANGLE
+    weak = _weakest(good, measured.visible, new & (_support(inliers) < MIN_SUPPORT) if is_wide else new)
+    if weak is not None and (is_wide or continued) and solved.registered.sum() > 2:
         supported = solved.registered & (np.arange(len(solved.registered)) != weak)
         held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
         return refine_solution(replace(solved, registered=supported), measured, held, reference, done)
@@ -163,7 +164,8 @@ def _agreeing(scene: Scene, observations: Array, inliers: Mask, expected: Mask) 
     """Return which of the `expected` observations (n, S) are inliers, or of points without depth that agree as well."""
     good = inliers & expected
     rows = np.flatnonzero(expected.any(1) & ~inliers.any(1))
-    good[rows] = agreeing_directions(scene, observations[rows], expected[rows], scene.points[inliers.any(1)])
+    if len(rows):
+        good[rows] = agreeing_directions(scene, observations[rows], expected[rows], scene.points[inliers.any(1)])
     return good
 
 
@@ -177,8 +179,8 @@ def _support(inliers: Mask) -> NDArray[np.intp]:
     return inliers[inliers.sum(1) >= 3].sum(0)
 
 
-def _weakest(inliers: Mask, good: Mask, tracked: Mask, candidates: Mask) -> int | None:
-    """Return the keyframe with the smallest fraction of `good` tracks (n, S) of those with few inliers, if any."""
+def _weakest(good: Mask, tracked: Mask, candidates: Mask) -> int | None:
+    """Return the keyframe with the smallest fraction of good observations (n, S) among those with few, if any."""
     fraction = (good & tracked).sum(0) / np.maximum(tracked.sum(0), 1)
-    few = candidates & (fraction < MIN_INLIERS_SUPPORTED) & (_support(inliers) < MIN_SUPPORT)
+    few = candidates & (fraction < MIN_INLIERS_SUPPORTED)
     return int(np.argmin(np.where(few, fraction, np.inf))) if few.any() else None

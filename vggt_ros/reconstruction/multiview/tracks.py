@@ -144,17 +144,17 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
     """
     source, target = features[first], features[second]
-    *matches, certain = _matches(source, target)
-    if not len(matches[0]):
+    first_pixels, second_pixels, certain = _matches(source, target)
+    if not len(first_pixels):
         return tracks, 0
     pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
     points = tracks[pending, first].astype(np.float32)
     if len(points):
-        matrix = homography(*matches, source.gray.shape[1])
-        moved, good = (follow(source, target, points, points + motion_around(points, *matches), 2 * max_backward_error)
-                       if matrix is None else follow_warped(source, target, points, matrix, 2 * max_backward_error))
+        matrix, error = homography(first_pixels, second_pixels, source.gray.shape[1]), 2 * max_backward_error
+        moved, good = (follow_warped(source, target, points, matrix, error) if matrix is not None else follow(
+            source, target, points, points + motion_around(points, first_pixels, second_pixels), error))
         tracks[pending[good], second] = moved[good]
-    return _add_matches(tracks, first, second, *matches), certain
+    return _add_matches(tracks, first, second, first_pixels, second_pixels), certain
 
 
 def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
