@@ -84,14 +84,16 @@ def test_a_trajectory_of_another_time_and_a_file_that_is_none(tmp_path, capsys):
     assert "line 1: expected `timestamp tx ty tz qx qy qz qw`" in capsys.readouterr().err
 
 
-def test_an_output_that_nobody_reads_is_no_error(tmp_path):
+@pytest.mark.parametrize("arguments", [["evaluate", "TRAJECTORY", "TRAJECTORY"], ["--help"]])
+def test_an_output_that_nobody_reads_is_no_error(tmp_path, arguments):
     """As behind `| head`."""
     path = tmp_path / "trajectory.txt"
     path.write_text("".join(f"{i} {i} {i * i} 0 0 0 0 1\n" for i in range(5)))
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        done = subprocess.run([sys.executable, "-m", "vggt_ros.cli.evaluate", str(path), str(path)], stdout=closed,
+        done = subprocess.run([sys.executable, "-m", "vggt_ros.cli.main",
+                               *(word.replace("TRAJECTORY", str(path)) for word in arguments)], stdout=closed,
                               stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 141
     assert not done.stderr
