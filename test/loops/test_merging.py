@@ -170,6 +170,10 @@ def test_command_line(tmp_path, capsys):
     assert "given twice" in capsys.readouterr().err
     assert main([str(tmp_path / "a"), str(tmp_path / "none"), "--output", str(tmp_path / "one")]) == 1
     assert "none" in capsys.readouterr().err
+    kept = len(load_map(tmp_path / "a"))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "b" / ".." / "a")]) == 1
+    assert "a is one of the maps that are merged" in capsys.readouterr().err
+    assert len(load_map(tmp_path / "a")) == kept
 
 
 @pytest.mark.parametrize("sizes", [(8, 16)])

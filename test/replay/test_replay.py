@@ -23,6 +23,7 @@ from vggt_ros.odometry.solved_focal import frame_intrinsics
 from vggt_ros.replay.output import report, save, write, write_depth
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
+from vggt_ros.sequences.intake import darkness
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
@@ -94,6 +95,18 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
         cv2.imwrite(str(tmp_path / f"{number}.png"), pictures[index])
     assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert re.search(f"no map: {words}", capsys.readouterr().err)
+
+
+def test_dark_images_that_were_tracked_are_not_said_to_be_lost():
+    """The room by night, and at the end behind a cover."""
+    def night(image, index):
+        return np.zeros_like(image) if index >= 45 else (image * 0.08).astype(np.uint8)
+
+    sequence = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:50], size=(320, 240))
+    result = run(Disturbed(sequence, night), Config(), SceneReconstructor(SCENE, *sequence.truth))
+    assert all(darkness(image) for _, image in Disturbed(sequence, night))
+    lost = sum(tracked.map_camera is None for tracked in result.frames)
+    assert report(result)["dark_images"] == lost and 5 <= lost < 10
 
 
 def test_stamps_that_do_not_increase_are_named_as_the_reason(sequence, tmp_path, capsys):

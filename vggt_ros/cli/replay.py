@@ -120,7 +120,7 @@ def _say(result: Run, figures: dict[str, Any]) -> None:
     for line in result.sequence.omitted.lines:
         print(line, file=sys.stderr)
     if result.dark_images:
-        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing can be tracked",
+        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing could be tracked",
               file=sys.stderr)
     if result.failures:
         print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
