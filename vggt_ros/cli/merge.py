@@ -32,8 +32,8 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise StorageError(f"{twice} is given twice")
     if options.output.expanduser().resolve() in folders:
-        raise StorageError(f"--output {options.output} is one of the maps that are merged, which are kept: name another "
-                           "folder")
+        raise StorageError(f"--output {options.output} is one of the maps that are merged, which are kept: name "
+                           "another folder")
     config = Config().parse(options.set)
     check_replaceable(options.output)
     records = [load_map(path.expanduser()) for path in options.maps]

@@ -212,7 +212,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
 
 @dataclass
 class _Intake:
-    """Takes in the images of a sequence: how many were `dropped` as no newer than the one before, and which are `dark`."""
+    """Takes in images: how many were `dropped` as no newer than the one before, and the stamps of `dark` ones."""
 
     dropped: int = 0
     dark: set[int] = dataclasses.field(default_factory=set)
