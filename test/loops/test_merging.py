@@ -161,7 +161,7 @@ def test_command_line(tmp_path, capsys):
         save(tmp_path / name, record)
     assert main([*(str(tmp_path / name) for name in "abc"), "--output", str(tmp_path / "all")]) == 0
     said = capsys.readouterr().out
-    assert "a + b" in said and "c: stays apart" in said
+    assert "a + b" in said and "c: stays apart" in said and "b: its surfaces were registered with those of a" in said
     assert len(load_map(tmp_path / "all")) == sum(len(load_map(tmp_path / name)) for name in "abc")
     assert (tmp_path / "all" / "map.ply").stat().st_size > 10_000
     assert main([str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
