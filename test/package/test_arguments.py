@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.cli import benchmark, check, evaluate, reconstruct, replay
+from vggt_ros.cli import benchmark, check, evaluate, export, reconstruct, replay
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 
@@ -65,6 +66,23 @@ def test_what_a_recording_does_not_have_is_not_ignored(folder, capsys, command, 
     printed = capsys.readouterr()
     assert words in printed.err
     assert not printed.out, "it began to work"
+
+
+@pytest.mark.parametrize(("command", "arguments", "words"), [
+    (replay, ["IMAGES/0.png", "--output", "OUT/x"], "a single image; name the folder"),
+    (replay, ["IMAGES", "--output", "IMAGES/0.png"], "it is a file; name a folder"),
+    (replay, ["IMAGES", "--output", "MAP"], "a map is saved there, whose files are not overwritten"),
+    (export, ["IMAGES/0.png", "--output", "OUT/x"], "it is a file; name the folder of a map")])
+def test_what_is_of_another_kind_is_named(folder, capsys, command, arguments, words):
+    kept = folder.parent / "map"
+    kept.mkdir()
+    (kept / "map.json").write_text("{}")
+    names = {"OUT": folder.parent, "IMAGES": folder, "MAP": kept}
+    for name, path in names.items():
+        arguments = [word.replace(name, str(path)) for word in arguments]
+    assert command.main(arguments) == 1
+    assert re.search(words, capsys.readouterr().err)
+    assert [file.name for file in kept.iterdir()] == ["map.json"]
 
 
 @pytest.mark.parametrize(("name", "meant"), [
