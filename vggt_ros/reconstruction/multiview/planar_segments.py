@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median
+
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Neighbor = tuple[NDArray[np.uint8], Array, Array]
@@ -117,7 +119,9 @@ def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array,
             return None
         plane = np.linalg.solve(information, weighted.T @ (values / sigma))
         rest = np.abs(at @ plane - values)
-        inlier = rest < tolerance
+        before, inlier = inlier, rest < tolerance
+        if np.array_equal(before, inlier):
+            break
     covariance = np.linalg.inv(information * (blocks / len(at)))
     return np.asarray(plane, np.float64), np.asarray(covariance, np.float64), float(np.mean(rest[inlier] ** 2))
 
@@ -146,6 +150,8 @@ def _apply(fitted: tuple[Array, Array, float], pixels: NDArray[np.intp], inverse
 def _moves_otherwise(plane: Array, inside: NDArray[np.bool_], box: tuple[slice, slice], gray: NDArray[np.uint8],
                      neighbors: Sequence[Neighbor]) -> bool:
     """Return whether the neighbors see another color where the border of a part is by its plane; `inside` its `box`."""
+    if not neighbors:
+        return False
     padded = cv2.copyMakeBorder(inside.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depth_inside = cv2.distanceTransform(padded, cv2.DIST_C, 3)[1:-1, 1:-1]
     border = np.flatnonzero((depth_inside > _INNER) & (depth_inside <= _OUTER))
@@ -154,17 +160,18 @@ def _moves_otherwise(plane: Array, inside: NDArray[np.bool_], box: tuple[slice, 
     rho = _homogeneous(border, inside.shape) @ plane
     pixels = np.stack([columns + box[1].start, rows + box[0].start, np.ones(len(border))])
     own = gray[box].ravel()[border].astype(np.float32)
-    seen, other = 0, 0
-    for image, turn, shift in neighbors:
-        x, y, z = turn @ pixels + shift[:, None] * rho
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x, y = x / z, y / z
-        visible = np.flatnonzero((z > 0) & (x >= 0) & (x <= image.shape[1] - 1) & (y >= 0) & (y <= image.shape[0] - 1))
-        if len(visible):
-            there = image[np.rint(y[visible]).astype(np.intp), np.rint(x[visible]).astype(np.intp)] - own[visible]
-            seen += len(visible)
-            other += int((np.abs(there - np.median(there)) > _OTHER_COLOR).sum())
-    return other > _ELSEWHERE * seen
+    turns, shifts = (np.array([one[part] for one in neighbors]).reshape(len(neighbors), 3, -1) for part in (1, 2))
+    x, y, z = (turns @ pixels + shifts * rho).transpose(1, 0, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y = x / z, y / z
+    height, width = gray.shape
+    visible = (z > 0) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    other = 0
+    for (image, *_), at, there_x, there_y in zip(neighbors, visible, x, y, strict=True):
+        if at.any():
+            there = image[np.rint(there_y[at]).astype(np.intp), np.rint(there_x[at]).astype(np.intp)] - own[at]
+            other += int((np.abs(there - median(there)) > _OTHER_COLOR).sum())
+    return other > _ELSEWHERE * int(visible.sum())
 
 
 def _homogeneous(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> Array:
