@@ -231,13 +231,11 @@ def _paths(cost: Map, image: Map) -> Map:
     before = padded[1:-1]
     best = np.empty_like(before)
     for row in range(1, height):
-        before[:] = result[row - 1]
-        lowest = before.min(0)
+        np.subtract(result[row - 1], result[row - 1].min(0), out=before)
         np.minimum(padded[:-2], padded[2:], out=best)
         best += STEP_PENALTY
         np.minimum(best, before, out=best)
-        np.minimum(best, lowest + jump[row - 1], out=best)
-        best -= lowest
+        np.minimum(best, jump[row - 1], out=best)
         result[row] += best
     return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
 
