@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.images.corners import detect_corners
-from vggt_ros.images.exposure import brightness_quantiles, brightness_transfer, gray_image
+from vggt_ros.images.exposure import brightness_change, gray_image
 from vggt_ros.images.flow import coarse_image, flow_at
 from vggt_ros.images.mask import free_pixels, is_masked
 from vggt_ros.images.sift import SiftFeatures, sift_features, verified_matches
@@ -66,11 +66,6 @@ class Features:
     corners: NDArray[np.float32]
     intrinsics: Array
     excluded: NDArray[np.bool_] | None = None
-
-    @cached_property
-    def quantiles(self) -> Array:
-        """Of the image; see `brightness_quantiles`."""
-        return brightness_quantiles(self.gray)
 
     @cached_property
     def sift(self) -> SiftFeatures:
@@ -264,7 +259,7 @@ def _lucas_kanade(source: Features, target: Features, points: NDArray[np.float32
     """Return the points in `target` tracked from an initial guess, and which passed the forward-backward check."""
     if not len(points):
         return points, np.zeros(0, bool)
-    change = brightness_transfer(source.quantiles, target.quantiles)
+    change = brightness_change(source.gray, target.gray)
     gray = source.gray if change.is_negligible else change.apply(source.gray)
     options = {"winSize": PATCH, "maxLevel": LEVELS, "criteria": TERMINATION, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(gray, target.gray, points, guess.copy(), **options)
