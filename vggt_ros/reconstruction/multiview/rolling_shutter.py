@@ -111,14 +111,15 @@ def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int
     return shift_rate
 
 
-def dense_shift_per_second(velocity: Array, size: tuple[int, int]) -> Array:
-    """Return the shift of every pixel of an image of this width and height per second of readout time (h, w, 2).
+def dense_shift(motion: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the shift of every pixel of an image of this width and height (h, w, 2).
 
-    It is in pixels of the image for which `velocity_grid` gave the velocity, which is interpolated.
+    `motion` during the readout time is that of `velocity_grid`, and interpolated; the shift is in its units.
     """
-    smooth = cv2.GaussianBlur(velocity, (0, 0), GRID_BLUR, borderType=cv2.BORDER_REPLICATE)
-    dense = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), np.float64)
-    return dense * ((np.arange(size[1]) + 0.5) / size[1] - 0.5)[:, None, None]
+    smooth = cv2.GaussianBlur(motion, (0, 0), GRID_BLUR, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+    dense = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    dense *= ((np.arange(size[1], dtype=np.float32) + np.float32(0.5)) / size[1] - np.float32(0.5))[:, None, None]
+    return dense
 
 
 class ReadoutEstimator:
