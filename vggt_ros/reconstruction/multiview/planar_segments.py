@@ -36,8 +36,8 @@ _RELIABLE = 0.025
 """Relative standard deviation of depth that supports a plane, at most."""
 _FEWEST, _MOST = 60, 300
 """Fewest pixels that support a plane, and the most that are used."""
-_TRIALS = 32
-"""Planes through three of these pixels that are tried."""
+_TRIALS = np.random.default_rng(0).random((32, 3))
+"""Places among them of the three pixels of each plane that is tried, as fractions of their number."""
 _INLIER_SIGMAS, _INLIER_SLACK = 2.0, 0.005
 """Inliers are within so many standard deviations, and this fraction of the inverse depth."""
 _SHARE = 0.6
@@ -92,9 +92,9 @@ def _parts(gray: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[tuple[int, 
     """Return an image of labels (h, w), and those of the parts without texture with left, top, width and height."""
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.0).astype(np.float32)
     steepness = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats((steepness < _FLAT).astype(np.uint8), connectivity=4)
-    large = [label for label in range(1, count) if boxes[label, cv2.CC_STAT_AREA] >= _LEAST_AREA * gray.size]
-    return np.asarray(labels, np.int32), [(label, boxes[label, :4].tolist()) for label in large]
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats((steepness < _FLAT).astype(np.uint8), connectivity=4)
+    large = np.flatnonzero(boxes[1:, cv2.CC_STAT_AREA] >= _LEAST_AREA * gray.size) + 1
+    return np.asarray(labels, np.int32), [(label, boxes[label, :4].tolist()) for label in large.tolist()]
 
 
 def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array, float] | None:
@@ -103,7 +103,7 @@ def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array,
     It is None if no plane explains enough of the values (n,) at homogeneous positions (n, 3). Their errors are those of
     so many independent `blocks`.
     """
-    chosen = np.random.default_rng(0).integers(0, len(at), (_TRIALS, 3))
+    chosen = (_TRIALS * len(at)).astype(np.intp)
     triples = at[chosen]
     usable = np.abs(np.linalg.det(triples)) > 1e-3 * np.ptp(at[:, 0]) * np.ptp(at[:, 1])
     if not usable.any():
@@ -178,7 +178,9 @@ def _homogeneous(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> Array:
     """Return the positions (n, 3) of pixels of a box, from its middle and in units of its larger edge."""
     rows, columns = np.divmod(pixels, shape[1])
     edge = max(shape)
-    return np.stack([(columns - shape[1] / 2) / edge, (rows - shape[0] / 2) / edge, np.ones(len(pixels))], axis=1)
+    at = np.ones((len(pixels), 3))
+    at[:, 0], at[:, 1] = (columns - shape[1] / 2) / edge, (rows - shape[0] / 2) / edge
+    return at
 
 
 def _blocks(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> int:
