@@ -123,6 +123,16 @@ def test_only_what_changed_is_fused_again():
     assert depths.fusions == 9 + len(changed)
 
 
+def test_keyframes_that_come_at_once_are_fused_once_with_the_factors_of_all():
+    """Two have depth that is 5 % too large and small: no keyframe is fused before their factors are known."""
+    wrong = dict(KEYFRAMES)
+    for k, factor in ((4, 1.05), (8, 0.95)):
+        wrong[k] = replace(wrong[k], depth=(np.float32(factor) * DEPTH[k]).astype(np.float16))
+    whole, depths = replace(solution(POSES), keyframes=wrong), FusedKeyframes()
+    assert depths.update(whole) == set(range(len(POSES)))
+    assert depths.fusions == len(POSES) and depths.update(whole) == set()
+
+
 def test_factors_do_not_depend_on_how_often_depth_is_fused():
     """The depth of two keyframes is 4 % too large and small: both are mended, and stay so when all is fused again."""
     wrong = dict(KEYFRAMES)
