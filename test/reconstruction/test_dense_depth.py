@@ -162,7 +162,7 @@ def test_aggregation_is_that_of_the_formula() -> None:
     total = np.zeros(cost.shape)
     for turns in range(4):  # each of the four paths goes downward in an image that is turned
         total += np.rot90(_one_path(np.rot90(cost, turns, (1, 2)), np.rot90(image, turns)), -turns, (1, 2))
-    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=1e-5)
+    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=2e-3)  # in 16 bits
 
 
 @pytest.mark.parametrize("moves", [[(3, True), (-2, False)], [(4, True), (-5, True), (2, False)], [(6, True)]])

@@ -50,6 +50,8 @@ SMOOTHING, SMOOTHING_PASSES = 3.0, 2
 PLANE_SIGMA, AMBIGUITY_SIGMA, COST_FLOOR = 0.22, 0.19, 0.03
 """Standard deviation in planes: the first, and the second times (cost + floor) / (margin to the next best + floor)."""
 _TINY = np.float32(1e-6)
+_WHOLE = 2048
+"""Costs are aggregated as multiples of one over this, in 16 bits: sums of four paths are less than 16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,29 +235,31 @@ def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
 
 def aggregate(cost: Map, image: Map) -> Map:
     """Return the costs (n, h, w) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
-    total = _paths(cost.transpose(1, 0, 2), image)
-    total += _paths(cost.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
-    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25), order="C")
+    whole = np.rint(cost * np.float32(_WHOLE)).astype(np.int16)
+    total = _paths(whole.transpose(1, 0, 2), image)
+    total += _paths(whole.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
+    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25 / _WHOLE), order="C")
 
 
-def _paths(cost: Map, image: Map) -> Map:
+def _paths(cost: NDArray[np.int16], image: Map) -> NDArray[np.int16]:
     """Return the sum of the costs (h, n, w) aggregated downward and upward from row to row; `image` is (h, w)."""
     height, count, width = cost.shape
-    result = np.empty((height, count, 2 * width), np.float32)  # both directions side by side, upward in reverse order
+    result = np.empty((height, count, 2 * width), np.int16)  # both directions side by side, upward in reverse order
     result[..., :width], result[..., width:] = cost, cost[::-1]
     change = np.abs(np.diff(image, axis=0))
-    jump = JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)
-    padded = np.full((count + 2, 2 * width), np.inf, np.float32)
+    jump = np.rint(_WHOLE * JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)).astype(np.int16)
+    step = np.int16(_WHOLE * STEP_PENALTY)
+    padded = np.full((count + 2, 2 * width), np.iinfo(np.int16).max, np.int16)
     before = padded[1:-1]
     best = np.empty_like(before)
     for row in range(1, height):
         np.subtract(result[row - 1], result[row - 1].min(0), out=before)
         np.minimum(padded[:-2], padded[2:], out=best)
-        best += STEP_PENALTY
+        best += step
         np.minimum(best, before, out=best)
         np.minimum(best, jump[row - 1], out=best)
         result[row] += best
-    return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
+    return np.asarray(result[..., :width] + result[::-1, :, width:], np.int16)
 
 
 def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:
