@@ -14,7 +14,7 @@ import numpy as np
 from vggt_ros.cli.arguments import count
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
-from vggt_ros.evaluation.map_pictures import draw_map
+from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
 from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
 from vggt_ros.mapping.colmap_model import ModelImage, write_model
 from vggt_ros.reconstruction import create_reconstructor
@@ -92,8 +92,9 @@ def write(found: Collection, folder: Path, reason: str) -> dict[str, Any]:
     write_model(folder / "colmap/sparse/0", model, cloud)
     write_ply(folder / "points.ply", cloud)
     if len(cloud.points):
-        draw_map(folder / "points.png", cloud, np.array([photo.map_camera for photo in found.photos]),
-                 found.slam.surface.voxel)
+        voxel = found.slam.surface.voxel
+        draw_map(folder / "points.png", without_single_points(cloud, voxel),
+                 np.array([photo.map_camera for photo in found.photos]), voxel)
     return {"reconstructor": reason, "photos": depths, "missing": [str(path) for path in found.missing],
             "refusals": found.refusals, "assumptions": list(found.assumptions), "omitted": found.omitted.lines,
             "points": len(cloud.points)}
