@@ -170,5 +170,5 @@ def test_a_recorder_that_was_killed_left_a_bag_that_can_be_mended(tmp_path):
     (storage,) = bag(tmp_path / "b", [{}] * 5).glob("*.mcap")
     storage.write_bytes(storage.read_bytes()[:-200])
     for path in (storage, tmp_path / "b"):
-        with pytest.raises(SequenceError, match="not a readable bag .*mcap recover"):
+        with pytest.raises(SequenceError, match=r"not a readable bag .*mcap recover"):
             open_sequence(path)
