@@ -4,8 +4,8 @@ Keyframes find each other only where both parts saw a place from about the same 
 where a map is bent, such as at its end. Surfaces are seen from all directions: once the parts are roughly in place, the
 depth of the one is moved onto that of the other by a similarity that minimizes the distances of points to the planes
 of their nearest neighbors (Chen, Medioni, Object modeling by registration of multiple range images, IVC 1992), from
-coarse to fine. Where the surfaces leave a motion open, such as along a wall, the covariance says so. That they fit is no
-evidence that the parts show the same place: so do those of places that look alike.
+coarse to fine. Where the surfaces leave a motion open, such as along a wall, the covariance says so. That they fit is
+no evidence that the parts show the same place: so do those of places that look alike.
 """
 
 from __future__ import annotations
