@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.multiview.plane_sweep import SmallImages, Sweep, sw
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
-REFINED_PARALLAX, REFINED_NEIGHBORS = 25.0, 4
+REFINED_PARALLAX, REFINED_NEIGHBORS = 25.0, 5
 """Preferred parallax of the neighbors by which depth is refined, pixels, and their number."""
 SWEEP_PARALLAX, SWEEP_NEIGHBORS = 24.0, 7
 """The same for the plane sweep: several neighbors see what is hidden from some of them."""

@@ -26,8 +26,7 @@ Gray = NDArray[np.uint8]
 
 PATCH = (21, 21)
 LEVELS = 3
-TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.03)
-"""Steps, and the step in pixels, at which a point has converged: patches say later where exactly it is."""
+TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
 MIN_TRACKED = 80
