@@ -14,6 +14,7 @@ from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
+from vggt_ros.images.warped_flow import homography, mapped, warped
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
 
 REFERENCE_WIDTH = 640.0
@@ -27,6 +28,8 @@ _MAX_RATIO = 0.8
 """Largest ratio of the distance of the best to that of the second-best match (Lowe, IJCV 2004)."""
 _FORWARD: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3,
                             "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)}
+# Blurred as in a fast turn, but near the guess.
+_WARPED = {**_FORWARD, "winSize": (31, 31), "maxLevel": 2}
 # The check back to the origin needs no pyramid: from a wrong match the flow leads away from the origin in any case.
 _BACKWARD = {**_FORWARD, "maxLevel": 0, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
 
@@ -149,7 +152,7 @@ def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[
           change: Brightness) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return where `pixels` (n, 2) of an image are in the next one, and which passed the forward-backward check.
 
-    If most do not (a fast turn), they are tried again from dense flow at low resolution.
+    If most do not (a fast turn), they are tried again from dense flow at low resolution, then by a homography.
     """
     source = source if change.is_negligible else change.apply(source)
     moved, valid = _lucas_kanade(source, target, pixels, None)
@@ -157,13 +160,22 @@ def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[
         guess = pixels + coarse_flow(source, target, pixels)
         retried, retried_valid = _lucas_kanade(source, target, pixels, guess)
         if retried_valid.sum() > valid.sum():
-            return retried, retried_valid
+            moved, valid = retried, retried_valid
+    if valid.sum() < _MIN_TRACKED_FRACTION * len(pixels):
+        matrix = homography(pixels[valid], moved[valid], source.shape[1])
+        if matrix is not None:
+            turned = mapped(pixels, matrix)
+            retried, retried_valid = _lucas_kanade(warped(source, matrix), target, turned, turned, _WARPED)
+            if retried_valid.sum() > valid.sum():
+                moved, valid = retried, retried_valid
     return moved, valid
 
 
 def _lucas_kanade(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[np.float32],
-                  guess: NDArray[np.float32] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    options = _FORWARD if guess is None else {**_FORWARD, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+                  guess: NDArray[np.float32] | None, options: dict[str, Any] = _FORWARD
+                  ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    if guess is not None:
+        options = {**options, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(source, target, pixels, None if guess is None else guess.copy(),
                                                **options)
     height, width = target.shape

@@ -17,6 +17,8 @@ MIN_RAY_ANGLE = np.radians(0.3)
 DISTANT_RAY_ANGLE = np.radians(0.05)
 """Below it a point is taken as infinitely far; such points say how the camera turns."""
 DISTANCE_FACTOR = 100.0
+MAX_RESIDUAL = 2.5
+"""Largest residual of an inlier, pixels."""
 ROUGH, EXACT = 1e-3, 1e-4
 """Relative decrease of the cost at which bundle adjustment stops: where another one follows, and where none does."""
 
@@ -64,7 +66,7 @@ def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, reg
         return scene, inliers & near[:, None]
     scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma, radial_sigma,
                                tolerance)
-    return scene, inlier_mask(scene, observations, inliers, max_residual=2.5) & near[:, None]
+    return scene, inlier_mask(scene, observations, inliers, MAX_RESIDUAL) & near[:, None]
 
 
 def distant_points(scene: Scene, observations: Array, visible: Mask, near: Array) -> Array:
@@ -77,6 +79,18 @@ def distant_points(scene: Scene, observations: Array, visible: Mask, near: Array
     middle = scene.centers().mean(0)
     distance = float(np.median(np.linalg.norm(near - middle, axis=1))) if len(near) else 1.0
     return centers + DISTANCE_FACTOR * distance * mean_direction
+
+
+def agreeing_directions(scene: Scene, observations: Array, visible: Mask, near: Array) -> Mask:
+    """Return the observations (n, S) of points without parallax, thus without depth, that agree with the cameras.
+
+    They are taken as much farther away than the points `near` (m, 3).
+    """
+    points, angle = triangulate(scene, observations, visible)
+    distant = angle < DISTANT_RAY_ANGLE
+    points[distant] = distant_points(scene, observations, visible, near)[distant]
+    return (inlier_mask(replace(scene, points=points), observations, visible, MAX_RESIDUAL)
+            & (angle <= MIN_RAY_ANGLE)[:, None])
 
 
 def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: float) -> Mask:

@@ -92,6 +92,8 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
     done[:len(local.tracks), :known] = True
     refined, reference = refine_solution(SparseReconstruction(scene, solved.registered, inliers, observations, (0, 1)),
                                          measured, fixed, reference, done)
+    if not refined.registered[known:].any():
+        raise ReconstructionRefused("no new keyframe agrees with the known points")
     for view in np.flatnonzero(refined.registered[known:]) + known:
         if refined.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
             raise ReconstructionRefused(f"a new keyframe agrees with {refined.inliers[:, view].sum()} points only")

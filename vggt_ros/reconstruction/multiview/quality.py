@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate, triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import (
+    EXACT,
+    agreeing_directions,
+    triangulate,
+    triangulate_and_adjust,
+)
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.poses import (
@@ -31,7 +36,8 @@ MIN_SUPPORT, MIN_INLIERS_SUPPORTED, WIDE_ANGLE = 40, 0.3, 3.0
 """Inliers of points that three keyframes see, in each keyframe, and fraction of inliers, that are enough for a solution
 of wide steps: one whose median angle between rays is so wide, degrees, and which was found twice or continues a local
 map. Past trees, cars and facades half of the tracks are wrong then, but wrong ones hardly ever agree in three images. A
-keyframe with neither is left out of such a solution. With narrow angles, people who move agree as well."""
+keyframe with neither is left out of such a solution. With narrow angles, people who move agree as well: a new keyframe
+without that fraction is left out of a solution that continues a local map."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,12 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
                                     "poses")
     aligned, valid, chosen = refine(scene, measured, inliers, reference, done)
     scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
+    continued = done is not None
     new = solved.registered if done is None else solved.registered & ~done.any(0)
-    weak = _weakest(inliers, measured.visible, new)
-    if weak is not None and solved.registered.sum() > 2 and _median_angle(scene, aligned, inliers) >= WIDE_ANGLE:
+    good = _agreeing(scene, aligned, inliers, measured.visible & new) if continued else inliers
+    is_wide = _median_angle(scene, aligned, inliers) >= WIDE_ANGLE
+    weak = _weakest(good, measured.visible, new & (_support(inliers) < MIN_SUPPORT) if is_wide else new)
+    if weak is not None and (is_wide or continued) and solved.registered.sum() > 2:
         supported = solved.registered & (np.arange(len(solved.registered)) != weak)
         held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
         return refine_solution(replace(solved, registered=supported), measured, held, reference, done)
@@ -124,7 +133,8 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
                   continued: bool = False) -> QualityMetrics:
     """Return the quality metrics of a solution; `tracked` (n, S) are the observations that it was to explain.
 
-    A `continued` one has the unit and the points of the local map, and needs no parallax of its own.
+    A `continued` one has the unit and the points of the local map, and needs no parallax of its own: tracks that came
+    into view where the camera turned, and agree in direction, are as good as inliers.
 
     Raises:
         ReconstructionRefused: a metric is below its threshold.
@@ -135,7 +145,8 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
     if points < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {points} of {len(inliers)} tracks agree with the poses found")
     residual = np.sqrt((solved.scene.residuals(solved.observations) ** 2).sum(-1)[inliers].mean())
-    metrics = QualityMetrics(float(residual), float((inliers & expected).sum() / expected.sum()),
+    good = _agreeing(solved.scene, solved.observations, inliers, expected) if continued else inliers & expected
+    metrics = QualityMetrics(float(residual), float(good.sum() / expected.sum()),
                              _median_angle(solved.scene, solved.observations, inliers), parallax, points, alternatives,
                              agreeing)
     if not continued and metrics.angle_deg < MIN_ANGLE:
@@ -149,6 +160,15 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
     return metrics
 
 
+def _agreeing(scene: Scene, observations: Array, inliers: Mask, expected: Mask) -> Mask:
+    """Return which of the `expected` observations (n, S) are inliers, or of points without depth that agree as well."""
+    good = inliers & expected
+    rows = np.flatnonzero(expected.any(1) & ~inliers.any(1))
+    if len(rows):
+        good[rows] = agreeing_directions(scene, observations[rows], expected[rows], scene.points[inliers.any(1)])
+    return good
+
+
 def _median_angle(scene: Scene, observations: Array, inliers: Mask) -> float:
     """Return the median, over the points, of the largest angle between the rays of a point, degrees."""
     return float(np.degrees(np.median(triangulate(scene, observations, inliers)[1][inliers.any(1)])))
@@ -159,8 +179,8 @@ def _support(inliers: Mask) -> NDArray[np.intp]:
     return inliers[inliers.sum(1) >= 3].sum(0)
 
 
-def _weakest(inliers: Mask, tracked: Mask, candidates: Mask) -> int | None:
-    """Return the keyframe with the smallest fraction of inliers (n, S) of those with few inliers, if there is one."""
-    fraction = (inliers & tracked).sum(0) / np.maximum(tracked.sum(0), 1)
-    few = candidates & (fraction < MIN_INLIERS_SUPPORTED) & (_support(inliers) < MIN_SUPPORT)
+def _weakest(good: Mask, tracked: Mask, candidates: Mask) -> int | None:
+    """Return the keyframe with the smallest fraction of good observations (n, S) among those with few, if any."""
+    fraction = (good & tracked).sum(0) / np.maximum(tracked.sum(0), 1)
+    few = candidates & (fraction < MIN_INLIERS_SUPPORTED)
     return int(np.argmin(np.where(few, fraction, np.inf))) if few.any() else None

@@ -7,26 +7,19 @@ between keyframes follows what the tracker did not, and SIFT features are matche
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.images.corners import detect_corners
-from vggt_ros.images.exposure import brightness_change, gray_image
-from vggt_ros.images.flow import coarse_image, flow_at
-from vggt_ros.images.mask import free_pixels, is_masked
-from vggt_ros.images.sift import SiftFeatures, sift_features, verified_matches
+from vggt_ros.images.flow import flow_at
+from vggt_ros.images.sift import verified_matches
+from vggt_ros.images.warped_flow import homography
+from vggt_ros.reconstruction.multiview.features import Features
+from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
-Gray = NDArray[np.uint8]
 
-PATCH = (21, 21)
-LEVELS = 3
-TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
 MIN_TRACKED = 80
@@ -34,8 +27,6 @@ MIN_TRACKED = 80
 FEW_MATCHES, EARLIER = 40, 4
 """With fewer certain matches to the next keyframe, up to so many keyframes before are tried, too, until one has as
 many: what is between may be blurred, covered, or look elsewhere."""
-MIN_HALVED = 480
-"""Width of images, pixels, from which corners are found in half the size."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 MIN_SPREAD = 250
@@ -44,51 +35,6 @@ SAME_TRACK = 2.5
 """Largest distance, pixels, at which a track of the tracker continues a known one."""
 SAME_FEATURE = 1.0
 """Largest distance, pixels, at which a matched feature continues a track."""
-NEIGHBORS = 3
-"""Matches around a point whose mean motion is the initial guess of its flow."""
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Images and features of one keyframe that tracking needs, computed once.
-
-    Attributes:
-        gray: uint8 (H, W), stretched if it is dark.
-        coarse: uint8, the image at low resolution, for the initial guess of the flow.
-        corners: float32 (n, 2), the strongest of each part of the image first.
-        intrinsics: pinhole matrix (3, 3).
-        excluded: mask of what is left out; None: nothing is.
-
-    """
-
-    gray: Gray
-    coarse: Gray
-    corners: NDArray[np.float32]
-    intrinsics: Array
-    excluded: NDArray[np.bool_] | None = None
-
-    @cached_property
-    def sift(self) -> SiftFeatures:
-        """SIFT features of the image at half its size."""
-        return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape))
-
-    @cached_property
-    def fine_sift(self) -> SiftFeatures:
-        """SIFT features of the image at full size."""
-        return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape), reduction=1)
-
-
-def detect(keyframe: Keyframe, count: int) -> Features:
-    """Return the features of a keyframe: up to `count` corners."""
-    gray = gray_image(keyframe.image)
-    height, width = gray.shape
-    # Half the size is enough to find them: patches say where exactly they are.
-    size = (width, height) if width < MIN_HALVED else (width // 2, height // 2)
-    small = gray if width < MIN_HALVED else np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
-    spacing = 0.5 * float(np.sqrt(gray.size / count))
-    corners = detect_corners(small, count, spacing * size[0] / width, free_pixels(keyframe.excluded, small.shape))
-    corners = ((corners + 0.5) * (np.array([width, height]) / size) - 0.5).astype(np.float32)
-    return Features(gray, coarse_image(gray), corners, keyframe.intrinsics, keyframe.excluded)
 
 
 def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
@@ -169,9 +115,17 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int, max_bac
     pending = np.flatnonzero(observed & np.isnan(tracks[:, index + 1, 0]))
     points = tracks[pending, index].astype(np.float32)
     guess = flow_at(source.coarse, target.coarse, points, source.gray.shape[1]) if len(points) else points
-    moved, good = _lucas_kanade(source, target, points, points + guess, max_backward_error)
-    tracked = observed.sum() - len(pending) + good.sum()
-    if tracked >= max(MIN_TRACKED, MIN_TRACKED_FRACTION * observed.sum()):
+    moved, good = follow(source, target, points, points + guess, max_backward_error)
+    enough = max(MIN_TRACKED, MIN_TRACKED_FRACTION * observed.sum())
+    if observed.sum() - len(pending) + good.sum() < enough:
+        both = np.flatnonzero(observed & ~np.isnan(tracks[:, index + 1, 0]))
+        first, second = (tracks[both, view].astype(np.float32) for view in (index, index + 1))
+        matrix = homography(np.concatenate([first, points[good]]), np.concatenate([second, moved[good]]),
+                            source.gray.shape[1])
+        if matrix is not None:
+            retried, retried_good = follow_warped(source, target, points, matrix, 2 * max_backward_error)
+            moved[retried_good], good = retried[retried_good], good | retried_good
+    if observed.sum() - len(pending) + good.sum() >= enough:
         tracks[pending[good], index + 1] = moved[good]
         return tracks
     for earlier in range(index, max(index - 1 - EARLIER, -1), -1):
@@ -190,16 +144,17 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
     """
     source, target = features[first], features[second]
-    *matches, certain = _matches(source, target)
-    if not len(matches[0]):
+    first_pixels, second_pixels, certain = _matches(source, target)
+    if not len(first_pixels):
         return tracks, 0
     pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
     points = tracks[pending, first].astype(np.float32)
     if len(points):
-        moved, good = _lucas_kanade(source, target, points, points + _motion_around(points, *matches),
-                                    2 * max_backward_error)
+        matrix, error = homography(first_pixels, second_pixels, source.gray.shape[1]), 2 * max_backward_error
+        moved, good = (follow_warped(source, target, points, matrix, error) if matrix is not None else follow(
+            source, target, points, points + motion_around(points, first_pixels, second_pixels), error))
         tracks[pending[good], second] = moved[good]
-    return _add_matches(tracks, first, second, *matches), certain
+    return _add_matches(tracks, first, second, first_pixels, second_pixels), certain
 
 
 def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
@@ -252,37 +207,6 @@ def _frontend_tracks(keyframes: Sequence[Keyframe], first: int) -> Array:
         if corner is not None:
             tracks[np.searchsorted(ids, corner.ids), index] = corner.pixels
     return tracks
-
-
-def _lucas_kanade(source: Features, target: Features, points: NDArray[np.float32], guess: NDArray[np.float32],
-                  max_backward_error: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the points in `target` tracked from an initial guess, and which passed the forward-backward check."""
-    if not len(points):
-        return points, np.zeros(0, bool)
-    change = brightness_change(source.gray, target.gray)
-    gray = source.gray if change.is_negligible else change.apply(source.gray)
-    options = {"winSize": PATCH, "maxLevel": LEVELS, "criteria": TERMINATION, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(gray, target.gray, points, guess.copy(), **options)
-    height, width = target.gray.shape
-    good = (found[:, 0] > 0) & (moved > 3).all(1) & (moved < [width - 4, height - 4]).all(1)
-    good &= ~is_masked(target.excluded, moved, target.gray.shape)
-    rows = np.flatnonzero(good)
-    if len(rows):
-        back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, gray, moved[rows],
-                                                       (points + moved - guess)[rows], **options)
-        near = np.linalg.norm(back - points[rows], axis=1) < max_backward_error
-        good[rows] = (found_back[:, 0] > 0) & near
-    return moved, good
-
-
-def _motion_around(points: NDArray[np.float32], first: NDArray[np.float32],
-                   second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an initial guess (n, 2) of the motion of points: the mean motion of the nearest matches (k, 2)."""
-    distance = np.linalg.norm(points[:, None] - first[None], axis=2)
-    nearest = np.argpartition(distance, min(NEIGHBORS, len(first)) - 1, axis=1)[:, :NEIGHBORS]
-    weight = 1.0 / (np.take_along_axis(distance, nearest, 1) + 5.0)
-    motion = (second - first)[nearest]
-    return np.asarray((weight[..., None] * motion).sum(1) / weight.sum(1, keepdims=True), np.float32)
 
 
 def _where_no_track_is(corners: NDArray[np.float32], active: Array, size: tuple[int, int]) -> NDArray[np.float32]:
