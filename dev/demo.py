@@ -21,7 +21,7 @@ from bags import jpeg, write_bag
 from tqdm import tqdm
 
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
-from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above
+from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above, without_single_points
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
@@ -130,8 +130,9 @@ def write_results(out: Path, recording: Recording, truth: Truth | None, report: 
     draw_trajectory(out / "trajectory.png", stamps, poses, truth if fit else None, fit, report["source"])
     if recording.cloud is not None:
         write_ply(out / "map.ply", recording.cloud)
-        draw_map(out / "map.png", recording.cloud, poses)
-        draw_map_from_above(out / "map_above.png", recording.cloud, poses, unit="map unit(s)")
+        cloud = without_single_points(recording.cloud)
+        draw_map(out / "map.png", cloud, poses)
+        draw_map_from_above(out / "map_above.png", cloud, poses, unit="map unit(s)")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

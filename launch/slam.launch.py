@@ -4,11 +4,13 @@ The launch file configures and activates the lifecycle node, so that no lifecycl
 arguments differ from those of Nav2's launch files, which pass their own down to what they include.
 """
 
+import difflib
 import posixpath
+from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
 from launch.events.process import ProcessExited
@@ -25,13 +27,23 @@ SHOWN = ("cloud", "cloud_map", "path", "odom", "pose", "markers", "depth/image",
 SHARE = FindPackageShare("vggt_ros")
 RESPAWN_DELAY = 25.0
 """Seconds: DDS lists a node that crashed for 20 s, and the request to configure would go to that one."""
+LEVELS = "debug, info, warn, error or fatal"
+_CLOSE = 0.82
+"""Similarity from which a name is taken for a misspelled one: Nav2's `params_file` and `autostart` are not."""
 TF = [("/tf", "tf"), ("/tf_static", "tf_static")]
 """TF in the namespace, as Nav2's launch files remap it: robots have the same frames, each in a tree of its own."""
 
 
 def generate_launch_description() -> LaunchDescription:
     """Return the arguments, and the nodes that they ask for."""
-    return LaunchDescription([
+    arguments = declared()
+    return LaunchDescription([*arguments, OpaqueFunction(function=misspelled, args=[[one.name for one in arguments]]),
+                              OpaqueFunction(function=start)])
+
+
+def declared() -> list[DeclareLaunchArgument]:
+    """Return the arguments."""
+    return [
         DeclareLaunchArgument("image", default_value="/camera/image_raw",
                               description="Image topic; with transport:=compressed its base, without /compressed."),
         DeclareLaunchArgument("camera_info", default_value="",
@@ -62,9 +74,16 @@ def generate_launch_description() -> LaunchDescription:
                               description="Configure and activate the node automatically."),
         DeclareLaunchArgument("respawn", default_value="false",
                               description="Start the node again, after 25 s, if it ends; it loads slam_map if given."),
-        DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node."),
-        OpaqueFunction(function=start),
-    ])
+        DeclareLaunchArgument("log_level", default_value="info", description=f"Log level of the node: {LEVELS}."),
+    ]
+
+
+def misspelled(context: LaunchContext, names: list[str]) -> list[Action]:
+    """Say which names given are no arguments, but close to one: launch takes any, since parents pass theirs down."""
+    close = {name: difflib.get_close_matches(name, names, 1, _CLOSE) for name in context.launch_configurations
+             if name not in names}
+    return [LogInfo(msg=f"slam.launch.py has no argument {name}: is {meant[0]} meant? It stays as it is by default")
+            for name, meant in close.items() if meant]
 
 
 def start(context: LaunchContext) -> list[Action]:
@@ -72,19 +91,23 @@ def start(context: LaunchContext) -> list[Action]:
     given = context.launch_configurations
     image, compressed, namespace = given["image"], given["transport"] == "compressed", given["namespace"]
     logger = ".".join([*namespace.strip("/").split("/"), NODE]).lstrip(".")
-    use_sim_time = given["use_sim_time"] or ("true" if given["bag"] else "")
-    sim_time = [{"use_sim_time": is_true(use_sim_time)}] if use_sim_time else []
+    if not Path(given["slam_params_file"]).is_file():
+        raise RuntimeError(f"slam_params_file:={given['slam_params_file']}: there is no such file")
+    if given["log_level"].lower() not in LEVELS.replace(" or", ",").split(", "):
+        raise RuntimeError(f"log_level:={given['log_level']}: it is {LEVELS}")
+    sim_time = [{"use_sim_time": is_true(given, "use_sim_time")}] if given["use_sim_time"] else \
+        [{"use_sim_time": True}] if given["bag"] else []
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
         parameters=[given["slam_params_file"], settings(given), *sim_time],
-        respawn=is_true(given["respawn"]), respawn_delay=RESPAWN_DELAY,
+        respawn=is_true(given, "respawn"), respawn_delay=RESPAWN_DELAY,
         arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
         remappings=[*TF, ("image", image), ("image/compressed", f"{image}/compressed"),
                     ("camera_info", given["camera_info"] or posixpath.join(posixpath.dirname(image), "camera_info")),
                     *((name, given[name]) for name in ("depth", "imu") if given[name]),
                     *([("odometry", given["odometry"])] if given["odometry"] not in ("", "tf") else [])])
     started: list[Action] = [node]
-    if is_true(given["slam_autostart"]):
+    if is_true(given, "slam_autostart"):
         # The handlers come before the node, to not miss its start. A node that is started again is configured again.
         started = [RegisterEventHandler(OnProcessStart(
             target_action=node, on_start=[change(node, Transition.TRANSITION_CONFIGURE)])),
@@ -98,7 +121,7 @@ def start(context: LaunchContext) -> list[Action]:
             arguments=[given["bag"], "--clock", "--rate", given["rate"], "--wait-for",
                        f"{image}/compressed" if compressed else image, "--wait-ready", f"{NODE}/status"])
         started += [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end_if_failed)), player]
-    if is_true(given["rviz"]):
+    if is_true(given, "rviz"):
         started.append(Node(
             package="rviz2", executable="rviz2", namespace=namespace, parameters=sim_time,
             arguments=["-d", PathJoinSubstitution([SHARE, "config", "slam.rviz"])],
@@ -138,6 +161,8 @@ def change(node: LifecycleNode, transition: int) -> Action:
     return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
 
 
-def is_true(text: str) -> bool:
-    """Return whether an argument is `true`."""
-    return text.lower() in ("true", "1")
+def is_true(given: dict[str, str], name: str) -> bool:
+    """Return whether an argument is `true`; raises RuntimeError if it is neither that nor `false`."""
+    if (text := given[name].lower()) not in ("true", "1", "false", "0"):
+        raise RuntimeError(f"{name}:={given[name]}: it is true or false")
+    return text in ("true", "1")

@@ -27,7 +27,7 @@ from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer
-from vggt_ros.odometry.solved_focal import frame_intrinsics
+from vggt_ros.odometry.solved_focal import FrameIntrinsics
 from vggt_ros.places.relocalization import PosePrior
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.scale.depth_source import DepthSource
@@ -93,7 +93,8 @@ class Slam:
         self._localizer.features.advance(gray, frame.excluded, frame.stamp)
         self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
-        self._assumed, frame = frame.intrinsics, replace(frame, intrinsics=frame_intrinsics(frame, self.solution))
+        intrinsics = self._intrinsics(frame, self.solution, self._first_keyframe)
+        self._assumed, frame = frame.intrinsics, replace(frame, intrinsics=intrinsics)
         self._current = frame, image, self._locate(frame, image, search)
         return self._current[2]
 
@@ -147,7 +148,7 @@ class Slam:
         With the `record` of a map that `reset_map` will continue from, ids continue after those of the record, and the
         odometry continues from its present pose, without a jump.
         """
-        self.counts = Counts()
+        self.counts, self._intrinsics = Counts(), FrameIntrinsics()
         self.located_late: deque[TrackedFrame] = deque(maxlen=20_000)  # 1 kB each
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)

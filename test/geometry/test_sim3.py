@@ -3,7 +3,8 @@
 import gtsam
 import numpy as np
 
-from vggt_ros.geometry.sim3 import adjoint, exp, inverse, log, scales
+from vggt_ros.geometry.poses import so3_exp
+from vggt_ros.geometry.sim3 import adjoint, exp, inverse, log, rotations, scales
 
 
 def tangents(size):
@@ -23,6 +24,12 @@ def test_exp_rotates_and_scales_as_gtsam():
         expected = gtsam.Similarity3.Expmap(x)
         linear = expected.scale() * expected.rotation().matrix()
         assert np.allclose(matrix[:3, :3], linear)
+
+
+def test_rotations_of_many_are_those_of_each():
+    for size in (0.0, 1e-13, 1e-9, 1e-3, 1.0):
+        vectors = tangents(size)[:, :3]
+        assert np.allclose(rotations(vectors), [so3_exp(one) for one in vectors], rtol=0, atol=1e-14)
 
 
 def test_adjoint_and_inverse():

@@ -91,6 +91,25 @@ def test_arguments_change_their_settings_and_no_other(arguments, changed):
     Config().replace({name: value for name, value in changed.items() if name != "use_sim_time"})
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"slam_autostart": "yes"}, "slam_autostart:=yes: it is true or false"),
+    ({"use_sim_time": "maybe"}, "use_sim_time:=maybe: it is true or false"),
+    ({"log_level": "verbose"}, "log_level:=verbose: it is debug, info, warn, error or fatal"),
+    ({"slam_params_file": "/nowhere.yaml"}, "slam_params_file:=/nowhere.yaml: there is no such file")])
+def test_wrong_values_are_named(arguments, words):
+    with pytest.raises(RuntimeError, match=words):
+        commands(**arguments)
+
+
+def test_misspelled_arguments_are_named_and_those_of_parents_are_not():
+    context = LaunchContext()
+    context.launch_configurations.update({"imag": "/a", "namspace": "b", "params_file": "c", "autostart": "true"})
+    function, *_ = (entity for entity in get_launch_description_from_python_launch_file(str(FILE)).entities
+                    if isinstance(entity, OpaqueFunction))
+    said = [perform_substitutions(context, action.msg) for action in function.execute(context)]
+    assert len(said) == 2 and "no argument imag: is image meant" in said[0] and "namespace meant" in said[1]
+
+
 def test_topics_are_remapped_if_given():
     given = {"image": "/front/image", "depth": "/d/image", "imu": "/i", "odometry": "/wheels"}
     command = " ".join(commands(**given)["slam_node"])

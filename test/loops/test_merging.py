@@ -161,7 +161,7 @@ def test_command_line(tmp_path, capsys):
         save(tmp_path / name, record)
     assert main([*(str(tmp_path / name) for name in "abc"), "--output", str(tmp_path / "all")]) == 0
     said = capsys.readouterr().out
-    assert "a + b" in said and "c: stays apart" in said
+    assert "a + b" in said and "c: stays apart" in said and "b: its surfaces were registered with those of a" in said
     assert len(load_map(tmp_path / "all")) == sum(len(load_map(tmp_path / name)) for name in "abc")
     assert (tmp_path / "all" / "map.ply").stat().st_size > 10_000
     assert main([str(tmp_path / "a"), "--output", str(tmp_path / "one")]) == 1
@@ -170,6 +170,10 @@ def test_command_line(tmp_path, capsys):
     assert "given twice" in capsys.readouterr().err
     assert main([str(tmp_path / "a"), str(tmp_path / "none"), "--output", str(tmp_path / "one")]) == 1
     assert "none" in capsys.readouterr().err
+    kept = len(load_map(tmp_path / "a"))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "b" / ".." / "a")]) == 1
+    assert "a is one of the maps that are merged" in capsys.readouterr().err
+    assert len(load_map(tmp_path / "a")) == kept
 
 
 @pytest.mark.parametrize("sizes", [(8, 16)])

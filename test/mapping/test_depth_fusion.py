@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
+from vggt_ros.mapping.depth_fusion import DepthView, fuse, log_ratios
 from vggt_ros.mapping.fused_keyframes import FusedKeyframes, _neighbors
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import MapKeyframe, Solution
@@ -73,7 +73,7 @@ def test_the_factor_of_a_keyframe_is_measured_and_applied():
     seen = views(confidence=0.6)
     others = seen[:5] + seen[6:]
     large = replace(seen[5], depth=np.float32(1.05) * DEPTH[5])
-    assert [one.bias for one in compare(large, others)] == pytest.approx([np.log(1.05)] * 11, abs=0.01)
+    assert log_ratios(large, others) == pytest.approx([np.log(1.05)] * 11, abs=0.01)
     result = fuse(replace(large, log_factor=-np.log(1.05)), others)
     assert np.median(np.abs(result.depth / DEPTH[5] - 1)) < 0.01
 
@@ -121,6 +121,16 @@ def test_only_what_changed_is_fused_again():
     changed = depths.update(solution(bent, 9))
     assert 8 in changed and depths.update(solution(bent, 9)) == set()
     assert depths.fusions == 9 + len(changed)
+
+
+def test_keyframes_that_come_at_once_are_fused_once_with_the_factors_of_all():
+    """Two have depth that is 5 % too large and small: no keyframe is fused before their factors are known."""
+    wrong = dict(KEYFRAMES)
+    for k, factor in ((4, 1.05), (8, 0.95)):
+        wrong[k] = replace(wrong[k], depth=(np.float32(factor) * DEPTH[k]).astype(np.float16))
+    whole, depths = replace(solution(POSES), keyframes=wrong), FusedKeyframes()
+    assert depths.update(whole) == set(range(len(POSES)))
+    assert depths.fusions == len(POSES) and depths.update(whole) == set()
 
 
 def test_factors_do_not_depend_on_how_often_depth_is_fused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.cli import benchmark, check, evaluate, reconstruct, replay
+from vggt_ros.cli import benchmark, check, evaluate, export, reconstruct, replay
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 
@@ -67,6 +68,23 @@ def test_what_a_recording_does_not_have_is_not_ignored(folder, capsys, command, 
     assert not printed.out, "it began to work"
 
 
+@pytest.mark.parametrize(("command", "arguments", "words"), [
+    (replay, ["IMAGES/0.png", "--output", "OUT/x"], "a single image; name the folder"),
+    (replay, ["IMAGES", "--output", "IMAGES/0.png"], "it is a file; name a folder"),
+    (replay, ["IMAGES", "--output", "MAP"], "a map is saved there, whose files are not overwritten"),
+    (export, ["IMAGES/0.png", "--output", "OUT/x"], "it is a file; name the folder of a map")])
+def test_what_is_of_another_kind_is_named(folder, capsys, command, arguments, words):
+    kept = folder.parent / "map"
+    kept.mkdir()
+    (kept / "map.json").write_text("{}")
+    names = {"OUT": folder.parent, "IMAGES": folder, "MAP": kept}
+    for name, path in names.items():
+        arguments = [word.replace(name, str(path)) for word in arguments]
+    assert command.main(arguments) == 1
+    assert re.search(words, capsys.readouterr().err)
+    assert [file.name for file in kept.iterdir()] == ["map.json"]
+
+
 @pytest.mark.parametrize(("name", "meant"), [
     ("windows.sise", "windows.size"), ("fov", "camera.fov"), ("vggt.weight", "vggt.weights"), ("zzz", "there are")])
 def test_a_misspelled_setting_is_compared_with_those_that_there_are(name, meant):
@@ -84,14 +102,16 @@ def test_a_trajectory_of_another_time_and_a_file_that_is_none(tmp_path, capsys):
     assert "line 1: expected `timestamp tx ty tz qx qy qz qw`" in capsys.readouterr().err
 
 
-def test_an_output_that_nobody_reads_is_no_error(tmp_path):
+@pytest.mark.parametrize("arguments", [["evaluate", "TRAJECTORY", "TRAJECTORY"], ["--help"]])
+def test_an_output_that_nobody_reads_is_no_error(tmp_path, arguments):
     """As behind `| head`."""
     path = tmp_path / "trajectory.txt"
     path.write_text("".join(f"{i} {i} {i * i} 0 0 0 0 1\n" for i in range(5)))
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        done = subprocess.run([sys.executable, "-m", "vggt_ros.cli.evaluate", str(path), str(path)], stdout=closed,
+        done = subprocess.run([sys.executable, "-m", "vggt_ros.cli.main",
+                               *(word.replace("TRAJECTORY", str(path)) for word in arguments)], stdout=closed,
                               stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 141
     assert not done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +16,7 @@ from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import (
     JUMP_PENALTY,
     STEP_PENALTY,
+    SmallImages,
     _Costs,
     _guide,
     _Neighbor,
@@ -124,8 +124,8 @@ def test_a_neighbor_that_sees_something_else_does_not_count(views: Views) -> Non
 
 def test_the_sweep_needs_no_first_guess(views: Views) -> None:
     points = views.points @ inverse(views.poses[MIDDLE])[:3, :3].T + inverse(views.poses[MIDDLE])[:3, 3]
-    found = sweep(views.grays, views.intrinsics, views.poses, points[[points[:, 2].argmin(), points[:, 2].argmax()]],
-                  MIDDLE, [0, 1, 3, 4])
+    found = sweep(SmallImages(views.grays, views.intrinsics), views.poses,
+                  points[[points[:, 2].argmin(), points[:, 2].argmax()]], MIDDLE, [0, 1, 3, 4])
     error = np.abs(found.inverse_depth * views.depth[MIDDLE] - 1)
     assert np.median(error) < 0.015
     assert (error < 0.05).mean() > 0.8
@@ -162,7 +162,7 @@ def test_aggregation_is_that_of_the_formula() -> None:
     total = np.zeros(cost.shape)
     for turns in range(4):  # each of the four paths goes downward in an image that is turned
         total += np.rot90(_one_path(np.rot90(cost, turns, (1, 2)), np.rot90(image, turns)), -turns, (1, 2))
-    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=1e-5)
+    np.testing.assert_allclose(aggregate(cost, image), total / 4, atol=2e-3)  # in 16 bits
 
 
 @pytest.mark.parametrize("moves", [[(3, True), (-2, False)], [(4, True), (-5, True), (2, False)], [(6, True)]])
@@ -170,26 +170,21 @@ def test_the_cost_is_by_the_neighbors_that_see_the_pixel(moves: list[tuple[int, 
     """Neighbors whose pixels are shifted by whole columns, against sums over slices of the images."""
     random = np.random.default_rng(1)
     image, *others = random.uniform(0, 255, (1 + len(moves), 16, 24)).astype(np.float32)
-    sides: dict[bool, list[Map]] = {True: [], False: []}
     own = _Texture(image)
+    products, counts = np.zeros((2, *image.shape), np.float32), np.zeros((2, *image.shape))
     for other, (move, side) in zip(others, moves, strict=True):
         texture = _Texture(other)
         seen, there = slice(max(0, -move), 24 - max(0, move)), slice(max(0, move), 24 - max(0, -move))
-        product, scale = np.zeros_like(image), np.zeros_like(image)
-        product[:, seen] = own.detail[:, seen] * texture.detail[:, there] * texture.scale[:, there]
-        scale[:, seen] = own.scale[:, seen]
-        correlation = cv2.blur(product, (5, 5)) * scale
-        sides[side].append(np.where(scale > 0, (1 - correlation) / 2, np.nan))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no neighbor sees some pixels
-        expected = np.fmin(*(np.nanmean(costs, 0) if costs else np.full(image.shape, np.nan)
-                             for costs in sides.values()))
-    costs = _Costs(image, [_Neighbor(_Texture(other), np.eye(3), np.array([2.0 * move, 0, 0]), side)
-                           for other, (move, side) in zip(others, moves, strict=True)])
+        products[int(side), :, seen] += own.detail[:, seen] * texture.detail[:, there] * texture.scale[:, there]
+        counts[int(side), :, seen] += 1
+    by_side = [np.where(count > 0, (1 - cv2.blur(product, (5, 5)) * own.scale / np.maximum(count, 1)) / 2, np.inf)
+               for product, count in zip(products, counts, strict=True)]
+    costs = _Costs(own, [_Neighbor(_Texture(other), np.eye(3), np.array([2.0 * move, 0, 0]), side)
+                         for other, (move, side) in zip(others, moves, strict=True)])
     found = np.empty_like(image)
     for _ in range(2):  # nothing is left of an earlier plane
         costs.at(0.5, found)
-    np.testing.assert_allclose(found, np.where(np.isnan(expected), np.inf, expected), atol=1e-5)
+    np.testing.assert_allclose(found, np.minimum(*by_side), atol=1e-5)
 
 
 def test_neighbors_on_one_side_are_divided_by_their_distance() -> None:

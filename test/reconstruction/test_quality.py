@@ -58,6 +58,23 @@ def test_a_solution_of_wide_steps_needs_fewer_inliers(step: float, right: int, a
             check_quality(solved, tracked, 20.0, 1, agreeing)
 
 
+@pytest.mark.parametrize(("error", "accepted"), [(0.0, True), (8.0, False)])
+def test_tracks_that_came_into_view_by_a_turn_are_no_outliers_if_their_directions_agree(error, accepted):
+    """30 % of the tracks see known points, 70 % have no parallax."""
+    solved, tracked = solution(0.01, 60)
+    far = solved.scene.points * np.where(np.arange(200) < 60, 1.0, 1e4)[:, None]
+    observations = replace(solved.scene, points=far).residuals(np.zeros((200, 6, 2)))
+    observations[60:] += np.random.default_rng(3).uniform(-error, error, (140, 6, 2))
+    turned = replace(solved, observations=observations)
+    with pytest.raises(ReconstructionRefused, match="only 30% of the observations are inliers"):
+        check_quality(turned, tracked, 20.0, 1, 1)  # no local map: nothing says that the turn is right
+    if accepted:
+        assert check_quality(turned, tracked, 0.0, 0, 0, continued=True).inlier_ratio == pytest.approx(1.0)
+    else:
+        with pytest.raises(ReconstructionRefused, match="of the observations are inliers"):
+            check_quality(turned, tracked, 0.0, 0, 0, continued=True)
+
+
 def test_every_keyframe_of_such_a_solution_has_to_be_supported() -> None:
     solved, tracked = solution(0.2, 80)
     solved.inliers[30:, 3] = False

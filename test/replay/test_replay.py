@@ -19,10 +19,11 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import depth_accuracy
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import pose, so3_exp, umeyama
-from vggt_ros.odometry.solved_focal import frame_intrinsics
+from vggt_ros.odometry.solved_focal import FrameIntrinsics
 from vggt_ros.replay.output import report, save, write, write_depth
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.image_folder import ImageFolder
+from vggt_ros.sequences.intake import darkness
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
@@ -94,6 +95,18 @@ def test_a_run_without_a_map_says_what_was_lacking(sequence, tmp_path, capsys, i
         cv2.imwrite(str(tmp_path / f"{number}.png"), pictures[index])
     assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert re.search(f"no map: {words}", capsys.readouterr().err)
+
+
+def test_dark_images_that_were_tracked_are_not_said_to_be_lost():
+    """The room by night, and at the end behind a cover."""
+    def night(image, index):
+        return np.zeros_like(image) if index >= 45 else (image * 0.08).astype(np.uint8)
+
+    sequence = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:50], size=(320, 240))
+    result = run(Disturbed(sequence, night), Config(), SceneReconstructor(SCENE, *sequence.truth))
+    assert all(darkness(image) for _, image in Disturbed(sequence, night))
+    lost = sum(tracked.map_camera is None for tracked in result.frames)
+    assert report(result)["dark_images"] == lost and 5 <= lost < 10
 
 
 def test_stamps_that_do_not_increase_are_named_as_the_reason(sequence, tmp_path, capsys):
@@ -235,7 +248,21 @@ def test_a_camera_of_another_shape_does_not_take_the_focal_length_of_the_map(res
     solved = result.sequence.camera.intrinsics[0, 0]
     for size, expected in (((320, 240), solved), ((160, 120), solved / 2), ((240, 320), 111.0)):
         frame = Frame(0, image[size], np.array([[111.0, 0, 7], [0, 111, 8], [0, 0, 1]]), calibrated=False)
-        assert frame_intrinsics(frame, result.slam.solution)[0, 0] == pytest.approx(expected, rel=0.02)
+        assert FrameIntrinsics()(frame, result.slam.solution)[0, 0] == pytest.approx(expected, rel=0.02)
+
+
+def test_the_camera_of_a_loaded_map_is_not_taken_for_this_one_without_a_word(sequence, result, caplog):
+    """Until it has keyframes of its own, and then never."""
+    image, solved = np.zeros((240, 320, 3), np.uint8), sequence.camera.intrinsics[0, 0]
+    frame = Frame(0, image, np.array([[111.0, 0, 7], [0, 111, 8], [0, 0, 1]]), calibrated=False)
+    intrinsics, loaded = FrameIntrinsics(), result.slam.solution
+    for _ in range(2):
+        assert intrinsics(frame, loaded, first_own=int(loaded.ids[-1]) + 1)[0, 0] == pytest.approx(solved, rel=0.02)
+    assert caplog.text.count("is taken to be that of the loaded map, with a field of view of 65 degrees") == 1
+    own = int(loaded.ids[-1])
+    wide = dataclasses.replace(loaded.keyframes[own], intrinsics=loaded.keyframes[own].intrinsics * [[.5], [.5], [1.]])
+    both = dataclasses.replace(loaded, keyframes={**loaded.keyframes, own: wide})
+    assert intrinsics(frame, both, first_own=own)[0, 0] == pytest.approx(solved / 2, rel=0.02)
 
 
 def test_maps_are_saved_and_loaded_by_the_command(tmp_path, capsys):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -82,6 +84,13 @@ def test_a_worker_that_is_killed_costs_one_window(chained, tmp_path):
     assert with_workers.workers["retries"] == 1
     # Nothing was solved twice but the window of the dead worker: every answer was used.
     assert pool.answered == with_workers.workers["ahead"] + with_workers.workers["unexpected"]
+
+
+def test_processes_that_have_nothing_to_do_end_with_the_pool():
+    with contextlib.closing(Pool(lambda: ProcessWorker(CONFIG, partial(create, recording=WHOLE)), 2)) as pool:
+        pids = [worker.pid for worker in pool.workers if worker is not None]
+        assert pids and all(Path("/proc", str(pid)).exists() for pid in pids)
+    assert not any(Path("/proc", str(pid)).exists() for pid in pids)
 
 
 @pytest.mark.slow

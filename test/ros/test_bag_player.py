@@ -24,7 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
-from vggt_ros.ros.bag_player import BagError, message_class, open_bag
+from vggt_ros.ros.bag_player import BagError, main, message_class, open_bag
 
 START = 1_700_000_000_123_456_789
 PERIOD = 50_000_000
@@ -234,3 +234,9 @@ def test_types_are_found_by_name():
     assert message_class("sensor_msgs/msg/Image") is Image
     assert message_class("nowhere_msgs/msg/Thing") is None
     assert message_class("sensor_msgs/msg/Nothing") is None
+
+
+def test_a_rate_that_is_no_number_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["bag", "--rate", "fast"])
+    assert "'fast' is not a positive number" in capsys.readouterr().err

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from vggt_ros.process_info import children
+
 PROGRAM = """
 import atexit, multiprocessing, os, signal, sys, threading, time
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
@@ -55,3 +57,20 @@ def test_the_process_ends_in_time_whatever_hangs(what, code):
         assert not Path("/proc", child).exists(), "the stopped child outlives it"
     if what == "a thread that is waited for":
         assert "most recent call first" in errors, "it is not said where it hangs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_start_ends_the_node_without_a_traceback(number):
+    """While modules are imported, such as when launch ends at once since the bag is missing."""
+    process = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.start"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    end = time.monotonic() + 60.0
+    while not (spare := children(process.pid)) and time.monotonic() < end:
+        time.sleep(0.005)
+    assert spare, "the process of the reconstructor starts before the imports"
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode in (0, -number) and not said
+    while (left := any(Path("/proc", str(pid)).exists() for pid in spare)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left

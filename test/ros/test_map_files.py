@@ -8,14 +8,18 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
-from bench import Bench, matrix, stamp
+from bench import LATCHED, Bench, matrix, stamp
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import OccupancyGrid
 from saved_maps import mapped, record
 from scenes import lap
 
+from vggt_ros.config import Config
 from vggt_ros.mapping.restored_map import restore
 from vggt_ros.ros import messages
-from vggt_ros.storage.map_folder import StorageError
+from vggt_ros.storage.combined_record import combine
+from vggt_ros.storage.map_folder import StorageError, load_map, save_map
+from vggt_ros.windows.point_cloud import PointCloud
 
 QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
 SHORT = 40
@@ -91,6 +95,36 @@ def test_localization_keeps_its_map_when_a_bag_loops_and_after_a_reset(saved):
         assert bench.node.monitor.tracked.state == "TRACKING"
     finally:
         bench.close()
+
+
+def grid_in(saved, name, whole, count):
+    """Return the grid of a map in mode localization, in which `count` keyframes are."""
+    save_map(saved[0] / name, whole, PointCloud.empty(), np.tile(np.eye(4), (len(whole), 1, 1)), Config())
+    bench = started(saved, mode="localization", map__name=name)
+    output = bench.node.outputs.grid
+    try:
+        bench.record("/vggt_slam/map", OccupancyGrid, LATCHED)
+        assert bench.spin(lambda: len(bench.node.slam.solution) > 0)
+        bench.play(lap().frames[:SHORT])
+        assert bench.got["pose"]
+        assert bench.spin(lambda: bench.got["map"] and len(output._occupancy._votes) == count)
+        bench.got["map"].clear()
+        output.republish()
+        assert bench.spin(lambda: bench.got["map"])
+        return bench.got["map"][-1]
+    finally:
+        bench.close()
+
+
+def test_the_grid_is_of_the_submap_in_which_the_camera_is(saved):
+    """Submaps of a merged map that nothing joins lie somewhere: their walls would be in the way."""
+    alone = load_map(saved[0] / "map")
+    larger = replace(record(), map_world=alone.map_world, feature=record().feature[:0],
+                     feature_pixel=record().feature_pixel[:0], keyframe_features=0 * record().keyframe_features)
+    expected = grid_in(saved, "alone", alone, len(alone))
+    grid = grid_in(saved, "merged", combine([larger, alone]), len(alone))
+    assert len(grid.data) > 1000 and (grid.info.width, grid.info.height) == (expected.info.width, expected.info.height)
+    assert grid.data == expected.data
 
 
 def test_load_map_replaces_the_map_and_mapping_continues(saved):

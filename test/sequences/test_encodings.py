@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vggt_ros.sequences import encodings
 from vggt_ros.sequences.encodings import ENCODINGS, ImageError
+from vggt_ros.sequences.intake import Intake
 
 HEIGHT, WIDTH = 24, 36
 RNG = np.random.default_rng(3)
@@ -154,6 +155,19 @@ def test_compressed(kind):
     data = cv2.imencode(f".{kind}", picture[..., ::-1])[1].tobytes()
     decoded = decode_compressed(CompressedImage(format=f"rgb8; {kind} compressed bgr8", data=array.array("B", data)))
     assert np.abs(decoded.astype(int) - picture).max() <= (0 if kind == "png" else 12)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int16", "int32", "ascii"])
+def test_gray_values_of_other_types(kind, caplog):
+    """As of thermal and scientific cameras; none of these files is damaged."""
+    gray = np.ascontiguousarray(np.tile(np.linspace(0, 255, 64).astype(np.uint8), (48, 1)))
+    if kind == "ascii":
+        data = b"P2\n# a comment\n64 48\n255\n" + b"\n".join(" ".join(map(str, row)).encode() for row in gray.tolist())
+    else:
+        data = cv2.imencode(".tiff", gray.astype(kind))[1].tobytes()
+    decoded = Intake().decode_file(data, f"image of {kind}")
+    np.testing.assert_array_equal(decoded, np.dstack([gray] * 3))
+    assert "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image at all", bytes(200)])

@@ -40,8 +40,10 @@ class SleepingWorker:
         one = np.zeros((1, 1, 1), np.float32)
         return Answer(WindowGeometry((request.window.ids[0],), np.eye(4)[None], np.eye(3)[None], one, one))
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """Nothing is to be done."""
+
+    close = cancel
 
 
 def cluster(counts: Sequence[int], windows: int, window_seconds: float, sequential_seconds: float, speedup: float,

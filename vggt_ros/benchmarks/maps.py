@@ -12,7 +12,7 @@ from vggt_ros.benchmarks.recordings import data_folder, load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError
 from vggt_ros.evaluation.map_errors import Distances, MapAccuracy, map_accuracy, true_cloud
-from vggt_ros.evaluation.map_pictures import draw_map
+from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
 from vggt_ros.replay.run import Run, run
 
 RENDERED = ("demo_room",)
@@ -74,8 +74,9 @@ def replay_each(names: Sequence[str], config: Config,
 def _draw(result: Run, folder: Path) -> None:
     """Write the picture of a run's map into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw_map(folder / f"{result.sequence.name}.png", result.slam.map_cloud(), result.slam.solution.map_camera,
-             result.slam.surface.voxel)
+    voxel = result.slam.surface.voxel
+    draw_map(folder / f"{result.sequence.name}.png", without_single_points(result.slam.map_cloud(), voxel),
+             result.slam.solution.map_camera, voxel)
 
 
 def _measure(result: Run) -> tuple[dict[str, Any], str]:

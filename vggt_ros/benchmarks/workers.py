@@ -96,14 +96,14 @@ class _Dying:
         self._worker, self._left, self._seconds = worker, at, seconds
         self.name, self.reason, self.carries, self.adjusted = (worker.name, worker.reason, worker.carries,
                                                                worker.adjusted)
-        self.image_size, self.close = worker.image_size, worker.close
+        self.image_size, self.cancel, self.close = worker.image_size, worker.cancel, worker.close
 
     def answer(self, request: Request) -> Answer:
         self._left -= 1
         if not self._left:
             pid = self._worker.pid if isinstance(self._worker, ProcessWorker) else None
             if pid is None:
-                threading.Timer(self._seconds, self._worker.close).start()  # of an actor of Ray: kills it
+                threading.Timer(self._seconds, self._worker.cancel).start()  # of an actor of Ray: kills it
             else:
                 os.kill(pid, signal.SIGSTOP)
                 threading.Timer(self._seconds, os.kill, (pid, signal.SIGKILL)).start()

@@ -30,71 +30,67 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 
-@ends_in_order
+@ends_in_order(vggt.BenchmarkError, ConfigError, FileError, ImportError)
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
     options, within = _parser(prog).parse_args(args), True
-    try:
-        if options.command == "accuracy":
-            figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
-        elif options.command == "map":
-            figures = maps(options.sequences, Config().parse(options.set), options.pictures)
-        elif options.command == "merge":
-            figures = merging(options.recordings, Config().parse(options.set))
-        elif options.command == "grid":
-            figures = grids(options.sequences, Config().parse(options.set))
-        elif options.command == "cluster":
-            figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
-                              options.speedup, options.picture)
-        elif options.command == "workers":
-            figures = workers(options.recordings, options.workers, options.ray, Config().parse(options.set))
-        elif options.command == "memory":
-            figures = memory(options.keyframes, config=Config().parse(options.set))
-        elif options.command == "scale":
-            runs = [scale.rendered_drive(name == "rendered_uneven") if name.startswith("rendered_")
-                    else (load(name), None) for name in options.sequences]
-            figures = scale.scale(runs, options.sources, Config().parse(options.set))
-        elif options.command == "fusion":
-            figures = compare_schemes(options.scenes, options.seeds, options.windows, options.false, options.picture)
-        elif options.command == "updates":
-            figures = updates(options.windows)
-        elif options.command == "node":  # needs ROS, the others do not
-            figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
-        elif options.command == "tracking":
-            figures = tracking(options.sequences, Config().parse(options.set), options.profile)
-        elif options.command == "live":  # the same
-            figures = importlib.import_module("vggt_ros.benchmarks.live").live(
-                options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set)
-        elif options.command == "speed":
-            figures = speed(options.sequences, options.against, options.rounds, options.set)
-        elif options.command == "recorded":  # torch is imported where it is needed
-            report = importlib.import_module("vggt_ros.benchmarks.recorded_report")
-            figures, within = report.recorded(options.folder, options.at_most and tuple(options.at_most),
-                                              Config().replace({"map.kept_width": 100}).parse(options.set))
-        elif options.command == "refinement":
-            benchmark = importlib.import_module("vggt_ros.benchmarks.refinement")
-            figures = benchmark.refinement(options.sequences, options.seeds, not options.uncalibrated,
-                                           Config().parse(options.set))
-        elif options.command == "gpu_visit":
-            figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
-                                          options.reference)
-        elif options.command == "window":
-            figures = window_cost.window_cost(options.networks, options.cores, options.frames, options.rounds,
-                                              options.set)
-        elif options.command == "transport":  # the same
-            figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
-        elif options.command == "rate":
-            figures = importlib.import_module("vggt_ros.benchmarks.image_rate").image_rate(
-                tuple(options.size), options.rate, options.seconds, tuple(options.reduced), options.domain)
-        elif options.command == "robustness":  # the same
-            figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
-        else:
-            figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
-                                options.network, options.rounds, options.repeat, options.compile,
-                                options.same_kernels)
-    except (vggt.BenchmarkError, ConfigError, FileError, ImportError) as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 1
+    if options.command == "accuracy":
+        figures = accuracy(options.sequences, options.seeds, Config().parse(options.set))
+    elif options.command == "map":
+        figures = maps(options.sequences, Config().parse(options.set), options.pictures)
+    elif options.command == "merge":
+        figures = merging(options.recordings, Config().parse(options.set))
+    elif options.command == "grid":
+        figures = grids(options.sequences, Config().parse(options.set))
+    elif options.command == "cluster":
+        figures = cluster(options.workers, options.windows, options.window_seconds, options.sequential_seconds,
+                          options.speedup, options.picture)
+    elif options.command == "workers":
+        figures = workers(options.recordings, options.workers, options.ray, Config().parse(options.set))
+    elif options.command == "memory":
+        figures = memory(options.keyframes, config=Config().parse(options.set))
+    elif options.command == "scale":
+        runs = [scale.rendered_drive(name == "rendered_uneven") if name.startswith("rendered_")
+                else (load(name), None) for name in options.sequences]
+        figures = scale.scale(runs, options.sources, Config().parse(options.set))
+    elif options.command == "fusion":
+        figures = compare_schemes(options.scenes, options.seeds, options.windows, options.false, options.picture)
+    elif options.command == "updates":
+        figures = updates(options.windows)
+    elif options.command == "node":  # needs ROS, the others do not
+        figures = importlib.import_module("vggt_ros.benchmarks.node").node_cost()
+    elif options.command == "tracking":
+        figures = tracking(options.sequences, Config().parse(options.set), options.profile)
+    elif options.command == "live":  # the same
+        figures = importlib.import_module("vggt_ros.benchmarks.live").live(
+            options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set)
+    elif options.command == "speed":
+        figures = speed(options.sequences, options.against, options.rounds, options.set)
+    elif options.command == "recorded":  # torch is imported where it is needed
+        report = importlib.import_module("vggt_ros.benchmarks.recorded_report")
+        figures, within = report.recorded(options.folder, options.at_most and tuple(options.at_most),
+                                          Config().replace({"map.kept_width": 100}).parse(options.set))
+    elif options.command == "refinement":
+        benchmark = importlib.import_module("vggt_ros.benchmarks.refinement")
+        figures = benchmark.refinement(options.sequences, options.seeds, not options.uncalibrated,
+                                       Config().parse(options.set))
+    elif options.command == "gpu_visit":
+        figures = gpu_visit.gpu_visit(options.network, options.device, options.budget, options.sections,
+                                      options.reference)
+    elif options.command == "window":
+        figures = window_cost.window_cost(options.networks, options.cores, options.frames, options.rounds,
+                                          options.set)
+    elif options.command == "transport":  # the same
+        figures = importlib.import_module("vggt_ros.benchmarks.transport").transport(options.images, options.rate)
+    elif options.command == "rate":
+        figures = importlib.import_module("vggt_ros.benchmarks.image_rate").image_rate(
+            tuple(options.size), options.rate, options.seconds, tuple(options.reduced), options.domain)
+    elif options.command == "robustness":  # the same
+        figures, within = importlib.import_module("vggt_ros.benchmarks.robustness.run").robustness(options)
+    else:
+        figures = vggt.vggt(options.frames, options.overlap, tuple(options.size), options.dtype,
+                            options.network, options.rounds, options.repeat, options.compile,
+                            options.same_kernels)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return int((options.command == "gpu_visit" and bool(figures["not_done"])) or not within)

@@ -22,7 +22,7 @@ from vggt_ros.settings import ConfigError
 _COLORS = {"green": "\033[32m", "yellow": "\033[33m", "red": "\033[31m"}
 
 
-@ends_in_order
+@ends_in_order(ConfigError, SequenceError, OSError)
 def main(args: list[str] | None = None, prog: str = "check") -> int:
     """Print a line for each check; return 1 if one is red, else 0."""
     parser = argparse.ArgumentParser(prog=prog, description="Checks in about a minute what VGGT needs on this machine: "
@@ -41,34 +41,28 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
     if options.parameters and not options.reconstructor:
         parser.error("--parameters needs --reconstructor NAME")
     findings, began, colored = [], time.monotonic(), sys.stdout.isatty()
-    try:
-        config = Config().parse([*options.set, *([f"reconstructor={options.reconstructor}"] if options.reconstructor
-                                                 else [])])
-        if options.parameters:
-            settings = reconstructor_settings(config, options.reconstructor)
-            print("\n".join([parameter_file(settings), *tables(config, settings)]) if settings
-                  else f"{options.reconstructor} has no settings")
-            return 0
-        if options.images is not None:
-            open_sequence(options.images)  # names what is wrong with it before a minute of other checks
-        for finding in check_reconstructor(config) if options.reconstructor else run_checks(config, options.images):
-            findings.append(finding)
-            level = f"{finding.level:<6}"
-            print(f"{_COLORS[finding.level]}{level}\033[0m" if colored else level, f"{finding.name:<16} {finding.text}",
-                  flush=True)
-            if finding.cure:
-                print(f"{'':<24}cure: {finding.cure}", flush=True)
-        level, seconds = worst(findings), time.monotonic() - began
-        not_checked = [finding.name for finding in findings if not finding.checked]
-        if options.json:
-            options.json.write_text(json.dumps({
-                "level": level, "seconds": seconds, "not_checked": not_checked,
-                "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2) + "\n")
-    except BrokenPipeError:
-        raise  # `ends_in_order` knows what to do
-    except (ConfigError, SequenceError, OSError) as error:
-        print(f"check: {error}", file=sys.stderr)
-        return 1
+    config = Config().parse([*options.set, *([f"reconstructor={options.reconstructor}"] if options.reconstructor
+                                             else [])])
+    if options.parameters:
+        settings = reconstructor_settings(config, options.reconstructor)
+        print("\n".join([parameter_file(settings), *tables(config, settings)]) if settings
+              else f"{options.reconstructor} has no settings")
+        return 0
+    if options.images is not None:
+        open_sequence(options.images)  # names what is wrong with it before a minute of other checks
+    for finding in check_reconstructor(config) if options.reconstructor else run_checks(config, options.images):
+        findings.append(finding)
+        level = f"{finding.level:<6}"
+        print(f"{_COLORS[finding.level]}{level}\033[0m" if colored else level, f"{finding.name:<16} {finding.text}",
+              flush=True)
+        if finding.cure:
+            print(f"{'':<24}cure: {finding.cure}", flush=True)
+    level, seconds = worst(findings), time.monotonic() - began
+    not_checked = [finding.name for finding in findings if not finding.checked]
+    if options.json:
+        options.json.write_text(json.dumps({
+            "level": level, "seconds": seconds, "not_checked": not_checked,
+            "findings": [dataclasses.asdict(finding) for finding in findings]}, indent=2) + "\n")
     print(f"{level}: the worst of {len(findings)} checks, in {seconds:.0f} s"
           + (f"; not or only partly checked on this machine: {', '.join(not_checked)}" if not_checked else ""))
     return 1 if level == RED else 0

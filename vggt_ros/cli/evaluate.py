@@ -99,7 +99,7 @@ def describe_map(figures: MapAccuracy) -> str:
     return "\n".join([*lines, f"chamfer {figures.chamfer:.3f} m, F-score {100 * figures.f_score:.0f} % at 5 cm"])
 
 
-@ends_in_order
+@ends_in_order(FileError, EvaluationError, OSError)
 def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "
@@ -124,20 +124,14 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     if options.trajectory and not options.map:
         parser.error("--trajectory belongs to --map MAP SEQUENCE")
     figures: dict[str, Any]
-    try:
-        if options.map:
-            figures = evaluate_map(options.map[0], options.map[1], options.trajectory)
-        elif options.depth:
-            figures = evaluate_depth(*options.depth)
-        else:
-            figures = evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
-        if options.json:
-            options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    except BrokenPipeError:
-        raise  # `ends_in_order` knows what to do
-    except (FileError, EvaluationError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+    if options.map:
+        figures = evaluate_map(options.map[0], options.map[1], options.trajectory)
+    elif options.depth:
+        figures = evaluate_depth(*options.depth)
+    else:
+        figures = evaluate_trajectory(options.estimate, options.truth, options.align == "sim3", options.plot)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 

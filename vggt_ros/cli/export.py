@@ -14,7 +14,7 @@ from vggt_ros.storage.files import FileError, output_folder
 from vggt_ros.storage.map_folder import StorageError, load_map
 
 
-@ends_in_order
+@ends_in_order(ConfigError, ExportError, FileError, StorageError, OSError)
 def main(args: list[str] | None = None, prog: str = "export") -> int:
     """Export the map named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Writes a saved map in the formats of other programs.")
@@ -27,21 +27,15 @@ def main(args: list[str] | None = None, prog: str = "export") -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as map.voxel or grid.max_height")
     options = parser.parse_args(args)
-    try:
-        config = Config().parse(options.set)
-        record = load_map(options.map.expanduser())
-        folder = output_folder(options.output)
-        export = Export(record, config, options.submap)
-        if len(export.sizes) > 1:
-            print(f"export: submap {options.submap} of {len(export.sizes)}, which have "
-                  f"{', '.join(map(str, export.sizes))} keyframes; --submap N writes another one", file=sys.stderr)
-        for name in options.format or FORMATS:
-            print(f"{name}: " + ", ".join(str(path) for path in getattr(export, name)(folder)))
-    except BrokenPipeError:
-        raise  # `ends_in_order` knows what to do
-    except (ConfigError, ExportError, FileError, StorageError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 1
+    config = Config().parse(options.set)
+    record = load_map(options.map.expanduser())
+    folder = output_folder(options.output)
+    export = Export(record, config, options.submap)
+    if len(export.sizes) > 1:
+        print(f"export: submap {options.submap} of {len(export.sizes)}, which have "
+              f"{', '.join(map(str, export.sizes))} keyframes; --submap N writes another one", file=sys.stderr)
+    for name in options.format or FORMATS:
+        print(f"{name}: " + ", ".join(str(path) for path in getattr(export, name)(folder)))
     return 0
 
 

@@ -59,22 +59,32 @@ def stoppable(text: str) -> contextlib.closing[Stop]:
     return contextlib.closing(Stop(text))
 
 
-def ends_in_order(main: _Main) -> _Main:
-    """Make a command line end by one line where it is interrupted, and silently where nobody reads its output."""
-    prog = inspect.signature(main).parameters["prog"].default
+def ends_in_order(*errors: type[Exception]) -> Callable[[_Main], _Main]:
+    """Make a command line end by one line where it is interrupted or one of `errors` is raised, which name their cause.
 
-    @functools.wraps(main)
-    def guarded(args: list[str] | None = None, prog: str = prog) -> int:
-        try:
-            status = main(args, prog)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            print(f"{prog}: interrupted", file=sys.stderr)
-            return INTERRUPTED
-        except BrokenPipeError:  # such as by `| head`
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _BROKEN_PIPE
-        return status
+    Where nobody reads its output, such as behind `| head`, it ends silently.
+    """
 
-    return guarded
+    def guard(main: _Main) -> _Main:
+        prog = inspect.signature(main).parameters["prog"].default
+
+        @functools.wraps(main)
+        def guarded(args: list[str] | None = None, prog: str = prog) -> int:
+            try:
+                status = main(args, prog)
+                sys.stdout.flush()
+            except KeyboardInterrupt:
+                print(f"{prog}: interrupted", file=sys.stderr)
+                return INTERRUPTED
+            except BrokenPipeError:
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return _BROKEN_PIPE
+            except errors as error:
+                print(f"{prog}: {error}", file=sys.stderr)
+                return 1
+            return status
+
+        return guarded
+
+    return guard

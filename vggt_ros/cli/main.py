@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from vggt_ros.cli.interrupts import ends_in_order
+
 COMMANDS = {
     "replay": "run a recording through the pipeline: folder of images, rosbag2, video",
     "reconstruct": "photos of one camera, in any order: cameras, depth, points, tracks",
@@ -26,7 +28,8 @@ def usage() -> str:
                       "", "`vggt_ros COMMAND --help` lists the arguments of a command."])
 
 
-def main(args: list[str] | None = None) -> int:
+@ends_in_order()
+def main(args: list[str] | None = None, prog: str = "vggt_ros") -> int:
     """Run the subcommand named first."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["--version"]:
@@ -36,9 +39,9 @@ def main(args: list[str] | None = None) -> int:
         print(usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"vggt_ros: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"{prog}: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:], f"vggt_ros {args[0]}"))
+    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:], f"{prog} {args[0]}"))
 
 
 if __name__ == "__main__":

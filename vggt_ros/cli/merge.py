@@ -16,7 +16,7 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, save_map
 
 
-@ends_in_order
+@ends_in_order(ConfigError, StorageError)
 def main(args: list[str] | None = None, prog: str = "merge") -> int:
     """Merge the maps named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Joins saved maps where they see the same places.")
@@ -26,25 +26,24 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as map.voxel or loops.drift")
     options = parser.parse_args(args)
-    try:
-        if len(options.maps) < 2:
-            raise StorageError("merging takes at least two maps")
-        folders = [path.expanduser().resolve() for path in options.maps]
-        if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-            raise StorageError(f"{twice} is given twice")
-        config = Config().parse(options.set)
-        check_replaceable(options.output)
-        records = [load_map(path.expanduser()) for path in options.maps]
-        with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+    if len(options.maps) < 2:
+        raise StorageError("merging takes at least two maps")
+    folders = [path.expanduser().resolve() for path in options.maps]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise StorageError(f"{twice} is given twice")
+    if options.output.expanduser().resolve() in folders:
+        raise StorageError(f"--output {options.output} is one of the maps that are merged, which are kept: name "
+                           "another folder")
+    config = Config().parse(options.set)
+    check_replaceable(options.output)
+    records = [load_map(path.expanduser()) for path in options.maps]
+    with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-            merged = merge(records, _names(options.maps), config, progress)
-        save(merged, options.output.expanduser(), config)
-    except (ConfigError, StorageError) as error:
-        print(f"merge: {error}", file=sys.stderr)
-        return 1
+        merged = merge(records, _names(options.maps), config, progress)
+    save(merged, options.output.expanduser(), config)
     print("\n".join(summary(merged)) + f"\nwritten to {options.output}")
     return 0
 

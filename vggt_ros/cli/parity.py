@@ -11,7 +11,7 @@ from pathlib import Path
 from vggt_ros.cli.interrupts import ends_in_order
 
 
-@ends_in_order
+@ends_in_order()
 def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
     """Print how the network differs from the published one; return 1 if it differs by too much, else 0."""
     options = _parse(arguments, prog)

@@ -14,7 +14,7 @@ import numpy as np
 from vggt_ros.cli.arguments import count
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
-from vggt_ros.evaluation.map_pictures import draw_map
+from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
 from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
 from vggt_ros.mapping.colmap_model import ModelImage, write_model
 from vggt_ros.reconstruction import create_reconstructor
@@ -29,7 +29,7 @@ _DEFAULTS = {"map.kept_width": 400}
 _AT_ONCE = 24
 
 
-@ends_in_order
+@ends_in_order(ConfigError, FileError, ReconstructorLost, OSError)
 def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     """Reconstruct the photos named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Reconstructs photos of one camera: poses, depth, points.")
@@ -44,37 +44,31 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as camera.fov")
     options = parser.parse_args(args)
-    try:
-        config = Config().replace(_DEFAULTS).parse(options.set)
-        files, left_out = find_photos([path.expanduser() for path in options.images])
-        for line in left_out:
-            print(f"reconstruct: {line}", file=sys.stderr)
-        queries = None if options.query is None else read_queries(options.query.expanduser())
-        folder = output_folder(options.output)
-        reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
-        print(f"{len(files)} photos, by {reason}", file=sys.stderr)
-        found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
-                                   options.order == "similarity", sys.stderr.isatty())
-        for line in (*(f"assumed: {text}" for text in found.assumptions), *found.omitted.lines, *found.refusals):
-            print(f"reconstruct: {line}", file=sys.stderr)
-        if not found.photos:
-            print(f"reconstruct: nothing was reconstructed by {reconstructor.name}"
-                  + (": one photo alone needs a network (reconstructor: vggt)"
-                     if len(files) - found.omitted.count == 1 else ""), file=sys.stderr)
-            return 1
-        figures = write(found, folder, reason)
-        if queries is not None:
-            source = np.zeros(len(queries), np.intp)
-            _write_tracks(folder, "tracks", found.photos, source, _in_reconstructed(found.rectifier, queries), figures)
-        if options.match:
-            _write_tracks(folder, "matches", found.photos, *corners(found.photos), figures)
-        (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"{len(found.photos)} of {len(files)} photos are in {folder}")
-    except BrokenPipeError:
-        raise  # `ends_in_order` knows what to do
-    except (ConfigError, FileError, ReconstructorLost, OSError) as error:
-        print(f"reconstruct: {error}", file=sys.stderr)
+    config = Config().replace(_DEFAULTS).parse(options.set)
+    files, left_out = find_photos([path.expanduser() for path in options.images])
+    for line in left_out:
+        print(f"reconstruct: {line}", file=sys.stderr)
+    queries = None if options.query is None else read_queries(options.query.expanduser())
+    folder = output_folder(options.output)
+    reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
+    print(f"{len(files)} photos, by {reason}", file=sys.stderr)
+    found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
+                               options.order == "similarity", sys.stderr.isatty())
+    for line in (*(f"assumed: {text}" for text in found.assumptions), *found.omitted.lines, *found.refusals):
+        print(f"reconstruct: {line}", file=sys.stderr)
+    if not found.photos:
+        print(f"reconstruct: nothing was reconstructed by {reconstructor.name}"
+              + (": one photo alone needs a network (reconstructor: vggt)"
+                 if len(files) - found.omitted.count == 1 else ""), file=sys.stderr)
         return 1
+    figures = write(found, folder, reason)
+    if queries is not None:
+        source = np.zeros(len(queries), np.intp)
+        _write_tracks(folder, "tracks", found.photos, source, _in_reconstructed(found.rectifier, queries), figures)
+    if options.match:
+        _write_tracks(folder, "matches", found.photos, *corners(found.photos), figures)
+    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"{len(found.photos)} of {len(files)} photos are in {folder}")
     return 0
 
 
@@ -98,8 +92,9 @@ def write(found: Collection, folder: Path, reason: str) -> dict[str, Any]:
     write_model(folder / "colmap/sparse/0", model, cloud)
     write_ply(folder / "points.ply", cloud)
     if len(cloud.points):
-        draw_map(folder / "points.png", cloud, np.array([photo.map_camera for photo in found.photos]),
-                 found.slam.surface.voxel)
+        voxel = found.slam.surface.voxel
+        draw_map(folder / "points.png", without_single_points(cloud, voxel),
+                 np.array([photo.map_camera for photo in found.photos]), voxel)
     return {"reconstructor": reason, "photos": depths, "missing": [str(path) for path in found.missing],
             "refusals": found.refusals, "assumptions": list(found.assumptions), "omitted": found.omitted.lines,
             "points": len(cloud.points)}

@@ -40,7 +40,7 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
                         help="images a second in a folder of images without stamps (default 10)")
 
 
-@ends_in_order
+@ends_in_order(ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError)
 def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
@@ -63,43 +63,37 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
     keep_free_memory()
-    try:
-        config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
-        if config.mode == "localization" and options.load is None:
-            raise ConfigError("mode localization needs a saved map: --load MAP")
-        if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
-            raise ConfigError(f"--workers {options.workers}: from 1 to {MAX_WORKERS}")
-        loaded = None if options.load is None else load_map(options.load.expanduser())
-        sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
-                                 truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
-        if options.depth_source and next(sequence.depths(), None) is None:
-            raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
-                                "them in depth.txt")
-        output = output_folder(options.output)
-        if options.save is not None:
-            check_replaceable(options.save)
-        for line in sequence.assumptions:
-            print(f"assumed: {line}", file=sys.stderr)
-        view = _open_view(options, loaded)
-        callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
-        other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
-        workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
-        with stoppable(_STOPPING) as stop:
-            with contextlib.closing(workers) if workers else contextlib.nullcontext():
-                result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
-                             workers=workers, odometry=other, stop=stop, **callbacks)
-            if view is not None:
-                view.show_map(result.slam)  # with all depth that windows left for later ones
-            figures = write(result, output, options.depth)
-            _say(result, figures)
-            saves = options.save is not None and len(result.slam.solution) > 0
-            if saves:
-                save(result, options.save.expanduser())
-    except BrokenPipeError:
-        raise  # `ends_in_order` knows what to do
-    except (ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError) as error:
-        print(f"replay: {error}", file=sys.stderr)
-        return 1
+    config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
+    if config.mode == "localization" and options.load is None:
+        raise ConfigError("mode localization needs a saved map: --load MAP")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise ConfigError(f"--workers {options.workers}: from 1 to {MAX_WORKERS}")
+    loaded = None if options.load is None else load_map(options.load.expanduser())
+    sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
+                             truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+    if options.depth_source and next(sequence.depths(), None) is None:
+        raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
+                            "them in depth.txt")
+    output = output_folder(options.output)
+    if options.save is not None:
+        check_replaceable(options.save)
+    for line in sequence.assumptions:
+        print(f"assumed: {line}", file=sys.stderr)
+    view = _open_view(options, loaded)
+    callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
+    other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
+    workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
+    with stoppable(_STOPPING) as stop:
+        with contextlib.closing(workers) if workers else contextlib.nullcontext():
+            result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
+                         workers=workers, odometry=other, stop=stop, **callbacks)
+        if view is not None:
+            view.show_map(result.slam)  # with all depth that windows left for later ones
+        figures = write(result, output, options.depth)
+        _say(result, figures)
+        saves = options.save is not None and len(result.slam.solution) > 0
+        if saves:
+            save(result, options.save.expanduser())
     print(f"{summary(figures)}\nwritten to {options.output}")
     if options.save is not None:
         print(f"the map is saved in {options.save}" if saves else "no map is saved")
@@ -126,7 +120,7 @@ def _say(result: Run, figures: dict[str, Any]) -> None:
     for line in result.sequence.omitted.lines:
         print(line, file=sys.stderr)
     if result.dark_images:
-        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing can be tracked",
+        print(f"dark: {result.dark_images} of {figures['images']} images, in which nothing could be tracked",
               file=sys.stderr)
     if result.failures:
         print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)

@@ -90,7 +90,8 @@ def true_cloud(depths: Iterable[tuple[int, NDArray[np.float32]]], camera: Camera
             merged, waiting = voxel_means(np.concatenate([merged, *waiting])), [np.zeros((0, 3))]
     merged = voxel_means(np.concatenate([merged, *waiting]))
     if not len(merged):
-        raise EvaluationError("the sequence has no depth images with a true pose of the same time")
+        raise EvaluationError("the recording has no depth images (depth.txt) with a true pose of the same time to "
+                              "compare the map with")
     return merged
 
 

@@ -14,6 +14,8 @@ from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.windows.point_cloud import PointCloud
 
 BACKGROUND = (30, 32, 38)
+_SPACING = 0.02
+"""Typical distance of neighboring points, map units, as `map.voxel`."""
 _SUPERSAMPLING = 2
 _FOV = 75.0
 """Horizontal field of view of the picture as the camera saw it, degrees: a little more than most cameras have."""
@@ -39,19 +41,18 @@ class _Projection:
     view_map: Array
 
 
-def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 0.02,
+def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING,
              size: tuple[int, int] = (1600, 1000)) -> None:
     """Write a picture of the map in perspective, from the keyframe that sees most of it.
 
     Args:
         path: of the PNG file.
-        cloud: of the map.
+        cloud: of the map, rather `without_single_points`, which look like spikes.
         map_camera: camera poses (n, 4, 4), in the order of time; at least one.
         spacing: typical distance of neighboring points, map units.
         size: of the picture, width and height.
 
     """
-    cloud = without_single_points(cloud, spacing)
     width, height = (_SUPERSAMPLING * value for value in size)
     focal = width / 2 / np.tan(np.radians(_FOV) / 2)
     camera = _best_camera(cloud, map_camera, focal, width, height)
@@ -64,13 +65,12 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
     _write(path, picture, size)
 
 
-def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 0.02, unit: str = "m",
+def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING, unit: str = "m",
                         size: tuple[int, int] = (1600, 1000)) -> None:
     """Write an orthographic picture of the map from above, without ceilings, with the trajectory and a scale bar.
 
     Up is up in most images. Arguments as in `draw_map`; `unit` is the name of the map's unit.
     """
-    cloud = without_single_points(cloud, spacing)
     view_map = _view_from_above(map_camera)
     centers = map_camera[:, :3, 3] @ view_map.T
     view = cloud.points @ view_map.T
@@ -98,7 +98,7 @@ def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacin
     _write(path, picture, size)
 
 
-def without_single_points(cloud: PointCloud, spacing: float) -> PointCloud:
+def without_single_points(cloud: PointCloud, spacing: float = _SPACING) -> PointCloud:
     """Return the points that have others around them: in their cell of three spacings and the six beside it."""
     if not len(cloud):
         return cloud
@@ -184,8 +184,8 @@ def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tup
     x, y = pixels[:, 0], pixels[:, 1]
     kept = np.flatnonzero(drawn & (depth > 1e-6) & (x > -20) & (x < width + 20) & (y > -20) & (y < height + 20))
     kept = kept[np.argsort(-depth[kept], kind="stable")]
-    reach = np.clip(np.ceil(projection.radius[kept]), 1, _MAX_REACH).astype(np.int64)
-    columns, rows = np.rint(pixels[kept, :2]).astype(np.int64).T
+    reach = np.clip(np.ceil(projection.radius[kept]), 1, _MAX_REACH).astype(np.int32)
+    columns, rows = (np.rint(values[kept]).astype(np.int32) for values in (x, y))
     # Points have ranks by distance, the nearest one the highest. The squares are drawn by a maximum filter.
     best = np.zeros((height, width), np.float32 if len(kept) < 2**24 else np.float64)
     for radius in np.unique(reach).tolist():
@@ -202,7 +202,7 @@ def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tup
         inside = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
         part = layer[inside[0].start - top:inside[0].stop - top, inside[1].start - left:inside[1].stop - left]
         np.maximum(best[inside], part, out=best[inside])
-    return np.append(kept, -1).astype(np.int32)[best.astype(np.int32) - 1]
+    return np.append(kept, -1).astype(np.int32).take(best.astype(np.int32) - 1, mode="wrap")
 
 
 def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> None:

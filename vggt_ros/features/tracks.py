@@ -178,11 +178,14 @@ def _lucas_kanade(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: 
         options = {**options, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(source, target, pixels, None if guess is None else guess.copy(),
                                                **options)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target, source, moved, pixels.copy(), **_BACKWARD)
     height, width = target.shape
-    inside = (moved > 1).all(1) & (moved[:, 0] < width - 2) & (moved[:, 1] < height - 2)
-    consistent = np.linalg.norm(back - pixels, axis=1) < 1.0 * width / REFERENCE_WIDTH
-    return moved, (found[:, 0] == 1) & (found_back[:, 0] == 1) & inside & consistent
+    valid = (found[:, 0] == 1) & (moved > 1).all(1) & (moved[:, 0] < width - 2) & (moved[:, 1] < height - 2)
+    rows = np.flatnonzero(valid)
+    if len(rows):
+        back, found_back, _ = cv2.calcOpticalFlowPyrLK(target, source, moved[rows], pixels[rows], **_BACKWARD)
+        consistent = np.linalg.norm(back - pixels[rows], axis=1) < 1.0 * width / REFERENCE_WIDTH
+        valid[rows] = (found_back[:, 0] == 1) & consistent
+    return moved, valid
 
 
 class ImageFeatures:
@@ -230,10 +233,9 @@ class ImageFeatures:
 
 def match_binary(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of binary descriptors (n, 32) and (m, 32), m at least 2, that match by the ratio test."""
-    pairs = [best for best, other in cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(first, second, k=2)
-             if best.distance < _MAX_RATIO * other.distance]
-    rows = np.array([(pair.queryIdx, pair.trainIdx) for pair in pairs], np.int64).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1]
+    distance, nearest = cv2.batchDistance(first, second, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)
+    rows = np.flatnonzero(distance[:, 0] < _MAX_RATIO * distance[:, 1])
+    return rows, nearest[rows, 0].astype(np.int64)
 
 
 def resize_pixels(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

@@ -63,6 +63,14 @@ def skews(vectors: Array) -> Array:
     return result
 
 
+def rotations(vectors: Array) -> Array:
+    """Return the rotations (n, 3, 3) by rotation vectors (n, 3), radians."""
+    angle = np.sqrt((vectors**2).sum(1))[:, None, None]
+    skew, safe = skews(vectors), np.maximum(angle, 1e-12)
+    # The sine of half the angle is exact where that of one minus the cosine is not.
+    return np.eye(3) + np.sin(safe) / safe * skew + 0.5 * (np.sin(safe / 2) / (safe / 2)) ** 2 * (skew @ skew)
+
+
 def rotation_vectors(rotations: Array) -> Array:
     """Return the rotation vectors (n, 3), radians, of rotations (n, 3, 3); stable up to an angle of pi."""
     r = rotations

@@ -1,4 +1,7 @@
-"""Merging saved maps: parts that show the same places are joined by loops between them, and solved together."""
+"""Merging saved maps: parts that show the same places are joined by loops between them, and solved together.
+
+Keyframes of the one that are found in the other join two parts; then their surfaces are registered.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.loops.common_places import find_keyframes, measure
 from vggt_ros.loops.look_alikes import evidence
+from vggt_ros.loops.surface_registration import register_surfaces
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_record import MapRecord
@@ -139,12 +143,28 @@ def _join(earlier: Part, later: Part, atlas: Atlas, config: Config, advance: Cal
     loops = [atlas.close_loop(place.first, place.second, place.measurement) for place in places]
     accepted = [loop for loop in loops if loop.accepted]
     reasons = refusals + [loop.reason for loop in loops if not loop.accepted]
-    if accepted:
-        earlier.joined.append(later.name)
-        later.joined.append(earlier.name)
     if not found:
         later.notes.append(f"none of {len(later.keyframes)} keyframes found in {earlier.name}")
     else:
         later.notes.append(f"{len(found)} of {len(later.keyframes)} keyframes found in {earlier.name}; {len(accepted)} "
                            f"of {len(loops)} loops accepted" + (f" ({reasons[0]})" if reasons else ""))
         _LOG.info("%s: %s", later.name, later.notes[-1])
+    if accepted:
+        earlier.joined.append(later.name)
+        later.joined.append(earlier.name)
+        later.notes.append(_register(earlier, later, atlas, config.windows.size))
+
+
+def _register(earlier: Part, later: Part, atlas: Atlas, size: int) -> str:
+    """Add a loop between two joined parts by their surfaces; return what became of it."""
+    solution = atlas.solution()
+    fixed, moved = (solution.restricted(np.searchsorted(solution.ids, part.keyframes)) for part in (earlier, later))
+    found = register_surfaces(fixed, moved, size)
+    if found is None:
+        return f"its surfaces and those of {earlier.name} have too little in common to be registered"
+    first, second, measurement = found
+    rows = np.searchsorted(solution.ids, (first, second)).tolist()
+    change = solution.similarity(rows[0]) @ measurement.first_second @ solution.similarity(rows[1]).inverse()
+    loop = atlas.close_loop(*found)
+    return (f"its surfaces were registered with those of {earlier.name}, scale {100 * (change.scale - 1):+.1f} %"
+            + ("" if loop.accepted else ", which contradicts its loops and is not used"))

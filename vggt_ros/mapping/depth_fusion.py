@@ -21,7 +21,7 @@ median ratios to its neighbors, which see the same surface from elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -94,6 +94,12 @@ class DepthView:
         """One over the depth (h, w); 0 where unknown."""
         return np.where(self.depth > 0, 1 / np.where(self.depth > 0, self.depth, np.float32(1)), np.float32(0))
 
+    def corrected(self, log_factor: float) -> DepthView:
+        """Return this view with another factor, sharing its inverse depth."""
+        other = replace(self, log_factor=log_factor)
+        other.__dict__["inverse_depth"] = self.inverse_depth
+        return other
+
 
 @dataclass(frozen=True, eq=False)
 class FusedDepth:
@@ -114,133 +120,160 @@ class FusedDepth:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """The pixels (m,) of a keyframe that a neighbor has depth for, and the logarithms of the ratios of the depths.
+class _Comparison:
+    """The depth of a keyframe's m known pixels against that of a neighbor, each float32 (m,).
 
-    The ratio is without the factors of both keyframes. `confidence` (m,) is the neighbor's, `tolerance` (m,) the
-    difference up to which the depths agree. `bias` is the median ratio, None if it is unknown.
+    Attributes:
+        ratio: logarithms of the ratios of the depths, without the factors of both keyframes. Infinite where the
+            neighbor has no depth: as where something is in front, it says nothing there.
+        confidence: the neighbor's.
+        tolerance: difference up to which the depths agree.
+
     """
 
-    pixels: NDArray[np.int64]
     ratio: NDArray[np.float32]
     confidence: NDArray[np.float32]
     tolerance: NDArray[np.float32]
-    bias: float | None
 
 
 class _Support:
-    """When the points (n,) of a keyframe were seen: first, last, and by how many others."""
+    """When the m points of a keyframe were seen: first, last, and by how many others."""
 
-    def __init__(self, count: int, time: int, agreeing: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
-        """Take the time of each neighbor and the points that it has, too."""
+    def __init__(self, count: int, time: int, agreeing: Sequence[tuple[int, NDArray[np.bool_]]]) -> None:
+        """Take the time of each neighbor and which points (m,) it has, too."""
         self.first, self.last = np.full(count, time, np.int32), np.full(count, time, np.int32)
         self._others = np.zeros(count, np.int8)
         by_time = sorted(agreeing, key=lambda one: one[0])
         for other, points in by_time:
-            self._others[points] += 1
+            self._others += points
             if other > time:
-                self.last[points] = other  # the newest comes last
+                np.copyto(self.last, other, where=points)  # the newest comes last
         for other, points in reversed(by_time):
             if other < time:
-                self.first[points] = other  # the oldest comes last
+                np.copyto(self.first, other, where=points)  # the oldest comes last
 
-    def came_after(self, points: NDArray[np.int64], time: int) -> NDArray[np.bool_]:
+    def came_after(self, time: int) -> NDArray[np.bool_]:
         """Return which points came after `time`: what was seen through before is contradicted, unless two saw it."""
-        return (self.first[points] > time) & (self._others[points] >= _CAME)
+        return (self.first > time) & (self._others >= _CAME)
 
 
-def compare(view: DepthView, neighbors: Sequence[DepthView]) -> list[Comparison]:
-    """Compare the depth of `view` with that of its neighbors."""
-    depth, own = view.depth.ravel(), view.confidence.ravel()
-    pixels = np.flatnonzero(depth > 0)
-    rows, columns = np.divmod(pixels, view.depth.shape[1])
-    homogeneous = np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
-    return [_compare(view, other, pixels, homogeneous, depth[pixels], own[pixels]) for other in neighbors]
+def log_ratios(view: DepthView, neighbors: Sequence[DepthView]) -> list[float | None]:
+    """Return the median logarithms of the ratios of the depth of `view` to that of neighbors, by a sample of pixels.
+
+    They are without the factors of both keyframes, and None where too few pixels are in common.
+    """
+    pixels, homogeneous = _known(view, _SAMPLE)
+    depth, confidence = view.depth.ravel()[pixels], view.confidence.ravel()[pixels]
+    return [_bias(*_ratios(view, other, homogeneous, depth)[1:], confidence) for other in neighbors]
 
 
-def fuse(view: DepthView, neighbors: Sequence[DepthView], compared: Sequence[Comparison] | None = None) -> FusedDepth:
-    """Return the depth of `view` that agrees with that of its neighbors; `compared` is the result of `compare`."""
-    found = compare(view, neighbors) if compared is None else compared
-    shape, depth, own, log_factor = view.depth.shape, view.depth.ravel(), view.confidence.ravel(), view.log_factor
+def fuse(view: DepthView, neighbors: Sequence[DepthView]) -> FusedDepth:
+    """Return the depth of `view` that agrees with that of its neighbors."""
+    (pixels, homogeneous), log_factor = _known(view), view.log_factor
+    depth, own = view.depth.ravel()[pixels], view.confidence.ravel()[pixels]
+    found = [_compare(view, other, homogeneous, depth, own) for other in neighbors]
     ratios = [one.ratio + np.float32(log_factor - other.log_factor)
               for one, other in zip(found, neighbors, strict=True)]
-    agreements: list[tuple[int, NDArray[np.int64]]] = []
+    agreements: list[tuple[int, NDArray[np.bool_]]] = []
     score, looked = np.zeros(len(depth), np.float32), np.zeros(len(depth), np.bool_)
     total = np.maximum(own, _LEAST_WEIGHT) ** 2
     shift = np.zeros(len(depth), np.float32)
     for one, ratio, other in zip(found, ratios, neighbors, strict=True):
-        looked[one.pixels] = True
-        agree = np.flatnonzero(np.abs(ratio) < one.tolerance)
-        agreeing = one.pixels[agree]
-        score[agreeing] += _SUPPORT
-        agreements.append((other.time, agreeing))
-        weight = np.maximum(one.confidence[agree], _LEAST_WEIGHT) ** 2
-        shift[agreeing] += weight * ratio[agree]
-        total[agreeing] += weight
+        looked |= np.isfinite(ratio)
+        agree = np.abs(ratio) < one.tolerance
+        score += _SUPPORT * agree
+        agreements.append((other.time, agree))
+        weight = np.maximum(one.confidence, _LEAST_WEIGHT) ** 2 * agree
+        shift += weight * np.where(agree, ratio, np.float32(0))
+        total += weight
     seen = _Support(len(depth), view.time, agreements)
     for one, ratio, other in zip(found, ratios, neighbors, strict=True):
-        through = one.pixels[ratio < -_SEEN_THROUGH * one.tolerance]
-        score[through] -= _THROUGH * ~seen.came_after(through, other.time)
-    fused = depth * np.exp(np.float32(log_factor) - shift / total)
-    score[smeared(fused.reshape(shape), view.intrinsics).ravel()] -= _SMEARED
+        through = ratio < -_SEEN_THROUGH * one.tolerance
+        score -= _THROUGH * (through & ~seen.came_after(other.time))
+    fused = np.zeros(view.depth.shape, np.float32)
+    fused.ravel()[pixels] = depth * np.exp(np.float32(log_factor) - shift / total)
+    score -= _SMEARED * smeared(fused, view.intrinsics).ravel()[pixels]
     alone = np.minimum(own, (own + 2 * _SUPPORT) / _FULL_SCORE)
-    confidence = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone).astype(np.float32)
-    confidence[(depth <= 0) | _is_gone(found, ratios, neighbors, seen.last, view.time)] = 0
+    known = np.where(looked, np.clip((own + score) / _FULL_SCORE, 0, 1), alone)
+    known[_is_gone(found, ratios, neighbors, seen.last, view.time)] = 0
+    confidence = np.zeros(view.depth.shape, np.float32)
+    confidence.ravel()[pixels] = known
     fused[confidence == 0] = 0
-    return FusedDepth(fused.reshape(shape), confidence.reshape(shape))
+    return FusedDepth(fused, confidence)
 
 
-def _is_gone(found: Sequence[Comparison], ratios: Sequence[NDArray[np.float32]], neighbors: Sequence[DepthView],
+def _is_gone(found: Sequence[_Comparison], ratios: Sequence[NDArray[np.float32]], neighbors: Sequence[DepthView],
              last_seen: NDArray[np.int32], time: int) -> NDArray[np.bool_]:
-    """Return which points (n,) were seen clearly through by keyframes that are newer than the last that saw them."""
+    """Return which points (m,) were seen clearly through by keyframes that are newer than the last that saw them."""
     count = np.zeros(len(last_seen), np.int8)
     for one, ratio, other in zip(found, ratios, neighbors, strict=True):
-        if other.time <= time:
-            continue
-        through = one.pixels[ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)]
-        count[through] += other.time > last_seen[through]
+        if other.time > time:
+            through = ratio < -np.maximum(np.float32(_CLEARLY_THROUGH), 2 * one.tolerance)
+            count += through & (other.time > last_seen)
     return count >= _GONE
 
 
-def _compare(view: DepthView, other: DepthView, pixels: NDArray[np.int64], homogeneous: NDArray[np.float32],
-             depth: NDArray[np.float32], confidence: NDArray[np.float32]) -> Comparison:
-    """Compare the depth (n,) of pixels (n,), 3 x n as homogeneous coordinates, with that of another keyframe."""
+def _known(view: DepthView, step: int = 1) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return every `step`-th pixel (m,) of known depth, as an index, and in homogeneous coordinates (3, m)."""
+    pixels = np.flatnonzero(view.depth > 0)[::step]
+    rows, columns = np.divmod(pixels, view.depth.shape[1])
+    return pixels, np.stack([columns, rows, np.ones_like(rows)]).astype(np.float32)
+
+
+def _compare(view: DepthView, other: DepthView, homogeneous: NDArray[np.float32], depth: NDArray[np.float32],
+             confidence: NDArray[np.float32]) -> _Comparison:
+    """Compare the depth (m,) of pixels, 3 x m as homogeneous coordinates, with that of another keyframe."""
+    z, ratio, weight = _ratios(view, other, homogeneous, depth)
+    sample = slice(None, None, _SAMPLE)
+    bias = _bias(ratio[sample], weight[sample], confidence[sample])
+    if bias is None:
+        return _Comparison(ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32))
+    return _Comparison(ratio, weight, _tolerance(z, ratio - np.float32(bias)))
+
+
+def _ratios(view: DepthView, other: DepthView, homogeneous: NDArray[np.float32],
+            depth: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the depth (m,) of points in another keyframe, and its ratio and confidence as in `_Comparison`."""
     other_view = inverse(other.map_camera) @ view.map_camera
     turn = (other.intrinsics @ other_view[:3, :3] @ np.linalg.inv(view.intrinsics)).astype(np.float32)
-    x, y, z = (turn @ homogeneous) * depth + (other.intrinsics @ other_view[:3, 3]).astype(np.float32)[:, None]
+    position = turn @ homogeneous
+    position *= depth
+    position += (other.intrinsics @ other_view[:3, 3]).astype(np.float32)[:, None]
+    x, y, z = position
     height, width = other.depth.shape
-    z = np.maximum(z, np.float32(1e-6))
-    x, y = x / z, y / z
-    inside = np.flatnonzero((z > 1e-5) & (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5))
-    there, place = _interpolated(other.inverse_depth, x[inside], y[inside])
-    known = there > 0
-    inside, place = inside[known], place[known]
-    ratio, weight = np.log(z[inside] * there[known]), other.confidence.ravel()[place]
-    sample = slice(None, None, _SAMPLE)
-    trusted = ratio[sample][(np.abs(ratio[sample]) < _MAX_RATIO) & (np.minimum(weight[sample],
-                                                                               confidence[inside[sample]]) > 0.3)]
-    if len(trusted) * _SAMPLE < _MIN_COMMON:
-        return Comparison(pixels[inside], ratio, weight, np.full(len(ratio), _UNKNOWN_TOLERANCE, np.float32), None)
-    bias = median(trusted)
-    return Comparison(pixels[inside], ratio, weight, _tolerance(z[inside], ratio - np.float32(bias)), bias)
+    np.maximum(z, np.float32(1e-6), out=z)
+    x /= z
+    y /= z
+    inside = (z > 1e-5) & (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    there, place = _interpolated(other.inverse_depth, np.clip(x, 0, width - 1, out=x), np.clip(y, 0, height - 1, out=y))
+    there *= z
+    there[~inside | (there <= 0)] = np.inf
+    return z, np.log(there), other.confidence.take(place)
+
+
+def _bias(ratio: NDArray[np.float32], weight: NDArray[np.float32], confidence: NDArray[np.float32]) -> float | None:
+    """Return the median of ratios (m,), every `_SAMPLE`-th, where both keyframes are confident; None if too few are."""
+    trusted = ratio[(np.abs(ratio) < _MAX_RATIO) & (np.minimum(weight, confidence) > 0.3)]
+    return None if len(trusted) * _SAMPLE < _MIN_COMMON else median(trusted)
 
 
 def _interpolated(inverse_depth: NDArray[np.float32], x: NDArray[np.float32],
                   y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return inverse depth (n,) at positions x, y (n,) in a map (h, w), and the index of the nearest pixel.
+    """Return inverse depth (m,) at positions x, y (m,) in a map (h, w), and the index of the nearest pixel.
 
     It is interpolated, which is exact on a plane, but not across edges and unknown depth: there it is that of the
     nearest pixel.
     """
     place = np.rint(y).astype(np.int32) * inverse_depth.shape[1] + np.rint(x).astype(np.int32)
-    nearest = inverse_depth.ravel()[place]
+    nearest = inverse_depth.take(place)
     if not len(x):
         return nearest, place
     rows = -(-len(x) // _COLUMNS)  # OpenCV allows 32767 rows at most
     at_x, at_y = (np.resize(values, (rows, _COLUMNS)) for values in (x, y))
     between = cv2.remap(inverse_depth, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     between = np.asarray(between, np.float32).ravel()[:len(x)]
-    return np.where(np.abs(between - nearest) < _EDGE * nearest, between, nearest), place
+    np.copyto(nearest, between, where=np.abs(between - nearest) < _EDGE * nearest)
+    return nearest, place
 
 
 def _tolerance(depth: NDArray[np.float32], difference: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.complementary import complementary
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.depth_factors import DepthFactors
-from vggt_ros.mapping.depth_fusion import DepthView, compare, fuse
+from vggt_ros.mapping.depth_fusion import DepthView, fuse, log_ratios
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
@@ -72,6 +73,7 @@ class FusedKeyframes:
         self._fused: dict[int, _Fused] = {}
         self._factors = DepthFactors()
         self._news: dict[int, int] = defaultdict(int)  # new keyframes since a keyframe was fused that it overlaps with
+        self._neighbors: dict[int, NDArray[np.int64]] = {}  # of keyframes that are being fused
         self.fusions = 0
 
     def __getitem__(self, keyframe: int) -> MapKeyframe:
@@ -91,14 +93,15 @@ class FusedKeyframes:
         new = [k for k in solution.ids.tolist() if k not in self._fused]
         views: dict[int, DepthView] = {}
         for keyframe in new:
-            for other in self._fuse(keyframe, solution, views):
+            for other in self._measure(keyframe, solution, views):
                 self._news[other] += 1
         self._factors.settle(complete=limit is None)
         for keyframe in new:
-            self._news.pop(keyframe, None)
+            self._fuse(keyframe, solution, views)
         urgency = self._changes(solution)
         stale = sorted((k for k in urgency if urgency[k] >= 1), key=lambda k: -urgency[k])[:limit]
         for keyframe in stale:
+            self._measure(keyframe, solution, views)
             self._fuse(keyframe, solution, views)
         return set(new) | set(stale)
 
@@ -128,35 +131,46 @@ class FusedKeyframes:
             urgency[keyframe] = max(urgency.get(keyframe, 0.0), value)
         return urgency
 
-    def _fuse(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> list[int]:
-        """Fuse the depth of a keyframe, and return the keyframes that it overlaps with."""
+    def _measure(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> list[int]:
+        """Measure the ratios of a keyframe's depth to that of its neighbors; return keyframes that it overlaps with."""
         yield_to_tracking()
-        self.fusions += 1
-        if len(views) > _MAX_VIEWS:
-            views.clear()
-        self._news.pop(keyframe, None)
         row = solution.index(keyframe)
         assert row is not None, f"keyframe {keyframe} is not solved"
         rows, overlapping = _neighbors(solution, row)
-        neighbors = solution.ids[rows]
-        for k in (keyframe, *neighbors.tolist()):
-            if k not in views:
-                views[k] = self._view(k, solution)
-        others = [replace(views[k], log_factor=self._factors[k]) for k in neighbors.tolist()]
-        compared = compare(views[keyframe], others)
-        self._factors.measure(keyframe, {k: one.bias for k, one in zip(neighbors.tolist(), compared, strict=True)
-                                         if one.bias is not None})
-        factors = np.array([[self._factors[keyframe], other.log_factor] for other in others]).reshape(-1, 2)
-        result = fuse(replace(views[keyframe], log_factor=self._factors[keyframe]), others, compared)
-        stored, scale = solution.keyframes[keyframe], np.float32(solution.scale[row])
+        self._neighbors[keyframe] = solution.ids[rows]
+        view, *others = self._views((keyframe, *solution.ids[rows].tolist()), solution, views)
+        ratios = log_ratios(view, others)
+        self._factors.measure(keyframe, {other.time: ratio for other, ratio in zip(others, ratios, strict=True)
+                                         if ratio is not None})
+        return [int(k) for k in solution.ids[overlapping]]
+
+    def _fuse(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> None:
+        """Fuse the depth of a keyframe with that of the neighbors to which it was measured."""
+        yield_to_tracking()
+        self.fusions += 1
+        self._news.pop(keyframe, None)
+        neighbors = self._neighbors.pop(keyframe)
+        view, *others = self._views((keyframe, *neighbors.tolist()), solution, views)
+        factors = np.array([[view.log_factor, other.log_factor] for other in others]).reshape(-1, 2)
+        result = fuse(view, others)
+        rows = np.searchsorted(solution.ids, [keyframe, *neighbors])
+        stored, scale = solution.keyframes[keyframe], np.float32(solution.scale[rows[0]])
         with np.errstate(over="ignore"):
             depth = np.where(result.depth > 0, result.depth / scale, np.float32(np.nan)).astype(np.float16)
         depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
         confidence = np.rint(255 * result.confidence).astype(np.uint8)
         fused = replace(stored, depth=depth, confidence=confidence)
-        relative, log_scale = _relative(solution, np.full(len(rows), row), rows)
+        relative, log_scale = _relative(solution, np.full(len(neighbors), rows[0]), rows[1:])
         self._fused[keyframe] = _Fused(stored, fused, neighbors, relative, log_scale, factors)
-        return [int(k) for k in solution.ids[overlapping]]
+
+    def _views(self, keyframes: Sequence[int], solution: Solution, views: dict[int, DepthView]) -> list[DepthView]:
+        """Return the depth of keyframes with their factors; without these it is kept in `views`."""
+        if len(views) > _MAX_VIEWS:
+            views.clear()
+        for keyframe in keyframes:
+            if keyframe not in views:
+                views[keyframe] = self._view(keyframe, solution)
+        return [views[k].corrected(self._factors[k]) for k in keyframes]
 
     def _view(self, keyframe: int, solution: Solution) -> DepthView:
         row = solution.index(keyframe)

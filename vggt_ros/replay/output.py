@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above
+from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above, without_single_points
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.odometry.solved_focal import solved_intrinsics
@@ -98,6 +98,7 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
         accuracy = result.accuracy()
         draw_trajectory(folder / "trajectory.png", stamps, poses, result.sequence.truth if accuracy else None,
                         accuracy, result.sequence.name)
+        cloud = without_single_points(cloud, slam.surface.voxel)
         draw_map(folder / "map.png", cloud, poses, slam.surface.voxel)
         draw_map_from_above(folder / "map_above.png", cloud, poses, slam.surface.voxel,
                             "map unit(s)" if solution.metric.state == UNKNOWN else "m")

@@ -48,7 +48,7 @@ class Run:
         frames: every image's pose as it was tracked.
         updates: result of each window.
         dropped_images: number of images left out because they are no newer than the one before, as in the node.
-        dark_images: number of images in which nothing can be seen for lack of light.
+        dark_images: number of images that were not located, and are dark.
         failures: images and windows that were lost by an error, as in the node, each with its error.
         seconds: wall time.
         loaded: the saved map that was loaded at the start, None if the map began empty.
@@ -205,16 +205,17 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     figures = {} if workers is None or ahead is None or forecast is None else {
         "workers": workers.size, "ahead": ahead.ahead, "unexpected": ahead.unexpected, "retries": workers.retries,
         "corrections": forecast.corrections}
-    return Run(sequence, config, reason, slam, frames, updates, intake.dropped, intake.dark, failures,
+    dark = sum(frame.stamp in intake.dark and frame.map_camera is None for frame in frames)
+    return Run(sequence, config, reason, slam, frames, updates, intake.dropped, dark, failures,
                time.perf_counter() - began, loaded, interrupted, figures)
 
 
 @dataclass
 class _Intake:
-    """Takes in the images of a sequence: how many were `dropped` as no newer than the one before, and are `dark`."""
+    """Takes in images: how many were `dropped` as no newer than the one before, and the stamps of `dark` ones."""
 
     dropped: int = 0
-    dark: int = 0
+    dark: set[int] = dataclasses.field(default_factory=set)
 
     def frames(self, sequence: Sequence, make_frame: FrameMaker) -> Iterator[Frame]:
         """Yield the images as frames; raises SequenceError where the recording cannot be read."""
@@ -224,7 +225,8 @@ class _Intake:
                 self.dropped += 1
                 continue
             newest = stamp
-            self.dark += bool(darkness(image))
+            if darkness(image):
+                self.dark.add(stamp)
             yield make_frame(stamp, image)
 
 

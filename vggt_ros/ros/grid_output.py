@@ -28,8 +28,11 @@ _MAX_KEYFRAMES = 16
 class GridOutput:
     """Publisher of `~/map`: publishes when the map has changed, and again until every keyframe is included.
 
+    The grid is of what is connected with the place of the camera: the relative poses of submaps are not known.
+
     Attributes:
         published: True if a grid was published; late subscribers receive it until the next one.
+        reference: id of the keyframe by which the camera was located last; None if it was not yet.
 
     """
 
@@ -47,11 +50,12 @@ class GridOutput:
         self._occupancy = Occupancy(self._slam.config.grid)
         self._request: Future[tuple[OccupancyGrid, int]] | None = None
         self._next_time = 0.0
+        self.reference: int | None = None
         self.republish()
 
     def republish(self) -> None:
         """Publish the grid again at the next call of `publish_changes`, even if the map has not changed."""
-        self._version: int | None = None
+        self._shown: tuple[int, int] | None = None
 
     def close(self) -> None:
         """Destroy the publisher."""
@@ -81,16 +85,24 @@ class GridOutput:
         if self._request is not None and self._request.done():
             self._publish_result(self._request)
             self._request = None
-        version = self._slam.solution.version
-        if self._request is None and self._version != version and time.monotonic() >= self._next_time \
-                and self.publisher.get_subscription_count():
-            self._version, self._next_time = version, time.monotonic() + _MIN_PERIOD
+        if self._request is not None or time.monotonic() < self._next_time \
+                or not self.publisher.get_subscription_count():
+            return
+        solution, part = self._slam.solution, self._slam.solution.connected(self.reference)
+        shown = solution.version, len(part) and int(part.submaps[0])
+        if self._shown != shown:
+            self._shown, self._next_time = shown, time.monotonic() + _MIN_PERIOD
+            if len(part) < len(solution):
+                self._node.get_logger().info(f"{self.publisher.topic_name}: of {len(part)} of {len(solution)} "
+                                             "keyframes, those connected with the place of the camera: where the other "
+                                             "submaps are is not known", throttle_duration_sec=60.0)
             self._request = self._run_in_worker(partial(self._build, self._occupancy, map_world, head))
 
     def _build(self, occupancy: Occupancy, map_world: Array, head: Header) -> tuple[OccupancyGrid, int]:
         """Return the grid, and the number of keyframes still to be ray-cast at new poses; on the worker thread."""
         slam = self._slam
-        remaining = occupancy.update(slam.solution, map_world, _MAX_KEYFRAMES, slam.surface.fused(slam.solution))
+        remaining = occupancy.update(slam.solution.connected(self.reference), map_world, _MAX_KEYFRAMES,
+                                     slam.surface.fused(slam.solution))
         return messages.occupancy_grid(occupancy.grid(), head), remaining
 
     def _publish_result(self, request: Future[tuple[OccupancyGrid, int]]) -> None:

@@ -88,6 +88,7 @@ class Outputs:
 
     def publish_tracked(self, tracked: TrackedFrame) -> None:
         """Publish odometry and pose of an image; without a pose, the last odometry with the covariance of unknown."""
+        self.grid.reference = self.grid.reference if tracked.reference is None else tracked.reference
         transforms, base_camera = self._transforms, self._transforms.mounting.at(tracked.stamp)
         head, child = messages.header(tracked.stamp, transforms.odom_frame), transforms.mounting.base_frame
         if base_camera is None or transforms.map_world is None or tracked.odom_camera is None \

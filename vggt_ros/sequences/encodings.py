@@ -105,8 +105,10 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None,
     """
     if len(data) == 0:
         raise ImageError("the image is empty (0 bytes)")
+    if bytes(data[:2]) in (b"P1", b"P2", b"P3"):  # OpenCV wants white space behind the last number of ASCII
+        data = bytes(data) + b"\n"
     flags = cv2.IMREAD_IGNORE_ORIENTATION | (_DECODED[reduction][gray] if reduction > 1 or gray else
-                                             cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+                                             cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -114,10 +116,11 @@ def decode_compressed(kind: str, data: Any, gray_range: GrayRange | None = None,
     if pixels is None:
         raise ImageError(f"format {kind!r} cannot be decoded: its data are damaged, cut off, or of another format")
     if pixels.dtype != np.uint8:
-        if pixels.dtype.kind not in "uf":
-            raise ImageError(f"format {kind!r} has pixels of type {pixels.dtype}, which are not supported")
-        pixels = (gray_range or GrayRange())(pixels)
-    return np.asarray(pixels, np.uint8) if gray else _convert(np.asarray(pixels, np.uint8), cv2.COLOR_BGR2RGB)
+        values = pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32)
+        pixels = (gray_range or GrayRange())(values)
+    if gray:
+        return np.asarray(pixels, np.uint8)
+    return _convert(np.asarray(pixels, np.uint8), cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB)
 
 
 def mosaic_of(kind: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vggt_ros.sequences.image_folder import ImageFolder
+from vggt_ros.sequences.image_list import SUFFIXES
 from vggt_ros.sequences.sequence import Sequence, SequenceError
 from vggt_ros.sequences.video import Video
 
@@ -42,6 +43,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
 
         _refuse_unused(path, "a bag", "", rate)
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
     if bags and bags[0].suffix == ".bag":
         raise SequenceError(f"{path}: a folder with bags of ROS 1; name one of them, such as {min(bags)}")

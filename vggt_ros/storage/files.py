@@ -111,6 +111,11 @@ def read_lines(path: Path) -> list[str]:
 def output_folder(path: Path) -> Path:
     """Create a folder for results before the work begins, and return it; raises FileError if it cannot be written."""
     path = path.expanduser()
+    if path.exists() and not path.is_dir():
+        raise FileError(f"{path}: it is a file; name a folder for the results")
+    if (path / "map.json").exists():
+        raise FileError(f"{path}: a map is saved there, whose files are not overwritten; name another folder for the "
+                        "results")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

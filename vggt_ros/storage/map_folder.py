@@ -109,6 +109,8 @@ def load_map(folder: Path) -> MapRecord:
 
     """
     folder = folder.resolve()
+    if folder.is_file():
+        raise StorageError(f"{folder}: it is a file; name the folder of a map")
     if not folder.parent.is_dir():
         raise StorageError(f"{folder}: no map is saved there (map.json is missing)")
     try:

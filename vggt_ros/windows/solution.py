@@ -211,6 +211,12 @@ class Solution:
         names = ("ids", "stamps", "submaps", "windows", "map_camera", "scale")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
+    def connected(self, keyframe: int | None) -> Solution:
+        """Return the part whose poses relative to a keyframe are known; to the largest submap, if it is not solved."""
+        row = None if keyframe is None else self.index(keyframe)
+        return self.restricted(np.flatnonzero(
+            self.submaps == (self.largest_submap if row is None else self.submaps[row])))
+
     @property
     def scale_state(self) -> str:
         """UNKNOWN, PRIOR or OBSERVED; see `MetricScale`."""

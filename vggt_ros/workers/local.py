@@ -28,6 +28,9 @@ class LocalWorker:
         result: Answer = self._answerer.reconstruct(request)
         return result
 
+    def cancel(self) -> None:
+        """Do nothing: the thread that asks is not interrupted."""
+
     def close(self) -> None:
         """Free what the reconstructor holds."""
         self._answerer.close()

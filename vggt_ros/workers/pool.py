@@ -56,8 +56,7 @@ class Pool:
             ReconstructorLost: no worker is left that could tell.
 
         """
-        with self._lock:
-            known = [worker for worker in self.workers if worker is not None]
+        known = self._alive()
         for worker in known[:-1]:
             try:
                 return worker.image_size(camera)
@@ -85,12 +84,16 @@ class Pool:
                 break
         for _ in self._threads:
             self._entries.put((2, next(self._numbers), None, Future()))
-        with self._lock:
-            workers = [worker for worker in self.workers if worker is not None]
-        for worker in workers:
-            worker.close()
+        for worker in self._alive():
+            worker.cancel()
         for thread in self._threads:
             thread.join()
+        for worker in self._alive():
+            worker.close()
+
+    def _alive(self) -> list[Worker]:
+        with self._lock:
+            return [worker for worker in self.workers if worker is not None]
 
     def _run(self, number: int) -> None:
         """Answer requests by the worker of this number until the pool is closed."""
@@ -131,5 +134,5 @@ class Pool:
             with self._lock:
                 self.workers[number] = worker
             if self._closed.is_set():
-                worker.close()
+                worker.cancel()
         return worker

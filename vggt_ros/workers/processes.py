@@ -38,6 +38,10 @@ class ProcessWorker:
         answer: Answer = result
         return answer
 
-    def close(self) -> None:
-        """End the process, also while it answers."""
+    def cancel(self) -> None:
+        """End what the process does, after a moment in which it may finish."""
         self._process.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()

@@ -77,9 +77,11 @@ class RayWorker:
         result: Answer = self._get(self._actor.answer.remote(request))
         return result
 
-    def close(self) -> None:
-        """End the actor."""
+    def cancel(self) -> None:
+        """End the actor, also while it answers."""
         self._ray.kill(self._actor)
+
+    close = cancel
 
     def _get(self, reference: Any) -> Any:
         try:

@@ -38,8 +38,12 @@ class Worker(Protocol):
         """Return the answer; raises ReconstructorLost if this worker cannot answer any more."""
         ...
 
+    def cancel(self) -> None:
+        """End what the worker does, soon; from any thread."""
+        ...
+
     def close(self) -> None:
-        """End the worker; from any thread, also while it answers."""
+        """End the worker, when it answers nothing."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import so3_exp
+from vggt_ros.geometry.sim3 import rotations
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
 
 Array = NDArray[np.float64]
@@ -248,11 +248,11 @@ class Problem:
     def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
         """Return the scene after one damped Gauss-Newton step."""
         steps, point_step = system.solve(damping)
-        rotation, translation = scene.rotation.copy(), scene.translation.copy()
-        for row, s in enumerate(self.free):
-            rotation_step = so3_exp(steps[6 * row:6 * row + 3])
-            rotation[s] = rotation_step @ rotation[s]
-            translation[s] = rotation_step @ translation[s] + steps[6 * row + 3:6 * row + 6]
+        rotation, translation, free = scene.rotation.copy(), scene.translation.copy(), self.free
+        by_camera = steps[:6 * len(free)].reshape(-1, 6)
+        turn = rotations(by_camera[:, :3])
+        rotation[free] = turn @ rotation[free]
+        translation[free] = (turn @ translation[free][..., None])[..., 0] + by_camera[:, 3:]
         shared = steps[6 * len(self.free):].tolist()
         focal = scene.focal * np.exp(np.clip(shared.pop(0), -0.2, 0.2)) if self.focal_sigma else scene.focal
         radial = scene.radial + float(np.clip(shared.pop(0), -0.1, 0.1)) if self.radial_sigma else scene.radial

@@ -41,7 +41,7 @@ def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array
     points = homogeneous[:, :3] / np.where(np.abs(last) < 1e-9, 1e-9, last)
     directions = points[:, None] - scene.centers()
     directions /= np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)
-    cosine = np.einsum("nsi,nti->nst", directions, directions)
+    cosine = directions @ directions.swapaxes(1, 2)
     cosine[~(visible[:, :, None] & visible[:, None, :])] = 1.0
     return points, np.arccos(np.clip(cosine.min((1, 2)), -1, 1))
 
@@ -58,8 +58,8 @@ def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, reg
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
     near = angle > MIN_RAY_ANGLE
-    points[angle < DISTANT_RAY_ANGLE] = distant_points(scene, observations, inliers, points[near])[
-        angle < DISTANT_RAY_ANGLE]
+    if (distant := angle < DISTANT_RAY_ANGLE).any():
+        points[distant] = distant_points(scene, observations[distant], inliers[distant], points[near])
     scene = replace(scene, points=points)
     inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
     if not inliers[near].any():

@@ -17,7 +17,7 @@ from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.multiview.dense_neighbors import DenseNeighbors
 from vggt_ros.reconstruction.multiview.depth_refinement import projection, refine
 from vggt_ros.reconstruction.multiview.planar_segments import with_planes
-from vggt_ros.reconstruction.multiview.plane_sweep import Sweep, sweep
+from vggt_ros.reconstruction.multiview.plane_sweep import SmallImages, Sweep, sweep
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -52,6 +52,7 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
 
     """
     depth, sigma = np.full(grays.shape, np.nan, np.float32), np.full(grays.shape, np.nan, np.float32)
+    small = SmallImages(grays, intrinsics)
     for index in range(len(grays)) if wanted is None else wanted:
         camera_window = inverse(window_camera[index])
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
@@ -62,7 +63,7 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         others = neighbors.best(SWEEP_NEIGHBORS, SWEEP_PARALLAX)
         if not others:
             continue
-        swept = sweep(grays, intrinsics, window_camera, points_camera, index, others)
+        swept = sweep(small, window_camera, points_camera, index, others)
         others = neighbors.best(REFINED_NEIGHBORS, REFINED_PARALLAX)
         depth[index], sigma[index] = _refined(grays, intrinsics, window_camera, index, others, swept)
     return depth, sigma

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.multiview.lens import correction_maps
-from vggt_ros.reconstruction.multiview.rolling_shutter import dense_shift_per_second
+from vggt_ros.reconstruction.multiview.rolling_shutter import dense_shift
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -68,20 +68,19 @@ class PinholeImages:
 
         They are computed when they are needed: those of all views would take more memory than the images.
         """
-        shift = self._readout * self._factor * dense_shift_per_second(self._velocities[view], self._size) \
-            if self._readout else None
-        if shift is None or not np.abs(shift).max() > NEGLIGIBLE_SHIFT:
+        motion = self._readout * self._factor * self._velocities[view]
+        shift = dense_shift(motion if forward else -motion, self._size) if self._readout else None
+        if shift is None or not max(shift.max(), -shift.min()) > NEGLIGIBLE_SHIFT:
             return self._of_lens[forward] if self._radial else None
-        if forward:  # the shift belongs to the pixel of the image
+        if forward and self._radial:  # the shift belongs to the pixel of the image
             x, y = self._of_lens[forward]
-            at = cv2.remap(shift.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            return x + at[..., 0], y + at[..., 1]
-        columns, rows = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in self._size))
-        at_x, at_y = (columns - shift[..., 0]).astype(np.float32), (rows - shift[..., 1]).astype(np.float32)
-        if not self._radial:
-            return at_x, at_y
-        x, y = (cv2.remap(m, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                for m in self._of_lens[forward])
+            shift = cv2.remap(shift, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            return x + shift[..., 0], y + shift[..., 1]
+        columns, rows = (np.arange(n, dtype=np.float32) for n in self._size)
+        x, y = columns + shift[..., 0], rows[:, None] + shift[..., 1]
+        if self._radial:
+            x, y = (cv2.remap(m, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                    for m in self._of_lens[forward])
         return x, y
 
     @cached_property

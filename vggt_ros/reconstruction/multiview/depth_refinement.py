@@ -34,6 +34,7 @@ MAX_CONTRAST = np.float32(1.4)
 """Largest ratio of the contrasts of two patches that is removed."""
 MAX_STEP = np.float32(1.0)
 """Largest change in an iteration, pixels of the reduced image of the neighbor with the most parallax."""
+_SHARES = np.full(PATCH, 1 / PATCH, np.float32)
 PATCH_INFORMATION = np.float32(PATCH * PATCH / 4)
 """Independent pixels of a patch: depth is not quite constant in it, and noise is correlated."""
 
@@ -145,4 +146,4 @@ def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho
 
 def _mean(image: Map) -> Map:
     """Return the mean of the patch around each pixel (h, w)."""
-    return np.asarray(cv2.boxFilter(image, -1, (PATCH, PATCH)), np.float32)
+    return np.asarray(cv2.sepFilter2D(image, -1, _SHARES, _SHARES), np.float32)

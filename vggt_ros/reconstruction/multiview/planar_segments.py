@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median
+
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Neighbor = tuple[NDArray[np.uint8], Array, Array]
@@ -34,8 +36,8 @@ _RELIABLE = 0.025
 """Relative standard deviation of depth that supports a plane, at most."""
 _FEWEST, _MOST = 60, 300
 """Fewest pixels that support a plane, and the most that are used."""
-_TRIALS = 32
-"""Planes through three of these pixels that are tried."""
+_TRIALS = np.random.default_rng(0).random((32, 3))
+"""Places among them of the three pixels of each plane that is tried, as fractions of their number."""
 _INLIER_SIGMAS, _INLIER_SLACK = 2.0, 0.005
 """Inliers are within so many standard deviations, and this fraction of the inverse depth."""
 _SHARE = 0.6
@@ -90,9 +92,9 @@ def _parts(gray: NDArray[np.uint8]) -> tuple[NDArray[np.int32], list[tuple[int, 
     """Return an image of labels (h, w), and those of the parts without texture with left, top, width and height."""
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.0).astype(np.float32)
     steepness = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats((steepness < _FLAT).astype(np.uint8), connectivity=4)
-    large = [label for label in range(1, count) if boxes[label, cv2.CC_STAT_AREA] >= _LEAST_AREA * gray.size]
-    return np.asarray(labels, np.int32), [(label, boxes[label, :4].tolist()) for label in large]
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats((steepness < _FLAT).astype(np.uint8), connectivity=4)
+    large = np.flatnonzero(boxes[1:, cv2.CC_STAT_AREA] >= _LEAST_AREA * gray.size) + 1
+    return np.asarray(labels, np.int32), [(label, boxes[label, :4].tolist()) for label in large.tolist()]
 
 
 def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array, float] | None:
@@ -101,7 +103,7 @@ def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array,
     It is None if no plane explains enough of the values (n,) at homogeneous positions (n, 3). Their errors are those of
     so many independent `blocks`.
     """
-    chosen = np.random.default_rng(0).integers(0, len(at), (_TRIALS, 3))
+    chosen = (_TRIALS * len(at)).astype(np.intp)
     triples = at[chosen]
     usable = np.abs(np.linalg.det(triples)) > 1e-3 * np.ptp(at[:, 0]) * np.ptp(at[:, 1])
     if not usable.any():
@@ -117,7 +119,9 @@ def _fit(at: Array, values: Map, sigma: Map, blocks: int) -> tuple[Array, Array,
             return None
         plane = np.linalg.solve(information, weighted.T @ (values / sigma))
         rest = np.abs(at @ plane - values)
-        inlier = rest < tolerance
+        before, inlier = inlier, rest < tolerance
+        if np.array_equal(before, inlier):
+            break
     covariance = np.linalg.inv(information * (blocks / len(at)))
     return np.asarray(plane, np.float64), np.asarray(covariance, np.float64), float(np.mean(rest[inlier] ** 2))
 
@@ -146,6 +150,8 @@ def _apply(fitted: tuple[Array, Array, float], pixels: NDArray[np.intp], inverse
 def _moves_otherwise(plane: Array, inside: NDArray[np.bool_], box: tuple[slice, slice], gray: NDArray[np.uint8],
                      neighbors: Sequence[Neighbor]) -> bool:
     """Return whether the neighbors see another color where the border of a part is by its plane; `inside` its `box`."""
+    if not neighbors:
+        return False
     padded = cv2.copyMakeBorder(inside.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depth_inside = cv2.distanceTransform(padded, cv2.DIST_C, 3)[1:-1, 1:-1]
     border = np.flatnonzero((depth_inside > _INNER) & (depth_inside <= _OUTER))
@@ -154,24 +160,27 @@ def _moves_otherwise(plane: Array, inside: NDArray[np.bool_], box: tuple[slice, 
     rho = _homogeneous(border, inside.shape) @ plane
     pixels = np.stack([columns + box[1].start, rows + box[0].start, np.ones(len(border))])
     own = gray[box].ravel()[border].astype(np.float32)
-    seen, other = 0, 0
-    for image, turn, shift in neighbors:
-        x, y, z = turn @ pixels + shift[:, None] * rho
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x, y = x / z, y / z
-        visible = np.flatnonzero((z > 0) & (x >= 0) & (x <= image.shape[1] - 1) & (y >= 0) & (y <= image.shape[0] - 1))
-        if len(visible):
-            there = image[np.rint(y[visible]).astype(np.intp), np.rint(x[visible]).astype(np.intp)] - own[visible]
-            seen += len(visible)
-            other += int((np.abs(there - np.median(there)) > _OTHER_COLOR).sum())
-    return other > _ELSEWHERE * seen
+    turns, shifts = (np.array([one[part] for one in neighbors]).reshape(len(neighbors), 3, -1) for part in (1, 2))
+    x, y, z = (turns @ pixels + shifts * rho).transpose(1, 0, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y = x / z, y / z
+    height, width = gray.shape
+    visible = (z > 0) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    other = 0
+    for (image, *_), at, there_x, there_y in zip(neighbors, visible, x, y, strict=True):
+        if at.any():
+            there = image[np.rint(there_y[at]).astype(np.intp), np.rint(there_x[at]).astype(np.intp)] - own[at]
+            other += int((np.abs(there - median(there)) > _OTHER_COLOR).sum())
+    return other > _ELSEWHERE * int(visible.sum())
 
 
 def _homogeneous(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> Array:
     """Return the positions (n, 3) of pixels of a box, from its middle and in units of its larger edge."""
     rows, columns = np.divmod(pixels, shape[1])
     edge = max(shape)
-    return np.stack([(columns - shape[1] / 2) / edge, (rows - shape[0] / 2) / edge, np.ones(len(pixels))], axis=1)
+    at = np.ones((len(pixels), 3))
+    at[:, 0], at[:, 1] = (columns - shape[1] / 2) / edge, (rows - shape[0] / 2) / edge
+    return at
 
 
 def _blocks(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> int:

@@ -50,6 +50,8 @@ SMOOTHING, SMOOTHING_PASSES = 3.0, 2
 PLANE_SIGMA, AMBIGUITY_SIGMA, COST_FLOOR = 0.22, 0.19, 0.03
 """Standard deviation in planes: the first, and the second times (cost + floor) / (margin to the next best + floor)."""
 _TINY = np.float32(1e-6)
+_WHOLE = 2048
+"""Costs are aggregated as multiples of one over this, in 16 bits: sums of four paths are less than 16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +71,37 @@ class Sweep:
                      np.asarray(cv2.resize(self.sigma, size, interpolation=cv2.INTER_NEAREST), np.float32), self.step)
 
 
-def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, points_camera: Array, index: int,
-          others: Sequence[int]) -> Sweep:
-    """Return the inverse depth of keyframe `index` by its neighbors `others`, in the size of `grays`.
+class SmallImages:
+    """The images of a window in the size that is compared, prepared when they are first used.
+
+    Attributes:
+        intrinsics: (S, 3, 3) for this size.
+
+    """
+
+    def __init__(self, grays: NDArray[np.uint8], intrinsics: Array) -> None:
+        """Take the images, uint8 (S, h, w), and their intrinsics (S, 3, 3)."""
+        height, width = grays.shape[1:]
+        small = min(WIDTH, width)
+        self._grays, self._size = grays, (small, round(height * small / width))
+        self._prepared: dict[int, tuple[Map, _Texture]] = {}
+        self.shape = grays.shape[1:]
+        self.intrinsics = np.array([resize_intrinsics(matrix, small / width, self._size[1] / height)
+                                    for matrix in intrinsics])
+
+    def __getitem__(self, row: int) -> tuple[Map, _Texture]:
+        """Return an image, float32, and its texture."""
+        if row not in self._prepared:
+            image = cv2.resize(self._grays[row], self._size, interpolation=cv2.INTER_AREA).astype(np.float32)
+            self._prepared[row] = image, _Texture(image)
+        return self._prepared[row]
+
+
+def sweep(images: SmallImages, window_camera: Array, points_camera: Array, index: int, others: Sequence[int]) -> Sweep:
+    """Return the inverse depth of keyframe `index` by its neighbors `others`, in the size of the full images.
 
     Args:
-        grays: uint8 (S, h, w), in the order of time.
-        intrinsics: (S, 3, 3) for this size.
+        images: of the window, in the order of time.
         window_camera: (S, 4, 4).
         points_camera: sparse points (n, 3) of the keyframe in its camera frame; they give the range of depth, and
             guide the aggregation.
@@ -83,28 +109,24 @@ def sweep(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, poi
         others: at least one.
 
     """
-    full_height, full_width = grays.shape[1:]
-    size = min(WIDTH, full_width), round(full_height * min(WIDTH, full_width) / full_width)
-    small = {row: cv2.resize(grays[row], size, interpolation=cv2.INTER_AREA).astype(np.float32)
-             for row in (index, *others)}
-    matrices = {row: resize_intrinsics(intrinsics[row], size[0] / full_width, size[1] / full_height) for row in small}
+    matrices, (image, texture) = images.intrinsics, images[index]
     others_camera = {row: inverse(window_camera[row]) @ window_camera[index] for row in others}
     planes = _planes(points_camera, matrices[index], [inverse(motion)[:3, 3] for motion in others_camera.values()])
     unturned, first = np.linalg.inv(matrices[index]), _one_side(index, others)
-    costs = _Costs(small[index], [
-        _Neighbor(_Texture(small[row]), matrices[row] @ others_camera[row][:3, :3] @ unturned,
+    costs = _Costs(texture, [
+        _Neighbor(images[row][1], matrices[row] @ others_camera[row][:3, :3] @ unturned,
                   matrices[row] @ others_camera[row][:3, 3], row in first) for row in others])
-    cost = np.empty((len(planes), *small[index].shape), np.float32)
+    cost = np.empty((len(planes), *image.shape), np.float32)
     for one, at in zip(cost, planes, strict=True):
         costs.at(float(at), one)
     seen = np.isfinite(cost)
     cost[~seen] = UNKNOWN_COST
     _guide(cost, points_camera, matrices[index], planes)
-    inverse_depth, sigma, plane = _best(aggregate(cost, small[index]), planes)
+    inverse_depth, sigma, plane = _best(aggregate(cost, image), planes)
     known = np.take_along_axis(seen, plane[None], 0)[0]
     step = float(planes[1] - planes[0])
     result = Sweep(_smooth(inverse_depth, step), np.where(known, sigma, np.float32(np.nan)), step)
-    return result.resized(grays.shape[1:])
+    return result.resized(images.shape)
 
 
 def _planes(points: Array, matrix: Array, centers: Sequence[Array]) -> Array:
@@ -162,46 +184,44 @@ class _Costs:
     All work is done in a few arrays that stay in the processor's cache: allocating them takes longer than the sums.
     """
 
-    def __init__(self, image: Map, neighbors: Sequence[_Neighbor]) -> None:
-        self._texture, self._neighbors = _Texture(image), neighbors
-        self._warped, self._product = np.empty_like(image), np.empty_like(image)
-        self._sums = {side: (np.empty_like(image), np.empty_like(image)) for side in (True, False)}
-        self._outside = np.empty(image.shape, np.bool_)
+    def __init__(self, texture: _Texture, neighbors: Sequence[_Neighbor]) -> None:
+        self._texture = texture
+        self._sides = [[one for one in neighbors if one.side == side] for side in (True, False)]
+        self._warped, self._sum, self._mean = (np.empty_like(texture.detail) for _ in range(3))
+        self._outside, self._unseen = np.empty(texture.detail.shape, np.bool_), np.empty(texture.detail.shape, np.uint8)
 
     def at(self, inverse_depth: float, cost: Map) -> None:
         """Write into `cost` (h, w) those of a plane, infinite where no neighbor sees the pixel.
 
         The better of the means of the two sides counts.
         """
-        for side, (total, count) in self._sums.items():
-            total.fill(0)
-            count.fill(sum(neighbor.side == side for neighbor in self._neighbors))
-        for neighbor in self._neighbors:
-            self._add(neighbor, inverse_depth, *self._sums[neighbor.side])
-        (total, count), (other, other_count) = self._sums.values()
-        for one, number in ((total, count), (other, other_count)):
-            np.multiply(one, self._texture.scale, out=one)  # the sum of the correlations
-            np.subtract(number, one, out=one)
-            np.multiply(one, np.float32(0.5), out=one)
-            np.equal(number, 0, out=self._outside)
-            np.maximum(number, 1, out=number)
-            np.divide(one, number, out=one)
-            one[self._outside] = np.inf
-        np.minimum(total, other, out=cost)
+        cost.fill(np.inf)
+        for side in self._sides:
+            self._sum.fill(0)
+            self._unseen.fill(0)
+            for neighbor in side:
+                self._add(neighbor, inverse_depth)
+            # Patches at the border of a neighbor's image have the part that it shows.
+            cv2.boxFilter(self._sum, -1, (PATCH, PATCH), self._mean)
+            np.multiply(self._mean, self._texture.scale, out=self._mean)  # the sum of the correlations
+            np.subtract(np.float32(len(side)), self._unseen, out=self._sum)
+            np.equal(self._sum, 0, out=self._outside)
+            np.copyto(self._sum, 1, where=self._outside)
+            np.divide(self._mean, self._sum, out=self._mean)
+            np.subtract(1, self._mean, out=self._mean)
+            np.copyto(self._mean, np.inf, where=self._outside)
+            np.minimum(cost, self._mean, out=cost)
+        np.multiply(cost, np.float32(0.5), out=cost)
 
-    def _add(self, neighbor: _Neighbor, inverse_depth: float, total: Map, count: Map) -> None:
-        """Add the correlations by a neighbor, without the scale of the keyframe; subtract 1 where it sees no pixel."""
-        size = total.shape[::-1]
+    def _add(self, neighbor: _Neighbor, inverse_depth: float) -> None:
+        """Add the products of a neighbor's pixels and those of the keyframe, and 1 to `_unseen` where it sees none."""
         homography = neighbor.rotation.copy()
         homography[:, 2] += inverse_depth * neighbor.shift
-        cv2.warpPerspective(neighbor.texture.normalized, homography, size, self._warped,
+        cv2.warpPerspective(neighbor.texture.normalized, homography, self._sum.shape[::-1], self._warped,
                             cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)  # 0 outside of the neighbor
         np.equal(self._warped, 0, out=self._outside)
-        np.subtract(count, self._outside, out=count)
-        np.multiply(self._warped, self._texture.detail, out=self._warped)
-        cv2.boxFilter(self._warped, -1, (PATCH, PATCH), self._product)
-        np.copyto(self._product, 0, where=self._outside)
-        np.add(total, self._product, out=total)
+        np.add(self._unseen, self._outside.view(np.uint8), out=self._unseen)
+        cv2.accumulateProduct(self._warped, self._texture.detail, self._sum)
 
 
 def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
@@ -215,31 +235,31 @@ def _guide(cost: Map, points: Array, matrix: Array, planes: Array) -> None:
 
 def aggregate(cost: Map, image: Map) -> Map:
     """Return the costs (n, h, w) of n planes, the mean of four paths that jump at edges of `image` (h, w)."""
-    total = _paths(cost.transpose(1, 0, 2), image)
-    total += _paths(cost.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
-    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25), order="C")
+    whole = np.rint(cost * np.float32(_WHOLE)).astype(np.int16)
+    total = _paths(whole.transpose(1, 0, 2), image)
+    total += _paths(whole.transpose(2, 0, 1), image.T).transpose(2, 1, 0)
+    return np.multiply(total.transpose(1, 0, 2), np.float32(0.25 / _WHOLE), order="C")
 
 
-def _paths(cost: Map, image: Map) -> Map:
+def _paths(cost: NDArray[np.int16], image: Map) -> NDArray[np.int16]:
     """Return the sum of the costs (h, n, w) aggregated downward and upward from row to row; `image` is (h, w)."""
     height, count, width = cost.shape
-    result = np.empty((height, count, 2 * width), np.float32)  # both directions side by side, upward in reverse order
+    result = np.empty((height, count, 2 * width), np.int16)  # both directions side by side, upward in reverse order
     result[..., :width], result[..., width:] = cost, cost[::-1]
     change = np.abs(np.diff(image, axis=0))
-    jump = JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)
-    padded = np.full((count + 2, 2 * width), np.inf, np.float32)
+    jump = np.rint(_WHOLE * JUMP_PENALTY / (1 + np.concatenate([change, change[::-1]], 1) / EDGE)).astype(np.int16)
+    step = np.int16(_WHOLE * STEP_PENALTY)
+    padded = np.full((count + 2, 2 * width), np.iinfo(np.int16).max, np.int16)
     before = padded[1:-1]
     best = np.empty_like(before)
     for row in range(1, height):
-        before[:] = result[row - 1]
-        lowest = before.min(0)
+        np.subtract(result[row - 1], result[row - 1].min(0), out=before)
         np.minimum(padded[:-2], padded[2:], out=best)
-        best += STEP_PENALTY
+        best += step
         np.minimum(best, before, out=best)
-        np.minimum(best, lowest + jump[row - 1], out=best)
-        best -= lowest
+        np.minimum(best, jump[row - 1], out=best)
         result[row] += best
-    return np.asarray(result[..., :width] + result[::-1, :, width:], np.float32)
+    return np.asarray(result[..., :width] + result[::-1, :, width:], np.int16)
 
 
 def _best(cost: Map, planes: Array) -> tuple[Map, Map, NDArray[np.intp]]:

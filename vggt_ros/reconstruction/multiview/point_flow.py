@@ -47,12 +47,16 @@ def _lucas_kanade(gray: Gray, target: Features, points: Pixels, guess: Pixels, m
     gray = gray if change.is_negligible else change.apply(gray)
     options = {"winSize": patch, "maxLevel": levels, "criteria": TERMINATION, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(gray, target.gray, points, guess.copy(), **options)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, gray, moved, points + moved - guess, **options)
     height, width = target.gray.shape
-    inside = (moved > 3).all(1) & (moved < [width - 4, height - 4]).all(1)
-    near = np.linalg.norm(back - points, axis=1) < max_backward_error
-    inside &= ~is_masked(target.excluded, moved, target.gray.shape)
-    return moved, (found[:, 0] > 0) & (found_back[:, 0] > 0) & inside & near
+    good = (found[:, 0] > 0) & (moved > 3).all(1) & (moved < [width - 4, height - 4]).all(1)
+    good &= ~is_masked(target.excluded, moved, target.gray.shape)
+    rows = np.flatnonzero(good)
+    if len(rows):
+        back, found_back, _ = cv2.calcOpticalFlowPyrLK(target.gray, gray, moved[rows],
+                                                       (points + moved - guess)[rows], **options)
+        near = np.linalg.norm(back - points[rows], axis=1) < max_backward_error
+        good[rows] = (found_back[:, 0] > 0) & near
+    return moved, good
 
 
 def motion_around(points: Pixels, first: Pixels, second: Pixels) -> Pixels:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.median import median
 from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
@@ -63,8 +64,8 @@ def velocity_grid(keyframe: Keyframe) -> Array:
     velocity = keyframe.corners.velocity[known].astype(np.float64)
     design = _homogeneous(pixels / width)
     affine = _affine_fit(design, velocity)
-    distance = (places[:, :1] - pixels[:, 0]) ** 2 + (places[:, 1:] - pixels[:, 1]) ** 2
-    nearest = np.argpartition(distance, NEIGHBORS - 1, axis=1)[:, :NEIGHBORS]
+    nearest = cv2.batchDistance(places.astype(np.float32), pixels.astype(np.float32), cv2.CV_32F,
+                                normType=cv2.NORM_L2SQR, K=NEIGHBORS)[1]
     left = np.median((velocity - design @ affine)[nearest], axis=1)
     return (_homogeneous(places / width) @ affine + left).reshape(grid.shape)
 
@@ -84,7 +85,7 @@ def _affine_fit(design: Array, velocity: Array) -> Array:
         return affine
     for _ in range(AFFINE_ITERATIONS):
         left = np.linalg.norm(velocity - design @ affine, axis=1)
-        weight = 1 / (1 + (left / max(float(np.median(left)), 1.0)) ** 2)
+        weight = 1 / (1 + (left / max(median(left), 1.0)) ** 2)
         weighted = design * weight[:, None]
         affine = np.linalg.solve(design.T @ weighted + AFFINE_PRIOR * np.diag([1.0, 1.0, 0.0]), weighted.T @ velocity)
     return affine
@@ -110,14 +111,15 @@ def shift_per_second(pixels: Array, velocities: Sequence[Array], size: tuple[int
     return shift_rate
 
 
-def dense_shift_per_second(velocity: Array, size: tuple[int, int]) -> Array:
-    """Return the shift of every pixel of an image of this width and height per second of readout time (h, w, 2).
+def dense_shift(motion: Array, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the shift of every pixel of an image of this width and height (h, w, 2).
 
-    It is in pixels of the image for which `velocity_grid` gave the velocity, which is interpolated.
+    `motion` during the readout time is that of `velocity_grid`, and interpolated; the shift is in its units.
     """
-    smooth = cv2.GaussianBlur(velocity, (0, 0), GRID_BLUR, borderType=cv2.BORDER_REPLICATE)
-    dense = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), np.float64)
-    return dense * ((np.arange(size[1]) + 0.5) / size[1] - 0.5)[:, None, None]
+    smooth = cv2.GaussianBlur(motion, (0, 0), GRID_BLUR, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+    dense = np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    dense *= ((np.arange(size[1], dtype=np.float32) + np.float32(0.5)) / size[1] - np.float32(0.5))[:, None, None]
+    return dense
 
 
 class ReadoutEstimator:
