@@ -31,8 +31,9 @@ FEW_MATCHES, EARLIER = 40, 4
 many: what is between may be blurred, covered, or look elsewhere."""
 MIN_MATCHES_OF_PHOTOS = 20
 """Fewest certain matches of two photos without an order in time; those that show different places have 10 at most."""
-LINKED = 6
-"""So many keyframes before one that is matched are matched with it, too."""
+LINKED, MIN_LINKS = 6, 80
+"""So many keyframes before one that is matched are matched with it, too, and the fewest certain matches that are taken:
+with few of them, as at a wall without texture, scale is held weakly, and is lost by wrong ones."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 MIN_SPREAD = 250
@@ -167,7 +168,7 @@ def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[in
     """Return the tracks (n, S, 2) with the certain matches of keyframe `index` with those `before` it."""
     for earlier in before:
         first_pixels, second_pixels, certain = _matches(features[earlier], features[index])
-        if certain >= FEW_MATCHES:
+        if certain >= MIN_LINKS:
             tracks = _add_matches(tracks, earlier, index, first_pixels[:certain], second_pixels[:certain])
     return tracks
 
