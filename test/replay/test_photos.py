@@ -17,7 +17,8 @@ from vggt_ros.cli.reconstruct import main
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, umeyama
 from vggt_ros.replay.photo_tracks import corners, track
-from vggt_ros.replay.photos import find_photos, reconstruct_photos, similarity_order
+from vggt_ros.replay.photo_windows import similarities, similarity_order
+from vggt_ros.replay.photos import find_photos, reconstruct_photos
 from vggt_ros.sequences.orientation import turned
 from vggt_ros.synthetic import SceneReconstructor, orbit, pinhole, room
 from vggt_ros.windows.keyframe import Keyframe
@@ -133,8 +134,8 @@ def test_photos_that_look_alike_are_neighbors(folder: Path) -> None:
     """Shuffled photos of a curve: steps in the order found are shorter than shuffled ones."""
     images = [cv2.imread(str(folder / f"{number}.png"))[..., ::-1] for number in range(COUNT)]
     shuffled = [0, 5, 2, 7, 1, 8, 4, 6, 3]
-    order = similarity_order([Keyframe(i, i, np.ascontiguousarray(images[number]), pinhole(*SIZE))
-                              for i, number in enumerate(shuffled)])
+    order = similarity_order(similarities([Keyframe(i, i, np.ascontiguousarray(images[number]), pinhole(*SIZE))
+                                           for i, number in enumerate(shuffled)]))
     assert sorted(order) == list(range(COUNT))
     steps = np.abs(np.diff([shuffled[row] for row in order]))
     assert steps.sum() < 0.6 * np.abs(np.diff(shuffled)).sum()

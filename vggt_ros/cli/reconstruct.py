@@ -26,7 +26,7 @@ from vggt_ros.storage.files import FileError, output_folder, write_ply
 
 _DEFAULTS = {"map.kept_width": 400}
 """Other defaults than for a robot: depth is kept larger, since there are few images."""
-_AT_ONCE = 24
+_AT_ONCE = 60
 
 
 @ends_in_order(ConfigError, FileError, ReconstructorLost, OSError)

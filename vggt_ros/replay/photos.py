@@ -1,32 +1,32 @@
 """Photos of one camera without order in time: reconstructed in one window, or in several that are fused.
 
 All photos are keyframes. Their windows go through `Slam.step` as those of a video do: alignment by shared keyframes,
-the pose graph, loops between windows that see the same.
+the pose graph, loops between windows that see the same. Photos that got no pose are tried again, together with those
+that look like them and have one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggt_ros.config import Config
-from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.photo_windows import PhotoWindows, similarities, similarity_order
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
 from vggt_ros.sequences.image_list import find_images
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
-from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
+from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import MapKeyframe
 
 
@@ -104,22 +104,6 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return once, lines
 
 
-def similarity_order(keyframes: Sequence[Keyframe]) -> list[int]:
-    """Return the rows of keyframes from the first one on, each next to the most similar one before it.
-
-    Similarity is that of place descriptors (`vggt_ros/features/appearance.py`).
-    """
-    found = np.array([describe(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), None)[1]
-                      for keyframe in keyframes])
-    similar = found @ found.T
-    order = [0]
-    while len(order) < len(keyframes):
-        left = np.setdiff1d(np.arange(len(keyframes)), order)
-        # The newest three: a window shares some with the one before.
-        order.append(int(left[np.argmax(similar[order[-3:]][:, left].max(0))]))
-    return order
-
-
 def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, config: Config,
                        at_once: int, by_similarity: bool = True, progress: bool = False) -> Collection:
     """Reconstruct photos of one camera.
@@ -141,7 +125,9 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
     images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov)
     rectify = Rectifier(images.camera, reconstructor.image_size(images.camera))
     keyframes: list[Keyframe] = []
-    intake, omitted, used, unused = Intake(), Omitted(), [], []
+    intake, omitted = Intake(), Omitted()
+    used: list[Path] = []
+    unused: list[Path] = []
     for file in tqdm(files, desc="reading", unit="image", disable=not progress):
         try:
             image = rectify(images.read(file, intake))
@@ -149,28 +135,22 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
             omitted.add(str(file), str(error))
             unused.append(file)
             continue
-        number = len(keyframes)
-        keyframes.append(Keyframe(number, (number + 1) * 10**9, image, rectify.intrinsics, images.camera.calibrated))
+        keyframes.append(Keyframe(len(used), 0, image, rectify.intrinsics, images.camera.calibrated))
         used.append(file)
-    files = used
     if not keyframes:
         raise SequenceError(f"none of the photos can be used: {'; '.join(omitted.lines)}")
-    if by_similarity:
-        keyframes = [keyframes[number] for number in similarity_order(keyframes)]
-        files = [files[keyframe.id] for keyframe in keyframes]
-        keyframes = [replace(keyframe, id=number, stamp=(number + 1) * 10**9)
-                     for number, keyframe in enumerate(keyframes)]
     slam = Slam(config, reconstructor)
-    refusals = []
-    windows = overlapping_windows(keyframes, at_once, max(1, at_once // 3))
-    for window in tqdm(windows, desc="windows", unit="window", disable=not progress):
-        update = slam.step(window)
-        if update.refused:
-            refusals.append(f"photos {window.ids[0] + 1} to {window.ids[-1] + 1}: {update.refused}")
-    solution = slam.solution
-    rows = {int(solution.ids[row]): row for row in np.flatnonzero(solution.submaps == solution.largest_submap)} \
-        if len(solution) else {}
-    photos = [Photo(files[number], keyframes[number].image, solution.map_camera[row], solution.keyframes[number],
-                    float(solution.scale[row])) for number, row in sorted(rows.items())]
-    missing = [file for number, file in enumerate(files) if number not in rows]
-    return Collection(slam, rectify, photos, missing + unused, refusals, images.assumptions, omitted)
+    windows = PhotoWindows(slam, keyframes)
+    similar = similarities(keyframes)
+    order = similarity_order(similar) if by_similarity else list(range(len(keyframes)))
+    overlap = max(1, at_once // 3)
+    starts = range(0, max(len(order) - overlap, 1), at_once - overlap)
+    for start in tqdm(starts, desc="windows", unit="window", disable=not progress):
+        windows.solve(order[start:start + at_once], order[start:start + overlap] if start else [])
+    windows.retry(similar, at_once, progress)
+    solution, poses = slam.solution, windows.rows_of_solution()
+    photos = [Photo(used[row], keyframes[row].image, solution.map_camera[at], solution.keyframes[windows.ids[row]],
+                    float(solution.scale[at])) for row, at in sorted(poses.items())]
+    missing = [file for row, file in enumerate(used) if row not in poses]
+    return Collection(slam, rectify, photos, missing + unused, windows.refusals(set(poses)), images.assumptions,
+                      omitted)

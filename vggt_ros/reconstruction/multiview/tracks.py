@@ -1,12 +1,14 @@
 """Feature tracks through the keyframes of a window: those of the tracker, sparse optical flow, and SIFT matches.
 
 The tracker has followed features through every image in between; their tracks are taken as they are. Optical flow
-between keyframes follows what the tracker did not, and SIFT features are matched where the flow fails.
+between keyframes follows what the tracker did not, and SIFT features are matched where the flow fails. A keyframe that
+is matched is matched with others before, too: a point that is missed in one is found again in the next. Photos without
+an order in time are matched each with all others, and not followed by optical flow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,11 @@ MIN_TRACKED = 80
 FEW_MATCHES, EARLIER = 40, 4
 """With fewer certain matches to the next keyframe, up to so many keyframes before are tried, too, until one has as
 many: what is between may be blurred, covered, or look elsewhere."""
+MIN_MATCHES_OF_PHOTOS = 20
+"""Fewest certain matches of two photos without an order in time; those that show different places have 10 at most."""
+LINKED, MIN_LINKS = 6, 80
+"""So many keyframes before one that is matched are matched with it, too, and the fewest certain matches that are taken:
+with few of them, as at a wall without texture, scale is held weakly, and is lost by wrong ones."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 MIN_SPREAD = 250
@@ -55,12 +62,16 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
     tracks = np.full((0, count, 2), np.nan) if known is None else known.copy()
     first = int(np.flatnonzero(~np.isnan(tracks[..., 0]).all(0))[-1]) if len(tracks) else 0
     tracks = _with_tracks_of_the_tracker(tracks, keyframes, first)
+    if all(keyframe.corners is None for keyframe in keyframes):
+        return _with_photos(tracks, features, first + 1 if len(tracks) else 1)
     for index in range(first, count - 1):
         current = features[index]
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
         new_corners = _where_no_track_is(current.corners, active, current.gray.shape[::-1])
         tracks = np.concatenate([tracks, _new_tracks(count, index, new_corners)])
-        tracks = _track_step(tracks, features, index, max_backward_error)
+        tracks, matched = _track_step(tracks, features, index, max_backward_error)
+        if matched is not None:
+            tracks = _with_links(tracks, features, range(matched - 1, max(-1, index - LINKED), -1), index + 1)
     kept = (~np.isnan(tracks[:, :, 0])).sum(1) >= 2
     kept[:0 if known is None else len(known)] = True
     return tracks[kept]
@@ -108,8 +119,12 @@ def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
     return np.flatnonzero(chosen)
 
 
-def _track_step(tracks: Array, features: Sequence[Features], index: int, max_backward_error: float) -> Array:
-    """Return the tracks (n, S, 2) continued from keyframe `index` to the next one, and new ones by matches."""
+def _track_step(tracks: Array, features: Sequence[Features], index: int,
+                max_backward_error: float) -> tuple[Array, int | None]:
+    """Return the tracks (n, S, 2) continued from keyframe `index` to the next one, and up to which it was matched.
+
+    The latter is the earliest keyframe whose features were matched with those of the next one; None if none were.
+    """
     source, target = features[index], features[index + 1]
     observed = ~np.isnan(tracks[:, index, 0])
     pending = np.flatnonzero(observed & np.isnan(tracks[:, index + 1, 0]))
@@ -127,13 +142,34 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int, max_bac
             moved[retried_good], good = retried[retried_good], good | retried_good
     if observed.sum() - len(pending) + good.sum() >= enough:
         tracks[pending[good], index + 1] = moved[good]
-        return tracks
+        return tracks, None
     for earlier in range(index, max(index - 1 - EARLIER, -1), -1):
         tracks, matches = _with_matches(tracks, features, earlier, index + 1, max_backward_error)
         if matches >= FEW_MATCHES:
             break
     good &= np.isnan(tracks[pending, index + 1, 0])
     tracks[pending[good], index + 1] = moved[good]
+    return tracks, earlier
+
+
+def _with_photos(tracks: Array, features: Sequence[Features], first: int) -> Array:
+    """Return the tracks (n, S, 2) with the certain matches of each photo, from the `first` on, with all before it."""
+    for index in range(first, len(features)):
+        for earlier in range(index - 1, -1, -1):
+            one, other = features[earlier], features[index]
+            rows, columns, certain = verified_matches(one.fine_sift, other.fine_sift, one.intrinsics, other.intrinsics)
+            if certain >= MIN_MATCHES_OF_PHOTOS:
+                tracks = _add_matches(tracks, earlier, index, one.fine_sift.pixels[rows[:certain]],
+                                      other.fine_sift.pixels[columns[:certain]])
+    return tracks
+
+
+def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[int], index: int) -> Array:
+    """Return the tracks (n, S, 2) with the certain matches of keyframe `index` with those `before` it."""
+    for earlier in before:
+        first_pixels, second_pixels, certain = _matches(features[earlier], features[index])
+        if certain >= MIN_LINKS:
+            tracks = _add_matches(tracks, earlier, index, first_pixels[:certain], second_pixels[:certain])
     return tracks
 
 

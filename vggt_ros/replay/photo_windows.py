@@ -1,0 +1,125 @@
+"""Which photos without an order in time are reconstructed together.
+
+In their order by name, or by what they show; those that got no pose then are tried again, together with the ones that
+look like them and have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vggt_ros.features.appearance import describe
+from vggt_ros.geometry.poses import Array
+from vggt_ros.slam import Slam
+from vggt_ros.windows.keyframe import Keyframe, Window
+
+_TRIES = 2
+"""How often a photo that got no pose is tried again."""
+
+
+def similarities(keyframes: Sequence[Keyframe]) -> Array:
+    """Return how similar keyframes look (n, n): the products of place descriptors, see `features/appearance.py`."""
+    found = np.array([describe(np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8), None)[1]
+                      for keyframe in keyframes], np.float64)
+    return np.asarray(found @ found.T)
+
+
+def similarity_order(similar: Array) -> list[int]:
+    """Return the rows of photos, of `similarities` (n, n), from the first on: each most like the three before it."""
+    order = [0]
+    while len(order) < len(similar):
+        left = np.setdiff1d(np.arange(len(similar)), order)
+        # The newest three: a window shares some with the one before.
+        order.append(int(left[np.argmax(similar[order[-3:]][:, left].max(0))]))
+    return order
+
+
+def group_of_missing(similar: Array, placed: NDArray[np.bool_], tried: NDArray[np.intp],
+                     size: int) -> tuple[list[int], list[int]]:
+    """Return rows of placed photos, a third of `size`, and of as many as fit of those that are not.
+
+    Those that were tried least are first, then those that look most like a placed one or one of the group; without
+    placed ones the group begins with the photo that most others look like.
+
+    Args:
+        similar: of `similarities` (n, n).
+        placed: (n,), the photos that have a pose.
+        tried: (n,), how often the others were tried.
+        size: of the window.
+
+    """
+    near = similar[:, placed].max(1) if placed.any() else np.median(similar, axis=1)
+    candidates = ~placed & (tried == tried[~placed].min())
+    group: list[int] = []
+    while len(group) < size - size // 3 * placed.any() and candidates.any():
+        group.append(int(np.argmax(np.where(candidates, near, -np.inf))))
+        candidates[group[-1]] = False
+        near = np.maximum(near, similar[group[-1]]) if len(group) > 1 or placed.any() else similar[group[-1]]
+    nearness = np.where(placed, similar[:, group].max(1), -np.inf)
+    known = np.argsort(-nearness, kind="stable")[:min(size // 3, int(placed.sum()))]
+    return sorted(known.tolist()), group
+
+
+class PhotoWindows:
+    """Solves windows of photos, by their rows; keyframe ids are in the order in which the photos were tried first."""
+
+    def __init__(self, slam: Slam, keyframes: Sequence[Keyframe]) -> None:
+        """Begin with none; `keyframes` are all photos, whatever their ids and stamps."""
+        self.ids: dict[int, int] = {}
+        self._slam, self._keyframes = slam, keyframes
+        self._refused: list[tuple[list[int], str]] = []
+        self._count = 0
+
+    def solve(self, rows: Sequence[int], shared: Sequence[int]) -> None:
+        """Solve a window of photos, of which the `shared` ones were in windows before."""
+        for row in rows:
+            self.ids.setdefault(row, len(self.ids))
+        window = Window(self._count, tuple(
+            replace(self._keyframes[row], id=self.ids[row], stamp=(self.ids[row] + 1) * 10**9)
+            for row in sorted(rows, key=self.ids.__getitem__)), tuple(sorted(self.ids[row] for row in shared)))
+        self._count += 1
+        if refused := self._slam.step(window).refused:
+            self._refused.append((list(rows), refused))
+
+    def retry(self, similar: Array, size: int, progress: bool) -> None:
+        """Try photos without a pose again, with those that look like them and have one: each `_TRIES` times at most.
+
+        Args:
+            similar: of `similarities`.
+            size: of the windows.
+            progress: show a bar.
+
+        """
+        tried = np.zeros(len(similar), np.intp)
+        with tqdm(desc="once more", unit="window", disable=not progress) as bar:
+            while True:
+                placed = np.zeros(len(similar), bool)
+                placed[list(self.rows_of_solution())] = True
+                elsewhere = np.isin([self.ids[row] for row in range(len(similar))], self._slam.solution.ids) & ~placed
+                tried[elsewhere] = _TRIES
+                if placed.all() or tried[~placed].min() >= _TRIES or not (placed.any() or len(placed) > size):
+                    return
+                shared, group = group_of_missing(similar, placed, tried, size)
+                self.solve([*shared, *group], shared)
+                tried[group] += 1
+                bar.update()
+
+    def rows_of_solution(self) -> dict[int, int]:
+        """Return the rows of the photos in the largest submap with their rows in the solution."""
+        solution = self._slam.solution
+        if not len(solution.ids):
+            return {}
+        row_of = {keyframe: row for row, keyframe in self.ids.items()}
+        return {row_of[int(solution.ids[at])]: int(at)
+                for at in np.flatnonzero(solution.submaps == solution.largest_submap)}
+
+    def refusals(self, placed: set[int]) -> list[str]:
+        """Return why windows were refused that had photos which are not `placed`."""
+        return [f"photos {min(rows) + 1} to {max(rows) + 1}: {text}" for rows, text in self._refused
+                if not placed.issuperset(rows)]
