@@ -164,3 +164,11 @@ def test_a_bag_that_breaks_off_yields_what_is_before(tmp_path):
     assert 5 < len(got) < 39
     assert all(np.array_equal(image, mine) for (_, image), mine in zip(got, images, strict=False))
     assert any("the rest of the bag" in line for line in sequence.omitted.lines)
+
+
+def test_a_recorder_that_was_killed_left_a_bag_that_can_be_mended(tmp_path):
+    (storage,) = bag(tmp_path / "b", [{}] * 5).glob("*.mcap")
+    storage.write_bytes(storage.read_bytes()[:-200])
+    for path in (storage, tmp_path / "b"):
+        with pytest.raises(SequenceError, match=r"not a readable bag .*mcap recover"):
+            open_sequence(path)

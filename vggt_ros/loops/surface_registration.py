@@ -4,7 +4,8 @@ Keyframes find each other only where both parts saw a place from about the same 
 where a map is bent, such as at its end. Surfaces are seen from all directions: once the parts are roughly in place, the
 depth of the one is moved onto that of the other by a similarity that minimizes the distances of points to the planes
 of their nearest neighbors (Chen, Medioni, Object modeling by registration of multiple range images, IVC 1992), from
-coarse to fine. Where the surfaces leave a motion open, such as along a wall, the covariance says so.
+coarse to fine. Where the surfaces leave a motion open, such as along a wall, the covariance says so. That they fit is
+no evidence that the parts show the same place: so do those of places that look alike.
 """
 
 from __future__ import annotations
@@ -102,8 +103,7 @@ def register_surfaces(fixed: Solution, moved: Solution, size: int) -> tuple[int,
         return None
     first, covariance = int(np.median(walls.rows[other])), np.asarray(np.linalg.inv(information), np.float64)
     first_own = inverse(to_matrix(fixed.similarity(first))[None])[0] @ found
-    return (int(fixed.ids[first]), int(moved.ids[own]),
-            LoopMeasurement(to_sim3(first_own[None])[0], covariance, images=groups))
+    return int(fixed.ids[first]), int(moved.ids[own]), LoopMeasurement(to_sim3(first_own[None])[0], covariance)
 
 
 def _linearized(tree: Any, walls: _Surface, points: _Surface, map_own: Array, limit: float,

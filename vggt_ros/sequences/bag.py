@@ -131,7 +131,9 @@ class BagSequence:
             reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()
         except Exception as error:  # the parser of a damaged file may raise anything
-            raise SequenceError(f"{self.path}: not a readable bag ({error})") from error
+            files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.mcap"))
+            cure = "; `mcap recover` mends an unfinished one" if files and files[0].suffix == ".mcap" else ""
+            raise SequenceError(f"{self.path}: not a readable bag ({error}){cure}") from error
         try:
             yield reader
         finally:
