@@ -316,7 +316,9 @@ def test_where_an_export_cannot_be_written_is_named(tmp_path, capsys):
              np.tile(np.eye(4), (len(mapped().solution), 1, 1)), Config())
     (tmp_path / "file").write_text("mine")
     assert export_command.main([str(tmp_path / "map"), "--output", str(tmp_path / "file")]) == 1
-    assert f"{tmp_path / 'file'}: results cannot be written there" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: it is a file; name a folder" in capsys.readouterr().err
+    assert export_command.main([str(tmp_path / "map"), "--output", str(tmp_path / "map")]) == 1
+    assert f"{tmp_path / 'map'}: a map is saved there, whose files are not overwritten" in capsys.readouterr().err
 
 
 def test_export_reports_a_missing_map(tmp_path, capsys):

@@ -202,7 +202,7 @@ def _nearest_points(projection: _Projection, drawn: NDArray[np.bool_], size: tup
         inside = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
         part = layer[inside[0].start - top:inside[0].stop - top, inside[1].start - left:inside[1].stop - left]
         np.maximum(best[inside], part, out=best[inside])
-    return np.append(kept, -1).astype(np.int32).take(best.astype(np.int32) - 1, mode="wrap")
+    return np.append(kept, -1).astype(np.int32)[best.astype(np.int32) - 1]
 
 
 def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> None:

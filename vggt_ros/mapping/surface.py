@@ -22,7 +22,7 @@ from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
 _MAX_REFUSED = 2
-"""Keyframes whose depth is fused again in one update, besides the new ones, about 20 ms each."""
+"""Keyframes whose depth is fused again in one update, besides the new ones, about 10 ms each."""
 _BATCH = 16
 """Keyframes whose points are added at once."""
 _NORMAL_PATCH, _FEWEST_SLOPES = 5, 3
