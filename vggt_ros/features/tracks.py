@@ -14,7 +14,7 @@ from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
-from vggt_ros.images.warped_flow import homography, mapped, warped
+from vggt_ros.images.warped_flow import homography, is_confirmed, mapped, warped
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
 
 REFERENCE_WIDTH = 640.0
@@ -166,7 +166,7 @@ def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[
         if matrix is not None:
             turned = mapped(pixels, matrix)
             retried, retried_valid = _lucas_kanade(warped(source, matrix), target, turned, turned, _WARPED)
-            if retried_valid.sum() > valid.sum():
+            if retried_valid.sum() > valid.sum() and is_confirmed(turned, retried_valid, target.shape[::-1]):
                 moved, valid = retried, retried_valid
     return moved, valid
 

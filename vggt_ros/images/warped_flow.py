@@ -16,6 +16,9 @@ Pixels = NDArray[np.float32]
 
 MIN_INLIERS, MIN_INLIER_RATIO = 12, 0.35
 """Fewest pairs of points that agree on a homography, and their fraction."""
+MIN_FOLLOWED = 1 / 3
+"""Fraction of the points in view that are followed from their places by a homography, at least: where two images show
+different places, a few wrong points agree on one, too, but it helps no others."""
 _MAX_ERROR = 0.01
 """Largest error of an inlier, as a fraction of the width of the image: what the camera moved beside the turn."""
 
@@ -39,3 +42,12 @@ def warped(image: Gray, matrix: NDArray[np.float64]) -> Gray:
 def mapped(points: Pixels, matrix: NDArray[np.float64]) -> Pixels:
     """Return points (n, 2) mapped by a homography."""
     return np.asarray(cv2.perspectiveTransform(points[None], matrix)[0], np.float32)
+
+
+def is_confirmed(guess: Pixels, good: NDArray[np.bool_], size: tuple[int, int]) -> bool:
+    """Return whether enough of the points that a homography maps into an image (width, height) are followed from there.
+
+    `guess` (n, 2) are their places by it, `good` (n,) says which are followed.
+    """
+    inside = ((guess > 0) & (guess < size)).all(1)
+    return bool(good.sum() >= max(MIN_FOLLOWED * inside.sum(), 1))

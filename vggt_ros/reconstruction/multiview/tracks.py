@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.images.flow import flow_at
 from vggt_ros.images.sift import verified_matches
-from vggt_ros.images.warped_flow import homography
+from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
 from vggt_ros.windows.keyframe import Keyframe
@@ -139,7 +139,8 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int,
                             source.gray.shape[1])
         if matrix is not None:
             retried, retried_good = follow_warped(source, target, points, matrix, 2 * max_backward_error)
-            moved[retried_good], good = retried[retried_good], good | retried_good
+            if is_confirmed(mapped(points, matrix), retried_good, source.gray.shape[::-1]):
+                moved[retried_good], good = retried[retried_good], good | retried_good
     if observed.sum() - len(pending) + good.sum() >= enough:
         tracks[pending[good], index + 1] = moved[good]
         return tracks, None
@@ -186,9 +187,8 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     pending = np.flatnonzero(~np.isnan(tracks[:, first, 0]) & np.isnan(tracks[:, second, 0]))
     points = tracks[pending, first].astype(np.float32)
     if len(points):
-        matrix, error = homography(first_pixels, second_pixels, source.gray.shape[1]), 2 * max_backward_error
-        moved, good = (follow_warped(source, target, points, matrix, error) if matrix is not None else follow(
-            source, target, points, points + motion_around(points, first_pixels, second_pixels), error))
+        moved, good = follow(source, target, points, points + motion_around(points, first_pixels, second_pixels),
+                             2 * max_backward_error)
         tracks[pending[good], second] = moved[good]
     return _add_matches(tracks, first, second, first_pixels, second_pixels), certain
 
