@@ -63,7 +63,7 @@ def test_tracks_of_photos_are_right(truth: Array) -> None:
     """Points are where the rendered depth says; their order hardly changes how many observations there are."""
     pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     poses, matrix = truth[:8], pinhole(*SIZE)
-    keyframes = [Keyframe(number, number, room().render(pose, matrix, SIZE)[0], matrix)
+    keyframes = [Keyframe(number, number, room().render(pose, matrix, SIZE)[0], matrix, unordered=True)
                  for number, pose in enumerate(poses)]
     depths = [room().depth(pose, matrix, SIZE) for pose in poses]
     counts = []

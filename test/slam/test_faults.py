@@ -41,7 +41,7 @@ def test_a_bag_is_launched_with_its_clock():
                if call.func.id in ("Node", "LifecycleNode")}
     assert "'--clock'" in started["bag_player"]
     assert "sim_time" in started["slam_node"] and "sim_time" in started["rviz2"]
-    assert "use_sim_time = given['use_sim_time'] or ('true' if given['bag'] else '')" in ast.unparse(LAUNCH)
+    assert "[{'use_sim_time': True}] if given['bag'] else []" in ast.unparse(LAUNCH)
 
 
 def test_nothing_is_mocked():

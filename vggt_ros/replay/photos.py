@@ -135,7 +135,7 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
             omitted.add(str(file), str(error))
             unused.append(file)
             continue
-        keyframes.append(Keyframe(len(used), 0, image, rectify.intrinsics, images.camera.calibrated))
+        keyframes.append(Keyframe(len(used), 0, image, rectify.intrinsics, images.camera.calibrated, unordered=True))
         used.append(file)
     if not keyframes:
         raise SequenceError(f"none of the photos can be used: {'; '.join(omitted.lines)}")

@@ -69,6 +69,7 @@ class Keyframe:
         map_camera: 4x4, the tracker's estimate of the pose in the map; None if it had none.
         binary: ORB features; None if they have not been extracted yet.
         excluded: mask, bool (h, w) of any size, of the part of the image that is left out; None: nothing is.
+        unordered: whether it is a photo without an order in time, so that the one before may show something else.
 
     """
 
@@ -81,6 +82,7 @@ class Keyframe:
     map_camera: NDArray[np.float64] | None = None
     binary: BinaryFeatures | None = None
     excluded: NDArray[np.bool_] | None = None
+    unordered: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
     tracks = np.full((0, count, 2), np.nan) if known is None else known.copy()
     first = int(np.flatnonzero(~np.isnan(tracks[..., 0]).all(0))[-1]) if len(tracks) else 0
     tracks = _with_tracks_of_the_tracker(tracks, keyframes, first)
-    if all(keyframe.corners is None for keyframe in keyframes):
+    if all(keyframe.unordered for keyframe in keyframes):
         return _with_photos(tracks, features, first + 1 if len(tracks) else 1)
     for index in range(first, count - 1):
         current = features[index]
