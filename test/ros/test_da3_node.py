@@ -34,7 +34,7 @@ def test_windows_in_the_node(tmp_path, capfd):
     bench.read_log = lambda: capfd.readouterr().err
     try:
         bench.start(100.0)
-        assert bench.logged("da3, as configured")
+        assert bench.spin(lambda: bench.logged("da3, as configured"))
         bench.info(lap().frames[0])
         bench.play(lap().frames[:28])
         status = bench.status_now()

@@ -89,7 +89,7 @@ def test_the_network_in_the_node(make, folder, monkeypatch):
     assert bench.counts["early"] == 3 and bench.node.slam.counts.frames == 0
     gate.set()
     assert bench.spin(lambda: state(bench) == "NO_IMAGE")
-    assert bench.logged("vggt, as configured") and bench.logged("non-commercial")
+    assert bench.spin(lambda: bench.logged("vggt, as configured") and bench.logged("non-commercial"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bench.play(lap().frames[3:28])
     status = bench.status_now()
