@@ -166,11 +166,16 @@ def _with_photos(tracks: Array, features: Sequence[Features], first: int) -> Arr
 
 
 def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[int], index: int) -> Array:
-    """Return the tracks (n, S, 2) with the certain matches of keyframe `index` with those `before` it."""
+    """Return the tracks (n, S, 2) with the certain matches of keyframe `index` with those `before` it.
+
+    Matches that agree on a homography, since the camera only turned or looks at a plane, add no parallax, but errors.
+    """
+    width = features[index].gray.shape[1]
     for earlier in before:
         first_pixels, second_pixels, certain = _matches(features[earlier], features[index])
-        if certain >= MIN_LINKS:
-            tracks = _add_matches(tracks, earlier, index, first_pixels[:certain], second_pixels[:certain])
+        first_pixels, second_pixels = first_pixels[:certain], second_pixels[:certain]
+        if certain >= MIN_LINKS and homography(first_pixels, second_pixels, width) is None:
+            tracks = _add_matches(tracks, earlier, index, first_pixels, second_pixels)
     return tracks
 
 
