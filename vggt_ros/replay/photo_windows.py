@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ class PhotoWindows:
     """Solves windows of photos, by their rows; keyframe ids are in the order in which the photos were tried first."""
 
     def __init__(self, slam: Slam, keyframes: Sequence[Keyframe]) -> None:
-        """Begin with none; `keyframes` are all photos, whatever their ids and stamps."""
+        """Begin with none; `keyframes` are all photos, whose ids are their rows, whatever their stamps."""
         self.ids: dict[int, int] = {}
         self._slam, self._keyframes = slam, keyframes
         self._refused: list[tuple[list[int], str]] = []
@@ -87,25 +88,30 @@ class PhotoWindows:
         if refused := self._slam.step(window).refused:
             self._refused.append((list(rows), refused))
 
-    def retry(self, similar: Array, size: int, progress: bool) -> None:
+    @cached_property
+    def similar(self) -> Array:
+        """Their `similarities` (n, n)."""
+        return similarities(self._keyframes)
+
+    def retry(self, size: int, progress: bool) -> None:
         """Try photos without a pose again, with those that look like them and have one: each `_TRIES` times at most.
 
         Args:
-            similar: of `similarities`.
             size: of the windows.
             progress: show a bar.
 
         """
-        tried = np.zeros(len(similar), np.intp)
+        count = len(self._keyframes)
+        tried = np.zeros(count, np.intp)
         with tqdm(desc="once more", unit="window", disable=not progress) as bar:
             while True:
-                placed = np.zeros(len(similar), bool)
+                placed = np.zeros(count, bool)
                 placed[list(self.rows_of_solution())] = True
-                elsewhere = np.isin([self.ids[row] for row in range(len(similar))], self._slam.solution.ids) & ~placed
+                elsewhere = np.isin([self.ids[row] for row in range(count)], self._slam.solution.ids) & ~placed
                 tried[elsewhere] = _TRIES
-                if placed.all() or tried[~placed].min() >= _TRIES or not (placed.any() or len(placed) > size):
+                if placed.all() or tried[~placed].min() >= _TRIES or not (placed.any() or count > size):
                     return
-                shared, group = group_of_missing(similar, placed, tried, size)
+                shared, group = group_of_missing(self.similar, placed, tried, size)
                 self.solve([*shared, *group], shared)
                 tried[group] += 1
                 bar.update()

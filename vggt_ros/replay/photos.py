@@ -19,14 +19,14 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.replay.photo_windows import PhotoWindows, similarities, similarity_order
+from vggt_ros.replay.photo_windows import PhotoWindows, similarity_order
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
 from vggt_ros.sequences.image_list import find_images
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
-from vggt_ros.windows.keyframe import Keyframe
+from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
 from vggt_ros.windows.solution import MapKeyframe
 
 
@@ -141,13 +141,11 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
         raise SequenceError(f"none of the photos can be used: {'; '.join(omitted.lines)}")
     slam = Slam(config, reconstructor)
     windows = PhotoWindows(slam, keyframes)
-    similar = similarities(keyframes)
-    order = similarity_order(similar) if by_similarity else list(range(len(keyframes)))
-    overlap = max(1, at_once // 3)
-    starts = range(0, max(len(order) - overlap, 1), at_once - overlap)
-    for start in tqdm(starts, desc="windows", unit="window", disable=not progress):
-        windows.solve(order[start:start + at_once], order[start:start + overlap] if start else [])
-    windows.retry(similar, at_once, progress)
+    ordered = [keyframes[row] for row in similarity_order(windows.similar)] if by_similarity else keyframes
+    parts = overlapping_windows(ordered, at_once, max(1, at_once // 3))
+    for part in tqdm(parts, desc="windows", unit="window", disable=not progress):
+        windows.solve(part.ids, part.shared)
+    windows.retry(at_once, progress)
     solution, poses = slam.solution, windows.rows_of_solution()
     photos = [Photo(used[row], keyframes[row].image, solution.map_camera[at], solution.keyframes[windows.ids[row]],
                     float(solution.scale[at])) for row, at in sorted(poses.items())]

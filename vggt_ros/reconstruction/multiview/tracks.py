@@ -63,7 +63,7 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
     first = int(np.flatnonzero(~np.isnan(tracks[..., 0]).all(0))[-1]) if len(tracks) else 0
     tracks = _with_tracks_of_the_tracker(tracks, keyframes, first)
     if all(keyframe.unordered for keyframe in keyframes):
-        return _with_photos(tracks, features, first + 1 if len(tracks) else 1)
+        return _with_photos(tracks, features, first + 1)
     for index in range(first, count - 1):
         current = features[index]
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
