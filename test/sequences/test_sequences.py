@@ -256,6 +256,17 @@ def test_an_image_that_cannot_be_used_is_left_out_and_named(tmp_path, case, name
         assert named in line
 
 
+def test_every_other_size_is_named_with_the_number_of_its_images(tmp_path):
+    for i in range(40):
+        side = {1: 48, 2: 48, 3: 56, 4: 48}.get(i, 64 if i < 30 else 100 + i)
+        cv2.imwrite(str(tmp_path / f"{i:02d}.png"), np.zeros((64, side, 3), np.uint8))
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == 26
+    (line,) = sequence.omitted.lines
+    assert line.startswith("14 images left out, the first is 01.png: 48x64 pixels, most images have 64x64; 1 like")
+    assert "1 like 03.png: 56x64" in line and "1 like 30.png: 130x64" in line and line.endswith("; and 8 others")
+
+
 def test_images_of_all_usual_formats_are_read(tmp_path):
     (image,) = pictures(1)
     for suffix in SUFFIXES - {".pgm"}:
