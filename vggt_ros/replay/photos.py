@@ -105,24 +105,26 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, config: Config,
-                       at_once: int, by_similarity: bool = True, progress: bool = False) -> Collection:
+                       at_once: int, by_similarity: bool = True, progress: bool = False,
+                       calibration: Path | None = None) -> Collection:
     """Reconstruct photos of one camera.
 
     Args:
         files: of the photos.
         reconstructor: of the windows.
-        config: settings; `camera.fov` is assumed where there is no `calibration.txt` beside the photos, and the
+        config: settings; `camera.fov` is assumed where there is no calibration beside the photos, and the
             reconstructor does not find the focal length.
         at_once: most photos of a window, at least two; a third of them is shared with the window before.
         by_similarity: form windows of photos that look alike; else in the order of `files`.
         progress: show a bar.
+        calibration: file with the calibration; None: one beside the photos.
 
     Raises:
-        SequenceError: none of the files can be used, or `calibration.txt` beside them cannot be used.
+        SequenceError: none of the files can be used, or the calibration cannot.
 
     """
     folders = {file.parent for file in files}
-    images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov)
+    images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov, calibration)
     rectify = Rectifier(images.camera, reconstructor.image_size(images.camera))
     keyframes: list[Keyframe] = []
     intake, omitted = Intake(), Omitted()

@@ -22,7 +22,7 @@ class ImageFolder:
 
     rectified = False
 
-    def __init__(self, path: Path, fov: float = 65.0, rate: float = 10.0) -> None:
+    def __init__(self, path: Path, fov: float = 65.0, rate: float = 10.0, calibration: Path | None = None) -> None:
         """Read the lists; images are read when they are iterated over.
 
         Raises:
@@ -38,7 +38,7 @@ class ImageFolder:
             files, left_out = find_images(path)
             self._files = [(round(i * 1e9 / rate), file) for i, file in enumerate(files)]
             assumptions += [f"{rate:g} images a second, since there is no rgb.txt with times", *left_out]
-        self._images = ImageFiles([file for _, file in self._files], path, fov)
+        self._images = ImageFiles([file for _, file in self._files], path, fov, calibration)
         self.camera = self._images.camera
         self.truth = read_trajectory(path / "groundtruth.txt") if (path / "groundtruth.txt").exists() else None
         self.assumptions = (*assumptions, *self._images.assumptions)

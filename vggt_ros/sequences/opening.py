@@ -13,7 +13,7 @@ BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
 
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
-                  fov: float = 65.0, rate: float | None = None) -> Sequence:
+                  fov: float = 65.0, rate: float | None = None, calibration: Path | None = None) -> Sequence:
     """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
@@ -22,6 +22,7 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
             `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: field of view along the longer side in degrees, assumed where there is no calibration.
+        calibration: file with the calibration; None: that of the recording.
         rate: images a second, assumed for a folder of images without stamps; None: 10.
 
     Raises:
@@ -36,13 +37,13 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     named = next((topic for topic in (image_topic, info_topic, truth_topic) if topic), "")
     if path.is_dir() and (path / "rgb.txt").exists():
         _refuse_unused(path, "a folder of images", named, rate)
-        return ImageFolder(path, fov=fov)
+        return ImageFolder(path, fov=fov, calibration=calibration)
     bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
     if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
         from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
         _refuse_unused(path, "a bag", "", rate)
-        return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+        return BagSequence(bag, image_topic, info_topic, truth_topic, fov, calibration)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
@@ -51,7 +52,9 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     if bags:
         raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
     _refuse_unused(path, "a folder of images" if path.is_dir() else "a video", named, None if path.is_dir() else rate)
-    return ImageFolder(path, fov=fov, rate=rate or 10.0) if path.is_dir() else Video(path, fov)
+    if path.is_dir():
+        return ImageFolder(path, fov=fov, rate=rate or 10.0, calibration=calibration)
+    return Video(path, fov, calibration)
 
 
 def _refuse_unused(path: Path, kind: str, topic: str, rate: float | None) -> None:
