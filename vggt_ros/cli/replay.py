@@ -39,7 +39,7 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of the camera, as numbers "
                         "`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or of ROS, Kalibr, ORB-SLAM, OpenCV or COLMAP")
     parser.add_argument("--rate", type=positive,
-                        help="images a second in a folder of images without stamps (default 10)")
+                        help="images a second in a folder of images (default: the times in their names, or 10)")
 
 
 @ends_in_order(ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError)

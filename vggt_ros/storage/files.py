@@ -74,8 +74,8 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
     stamps, poses = [], []
     for number, line in enumerate(read_lines(path), 1):
         words = line.replace(",", " ").split()
-        if not words or words[0].startswith("#"):
-            continue
+        if not words or words[0].startswith("#") or (number == 1 and not re.search(r"\d", words[0])):
+            continue  # also the names of the columns
         try:
             x, y, z, *quaternion = _numbers(words[1:])
             stamps.append(parse_stamp(words[0]))
@@ -91,7 +91,8 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
 def _numbers(words: list[str]) -> list[float]:
     """Return the seven numbers of a pose; raises ValueError if they are none."""
     if len(words) != 7:
-        raise ValueError(f"{len(words)} values after the time")
+        other = "; `evo_traj` converts those of KITTI and EuRoC" if len(words) in (11, 16) else ""
+        raise ValueError(f"{len(words)} values after the time{other}")
     values = [float(word) for word in words]
     if not np.isfinite(values).all() or not any(values[3:]):
         raise ValueError("not finite, or without a rotation")
