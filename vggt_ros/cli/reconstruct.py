@@ -51,7 +51,7 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     for line in left_out:
         print(f"reconstruct: {line}", file=sys.stderr)
     queries = None if options.query is None else read_queries(options.query.expanduser())
-    folder = output_folder(options.output)
+    folder = output_folder(options.output, *options.images)
     reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
     print(f"{len(files)} photos, by {reason}", file=sys.stderr)
     found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),

@@ -77,7 +77,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     if options.depth_source and next(sequence.depths(), None) is None:
         raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
                             "them in depth.txt")
-    output = output_folder(options.output)
+    output = output_folder(options.output, options.sequence)
     if options.save is not None:
         check_replaceable(options.save)
     for line in sequence.assumptions:

@@ -22,8 +22,9 @@ from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.replay.photo_windows import PhotoWindows, similarity_order
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
-from vggt_ros.sequences.image_list import find_images
+from vggt_ros.sequences.image_list import VIDEOS, find_images
 from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.opening import BAG_SUFFIXES
 from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
@@ -92,6 +93,8 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             files, left_out = find_images(path)
             found += files
             lines += left_out
+        elif path.suffix.lower() in VIDEOS or path.suffix.lower() in BAG_SUFFIXES:
+            raise SequenceError(f"{path}: not a photo but a recording, which `replay` takes")
         elif path.is_file():
             found.append(path)
         else:

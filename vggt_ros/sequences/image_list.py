@@ -14,12 +14,12 @@ from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_header import ImageHeader, read_header
 from vggt_ros.sequences.orientation import Form
 from vggt_ros.sequences.sequence import SequenceError
-from vggt_ros.storage.files import parse_stamp, read_lines
+from vggt_ros.storage.files import is_name, parse_stamp, read_lines
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
 _UNREAD = {".heic", ".heif", ".avif", ".gif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".jp2"}
 """Formats of images that are not read: of phones (HEIC), and raw ones of cameras."""
-_VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
+VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
 _HEADER_BYTES = 65536
 """Bytes of a file that are read for its header at first; in a few files it lies further behind."""
 _NANOSECONDS = {13: 10**6, 16: 10**3, 19: 1}
@@ -59,10 +59,12 @@ def _meant(folder: Path) -> str:
     """Return what may be meant by a folder without images, as the end of a sentence; empty if nothing is there."""
     if (folder / "map.json").exists():
         return "; it is a saved map, which `replay --load`, `export` and `merge` take"
+    if (folder / "metadata.yaml").exists():
+        return "; it is a bag, which `replay` takes"
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in _UNREAD:
             return "; convert them to JPEG or PNG"
-        if path.suffix.lower() in _VIDEOS:
+        if path.suffix.lower() in VIDEOS:
             return f"; name the video itself, {path}"
         if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
             return f"; {path} has images"
@@ -129,7 +131,7 @@ def read_list(path: Path, folder: Path | None = None) -> list[tuple[int, Path]]:
     entries = []
     for number, line in enumerate(read_lines(path), 1):
         fields = line.replace(",", " ", 1).split(maxsplit=1)
-        if not fields or fields[0].startswith("#") or (number == 1 and not re.search(r"\d", fields[0])):
+        if not fields or fields[0].startswith("#") or (number == 1 and is_name(fields[0])):
             continue
         try:
             stamp, name = parse_stamp(fields[0]), fields[1].strip()
