@@ -17,14 +17,13 @@ from rosbags.typesys import Stores, get_typestore
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
 from vggt_ros.sequences.calibration_file import read_calibration
-from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
 from vggt_ros.sequences.topics import is_beside, nearest_info
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFOS = ("sensor_msgs/msg/CameraInfo",)
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
 POSES = ("geometry_msgs/msg/PoseStamped",)
 _MAX_INFOS, _MAX_TRIALS = 500, 100
 """Most CameraInfo, and most images, that are read until one can be used."""

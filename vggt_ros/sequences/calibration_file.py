@@ -31,8 +31,6 @@ _COLMAP = {"SIMPLE_PINHOLE": "fxy", "PINHOLE": "fxy", "SIMPLE_RADIAL": "k1", "RA
            "OPENCV": "k1 k2 p1 p2", "FULL_OPENCV": "k1 k2 p1 p2 k3 k4 k5 k6", "SIMPLE_RADIAL_FISHEYE": "k1",
            "RADIAL_FISHEYE": "k1 k2", "OPENCV_FISHEYE": "k1 k2 k3 k4"}
 """Models of COLMAP that are known here, and their distortion."""
-_KALIBR = {"radtan": "plumb_bob", "radial-tangential": "plumb_bob", "equidistant": "equidistant", "equi": "equidistant",
-           "none": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +147,9 @@ def _kalibr(path: Path, found: Mapping[str, Any]) -> Calibration:
     """Read a camera of Kalibr's camchain, or EuRoC's sensor.yaml."""
     if (projection := found.get("camera_model", "pinhole")) != "pinhole":
         raise ValueError(f"camera_model {projection}; known is pinhole")
-    if (model := found.get("distortion_model", "none")) not in _KALIBR:
-        raise ValueError(f"distortion_model {model}; known are {', '.join(_KALIBR)}")
-    distortion = found.get("distortion_coeffs", found.get("distortion_coefficients", ())) if _KALIBR[model] else ()
-    return Calibration(path, _matrix(map(float, found["intrinsics"])), _KALIBR[model], tuple(map(float, distortion)),
+    model = str(found.get("distortion_model", "none"))
+    distortion = found.get("distortion_coeffs", found.get("distortion_coefficients", ())) if model != "none" else ()
+    return Calibration(path, _matrix(map(float, found["intrinsics"])), model, tuple(map(float, distortion)),
                        _size(*found.get("resolution", (0, 0))))
 
 
