@@ -186,6 +186,14 @@ def test_images_without_stamps_have_the_times_of_recording(tmp_path):
     assert f"the times of recording, since header.stamp in {IMAGE} is 0" in sequence.assumptions
 
 
+def test_two_calibrations_are_refused(tmp_path):
+    (tmp_path / "calibration.txt").write_text("50 50 31.5 23.5\n")
+    bag(tmp_path / "b", [{}] * 2)
+    assert open_sequence(tmp_path / "b", calibration=tmp_path / "calibration.txt").camera.intrinsics[1, 1] == 50
+    with pytest.raises(SequenceError, match=r"calibration\.txt and of /cam/camera_info are given"):
+        open_sequence(tmp_path / "b", info_topic=INFO, calibration=tmp_path / "calibration.txt")
+
+
 def test_depth_that_is_taken_for_images_is_named(tmp_path):
     depth = TYPES[2].types["sensor_msgs/msg/Image"]
     write_messages(tmp_path / "b", [("/cam/depth/image", STAMP + i, depth(

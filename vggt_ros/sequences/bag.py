@@ -53,6 +53,8 @@ class BagSequence:
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
         assumptions: list[str] = []
         known = None if calibration is None else read_calibration(calibration)
+        if known and info_topic not in ("", "none"):
+            raise SequenceError(f"{path}: calibrations of {calibration} and of {info_topic} are given; one is possible")
         with self._open() as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
