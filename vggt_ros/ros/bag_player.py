@@ -262,7 +262,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Play as the options say; raises BagError."""
-    with contextlib.closing(open_bag(options.bag)) as reader:
+    with contextlib.closing(open_bag(options.bag.expanduser())) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
             player.check(options.wait_for)
