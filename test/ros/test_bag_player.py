@@ -127,7 +127,8 @@ def test_a_topic_that_is_not_in_the_bag_is_not_waited_for(bag, tmp_path):
 
 
 def test_a_status_that_nobody_sends_is_named_and_a_topic_of_the_bag_is_none(bag):
-    process = player(f"~{os.sep}{os.path.relpath(bag, Path.home())}", "--wait-ready", "/a/image")  # bag:=~/bag of launch
+    in_home = f"~/{os.path.relpath(bag, Path.home())}"  # as bag:=~/bag of launch
+    process = player(in_home, "--wait-ready", "/a/image")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "/a/image is a topic of the bag, not the status of a node" in err
     process = player(bag, "--wait-ready", "/typo/status")

@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.sequences.calibration_file import read_calibration
+from vggt_ros.sequences.calibration_file import NONE, find_calibration
 from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
@@ -52,7 +52,8 @@ class BagSequence:
         self.path, self.omitted = path, Omitted()
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
         assumptions: list[str] = []
-        known = None if calibration is None else read_calibration(calibration)
+        known = find_calibration(calibration)
+        info_topic = "none" if calibration == NONE else info_topic
         if known and info_topic not in ("", "none"):
             raise SequenceError(f"{path}: calibrations of {calibration} and of {info_topic} are given; one is possible")
         with self._open() as reader:
