@@ -228,6 +228,10 @@ class Config:
         if self.grid.min_height >= self.grid.max_height:
             raise ConfigError(f"grid.min_height: {self.grid.min_height} must be less than grid.max_height, "
                               f"{self.grid.max_height}")
+        frames = self.tf.map_frame, self.tf.odom_frame, self.tf.base_frame
+        if len(set(frames)) < 3 or not all(frames) or any(frame.startswith("/") for frame in frames):
+            raise ConfigError(f"tf.map_frame, tf.odom_frame, tf.base_frame: {', '.join(map(repr, frames))} must be "
+                              "three names, none of which begins with /")
         if not is_map_name(self.map.name):
             raise ConfigError(f"map.name: {self.map.name!r} does not name a folder inside map.folder, "
                               f"{self.map.folder}; the path to it belongs into map.folder")

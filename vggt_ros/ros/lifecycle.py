@@ -6,7 +6,7 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vggt_ros.ros.guard import CallbackGuard
 
@@ -55,6 +55,16 @@ class TolerantLifecycleNode(LifecycleNode):
         """Create a guard condition with a guarded callback."""
         name = getattr(callback, "__qualname__", "guard condition")
         return super().create_guard_condition(self.guard.wrap(name, callback), *arguments, **options)
+
+    def _LifecycleNodeMixin__execute_callback(self, state_id: int,  # noqa: N802
+                                              previous: LifecycleState) -> TransitionCallbackReturn:
+        """Do what a transition does; an error, of which rclpy says nothing, is logged. Overrides a private method."""
+        try:
+            callback = self._callbacks.get(state_id)
+            return TransitionCallbackReturn.SUCCESS if callback is None else callback(previous)
+        except Exception as error:
+            self.guard.report(self._state_machine.current_state[1], error)
+            return TransitionCallbackReturn.ERROR
 
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
         """Execute a transition; overrides the private `__change_state` of rclpy, hence the mangled name."""
