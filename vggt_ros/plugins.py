@@ -11,8 +11,6 @@ import dataclasses
 import functools
 import importlib
 import logging
-import signal
-import threading
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -98,12 +96,8 @@ def default_settings() -> Mapping[str, Any]:
 
 
 def _load(point: EntryPoint) -> Any:
-    """Return what an entry point names; what SIGTERM does stays: pycolmap's glog would take it for a crash."""
-    before = signal.getsignal(signal.SIGTERM)
-    module = importlib.import_module(point.module)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
-    return functools.reduce(getattr, point.attr.split("."), module)
+    """Return what an entry point names."""
+    return functools.reduce(getattr, point.attr.split("."), importlib.import_module(point.module))
 
 
 def _checked(name: str, settings: Any) -> Any:
