@@ -9,17 +9,17 @@ from setuptools import find_packages, setup
 NAME = "vggt_ros"
 ROS_EXECUTABLES = [
     "slam_node = vggt_ros.ros.start:main",
-    "bag_player = vggt_ros.ros.bag_player:main",
-    "view = vggt_ros.ros.view_node:main",
-    "reconstruction_server = vggt_ros.ros.reconstruction_server:main",
-    "replay = vggt_ros.cli.replay:main",
-    "evaluate = vggt_ros.cli.evaluate:main",
-    "export = vggt_ros.cli.export:main",
-    "merge = vggt_ros.cli.merge:main",
-    "benchmark = vggt_ros.cli.benchmark:main",
-    "reconstruct = vggt_ros.cli.reconstruct:main",
-    "parity = vggt_ros.cli.parity:main",
-    "check = vggt_ros.cli.check:main",
+    "bag_player = vggt_ros.cli.main:executable",
+    "view = vggt_ros.cli.main:executable",
+    "reconstruction_server = vggt_ros.cli.main:executable",
+    "replay = vggt_ros.cli.main:executable",
+    "evaluate = vggt_ros.cli.main:executable",
+    "export = vggt_ros.cli.main:executable",
+    "merge = vggt_ros.cli.main:executable",
+    "benchmark = vggt_ros.cli.main:executable",
+    "reconstruct = vggt_ros.cli.main:executable",
+    "parity = vggt_ros.cli.main:executable",
+    "check = vggt_ros.cli.main:executable",
 ]
 """Found by `ros2 run` in lib/vggt_ros, where setup.cfg puts them; pip would put them onto the user's path."""
 RECONSTRUCTORS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 def entry_points() -> dict[str, str]:
     """Return the entry points in setup.py: name to `module:function`."""
     text = (Path(__file__).parents[1] / "setup.py").read_text()
-    return dict(re.findall(r'"(\w+) = ([\w.]+:main)"', text))
+    return dict(re.findall(r'"(\w+) = ([\w.]+:(?:main|executable))"', text))
 
 
 def main() -> None:

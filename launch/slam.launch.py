@@ -113,7 +113,7 @@ def start(context: LaunchContext) -> list[Action]:
             target_action=node, on_start=[change(node, Transition.TRANSITION_CONFIGURE)])),
             RegisterEventHandler(OnStateTransition(
                 target_lifecycle_node=node, start_state="configuring", goal_state="inactive",
-                entities=[change(node, Transition.TRANSITION_ACTIVATE)])), node]
+                entities=[change(node, Transition.TRANSITION_ACTIVATE)])), *end_of(node, given), node]
     if given["bag"]:
         player = Node(
             package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
@@ -134,6 +134,27 @@ def start(context: LaunchContext) -> list[Action]:
 def end_if_failed(event: ProcessExited, context: LaunchContext) -> list[Action]:
     """End the launch if the bag could not be played; the player has said why."""
     return [Shutdown(reason="the bag was not played")] if event.returncode else []
+
+
+def end_of(node: LifecycleNode, given: dict[str, str]) -> list[Action]:
+    """Return what is done when the node ends by itself: it is said, and if it never was active, the launch ends.
+
+    launch would wait for ever for the service to configure it. A robot whose node crashes later keeps its other nodes.
+    """
+    active: list[bool] = []
+    respawn = is_true(given, "respawn")
+
+    def say(event: ProcessExited, context: LaunchContext) -> list[Action]:
+        if respawn or context.is_shutdown:
+            return []
+        text = f"{NODE} has ended with {event.returncode}; the lines above say why"
+        return [LogInfo(msg=f"{text}. With respawn:=true it is started again")] if active else \
+            [LogInfo(msg=text), Shutdown(reason=f"{NODE} could not be started")]
+
+    return [RegisterEventHandler(OnStateTransition(
+        target_lifecycle_node=node, goal_state="active",
+        entities=[OpaqueFunction(function=lambda context: active.append(True))])),
+        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=say))]
 
 
 def settings(given: dict[str, str]) -> dict[str, bool | str]:

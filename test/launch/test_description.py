@@ -8,8 +8,16 @@ import yaml
 
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
 from ament_index_python import PackageNotFoundError, get_package_share_directory
-from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch import LaunchContext, LaunchDescription, LaunchService
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+    TimerAction,
+)
+from launch.event_handlers import OnShutdown
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.substitutions import LocalSubstitution
 from launch.utilities import perform_substitutions
@@ -161,3 +169,21 @@ def test_arguments_of_nav2_that_include_this_file_change_nothing():
     """Nav2's launch files pass these down; ours have other names."""
     assert parameters(params_file="/nav2.yaml", autostart="false", map="/nav2_map.yaml") == parameters()
     assert "/nav2.yaml" not in " ".join(commands(params_file="/nav2.yaml")["slam_node"])
+
+
+def test_the_launch_ends_if_the_node_cannot_be_started(tmp_path):
+    """launch would wait for ever for the service that configures it, below the line that says what is wrong."""
+    try:
+        get_package_share_directory("vggt_ros")
+    except PackageNotFoundError:
+        pytest.skip("vggt_ros is not installed")
+    parameters = tmp_path / "slam.yaml"
+    parameters.write_text("/**: {ros__parameters: {windows: {size: eight}}}")
+    reasons = []
+    service = LaunchService(argv=[])
+    service.include_launch_description(LaunchDescription([
+        RegisterEventHandler(OnShutdown(on_shutdown=lambda event, context: reasons.append(event.reason))),
+        TimerAction(period=60.0, actions=[Shutdown(reason="it did not end")]),
+        IncludeLaunchDescription(str(FILE), launch_arguments=[("slam_params_file", str(parameters))])]))
+    service.run()
+    assert reasons == ["vggt_slam could not be started"]

@@ -71,6 +71,10 @@ def test_what_a_recording_does_not_have_is_not_ignored(folder, capsys, command, 
 @pytest.mark.parametrize(("command", "arguments", "words"), [
     (replay, ["IMAGES/0.png", "--output", "OUT/x"], "a single image; name the folder"),
     (replay, ["IMAGES", "--output", "IMAGES/0.png"], "it is a file; name a folder"),
+    (replay, ["IMAGES", "--output", "IMAGES"], "images: it is the input, too"),
+    (reconstruct, ["IMAGES", "--output", "IMAGES"], "images: it is the input, too"),
+    (reconstruct, ["IMAGES/x.mp4", "--output", "OUT/x"], r"x\.mp4: not a photo but a recording, which `replay` takes"),
+    (reconstruct, ["MAP", "--output", "OUT/x"], "no images in it .*; it is a saved map"),
     (replay, ["IMAGES", "--output", "MAP"], "a map is saved there, whose files are not overwritten"),
     (export, ["IMAGES/0.png", "--output", "OUT/x"], "it is a file; name the folder of a map")])
 def test_what_is_of_another_kind_is_named(folder, capsys, command, arguments, words):

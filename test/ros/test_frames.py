@@ -1,5 +1,6 @@
 """Frames on a robot: what is sent to TF with and without the mounting of the camera, while it moves, and in silence."""
 
+import array
 import time
 from dataclasses import replace
 from functools import cache
@@ -275,6 +276,21 @@ def test_two_cameras_on_one_topic_and_a_frame_that_is_not_optical_are_named(make
     assert "camera_link, the frame_id of the images, is, by its name, not an optical frame (REP-103" in problems(bench)
     assert bench.spin(lambda: "not an optical frame" in bench.status_message())
     assert bench.logged("WARN", "2 publishers of /image") and other is not None
+
+
+def test_a_driver_without_stamps_and_a_topic_of_depth_are_named(make):
+    bench = make()
+    gray = np.tile(np.arange(1, 321, dtype=np.uint16), (240, 1))
+    image = {"encoding": "16UC1", "step": 640, "width": 320, "height": 240, "data": array.array("B", gray.tobytes())}
+    bench.node.source.topic = "/camera/depth/image_raw"
+    for _ in range(22):
+        bench.image(lap().frames[0], header=messages.header(5, CAMERA), **image)
+    said = problems(bench)
+    assert "21 images in a row are left out, the last one has the stamp of the one before: the driver" in said
+    assert "/camera/depth/image_raw has depth (16UC1): remap `image` to color images" in said
+    bench.node.source.topic = "/camera/infra1/image_raw"
+    bench.image(lap().frames[0], header=messages.header(10**9, CAMERA), **image)
+    assert "in a row" not in problems(bench) and "depth" not in problems(bench)
 
 
 def test_a_frame_that_gravity_or_the_ground_contradict_is_named():

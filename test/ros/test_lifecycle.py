@@ -1,6 +1,7 @@
 """Requests that the lifecycle node of rclpy does not survive."""
 
 import threading
+import time
 from concurrent.futures import Future
 from functools import cache
 
@@ -8,13 +9,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
+import rclpy
 from bench import Bench, GatedReconstructor
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
 from scenes import lap
 from std_srvs.srv import Trigger
 
-from vggt_ros.ros import slam_node
+from vggt_ros.ros import lifecycle, slam_node
 from vggt_ros.ros.results import Results
 
 SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
@@ -45,6 +48,25 @@ def test_a_transition_that_the_state_does_not_allow_is_refused(make):
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVATE))
     assert not bench.request(ChangeState, "/vggt_slam/change_state", request).success
     assert bench.logged("refused", "active does not allow it") and bench.state() == "active"
+
+
+def test_a_node_that_nobody_activates_says_so(monkeypatch, capfd, other_domain):
+    """As `ros2 run vggt_ros slam_node` by itself: it looks as if it did nothing."""
+    monkeypatch.setattr(lifecycle, "START_TIME", 0.1)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=other_domain)
+    executor = SingleThreadedExecutor(context=context)
+    node = slam_node.SlamNode(context=context)
+    executor.add_node(node)
+    said, end = "", time.monotonic() + 20
+    while "does nothing" not in said and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+        said += capfd.readouterr().err
+    assert "the node is unconfigured, and does nothing yet: `ros2 lifecycle set /vggt_slam configure`, then" in said
+    node.close()
+    node.destroy_node()
+    executor.shutdown()
+    context.try_shutdown()
 
 
 def test_the_status_says_at_once_that_the_reconstructor_is_ready(make):

@@ -54,7 +54,17 @@ def test_values_given_at_startup_are_used(make):
     assert (config.windows.size, config.tf.mode, config.camera.fov) == (6, "none", 90.0)
 
 
+@pytest.mark.parametrize(("name", "given", "meant"), [
+    ("camera.rectified", True, "true"), ("camera.rectified", False, "false"), ("refine", True, "on"),
+    ("refine", False, "off")])
+def test_words_that_yaml_takes_for_booleans_are_what_they_mean(make, name, given, meant):
+    """`refine: on` in a parameter file."""
+    config = parameters.declare(make(**{name.replace(".", "__"): given}))
+    assert dict((setting.name, value) for setting, value in config)[name] == meant
+
+
 @pytest.mark.parametrize(("overrides", "error", "name"), [
+    ({"tf__mode": True}, InvalidParameterTypeException, "tf.mode"),
     ({"windows__size": 1000}, InvalidParameterValueException, "windows.size"),
     ({"windows__size": "many"}, InvalidParameterTypeException, "windows.size"),
     ({"tf__mode": "sideways"}, ValueError, "tf.mode"),

@@ -87,7 +87,7 @@ def window(count=3, excluded=True):
     return Window(7, tuple(Keyframe(
         10 + i, frames[i].stamp, frames[i].image, frames[i].intrinsics, i != 1,
         Corners(np.arange(5 + i), rng.random((5 + i, 2), np.float32), np.full((5 + i, 2), np.nan, np.float32)),
-        excluded=rng.random((12, 16)) > 0.5 if excluded else None) for i in range(count)), (10, 11))
+        excluded=rng.random((12, 16)) > 0.5 if excluded else None, unordered=i == 2) for i in range(count)), (10, 11))
 
 
 def geometry(count=3, seed=0):
@@ -110,7 +110,7 @@ def test_a_window_arrives_as_it_was_sent():
         received = window_messages.goal_window(window_messages.window_goal(sent, "me", 90, lossless))
         assert (received.id, received.ids, received.shared) == (sent.id, sent.ids, sent.shared)
         for a, b in zip(sent.keyframes, received.keyframes, strict=True):
-            assert (a.stamp, a.calibrated) == (b.stamp, b.calibrated)
+            assert (a.stamp, a.calibrated, a.unordered) == (b.stamp, b.calibrated, b.unordered)
             np.testing.assert_array_equal(a.intrinsics, b.intrinsics)
             np.testing.assert_array_equal(a.excluded, b.excluded)
             for name in ("ids", "pixels", "velocity"):

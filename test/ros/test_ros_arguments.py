@@ -42,3 +42,11 @@ def test_nodes_in_namespaces_of_a_parameter_file(tmp_path):
     assert not without_parameters(arguments, "/robot/vggt_slam")
     (line,) = without_parameters(arguments, "/vggt_slam")
     assert "only for /other, /robot/vggt_slam" in line
+
+
+def test_a_file_without_any_parameters_is_named(tmp_path):
+    for text in ("", "hello", "# vggt_slam:\n", "vggt_slam:\n"):
+        (tmp_path / "file.yaml").write_text(text)
+        (line,) = without_parameters(["--params-file", str(tmp_path / "file.yaml")], "/vggt_slam")
+        assert "file.yaml has no parameters: they belong below `/**:` and `  ros__parameters:`" in line
+    assert not without_parameters(["--params-file", str(tmp_path / "none.yaml")], "/vggt_slam")

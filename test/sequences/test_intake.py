@@ -238,6 +238,13 @@ def test_images_of_a_wrong_calibration_are_refused_not_taken_as_those_of_a_pinho
     assert intake.decode(raw_image(STAMP, pictures(1)[0])).shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize("name", ["fisheye", "KANNALA_BRANDT4", "equidistant"])
+def test_other_names_of_the_fisheye_are_known(name):
+    intake = Intake()
+    assert intake.add_info(camera_info(STAMP, distortion_model=name, d=[0.01, 0.02, 0.0, 0.0]))
+    assert intake.camera(64, 48).model == "equidistant"
+
+
 def test_a_region_of_interest_may_lie_beside_the_principal_point():
     from rosbags.typesys import Stores, get_typestore
     roi = get_typestore(Stores.ROS2_JAZZY).types["sensor_msgs/msg/RegionOfInterest"](320, 0, 240, 320, False)

@@ -256,6 +256,17 @@ def test_an_image_that_cannot_be_used_is_left_out_and_named(tmp_path, case, name
         assert named in line
 
 
+def test_every_other_size_is_named_with_the_number_of_its_images(tmp_path):
+    for i in range(40):
+        side = {1: 48, 2: 48, 3: 56, 4: 48}.get(i, 64 if i < 30 else 100 + i)
+        cv2.imwrite(str(tmp_path / f"{i:02d}.png"), np.zeros((64, side, 3), np.uint8))
+    sequence = open_sequence(tmp_path)
+    assert len(list(sequence)) == 26
+    (line,) = sequence.omitted.lines
+    assert line.startswith("14 images left out, the first is 01.png: 48x64 pixels, most images have 64x64; 1 like")
+    assert "1 like 03.png: 56x64" in line and "1 like 30.png: 130x64" in line and line.endswith("; and 8 others")
+
+
 def test_images_of_all_usual_formats_are_read(tmp_path):
     (image,) = pictures(1)
     for suffix in SUFFIXES - {".pgm"}:
@@ -332,3 +343,60 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
         (tmp_path / f"{index}.heic").write_bytes(b"x")
     with pytest.raises(SequenceError, match=r"no images in it.*3 \.heic"):
         open_sequence(tmp_path)
+
+
+NANOSECONDS = 1403636579763555584
+
+
+def write_images(folder, names):
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        assert cv2.imwrite(str(folder / name), np.full((48, 64, 3), 10 * i, np.uint8))
+
+
+@pytest.mark.parametrize("opened", ["recording", "recording/mav0", "recording/mav0/cam0"])
+def test_a_recording_of_eurocs_format_is_its_first_camera(opened, tmp_path):
+    names = [f"{NANOSECONDS + 50_000_000 * i}.png" for i in range(3)]
+    camera = tmp_path / "recording" / "mav0" / "cam0"
+    write_images(camera / "data", names)
+    camera.joinpath("data.csv").write_text(
+        "#timestamp [ns],filename\r\n" + "".join(f"{name[:-4]},{name}\r\n" for name in names))
+    camera.joinpath("sensor.yaml").write_text(
+        "%YAML:1.0\ncamera_model: pinhole\nresolution: [64, 48]\nintrinsics: [50, 51, 32, 24]\n"
+        "distortion_model: radial-tangential\ndistortion_coefficients: [0.0, 0.0, 0.0, 0.0]\n")
+    sequence = open_sequence(tmp_path / opened)
+    assert [stamp for stamp, _ in sequence] == [int(name[:-4]) for name in names]
+    np.testing.assert_allclose(sequence.camera.intrinsics, [[50, 0, 32], [0, 51, 24], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(("text", "stamps"), [
+    ("timestamp filename\n0.5 0.png\n1.5 1.png\n", [500_000_000, 1_500_000_000]),
+    ("#timestamp,filename\n0.5,0.png\n1.5,1.png\n", [500_000_000, 1_500_000_000]),
+    ("1.5 1.png\n0.5 0.png\n", [500_000_000, 1_500_000_000])])
+def test_lists_of_other_forms_are_read_in_the_order_of_their_times(text, stamps, tmp_path):
+    write_images(tmp_path / "folder", ["0.png", "1.png"])
+    (tmp_path / "folder" / "rgb.txt").write_text(text)
+    sequence = open_sequence(tmp_path / "folder")
+    assert [(stamp, image[0, 0, 0]) for stamp, image in sequence] == list(zip(stamps, (0, 10), strict=True))
+    assert any("order of the times" in line for line in sequence.assumptions) == text.startswith("1.5")
+
+
+@pytest.mark.parametrize(("names", "stamps"), [
+    (["1305031102.175304", "1305031102.243211"], [1305031102175304000, 1305031102243211000]),
+    ([str(NANOSECONDS), str(NANOSECONDS + 5)], [NANOSECONDS, NANOSECONDS + 5]),
+    (["1403636579763555", "1403636579813555"], [1403636579763555000, 1403636579813555000]),
+    (["1403636579763", "1403636579813"], [1403636579763000000, 1403636579813000000]),
+    (["000001", "000002"], [0, 100_000_000]), (["IMG_20240101_120000", "IMG_20240101_120001"], [0, 100_000_000])])
+def test_times_in_the_names_of_images_are_taken_unless_a_rate_is_given(names, stamps, tmp_path):
+    write_images(tmp_path / "folder", [f"{name}.png" for name in names])
+    sequence = open_sequence(tmp_path / "folder")
+    assert [stamp for stamp, _ in sequence] == stamps
+    assert ("times in the names" in sequence.assumptions[0]) == (stamps[0] > 0)
+    assert [stamp for stamp, _ in open_sequence(tmp_path / "folder", rate=2.0)] == [0, 500_000_000]
+
+
+def test_times_in_other_units_are_named(tmp_path):
+    write_images(tmp_path / "folder", ["0.png"])
+    (tmp_path / "folder" / "rgb.txt").write_text("1305031102000 0.png\n")
+    with pytest.raises(SequenceError, match=r"line 1.*too large for a time in seconds; give seconds"):
+        open_sequence(tmp_path / "folder")

@@ -67,6 +67,15 @@ def test_loops_between_the_same_windows_count_once():
     assert add_noisy_loop(graph, truth, rng, 12, 52).accepted and all(loop.accepted for loop in same)
 
 
+def test_a_place_that_looks_like_one_that_was_seen_twice_counts_once():
+    """Windows of five keyframes: one of them, after the break, looks like a place that two windows before show."""
+    rng = np.random.default_rng(6)
+    graph, truth = graph_with_lost_camera(rng, stride=5)
+    shift = aliasing_shift(truth, 22, 62)
+    wrong = [add_noisy_loop(graph, truth, rng, i, 62, shift) for i in (22, 32)]
+    assert not any(loop.accepted for loop in wrong) and graph.component(60) == 1
+
+
 def test_one_loop_with_two_supporting_images_joins():
     rng = np.random.default_rng(4)
     graph, truth = graph_with_lost_camera(rng)

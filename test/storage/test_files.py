@@ -99,6 +99,16 @@ def test_text_of_any_editor_is_read(tmp_path, encoding, newline):
     assert poses[0, :3, 3].tolist() == [1, 2, 3]
 
 
+def test_names_of_columns_are_no_poses_and_files_of_other_tools_are_named(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("timestamp tx ty tz qx qy qz qw\n1.5 1 2 3 0 0 0 1\n")
+    assert read_trajectory(path)[0].tolist() == [1_500_000_000]
+    for line in ("1 0 0 1 0 1 0 2 0 0 1 3", "1403636579763555584,1,2,3,1,0,0,0,0,0,0,0,0,0,0,0,0"):
+        path.write_text(f"{line}\n")
+        with pytest.raises(FileError, match=r"t\.txt, line 1: .*`evo_traj` converts those of KITTI and EuRoC"):
+            read_trajectory(path)
+
+
 def test_errors_name_the_missing_file(tmp_path):
     for read in (read_trajectory, read_ply):
         with pytest.raises(FileError, match="nowhere: No such file"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from pathlib import Path
 
-from vggt_ros.cli.interrupts import ends_in_order
+import vggt_ros
+from vggt_ros.cli.interrupts import ends_in_order, imported
 
 COMMANDS = {
     "replay": "run a recording through the pipeline: folder of images, rosbag2, video",
@@ -18,6 +19,8 @@ COMMANDS = {
     "check": "what holds on this machine and what does not: versions, GPU, weights, memory, speed",
 }
 """Subcommand, which is a module of this package, to what it does."""
+_ROS = {"bag_player": "bag_player", "view": "view_node", "reconstruction_server": "reconstruction_server"}
+"""Executables that need ROS, and their modules in `vggt_ros.ros`."""
 
 
 def usage() -> str:
@@ -33,7 +36,7 @@ def main(args: list[str] | None = None, prog: str = "vggt_ros") -> int:
     """Run the subcommand named first."""
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["--version"]:
-        print(import_module("vggt_ros").__version__)
+        print(vggt_ros.__version__)
         return 0
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -41,7 +44,14 @@ def main(args: list[str] | None = None, prog: str = "vggt_ros") -> int:
     if args[0] not in COMMANDS:
         print(f"{prog}: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return int(import_module(f"vggt_ros.cli.{args[0]}").main(args[1:], f"{prog} {args[0]}"))
+    return int(imported(f"vggt_ros.cli.{args[0]}", prog).main(args[1:], f"{prog} {args[0]}"))
+
+
+def executable() -> int:
+    """Run the program of the name under which this one was started, such as `ros2 run vggt_ros replay`."""
+    name = Path(sys.argv[0]).stem
+    module = f"vggt_ros.ros.{_ROS[name]}" if name in _ROS else f"vggt_ros.cli.{name}"
+    return int(imported(module, name).main())
 
 
 if __name__ == "__main__":

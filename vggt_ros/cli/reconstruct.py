@@ -41,6 +41,8 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
                         help="order of the photos in windows: as named (default), or by what they show")
     parser.add_argument("--query", type=Path, metavar="FILE", help="points of the first photo to track, `x y` a line")
     parser.add_argument("--match", action="store_true", help="match corners of every photo with all others")
+    parser.add_argument("--calibration", type=Path, metavar="FILE",
+                        help="calibration of the camera (default: one beside the photos)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as camera.fov")
     options = parser.parse_args(args)
@@ -49,11 +51,12 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     for line in left_out:
         print(f"reconstruct: {line}", file=sys.stderr)
     queries = None if options.query is None else read_queries(options.query.expanduser())
-    folder = output_folder(options.output)
+    folder = output_folder(options.output, *options.images)
     reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
     print(f"{len(files)} photos, by {reason}", file=sys.stderr)
     found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
-                               options.order == "similarity", sys.stderr.isatty())
+                               options.order == "similarity", sys.stderr.isatty(),
+                               options.calibration and options.calibration.expanduser())
     for line in (*(f"assumed: {text}" for text in found.assumptions), *found.omitted.lines, *found.refusals):
         print(f"reconstruct: {line}", file=sys.stderr)
     if not found.photos:

@@ -36,8 +36,10 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of the camera, as numbers "
+                        "`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or of ROS, Kalibr, ORB-SLAM, OpenCV or COLMAP")
     parser.add_argument("--rate", type=positive,
-                        help="images a second in a folder of images without stamps (default 10)")
+                        help="images a second in a folder of images (default: the times in their names, or 10)")
 
 
 @ends_in_order(ConfigError, FileError, StorageError, ReconstructorLost, ViewError, OSError)
@@ -70,11 +72,12 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         raise ConfigError(f"--workers {options.workers}: from 1 to {MAX_WORKERS}")
     loaded = None if options.load is None else load_map(options.load.expanduser())
     sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
-                             truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate)
+                             truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate,
+                             calibration=options.calibration and options.calibration.expanduser())
     if options.depth_source and next(sequence.depths(), None) is None:
         raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
                             "them in depth.txt")
-    output = output_folder(options.output)
+    output = output_folder(options.output, options.sequence)
     if options.save is not None:
         check_replaceable(options.save)
     for line in sequence.assumptions:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 """Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
+_OTHER_NAMES = {"fisheye": "equidistant", "kannala_brandt": "equidistant", "kannala_brandt4": "equidistant",
+                "equi": "equidistant", "radtan": "plumb_bob", "radial-tangential": "plumb_bob", "none": "plumb_bob"}
+"""Names of these models in some drivers and tools: OpenCV, Kalibr, EuRoC."""
 _MAX_FOCAL_RATIO = 3.0
 """Largest ratio of the focal lengths: pixels are about square; binning or resizing one side may double one of them."""
 _MAX_OFF_CENTER = 0.15
@@ -80,7 +83,7 @@ def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tu
         raise CameraError("the calibration has values that are not finite (NaN or infinite) in its distortion")
     if not any(values):
         return model or "plumb_bob", ()
-    model = model or "plumb_bob"
+    model = _OTHER_NAMES.get(model.lower(), model) or "plumb_bob"
     counts = COEFFICIENT_COUNTS.get(model, ())
     shorter = values
     while shorter and shorter[-1] == 0 and len(shorter) not in counts:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, transported
@@ -200,18 +201,31 @@ def stretches(loops: Sequence[Loop], stride: int = 1) -> list[list[Loop]]:
     Places are the same within `_CLUSTER_WINDOWS` windows; `stride` as for `score`. Where two stretches are built alike,
     loops all along them agree with each other, and so do those with a third one: all of them are one piece of evidence.
     """
-    ends = np.array([[loop.first, loop.second] for loop in loops], np.int64).reshape(-1, 2)
     label = np.arange(len(loops))
-    for row in range(len(loops)):
-        near = (abs(ends[:, :, None] - ends[row]) <= _CLUSTER_WINDOWS * stride).any((1, 2))
+    for near in _ends_in_common(loops, _CLUSTER_WINDOWS * stride):
         label[np.isin(label, label[near])] = label[near].min()
     return [[loop for loop, own in zip(loops, label.tolist(), strict=True) if own == one]
             for one in np.unique(label).tolist()]
 
 
 def supporting_images(loops: Sequence[Loop], stride: int = 1) -> int:
-    """Return how many images support loops; several loops between the same two windows may have the same images."""
-    return sum(max(loop.images for loop in cluster) for cluster in _clusters(loops, stride - 1))
+    """Return how many images support loops.
+
+    Loops that have a window in common, at either end, count as the one of them with most images: where that window
+    shows a place that looks like another one, it agrees with all windows that show the other one.
+    """
+    count, left = 0, np.ones(len(loops), bool)
+    for row, near in enumerate(_ends_in_common(loops, stride - 1)):
+        if left[row]:
+            count += max(loop.images for loop, is_near in zip(loops, near & left, strict=True) if is_near)
+            left &= ~near
+    return count
+
+
+def _ends_in_common(loops: Sequence[Loop], radius: int) -> NDArray[np.bool_]:
+    """Return for each two loops (n, n) whether an end of the one is within `radius` nodes of an end of the other."""
+    ends = np.array([[loop.first, loop.second] for loop in loops], np.int64).reshape(-1, 2)
+    return np.asarray((abs(ends[:, None, :, None] - ends[:, None]) <= radius).any((2, 3)))
 
 
 def _clusters(loops: Sequence[Loop], radius: int) -> list[list[Loop]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -17,9 +18,15 @@ from tqdm import tqdm
 
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array
+from vggt_ros.images.flow import coarse_flow
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Keyframe, Window
 
+_FOLLOWED, _IN_ORDER = 0.5, 0.8
+"""Share of corners that are found in the next image if it continues the one before, and share of images that do so in a
+video: three quarters to all do in videos, down to one image a second, and a third at most among photos."""
+_SIDE = 518
+"""Longest side at which that is tried, px."""
 _TRIES = 2
 """How often a photo that got no pose is tried again."""
 
@@ -39,6 +46,32 @@ def similarity_order(similar: Array) -> list[int]:
         # The newest three: a window shares some with the one before.
         order.append(int(left[np.argmax(similar[order[-3:]][:, left].max(0))]))
     return order
+
+
+def are_in_order(keyframes: Sequence[Keyframe]) -> bool:
+    """Return whether photos are consecutive images of a video: optical flow follows most of one into the next."""
+    grays = [_small_gray(keyframe.image) for keyframe in keyframes]
+    return len(grays) > 2 and float(np.mean([_is_followed(*pair) for pair in pairwise(grays)])) >= _IN_ORDER
+
+
+def _small_gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, _SIDE / max(gray.shape))
+    return np.asarray(cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _is_followed(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Return whether most corners of an image are found in another one, and back."""
+    corners = cv2.goodFeaturesToTrack(one, 200, 0.01, 8)
+    if corners is None:
+        return False
+    points = corners[:, 0]
+    guess = coarse_flow(one, other, points)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(one, other, points, points + guess, flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(other, one, moved, moved - guess,
+                                                   flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+    good = (found[:, 0] > 0) & (found_back[:, 0] > 0) & (np.linalg.norm(back - points, axis=1) < 1.0)
+    return bool(good.mean() > _FOLLOWED)
 
 
 def group_of_missing(similar: Array, placed: NDArray[np.bool_], tried: NDArray[np.intp],
@@ -77,12 +110,12 @@ class PhotoWindows:
         self._refused: list[tuple[list[int], str]] = []
         self._count = 0
 
-    def solve(self, rows: Sequence[int], shared: Sequence[int]) -> None:
+    def solve(self, rows: Sequence[int], shared: Sequence[int], unordered: bool = True) -> None:
         """Solve a window of photos, of which the `shared` ones were in windows before."""
         for row in rows:
             self.ids.setdefault(row, len(self.ids))
         window = Window(self._count, tuple(
-            replace(self._keyframes[row], id=self.ids[row], stamp=(self.ids[row] + 1) * 10**9)
+            replace(self._keyframes[row], id=self.ids[row], stamp=(self.ids[row] + 1) * 10**9, unordered=unordered)
             for row in sorted(rows, key=self.ids.__getitem__)), tuple(sorted(self.ids[row] for row in shared)))
         self._count += 1
         if refused := self._slam.step(window).refused:

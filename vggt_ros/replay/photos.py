@@ -19,15 +19,18 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.replay.photo_windows import PhotoWindows, similarity_order
+from vggt_ros.replay.photo_windows import PhotoWindows, are_in_order, similarity_order
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
-from vggt_ros.sequences.image_list import find_images
+from vggt_ros.sequences.image_list import VIDEOS, find_images
 from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.opening import BAG_SUFFIXES
 from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Keyframe, overlapping_windows
 from vggt_ros.windows.solution import MapKeyframe
+
+_VIDEO = "the images of a video, since each continues the one before; `replay` needs less time for them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,8 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             files, left_out = find_images(path)
             found += files
             lines += left_out
+        elif path.suffix.lower() in VIDEOS or path.suffix.lower() in BAG_SUFFIXES:
+            raise SequenceError(f"{path}: not a photo but a recording, which `replay` takes")
         elif path.is_file():
             found.append(path)
         else:
@@ -105,24 +110,28 @@ def find_photos(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, config: Config,
-                       at_once: int, by_similarity: bool = True, progress: bool = False) -> Collection:
+                       at_once: int, by_similarity: bool = True, progress: bool = False,
+                       calibration: Path | None = None) -> Collection:
     """Reconstruct photos of one camera.
 
     Args:
         files: of the photos.
         reconstructor: of the windows.
-        config: settings; `camera.fov` is assumed where there is no `calibration.txt` beside the photos, and the
+        config: settings; `camera.fov` is assumed where there is no calibration beside the photos, and the
             reconstructor does not find the focal length.
         at_once: most photos of a window, at least two; a third of them is shared with the window before.
-        by_similarity: form windows of photos that look alike; else in the order of `files`.
+        by_similarity: form windows of photos that look alike; else in the order of `files`. If that is the order of a
+            video, corners are followed from each into the next, and the photos of a window are not matched each with
+            all others.
         progress: show a bar.
+        calibration: file with the calibration; None: one beside the photos.
 
     Raises:
-        SequenceError: none of the files can be used, or `calibration.txt` beside them cannot be used.
+        SequenceError: none of the files can be used, or the calibration cannot.
 
     """
     folders = {file.parent for file in files}
-    images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov)
+    images = ImageFiles(list(files), folders.pop() if len(folders) == 1 else None, config.camera.fov, calibration)
     rectify = Rectifier(images.camera, reconstructor.image_size(images.camera))
     keyframes: list[Keyframe] = []
     intake, omitted = Intake(), Omitted()
@@ -135,20 +144,21 @@ def reconstruct_photos(files: Sequence[Path], reconstructor: Reconstructor, conf
             omitted.add(str(file), str(error))
             unused.append(file)
             continue
-        keyframes.append(Keyframe(len(used), 0, image, rectify.intrinsics, images.camera.calibrated, unordered=True))
+        keyframes.append(Keyframe(len(used), 0, image, rectify.intrinsics, images.camera.calibrated))
         used.append(file)
     if not keyframes:
         raise SequenceError(f"none of the photos can be used: {'; '.join(omitted.lines)}")
     slam = Slam(config, reconstructor)
     windows = PhotoWindows(slam, keyframes)
     ordered = [keyframes[row] for row in similarity_order(windows.similar)] if by_similarity else keyframes
+    in_order = not by_similarity and are_in_order(keyframes)
     parts = overlapping_windows(ordered, at_once, max(1, at_once // 3))
     for part in tqdm(parts, desc="windows", unit="window", disable=not progress):
-        windows.solve(part.ids, part.shared)
+        windows.solve(part.ids, part.shared, not in_order)
     windows.retry(at_once, progress)
     solution, poses = slam.solution, windows.rows_of_solution()
     photos = [Photo(used[row], keyframes[row].image, solution.map_camera[at], solution.keyframes[windows.ids[row]],
                     float(solution.scale[at])) for row, at in sorted(poses.items())]
     missing = [file for row, file in enumerate(used) if row not in poses]
-    return Collection(slam, rectify, photos, missing + unused, windows.refusals(set(poses)), images.assumptions,
-                      omitted)
+    return Collection(slam, rectify, photos, missing + unused, windows.refusals(set(poses)),
+                      (*images.assumptions, *([_VIDEO] if in_order else [])), omitted)

@@ -21,11 +21,14 @@ from vggt_ros.ros.messages import is_valid_stamp, nanoseconds
 from vggt_ros.ros.silence import describe_publishers, node_name
 from vggt_ros.ros.stamps import Order, StampCheck
 from vggt_ros.ros.subscriptions import AdaptiveSubscription
-from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake, darkness
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.solution import Frame
+
+_MANY_LATE = 20
+"""Images in a row that are no newer than the one before, after which it is not the network's order."""
 
 
 class ImageSource:
@@ -75,7 +78,8 @@ class ImageSource:
                        "recalibrated": 0, "damaged": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
-        self._refusal = ""
+        self._refusal = self._encoding = ""
+        self._late_in_row = 0
         self._rectifier: Rectifier | None = None
         self._excluded: Mask | None = None
         self._stamps = StampCheck(config.max_step)
@@ -156,7 +160,9 @@ class ImageSource:
             return
         if not self._accept_stamp(stamp):
             self.counts["late"] += 1
+            self._late_in_row += 1
             return
+        self._late_in_row, self._encoding = 0, getattr(message, "encoding", "")
         if dark := darkness(rectified):
             self.counts["dark"] += 1
             self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
@@ -180,13 +186,19 @@ class ImageSource:
         return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the publishers of the images, in one line with the cure."""
+        """Return what is wrong with the images or their publishers, each in a line with the cure."""
+        found = []
+        if self._late_in_row >= _MANY_LATE:
+            found.append(f"{self.topic}: {self._late_in_row} images in a row are left out, the last one "
+                         f"{self._stamps.reason}: the driver has to set header.stamp")
+        if self._encoding in DEPTH_ENCODINGS and "depth" in self.topic:
+            found.append(f"{self.topic} has depth ({self._encoding}): remap `image` to color images, `depth` to it")
         names = [node_name(info) for subscription in self._subscriptions[-1:] for info in subscription.publishers
                  if info.topic_type == subscription.type_name]
-        if len(names) < 2:
-            return []
-        return [f"{len(names)} publishers of {self.topic}: {', '.join(sorted(names))}; images of two cameras make no "
-                "map: remap one of them, or `image`"]
+        if len(names) > 1:
+            found.append(f"{len(names)} publishers of {self.topic}: {', '.join(sorted(names))}; images of two cameras "
+                         "make no map: remap one of them, or `image`")
+        return found
 
     def warn_if_silent(self) -> None:
         """Log a warning if no image arrives, with the publishers of the topics; at most once in 30 s."""

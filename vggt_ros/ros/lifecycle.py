@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from vggt_ros.ros.guard import CallbackGuard
+
+START_TIME = 10.0
+"""Seconds after which a node that nobody has activated says so."""
 
 
 class TolerantLifecycleNode(LifecycleNode):
@@ -25,6 +29,18 @@ class TolerantLifecycleNode(LifecycleNode):
         """Create the node; `options` are those of rclpy's LifecycleNode."""
         self.guard = CallbackGuard(self)  # first: the constructor of the node subscribes
         super().__init__(name, **options)
+        self._start_timer = self.create_timer(START_TIME, self._say_what_it_waits_for, clock=Clock(
+            clock_type=ClockType.STEADY_TIME))
+
+    def _say_what_it_waits_for(self) -> None:
+        """Say once if nobody has activated the node, which looks as if it did nothing."""
+        self.destroy_timer(self._start_timer)
+        state, name = self._state_machine.current_state[1], self.get_fully_qualified_name()
+        if state in ("unconfigured", "inactive"):
+            steps = ", then ".join(f"`ros2 lifecycle set {name} {step}`" for step in
+                                   (("configure", "activate") if state == "unconfigured" else ("activate",)))
+            self.get_logger().warning(f"the node is {state}, and does nothing yet: {steps}; slam.launch.py does it by "
+                                      "itself, as a lifecycle manager does")
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *arguments: Any, **options: Any) -> Any:
         """Subscribe with a guarded callback."""

@@ -20,21 +20,23 @@ def without_parameters(arguments: Sequence[str], node: str) -> list[str]:
     """Return a line for each parameter file of a command line that has none for `node`, such as /robot1/vggt_slam."""
     lines = []
     for option, path in pairwise(arguments):
-        names = _names(path) if option == "--params-file" else []
-        if names and not any(_matches(name, node) for name in names):
+        names = _names(path) if option == "--params-file" else None
+        if names == []:
+            lines.append(f"{path} has no parameters: they belong below `/**:` and `  {_PARAMETERS}:`")
+        elif names is not None and not any(_matches(name, node) for name in names):
             lines.append(f"{path} has no parameters for {node}, only for {', '.join(sorted(set(names)))}; `/**:` is "
                          "any node")
     return lines
 
 
-def _names(path: str) -> list[str]:
-    """Return the names of nodes in a parameter file; none if it cannot be read, of which ROS speaks."""
+def _names(path: str) -> list[str] | None:
+    """Return the names of nodes in a parameter file; None if it cannot be read, of which ROS speaks."""
     import yaml
 
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []
+        return None
     return list(_nodes(content, ""))
 
 

@@ -44,15 +44,27 @@ def declare(node: Node, default: Config | None = None) -> Config:
     for name in overrides:
         if name not in known and not name.startswith("qos_overrides."):
             node.get_logger().warning(f"parameter {unknown_setting(name, known)}")
-    for setting, value in default:  # `camera.fov: 80` is a whole number to ROS, which takes none for a real one
-        given = overrides.get(setting.name)
-        if isinstance(value, float) and given is not None and given.type_ == Parameter.Type.INTEGER:
-            overrides[setting.name] = Parameter(setting.name, Parameter.Type.DOUBLE, float(given.value))
+    for setting, _ in default:
+        if setting.name in overrides:
+            overrides[setting.name] = _as_meant(overrides[setting.name], setting)
     for line in without_parameters(sys.argv, node.get_fully_qualified_name()):
         node.get_logger().warning(line)
     values = {setting.name: node.declare_parameter(setting.name, value, descriptor(setting)).value
               for setting, value in default}
     return default.replace(values)
+
+
+def _as_meant(given: Parameter, setting: Setting) -> Parameter:
+    """Return a parameter of the type of the setting where YAML sees another: a whole number as real, `on` as text.
+
+    `camera.fov: 80` is a whole number to ROS, which takes none for a real one, and `refine: on` is a boolean.
+    """
+    if isinstance(setting.default, float) and given.type_ == Parameter.Type.INTEGER:
+        return Parameter(setting.name, Parameter.Type.DOUBLE, float(given.value))
+    words = ("true", "on") if given.value else ("false", "off")
+    if given.type_ == Parameter.Type.BOOL and (meant := next((w for w in words if w in setting.choices), None)):
+        return Parameter(setting.name, Parameter.Type.STRING, meant)
+    return given
 
 
 def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config], None]) -> None:

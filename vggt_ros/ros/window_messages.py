@@ -104,7 +104,7 @@ def message_geometry(message: Any) -> WindowGeometry:
 
 def _keyframe_message(keyframe: Keyframe, quality: int, lossless: bool) -> Any:
     message = WindowKeyframe(id=keyframe.id, stamp=time_message(keyframe.stamp), calibrated=keyframe.calibrated,
-                             intrinsics=keyframe.intrinsics.ravel())
+                             intrinsics=keyframe.intrinsics.ravel(), unordered=keyframe.unordered)
     options = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if lossless else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     message.image = array.array("B", cv2.imencode(options[0], keyframe.image[..., ::-1], options[1])[1].tobytes())
     if keyframe.corners is not None:
@@ -130,7 +130,7 @@ def _keyframe(message: Any) -> Keyframe:
         _decoded(message.excluded, cv2.IMREAD_GRAYSCALE, f"keyframes[{message.id}].excluded") > 0
     return Keyframe(message.id, nanoseconds(message.stamp), np.ascontiguousarray(image[..., ::-1]),
                     np.array(message.intrinsics, np.float64).reshape(3, 3), message.calibrated, corners,
-                    excluded=excluded)
+                    excluded=excluded, unordered=bool(message.unordered))
 
 
 def _decoded(data: Any, how: int, name: str) -> NDArray[np.uint8]:

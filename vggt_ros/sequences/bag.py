@@ -16,14 +16,14 @@ from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.calibration_file import read_calibration
+from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
 from vggt_ros.sequences.topics import is_beside, nearest_info
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFOS = ("sensor_msgs/msg/CameraInfo",)
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
 POSES = ("geometry_msgs/msg/PoseStamped",)
 _MAX_INFOS, _MAX_TRIALS = 500, 100
 """Most CameraInfo, and most images, that are read until one can be used."""
@@ -33,7 +33,7 @@ class BagSequence:
     """One image topic of a bag of ROS 2 (sqlite3 or mcap) or ROS 1, with its CameraInfo, and poses as ground truth."""
 
     def __init__(self, path: Path, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
-                 fov: float = 65.0) -> None:
+                 fov: float = 65.0, calibration: Path | None = None) -> None:
         """Read everything but the images.
 
         Args:
@@ -42,6 +42,7 @@ class BagSequence:
             info_topic: chosen by the image topic if it is empty; `none`: the field of view is assumed.
             truth_topic: chosen by type if it is empty.
             fov: field of view along the longer side, degrees, assumed without a calibration.
+            calibration: a file, instead of a CameraInfo.
 
         Raises:
             SequenceError: the bag cannot be read, has no images or an unusable calibration, or a topic that is asked
@@ -51,6 +52,7 @@ class BagSequence:
         self.path, self.omitted = path, Omitted()
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
         assumptions: list[str] = []
+        known = None if calibration is None else read_calibration(calibration)
         with self._open() as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
@@ -59,9 +61,14 @@ class BagSequence:
             self.image_topic, self._count = images.topic, sum(
                 c.msgcount for c in reader.connections if c.topic == images.topic)
             self.rectified = is_rectified_topic(images.topic)
-            info = None if info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
+            info = None if known or info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
             self.info_topic = "" if info is None else info.topic
-            camera, missing = self._calibration(reader, fov, assumptions)
+            if known:
+                size = self._first_size(reader)
+                camera, missing = known.camera(size), ""
+                assumptions += known.assumptions(size)
+            else:
+                camera, missing = self._calibration(reader, fov, assumptions)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
             if not image_topic:
@@ -173,7 +180,7 @@ class BagSequence:
         size = self._first_size(reader)
         assumed, intake = Camera.assumed(*size, fov), Intake(self.rectified)
         if not self.info_topic:
-            return assumed, "the bag has no CameraInfo, or none is asked for"
+            return assumed, "the bag has no CameraInfo, or none is asked for; --calibration FILE gives one"
         camera, problem = self._add_first_info(reader, intake, size)
         if intake.doubt:
             assumptions.append(f"the calibration of {self.info_topic}, although {intake.doubt}")

@@ -32,6 +32,8 @@ _DECODED = {1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
             8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8)}
 ENCODINGS = (*_COLOR, *_COLOR16, *_GRAY, *_BAYER, *_BAYER16, *_YUV422, *_YUV420)
 """The supported encodings of sensor_msgs/Image."""
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
+"""Those that depth has; an infrared camera alone may have them, too."""
 
 
 class ImageError(ValueError):

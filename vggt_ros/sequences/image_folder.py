@@ -11,18 +11,25 @@ from numpy.typing import NDArray
 
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
-from vggt_ros.sequences.image_list import depth_unit, find_images, read_list
+from vggt_ros.sequences.image_list import depth_unit, find_images, find_list, read_list, times_in_names
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError
 from vggt_ros.storage.files import read_trajectory
 
+_RATE = 10.0
+"""Images a second where there are no times."""
+
 
 class ImageFolder:
-    """Image files: listed with their stamps in `rgb.txt`, or all of a folder, at an assumed rate."""
+    """Image files: listed with their stamps in `rgb.txt` or EuRoC's `data.csv`, or all of a folder.
+
+    The stamps of the latter are in their names, or at a rate that is assumed.
+    """
 
     rectified = False
 
-    def __init__(self, path: Path, fov: float = 65.0, rate: float = 10.0) -> None:
+    def __init__(self, path: Path, fov: float = 65.0, rate: float | None = None,
+                 calibration: Path | None = None) -> None:
         """Read the lists; images are read when they are iterated over.
 
         Raises:
@@ -32,13 +39,19 @@ class ImageFolder:
         self.path, self.name = path, path.resolve().name
         self.omitted = Omitted()
         assumptions: list[str] = []
-        if (path / "rgb.txt").exists():
-            self._files = read_list(path / "rgb.txt")
+        if listed := find_list(path):
+            entries = read_list(*listed)
+            self._files = sorted(entries, key=lambda entry: entry[0])
+            if self._files != entries:
+                assumptions.append(f"the order of the times in {listed[0]}, whose lines have another one")
         else:
             files, left_out = find_images(path)
-            self._files = [(round(i * 1e9 / rate), file) for i, file in enumerate(files)]
-            assumptions += [f"{rate:g} images a second, since there is no rgb.txt with times", *left_out]
-        self._images = ImageFiles([file for _, file in self._files], path, fov)
+            stamps = None if rate else times_in_names(files)
+            self._files = list(zip(stamps or (round(i * 1e9 / (rate or _RATE)) for i in range(len(files))), files,
+                                   strict=True))
+            assumptions += ["the times in the names of the images" if stamps else
+                            f"{rate or _RATE:g} images a second, since there is no rgb.txt with times", *left_out]
+        self._images = ImageFiles([file for _, file in self._files], path, fov, calibration)
         self.camera = self._images.camera
         self.truth = read_trajectory(path / "groundtruth.txt") if (path / "groundtruth.txt").exists() else None
         self.assumptions = (*assumptions, *self._images.assumptions)

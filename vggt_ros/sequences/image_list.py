@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_header import ImageHeader, read_header
 from vggt_ros.sequences.orientation import Form
 from vggt_ros.sequences.sequence import SequenceError
-from vggt_ros.storage.files import parse_stamp, read_lines
+from vggt_ros.storage.files import is_name, parse_stamp, read_lines
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
 _UNREAD = {".heic", ".heif", ".avif", ".gif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".jp2"}
 """Formats of images that are not read: of phones (HEIC), and raw ones of cameras."""
-_VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
+VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
 _HEADER_BYTES = 65536
 """Bytes of a file that are read for its header at first; in a few files it lies further behind."""
+_NANOSECONDS = {13: 10**6, 16: 10**3, 19: 1}
+"""Nanoseconds in the unit of a time since 1970 with so many digits."""
 _SAMPLE = 100
 """Most files whose size is read to find the size that most of them have."""
 
@@ -56,10 +59,12 @@ def _meant(folder: Path) -> str:
     """Return what may be meant by a folder without images, as the end of a sentence; empty if nothing is there."""
     if (folder / "map.json").exists():
         return "; it is a saved map, which `replay --load`, `export` and `merge` take"
+    if (folder / "metadata.yaml").exists():
+        return "; it is a bag, which `replay` takes"
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in _UNREAD:
             return "; convert them to JPEG or PNG"
-        if path.suffix.lower() in _VIDEOS:
+        if path.suffix.lower() in VIDEOS:
             return f"; name the video itself, {path}"
         if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
             return f"; {path} has images"
@@ -106,8 +111,17 @@ def header_of(file: Path) -> ImageHeader:
         raise ImageError(error.strerror or str(error)) from error
 
 
-def read_list(path: Path) -> list[tuple[int, Path]]:
+def find_list(folder: Path) -> tuple[Path, Path] | None:
+    """Return the list of a folder's images, and to which folder it is relative: `rgb.txt`, or `data.csv` of EuRoC."""
+    lists = [(folder / "rgb.txt", folder), (folder / "data.csv", folder / "data")]
+    return next((found for found in lists if found[0].exists() and found[1].is_dir()), None)
+
+
+def read_list(path: Path, folder: Path | None = None) -> list[tuple[int, Path]]:
     """Return stamps and files of a list with the lines `timestamp filename`, as from any text editor.
+
+    Commas may be between them, and the first line may be the names of the columns. The files are relative to `folder`,
+    by default that of the list.
 
     Raises:
         SequenceError: a line has another form, or there are none.
@@ -116,20 +130,37 @@ def read_list(path: Path) -> list[tuple[int, Path]]:
     """
     entries = []
     for number, line in enumerate(read_lines(path), 1):
-        fields = line.split(maxsplit=1)
-        if not fields or fields[0].startswith("#"):
+        fields = line.replace(",", " ", 1).split(maxsplit=1)
+        if not fields or fields[0].startswith("#") or (number == 1 and is_name(fields[0])):
             continue
         try:
             stamp, name = parse_stamp(fields[0]), fields[1].strip()
         except (ValueError, IndexError) as error:
-            raise SequenceError(f"{path}, line {number}: expected `timestamp filename`") from error
-        file = path.parent / name
+            reason = f" ({error})" if isinstance(error, ValueError) else ""
+            raise SequenceError(f"{path}, line {number}: expected `timestamp filename`{reason}") from error
+        file = (folder or path.parent) / name
         if "\\" in name and not file.exists():  # written on Windows
-            file = path.parent / name.replace("\\", "/")
+            file = (folder or path.parent) / name.replace("\\", "/")
         entries.append((stamp, file))
     if not entries:
         raise SequenceError(f"{path}: there are no images in it")
     return entries
+
+
+def times_in_names(files: list[Path]) -> list[int] | None:
+    """Return the stamps, nanoseconds, that the names of files in their order are; None if they are no rising times.
+
+    Recorders name images by decimal seconds, or by whole milli-, micro- or nanoseconds since 1970.
+    """
+    stamps = []
+    for name in (file.stem for file in files):
+        if re.fullmatch(r"\d{1,10}\.\d+", name):
+            stamps.append(parse_stamp(name))
+        elif name.isdecimal() and len(name) in _NANOSECONDS:
+            stamps.append(int(name) * _NANOSECONDS[len(name)])
+        else:
+            return None
+    return stamps if all(one < other for one, other in pairwise(stamps)) else None
 
 
 def depth_unit(path: Path) -> float:

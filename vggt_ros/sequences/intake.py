@@ -102,7 +102,7 @@ class Intake:
             assert camera is not None
             if (camera.width, camera.height) != (width, height):
                 raise CameraError(f"the image has {width}x{height} pixels, the calibration is for "
-                                  f"{camera.width}x{camera.height}")
+                                  f"{camera.width}x{camera.height}; publish it for the size of the images")
         except CameraError as error:
             self.problem, self._is_new = str(error), False
             if known is None:

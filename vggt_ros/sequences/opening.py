@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vggt_ros.sequences.image_folder import ImageFolder
-from vggt_ros.sequences.image_list import SUFFIXES
+from vggt_ros.sequences.image_list import SUFFIXES, find_list
 from vggt_ros.sequences.sequence import Sequence, SequenceError
 from vggt_ros.sequences.video import Video
 
@@ -13,16 +13,17 @@ BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
 
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
-                  fov: float = 65.0, rate: float | None = None) -> Sequence:
+                  fov: float = 65.0, rate: float | None = None, calibration: Path | None = None) -> Sequence:
     """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
-        path: a folder with `rgb.txt`, a rosbag2 (folder, metadata.yaml or storage file), a folder that holds one in
-            `bag/`, a bag of ROS 1, a video file, or a folder of images, which are sorted by the numbers in their names.
-            `~` is expanded.
+        path: a folder with `rgb.txt`, a recording in EuRoC's format, of which `cam0` is taken, a rosbag2 (folder,
+            metadata.yaml or storage file), a folder that holds one in `bag/`, a bag of ROS 1, a video file, or a folder
+            of images, which are sorted by the numbers in their names. `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: field of view along the longer side in degrees, assumed where there is no calibration.
-        rate: images a second, assumed for a folder of images without stamps; None: 10.
+        calibration: file with the calibration; None: that of the recording.
+        rate: images a second, assumed for a folder of images; None: by the times in their names, or 10.
 
     Raises:
         SequenceError: there is no sequence at `path`, or it is none that has topics or takes a rate.
@@ -34,15 +35,16 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     if not path.exists():
         raise SequenceError(f"{path}: no such file or folder")
     named = next((topic for topic in (image_topic, info_topic, truth_topic) if topic), "")
-    if path.is_dir() and (path / "rgb.txt").exists():
+    if listed := next((folder for folder in (path, path / "cam0", path / "mav0" / "cam0") if find_list(folder)), None):
+        path = listed
         _refuse_unused(path, "a folder of images", named, rate)
-        return ImageFolder(path, fov=fov)
+        return ImageFolder(path, fov=fov, calibration=calibration)
     bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
     if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
         from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
         _refuse_unused(path, "a bag", "", rate)
-        return BagSequence(bag, image_topic, info_topic, truth_topic, fov)
+        return BagSequence(bag, image_topic, info_topic, truth_topic, fov, calibration)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
@@ -51,7 +53,9 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     if bags:
         raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
     _refuse_unused(path, "a folder of images" if path.is_dir() else "a video", named, None if path.is_dir() else rate)
-    return ImageFolder(path, fov=fov, rate=rate or 10.0) if path.is_dir() else Video(path, fov)
+    if path.is_dir():
+        return ImageFolder(path, fov=fov, rate=rate, calibration=calibration)
+    return Video(path, fov, calibration)
 
 
 def _refuse_unused(path: Path, kind: str, topic: str, rate: float | None) -> None:

@@ -19,7 +19,9 @@ Truth = tuple[NDArray[np.int64], Array]
 
 
 _MAX_REASONS = 10
-"""Most reasons that are listed."""
+"""Most kinds of reasons that are listed."""
+_MAX_EXAMPLES, _MAX_NAMED = 50, 3
+"""Most reasons of a kind, such as sizes, that are told apart, and that are listed beside the first one."""
 
 
 class SequenceError(FileError):
@@ -41,21 +43,33 @@ class Omitted:
     def clear(self) -> None:
         """Forget all, at the beginning of another pass."""
         self.count = 0
-        self._first: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
+        self._first: dict[str, dict[str, str]] = {}
+        self._of_reason: Counter[str] = Counter()
 
     def add(self, name: str, reason: str) -> None:
         """Count an image, by its name, and why it is left out."""
         self.count += 1
         kind = re.sub(r"\d+", "#", reason)  # the same with other numbers
         self._counts[kind] += 1
-        self._first.setdefault(kind, f"{name}: {reason}")
+        first = self._first.setdefault(kind, {})
+        if reason in first or len(first) < _MAX_EXAMPLES:
+            first.setdefault(reason, name)
+            self._of_reason[reason] += 1
 
     @property
     def lines(self) -> list[str]:
-        """One line for each reason, with the number of images and the first of them."""
-        return [f"{count} image{'s' if count > 1 else ''} left out, {'the first is ' if count > 1 else ''}"
-                f"{self._first[kind]}" for kind, count in self._counts.most_common(_MAX_REASONS)]
+        """One line for each kind of reason: how many images, and the first of each reason, such as another size."""
+        return [self._line(kind, count) for kind, count in self._counts.most_common(_MAX_REASONS)]
+
+    def _line(self, kind: str, count: int) -> str:
+        (reason, name), *others = self._first[kind].items()
+        others = sorted(others, key=lambda item: -self._of_reason[item[0]])[:_MAX_NAMED]
+        rest = count - sum(self._of_reason[one] for one in (reason, *(other for other, _ in others)))
+        start = f"{count} images left out, the first is" if count > 1 else "1 image left out,"
+        return (f"{start} {name}: {reason}"
+                + "".join(f"; {self._of_reason[other]} like {first}: {other}" for other, first in others)
+                + (f"; and {rest} others" if rest else ""))
 
 
 class Sequence(Protocol):

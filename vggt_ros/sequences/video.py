@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
+from vggt_ros.sequences.calibration_file import read_calibration
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
@@ -19,7 +20,7 @@ _MIN_SHARE = 0.9
 
 
 class Video:
-    """A video file; its camera is not calibrated.
+    """A video file.
 
     Stamps are the times in the file, from zero: phones and screen recorders vary the rate.
     """
@@ -27,11 +28,11 @@ class Video:
     rectified = False
     truth: Truth | None = None
 
-    def __init__(self, path: Path, fov: float = 65.0) -> None:
-        """Read the first images.
+    def __init__(self, path: Path, fov: float = 65.0, calibration: Path | None = None) -> None:
+        """Read the first images; without a `calibration`, `fov`, degrees, is assumed.
 
         Raises:
-            SequenceError: the file cannot be read, or has no image that can be used.
+            SequenceError: the file or the calibration cannot be read, or there is no image that can be used.
 
         """
         self.path, self.name, self.omitted = path, path.stem, Omitted()
@@ -49,9 +50,11 @@ class Video:
         except ImageError as error:
             raise SequenceError(f"{path}: {error}") from error
         self._rate = rate if rate > 0 else 30.0
-        self.camera = Camera.assumed(first.shape[1], first.shape[0], fov)
-        self.assumptions: tuple[str, ...] = (
-            f"a field of view of {fov:g} degrees, since a video has no calibration",)
+        size = first.shape[1], first.shape[0]
+        known = None if calibration is None else read_calibration(calibration)
+        self.camera = known.camera(size) if known else Camera.assumed(*size, fov)
+        self.assumptions: tuple[str, ...] = known.assumptions(size) if known else (
+            f"a field of view of {fov:g} degrees, since a video has no calibration; --calibration FILE gives one",)
         if not self._has_times and self._count > 1:
             origin = "as its header says, " if rate > 0 else ""
             self.assumptions += (f"{self._rate:g} images a second, {origin}since the file has no times",)

@@ -50,6 +50,11 @@ def parse_stamp(text: str) -> int:
     raise ValueError(f"{text!r} is too large for a time in seconds; give seconds, or whole nanoseconds")
 
 
+def is_name(word: str) -> bool:
+    """Return True if the first word of a table is the name of a column."""
+    return word.isalpha() and word.lower() not in ("nan", "inf")
+
+
 def format_stamp(stamp: int) -> str:
     """Return nanoseconds as seconds with nine decimals."""
     return f"{int(stamp) // 10**9}.{int(stamp) % 10**9:09d}"
@@ -74,7 +79,7 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
     stamps, poses = [], []
     for number, line in enumerate(read_lines(path), 1):
         words = line.replace(",", " ").split()
-        if not words or words[0].startswith("#"):
+        if not words or words[0].startswith("#") or (number == 1 and is_name(words[0])):
             continue
         try:
             x, y, z, *quaternion = _numbers(words[1:])
@@ -91,7 +96,8 @@ def read_trajectory(path: Path) -> tuple[NDArray[np.int64], Array]:
 def _numbers(words: list[str]) -> list[float]:
     """Return the seven numbers of a pose; raises ValueError if they are none."""
     if len(words) != 7:
-        raise ValueError(f"{len(words)} values after the time")
+        other = "; `evo_traj` converts those of KITTI and EuRoC" if len(words) in (11, 16) else ""
+        raise ValueError(f"{len(words)} values after the time{other}")
     values = [float(word) for word in words]
     if not np.isfinite(values).all() or not any(values[3:]):
         raise ValueError("not finite, or without a rotation")
@@ -108,9 +114,16 @@ def read_lines(path: Path) -> list[str]:
         raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
 
 
-def output_folder(path: Path) -> Path:
-    """Create a folder for results before the work begins, and return it; raises FileError if it cannot be written."""
+def output_folder(path: Path, *inputs: Path) -> Path:
+    """Create a folder for results before the work begins, and return it.
+
+    Raises:
+        FileError: it cannot be written, or is one of the inputs: results would be taken for images the next time.
+
+    """
     path = path.expanduser()
+    if any(path.resolve() == given.expanduser().resolve() for given in inputs):
+        raise FileError(f"{path}: it is the input, too; name another folder for the results")
     if path.exists() and not path.is_dir():
         raise FileError(f"{path}: it is a file; name a folder for the results")
     if (path / "map.json").exists():

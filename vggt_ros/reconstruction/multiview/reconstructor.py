@@ -63,7 +63,8 @@ class Multiview:
         self._lens = Lens()
         self._searched: Lens | None = None  # what was found for the window that is being solved
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
-        self._refused = -1  # the newest window of which a first choice of keyframes was
+        # The newest window of which a first choice of keyframes was refused, its readout time and new keyframes.
+        self._refused: tuple[int, float, tuple[int, ...]] = -1, 0.0, ()
         pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
@@ -136,7 +137,8 @@ class Multiview:
         continued = None
         local = self._local if self._local is not None and self._local.is_continued_by(window) else None
         new = [] if local is None else [view for view in views if view.keyframe.id not in local.ids]
-        if local is not None:
+        attempt = window.id, self.readout, tuple(view.keyframe.id for view in new)
+        if local is not None and attempt != self._refused:  # else it would be refused again
             with suppress(ReconstructionRefused):  # by itself it may be solved, or refused with its own reason
                 continued = self._solve_continued(local, new)
             if continued is not None and not is_doubtful(continued.solved, continued.measured.visible,
@@ -145,8 +147,8 @@ class Multiview:
         try:
             alone = self._solve_alone(views)
         except ReconstructionRefused:
-            if continued is None and self._refused != window.id:  # another choice of keyframes may do
-                self._refused = window.id
+            if continued is None and self._refused[0] != window.id:  # another choice of keyframes may do
+                self._refused = attempt
                 raise
             if continued is None and local is not None:
                 continued = self._solve_turn(local, new)

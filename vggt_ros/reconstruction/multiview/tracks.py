@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.images.flow import flow_at
 from vggt_ros.images.sift import verified_matches
 from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
@@ -34,6 +36,8 @@ MIN_MATCHES_OF_PHOTOS = 20
 LINKED, MIN_LINKS = 6, 80
 """So many keyframes before one that is matched are matched with it, too, and the fewest certain matches that are taken:
 with few of them, as at a wall without texture, scale is held weakly, and is lost by wrong ones."""
+MAX_RESIDUAL = 0.012
+"""Largest residual of a match that a rotation explains, radians."""
 CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 MIN_SPREAD = 250
@@ -168,13 +172,15 @@ def _with_photos(tracks: Array, features: Sequence[Features], first: int) -> Arr
 def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[int], index: int) -> Array:
     """Return the tracks (n, S, 2) with the certain matches of keyframe `index` with those `before` it.
 
-    Matches that agree on a homography, since the camera only turned or looks at a plane, add no parallax, but errors.
+    Matches that a rotation explains add no parallax, but errors.
     """
-    width = features[index].gray.shape[1]
     for earlier in before:
-        first_pixels, second_pixels, certain = _matches(features[earlier], features[index])
+        one, other = features[earlier], features[index]
+        first_pixels, second_pixels, certain = _matches(one, other)
         first_pixels, second_pixels = first_pixels[:certain], second_pixels[:certain]
-        if certain >= MIN_LINKS and homography(first_pixels, second_pixels, width) is None:
+        if certain >= MIN_LINKS and rotation_between(pixel_rays(one.intrinsics, *first_pixels.T),
+                                                     pixel_rays(other.intrinsics, *second_pixels.T),
+                                                     MAX_RESIDUAL, MIN_LINKS // 2) is None:
             tracks = _add_matches(tracks, earlier, index, first_pixels, second_pixels)
     return tracks
 
