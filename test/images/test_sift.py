@@ -5,7 +5,7 @@ import pytest
 
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.images.exposure import gray_image
-from vggt_ros.images.sift import sift_features, verified_matches
+from vggt_ros.images.sift import certain_matches, sift_features, verified_matches
 from vggt_ros.synthetic import orbit, pinhole, room
 
 SIZE = (480, 360)
@@ -33,6 +33,7 @@ def test_matches_over_a_wide_step_are_where_geometry_says(views):
     error = np.linalg.norm(expected - other.pixels[columns], axis=1)
     assert np.median(error) < 1.5
     assert (error < 5).mean() > 0.85
+    assert np.array_equal(certain_matches(one, other, matrix, matrix), (rows[:plain], columns[:plain]))
     assert 20 <= plain < len(rows) and (error[:plain] < 5).mean() > max(0.95, (error[plain:] < 5).mean())
 
 
@@ -48,3 +49,4 @@ def test_images_without_features_have_no_matches():
     nothing = sift_features(np.zeros((120, 160), np.uint8))
     assert not len(nothing)
     assert not len(verified_matches(nothing, nothing, np.eye(3), np.eye(3))[0])
+    assert not len(certain_matches(nothing, nothing, np.eye(3), np.eye(3))[0])
