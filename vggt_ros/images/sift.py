@@ -27,6 +27,9 @@ _MAX_RATIO, _GUIDED_RATIO = 0.85, 0.92
 """Largest ratio of the distance to the best match to that of the second best: in the image, on the epipolar line."""
 _MAX_EPIPOLAR_ERROR = 3.0
 """Largest distance to the epipolar line, pixels."""
+_ENOUGH = 80
+"""Matches without a guide from which no others are added: most of those with a guide are wrong, and only where few
+match, as at a wall without texture, are the right ones among them worth it."""
 _MAX_GUIDED_DISTANCE = 0.9
 """Largest distance of the RootSIFT vectors (unit length) of a guided match."""
 
@@ -80,10 +83,12 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
     if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
         return none
     near = _epipolar_error(np.asarray(essential, np.float64), rays[0], rays[1]) < threshold
+    plain = rows[near[rows, columns]], columns[near[rows, columns]]
+    if len(plain[0]) >= _ENOUGH:
+        return *plain, len(plain[0])
     similarity[~near] = -1.0
     similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
     guided = _mutual(similarity, _GUIDED_RATIO)
-    plain = rows[near[rows, columns]], columns[near[rows, columns]]
     added = ~np.isin(guided[0], plain[0]) & ~np.isin(guided[1], plain[1])
     return (np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]]),
             len(plain[0]))
