@@ -1,5 +1,7 @@
 """Turns: windows that join a local map whose newest points are badly known, and the rows of images that are turned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,12 @@ from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
+from vggt_ros.reconstruction.multiview.quality import NO_METRICS
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.turn import with_turned_views
 from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning, with_turn_rates
 from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe
 
 FOCAL, CENTER, SHAPE = 300.0, np.array([160.0, 120.0]), (240, 320)
@@ -130,3 +134,20 @@ def test_a_turn_on_the_spot_is_a_rotation_without_a_step():
         assert rotation_angle(found.scene.rotation[i] @ rotation[i].T) < np.radians(0.2)
         assert found.scene.centers()[i] == pytest.approx(scene.centers()[1])
     assert found.inliers[:50, 2].sum() > 30 and not found.inliers[50:, 2].any()
+
+
+def test_known_keyframes_that_moved_are_revised():
+    """Of a local map of 11 views with 5 new ones those are free from the seventh on; 0.5 degrees are not news."""
+    scene, views = world(16, 60), [view(i) for i in range(16)]
+    tracks = tracks_of(scene)
+    measured = Measurements(views, tracks, 0.0, Lens())
+    before = part(scene, 0, 11)
+    local = LocalMap(tuple(views[:11]), before, tracks[:, :11], np.zeros(60, np.intp), {}, 1.0)
+    for degrees, expected in ((0.5, ()), (3.0, tuple(v.keyframe.id for v in views[5:11]))):
+        rotation = scene.rotation.copy()
+        rotation[9] = so3_exp(np.radians([0.0, degrees, 0.0])) @ rotation[9]
+        moved = Scene(rotation, -np.einsum("sij,sj->si", rotation, scene.centers()), scene.points, scene.focal)
+        solved = SparseReconstruction(moved, np.ones(16, bool), measured.visible, measured.observations, (0, 1))
+        solution = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local)
+        assert solution.revised() == expected
+    assert replace(solution, before=None).revised() == ()

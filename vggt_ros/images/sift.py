@@ -20,7 +20,7 @@ Rows = NDArray[np.intp]
 
 MIN_MATCHES = 12
 """Fewest matches that agree on an essential matrix."""
-_MAX_FEATURES = 1500
+MAX_FEATURES = 1500
 _CONTRAST = 0.015
 """Contrast threshold of OpenCV's SIFT, below its default of 0.04: plain scenes have weak features only."""
 _MAX_RATIO, _GUIDED_RATIO = 0.85, 0.92
@@ -46,12 +46,13 @@ class SiftFeatures:
         return len(self.pixels)
 
 
-def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None, reduction: int = 2) -> SiftFeatures:
+def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None, reduction: int = 2,
+                  most: int = MAX_FEATURES) -> SiftFeatures:
     """Return the SIFT features of an image (H, W), detected at 1/`reduction` of its size; none where `free` is 0."""
     size = gray.shape[1] // reduction, gray.shape[0] // reduction
     taken = gray if reduction == 1 else cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     mask = None if free is None else cv2.resize(free, size, interpolation=cv2.INTER_NEAREST)
-    keypoints, descriptors = cv2.SIFT_create(_MAX_FEATURES, contrastThreshold=_CONTRAST).detectAndCompute(taken, mask)
+    keypoints, descriptors = cv2.SIFT_create(most, contrastThreshold=_CONTRAST).detectAndCompute(taken, mask)
     if descriptors is None or not len(keypoints):
         return SiftFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
     pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32) * reduction + (reduction - 1) / 2
@@ -68,30 +69,79 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
 
     `first_intrinsics` and `second_intrinsics` are the pinhole matrices (3, 3).
     """
-    none = np.zeros(0, np.intp), np.zeros(0, np.intp), 0
-    if min(len(first), len(second)) < MIN_MATCHES:
-        return none
     similarity = first.descriptors @ second.descriptors.T
-    rows, columns = _mutual(similarity, _MAX_RATIO)
-    if len(rows) < MIN_MATCHES:
-        return none
-    rays = [pixel_rays(matrix, *features.pixels.T.astype(np.float64))
-            for features, matrix in ((first, first_intrinsics), (second, second_intrinsics))]
-    threshold = _MAX_EPIPOLAR_ERROR / float(first_intrinsics[0, 0])
-    essential, inliers = cv2.findEssentialMat(rays[0][rows, :2].copy(), rays[1][columns, :2].copy(), np.eye(3),
-                                              method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
-    if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
-        return none
-    near = _epipolar_error(np.asarray(essential, np.float64), rays[0], rays[1]) < threshold
-    plain = rows[near[rows, columns]], columns[near[rows, columns]]
-    if len(plain[0]) >= _ENOUGH:
-        return *plain, len(plain[0])
+    found = _Epipolar.of(first, second, similarity, first_intrinsics, second_intrinsics)
+    if found is None:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp), 0
+    near = found.errors(slice(None), slice(None)) < found.threshold
+    plain = near[found.rows, found.columns]
+    rows, columns = found.rows[plain], found.columns[plain]
+    if len(rows) >= _ENOUGH:
+        return rows, columns, len(rows)
     similarity[~near] = -1.0
     similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
     guided = _mutual(similarity, _GUIDED_RATIO)
-    added = ~np.isin(guided[0], plain[0]) & ~np.isin(guided[1], plain[1])
-    return (np.concatenate([plain[0], guided[0][added]]), np.concatenate([plain[1], guided[1][added]]),
-            len(plain[0]))
+    added = ~np.isin(guided[0], rows) & ~np.isin(guided[1], columns)
+    return np.concatenate([rows, guided[0][added]]), np.concatenate([columns, guided[1][added]]), len(rows)
+
+
+def certain_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
+                    second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows]:
+    """Return the first ones of `verified_matches`, those without a guide, in a third of the time."""
+    found = _Epipolar.of(first, second, first.descriptors @ second.descriptors.T, first_intrinsics, second_intrinsics)
+    if found is None:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    near = found.errors(found.rows, found.columns).diagonal() < found.threshold
+    return found.rows[near], found.columns[near]
+
+
+@dataclass(frozen=True, eq=False)
+class _Epipolar:
+    """Matches of features in two images, and an essential matrix on which many of them agree.
+
+    Attributes:
+        rows, columns: of the matching features (k,).
+        essential: the matrix (3, 3).
+        rays: of all features of both images, (n, 3) and (m, 3).
+        threshold: largest distance to an epipolar line, at depth 1.
+
+    """
+
+    rows: Rows
+    columns: Rows
+    essential: NDArray[np.float64]
+    rays: list[NDArray[np.float64]]
+    threshold: float
+
+    @classmethod
+    def of(cls, first: SiftFeatures, second: SiftFeatures, similarity: Float, first_intrinsics: NDArray[np.float64],
+           second_intrinsics: NDArray[np.float64]) -> _Epipolar | None:
+        """Find them by the products (n, m) of the descriptors; None if too few match."""
+        if min(similarity.shape) < MIN_MATCHES:
+            return None
+        rows, columns = _mutual(similarity, _MAX_RATIO)
+        if len(rows) < MIN_MATCHES:
+            return None
+        rays = [pixel_rays(matrix, *features.pixels.T.astype(np.float64))
+                for features, matrix in ((first, first_intrinsics), (second, second_intrinsics))]
+        threshold = _MAX_EPIPOLAR_ERROR / float(first_intrinsics[0, 0])
+        essential, inliers = cv2.findEssentialMat(rays[0][rows, :2].copy(), rays[1][columns, :2].copy(), np.eye(3),
+                                                  method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
+        if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
+            return None
+        return cls(rows, columns, np.asarray(essential, np.float64), rays, threshold)
+
+    def errors(self, first: Rows | slice, second: Rows | slice) -> Float:
+        """Return the distances, at depth 1, of rays of the second image to the epipolar lines of those of the first.
+
+        The larger one of both directions, for all pairs of the rays `first` (n,) and `second` (m,).
+        """
+        one, other = self.rays[0][first], self.rays[1][second]
+        lines, back = one @ self.essential.T, other @ self.essential
+        product = np.abs(lines.astype(np.float32) @ other.T.astype(np.float32))
+        weight, other_weight = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
+        product *= np.maximum(weight[:, None], other_weight[None])
+        return product
 
 
 def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
@@ -108,15 +158,3 @@ def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
     good = (top > 0) & (distance < max_ratio * other_distance) & (back[best] == rows)
     return rows[good], best[good]
 
-
-def _epipolar_error(essential: NDArray[np.float64], first: NDArray[np.float64],
-                    second: NDArray[np.float64]) -> Float:
-    """Return the distances (n, m), at depth 1, of the rays `second` (m, 3) to the epipolar lines of `first` (n, 3).
-
-    The larger one of both directions.
-    """
-    lines, back = first @ essential.T, second @ essential
-    product = np.abs(lines.astype(np.float32) @ second.T.astype(np.float32))
-    weight, other = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
-    product *= np.maximum(weight[:, None], other[None])
-    return product

@@ -14,7 +14,7 @@ from vggt_ros.features.description import Description, describe_keyframe
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
-from vggt_ros.mapping.map_keyframes import map_keyframes, window_views, with_description
+from vggt_ros.mapping.map_keyframes import map_keyframes, map_views, window_views, with_depth, with_description
 from vggt_ros.mapping.relocalized_windows import align_found, align_relocalized, check_reach
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
@@ -32,7 +32,7 @@ from vggt_ros.windows.solution import MapKeyframe, MetricScale, Solution
 
 
 class Atlas:
-    """Everything solved so far. A keyframe has the units of the first window that solved it.
+    """Everything solved so far. A keyframe has the units of the window that solved it first, or placed it anew.
 
     Attributes:
         current_submap: the submap that windows are attached to; -1 before the first.
@@ -75,11 +75,7 @@ class Atlas:
 
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
         """Return the views of solved keyframes in the map, in the frame and units of one of their submap."""
-        reference_map, views = self._graph.pose(reference).inverse(), {}
-        for keyframe in keyframes:
-            pose = reference_map @ self._graph.pose(keyframe)
-            views[keyframe] = View(pose.apply_pose(np.eye(4)), self.keyframes[keyframe], pose.scale)
-        return views
+        return map_views(self._graph, self.keyframes, keyframes, reference)
 
     def temporal_neighbors(self, keyframe: int, count: int) -> list[int]:
         """Return the solved keyframes of the same submap whose ids differ by at most `count`, itself included."""
@@ -116,16 +112,21 @@ class Atlas:
     def attach(self, window: Window, geometry: WindowGeometry) -> None:
         """Align a window with the current submap by the keyframes that both have, and add it to the graph.
 
+        If it is `revised`, it is aligned by the first of those, and places the others anew.
+
         Raises:
             AlignmentRefused: the overlap does not determine the alignment, or is inconsistent.
 
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width, lambda k: not self.is_connected(k))
         shared = [k for k in geometry.keyframe_ids if self.is_connected(k)]
+        revised = shared[1:] if geometry.report.get("revised", 0) > 0 and self._graph.is_chain(shared) else []
+        shared = shared[:1] if revised else shared
         known, views = self.views(shared, shared[-1]) if shared else {}, window_views(geometry, keyframes)
         alignment = align(known, views, self._config.alignment, same_unit=geometry.report.get("continued", 0) > 0,
                           scale_sigma=geometry.report.get("scale_sigma", 0.0))
         self._add_keyframes(window, keyframes)
+        self.keyframes = self.keyframes | {k: with_depth(self.keyframes[k], keyframes[k]) for k in revised}
         self._graph.attach(relative_poses(views, known, alignment))
 
     def attach_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],
@@ -148,10 +149,9 @@ class Atlas:
                         keyframes[geometry.keyframe_ids[0]].stamp)
         self.current_submap = self._graph.submap(reference)
         self._add_keyframes(window, keyframes)
-        newest = geometry.keyframe_ids.index(max(alignment.shared))
+        newest = geometry.keyframe_ids.index(max(alignment.shared))  # its position is known best
         self._graph.attach_keyframe(reference, geometry.keyframe_ids[0], alignment.reference_window,
-                                    alignment.covariance,
-                                    geometry.window_camera[newest, :3, 3])  # the newest relocalized camera
+                                    alignment.covariance, geometry.window_camera[newest, :3, 3])
         self._graph.attach(relative_poses(window_views(geometry, keyframes)))
 
     def close_loop_relocalized(self, window: Window, geometry: WindowGeometry, found: Mapping[int, Relocalization],

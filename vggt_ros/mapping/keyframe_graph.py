@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,14 +147,25 @@ class KeyframeGraph:
         return self._graph.drift(self._keyframe_nodes[first].node, self._keyframe_nodes[second].node)
 
     def attach(self, relative_poses: Iterable[RelativePose]) -> None:
-        """Add the relative poses of a window: attach new keyframes, and merge the relative poses between known ones."""
+        """Add the relative poses of a window: attach new keyframes, and merge the relative poses between known ones.
+
+        Known keyframes whose relative pose comes as that of a new one are placed anew; see `is_chain`.
+        """
         known: list[Edge] = []
         new: list[Edge] = []
         for relative in relative_poses:
             (known if relative.known else new).append(self._overlap_edge(relative))
         self._graph.merge(known)
-        self._graph.add_nodes(new)
+        placed = self._graph.map_node.keys() & {edge.second for edge in new}
+        self._graph.merge([edge for edge in new if edge.second in placed], newer=True)
+        self._graph.add_nodes([edge for edge in new if edge.second not in placed])
         self._record_edges(new)
+
+    def is_chain(self, keyframes: Sequence[int]) -> bool:
+        """Return whether each of these keyframes is attached to the one before it, so that they can be placed anew."""
+        nodes = [self.node(keyframe) for keyframe in keyframes]
+        parents = [edge.first for edge in self._graph.overlap_edges(nodes[1:])]
+        return parents == nodes[:-1] and not set(nodes[1:]) & set(self._graph.anchors)
 
     def attach_keyframe(self, reference: int, keyframe: int, reference_keyframe: Sim3, covariance: Array,
                         fixed_point: Array) -> None:

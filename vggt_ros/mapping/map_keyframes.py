@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import cv2
@@ -14,6 +14,7 @@ from vggt_ros.features.tracks import resize_pixels
 from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
 from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.images.mask import resized
+from vggt_ros.mapping.keyframe_graph import KeyframeGraph
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.alignment import View
@@ -81,6 +82,21 @@ def window_views(geometry: WindowGeometry, keyframes: Mapping[int, MapKeyframe])
                      else [None] * (len(geometry.keyframe_ids) - 1))]
     return {k: View(camera, keyframes[k], uncertainty=geometry.uncertainty, step_covariance=step)
             for k, camera, step in zip(geometry.keyframe_ids, geometry.window_camera, steps, strict=True)}
+
+
+def map_views(graph: KeyframeGraph, stored: Mapping[int, MapKeyframe], keyframes: Iterable[int],
+              reference: int) -> dict[int, View]:
+    """Return the views of solved keyframes in the map, in the frame and units of one of their submap."""
+    reference_map, views = graph.pose(reference).inverse(), {}
+    for keyframe in keyframes:
+        pose = reference_map @ graph.pose(keyframe)
+        views[keyframe] = View(pose.apply_pose(np.eye(4)), stored[keyframe], pose.scale)
+    return views
+
+
+def with_depth(keyframe: MapKeyframe, newer: MapKeyframe) -> MapKeyframe:
+    """Return a keyframe of the map with the depth of a newer window."""
+    return replace(keyframe, depth=newer.depth, confidence=newer.confidence)
 
 
 def with_description(keyframe: MapKeyframe, found: Description, width: int) -> MapKeyframe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,10 +77,12 @@ class WindowPlacer:
             del self.recent[keyframe]
         self.recent.update({keyframe.id: keyframe for keyframe in window.keyframes})
         for choice in self._keyframe_choices(window):
-            started = time.perf_counter()
+            started, choice = time.perf_counter(), replace(choice, earlier=tuple(self.recent))
             try:
                 geometry = self._reconstructor.reconstruct(choice)
                 placement.report, placement.notes = geometry.report, geometry.notes
+                choice = replace(choice, keyframes=tuple(self.recent[k] for k in sorted({*choice.ids,
+                                                                                         *geometry.keyframe_ids})))
                 if self._atlas.current_submap < 0:
                     self._atlas.begin_submap(choice, geometry)
                     break

@@ -156,20 +156,22 @@ class PoseGraph:
         for parent in parents:
             self._selection.submaps.of_row.append(self._selection.submaps.of_row[parent])
 
-    def merge(self, overlaps: Sequence[Edge]) -> list[bool]:
+    def merge(self, overlaps: Sequence[Edge], newer: bool = False) -> list[bool]:
         """Fuse second measurements of overlap factors, each at most once, weighted by information.
 
         Return which were fused: not those of nodes with another parent, nor those that contradict the factor in the
-        graph.
+        graph. `newer` ones replace it.
         """
         anchor_rows, parent = set(self._selection.submaps.anchor_row), self._selection.tree.parent
         rows = [self._row[edge.second] for edge in overlaps]
         fused = np.array([row not in anchor_rows and parent[row] == self._row.get(edge.first)
                           for row, edge in zip(rows, overlaps, strict=True)], bool)
         if fused.any():
-            measured, covariance = _stacked(overlaps)
-            fused[fused] = self._selection.tree.merge(np.array(rows)[fused], measured[fused], covariance[fused],
-                                                      CHI2_GATE)
+            own, (measured, covariance) = np.array(rows)[fused], (values[fused] for values in _stacked(overlaps))
+            if newer:
+                self._selection.tree.replace_edges(own, measured, covariance)
+            else:
+                fused[fused] = self._selection.tree.merge(own, measured, covariance, CHI2_GATE)
         return fused.tolist()
 
     def add_loop(self, first: int, second: int, first_second: Sim3, covariance: Array,

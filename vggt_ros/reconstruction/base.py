@@ -30,7 +30,9 @@ class ReconstructorUnavailable(RuntimeError):
 class WindowGeometry:
     """The geometry of one window, in the optical frame of its first camera and with an arbitrary scale.
 
-    It has `S` keyframes, usually all of the window; keyframes that could not be registered are left out.
+    It has `S` keyframes, usually all of the window; keyframes that could not be registered are left out. If it
+    contradicts the window before (`revised` in `report`), it has keyframes of that as well, from the last one on that
+    keeps its pose: see `Window.earlier`.
 
     Attributes:
         keyframe_ids: ids of the S keyframes.
@@ -44,7 +46,7 @@ class WindowGeometry:
         report: statistics of this reconstruction for status and benchmarks (names with units, e.g. `residual_px`).
             `continued` is 1 if its unit is that of the window before, and `scale_sigma` the standard deviation of the
             logarithm of its new keyframes' scale then; `turned` counts keyframes that were placed by a turn on the spot
-            alone, without depth.
+            alone, without depth; `revised` those of windows before that have another pose and depth now.
         step_covariance: how uncertain each keyframe's pose is in the frame of the one before it, float64 (S - 1, 6, 6),
             of perturbations on the right, [rotation, translation], radians and units of the window; None if not known.
         uncertainty: how many times more uncertain than usual the poses are, where `step_covariance` is not known.

@@ -87,11 +87,15 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Keyframes that are reconstructed together, oldest first; `shared` are the ids also in the previous window."""
+    """Keyframes that are reconstructed together, oldest first.
+
+    `shared` are the ids also in the previous window, `earlier` those of windows before that may be placed anew.
+    """
 
     id: int
     keyframes: tuple[Keyframe, ...]
     shared: tuple[int, ...] = ()
+    earlier: tuple[int, ...] = ()
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from vggt_ros.windows.keyframe import Keyframe
 Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
+MAX_PHOTO_FEATURES = 3000
 MIN_HALVED = 480
 """Width of images, pixels, from which corners are found in half the size."""
 
@@ -51,6 +52,11 @@ class Features:
     def fine_sift(self) -> SiftFeatures:
         """SIFT features of the image at full size."""
         return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape), reduction=1)
+
+    @cached_property
+    def photo_sift(self) -> SiftFeatures:
+        """More SIFT features of the image at full size: photos have nothing else."""
+        return sift_features(self.gray, free_pixels(self.excluded, self.gray.shape), 1, MAX_PHOTO_FEATURES)
 
 
 def detect(keyframe: Keyframe, count: int) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -114,20 +115,23 @@ class Multiview:
         times.append(time.perf_counter())
         # The joint window of a loop has no new keyframe: it is not continued, and its depth is for verification only.
         is_new = self._local is None or max(window.ids) > self._local.ids[-1]
-        local = self._local_map(solution, is_new)
+        revised = solution.revised()
+        if not {*window.ids, *window.earlier}.issuperset(revised):
+            revised = ()
+        local = self._local_map(solution, is_new, revised[1:])
         times.append(time.perf_counter())
         if is_new:
             self._local, self._lens = local, solution.solved.lens
         seconds = np.diff(times)
         turned = 0 if solution.turned is None else int(solution.turned.sum())
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "turned": turned,
-                  "unit_assumed": solution.unit_assumed, "scale_sigma": solution.scale_sigma(),
-                  "readout_s": self.readout,
+                  "revised": len(revised[1:]), "unit_assumed": solution.unit_assumed,
+                  "scale_sigma": solution.scale_sigma(), "readout_s": self.readout,
                   "radial": self._lens.applied, "radial_estimate": self._lens.radial,
                   "radial_sigma": self._lens.radial_sigma,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
                   "depth_s": seconds[1]}
-        return window_geometry(local, window, {name: float(value) for name, value in report.items()})
+        return window_geometry(local, {*window.ids, *revised}, {name: float(value) for name, value in report.items()})
 
     def _solve(self, window: Window, views: list[View]) -> WindowSolution:
         continued = None
@@ -229,8 +233,8 @@ class Multiview:
         """Return the standard deviations of focal length and radial distortion before any window."""
         return (self._settings.focal_sigma, self._settings.radial_sigma) if keyframe.calibrated else UNCALIBRATED
 
-    def _local_map(self, solution: WindowSolution, is_dense: bool) -> LocalMap:
-        """Return the registered views of a solution as a local map, with the depth of those that are new.
+    def _local_map(self, solution: WindowSolution, is_dense: bool, revised: Sequence[int]) -> LocalMap:
+        """Return the registered views of a solution as a local map, with the depth of those that are new or `revised`.
 
         Without `is_dense` depth is known around the points only.
         """
@@ -244,7 +248,8 @@ class Multiview:
         intrinsics = np.array([with_focal(view.keyframe.intrinsics, focal)
                                for view, focal in zip(views, scene.focal[kept], strict=True)])
         turned = [] if solution.turned is None else [row for row, s in enumerate(kept) if solution.turned[s]]
-        wanted = [row for row, view in enumerate(views) if view.keyframe.id not in known and row not in turned]
+        wanted = [row for row, view in enumerate(views)
+                  if (view.keyframe.id not in known or view.keyframe.id in revised) and row not in turned]
         small_grays, small_intrinsics = downscale([view.features.gray for view in views], intrinsics,
                                                   self._settings.depth_width)
         radial = measured.lens.applied + scene.radial

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.images.flow import flow_at
-from vggt_ros.images.sift import verified_matches
+from vggt_ros.images.sift import certain_matches, verified_matches
 from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
@@ -162,10 +162,10 @@ def _with_photos(tracks: Array, features: Sequence[Features], first: int) -> Arr
     for index in range(first, len(features)):
         for earlier in range(index - 1, -1, -1):
             one, other = features[earlier], features[index]
-            rows, columns, certain = verified_matches(one.fine_sift, other.fine_sift, one.intrinsics, other.intrinsics)
-            if certain >= MIN_MATCHES_OF_PHOTOS:
-                tracks = _add_matches(tracks, earlier, index, one.fine_sift.pixels[rows[:certain]],
-                                      other.fine_sift.pixels[columns[:certain]])
+            rows, columns = certain_matches(one.photo_sift, other.photo_sift, one.intrinsics, other.intrinsics)
+            if len(rows) >= MIN_MATCHES_OF_PHOTOS:
+                tracks = _add_matches(tracks, earlier, index, one.photo_sift.pixels[rows],
+                                      other.photo_sift.pixels[columns])
     return tracks
 
 

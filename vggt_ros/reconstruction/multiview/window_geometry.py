@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,13 @@ from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
 from vggt_ros.windows.alignment import WEAK_SCALE
-from vggt_ros.windows.keyframe import Window
 
 Array = NDArray[np.float64]
 
 
-def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -> WindowGeometry:
-    """Return those keyframes of a window that a local map has; the first of them is the identity."""
-    rows = [row for row, keyframe in enumerate(local.ids) if keyframe in window.ids]
+def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[str, float]) -> WindowGeometry:
+    """Return those of the keyframes that a local map has; the first of them is the identity."""
+    rows = [row for row, keyframe in enumerate(local.ids) if keyframe in keyframes]
     scene, views = local.scene, [local.views[row] for row in rows]
     first = pose(scene.rotation[rows[0]], scene.translation[rows[0]])
     window_camera = np.array([first @ inverse(pose(scene.rotation[row], scene.translation[row])) for row in rows])
@@ -42,6 +43,8 @@ def window_geometry(local: LocalMap, window: Window, report: dict[str, float]) -
     elif report["scale_sigma"] > WEAK_SCALE:
         notes += (f"its scale is known to {report['scale_sigma']:.0%} only, since few points that are known stayed in "
                   "view: a loop repairs it",)
+    if report["revised"]:
+        notes += (f"it contradicts the window before: {report['revised']:.0f} keyframes of that were placed anew",)
     return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,
                           uncertainty=UNCERTAINTY if turned else 1.0, notes=notes)
 

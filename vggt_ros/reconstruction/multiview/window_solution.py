@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.reconstruction.multiview.local_map import FREE_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
@@ -23,6 +24,9 @@ NEWEST_VIEWS = 3
 SCALE_ERROR = 3.0
 """How many times larger errors of the scale are than observations with independent errors make them: 3.9 times against
 true poses (`docs/notes/weak-scale.md`), some of which the pose graph assumes of all its covariances."""
+REVISED = np.radians(2.0), 0.04
+"""Change of the pose of a view that was solved before, radians or of the distance of the scene, from which on the
+window before was wrong: with more views they change by up to 0.7 degrees and 0.012."""
 ASSUMED_SCALE_SIGMA = 0.5
 """That of the logarithm of a scale that is assumed: after a turn, the scene may be half or twice as far away."""
 
@@ -74,6 +78,17 @@ class WindowSolution:
         sigma = scale_sigma(self.solved.scene, self.solved.observations, self.solved.inliers,
                             view < max(len(view) - FREE_VIEWS, 2), np.isin(view, newest[-NEWEST_VIEWS:]))
         return min(SCALE_ERROR * sigma, ASSUMED_SCALE_SIGMA)
+
+    def revised(self) -> tuple[int, ...]:
+        """Return the ids of the known keyframes that were free, after the last fixed one, if one of them was wrong."""
+        if self.before is None:
+            return ()
+        views, before, scene = self.before.views, self.before.scene, self.solved.scene
+        turns = [rotation_angle(was.T @ now) for was, now in zip(before.rotation, scene.rotation, strict=False)]
+        moves = np.linalg.norm(scene.centers()[:self.known] - before.centers(), axis=1)
+        if max(turns) < REVISED[0] and moves.max() < REVISED[1] * self.before.distance:
+            return ()
+        return tuple(view.keyframe.id for view in views[max(len(self.measured.views) - FREE_VIEWS - 1, 0):])
 
     def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
         """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).
