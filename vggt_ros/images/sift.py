@@ -27,6 +27,9 @@ _MAX_RATIO, _GUIDED_RATIO = 0.85, 0.92
 """Largest ratio of the distance to the best match to that of the second best: in the image, on the epipolar line."""
 _MAX_EPIPOLAR_ERROR = 3.0
 """Largest distance to the epipolar line, pixels."""
+_ENOUGH = 80
+"""Matches without a guide from which no others are added: most of those with a guide are wrong, and only where few
+match, as at a wall without texture, are the right ones among them worth it."""
 _MAX_GUIDED_DISTANCE = 0.9
 """Largest distance of the RootSIFT vectors (unit length) of a guided match."""
 
@@ -71,11 +74,13 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
     if found is None:
         return np.zeros(0, np.intp), np.zeros(0, np.intp), 0
     near = found.errors(slice(None), slice(None)) < found.threshold
+    plain = near[found.rows, found.columns]
+    rows, columns = found.rows[plain], found.columns[plain]
+    if len(rows) >= _ENOUGH:
+        return rows, columns, len(rows)
     similarity[~near] = -1.0
     similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
     guided = _mutual(similarity, _GUIDED_RATIO)
-    plain = near[found.rows, found.columns]
-    rows, columns = found.rows[plain], found.columns[plain]
     added = ~np.isin(guided[0], rows) & ~np.isin(guided[1], columns)
     return np.concatenate([rows, guided[0][added]]), np.concatenate([columns, guided[1][added]]), len(rows)
 
