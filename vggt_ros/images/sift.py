@@ -64,8 +64,9 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
                      second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows, int]:
     """Return the rows of the features that match and agree on an essential matrix, and how many match without a guide.
 
-    Those without a guide are the first. Matches that are guided by epipolar lines are mostly wrong (`docs/notes/
-    wide-steps.md`), so their number says nothing of whether two images show the same. None if too few match.
+    Those without a guide are the first. Only where they are few, others are added that are guided by epipolar lines:
+    these are mostly wrong (`docs/notes/wide-steps.md`), and their number says nothing of whether two images show the
+    same. None if too few match.
 
     `first_intrinsics` and `second_intrinsics` are the pinhole matrices (3, 3).
     """
@@ -73,11 +74,10 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
     found = _Epipolar.of(first, second, similarity, first_intrinsics, second_intrinsics)
     if found is None:
         return np.zeros(0, np.intp), np.zeros(0, np.intp), 0
-    near = found.errors(slice(None), slice(None)) < found.threshold
-    plain = near[found.rows, found.columns]
-    rows, columns = found.rows[plain], found.columns[plain]
+    rows, columns = found.certain()
     if len(rows) >= _ENOUGH:
         return rows, columns, len(rows)
+    near = found.errors(slice(None), slice(None)) < found.threshold
     similarity[~near] = -1.0
     similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
     guided = _mutual(similarity, _GUIDED_RATIO)
@@ -87,12 +87,9 @@ def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics
 
 def certain_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
                     second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows]:
-    """Return the first ones of `verified_matches`, those without a guide, in a third of the time."""
+    """Return the first ones of `verified_matches`, those without a guide."""
     found = _Epipolar.of(first, second, first.descriptors @ second.descriptors.T, first_intrinsics, second_intrinsics)
-    if found is None:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    near = found.errors(found.rows, found.columns).diagonal() < found.threshold
-    return found.rows[near], found.columns[near]
+    return (np.zeros(0, np.intp), np.zeros(0, np.intp)) if found is None else found.certain()
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +127,11 @@ class _Epipolar:
         if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
             return None
         return cls(rows, columns, np.asarray(essential, np.float64), rays, threshold)
+
+    def certain(self) -> tuple[Rows, Rows]:
+        """Return the rows of the matches that agree on the essential matrix."""
+        near = self.errors(self.rows, self.columns).diagonal() < self.threshold
+        return self.rows[near], self.columns[near]
 
     def errors(self, first: Rows | slice, second: Rows | slice) -> Float:
         """Return the distances, at depth 1, of rays of the second image to the epipolar lines of those of the first.

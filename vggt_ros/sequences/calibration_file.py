@@ -6,7 +6,7 @@ ROS (camera_calibration, camera_info_manager), Kalibr and EuRoC, ORB-SLAM, OpenC
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,10 @@ def _orb_slam(path: Path, found: Mapping[str, Any], name: str) -> Calibration:
 def _ros_or_opencv(path: Path, found: Mapping[str, Any]) -> Calibration:
     """Read what ROS's camera_calibration writes, or a FileStorage of OpenCV with the usual names."""
     named = {str(key).lower(): value for key, value in found.items()}
-    first: Callable[..., Any] = lambda *names: next((named[name] for name in names if name in named), None)  # noqa: E731
+
+    def first(*names: str) -> Any:
+        return next((named[name] for name in names if name in named), None)
+
     matrix = first("camera_matrix", "k", "mtx", "intrinsic_matrix")
     if matrix is None:
         raise ValueError(f"no camera_matrix; it has {', '.join(map(str, list(found)[:8]))}")
