@@ -45,7 +45,7 @@ def declared() -> list[DeclareLaunchArgument]:
     """Return the arguments."""
     return [
         DeclareLaunchArgument("image", default_value="/camera/image_raw",
-                              description="Image topic; with transport:=compressed its base, without /compressed."),
+                              description="Image topic; with transport:=compressed with or without /compressed."),
         DeclareLaunchArgument("camera_info", default_value="",
                               description="CameraInfo topic; by default camera_info next to the image."),
         DeclareLaunchArgument("transport", default_value="raw", choices=["raw", "compressed"],
@@ -89,9 +89,11 @@ def misspelled(context: LaunchContext, names: list[str]) -> list[Action]:
 def start(context: LaunchContext) -> list[Action]:
     """Return the node, its transitions to active, and RViz and the bag player if the arguments ask for them."""
     given = context.launch_configurations
-    image, compressed, namespace = given["image"], given["transport"] == "compressed", given["namespace"]
+    compressed, namespace = given["transport"] == "compressed", given["namespace"]
+    image = given["image"].removesuffix("/compressed") if compressed else given["image"]
+    parameters = Path(given["slam_params_file"]).expanduser()  # shells leave ~ behind := as it is
     logger = ".".join([*namespace.strip("/").split("/"), NODE]).lstrip(".")
-    if not Path(given["slam_params_file"]).is_file():
+    if not parameters.is_file():
         raise RuntimeError(f"slam_params_file:={given['slam_params_file']}: there is no such file")
     if given["log_level"].lower() not in LEVELS.replace(" or", ",").split(", "):
         raise RuntimeError(f"log_level:={given['log_level']}: it is {LEVELS}")
@@ -99,7 +101,7 @@ def start(context: LaunchContext) -> list[Action]:
         [{"use_sim_time": True}] if given["bag"] else []
     node = LifecycleNode(
         package="vggt_ros", executable="slam_node", name=NODE, namespace=namespace, output="screen", emulate_tty=True,
-        parameters=[given["slam_params_file"], settings(given), *sim_time],
+        parameters=[str(parameters), settings(given), *sim_time],
         respawn=is_true(given, "respawn"), respawn_delay=RESPAWN_DELAY,
         arguments=["--ros-args", "--log-level", f"{logger}:={given['log_level']}"],
         remappings=[*TF, ("image", image), ("image/compressed", f"{image}/compressed"),

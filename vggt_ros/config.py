@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vggt_ros import plugins
-from vggt_ros.settings import ConfigError, Setting, Value, setting, unknown_setting, walk
+from vggt_ros.settings import ConfigError, Setting, Value, is_map_name, setting, unknown_setting, walk
 
 Settings = TypeVar("Settings")
 
@@ -228,6 +228,13 @@ class Config:
         if self.grid.min_height >= self.grid.max_height:
             raise ConfigError(f"grid.min_height: {self.grid.min_height} must be less than grid.max_height, "
                               f"{self.grid.max_height}")
+        frames = self.tf.map_frame, self.tf.odom_frame, self.tf.base_frame
+        if len(set(frames)) < 3 or not all(frames) or any(frame.startswith("/") for frame in frames):
+            raise ConfigError(f"tf.map_frame, tf.odom_frame, tf.base_frame: {', '.join(map(repr, frames))} must be "
+                              "three names, none of which begins with /")
+        if not is_map_name(self.map.name):
+            raise ConfigError(f"map.name: {self.map.name!r} does not name a folder inside map.folder, "
+                              f"{self.map.folder}; the path to it belongs into map.folder")
         if self.odometry_source == "tf" and self.tf.mode not in ("map_to_odom", "none"):
             raise ConfigError(f"scale.odometry: tf, but with tf.mode {self.tf.mode} the odometry in TF is our own; "
                               "set tf.mode to map_to_odom or none")

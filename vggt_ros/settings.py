@@ -72,6 +72,12 @@ def setting(default: Any, doc: str, **details: Any) -> Any:
     return field(default=default, metadata={"doc": doc, **details})
 
 
+def is_map_name(name: str) -> bool:
+    """Return whether a name is that of a folder inside another one: printable, and no part of it is hidden or `..`."""
+    parts = name.rstrip("/").split("/")
+    return name.isprintable() and all(part and part == part.strip() and not part.startswith(".") for part in parts)
+
+
 def unknown_setting(name: str, known: Iterable[str]) -> str:
     """Return an error that names the settings that may be meant, or all that there are."""
     known = list(known)

@@ -118,6 +118,18 @@ def test_misspelled_arguments_are_named_and_those_of_parents_are_not():
     assert len(said) == 2 and "no argument imag: is image meant" in said[0] and "namespace meant" in said[1]
 
 
+def test_a_compressed_topic_may_be_named_in_full():
+    command = " ".join(commands(image="/cam/image_raw/compressed", transport="compressed")["slam_node"])
+    assert "image/compressed:=/cam/image_raw/compressed" in command and "camera_info:=/cam/camera_info" in command
+
+
+def test_a_parameter_file_in_the_home_folder(tmp_path, monkeypatch):
+    """No shell replaces the ~ in slam_params_file:=~/slam.yaml."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "slam.yaml").write_text("/**: {ros__parameters: {seed: 3}}")
+    assert str(tmp_path / "slam.yaml") in commands(slam_params_file="~/slam.yaml")["slam_node"]
+
+
 def test_topics_are_remapped_if_given():
     given = {"image": "/front/image", "depth": "/d/image", "imu": "/i", "odometry": "/wheels"}
     command = " ".join(commands(**given)["slam_node"])

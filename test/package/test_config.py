@@ -34,6 +34,11 @@ def test_assignments_on_a_command_line():
     ("keyframes.min_parallax=nan", "keyframes.min_parallax: nan is not finite"),
     ("keyframes.min_survival=2", r"keyframes.min_survival: 2.0 is outside \[0.1, 0.95\] fraction"),
     ("reconstructor=colmap", "reconstructor: 'colmap' is none of auto, vggt, multiview"),
+    ("tf.map_frame=odom", "tf.map_frame, tf.odom_frame, tf.base_frame: 'odom', 'odom', 'base_link' must be"),
+    ("tf.odom_frame=", "tf.odom_frame"), ("tf.base_frame=/base_link", "none of which begins with /"),
+    ("map.name=/home/me/maps/yard", "'/home/me/maps/yard' does not name a folder inside map.folder, ~/.ros/vggt_maps"),
+    ("map.name=../yard", "map.name: "), ("map.name=", "map.name: "), ("map.name=yard\n", "map.name: "),
+    ("map.name= ", "map.name: "), ("map.name=.hidden", "map.name: "),
     ("windows.overlap=8", "windows.overlap: 8 must be less than windows.size, 8"),
 ])
 def test_invalid_settings_are_rejected_by_name(assignment, message):

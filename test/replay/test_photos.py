@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from exif import tagged
+from paths import ROOT
 from scenes import SIZE
 
 from vggt_ros.cli import reconstruct as command
@@ -202,3 +206,18 @@ def test_a_calibration_beside_the_photos_is_used(folder: Path, tmp_path: Path) -
     rays = np.linalg.inv(found.rectifier.intrinsics) @ np.column_stack([moved, np.ones(3)]).T
     back = cv2.projectPoints(rays.T[:, None], np.zeros(3), np.zeros(3), matrix, np.array(distortion))[0]
     assert np.abs(back[:, 0] - pixels).max() < 0.05
+
+
+def test_a_signal_to_end_is_no_crash(tmp_path: Path) -> None:
+    """The glog of pycolmap prints a stack trace at SIGTERM, such as that of `timeout` or a service manager."""
+    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
+    flat = cv2.imencode(".png", np.full((960, 1280, 3), 128, np.uint8))[1].tobytes()
+    for index in range(200):
+        (tmp_path / f"{index}.png").write_bytes(flat)
+    process = subprocess.Popen([sys.executable, "-m", "vggt_ros.cli.reconstruct", str(tmp_path), "--output",
+                                str(tmp_path / "out"), "--set", "reconstructor=multiview"], stderr=subprocess.PIPE,
+                               text=True, cwd=ROOT)
+    assert process.stderr is not None
+    assert "200 photos, by multiview" in process.stderr.readline()
+    process.terminate()
+    assert process.communicate()[1] == "" and process.returncode == -signal.SIGTERM

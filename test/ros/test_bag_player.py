@@ -1,10 +1,12 @@
 """bag_player as a separate process, with its messages received over DDS."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,17 @@ def test_a_topic_that_is_not_in_the_bag_is_not_waited_for(bag, tmp_path):
     process = player(bag, "--wait-for", "/b/image", "--wait-ready", "/vggt_slam/status")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "no topic /b/image; the images in the bag are /a/image" in err
+
+
+def test_a_status_that_nobody_sends_is_named_and_a_topic_of_the_bag_is_none(bag):
+    in_home = f"~/{os.path.relpath(bag, Path.home())}"  # as bag:=~/bag of launch
+    process = player(in_home, "--wait-ready", "/a/image")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "/a/image is a topic of the bag, not the status of a node" in err
+    process = player(bag, "--wait-ready", "/typo/status")
+    assert any("waiting for /typo/status: 0 nodes publish it" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
 
 
 def test_loop_starts_again(bag, listener, tmp_path):

@@ -128,8 +128,10 @@ def test_localize_says_whether_the_camera_can_be_searched_for(bench):
     assert bench.node.monitor.tracked.map_camera is not None
     far = there.copy()
     far[0, 3] += 100.0
-    for pose, frame, why in ((far, "map", "no keyframe looks there"), (there, "odom", "it must be in 'map'")):
-        answer = call_typed(bench, "localize", pose=messages.pose_with_covariance(pose, 0.01 * np.eye(6),
+    for pose, frame, variance, why in ((far, "map", 0.01, "no keyframe looks there"),
+                                       (there, "odom", 0.01, "it must be in 'map'"),
+                                       (there * np.nan, "map", 0.01, "not finite"), (there, "map", -0.01, "negative")):
+        answer = call_typed(bench, "localize", pose=messages.pose_with_covariance(pose, variance * np.eye(6),
                                                                                  messages.header(0, frame)))
         assert not answer.success and why in answer.message
 

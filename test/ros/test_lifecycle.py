@@ -129,6 +129,7 @@ def test_a_configure_that_raises_leaks_nothing(make, monkeypatch):
         for _ in range(3):
             assert bench.node.trigger_configure().name == "ERROR"
             bench.spin(seconds=0.2)
+    assert bench.logged("configuring: RuntimeError('for a test')"), "rclpy says nothing of it"
     assert bench.spin(lambda: state() == before), (before, state())
     bench.start()
     assert bench.state() == "active"

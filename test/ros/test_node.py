@@ -32,6 +32,7 @@ from vggt_ros.replay.run import run
 from vggt_ros.ros import messages
 from vggt_ros.ros.image_source import is_rectified_topic
 from vggt_ros.ros.transforms import BODY_OPTICAL
+from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.solution import Frame
 
@@ -277,9 +278,9 @@ def test_reset_and_save_map(make, tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "", ".", "a/../../outside"])
 def test_a_map_is_not_saved_outside_its_folder(make, tmp_path, name):
-    bench = make(map__folder=str(tmp_path / "maps"), map__name=name).start()
-    answer = bench.call("save_map")
-    assert not answer.success and "map.name" in answer.message
+    """It is refused before anything is mapped."""
+    with pytest.raises(ConfigError, match=r"map\.name: "):
+        make(map__folder=str(tmp_path / "maps"), map__name=name)
     assert not list(tmp_path.iterdir())
 
 

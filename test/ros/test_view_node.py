@@ -1,6 +1,8 @@
 """The view of a running node: what its topics say, over real DDS, is in the file."""
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from bench import Bench, matrix, stamp
 from rrd import read
 from scenes import lap
 
+from vggt_ros.ros import view_node
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.ros.view_node import ViewNode, main
 from vggt_ros.view.opening import open_view
@@ -40,6 +43,18 @@ def shown(tmp_path_factory):
     view.destroy_node()
     yield bench, read(folder / "node.rrd")
     bench.close()
+
+
+def test_a_node_that_is_not_there_is_named_with_those_that_are(shown, capfd, monkeypatch):
+    bench, _ = shown
+    monkeypatch.setattr(view_node, "_SILENCE", 0.1)
+    view = ViewNode(open_view(file=Path(os.devnull)), node="/vgt_slam", context=bench.context)
+    bench.executor.add_node(view)
+    said = []
+    assert bench.spin(lambda: said.append(capfd.readouterr().err) or "--node shows /vggt_slam" in "".join(said))
+    assert "no node publishes /vgt_slam/status" in "".join(said)
+    bench.executor.remove_node(view)
+    view.destroy_node()
 
 
 def test_the_camera_is_where_the_node_says(shown):

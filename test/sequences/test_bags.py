@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recordings import STAMP, camera_info, pictures, raw_image, write_messages
+from recordings import STAMP, TYPES, camera_info, header, pictures, raw_image, write_messages
 
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import SequenceError
@@ -172,3 +172,30 @@ def test_a_recorder_that_was_killed_left_a_bag_that_can_be_mended(tmp_path):
     for path in (storage, tmp_path / "b"):
         with pytest.raises(SequenceError, match=r"not a readable bag .*mcap recover"):
             open_sequence(path)
+
+
+def test_images_without_stamps_have_the_times_of_recording(tmp_path):
+    """A driver that leaves header.stamp at 0: the recording knows when they came."""
+    images = pictures(3)
+    stamps = [STAMP + index * 10**8 for index in range(3)]
+    write_messages(tmp_path / "b", [
+        (IMAGE, stamp, "sensor_msgs/msg/Image", TYPES[2].serialize_cdr(raw_image(0, image), "sensor_msgs/msg/Image"))
+        for stamp, image in zip(stamps, images, strict=True)])
+    sequence = open_sequence(tmp_path / "b")
+    assert [stamp for stamp, _ in sequence] == [stamp + 12345 for stamp in stamps]
+    assert f"the times of recording, since header.stamp in {IMAGE} is 0" in sequence.assumptions
+
+
+def test_two_calibrations_are_refused(tmp_path):
+    (tmp_path / "calibration.txt").write_text("50 50 31.5 23.5\n")
+    bag(tmp_path / "b", [{}] * 2)
+    assert open_sequence(tmp_path / "b", calibration=tmp_path / "calibration.txt").camera.intrinsics[1, 1] == 50
+    with pytest.raises(SequenceError, match=r"calibration\.txt and of /cam/camera_info are given"):
+        open_sequence(tmp_path / "b", info_topic=INFO, calibration=tmp_path / "calibration.txt")
+
+
+def test_depth_that_is_taken_for_images_is_named(tmp_path):
+    depth = TYPES[2].types["sensor_msgs/msg/Image"]
+    write_messages(tmp_path / "b", [("/cam/depth/image", STAMP + i, depth(
+        header(STAMP + i), 48, 64, "16UC1", 0, 128, np.full(48 * 128, 5, np.uint8))) for i in range(2)])
+    assert any("/cam/depth/image is a topic of depth" in line for line in open_sequence(tmp_path / "b").assumptions)

@@ -1,5 +1,7 @@
 """Calibrations in the files of other tools: one camera in each format gives the same pixels."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -190,6 +192,14 @@ def test_a_calibration_is_scaled_to_images_that_were_resized_but_not_to_others(t
     assert "for 640x480, as if images of 320x240 were resized" in half.assumptions[-1]
     with pytest.raises(SequenceError, match=r"it is for images of 640x480.*for images of 320x180"):
         open_sequence(images(tmp_path / "wide", size=(320, 180)), calibration=calibration)
+
+
+def test_a_calibration_that_cannot_be_read_can_be_left_out(tmp_path):
+    """A camera model that is not known is never taken for a pinhole without being asked for."""
+    (images(tmp_path) / "camera.yaml").write_text("cam0: {camera_model: omni, intrinsics: [1, 2, 3, 4, 5]}")
+    with pytest.raises(SequenceError, match=r"camera\.yaml: .*or --calibration none"):
+        open_sequence(tmp_path)
+    assert not open_sequence(tmp_path, calibration=Path("none")).camera.calibrated
 
 
 def test_a_video_takes_a_calibration_from_the_command_line(tmp_path, capsys):

@@ -37,7 +37,7 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of the camera, as numbers "
-                        "`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or of ROS, Kalibr, ORB-SLAM, OpenCV or COLMAP")
+                        "`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or of ROS, Kalibr, ORB-SLAM, OpenCV or COLMAP; or `none`")
     parser.add_argument("--rate", type=positive,
                         help="images a second in a folder of images (default: the times in their names, or 10)")
 

@@ -32,6 +32,8 @@ from vggt_ros.ros.spinning import initialize, without_ros_arguments
 
 CLOCK_PERIOD = 0.02
 """Longest time between two messages on /clock, seconds of wall time."""
+_SILENCE = 5.0
+"""Seconds after which a status that nobody sends is named."""
 DISCOVERY_DELAY = 0.5
 """Seconds to wait after a subscriber was discovered.
 
@@ -133,11 +135,14 @@ class BagPlayer(Node):
             BagError: a topic is not in the bag; the text has the topics of the images that are in it.
 
         """
-        played = {publisher.topic_name for publisher in self.publisher_by_connection.values()}
-        played |= {self.clock.topic_name} if self.clock is not None else set()
-        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in played]:
+        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in self._played()]:
             raise BagError(f"{self.reader.path}: no topic {', '.join(missing)}; the images in the bag are "
                            f"{self._image_topics() or 'none'}")
+
+    def _played(self) -> set[str]:
+        """Return the names of the topics that are published."""
+        played = {publisher.topic_name for publisher in self.publisher_by_connection.values()}
+        return played | ({self.clock.topic_name} if self.clock is not None else set())
 
     def _image_topics(self) -> str:
         kinds = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -147,15 +152,21 @@ class BagPlayer(Node):
         """Wait until the node that publishes the status `topic` has loaded its reconstructor; it drops earlier images.
 
         Raises:
-            BagError: loading failed.
+            BagError: loading failed, or the bag has that topic.
 
         """
+        if self.resolve_topic_name(topic) in self._played():
+            raise BagError(f"{self.reader.path}: {topic} is a topic of the bag, not the status of a node")
+        silent_from = time.monotonic() + _SILENCE
         states: list[DiagnosticStatus] = []
         subscription = self.create_subscription(DiagnosticStatus, topic, states.append,
                                                 QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         while True:
             rclpy.spin_once(self, timeout_sec=0.1)
             state = next((item.value for item in states[-1].values if item.key == "state"), "") if states else "LOADING"
+            if not states and time.monotonic() > silent_from:
+                self.get_logger().warning(f"waiting for {topic}: {self.count_publishers(topic)} nodes publish it",
+                                          throttle_duration_sec=30.0)
             if state == "FAILED":
                 raise BagError(f"{self.reader.path}: not played, since the node failed: {states[-1].message}")
             if state != "LOADING":
@@ -251,7 +262,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Play as the options say; raises BagError."""
-    with contextlib.closing(open_bag(options.bag)) as reader:
+    with contextlib.closing(open_bag(options.bag.expanduser())) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
             player.check(options.wait_for)

@@ -74,10 +74,12 @@ class InitialPose:
         frame_id = message.header.frame_id.lstrip("/")
         map_base = pose_matrix(message.pose.pose.position, message.pose.pose.orientation)
         covariance = np.array(message.pose.covariance).reshape(6, 6)
-        if frame_id != self._map_frame or not (np.abs(map_base) < _MAX_VALUE).all() \
-                or not (np.abs(covariance) < _MAX_VALUE).all():
-            raise UnusablePose(f"a pose in frame {frame_id[:100]!r}, not finite or out of range, is ignored; it must "
-                               f"be in {self._map_frame!r}")
+        if frame_id != self._map_frame:
+            raise UnusablePose(f"a pose in frame {frame_id[:100]!r} is ignored; it must be in {self._map_frame!r}")
+        if not (np.abs(map_base) < _MAX_VALUE).all() or not (np.abs(covariance) < _MAX_VALUE).all() \
+                or (np.diag(covariance) < 0).any():
+            raise UnusablePose("a pose is ignored that has no rotation, or values that are not finite or too large, or "
+                               "negative variances")
         if self._can_search():
             return self._search(map_base, covariance)
         if self._expects_map():

@@ -6,7 +6,7 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vggt_ros.ros.guard import CallbackGuard
 
@@ -29,18 +29,16 @@ class TolerantLifecycleNode(LifecycleNode):
         """Create the node; `options` are those of rclpy's LifecycleNode."""
         self.guard = CallbackGuard(self)  # first: the constructor of the node subscribes
         super().__init__(name, **options)
-        self._start_timer = self.create_timer(START_TIME, self._say_what_it_waits_for, clock=Clock(
-            clock_type=ClockType.STEADY_TIME))
+        self._start_timer = self.create_timer(START_TIME, self._say_what_it_waits_for,
+                                              clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _say_what_it_waits_for(self) -> None:
-        """Say once if nobody has activated the node, which looks as if it did nothing."""
-        self.destroy_timer(self._start_timer)
-        state, name = self._state_machine.current_state[1], self.get_fully_qualified_name()
-        if state in ("unconfigured", "inactive"):
-            steps = ", then ".join(f"`ros2 lifecycle set {name} {step}`" for step in
-                                   (("configure", "activate") if state == "unconfigured" else ("activate",)))
-            self.get_logger().warning(f"the node is {state}, and does nothing yet: {steps}; slam.launch.py does it by "
-                                      "itself, as a lifecycle manager does")
+        """Say once if nobody has configured the node, which looks as if it did nothing."""
+        self._start_timer.cancel()
+        name = self.get_fully_qualified_name()
+        self.get_logger().warning(
+            f"the node is unconfigured, and does nothing yet: `ros2 lifecycle set {name} configure`, then the same "
+            "with `activate`; slam.launch.py does it by itself, as a lifecycle manager does")
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *arguments: Any, **options: Any) -> Any:
         """Subscribe with a guarded callback."""
@@ -56,8 +54,19 @@ class TolerantLifecycleNode(LifecycleNode):
         name = getattr(callback, "__qualname__", "guard condition")
         return super().create_guard_condition(self.guard.wrap(name, callback), *arguments, **options)
 
+    def _LifecycleNodeMixin__execute_callback(self, state_id: int,  # noqa: N802
+                                              previous: LifecycleState) -> TransitionCallbackReturn:
+        """Do what a transition does; an error, of which rclpy says nothing, is logged. Overrides a private method."""
+        try:
+            callback = self._callbacks.get(state_id)
+            return TransitionCallbackReturn.SUCCESS if callback is None else callback(previous)
+        except Exception as error:
+            self.guard.report(self._state_machine.current_state[1], error)
+            return TransitionCallbackReturn.ERROR
+
     def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
         """Execute a transition; overrides the private `__change_state` of rclpy, hence the mangled name."""
+        self._start_timer.cancel()
         try:
             done: TransitionCallbackReturn = super()._LifecycleNodeMixin__change_state(  # type: ignore[misc]
                 transition_id)

@@ -209,6 +209,13 @@ class Transforms:
         elif names.mode == "map_to_odom" and not self.mounting.is_provisional:
             self._pending.append((tracked.stamp, map_base))
 
+    def _mismatch(self) -> str:
+        """Return why the images are from another clock than that of the node, and the cure."""
+        if not self._node.get_clock().now().nanoseconds:
+            return "use_sim_time is true, but nothing came on /clock: play the bag with --clock, or set it to false"
+        return (f"the images' stamps are {abs(self._clock_offset) / 1e9:.0f} s away from this node's clock: for a bag, "
+                "play it with --clock and set use_sim_time; between machines, synchronize the clocks")
+
     def broadcast_map_odom(self) -> None:
         """Broadcast map -> odom, stamped ahead by `tf.transform_tolerance`; called periodically, from any thread.
 
@@ -223,10 +230,7 @@ class Transforms:
         sending = [when, *(id(matrix) for _, matrix in corrections)]
         if sending == self._sent:
             return
-        self.clock_mismatch = "" if not is_foreign else (
-            f"the images' stamps are {abs(self._clock_offset) / 1e9:.0f} s away from this node's clock: for a bag, "
-            "play it with --clock and set use_sim_time; between machines, synchronize the clocks; until then "
-            "map -> odom has the images' stamps")
+        self.clock_mismatch = f"{self._mismatch()}; until then map -> odom has the images' stamps" if is_foreign else ""
         self._sent = sending
         stamp = when + round(self._config.transform_tolerance * 1e9)
         for child, _ in corrections:

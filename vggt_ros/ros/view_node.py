@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _IMAGE_PERIOD = 100_000_000
 """Shortest time between two images that are shown, by their stamps, nanoseconds."""
+_SILENCE = 5.0
+"""Seconds after which a node that is not there is named."""
 _LEVELS = {DiagnosticStatus.OK: "INFO", DiagnosticStatus.WARN: "WARN"}
 _NUMBERS = {"keyframes placed": "keyframes", "latency busy median ms": "latency ms", "last window s": "window s"}
 """Keys of the status whose values are plotted, and the names of the plots."""
@@ -66,6 +68,19 @@ class ViewNode(Node):
             (Image, "depth/image", self._on_depth, 5), (CameraInfo, "depth/camera_info", self._on_info, 5))
         for kind, name, callback, qos in topics:
             self.create_subscription(kind, f"{node.rstrip('/')}/{name}", callback, qos)
+        self._status_topic = self.resolve_topic_name(f"{node.rstrip('/')}/status")
+        self.create_timer(_SILENCE, self._say_if_nobody_sends)
+
+    def _say_if_nobody_sends(self) -> None:
+        """Name the nodes that there are if none has the name that is shown."""
+        if self.count_publishers(self._status_topic):
+            return
+        nodes = [name.removesuffix("/status") for name, kinds in self.get_topic_names_and_types()
+                 if name.endswith("/status") and name != self._status_topic and self.count_publishers(name)
+                 and "diagnostic_msgs/msg/DiagnosticStatus" in kinds]
+        self.get_logger().warning(
+            f"no node publishes {self._status_topic}: " + (f"--node shows {' or '.join(nodes)}" if nodes else
+            "start it, with the same ROS_DOMAIN_ID, or give its name by --node"), throttle_duration_sec=30.0)
 
     def close(self) -> None:
         """Write everything that is still buffered."""

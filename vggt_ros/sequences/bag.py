@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.sequences.calibration_file import read_calibration
+from vggt_ros.sequences.calibration_file import NONE, find_calibration
 from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
@@ -52,7 +52,10 @@ class BagSequence:
         self.path, self.omitted = path, Omitted()
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
         assumptions: list[str] = []
-        known = None if calibration is None else read_calibration(calibration)
+        known = find_calibration(calibration)
+        info_topic = "none" if calibration == NONE else info_topic
+        if known and info_topic not in ("", "none"):
+            raise SequenceError(f"{path}: calibrations of {calibration} and of {info_topic} are given; one is possible")
         with self._open() as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
@@ -71,6 +74,11 @@ class BagSequence:
                 camera, missing = self._calibration(reader, fov, assumptions)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
+            first = next((m for _, _, m in self._messages(reader, images.topic) if not isinstance(m, Exception)), None)
+            if first is not None and not (first.header.stamp.sec or first.header.stamp.nanosec):
+                assumptions.append(f"the times of recording, since header.stamp in {images.topic} is 0")
+            if "depth" in images.topic and self._has_depth(reader, images):
+                assumptions.append(f"depth as gray images: {images.topic} is a topic of depth, and there are no others")
             if not image_topic:
                 assumptions += self._alternatives(reader, IMAGES, images, "images")
             if not truth_topic and truth:
@@ -218,7 +226,10 @@ class BagSequence:
         raise SequenceError(f"{self.path}: {self.image_topic}: {problem}")
 
     def _messages(self, reader: AnyReader, *topics: str) -> Iterator[tuple[str, int, Any]]:
-        """Yield topic, header's stamp in nanoseconds, and message, or the error by which it cannot be read."""
+        """Yield topic, stamp in nanoseconds, and message, or the error by which it cannot be read.
+
+        The stamp is the header's; if that is 0, the time of recording.
+        """
         chosen = [c for c in reader.connections if c.topic in topics]
         messages = reader.messages(chosen)
         while chosen:
@@ -230,7 +241,7 @@ class BagSequence:
                 raise SequenceError(f"{self.path}: reading stopped at a damaged part ({error})") from error
             try:
                 message: Any = reader.deserialize(data, kind.msgtype)
-                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec or logged
             except Exception as error:  # as in _open
                 yield kind.topic, logged, error
                 continue

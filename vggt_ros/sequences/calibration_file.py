@@ -23,8 +23,10 @@ from vggt_ros.storage.files import read_lines
 NAMES = ("calibration.txt", "calibration.yaml", "calibration.yml", "camera.yaml", "camera_info.yaml", "ost.yaml",
          "sensor.yaml", "camchain.yaml", "cameras.txt")
 """Files in the folder of images that are taken for their calibration, the first that is there."""
+NONE = Path("none")
+"""In place of a file: no calibration, whatever there is."""
 _EXPECTED = ("`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or a file of ROS (camera_info), Kalibr, EuRoC, ORB-SLAM, OpenCV (YAML) "
-             "or COLMAP (cameras.txt)")
+             "or COLMAP (cameras.txt), or --calibration none")
 _SAME_ASPECT = 0.01
 """Relative difference of aspect ratios up to which images are taken for resized ones."""
 _COLMAP = {"SIMPLE_PINHOLE": "fxy", "PINHOLE": "fxy", "SIMPLE_RADIAL": "k1", "RADIAL": "k1 k2",
@@ -71,7 +73,16 @@ class Calibration:
         return (f"the calibration of {self.path}{''.join(found)}",) if found else ()
 
 
-def beside(folder: Path) -> Path | None:
+def find_calibration(given: Path | None, folder: Path | None = None) -> Calibration | None:
+    """Return the calibration in a file, by default in one in the `folder` of images; None if there is none.
+
+    If `none` is given, there is none. Raises as `read_calibration` does.
+    """
+    path = given or (None if folder is None else _beside(folder))
+    return None if path is None or path == NONE else read_calibration(path)
+
+
+def _beside(folder: Path) -> Path | None:
     """Return the calibration in a folder of images, or in that above EuRoC's `data`; None if there is none."""
     folders = (folder, folder.parent) if folder.name == "data" else (folder,)
     return next((path for place in folders for name in NAMES if (path := place / name).exists()), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.sequences.calibration_file import Calibration, beside, read_calibration
+from vggt_ros.sequences.calibration_file import Calibration, find_calibration
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_header import read_header
 from vggt_ros.sequences.image_list import common_form
@@ -38,8 +38,7 @@ class ImageFiles:
         """
         self.form = common_form(files)
         self.assumptions: tuple[str, ...] = ()
-        path = calibration or (None if folder is None else beside(folder))
-        known = None if path is None else read_calibration(path)
+        known = find_calibration(calibration, folder)
         if turn := self.form.description:
             reason = "as EXIF says of most of them"
             owners = [name for name in AS_STORED if folder is not None and (folder / name).exists()]

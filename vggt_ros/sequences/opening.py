@@ -22,7 +22,7 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
             of images, which are sorted by the numbers in their names. `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: field of view along the longer side in degrees, assumed where there is no calibration.
-        calibration: file with the calibration; None: that of the recording.
+        calibration: file with the calibration, or `none`; None: that of the recording.
         rate: images a second, assumed for a folder of images; None: by the times in their names, or 10.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.sequences.calibration_file import read_calibration
+from vggt_ros.sequences.calibration_file import find_calibration
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError, Truth
@@ -51,7 +51,7 @@ class Video:
             raise SequenceError(f"{path}: {error}") from error
         self._rate = rate if rate > 0 else 30.0
         size = first.shape[1], first.shape[0]
-        known = None if calibration is None else read_calibration(calibration)
+        known = find_calibration(calibration)
         self.camera = known.camera(size) if known else Camera.assumed(*size, fov)
         self.assumptions: tuple[str, ...] = known.assumptions(size) if known else (
             f"a field of view of {fov:g} degrees, since a video has no calibration; --calibration FILE gives one",)

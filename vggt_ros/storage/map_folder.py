@@ -20,6 +20,7 @@ import numpy as np
 
 from vggt_ros import __version__
 from vggt_ros.config import Config
+from vggt_ros.settings import is_map_name
 from vggt_ros.storage.array_files import (
     ArrayFile,
     StorageError,
@@ -49,12 +50,12 @@ def map_folder(folder: str, name: str) -> Path:
     """Return the folder of the map `name` in `folder`.
 
     Raises:
-        StorageError: the name is empty, begins with a dot, or leads outside `folder`.
+        StorageError: the name is none by `is_map_name`, or a link in it leads outside `folder`.
 
     """
     inside = Path(folder).expanduser().resolve()
     target = (inside / name).resolve()
-    if target == inside or not target.is_relative_to(inside) or target.name.startswith("."):
+    if not is_map_name(name) or not target.is_relative_to(inside):
         raise StorageError(f"map.name {name!r} does not name a folder inside map.folder, {inside}")
     return target
 
