@@ -1,8 +1,10 @@
 """Ctrl-C while an executable still imports what it needs: one line, as later."""
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from paths import ROOT
@@ -25,5 +27,7 @@ def test_an_interrupted_import_is_one_line(name, tmp_path):
         (tmp_path / f"{module}.py").write_text(INTERRUPTED)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     command = [sys.executable, str(ROOT / "dev" / "executable.py"), name, *(["replay"] if name == "vggt_ros" else [])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background processes ignore it
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False,
+                          preexec_fn=heard)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{name}: interrupted\n")
