@@ -5,7 +5,7 @@ import pytest
 
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.images.exposure import gray_image
-from vggt_ros.images.sift import SiftFeatures, certain_matches, sift_features, verified_matches
+from vggt_ros.images.sift import SiftFeatures, sift_features, verified_matches
 from vggt_ros.synthetic import orbit, pinhole, room
 
 SIZE = (480, 360)
@@ -33,11 +33,14 @@ def test_matches_over_a_wide_step_are_where_geometry_says(views):
     error = np.linalg.norm(expected - other.pixels[columns], axis=1)
     assert np.median(error) < 1.5
     assert (error < 5).mean() > 0.95
-    assert np.array_equal(certain_matches(one, other, matrix, matrix), (rows[:plain], columns[:plain]))
+    certain = verified_matches(one, other, matrix, matrix, guided=False)
+    assert np.array_equal(certain[:2], (rows[:plain], columns[:plain]))
     assert plain == len(rows), "where many match without a guide, no others are added"
     few = SiftFeatures(one.pixels[::8], one.descriptors[::8])
     rows, columns, plain = verified_matches(few, other, matrix, matrix)
     assert 12 <= plain < len(rows), "where few do, they are"
+    certain = verified_matches(few, other, matrix, matrix, guided=False)
+    assert np.array_equal(certain[:2], (rows[:plain], columns[:plain]))
 
 
 def test_images_of_different_rooms_do_not_match(views):
@@ -52,4 +55,4 @@ def test_images_without_features_have_no_matches():
     nothing = sift_features(np.zeros((120, 160), np.uint8))
     assert not len(nothing)
     assert not len(verified_matches(nothing, nothing, np.eye(3), np.eye(3))[0])
-    assert not len(certain_matches(nothing, nothing, np.eye(3), np.eye(3))[0])
+    assert not len(verified_matches(nothing, nothing, np.eye(3), np.eye(3), guided=False)[0])

@@ -61,89 +61,39 @@ def sift_features(gray: NDArray[np.uint8], free: NDArray[np.uint8] | None = None
 
 
 def verified_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
-                     second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows, int]:
+                     second_intrinsics: NDArray[np.float64], guided: bool = True) -> tuple[Rows, Rows, int]:
     """Return the rows of the features that match and agree on an essential matrix, and how many match without a guide.
 
-    Those without a guide are the first. Only where they are few, others are added that are guided by epipolar lines:
-    these are mostly wrong (`docs/notes/wide-steps.md`), and their number says nothing of whether two images show the
-    same. None if too few match.
+    Those without a guide are the first. Only where they are few, and if `guided`, others are added that are guided by
+    epipolar lines: these are mostly wrong (`docs/notes/wide-steps.md`), and their number says nothing of whether two
+    images show the same. None if too few match.
 
     `first_intrinsics` and `second_intrinsics` are the pinhole matrices (3, 3).
     """
+    none = np.zeros(0, np.intp), np.zeros(0, np.intp), 0
+    if min(len(first), len(second)) < MIN_MATCHES:
+        return none
     similarity = first.descriptors @ second.descriptors.T
-    found = _Epipolar.of(first, second, similarity, first_intrinsics, second_intrinsics)
-    if found is None:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp), 0
-    rows, columns = found.certain()
-    if len(rows) >= _ENOUGH:
+    rows, columns = _mutual(similarity, _MAX_RATIO)
+    if len(rows) < MIN_MATCHES:
+        return none
+    rays = [pixel_rays(matrix, *features.pixels.T.astype(np.float64))
+            for features, matrix in ((first, first_intrinsics), (second, second_intrinsics))]
+    threshold = _MAX_EPIPOLAR_ERROR / float(first_intrinsics[0, 0])
+    essential, inliers = cv2.findEssentialMat(rays[0][rows, :2].copy(), rays[1][columns, :2].copy(), np.eye(3),
+                                              method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
+    if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
+        return none
+    essential = np.asarray(essential, np.float64)
+    agree = _epipolar_error(essential, rays[0][rows], rays[1][columns]).diagonal() < threshold
+    rows, columns = rows[agree], columns[agree]
+    if not guided or len(rows) >= _ENOUGH:
         return rows, columns, len(rows)
-    near = found.errors(slice(None), slice(None)) < found.threshold
-    similarity[~near] = -1.0
+    similarity[~(_epipolar_error(essential, *rays) < threshold)] = -1.0
     similarity[similarity <= 1 - _MAX_GUIDED_DISTANCE**2 / 2] = -1.0
-    guided = _mutual(similarity, _GUIDED_RATIO)
-    added = ~np.isin(guided[0], rows) & ~np.isin(guided[1], columns)
-    return np.concatenate([rows, guided[0][added]]), np.concatenate([columns, guided[1][added]]), len(rows)
-
-
-def certain_matches(first: SiftFeatures, second: SiftFeatures, first_intrinsics: NDArray[np.float64],
-                    second_intrinsics: NDArray[np.float64]) -> tuple[Rows, Rows]:
-    """Return the first ones of `verified_matches`, those without a guide."""
-    found = _Epipolar.of(first, second, first.descriptors @ second.descriptors.T, first_intrinsics, second_intrinsics)
-    return (np.zeros(0, np.intp), np.zeros(0, np.intp)) if found is None else found.certain()
-
-
-@dataclass(frozen=True, eq=False)
-class _Epipolar:
-    """Matches of features in two images, and an essential matrix on which many of them agree.
-
-    Attributes:
-        rows, columns: of the matching features (k,).
-        essential: the matrix (3, 3).
-        rays: of all features of both images, (n, 3) and (m, 3).
-        threshold: largest distance to an epipolar line, at depth 1.
-
-    """
-
-    rows: Rows
-    columns: Rows
-    essential: NDArray[np.float64]
-    rays: list[NDArray[np.float64]]
-    threshold: float
-
-    @classmethod
-    def of(cls, first: SiftFeatures, second: SiftFeatures, similarity: Float, first_intrinsics: NDArray[np.float64],
-           second_intrinsics: NDArray[np.float64]) -> _Epipolar | None:
-        """Find them by the products (n, m) of the descriptors; None if too few match."""
-        if min(similarity.shape) < MIN_MATCHES:
-            return None
-        rows, columns = _mutual(similarity, _MAX_RATIO)
-        if len(rows) < MIN_MATCHES:
-            return None
-        rays = [pixel_rays(matrix, *features.pixels.T.astype(np.float64))
-                for features, matrix in ((first, first_intrinsics), (second, second_intrinsics))]
-        threshold = _MAX_EPIPOLAR_ERROR / float(first_intrinsics[0, 0])
-        essential, inliers = cv2.findEssentialMat(rays[0][rows, :2].copy(), rays[1][columns, :2].copy(), np.eye(3),
-                                                  method=cv2.USAC_MAGSAC, prob=0.999, threshold=threshold)
-        if essential is None or essential.shape != (3, 3) or inliers is None or inliers.sum() < MIN_MATCHES:
-            return None
-        return cls(rows, columns, np.asarray(essential, np.float64), rays, threshold)
-
-    def certain(self) -> tuple[Rows, Rows]:
-        """Return the rows of the matches that agree on the essential matrix."""
-        near = self.errors(self.rows, self.columns).diagonal() < self.threshold
-        return self.rows[near], self.columns[near]
-
-    def errors(self, first: Rows | slice, second: Rows | slice) -> Float:
-        """Return the distances, at depth 1, of rays of the second image to the epipolar lines of those of the first.
-
-        The larger one of both directions, for all pairs of the rays `first` (n,) and `second` (m,).
-        """
-        one, other = self.rays[0][first], self.rays[1][second]
-        lines, back = one @ self.essential.T, other @ self.essential
-        product = np.abs(lines.astype(np.float32) @ other.T.astype(np.float32))
-        weight, other_weight = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
-        product *= np.maximum(weight[:, None], other_weight[None])
-        return product
+    more_rows, more_columns = _mutual(similarity, _GUIDED_RATIO)
+    added = ~np.isin(more_rows, rows) & ~np.isin(more_columns, columns)
+    return np.concatenate([rows, more_rows[added]]), np.concatenate([columns, more_columns[added]]), len(rows)
 
 
 def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
@@ -160,3 +110,15 @@ def _mutual(similarity: Float, max_ratio: float) -> tuple[Rows, Rows]:
     good = (top > 0) & (distance < max_ratio * other_distance) & (back[best] == rows)
     return rows[good], best[good]
 
+
+def _epipolar_error(essential: NDArray[np.float64], first: NDArray[np.float64],
+                    second: NDArray[np.float64]) -> Float:
+    """Return the distances (n, m), at depth 1, of the rays `second` (m, 3) to the epipolar lines of `first` (n, 3).
+
+    The larger one of both directions.
+    """
+    lines, back = first @ essential.T, second @ essential
+    product = np.abs(lines.astype(np.float32) @ second.T.astype(np.float32))
+    weight, other = (1 / np.linalg.norm(both[:, :2], axis=1).astype(np.float32) for both in (lines, back))
+    product *= np.maximum(weight[:, None], other[None])
+    return product

@@ -29,10 +29,9 @@ _EXPECTED = ("`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or a file of ROS (camera_info), 
              "or COLMAP (cameras.txt), or --calibration none")
 _SAME_ASPECT = 0.01
 """Relative difference of aspect ratios up to which images are taken for resized ones."""
-_COLMAP = {"SIMPLE_PINHOLE": "fxy", "PINHOLE": "fxy", "SIMPLE_RADIAL": "k1", "RADIAL": "k1 k2",
-           "OPENCV": "k1 k2 p1 p2", "FULL_OPENCV": "k1 k2 p1 p2 k3 k4 k5 k6", "SIMPLE_RADIAL_FISHEYE": "k1",
-           "RADIAL_FISHEYE": "k1 k2", "OPENCV_FISHEYE": "k1 k2 k3 k4"}
-"""Models of COLMAP that are known here, and their distortion."""
+_COLMAP = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL_FISHEYE",
+           "RADIAL_FISHEYE", "OPENCV_FISHEYE")
+"""Models of COLMAP that are known here."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.images.flow import flow_at
-from vggt_ros.images.sift import certain_matches, verified_matches
+from vggt_ros.images.sift import verified_matches
 from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
@@ -162,8 +162,9 @@ def _with_photos(tracks: Array, features: Sequence[Features], first: int) -> Arr
     for index in range(first, len(features)):
         for earlier in range(index - 1, -1, -1):
             one, other = features[earlier], features[index]
-            rows, columns = certain_matches(one.photo_sift, other.photo_sift, one.intrinsics, other.intrinsics)
-            if len(rows) >= MIN_MATCHES_OF_PHOTOS:
+            rows, columns, certain = verified_matches(one.photo_sift, other.photo_sift, one.intrinsics,
+                                                      other.intrinsics, guided=False)
+            if certain >= MIN_MATCHES_OF_PHOTOS:
                 tracks = _add_matches(tracks, earlier, index, one.photo_sift.pixels[rows],
                                       other.photo_sift.pixels[columns])
     return tracks
@@ -176,8 +177,7 @@ def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[in
     """
     for earlier in before:
         one, other = features[earlier], features[index]
-        first_pixels, second_pixels, certain = _matches(one, other)
-        first_pixels, second_pixels = first_pixels[:certain], second_pixels[:certain]
+        first_pixels, second_pixels, certain = _matches(one, other, guided=False)
         if certain >= MIN_LINKS and rotation_between(pixel_rays(one.intrinsics, *first_pixels.T),
                                                      pixel_rays(other.intrinsics, *second_pixels.T),
                                                      MAX_RESIDUAL, MIN_LINKS // 2) is None:
@@ -204,14 +204,15 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     return _add_matches(tracks, first, second, first_pixels, second_pixels), certain
 
 
-def _matches(source: Features, target: Features) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+def _matches(source: Features, target: Features,
+             guided: bool = True) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
     """Return the pixels (k, 2) of verified matches in both, and how many of them are certain: not guided.
 
     With few certain ones of the others, those of fine features are taken, if enough of them are.
     """
-    rows, columns, certain = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics)
+    rows, columns, certain = verified_matches(source.sift, target.sift, source.intrinsics, target.intrinsics, guided)
     if certain < FEW_MATCHES:
-        fine = verified_matches(source.fine_sift, target.fine_sift, source.intrinsics, target.intrinsics)
+        fine = verified_matches(source.fine_sift, target.fine_sift, source.intrinsics, target.intrinsics, guided)
         if fine[2] >= FEW_MATCHES:
             return source.fine_sift.pixels[fine[0]], target.fine_sift.pixels[fine[1]], fine[2]
     return source.sift.pixels[rows], target.sift.pixels[columns], certain
