@@ -23,9 +23,20 @@ def test_recorded_folder():
     assert stamp == 1305031102175304000 and 0.5 < np.nanmedian(depth) < 2 and np.isnan(depth).any()
 
 
-def test_the_depth_unit_is_read_from_the_readme():
-    _, depth = next(open_sequence(recorded("hololens_dvmvs_000")).depths())
-    assert 0.5 < np.nanmedian(depth) < 5
+@pytest.mark.parametrize(("readme", "unit", "assumed"), [
+    ("Depth    16-bit mm, sparse", 1000, False), ("Depth  5000 units per metre", 5000, False),
+    ("Depth: see the paper", 5000, True), (None, 5000, True)])
+def test_the_depth_unit_is_read_from_the_readme_or_assumed(tmp_path, readme, unit, assumed):
+    for name, line in (("rgb", "1.0 a.png"), ("depth", "1.0 d.png")):
+        (tmp_path / f"{name}.txt").write_text(line + "\n")
+    if readme:
+        (tmp_path / "README.txt").write_text(readme)
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 80), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "d.png"), np.array([[0, 2000], [65535, 5000]], np.uint16))
+    sequence = open_sequence(tmp_path)
+    [(_, depth)] = sequence.depths()
+    assert np.allclose(depth, [[np.nan, 2000 / unit], [np.nan, 5000 / unit]], equal_nan=True)
+    assert any("5000 units per meter" in line for line in sequence.assumptions) == assumed
 
 
 def test_a_bag_equals_the_folder_it_was_made_from():

@@ -17,6 +17,7 @@ from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import Sequence
 from vggt_ros.storage.files import FileError, read_ply, read_trajectory
 
 
@@ -54,7 +55,7 @@ def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
         EvaluationError: there is nothing to compare.
 
     """
-    sequence = open_sequence(sequence_path)
+    sequence = _sequence(sequence_path)
     folder = folder / "depth" if (folder / "depth").is_dir() else folder
     figures = depth_accuracy(folder, tqdm(sequence.depths(), unit="map", disable=None, leave=False), sequence.camera)
     print(f"{figures.keyframes} depth maps, {figures.scale:.6g} m per map unit (median of all)")
@@ -78,7 +79,7 @@ def evaluate_map(cloud: Path, sequence_path: Path, trajectory: Path | None = Non
 
     """
     cloud = cloud / "map.ply" if cloud.is_dir() else cloud
-    sequence = open_sequence(sequence_path)
+    sequence = _sequence(sequence_path)
     if sequence.truth is None:
         raise EvaluationError(f"{sequence_path}: it has no ground truth, by which the map could be aligned")
     points, poses = read_ply(cloud).points, read_trajectory(trajectory or cloud.parent / "trajectory.txt")
@@ -87,6 +88,14 @@ def evaluate_map(cloud: Path, sequence_path: Path, trajectory: Path | None = Non
     figures = map_accuracy(points, poses, sequence.truth, true_points)
     print(describe_map(figures))
     return dataclasses.asdict(figures)
+
+
+def _sequence(path: Path) -> Sequence:
+    """Open a recording, and say what is assumed of it."""
+    sequence = open_sequence(path)
+    for line in sequence.assumptions:
+        print(f"assumed: {line}", file=sys.stderr)
+    return sequence
 
 
 def describe_map(figures: MapAccuracy) -> str:

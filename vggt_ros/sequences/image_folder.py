@@ -18,6 +18,8 @@ from vggt_ros.storage.files import read_trajectory
 
 _RATE = 10.0
 """Images a second where there are no times."""
+_NO_DEPTH = 65535
+"""Beside 0, the value of pixels without depth, such as in 7-Scenes."""
 
 
 class ImageFolder:
@@ -54,7 +56,9 @@ class ImageFolder:
         self._images = ImageFiles([file for _, file in self._files], path, fov, calibration)
         self.camera = self._images.camera
         self.truth = read_trajectory(path / "groundtruth.txt") if (path / "groundtruth.txt").exists() else None
-        self.assumptions = (*assumptions, *self._images.assumptions)
+        self._depths = path / "depth.txt" if (path / "depth.txt").exists() else None
+        self._depth_unit, assumed = depth_unit(path) if self._depths else (1.0, [])
+        self.assumptions = (*assumptions, *self._images.assumptions, *assumed)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,17 +77,15 @@ class ImageFolder:
             yield stamp, image
 
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield stamp and depth for every line of `depth.txt`, if there is one.
+        """Yield stamp and depth for every line of `depth.txt`, if there is one; NaN where a pixel is 0 or 65535.
 
         Raises:
-            SequenceError: a file is damaged, or README.txt does not state the depth unit.
+            SequenceError: a file is damaged.
 
         """
-        if not (self.path / "depth.txt").exists():
-            return
-        unit = depth_unit(self.path / "README.txt")
-        for stamp, file in read_list(self.path / "depth.txt"):
+        for stamp, file in read_list(self._depths) if self._depths else ():
             pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
             if pixels is None or pixels.dtype != np.uint16:
                 raise SequenceError(f"{file}: not a 16-bit depth image")
-            yield stamp, np.where(pixels > 0, pixels / np.float32(unit), np.float32(np.nan)).astype(np.float32)
+            known = (pixels > 0) & (pixels < _NO_DEPTH)
+            yield stamp, np.where(known, pixels / np.float32(self._depth_unit), np.float32(np.nan)).astype(np.float32)

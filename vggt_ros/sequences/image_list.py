@@ -24,6 +24,8 @@ _HEADER_BYTES = 65536
 """Bytes of a file that are read for its header at first; in a few files it lies further behind."""
 _NANOSECONDS = {13: 10**6, 16: 10**3, 19: 1}
 """Nanoseconds in the unit of a time since 1970 with so many digits."""
+_TUM_DEPTH = 5000.0
+"""Units per meter in the depth images of the TUM RGB-D benchmark."""
 _SAMPLE = 100
 """Most files whose size is read to find the size that most of them have."""
 
@@ -163,14 +165,20 @@ def times_in_names(files: list[Path]) -> list[int] | None:
     return stamps if all(one < other for one, other in pairwise(stamps)) else None
 
 
-def depth_unit(path: Path) -> float:
-    """Return the units per meter of 16-bit depth images, from the line `Depth` of the folder's README.txt."""
-    line = next((line for line in read_lines(path) if line.startswith("Depth")), "")
+def depth_unit(folder: Path) -> tuple[float, list[str]]:
+    """Return the units per meter of 16-bit depth images, and a line if they are assumed: without one in README.txt.
+
+    A line there that begins with `Depth` says `N units per meter` or `mm`. The default is that of the TUM RGB-D
+    benchmark, whose lists `depth.txt` are.
+    """
+    path = folder / "README.txt"
+    line = next((line for line in read_lines(path) if line.startswith("Depth")), "") if path.exists() else ""
     if match := re.search(r"(\d+) units per met", line):
-        return float(match[1])
+        return float(match[1]), []
     if re.search(r"\bmm\b", line):
-        return 1000.0
-    raise SequenceError(f"{path}: its line `Depth` must state `N units per meter` or `mm`")
+        return 1000.0, []
+    return _TUM_DEPTH, [f"{_TUM_DEPTH:g} units per meter in the depth images, as in the TUM benchmark; "
+                        f"another unit is said in {path} by a line `Depth N units per meter` or `Depth mm`"]
 
 
 def natural_key(name: str) -> tuple[object, ...]:
