@@ -9,8 +9,8 @@ import pytest
 from scenes import lap
 
 from vggt_ros.config import Config
+from vggt_ros.geometry.reach import reach
 from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.reach import reach
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 SECOND = 10**9

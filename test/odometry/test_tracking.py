@@ -103,6 +103,25 @@ def test_new_corners_are_detected_away_from_the_old_ones():
     assert distance[~np.eye(len(tracks.ids), dtype=bool)].min() > 4
 
 
+def test_weak_corners_are_tracked_where_there_are_few_strong_ones():
+    """On a plain floor all around twelve checkers, whose middles are strong corners."""
+    rng = np.random.default_rng(0)
+    plain = cv2.GaussianBlur(rng.normal(0, 1, (480, 640)).astype(np.float32), (0, 0), 1.5)
+    floor = np.clip(120 + 6 * plain / plain.std(), 0, 255).astype(np.uint8)
+    for x in range(60, 640, 150):
+        for y in range(60, 480, 150):
+            floor[y:y + 16, x:x + 16] = 255 * ((np.indices((16, 16)) // 8).sum(0) % 2)
+    tracks = FeatureTracks(500)
+    tracks.advance(floor)
+    tracks.replenish()
+    on_checkers = ((tracks.pixels - 55) % 150 < 27).all(1)
+    assert len(tracks.ids) > 200 and on_checkers.sum() >= 12
+    enough = FeatureTracks(40)  # 12 of 40 are not few
+    enough.advance(floor)
+    enough.replenish()
+    assert len(enough.ids) == 12
+
+
 def test_tracks_are_cleared_when_the_image_size_changes():
     """Nothing is tracked across a change of size, and nothing crashes."""
     tracks = FeatureTracks(100)

@@ -7,12 +7,14 @@ import pytest
 
 from vggt_ros.geometry.poses import rotation_angle, so3_exp
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.continuation import known_part
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
-from vggt_ros.reconstruction.multiview.quality import NO_METRICS
+from vggt_ros.reconstruction.multiview.quality import NO_METRICS, first_accepted
+from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses
 from vggt_ros.reconstruction.multiview.turn import with_turned_views
 from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning, with_turn_rates
@@ -148,6 +150,57 @@ def test_known_keyframes_that_moved_are_revised():
         rotation[9] = so3_exp(np.radians([0.0, degrees, 0.0])) @ rotation[9]
         moved = Scene(rotation, -np.einsum("sij,sj->si", rotation, scene.centers()), scene.points, scene.focal)
         solved = SparseReconstruction(moved, np.ones(16, bool), measured.visible, measured.observations, (0, 1))
-        solution = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local)
+        solution = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local, held=6)
         assert solution.revised() == expected
     assert replace(solution, before=None).revised() == ()
+
+
+@pytest.mark.parametrize(("readout", "radial", "outdated"), [
+    (0.0, 0.0, False), (0.004, 0.004, False), (0.006, 0.0, True), (0.0, -0.006, True)])
+def test_what_was_solved_with_another_calibration_is_revised(readout, radial, outdated):
+    """All of the local map after its first view, though nothing moved; not if its poses were held, as in a turn."""
+    scene, views = world(16, 60), [view(i) for i in range(16)]
+    tracks = tracks_of(scene)
+    measured = Measurements(views, tracks, readout, Lens(radial=radial, radial_sigma=0.001))
+    local = LocalMap(tuple(views[:11]), part(scene, 0, 11), tracks[:, :11], np.zeros(60, np.intp), {}, 1.0)
+    assert local.is_outdated(readout, radial) == outdated
+    moved = replace(scene, radial=radial - measured.lens.applied)
+    solved = SparseReconstruction(moved, np.ones(16, bool), measured.visible, measured.observations, (0, 1))
+    solution = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local, held=1)
+    assert solution.revised() == (local.ids if outdated else ()) and solution.is_recalibrated == outdated
+    held = replace(solution, held=11)
+    assert held.revised() == () and not held.is_recalibrated and held.calibration == (0.0, 0.0)
+
+
+def test_observations_of_plain_surfaces_are_kept_as_tracked_if_asked_for():
+    """The images have no texture at all: no patch can be aligned."""
+    scene, views = world(5, 80), [view(i) for i in range(5)]
+    measured = Measurements(views, tracks_of(scene), 0.0, Lens())
+    inliers = measured.visible.copy()
+    inliers[::7, 3] = False
+    for keep_plain in (False, True):
+        observations, valid, reference = refine(scene, measured, inliers, keep_plain=keep_plain)
+        only_reference = np.arange(5) == reference[:, None]
+        assert np.array_equal(valid, inliers if keep_plain else only_reference)
+        assert np.array_equal(observations, measured.observations)
+
+
+@pytest.mark.parametrize(("refused", "expected"), [((), [False]), ((False,), [False, True])])
+def test_plain_surfaces_are_a_second_resort(refused, expected):
+    tried = []
+
+    def solve(keep_plain):
+        tried.append(keep_plain)
+        if keep_plain in refused:
+            raise ReconstructionRefused("refused")
+        return keep_plain
+
+    assert first_accepted(solve) == expected[-1] and tried == expected
+
+
+def test_of_two_refusals_the_first_one_is_reported():
+    def solve(keep_plain):
+        raise ReconstructionRefused(f"with plain surfaces: {keep_plain}")
+
+    with pytest.raises(ReconstructionRefused, match="False"):
+        first_accepted(solve)

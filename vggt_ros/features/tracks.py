@@ -20,6 +20,11 @@ from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
 REFERENCE_WIDTH = 640.0
 """Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
+_FEW = 0.3
+"""Fraction of the wanted number; if an image has fewer strong corners, weak ones are tracked, too. Around a box in an
+empty room strong ones are where its edges cross what is behind them, and move with neither. The floor has weak ones."""
+_STRONG, _WEAK = 0.01, 0.001
+"""Least response of corners, over that of the strongest one."""
 _INTERVALS = 2
 """Newest intervals between images of which the motion of the tracks is kept."""
 _MIN_TRACKED_FRACTION = 0.5
@@ -95,12 +100,19 @@ class FeatureTracks:
         spacing = max(5, int(0.6 * np.sqrt(self._gray.size / self._count)))
         free = free_pixels(self.excluded, self._gray.shape)
         free = np.full(self._gray.shape, 255, np.uint8) if free is None else free
+        few = round(_FEW * self._count)
+        is_plain = missing > few and len(self._strongest(few, _STRONG, spacing, free)) < few
         for x, y in self.pixels.astype(int):
             cv2.circle(free, (int(x), int(y)), spacing, 0, -1)
-        # The strongest ones of the whole image, which are tracked longest; the reconstructor takes those of every part.
-        corners = cv2.goodFeaturesToTrack(self._gray, missing, 0.01, spacing, mask=free)
-        if corners is not None:
-            self.append(corners.reshape(-1, 2))
+        self.append(self._strongest(missing, _WEAK if is_plain else _STRONG, spacing, free))
+
+    def _strongest(self, count: int, quality: float, spacing: int, free: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return corners (n, 2) of the newest image: the strongest ones of all of it, which are tracked longest.
+
+        The reconstructor takes those of every part.
+        """
+        corners = cv2.goodFeaturesToTrack(self._gray, count, quality, spacing, mask=free)
+        return np.zeros((0, 2), np.float32) if corners is None else corners.reshape(-1, 2)
 
     def append(self, pixels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Track `pixels` (k, 2) of the newest image from now on, and return their ids (k,).

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
+from vggt_ros.geometry.reach import reach
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
-from vggt_ros.mapping.reach import reach
 from vggt_ros.mapping.window_edges import WindowEdges
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.graph import PoseGraph
@@ -127,7 +127,7 @@ class KeyframeGraph:
         self._graph.expect_uncalibrated()
 
     def reach(self, keyframe: int, depth: float, stamp: int) -> float | None:
-        """Return how far the camera can have come from a keyframe until `stamp`, map units; see `reach.reach`.
+        """Return how far the camera can have come from a keyframe until `stamp`, map units; see `geometry.reach`.
 
         `depth` is the keyframe's median depth, in its own units.
         """

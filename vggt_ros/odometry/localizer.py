@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, adjoint, inverse
+from vggt_ros.geometry.reach import reach
 from vggt_ros.odometry.background_search import BackgroundSearch
+from vggt_ros.odometry.frame_trajectory import pose_by_reference
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
-from vggt_ros.places.relocalization import PosePrior, Relocalizer, keyframes_near
+from vggt_ros.places.relocalization import PosePrior, Relocalization, Relocalizer, keyframes_near
 from vggt_ros.windows.keyframe import Keyframe
 from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
 
@@ -55,6 +57,8 @@ class Localizer:
             self._odom_camera = np.eye(4)
         self._map_odom = np.eye(4)
         self._last_covariance: Array | None = None
+        self._last_tracked: TrackedFrame | None = None
+        self._anywhere = False  # the camera may have been carried to any place since it was located
         self._last_solution = Solution()
         self.relocalizations = 0
         self._stop_search()
@@ -78,6 +82,7 @@ class Localizer:
     def lose(self) -> None:
         """Forget where the camera is: the next image is searched for in the whole map. The odometry goes on."""
         self._stop_search()
+        self._anywhere = True
         self._tracker.lose()
         self.features.clear()
 
@@ -89,6 +94,7 @@ class Localizer:
         if not len(keyframes_near(solution, prior)):
             return False
         self._stop_search()
+        self._anywhere = True
         self._tracker.clear()
         self.features.clear()
         self._relocalizer.set_pose_prior(prior)
@@ -121,12 +127,12 @@ class Localizer:
             background.skip()
         if tracked is None and len(solution) and background is not None:
             found = background.search(image, frame.intrinsics, solution)
-            if found is not None:
+            if found is not None and self._is_in_reach(found, frame.stamp, solution):
                 tracked, was_lost = self._tracker.apply_earlier(self.features, found, image, frame.intrinsics), True
         elif tracked is None and len(solution) and search:
             self._stop_search()
             found = self._relocalizer.search(image, frame.intrinsics, solution)
-            if found is not None:
+            if found is not None and self._is_in_reach(found, frame.stamp, solution):
                 tracked, was_lost = self._tracker.apply_relocalization(self.features, found, reset_keyframes=True), True
         elif tracked is not None and (in_saved_map or tracked.rotation_only) and needs_keyframe:
             submap = int(solution.submaps[solution.index(tracked.reference)])
@@ -159,9 +165,27 @@ class Localizer:
         motion_covariance = self._motion_covariance(tracked, inverse(self._odom_camera) @ previous_odom_camera)
         self._last_covariance = tracked.covariance
         reason = self._degradation_reason(tracked)
-        return TrackedFrame(frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera,
-                            self._odom_camera, self._map_odom, tracked.covariance, motion_covariance, tracked.reference,
-                            reference_camera, tracked.inliers, reason=reason)
+        self._anywhere = False
+        self._last_tracked = TrackedFrame(
+            frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera, self._odom_camera, self._map_odom,
+            tracked.covariance, motion_covariance, tracked.reference, reference_camera, tracked.inliers, reason=reason)
+        return self._last_tracked
+
+    def _is_in_reach(self, found: Relocalization, stamp: int, solution: Solution) -> bool:
+        """Return whether a camera that was found in the newest submap can have come there until `stamp`, nanoseconds.
+
+        Else it is another place that looks alike. It was last seen in the newest keyframe, or tracked after it.
+        """
+        if self._anywhere or found.submap != solution.submaps[-1]:
+            return True
+        rows = np.flatnonzero(solution.submaps == found.submap)
+        stamps, centers = solution.stamps[rows], solution.map_camera[rows, :3, 3]
+        last = None if self._last_tracked is None else pose_by_reference(self._last_tracked, solution)
+        if self._last_tracked is not None and last is not None and self._last_tracked.stamp > stamps[-1]:
+            stamps, centers = np.append(stamps, self._last_tracked.stamp), np.vstack([centers, last[:3, 3]])
+        newest = solution.keyframes[int(solution.ids[-1])]
+        limit = reach(stamps, centers, newest.median_depth * float(solution.scale[-1]), stamp)
+        return limit is None or float(np.linalg.norm(found.map_camera[:3, 3] - centers[-1])) <= limit
 
     def tracked_corners(self) -> tuple[FeatureTracks, NDArray[np.bool_], NDArray[np.bool_]]:
         """Return the corners of the newest image, which have landmarks, and of which these are from solved depth."""

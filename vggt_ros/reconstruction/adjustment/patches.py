@@ -68,7 +68,7 @@ def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, 
     rows = np.arange(len(reference))
     to_pixel = np.broadcast_to(centers if shift is None else centers + shift, (len(reference), len(grays), 2))
     warp, projected = warps(scene, reference, observed, slant, options.radius)
-    pixels, found = align_in_images(grays, warp, projected + to_pixel, reference,
+    pixels, found, _ = align_in_images(grays, warp, projected + to_pixel, reference,
                                     observed + to_pixel[rows, reference], views, options)
     aligned = np.where(found[..., None], pixels - to_pixel, 0.0)
     aligned[rows, reference] = observed
@@ -77,8 +77,10 @@ def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, 
 
 def align_in_images(grays: Sequence[NDArray[np.uint8]], warp: Array, guess: Array, reference: NDArray[np.intp],
                     reference_pixels: Array, views: Mask | None = None,
-                    options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
-    """Return in which pixels (n, S, 2) every view shows the patch of a point, and if it does.
+                    options: PatchOptions = DEFAULT) -> tuple[Array, Mask, Mask]:
+    """Return in which pixels (n, S, 2) every view shows the patch of a point, if it does, and which have contrast (n,).
+
+    A patch without contrast cannot be aligned: noise would decide.
 
     Args:
         grays: the S images, uint8 (H, W).
@@ -114,7 +116,7 @@ def align_in_images(grays: Sequence[NDArray[np.uint8]], warp: Array, guess: Arra
         chosen = candidates[good]
         aligned[chosen, view] = start[chosen] + step[good]
         found[chosen, view] = True
-    return aligned, found
+    return aligned, found, usable
 
 
 def warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array | None,

@@ -17,7 +17,13 @@ from vggt_ros.reconstruction.multiview.poses import (
     register_others,
     robust_cost,
 )
-from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS, QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.quality import (
+    MIN_INLIERS,
+    QualityMetrics,
+    check_quality,
+    first_accepted,
+    refine_solution,
+)
 from vggt_ros.reconstruction.multiview.selection import longest_tracks
 from vggt_ros.reconstruction.multiview.start_poses import StartPoses
 from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
@@ -52,8 +58,11 @@ def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstru
 
 
 def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None = None
-                    ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
-    """Return the solution of the views of a local map and the new ones after them, as `solve_window` does.
+                    ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics, int]:
+    """Return the solution of the views of a local map and the new ones after them, and how many of the views were held.
+
+    The first four are as in `solve_window`. The oldest views are held fixed, only the first one if what is known of the
+    lens or the readout time has changed.
 
     Args:
         local: solved views; its tracks are the first rows of those measured.
@@ -66,6 +75,18 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
         ReconstructionRefused: the new views do not fit to the local map.
 
     """
+    held = 1
+    if measured.lens.is_settled and not local.is_outdated(measured.readout, measured.lens.applied):
+        held = max(len(measured.views) - FREE_VIEWS, 1)
+    measured_again, solved, reference, metrics = _solve(local, measured, seed, start, held)
+    if held > 1 and local.is_outdated(measured.readout, measured.lens.applied + solved.scene.radial):
+        held = 1
+        measured_again, solved, reference, metrics = _solve(local, measured, seed, start, held)
+    return measured_again, solved, reference, metrics, held
+
+
+def _solve(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None, held: int
+           ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
     count, known = len(measured.views), len(local.views)
     visible, observations = measured.visible, measured.observations
     begin, reference = known_part(local, measured)
@@ -73,16 +94,16 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
     rows = longest_tracks(visible, range(max(known - 1, 0), count))
     inliers = np.zeros_like(visible)
     inliers[:len(local.tracks), :known] = visible[:len(local.tracks), :known]
-    fixed = np.arange(count) < (max(count - FREE_VIEWS, 1) if measured.lens.is_settled else 1)
-    held, scene, begun = registered, replace(begin.scene, points=begin.scene.points[rows]), inliers[rows]
+    fixed = np.arange(count) < held
+    supported, scene, begun = registered, replace(begin.scene, points=begin.scene.points[rows]), inliers[rows]
     if start is not None:
         moved = start.known & ~fixed
         rotation[moved], translation[moved] = start.rotation[moved], start.translation[moved]
-        registered, held = registered | moved, fixed
+        registered, supported = registered | moved, fixed
         for _ in range(2):
             scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed, 15)
     solved = register_others(SparseReconstruction(scene, registered, begun, observations[rows], (0, 1)), visible[rows],
-                             held, seed)
+                             supported, seed)
     if not solved.registered[known:].any():
         raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
     scene = replace(begin.scene, rotation=solved.scene.rotation, translation=solved.scene.translation)
@@ -90,15 +111,19 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
     observations = measured.observations
     done = np.tile(fixed, (len(visible), 1))
     done[:len(local.tracks), :known] = True
-    refined, reference = refine_solution(SparseReconstruction(scene, solved.registered, inliers, observations, (0, 1)),
-                                         measured, fixed, reference, done)
-    if not refined.registered[known:].any():
-        raise ReconstructionRefused("no new keyframe agrees with the known points")
-    for view in np.flatnonzero(refined.registered[known:]) + known:
-        if refined.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
-            raise ReconstructionRefused(f"a new keyframe agrees with {refined.inliers[:, view].sum()} points only")
+    begin = SparseReconstruction(scene, solved.registered, inliers, observations, (0, 1))
     in_window = visible & (np.arange(count) >= known)
-    return measured, refined, reference, check_quality(refined, in_window, 0.0, 0, 0, continued=True)
+
+    def refined(keep_plain: bool) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+        solution, references = refine_solution(begin, measured, fixed, reference, done, keep_plain)
+        if not solution.registered[known:].any():
+            raise ReconstructionRefused("no new keyframe agrees with the known points")
+        for view in np.flatnonzero(solution.registered[known:]) + known:
+            if solution.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
+                raise ReconstructionRefused(f"a new keyframe agrees with {solution.inliers[:, view].sum()} points only")
+        return solution, references, check_quality(solution, in_window, 0.0, 0, 0, continued=True)
+
+    return measured, *first_accepted(refined)
 
 
 def is_doubtful(solved: SparseReconstruction, tracked: Mask, known: int, local: LocalMap) -> bool:

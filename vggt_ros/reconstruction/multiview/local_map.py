@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.multiview.lens import MIN_RADIAL
 from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 
@@ -24,6 +25,8 @@ MAX_VIEWS = 16
 """Most keyframes of a local map with the new ones of the window that continues it."""
 FREE_VIEWS = 10
 """Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
+READOUT_CHANGE = 0.005
+"""A change of the readout time, seconds, after which what was solved with another one is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class LocalMap:
         depth: by keyframe id, depth and its relative sigma, each float32 (h, w).
         cost: mean robust cost of the solution, square pixels.
         distance: median depth of its points, or of the last ones that were known before a turn on the spot.
+        readout, radial: readout time, seconds, and radial distortion that it was solved with.
 
     """
 
@@ -48,6 +52,8 @@ class LocalMap:
     depth: dict[int, DepthMap]
     cost: float
     distance: float = 1.0
+    readout: float = 0.0
+    radial: float = 0.0
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -59,6 +65,10 @@ class LocalMap:
         newest = self.ids[-1]
         shared = [k for k in window.shared if k in self.ids]
         return newest in shared and all(k in window.shared or k > newest for k in window.ids)
+
+    def is_outdated(self, readout: float, radial: float) -> bool:
+        """Return whether readout time, seconds, and radial distortion are others than it was solved with."""
+        return abs(readout - self.readout) >= READOUT_CHANGE or abs(radial - self.radial) >= MIN_RADIAL
 
     def newest(self, count: int) -> LocalMap:
         """Return the newest `count` keyframes, and the points that two of them see."""

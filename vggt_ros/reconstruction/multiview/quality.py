@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,7 @@ from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Result = TypeVar("Result")
 
 MIN_ANGLE = 0.4
 """Smallest median, over the points, of the largest angle between the rays of a point, degrees."""
@@ -70,7 +74,8 @@ NO_METRICS = QualityMetrics(0.0, 0.0, 0.0, 0.0, 0, 0, 0)
 
 def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed: int | Mask,
                     reference: NDArray[np.intp] | None = None,
-                    done: Mask | None = None) -> tuple[SparseReconstruction, NDArray[np.intp]]:
+                    done: Mask | None = None, keep_plain: bool = False
+                    ) -> tuple[SparseReconstruction, NDArray[np.intp]]:
     """Return the solution on all tracks after sub-pixel refinement and bundle adjustment, and the reference views (n,).
 
     Keyframes that are not supported in the end are left out, one after the other, unless they have been `done`.
@@ -81,6 +86,7 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
         fixed: the camera whose pose is held fixed, or the mask (S,) of those.
         reference: (n,), reference views of points refined before, else -1.
         done: (n, S), the observations refined before.
+        keep_plain: as for `refine`.
 
     Raises:
         ReconstructionRefused: too few points.
@@ -91,7 +97,7 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
     if inliers.any(1).sum() < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
-    aligned, valid, chosen = refine(scene, measured, inliers, reference, done)
+    aligned, valid, chosen = refine(scene, measured, inliers, reference, done, keep_plain)
     scene, inliers, lens = _adjust_with_lens(scene, aligned, valid, solved.registered, fixed, measured)
     continued = done is not None
     new = solved.registered if done is None else solved.registered & ~done.any(0)
@@ -101,8 +107,25 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
     if weak is not None and (is_wide or continued) and solved.registered.sum() > 2:
         supported = solved.registered & (np.arange(len(solved.registered)) != weak)
         held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
-        return refine_solution(replace(solved, registered=supported), measured, held, reference, done)
+        return refine_solution(replace(solved, registered=supported), measured, held, reference, done, keep_plain)
     return replace(solved, scene=scene, inliers=inliers, observations=aligned, lens=lens), chosen
+
+
+def first_accepted(solve: Callable[[bool], Result]) -> Result:
+    """Return what `solve` finds without patches that have no contrast, or, if that is refused, with them.
+
+    What was tracked on plain surfaces is less exact than what was refined, but the only thing that there is of them.
+
+    Raises:
+        ReconstructionRefused: as without them.
+
+    """
+    try:
+        return solve(False)
+    except ReconstructionRefused as refusal:
+        with suppress(ReconstructionRefused):
+            return solve(True)
+        raise refusal
 
 
 def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered: Mask, fixed: int | Mask,

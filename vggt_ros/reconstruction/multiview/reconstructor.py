@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.multiview.continuation import is_doubtful, known_pa
 from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.lens_search import search_lens
-from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, READOUT_CHANGE, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
 from vggt_ros.reconstruction.multiview.quality import NO_METRICS
 from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
@@ -38,8 +38,6 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 
-READOUT_CHANGE = 0.005
-"""A change of the estimated readout time, seconds, after which a window is solved again."""
 MAX_COST_OF_JOINING = 2.0
 """A window is kept in the local map up to this robust cost, over that of the window solved by itself."""
 MAX_READOUT_UPDATES = 3
@@ -115,9 +113,7 @@ class Multiview:
         times.append(time.perf_counter())
         # The joint window of a loop has no new keyframe: it is not continued, and its depth is for verification only.
         is_new = self._local is None or max(window.ids) > self._local.ids[-1]
-        revised = solution.revised()
-        if not {*window.ids, *window.earlier}.issuperset(revised):
-            revised = ()
+        revised = tuple(k for k in solution.revised() if k in window.ids or k in window.earlier)
         local = self._local_map(solution, is_new, revised[1:])
         times.append(time.perf_counter())
         if is_new:
@@ -125,8 +121,9 @@ class Multiview:
         seconds = np.diff(times)
         turned = 0 if solution.turned is None else int(solution.turned.sum())
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "turned": turned,
-                  "revised": len(revised[1:]), "unit_assumed": solution.unit_assumed,
-                  "scale_sigma": solution.scale_sigma(), "readout_s": self.readout,
+                  "revised": len(revised[1:]), "recalibrated": solution.is_recalibrated,
+                  "unit_assumed": solution.unit_assumed, "scale_sigma": solution.scale_sigma(),
+                  "readout_s": self.readout,
                   "radial": self._lens.applied, "radial_estimate": self._lens.radial,
                   "radial_sigma": self._lens.radial_sigma,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
@@ -168,7 +165,8 @@ class Multiview:
         """Return the solution of new views to which the camera turned on the spot; None if it did not."""
         local, measured, seconds = self._measured_with(local, new)
         solved, reference = known_part(local, measured)
-        turn = self._with_turned_views(WindowSolution(measured, solved, reference, NO_METRICS, seconds, local))
+        turn = self._with_turned_views(WindowSolution(measured, solved, reference, NO_METRICS, seconds, local,
+                                                     held=len(local.views)))
         return turn if turn.turned is not None else None
 
     @staticmethod
@@ -200,9 +198,9 @@ class Multiview:
         """
         local, measured, seconds = self._measured_with(local, new)
         start = None if alone is None else joined_poses(local, (alone.measured, alone.solved), measured.views)
-        measured, solved, reference, metrics = solve_continued(local, measured, self._seed, start)
+        measured, solved, reference, metrics, held = solve_continued(local, measured, self._seed, start)
         return WindowSolution(measured, solved, reference, metrics, seconds, local,
-                              unit_assumed=start is not None and start.unit_assumed)
+                              unit_assumed=start is not None and start.unit_assumed, held=held)
 
     def _measured_with(self, local: LocalMap, new: list[View]) -> tuple[LocalMap, Measurements, float]:
         """Return the newest part of a local map, the tracks through it and new views, and the seconds they took."""
@@ -252,8 +250,7 @@ class Multiview:
                   if (view.keyframe.id not in known or view.keyframe.id in revised) and row not in turned]
         small_grays, small_intrinsics = downscale([view.features.gray for view in views], intrinsics,
                                                   self._settings.depth_width)
-        radial = measured.lens.applied + scene.radial
-        pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], radial, self.readout,
+        pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], solution.calibration[1], self.readout,
                                 [view.velocity for view in views], views[0].features.gray.shape[::-1])
         if not wanted:
             depth = sigma = np.zeros((0, *small_grays.shape[1:]), np.float32)
@@ -275,4 +272,4 @@ class Multiview:
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        solution.cost_of_all(), solution.distance())
+                        solution.cost_of_all(), solution.distance(), *solution.calibration)

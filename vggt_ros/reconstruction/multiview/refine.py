@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 
 
 def refine(scene: Scene, measured: Measurements, inliers: Mask, reference: NDArray[np.intp] | None = None,
-           done: Mask | None = None) -> tuple[Array, Mask, NDArray[np.intp]]:
+           done: Mask | None = None, keep_plain: bool = False) -> tuple[Array, Mask, NDArray[np.intp]]:
     """Return refined observations (n, S, 2), the mask (n, S) of valid ones, and the reference view of each point (n,).
 
     Args:
@@ -28,6 +28,7 @@ def refine(scene: Scene, measured: Measurements, inliers: Mask, reference: NDArr
         inliers: (n, S), observations that agree with the scene; points without any are not refined.
         reference: (n,), reference views chosen before, -1 where there is none yet.
         done: (n, S), the observations refined before; they are kept if they are inliers.
+        keep_plain: whether observations of patches without contrast, which cannot be refined, are valid as tracked.
 
     """
     rows, observations = np.flatnonzero(inliers.any(1)), measured.observations
@@ -42,12 +43,12 @@ def refine(scene: Scene, measured: Measurements, inliers: Mask, reference: NDArr
     guess = measured.to_pixels(projected, shift[rows], slice(None))
     kept = np.zeros_like(inliers) if done is None else done & inliers
     pending = ~kept[rows] if done is None else ~done[rows]
-    pixels, found = align_in_images(measured.grays, warp, guess, chosen, reference_pixels, pending)
+    pixels, found, usable = align_in_images(measured.grays, warp, guess, chosen, reference_pixels, pending)
     aligned = measured.to_observations(pixels, shift[rows], slice(None))
     refined, valid = observations.copy(), kept.copy()
     found[np.arange(len(rows)), chosen] = False  # its observation stays as it is
     refined[rows] = np.where(found[..., None], aligned, refined[rows])
-    valid[rows] |= found
+    valid[rows] |= found | (inliers[rows] & ~usable[:, None]) if keep_plain else found
     valid[rows, chosen] = True
     return refined, valid, views
 

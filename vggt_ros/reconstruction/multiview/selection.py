@@ -16,7 +16,12 @@ from vggt_ros.reconstruction.multiview.poses import (
     robust_cost,
     solve_from_pair,
 )
-from vggt_ros.reconstruction.multiview.quality import QualityMetrics, check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.quality import (
+    QualityMetrics,
+    check_quality,
+    first_accepted,
+    refine_solution,
+)
 from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.twin import solve_twin
 from vggt_ros.reconstruction.multiview.views import Measurements
@@ -59,10 +64,13 @@ def solve_window(measured: Measurements, seed: int
     rows = longest_tracks(visible, range(visible.shape[1]))
     best, others = select_best(observations[rows], visible[rows], focal, diversify(pairs)[:MAX_INITIAL_PAIRS], seed)
     measured = with_turn_rates(measured, best, rows, range(visible.shape[1]))
-    refined, reference = refine_solution(best, measured, int(np.argmax(best.registered)))
-    metrics = check_quality(refined, visible, parallax, len(others),
-                            sum(same_solution(best, other) for other in others))
-    return measured, refined, reference, metrics
+    agreeing = sum(same_solution(best, other) for other in others)
+
+    def refined(keep_plain: bool) -> tuple[SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+        solution, reference = refine_solution(best, measured, int(np.argmax(best.registered)), keep_plain=keep_plain)
+        return solution, reference, check_quality(solution, visible, parallax, len(others), agreeing)
+
+    return measured, *first_accepted(refined)
 
 
 def select_best(observations: Array, visible: Mask, focal: Array, pairs: list[tuple[int, int]], seed: int

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
-from vggt_ros.reconstruction.multiview.local_map import FREE_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.views import Measurements
@@ -36,7 +36,7 @@ class WindowSolution:
     """A sparse solution of S views, of which the first `known` are those of the local map `before`.
 
     The `turned` views (S,) were placed by a turn on the spot, and have no depth. After that, the unit may be
-    `unit_assumed`.
+    `unit_assumed`. The poses of the first `held` views are those of the local map.
     """
 
     measured: Measurements
@@ -47,6 +47,7 @@ class WindowSolution:
     before: LocalMap | None = None
     turned: NDArray[np.bool_] | None = None
     unit_assumed: bool = False
+    held: int = 1
 
     @property
     def known(self) -> int:
@@ -76,19 +77,31 @@ class WindowSolution:
         if newest[-1] < self.known:
             return 0.0  # all were placed by a turn and have no depth: the window after them says what its scale is
         sigma = scale_sigma(self.solved.scene, self.solved.observations, self.solved.inliers,
-                            view < max(len(view) - FREE_VIEWS, 2), np.isin(view, newest[-NEWEST_VIEWS:]))
+                            view < max(self.held, 2), np.isin(view, newest[-NEWEST_VIEWS:]))
         return min(SCALE_ERROR * sigma, ASSUMED_SCALE_SIGMA)
+
+    @property
+    def calibration(self) -> tuple[float, float]:
+        """The readout time, seconds, and the radial distortion that it was solved with."""
+        if self.before is not None and self.held == self.known:
+            return self.before.readout, self.before.radial
+        return self.measured.readout, self.measured.lens.applied + self.solved.scene.radial
+
+    @property
+    def is_recalibrated(self) -> bool:
+        """True if the known views were solved with another readout time or distortion."""
+        return self.before is not None and self.before.is_outdated(*self.calibration)
 
     def revised(self) -> tuple[int, ...]:
         """Return the ids of the known keyframes that were free, after the last fixed one, if one of them was wrong."""
-        if self.before is None:
+        if self.before is None or self.held == self.known:
             return ()
         views, before, scene = self.before.views, self.before.scene, self.solved.scene
         turns = [rotation_angle(was.T @ now) for was, now in zip(before.rotation, scene.rotation, strict=False)]
         moves = np.linalg.norm(scene.centers()[:self.known] - before.centers(), axis=1)
-        if max(turns) < REVISED[0] and moves.max() < REVISED[1] * self.before.distance:
+        if not self.is_recalibrated and max(turns) < REVISED[0] and moves.max() < REVISED[1] * self.before.distance:
             return ()
-        return tuple(view.keyframe.id for view in views[max(len(self.measured.views) - FREE_VIEWS - 1, 0):])
+        return tuple(view.keyframe.id for view in views[self.held - 1:])
 
     def newest(self, count: int) -> tuple[SparseReconstruction, NDArray[np.bool_], Array]:
         """Return what the readout is estimated from, with the tracks that the newest `count` views observe (n, S).
