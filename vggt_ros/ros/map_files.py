@@ -99,8 +99,10 @@ class MapFiles:
         return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
-        """Start to load the map if configured; a failure is logged, and remains in the status."""
+        """Start to load the map if configured; a failure is logged, and remains in the status, as `problems` do."""
         config = self._config()
+        for problem in self.problems():
+            self._node.get_logger().warning(problem)
         if config.map.load or config.mode == "localization":
             self.load_error, steps = "the map is being loaded", self.load()
             try:

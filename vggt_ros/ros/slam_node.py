@@ -85,8 +85,6 @@ class SlamNode(NodeParts):
             self._create_parts(closers)
             self._closers = closers.pop_all()
         self._is_configured = True
-        for problem in self.maps.problems():
-            self.get_logger().warning(problem)
         self.maps.load_at_start()
         return Success
 
@@ -127,8 +125,7 @@ class SlamNode(NodeParts):
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
-                                         *self.transforms.problems(), *self.maps.problems(),
-                                         *namesake_problems(self)]
+                                         *self.transforms.problems(), *self.maps.problems(), *namesake_problems(self)]
         self.monitor.map_problems = self.maps.problems
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
