@@ -45,6 +45,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
 
         _refuse_unused(path, "a bag", "", rate)
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov, calibration)
+    if path.is_file() and path.name.endswith((".db3.zstd", ".mcap.zstd")):
+        raise SequenceError(f"{path}: a compressed file of a bag; name its folder, {path.parent}")
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
