@@ -28,6 +28,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, ReconstructorUnavailable, WindowGeometry
 from vggt_ros.reconstruction.remote_settings import RemoteConfig
+from vggt_ros.ros.dds_profile import use_given_transports
 from vggt_ros.ros.simulated_link import SimulatedLink
 from vggt_ros.ros.window_messages import MessageError, geometry_bytes, goal_bytes, message_geometry, window_goal
 from vggt_ros.windows.keyframe import Window
@@ -37,6 +38,8 @@ _POLL, _PING, _PAUSE, _LOG_PERIOD = 0.02, 0.3, 0.5, 10.0
 """Periods of looking for the answer, of empty goals, of attempts while there is no server, and of the log, seconds."""
 _RECENT = 2.0
 """A server that answered in this time, seconds, is sent windows without an empty goal first."""
+_LOST = ("it answers, but not to a window: raise remote.silence if the link is slow; if it loses packets, start both "
+         "sides with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA")
 _PATCH = 14
 """Width and height of the images are multiples of it."""
 Result = ReconstructWindow.Result
@@ -71,6 +74,7 @@ class Remote:
         self._round_trips: deque[float] = deque(maxlen=20)
         self._server_seconds: deque[float] = deque(maxlen=20)
         self._sign_of_life = -np.inf
+        use_given_transports()
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)  # without the names and remappings of the node's command line
         self._node = Node("vggt_remote", context=self._context, use_global_arguments=False)
@@ -158,7 +162,7 @@ class Remote:
         self._sign_of_life = time.monotonic()
         accepted = self._wait(self._actions.send_goal_async(goal, self._on_feedback), deadline)
         if accepted is None or not accepted.accepted:
-            self._say("it is still loading, or has too much to do" if accepted is not None else "it does not answer")
+            self._say("it is still loading, or has too much to do" if accepted is not None else _LOST)
             return None
         response = self._wait(accepted.get_result_async(), deadline)
         if response is None:
