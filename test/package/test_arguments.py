@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.cli import benchmark, check, evaluate, export, reconstruct, replay
+from vggt_ros.cli import benchmark, check, evaluate, export, merge, reconstruct, replay
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 
@@ -33,6 +33,7 @@ def _folder(tmp_path):
     (check, ["--json", "OUT/none/x.json"], "there is no folder"),
     (evaluate, ["a", "b", "--plot", "OUT/none/x.png"], "there is no folder"),
     (evaluate, ["a", "b", "--json", "OUT/none/x.json"], "there is no folder"),
+    (benchmark, ["map", "--pictures", "IMAGES/0.png/x"], "0.png is a file, not a folder"),
     (reconstruct, ["IMAGES", "--output", "OUT/x", "--at-once", "0"], "'0' is not a whole number from 1 up")])
 def test_arguments_are_refused_by_argparse(folder, capsys, command, arguments, words):
     with pytest.raises(SystemExit) as ended:
@@ -76,6 +77,8 @@ def test_what_a_recording_does_not_have_is_not_ignored(folder, capsys, command, 
     (reconstruct, ["IMAGES/x.mp4", "--output", "OUT/x"], r"x\.mp4: not a photo but a recording, which `replay` takes"),
     (reconstruct, ["MAP", "--output", "OUT/x"], "no images in it .*; it is a saved map"),
     (replay, ["IMAGES", "--output", "MAP"], "a map is saved there, whose files are not overwritten"),
+    (replay, ["IMAGES", "--output", "OUT/x", "--save", "IMAGES/0.png/m"], "no map can be saved there: .*is a file"),
+    (merge, ["MAP", "IMAGES", "--output", "IMAGES/0.png/m"], "no map can be saved there: .*is a file"),
     (export, ["IMAGES/0.png", "--output", "OUT/x"], "it is a file; name the folder of a map")])
 def test_what_is_of_another_kind_is_named(folder, capsys, command, arguments, words):
     kept = folder.parent / "map"

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -93,6 +94,29 @@ def test_processes_that_have_nothing_to_do_end_with_the_pool():
     assert not any(Path("/proc", str(pid)).exists() for pid in pids)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_that_does_not_start_holds_up_nobody(fails):
+    """Such as one for which a cluster has no room: as soon as it was given a request, that was never answered."""
+    room, asked = threading.Event(), threading.Semaphore(0)
+
+    def start():
+        if threading.current_thread() is not threading.main_thread():
+            asked.release()
+            if fails:
+                raise ConfigError("pycolmap is missing there")
+            room.wait()
+        return LocalWorker(CONFIG, partial(create, recording=WHOLE))
+
+    windows = windows_of(Recording(30), chained=False)
+    pool = Pool(start, 3)
+    futures = [pool.submit(Request(plain(windows[0]), Carried())) for _ in range(6)]
+    assert all(future.result(60).result() for future in futures)
+    assert asked.acquire(timeout=60), "no other worker was asked for"
+    room.set()
+    pool.close()
+    assert pool.answered == 6
+
+
 @pytest.mark.slow
 def test_a_window_that_kills_every_worker_is_lost_alone(tmp_path):
     pool = Pool(lambda: ProcessWorker(CONFIG, partial(create, recording=WHOLE, once=False,
@@ -170,16 +194,23 @@ def test_a_cluster_has_the_same_results_and_survives_an_actor(monkeypatch):
         pool = Pool(lambda: RayWorker(ray, CONFIG, create=partial(create, chained=True, recording=WHOLE)), 2)
         killed = []
 
-        def kill(slam, update):
-            if update.window == 3:
-                killed.append(ray.kill(pool.workers[1].actor))
+        def kill(slam, frame, tracked):
+            if slam.counts.windows == 3 and not killed:
+                killed.append(ray.kill(next(worker for worker in pool.workers if worker is not None).actor))
 
-        with_workers = run(Recording(*WHOLE), CONFIG, workers=pool, on_update=kill)
+        with_workers = run(Recording(*WHOLE), CONFIG, workers=pool, on_frame=kill)
         pool.close()
     finally:
         ray.shutdown()
     same(alone(True), with_workers)
     assert killed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: requirements-cluster.txt")
+def test_an_address_without_a_cluster_is_named_at_once():
+    from vggt_ros.workers.ray_cluster import connect
+    with pytest.raises(ConfigError, match=r"--ray 127\.0\.0\.1:9: no cluster answers there"):
+        connect("127.0.0.1:9")
 
 
 def test_without_ray_the_option_says_how_to_install_it(monkeypatch, capsys, tmp_path):

@@ -10,7 +10,7 @@ from paths import ROOT
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from vggt_ros.ros.dds_profile import VARIABLES, for_node
+from vggt_ros.ros.dds_profile import TRANSPORTS, VARIABLES, for_node, without_own_profile
 
 CONFIG = ROOT / "config"
 SHARED = """
@@ -34,6 +34,14 @@ def test_only_our_profile_for_cameras_is_replaced(tmp_path: Path) -> None:
     assert for_node({VARIABLES[0]: ours, "HOME": "/"}) == {VARIABLES[0]: str(CONFIG / "fastdds_node.xml")}
     assert for_node({VARIABLES[0]: other, VARIABLES[1]: str(tmp_path / "mine.xml")}) == {}
     assert for_node({}) == {}
+
+
+def test_transports_that_are_asked_for_are_not_overruled_by_our_profiles(tmp_path: Path) -> None:
+    """Fast DDS takes a profile before its variable for transports."""
+    for name in ("fastdds.xml", "fastdds_node.xml"):
+        profile = {VARIABLES[0]: str(CONFIG / name), VARIABLES[1]: str(tmp_path / "mine.xml")}
+        assert without_own_profile({**profile, TRANSPORTS: "LARGE_DATA"}) == [VARIABLES[0]]
+        assert without_own_profile(profile) == []
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no shared memory in /dev/shm")

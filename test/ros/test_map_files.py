@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import LATCHED, Bench, matrix, stamp
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid
 from saved_maps import mapped, record
@@ -232,5 +233,21 @@ def test_localization_without_a_saved_map_is_an_error(saved):
     bench = started(saved, mode="localization", map__name="nowhere")
     try:
         assert bench.spin(lambda: bench.got["status"] and "no map is saved there" in bench.got["status"][-1].message)
+    finally:
+        bench.close()
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_a_map_is_made(tmp_path, capfd):
+    """It is known when the node is configured, and nothing is created to find it out."""
+    (tmp_path / "disk").write_text("not mounted")
+    bench = Bench(lap().oracle(), map__folder=str(tmp_path / "disk" / "maps"), **QUICK)
+    bench.read_log = lambda: capfd.readouterr().err
+    try:
+        assert bench.node.trigger_configure().name == "SUCCESS"
+        assert bench.logged("map.folder", "disk is a file, not a folder", "set map.folder to")
+        assert bench.spin(lambda: bench.node.reconstructor.was_ready)
+        level, text = bench.node.monitor.level_and_message(active=False)
+        assert level == DiagnosticStatus.WARN and "inactive; map.folder" in text
+        assert [path.name for path in tmp_path.iterdir()] == ["disk"]
     finally:
         bench.close()

@@ -86,3 +86,14 @@ def test_only_live_settings_change_while_the_node_runs(make):
     assert not node.set_parameters([Parameter(fixed.name, value=9)])[0].successful
     assert node.get_parameter(fixed.name).value == 8
     assert len(current) == 2
+
+
+@pytest.mark.skipif(not hasattr(Node, "add_pre_set_parameters_callback"), reason="ROS before Iron has no such callback")
+def test_a_whole_number_is_a_real_one_while_the_node_runs_too(make):
+    """`ros2 param set /vggt_slam map.max_depth 5`: its type is that of a whole number."""
+    node = make()
+    current = [parameters.declare(node)]
+    parameters.on_change(node, lambda: current[-1], current.append)
+    assert node.set_parameters([Parameter("map.max_depth", value=5)])[0].successful
+    assert current[-1].map.max_depth == 5.0
+    assert not node.set_parameters([Parameter("map.max_depth", value="deep")])[0].successful

@@ -47,10 +47,13 @@ REAL = RNG.random((HEIGHT, WIDTH), np.float32)
 EXACT = {
     "rgb8": (COLOR, COLOR), "bgr8": (COLOR[..., ::-1], COLOR), "8UC3": (COLOR[..., ::-1], COLOR),
     "rgba8": (ALPHA, COLOR), "bgra8": (ALPHA[..., [2, 1, 0, 3]], COLOR),
+    "8UC4": (ALPHA[..., [2, 1, 0, 3]], COLOR),
     "mono8": (GRAY, gray3(GRAY)), "8UC1": (GRAY, gray3(GRAY)),
     "mono16": (SIXTEEN, gray3((SIXTEEN // 256).astype(np.uint8))),
     "16UC1": (SIXTEEN, gray3((SIXTEEN // 256).astype(np.uint8))),
     "rgb16": (DEEP, DEEP8), "bgr16": (DEEP[..., ::-1], DEEP8),
+    "16UC3": (DEEP[..., ::-1], DEEP8), "rgba16": (np.dstack([DEEP, SIXTEEN]), DEEP8),
+    "bgra16": (np.dstack([DEEP[..., ::-1], SIXTEEN]), DEEP8),
     "32FC1": (REAL, gray3(np.rint(REAL * 255).astype(np.uint8))),
 }
 
@@ -62,6 +65,20 @@ def test_exact_encodings(encoding, padding):
     decoded = decode(message(encoding, rows, padding))
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
+
+
+def test_capitals_in_an_encoding_mean_nothing():
+    np.testing.assert_array_equal(decode(message("RGB8", COLOR)), COLOR)
+    np.testing.assert_array_equal(decode(message("8uc1", GRAY)), gray3(GRAY))
+
+
+def test_a_step_that_was_left_out_is_that_of_the_rows():
+    image = message("rgb8", COLOR)
+    image.step = 0
+    np.testing.assert_array_equal(decode(image), COLOR)
+    image.data = image.data[:-1]
+    with pytest.raises(ImageError, match="step 0 is too short"):
+        decode(image)
 
 
 @pytest.mark.parametrize("encoding", ["mono16", "16UC1", "32FC1", "rgb16", "bgr16"])

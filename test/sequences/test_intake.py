@@ -245,6 +245,22 @@ def test_other_names_of_the_fisheye_are_known(name):
     assert intake.camera(64, 48).model == "equidistant"
 
 
+@pytest.mark.parametrize(("name", "count"), [("Plumb Bob", 5), ("PLUMB-BOB", 4), ("brown_conrady", 5),
+                                             ("Brown Conrady", 4), ("rational_polynomial", 5)])
+def test_other_spellings_of_the_usual_model_are_known(name, count):
+    intake = Intake()
+    assert intake.add_info(camera_info(STAMP, distortion_model=name, d=[0.01, 0.02, 0.0, 0.0, 0.003][:count]))
+    assert (intake.camera(64, 48).model, len(intake.camera(64, 48).distortion)) == ("plumb_bob", count)
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"\0\0\0\x18ftypheic", "HEIC"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    (b"\n<!doctype html>", "a web page"), (b"\0\0\0\1\x67", "a video stream")])
+def test_what_is_there_instead_of_an_image_is_named(data, words):
+    with pytest.raises(ImageError, match=f"no jpeg.*{words}"):
+        read_header(data + bytes(100))
+
+
 def test_a_region_of_interest_may_lie_beside_the_principal_point():
     from rosbags.typesys import Stores, get_typestore
     roi = get_typestore(Stores.ROS2_JAZZY).types["sensor_msgs/msg/RegionOfInterest"](320, 0, 240, 320, False)

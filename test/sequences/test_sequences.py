@@ -359,6 +359,20 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
 NANOSECONDS = 1403636579763555584
 
 
+def test_a_video_whose_recording_was_cut_off_is_named(tmp_path):
+    """An MP4 has its index at the end: the boxes `ftyp` and `mdat` are there, `moov` is not."""
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + b"\0\0\x10\0mdat" + bytes(4088))
+    with pytest.raises(SequenceError, match=r"film\.mp4: .*its index \(moov\) is missing"):
+        open_sequence(film)
+
+
+def test_a_compressed_file_of_a_bag_names_its_folder(tmp_path):
+    (tmp_path / "bag_0.db3.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(SequenceError, match=f"a compressed file of a bag; name its folder, {tmp_path}"):
+        open_sequence(tmp_path / "bag_0.db3.zstd")
+
+
 def write_images(folder, names):
     folder.mkdir(parents=True)
     for i, name in enumerate(names):

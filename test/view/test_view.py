@@ -262,6 +262,7 @@ def test_a_loaded_map_is_shown_from_the_start(shown, tmp_path):
 
 @pytest.mark.parametrize(("options", "words"), [
     (["--rrd", "/nowhere/run.rrd"], "/nowhere/run.rrd: there is no folder /nowhere"),
+    (["--rrd", "/"], "directory"),
     (["--view"], "use --web or --rrd FILE"),
     (["--web", "99999"], "port 99999 cannot be used"),
 ])

@@ -7,6 +7,8 @@ import math
 import os
 from pathlib import Path
 
+from vggt_ros.storage.files import why_not_writable
+
 
 def positive(text: str) -> float:
     """Return a positive number; argparse reports anything else."""
@@ -36,3 +38,10 @@ def new_file(text: str) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: permission denied")
     return path
+
+
+def new_folder(text: str) -> Path:
+    """Return the path of a folder that can be written, and made where it is missing; argparse reports anything else."""
+    if reason := why_not_writable(Path(text)):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {reason}")
+    return Path(text).expanduser()

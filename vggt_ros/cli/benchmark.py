@@ -23,14 +23,14 @@ from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.benchmarks.workers import workers
-from vggt_ros.cli.arguments import count, new_file, positive
+from vggt_ros.cli.arguments import count, new_file, new_folder, positive
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 
-@ends_in_order(vggt.BenchmarkError, ConfigError, FileError, ImportError)
+@ends_in_order(vggt.BenchmarkError, ConfigError, FileError, ImportError, OSError)
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
     options, within = _parser(prog).parse_args(args), True
@@ -120,8 +120,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("map", help="errors of the dense map on recorded sequences with a depth camera, and "
                                   "on rendered ones")
     _add_sequences_with_depth(command)
-    command.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each map as a camera saw it, also of "
-                         "sequences without ground truth")
+    command.add_argument("--pictures", type=new_folder, metavar="FOLDER", help="draw each map as a camera saw it, also "
+                         "of sequences without ground truth")
     _add_settings(command)
     command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
                                   "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")

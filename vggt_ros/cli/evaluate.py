@@ -16,8 +16,9 @@ from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
 from vggt_ros.evaluation.pictures import draw_trajectory
-from vggt_ros.sequences.opening import open_sequence
-from vggt_ros.sequences.sequence import Sequence
+from vggt_ros.sequences.ground_truth import FORMATS, find_truth, read_truth
+from vggt_ros.sequences.opening import bag_at, open_sequence
+from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.storage.files import FileError, read_ply, read_trajectory
 
 
@@ -31,7 +32,7 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
     """
     trajectory = trajectory / "trajectory.txt" if trajectory.is_dir() else trajectory
     ours = read_trajectory(trajectory)
-    true = read_trajectory(truth / "groundtruth.txt" if truth.is_dir() else truth)
+    true = true_trajectory(truth)
     figures = accuracy(*ours, *true, with_scale=with_scale)
     print(f"{figures.poses} poses aligned by {'Sim(3)' if with_scale else 'SE(3)'}"
           + (f", {figures.scale:.6g} m per map unit" if with_scale else ""))
@@ -45,6 +46,19 @@ def evaluate_trajectory(trajectory: Path, truth: Path, with_scale: bool, plot: P
         draw_trajectory(plot, *ours, true, figures, trajectory.stem, with_scale=with_scale)
         print(f"drawn to {plot}")
     return dataclasses.asdict(figures)
+
+
+def true_trajectory(path: Path) -> Truth:
+    """Return the ground truth in a file, a recording or its folder; raises FileError if there is none."""
+    if not path.exists():
+        raise FileError(f"{path}: no such file or folder")
+    if bag_at(path):
+        found = open_sequence(path).truth
+    else:
+        found = find_truth(path) if path.is_dir() else read_truth(path)
+    if found is None:
+        raise FileError(f"{path}: there is no ground truth in it; expected is {FORMATS}")
+    return found
 
 
 def evaluate_depth(folder: Path, sequence_path: Path) -> dict[str, float]:
@@ -116,7 +130,7 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY",
                         help="file in TUM's format, or a folder with trajectory.txt, such as of `replay`")
     parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
-                        help="file in TUM's format, or a sequence's folder")
+                        help="file of TUM, EuRoC or KITTI, a folder with one, or a bag")
     parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")
     parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw both trajectories from above, as PNG")
     parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),

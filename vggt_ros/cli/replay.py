@@ -77,14 +77,14 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     if options.depth_source and next(sequence.depths(), None) is None:
         raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
                             "them in depth.txt")
-    output = output_folder(options.output, options.sequence)
+    other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
     if options.save is not None:
         check_replaceable(options.save)
+    output = output_folder(options.output, options.sequence)
     for line in sequence.assumptions:
         print(f"assumed: {line}", file=sys.stderr)
     view = _open_view(options, loaded)
     callbacks: dict[str, Any] = {"on_update": view.on_update, "on_frame": view.on_frame} if view else {}
-    other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
     workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
     with stoppable(_STOPPING) as stop:
         with contextlib.closing(workers) if workers else contextlib.nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 """Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
 _OTHER_NAMES = {"fisheye": "equidistant", "kannala_brandt": "equidistant", "kannala_brandt4": "equidistant",
-                "equi": "equidistant", "radtan": "plumb_bob", "radial-tangential": "plumb_bob", "none": "plumb_bob"}
-"""Names of these models in some drivers and tools: OpenCV, Kalibr, EuRoC."""
+                "equi": "equidistant", "radtan": "plumb_bob", "radial_tangential": "plumb_bob", "none": "plumb_bob",
+                "brown_conrady": "plumb_bob", "plumbbob": "plumb_bob"}
+"""Names of these models in some drivers and tools: OpenCV, Kalibr, EuRoC, RealSense."""
 _MAX_FOCAL_RATIO = 3.0
 """Largest ratio of the focal lengths: pixels are about square; binning or resizing one side may double one of them."""
 _MAX_OFF_CENTER = 0.15
@@ -72,7 +74,8 @@ def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tu
     """Return model and coefficients as OpenCV takes them, without trailing zeros that the model does not have.
 
     Some drivers send arrays of a fixed length; and OpenCV's calibration yields eight coefficients, which others call
-    plumb_bob: then the model is rational_polynomial.
+    plumb_bob: then the model is rational_polynomial. One of that name with four or five is plumb_bob. Capitals, spaces
+    and hyphens in the name mean nothing.
 
     Raises:
         CameraError: the model is unknown, or the number of coefficients is none of its own.
@@ -83,7 +86,9 @@ def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tu
         raise CameraError("the calibration has values that are not finite (NaN or infinite) in its distortion")
     if not any(values):
         return model or "plumb_bob", ()
-    model = _OTHER_NAMES.get(model.lower(), model) or "plumb_bob"
+    spelled = re.sub(r"[\s-]+", "_", model.strip().lower())
+    spelled = _OTHER_NAMES.get(spelled, spelled) or "plumb_bob"
+    model = spelled if spelled in COEFFICIENT_COUNTS else model
     counts = COEFFICIENT_COUNTS.get(model, ())
     shorter = values
     while shorter and shorter[-1] == 0 and len(shorter) not in counts:
@@ -92,5 +97,7 @@ def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tu
         return model, shorter
     if model == "plumb_bob" and len(values) in COEFFICIENT_COUNTS["rational_polynomial"]:
         return "rational_polynomial", values
+    if model == "rational_polynomial" and len(values) in COEFFICIENT_COUNTS["plumb_bob"]:
+        return "plumb_bob", values
     raise CameraError(f"distortion model {model!r} with {len(values)} coefficients; known are "
                       + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENT_COUNTS.items()))

@@ -21,7 +21,8 @@ class RemoteConfig:
                             "of a reconstructor of this machine, such as `multiview`.")
     deadline: float = setting(20.0, "Time for a window, with all attempts, after which the fallback solves it.",
                               unit="s", low=1.0, high=600.0)
-    silence: float = setting(4.0, "Time without a sign of life of the server, after which the window is sent again.",
+    silence: float = setting(4.0, "Time without a sign of life of the server, after which the window is sent again; "
+                             "twice as long each time.",
                              unit="s", low=1.0, high=60.0)
     link_delay: float = setting(0.0, "Simulated link, for tests: time in each direction.", unit="ms", low=0.0,
                                 high=5000.0)

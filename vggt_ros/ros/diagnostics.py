@@ -32,6 +32,7 @@ class StatusMonitor:
         track_seconds, publish_seconds: durations for the last 100 images.
         latency: times from the arrival of an image to its odometry.
         map_error: returns the error of loading the saved map, empty if there is none.
+        map_problems: returns why maps cannot be saved, which is known before images come; part of the `problems`.
         problems: returns what is missing or may be wrong around the node, each in one line with the cure.
         is_paused: returns whether images are left out on request.
         late_transforms: returns for how many images TF had no transform in time.
@@ -53,6 +54,7 @@ class StatusMonitor:
         self.callback_errors: Callable[[], Mapping[str, int]] = dict
         self.map_error: Callable[[], str] = lambda: ""
         self.problems: Callable[[], list[str]] = list
+        self.map_problems: Callable[[], list[str]] = list
         self.is_paused: Callable[[], bool] = lambda: False
         self._known_problems: set[str] = set()
         self.late_transforms: Callable[[], int] = lambda: 0
@@ -159,7 +161,8 @@ class StatusMonitor:
         if self._reconstructor.state == LOADING:
             return DiagnosticStatus.WARN, f"loading: {self._reconstructor.detail}"
         if not active:
-            return DiagnosticStatus.OK, "inactive"
+            problems = self.map_problems()
+            return DiagnosticStatus.WARN if problems else DiagnosticStatus.OK, "; ".join(["inactive", *problems])
         if hung := self._hung_window():
             return DiagnosticStatus.ERROR, hung
         if error := self.map_error():

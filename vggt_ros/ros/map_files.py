@@ -15,7 +15,7 @@ from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
-from vggt_ros.storage.map_folder import StorageError, load_map, map_folder, save_map
+from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, map_folder, save_map
 
 
 class MapFiles:
@@ -53,6 +53,16 @@ class MapFiles:
         config = self._config()
         return config.map.load or config.mode == "localization" or self._transforms.loaded_world is not None
 
+    def problems(self) -> list[str]:
+        """Return in one line that maps cannot be saved, with the cure; empty if they can."""
+        if self._config().mode == "localization":
+            return []
+        try:
+            check_replaceable(self._folder(""))
+        except StorageError as error:
+            return [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
+        return []
+
     def save(self, name: str = "") -> CommandSteps:
         """Save the map under a name, by default `map.name`."""
         folder, map_world = self._folder(name), self._transforms.map_world
@@ -89,8 +99,10 @@ class MapFiles:
         return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
-        """Start to load the map if configured; a failure is logged, and remains in the status."""
+        """Start to load the map if configured; a failure is logged, and remains in the status, as `problems` do."""
         config = self._config()
+        for problem in self.problems():
+            self._node.get_logger().warning(problem)
         if config.map.load or config.mode == "localization":
             self.load_error, steps = "the map is being loaded", self.load()
             try:

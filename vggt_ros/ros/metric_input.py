@@ -269,4 +269,5 @@ class MetricInput:
         """Count a message that is refused; `kind` is a name for throttling the log, `reason` the whole text."""
         self.counts[f"{source} refused"] = self.counts.get(f"{source} refused", 0) + 1
         if self._throttle(f"{source} {kind}"):
-            self._node.get_logger().warning(f"{source}: {reason[:300]}")
+            topic = next((f" of {one.topic}" for one in self._subscriptions if one.name == source), "")
+            self._node.get_logger().warning(f"{source}{topic}: {reason[:300]}")

@@ -76,7 +76,7 @@ def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config
         apply: called with the new settings.
 
     """
-    names = {setting.name for setting, _ in Config()}
+    names = {setting.name: setting for setting, _ in Config()}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
         changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in names}
@@ -88,3 +88,6 @@ def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
+    if hasattr(node, "add_pre_set_parameters_callback"):  # since Iron
+        node.add_pre_set_parameters_callback(lambda given: [
+            _as_meant(one, names[one.name]) if one.name in names else one for one in given])

@@ -25,6 +25,7 @@ from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.deferred import READY, DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros import parameters
+from vggt_ros.ros.dds_profile import use_given_transports
 from vggt_ros.ros.interrupts import bounded_end, single_interrupt
 from vggt_ros.ros.log import NodeLogHandler
 from vggt_ros.ros.spinning import END_TIMEOUT, initialize, without_ros_arguments
@@ -149,6 +150,7 @@ def main(args: list[str] | None = None, factory: ReconstructorFactory = _CREATE_
                                      "--params-file FILE (docs/how-to/robot-without-gpu.md).")
     parser.parse_args(without_ros_arguments(parser.prog, sys.argv)[1:] if args is None else args)
     single_threaded_blas()
+    use_given_transports()
     with single_interrupt(), bounded_end(END_TIMEOUT):
         if not initialize("reconstruction_server"):
             return 2

@@ -28,6 +28,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, ReconstructorUnavailable, WindowGeometry
 from vggt_ros.reconstruction.remote_settings import RemoteConfig
+from vggt_ros.ros.dds_profile import use_given_transports
 from vggt_ros.ros.simulated_link import SimulatedLink
 from vggt_ros.ros.window_messages import MessageError, geometry_bytes, goal_bytes, message_geometry, window_goal
 from vggt_ros.windows.keyframe import Window
@@ -37,6 +38,10 @@ _POLL, _PING, _PAUSE, _LOG_PERIOD = 0.02, 0.3, 0.5, 10.0
 """Periods of looking for the answer, of empty goals, of attempts while there is no server, and of the log, seconds."""
 _RECENT = 2.0
 """A server that answered in this time, seconds, is sent windows without an empty goal first."""
+_MAX_PATIENCE = 60.0
+"""Longest time without a sign of life of a server that answers empty goals, seconds; `remote.silence` is the first."""
+_LOST = ("it answers, but not to a window, which is sent again and may take {:.0f} s; if the link loses packets, start "
+         "both sides with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA")
 _PATCH = 14
 """Width and height of the images are multiples of it."""
 Result = ReconstructWindow.Result
@@ -70,7 +75,8 @@ class Remote:
         self._sent = self._sends = self._received = self._repeated = self._fallbacks = self._windows = 0
         self._round_trips: deque[float] = deque(maxlen=20)
         self._server_seconds: deque[float] = deque(maxlen=20)
-        self._sign_of_life = -np.inf
+        self._sign_of_life, self._patience = -np.inf, settings.silence
+        use_given_transports()
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)  # without the names and remappings of the node's command line
         self._node = Node("vggt_remote", context=self._context, use_global_arguments=False)
@@ -155,16 +161,19 @@ class Remote:
         size = goal_bytes(goal)
         time.sleep(self._link.seconds(size))
         self._sent, self._sends, self._repeated = self._sent + size, self._sends + 1, self._repeated + again
-        self._sign_of_life = time.monotonic()
+        self._sign_of_life = began = time.monotonic()
         accepted = self._wait(self._actions.send_goal_async(goal, self._on_feedback), deadline)
         if accepted is None or not accepted.accepted:
-            self._say("it is still loading, or has too much to do" if accepted is not None else "it does not answer")
+            self._say("it is still loading, or has too much to do" if accepted is not None else
+                      _LOST.format(self._patience))
             return None
+        arrival = time.monotonic() - began
         response = self._wait(accepted.get_result_async(), deadline)
         if response is None:
             accepted.cancel_goal_async()
             self._say("it gives no sign of life, or the deadline has passed")
             return None
+        self._patience = max(self._settings.silence, 2 * arrival)
         size = geometry_bytes(response.result.geometry)
         time.sleep(self._link.seconds(size))
         self._received += size
@@ -193,11 +202,14 @@ class Remote:
         return heard
 
     def _wait(self, future: Any, deadline: float) -> Any:
-        """Return what a future of rclpy brings; None after the deadline, or if the server is silent."""
+        """Return what a future of rclpy brings; None after the deadline, or if the server is silent.
+
+        The next time it may be silent for twice as long: a window may need that to arrive.
+        """
         while not future.done():
             now = time.monotonic()
-            if now > deadline or now - self._sign_of_life > self._settings.silence:
-                self._sign_of_life = -np.inf
+            if now > deadline or now - self._sign_of_life > self._patience:
+                self._sign_of_life, self._patience = -np.inf, min(2 * self._patience, _MAX_PATIENCE)
                 return None
             time.sleep(_POLL)
         self._sign_of_life = time.monotonic()

@@ -125,7 +125,8 @@ class SlamNode(NodeParts):
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
-                                         *self.transforms.problems(), *namesake_problems(self)]
+                                         *self.transforms.problems(), *self.maps.problems(), *namesake_problems(self)]
+        self.monitor.map_problems = self.maps.problems
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.monitor.is_paused = lambda: self.is_paused

@@ -1,6 +1,7 @@
 """Calibrations of one camera from files: our own, and those that other calibration tools write.
 
-ROS (camera_calibration, camera_info_manager), Kalibr and EuRoC, ORB-SLAM, OpenCV's FileStorage as YAML, and COLMAP.
+ROS (camera_calibration, camera_info_manager), Kalibr and EuRoC, ORB-SLAM, OpenCV's FileStorage as YAML, COLMAP, and
+KITTI beside its images.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.calibration import CameraError, doubt, known_distortion
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
+from vggt_ros.sequences import kitti
 from vggt_ros.sequences.intake import check_camera
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.storage.files import read_lines
@@ -78,6 +80,10 @@ def find_calibration(given: Path | None, folder: Path | None = None) -> Calibrat
     If `none` is given, there is none. Raises as `read_calibration` does.
     """
     path = given or (None if folder is None else _beside(folder))
+    number = None if folder is None else kitti.camera_number(folder)
+    if path is None and folder is not None and number is not None and (folder.resolve().parent / "calib.txt").exists():
+        path = folder.resolve().parent / "calib.txt"
+        return Calibration(path, kitti.projection(path, number)[:, :3])
     return None if path is None or path == NONE else read_calibration(path)
 
 

@@ -16,8 +16,8 @@ from vggt_ros.sequences.gray_range import GrayRange
 
 Image = NDArray[np.uint8]
 
-_COLOR = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4}
-_COLOR16 = ("rgb16", "bgr16")
+_COLOR = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4, "8UC4": 4}
+_COLOR16 = {"rgb16": 3, "bgr16": 3, "16UC3": 3, "rgba16": 4, "bgra16": 4}
 _GRAY = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32FC1": "f4"}
 # OpenCV names a Bayer pattern by the pixels of its second row and column, ROS by those of its first.
 _BAYER = {"bayer_rggb8": cv2.COLOR_BayerBG2RGB, "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
@@ -32,6 +32,7 @@ _DECODED = {1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
             8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8)}
 ENCODINGS = (*_COLOR, *_COLOR16, *_GRAY, *_BAYER, *_BAYER16, *_YUV422, *_YUV420)
 """The supported encodings of sensor_msgs/Image."""
+_SPELLING = {name.lower(): name for name in ENCODINGS}
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 """Those that depth has; an infrared camera alone may have them, too."""
 
@@ -49,6 +50,7 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
     """Return the image of a sensor_msgs/Image's fields as RGB, uint8 (H, W, 3); gray is repeated.
 
     More than 8 bits are scaled by the range of values that is used, NaN is black, 8UC3 is taken as BGR, OpenCV's order.
+    Some bridges write the encoding in capitals, or leave the step out, which is 0 then.
 
     Args:
         encoding, height, width, step, is_bigendian: the message's.
@@ -60,6 +62,7 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
         ImageError: the image is empty, or its step or data are too short for its size.
 
     """
+    encoding = _SPELLING.get(encoding.lower(), encoding)
     if encoding not in ENCODINGS:
         raise UnknownEncoding(f"encoding {encoding!r} is not supported; these are: {', '.join(ENCODINGS)}")
     if width == 0 or height == 0 or len(data) == 0:
@@ -69,18 +72,19 @@ def decode(encoding: str, height: int, width: int, step: int, is_bigendian: bool
         pixels = _rows(data, height, width * channels, step).reshape(height, width, channels)
         if encoding == "rgb8":
             return pixels
-        code = {"rgba8": cv2.COLOR_RGBA2RGB, "bgra8": cv2.COLOR_BGRA2RGB}.get(encoding, cv2.COLOR_BGR2RGB)
-        return _convert(pixels, code)
+        code = {"rgba8": cv2.COLOR_RGBA2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "8UC4": cv2.COLOR_BGRA2RGB}
+        return _convert(pixels, code.get(encoding, cv2.COLOR_BGR2RGB))
     if encoding in _BAYER:
         return _convert(_rows(data, height, width, step), _BAYER[encoding])
     if encoding in _GRAY or encoding in _BAYER16 or encoding in _COLOR16:
-        channels = 3 if encoding in _COLOR16 else 1
+        channels = _COLOR16.get(encoding, 1)
         kind = np.dtype(_GRAY.get(encoding, "u2")).newbyteorder(">" if is_bigendian else "<")
         rows = np.ascontiguousarray(_rows(data, height, width * channels * kind.itemsize, step)).view(kind)
+        if encoding in _COLOR16:  # alpha is not part of the range
+            rows = rows.reshape(height, width, channels)[..., :3]
         pixels = rows if kind.itemsize == 1 else (gray_range or GrayRange())(rows.astype(kind.newbyteorder("=")))
         if encoding in _COLOR16:
-            pixels = pixels.reshape(height, width, channels)
-            return pixels if encoding == "rgb16" else _convert(pixels, cv2.COLOR_BGR2RGB)
+            return pixels if encoding.startswith("rgb") else _convert(pixels, cv2.COLOR_BGR2RGB)
         return _convert(pixels, _BAYER16.get(encoding, cv2.COLOR_GRAY2RGB))
     if encoding in _YUV422:
         return _convert(_rows(data, height, width * 2, step).reshape(height, width, 2), _YUV422[encoding])
@@ -176,6 +180,8 @@ def _convert(pixels: Image, code: int) -> Image:
 
 def _rows(data: Any, height: int, width: int, step: int) -> Image:
     """Return the bytes of an image, uint8 (height, width), without the padding of its rows; all in bytes."""
+    if step == 0 and len(data) == height * width:  # which can mean one thing only
+        step = width
     if step < width:
         raise ImageError(f"step {step} is too short for rows of {width} bytes")
     if len(data) < height * step - (step - width):  # the last row may come without its padding

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.sequences import kitti
 from vggt_ros.sequences.encodings import ImageError
+from vggt_ros.sequences.ground_truth import find_truth
 from vggt_ros.sequences.image_files import ImageFiles
 from vggt_ros.sequences.image_list import depth_unit, find_images, find_list, read_list, times_in_names
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.sequences.sequence import Image, Omitted, SequenceError
-from vggt_ros.storage.files import read_trajectory
 
 _RATE = 10.0
 """Images a second where there are no times."""
@@ -48,14 +49,16 @@ class ImageFolder:
                 assumptions.append(f"the order of the times in {listed[0]}, whose lines have another one")
         else:
             files, left_out = find_images(path)
-            stamps = None if rate else times_in_names(files)
+            beside = None if rate else kitti.times(path, files)
+            stamps = None if rate else beside or times_in_names(files)
             self._files = list(zip(stamps or (round(i * 1e9 / (rate or _RATE)) for i in range(len(files))), files,
                                    strict=True))
-            assumptions += ["the times in the names of the images" if stamps else
+            assumptions += ["the times in times.txt" if beside else
+                            "the times in the names of the images" if stamps else
                             f"{rate or _RATE:g} images a second, since there is no rgb.txt with times", *left_out]
         self._images = ImageFiles([file for _, file in self._files], path, fov, calibration)
         self.camera = self._images.camera
-        self.truth = read_trajectory(path / "groundtruth.txt") if (path / "groundtruth.txt").exists() else None
+        self.truth = find_truth(path)
         self._depths = path / "depth.txt" if (path / "depth.txt").exists() else None
         self._depth_unit, assumed = depth_unit(path) if self._depths else (1.0, [])
         self.assumptions = (*assumptions, *self._images.assumptions, *assumed)

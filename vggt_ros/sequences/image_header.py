@@ -53,7 +53,8 @@ def read_header(data: bytes) -> ImageHeader:
                 return read(data)
     except (struct.error, IndexError, ValueError) as error:
         raise ImageError(f"the header of the image is damaged ({error})") from error
-    raise ImageError("the data are no jpeg, png, bmp, tiff, webp or pnm")
+    other = next((f"; they are {what}" for magic, what in _OTHERS if magic.match(data)), "")
+    raise ImageError(f"the data are no jpeg, png, bmp, tiff, webp or pnm{other}")
 
 
 def _jpeg(data: bytes) -> ImageHeader:
@@ -177,3 +178,8 @@ def _pnm(data: bytes) -> ImageHeader:
 _READERS = ((re.compile(rb"\xff\xd8\xff"), _jpeg), (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
             (re.compile(rb"BM"), _bmp), (re.compile(rb"II\*\0|MM\0\*"), _tiff),
             (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp), (re.compile(rb"P[1-6]\s"), _pnm))
+_OTHERS = ((re.compile(rb"....ftyp(hei|hev|mif|msf|avi)", re.DOTALL), "HEIC or AVIF: convert them"),
+           (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: `git lfs pull` gets the image"),
+           (re.compile(rb"\s*<(!DOCTYPE|html)", re.IGNORECASE), "a web page, such as of a download that failed"),
+           (re.compile(rb"\x00\x00\x00?\x01[\x01-\x7f]"), "a video stream, such as H.264: decode it before"))
+"""What files and messages have instead of an image, and what to do."""

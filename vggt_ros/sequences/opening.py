@@ -17,7 +17,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
-        path: a folder with `rgb.txt`, a recording in EuRoC's format, of which `cam0` is taken, a rosbag2 (folder,
+        path: a folder with `rgb.txt`, a recording in EuRoC's format, of which `cam0` is taken, one of KITTI's odometry
+            (its first camera), a rosbag2 (folder,
             metadata.yaml or storage file), a folder that holds one in `bag/`, a bag of ROS 1, a video file, or a folder
             of images, which are sorted by the numbers in their names. `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
@@ -39,12 +40,13 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         path = listed
         _refuse_unused(path, "a folder of images", named, rate)
         return ImageFolder(path, fov=fov, calibration=calibration)
-    bag = path / "bag" if path.is_dir() and (path / "bag" / "metadata.yaml").exists() else path
-    if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES:
+    if bag := bag_at(path):
         from vggt_ros.sequences.bag import BagSequence  # only bags need the package rosbags
 
         _refuse_unused(path, "a bag", "", rate)
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov, calibration)
+    if path.is_file() and path.name.endswith((".db3.zstd", ".mcap.zstd")):
+        raise SequenceError(f"{path}: a compressed file of a bag; name its folder, {path.parent}")
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
     bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
@@ -52,10 +54,18 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         raise SequenceError(f"{path}: a folder with bags of ROS 1; name one of them, such as {min(bags)}")
     if bags:
         raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
+    if (path / "times.txt").exists():  # of KITTI
+        path = next((path / f"image_{number}" for number in range(4) if (path / f"image_{number}").is_dir()), path)
     _refuse_unused(path, "a folder of images" if path.is_dir() else "a video", named, None if path.is_dir() else rate)
     if path.is_dir():
         return ImageFolder(path, fov=fov, rate=rate, calibration=calibration)
     return Video(path, fov, calibration)
+
+
+def bag_at(path: Path) -> Path | None:
+    """Return the bag at a path or in its folder `bag`; None if there is none."""
+    return next((bag for bag in (path / "bag", path) if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES),
+                None)
 
 
 def _refuse_unused(path: Path, kind: str, topic: str, rate: float | None) -> None:

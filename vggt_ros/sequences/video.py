@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import cv2
@@ -44,7 +46,7 @@ class Video:
         self._has_times = capture.grab() and capture.get(cv2.CAP_PROP_POS_MSEC) > begin
         capture.release()
         if not readable or first is None:
-            raise SequenceError(f"{path}: neither a folder, a bag nor a video that OpenCV can read")
+            raise SequenceError(f"{path}: neither a folder, a bag nor a video that OpenCV can read{_cut_off(path)}")
         try:
             Intake().accept(np.asarray(first, np.uint8))
         except ImageError as error:
@@ -87,3 +89,11 @@ class Video:
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield nothing."""
         return iter(())
+
+
+def _cut_off(path: Path) -> str:
+    """Return, as the end of a sentence, that an MP4 has no index, which recorders write at the end; else empty."""
+    with suppress(OSError, ValueError), path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        if data[4:8] == b"ftyp" and data.find(b"moov") < 0:
+            return "; its index (moov) is missing, since the recording was cut off: tools such as untrunc mend that"
+    return ""

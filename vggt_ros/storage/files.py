@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import tempfile
 from decimal import Decimal
@@ -136,6 +137,24 @@ def output_folder(path: Path, *inputs: Path) -> Path:
     except OSError as error:
         raise FileError(f"{path}: results cannot be written there: {error.strerror or error}") from error
     return path
+
+
+def why_not_writable(folder: Path) -> str:
+    """Return why nothing can be written into a folder, which may have to be made; empty if it can. Makes nothing."""
+    try:
+        folder = folder.expanduser().resolve()
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
+            return f"{existing} is a file, not a folder"
+        if os.statvfs(existing).f_flag & os.ST_RDONLY:
+            return f"{existing} is on a file system that is mounted read-only"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"{existing} may not be written by this user"
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror or error}"
+    except RuntimeError:  # of expanduser, and of links in a circle
+        return f"{folder} cannot be found: its ~ is the home of nobody, or its links go in a circle"
+    return ""
 
 
 def write_ply(path: Path, cloud: PointCloud) -> None:

@@ -29,7 +29,7 @@ from vggt_ros.storage.array_files import (
     jsonable,
     read_text,
 )
-from vggt_ros.storage.files import write_ply, write_trajectory
+from vggt_ros.storage.files import why_not_writable, write_ply, write_trajectory
 from vggt_ros.storage.locking import locked
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.windows.point_cloud import PointCloud
@@ -50,21 +50,29 @@ def map_folder(folder: str, name: str) -> Path:
     """Return the folder of the map `name` in `folder`.
 
     Raises:
-        StorageError: the name is none by `is_map_name`, or a link in it leads outside `folder`.
+        StorageError: the name is none by `is_map_name`, a link in it leads outside `folder`, or `~` is unknown.
 
     """
-    inside = Path(folder).expanduser().resolve()
-    target = (inside / name).resolve()
+    try:
+        inside = Path(folder).expanduser().resolve()
+        target = (inside / name).resolve()
+    except RuntimeError as error:
+        raise StorageError(f"map.folder {folder!r} cannot be found ({error}); name the whole path") from error
     if not is_map_name(name) or not target.is_relative_to(inside):
         raise StorageError(f"map.name {name!r} does not name a folder inside map.folder, {inside}")
     return target
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise StorageError if a folder holds something other than a map, which `save_map` would not replace."""
+    """Raise StorageError if `save_map` could not write a folder: it holds something other than a map, or may not."""
     folder = folder.expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
-        raise StorageError(f"{folder} is not a map, and is not overwritten")
+    if reason := why_not_writable(folder.parent):
+        raise StorageError(f"{folder}: no map can be saved there: {reason}")
+    try:
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_map(folder))):
+            raise StorageError(f"{folder} is not a map, and is not overwritten")
+    except OSError as error:
+        raise as_storage_error(error, folder) from error
 
 
 def save_map(folder: Path, record: MapRecord, cloud: PointCloud, map_camera: np.ndarray, config: Config) -> None:

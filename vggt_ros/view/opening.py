@@ -47,7 +47,10 @@ def open_view(web: int | None = None, file: Path | None = None) -> Scene:
     if file is not None:
         if not file.parent.is_dir():
             raise ViewError(f"{file}: there is no folder {file.parent}")
-        return scenes.Scene.to_file(file)
+        try:
+            return scenes.Scene.to_file(file)
+        except RuntimeError as error:
+            raise ViewError(f"{file}: {error}") from error
     if web is not None:
         for port in (web, web + 1):
             _check_port(port)

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructorLost
@@ -17,7 +18,19 @@ from vggt_ros.workers.worker import Worker
 _LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
 """How often a request is sent: one that ends its worker each time would end all of them."""
-_Entry = tuple[int, int, Request | None, "Future[Answer]"]
+_END_TIMEOUT = 10.0
+"""Longest wait for a worker that is just being started when the pool is closed, seconds."""
+
+
+@dataclass(order=True)
+class _Entry:
+    """A request in the queue, or None to end a thread; `attempts`: how many workers were given it."""
+
+    urgency: int
+    number: int
+    request: Request | None = field(compare=False)
+    future: Future[Answer] = field(compare=False)
+    attempts: int = field(default=0, compare=False)
 
 
 class Pool:
@@ -32,9 +45,9 @@ class Pool:
     """
 
     def __init__(self, start: Callable[[], Worker], size: int) -> None:
-        """Start the first worker, and the others in the background; `start` is called again for one that has died.
+        """Start the first worker, and the others when they are needed; `start` is called again for one that has died.
 
-        Raises as `start` does.
+        It may take as long as it likes, such as until a cluster has room: the others go on. Raises as `start` does.
         """
         self._start = start
         self.size, self.retries, self.answered = size, 0, 0
@@ -44,6 +57,8 @@ class Pool:
         first = start()
         self.name, self.reason, self.carries, self.adjusted = first.name, first.reason, first.carries, first.adjusted
         self.workers: list[Worker | None] = [first, *[None] * (size - 1)]
+        self._starting = [threading.Lock() for _ in range(size)]
+        self._given_up: set[int] = set()
         self._threads = [threading.Thread(target=self._run, args=(number,), name=f"worker {number}", daemon=True)
                          for number in range(size)]
         for thread in self._threads:
@@ -71,7 +86,7 @@ class Pool:
         it, it is not answered.
         """
         future: Future[Answer] = Future()
-        self._entries.put((0 if urgent else 1, next(self._numbers), request, future))
+        self._entries.put(_Entry(0 if urgent else 1, next(self._numbers), request, future))
         return future
 
     def close(self) -> None:
@@ -79,15 +94,15 @@ class Pool:
         self._closed.set()
         while True:
             try:
-                self._entries.get_nowait()[3].cancel()
+                self._entries.get_nowait().future.cancel()
             except queue.Empty:
                 break
         for _ in self._threads:
-            self._entries.put((2, next(self._numbers), None, Future()))
+            self._entries.put(_Entry(2, next(self._numbers), None, Future()))
         for worker in self._alive():
             worker.cancel()
         for thread in self._threads:
-            thread.join()
+            thread.join(_END_TIMEOUT)
         for worker in self._alive():
             worker.close()
 
@@ -96,43 +111,70 @@ class Pool:
             return [worker for worker in self.workers if worker is not None]
 
     def _run(self, number: int) -> None:
-        """Answer requests by the worker of this number until the pool is closed."""
-        while True:
-            _, _, request, future = self._entries.get()
-            if request is None:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._answer(number, request)
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                with self._lock:
-                    self.answered += 1
-                future.set_result(result)
+        """Answer requests by the worker of this number until the pool is closed, or no such worker can be started."""
+        while (entry := self._entries.get()).request is not None:
+            if self.workers[number] is None:
+                self._entries.put(entry)  # for the others, who need not wait
+                try:
+                    self._worker(number)
+                except Exception as error:
+                    if self._goes_on_without(number, error):
+                        return
+                    if (entry := self._entries.get()).request is None:
+                        return
+                    if entry.future.running() or entry.future.set_running_or_notify_cancel():
+                        entry.future.set_exception(error)
+            elif entry.future.running() or entry.future.set_running_or_notify_cancel():
+                self._answer(number, entry)
 
-    def _answer(self, number: int, request: Request) -> Answer:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                return self._worker(number).answer(request)
-            except ReconstructorLost as error:
-                with self._lock:
-                    self.workers[number] = None
-                    self.retries += 1
-                if self._closed.is_set() or attempt == MAX_ATTEMPTS:
-                    raise
-                _LOG.warning("worker %d has died (%s); window %d is solved again", number, error, request.window.id)
-        raise AssertionError("unreachable")
+    def _answer(self, number: int, entry: _Entry) -> None:
+        worker = self.workers[number]
+        assert worker is not None and entry.request is not None
+        entry.attempts += 1
+        try:
+            result = worker.answer(entry.request)
+        except ReconstructorLost as error:
+            with self._lock:
+                self.workers[number] = None
+                self.retries += 1
+            if self._closed.is_set() or entry.attempts == MAX_ATTEMPTS:
+                entry.future.set_exception(error)
+                return
+            _LOG.warning("worker %d has died (%s); window %d is solved again", number, error, entry.request.window.id)
+            self._entries.put(entry)
+        except Exception as error:
+            entry.future.set_exception(error)
+        else:
+            with self._lock:
+                self.answered += 1
+            entry.future.set_result(result)
+
+    def _goes_on_without(self, number: int, error: Exception) -> bool:
+        """Return whether others are left when the worker of this number cannot be started."""
+        with self._lock:
+            if len(self._given_up) + 1 == self.size:
+                return False
+            self._given_up.add(number)
+        _LOG.warning("worker %d cannot be started, the others go on without it: %s", number, error)
+        return True
 
     def _worker(self, number: int) -> Worker:
-        """Return the worker of a number, started if there is none."""
-        with self._lock:
+        """Return the worker of a number, started if there is none; raises as `start` does."""
+        with self._starting[number]:
             worker = self.workers[number]
-        if worker is None:
-            worker = self._start()
-            with self._lock:
-                self.workers[number] = worker
-            if self._closed.is_set():
-                worker.cancel()
+            if worker is None:
+                worker = self._started()
+                with self._lock:
+                    self.workers[number] = worker
+                if self._closed.is_set():
+                    worker.cancel()
         return worker
+
+    def _started(self) -> Worker:
+        """Return a new worker, at the last of a few attempts if it dies meanwhile."""
+        for _ in range(MAX_ATTEMPTS - 1):
+            try:
+                return self._start()
+            except ReconstructorLost as error:
+                _LOG.warning("a worker has died while it was started: %s", error)
+        return self._start()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import os
+import socket
 from typing import Any
 
 from vggt_ros.config import Config
@@ -13,6 +17,10 @@ from vggt_ros.threads import single_threaded_blas
 from vggt_ros.workers.local import LocalWorker
 from vggt_ros.workers.requests import Answer, Request
 from vggt_ros.workers.worker import Create, create_unrefined
+
+_LOG = logging.getLogger(__name__)
+_PATIENCE = 20.0
+"""Seconds after which it is said that a worker waits for room in the cluster."""
 
 
 class Actor(LocalWorker):
@@ -35,11 +43,19 @@ def connect(address: str) -> Any:
         ConfigError: Ray is not installed, or there is no cluster.
 
     """
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # with 20, a wrong address is named after 13 minutes
     try:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError as error:
         raise ConfigError("--ray needs Ray, which is not installed: pip install -r requirements-cluster.txt") from error
     if not ray.is_initialized():
+        host, _, port = address.rpartition(":")
+        if port.isdecimal() and "/" not in host:
+            try:
+                socket.create_connection((host, int(port)), timeout=5).close()
+            except (OSError, OverflowError) as error:
+                raise ConfigError(f"--ray {address}: no cluster answers there ({error}); `ray start --head` prints its "
+                                  "address") from error
         try:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -60,7 +76,12 @@ class RayWorker:
         self._ray = ray
         kind = ray.remote(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, max_restarts=0)(Actor)
         self._actor = kind.remote(config, create)
-        self.name, self.reason, self.carries, self.adjusted = self._get(self._actor.describe.remote())
+        description = self._actor.describe.remote()
+        with contextlib.suppress(ray.exceptions.RayError):  # which `_get` raises
+            if not ray.wait([description], timeout=_PATIENCE)[0]:
+                _LOG.warning("a worker is not there yet: it is loading, or waits for a free %s of the cluster",
+                             "GPU" if gpus else "core")
+        self.name, self.reason, self.carries, self.adjusted = self._get(description)
 
     @property
     def actor(self) -> Any:
@@ -91,7 +112,7 @@ class RayWorker:
             cause = getattr(error, "cause", None)
             if isinstance(cause, ConfigError):
                 raise cause from error
-            raise ReconstructorLost(f"a worker of the cluster has died: {str(error).strip().splitlines()[-1]}") \
+            raise ReconstructorLost(f"a worker of the cluster has died: {str(error).strip().splitlines()[-1][:160]}") \
                 from error
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error)) from error
