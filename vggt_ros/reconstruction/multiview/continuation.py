@@ -51,14 +51,13 @@ def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstru
                                 measured.observations, (0, 1), measured.lens), reference
 
 
-def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None = None
+def solve_continued(local: LocalMap, measured: Measurements, start: StartPoses | None = None
                     ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
     """Return the solution of the views of a local map and the new ones after them, as `solve_window` does.
 
     Args:
         local: solved views; its tracks are the first rows of those measured.
         measured: the tracks through its views and the new ones.
-        seed: seed of RANSAC.
         start: poses to begin with, of new views and those of the local map that may change; without, the new views are
             registered by known points.
 
@@ -82,7 +81,7 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
         for _ in range(2):
             scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed, 15)
     solved = register_others(SparseReconstruction(scene, registered, begun, observations[rows], (0, 1)), visible[rows],
-                             held, seed)
+                             held)
     if not solved.registered[known:].any():
         raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
     scene = replace(begin.scene, rotation=solved.scene.rotation, translation=solved.scene.translation)
