@@ -36,7 +36,6 @@ RECONSTRUCTORS = {
 BY_PIP = not {"bdist_wheel", "editable_wheel", "dist_info"}.isdisjoint(sys.argv)
 """pip builds a wheel, colcon and the build farm call `install` or `develop`."""
 REQUIREMENTS = re.findall(r"^[\w-].*?(?=\s{2,}#|$)", Path("requirements.txt").read_text(), re.MULTILINE)
-MULTIVIEW = [line for line in REQUIREMENTS if line.startswith("pycolmap")]
 VIEW = ["rerun-sdk>=0.32"]  # the viewer of `replay --view` and `view`: 170 MB, so not on a robot that needs none
 CLUSTER = ["ray>=2.9"]  # workers on other machines, for `replay --ray`; the same as in requirements-cluster.txt
 VGGT = ["torch>=2.3", "safetensors>=0.4", "huggingface_hub>=0.25"]
@@ -57,8 +56,8 @@ setup(
           for folder in ("launch", "config")),
     ],
     python_requires=">=3.10",
-    install_requires=[line for line in REQUIREMENTS if line not in MULTIVIEW] if BY_PIP else ["setuptools"],
-    extras_require={"multiview": MULTIVIEW, "vggt": VGGT, "view": VIEW, "cluster": CLUSTER, "test": ["pytest"]},
+    install_requires=REQUIREMENTS if BY_PIP else ["setuptools"],
+    extras_require={"vggt": VGGT, "view": VIEW, "cluster": CLUSTER, "test": ["pytest"]},
     zip_safe=True,
     entry_points={"console_scripts": ["vggt_ros = vggt_ros.cli.main:main", *([] if BY_PIP else ROS_EXECUTABLES)],
                   **RECONSTRUCTORS},

@@ -33,7 +33,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 # NumPy and OpenCV are imported; ROS, torch, gtsam and the like are not needed to read docstrings.
-autodoc_mock_imports = ["gtsam", "matplotlib", "pycolmap", "rclpy", "rosbags", "tf2_ros",
+autodoc_mock_imports = ["gtsam", "matplotlib", "rclpy", "rosbags", "tf2_ros",
                         "threadpoolctl", "torch", "tqdm"]
 
 

@@ -1,7 +1,34 @@
 """Fixtures of all tests."""
 
+import hashlib
+from collections import OrderedDict
+
 import pytest
 from domains import own_domain, ros_environment
+
+from vggt_ros.features import appearance
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sift_once():
+    """Find the SIFT features of an image once: many tests run the same images, and it takes a third of that."""
+    find, found = appearance.root_sift, OrderedDict()
+
+    def root_sift(image, excluded=None):
+        mask = None if excluded is None else excluded.tobytes()
+        key = image.shape, hashlib.sha1(image.tobytes()).digest(), mask
+        if key not in found:
+            found[key] = find(image, excluded)
+            for array in found[key]:
+                array.flags.writeable = False
+        found.move_to_end(key)
+        if len(found) > 300:
+            found.popitem(last=False)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(appearance, "root_sift", root_sift)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

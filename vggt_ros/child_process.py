@@ -1,12 +1,14 @@
 """A Python process that runs one function, which gets a connection to this process.
 
 It has an interpreter of its own, as one that `multiprocessing` spawns. But it does not import the main module again,
-which for the node means rclpy and gtsam (half a second and 50 MB), and needs no process that tracks resources.
+which for the node means rclpy and gtsam (half a second and 50 MB), and needs no process that tracks resources. One that
+is prepared before there are other threads is forked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import pickle
@@ -14,6 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
@@ -40,8 +44,8 @@ class ChildProcess:
             connections: number of connections.
 
         """
-        spawned = _take_spare(connections) or _Spawned(connections)
-        self._process, (self._start, *self.connections) = spawned.process, spawned.ends
+        waiting = _take_spare(connections) or _Waiting(connections, _spawn)
+        self._process, (self._start, *self.connections) = waiting.process, waiting.ends
         self.pid = self._process.pid
         weakref.finalize(self, _kill, self._process)  # also when the interpreter ends
         self._start.send((function, tuple(arguments)))
@@ -84,17 +88,23 @@ def receive_arrays(connection: Connection) -> Any:
 
 
 def prepare_spare(connections: int, modules: Sequence[str]) -> None:
-    """Start a process for the next `ChildProcess` with so many connections, which imports modules meanwhile."""
-    _spare[:] = [_Spawned(connections, modules)]
+    """Import modules, and start a process for the next `ChildProcess` with so many connections that has them, too.
+
+    On Linux it is a copy of this process, which may have no other threads yet. Both share the memory of what is
+    imported: 14 MB of NumPy, OpenCV and this package.
+    """
+    for name in modules:
+        importlib.import_module(name)
+    _spare[:] = [_Waiting(connections, _fork if sys.platform == "linux" else _spawn)]
 
 
-def _take_spare(connections: int) -> _Spawned | None:
+def _take_spare(connections: int) -> _Waiting | None:
     """Return the process that was prepared, if there is one that fits; it serves once."""
-    spawned = _spare.pop() if _spare else None
-    return spawned if spawned and len(spawned.ends) == connections + 1 and spawned.process.poll() is None else None
+    waiting = _spare.pop() if _spare else None
+    return waiting if waiting and len(waiting.ends) == connections + 1 and waiting.process.poll() is None else None
 
 
-class _Spawned:
+class _Waiting:
     """A process that waits for its function.
 
     Attributes:
@@ -103,38 +113,94 @@ class _Spawned:
 
     """
 
-    def __init__(self, connections: int, modules: Sequence[str] = ()) -> None:
+    def __init__(self, connections: int, start: Callable[[list[Connection], list[Connection]], _Process]) -> None:
         pairs = [Pipe() for _ in range(connections + 1)]
-        given = [theirs.fileno() for _, theirs in pairs]
-        code = (f"import sys; sys.path[:] = {sys.path!r}; from vggt_ros.child_process import main; "
-                f"main({given}, {list(modules)})")
+        self.ends, theirs = [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
         # An interrupt from the terminal is for this process, which then ends the other; the mask is inherited.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with real_stderr() as stderr:
-                self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=given,
-                                                stderr=stderr)
+            self.process = start(self.ends, theirs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self.ends = [ours for ours, _ in pairs]
-        for _, theirs in pairs:  # so that the end of the process closes the connections
-            theirs.close()
+        for end in theirs:  # so that the end of the process closes the connections
+            end.close()
 
 
-_spare: list[_Spawned] = []
+def _spawn(ours: list[Connection], theirs: list[Connection]) -> _Process:
+    given = [end.fileno() for end in theirs]
+    code = f"import sys; sys.path[:] = {sys.path!r}; from vggt_ros.child_process import main; main({given})"
+    with real_stderr() as stderr:
+        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=given, stderr=stderr)
+
+
+def _fork(ours: list[Connection], theirs: list[Connection]) -> _Process:
+    gc.freeze()  # a collection writes to all objects, and what is written is no longer shared
+    if pid := os.fork():
+        return _Forked(pid)
+    status = 1
+    try:
+        for end in ours:
+            end.close()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        _serve(theirs)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _Forked:
+    """A process that was forked, with what is used of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self._lock = pid, threading.Lock()
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal; None while it runs."""
+        with self._lock:
+            if self._status is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                self._status = os.waitstatus_to_exitcode(status) if ended else None
+            return self._status
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        """Return the exit status once it has ended; raises subprocess.TimeoutExpired after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked process", timeout)
+            time.sleep(0.01)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+
+_Process = subprocess.Popen[bytes] | _Forked
+_spare: list[_Waiting] = []
 """The process that was prepared, if any."""
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: _Process) -> None:
     process.kill()
     process.wait()
 
 
-def main(descriptors: Sequence[int], modules: Sequence[str]) -> None:
-    """Run the function that comes over the first of these file descriptors; in the new process."""
-    for name in modules:
-        importlib.import_module(name)
-    start, *connections = (Connection(descriptor) for descriptor in descriptors)
+def main(descriptors: Sequence[int]) -> None:
+    """Run the function that comes over the first of these file descriptors; in a process that was spawned."""
+    _serve([Connection(descriptor) for descriptor in descriptors])
+
+
+def _serve(ends: Sequence[Connection]) -> None:
+    start, *connections = ends
     try:
         function, arguments = start.recv()
     except (EOFError, OSError):  # it was not needed

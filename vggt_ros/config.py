@@ -191,8 +191,8 @@ class Config:
 
     """
 
-    reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: the first of this package's that has "
-                                 "what it needs (a GPU and weights on disk, or pycolmap).",
+    reconstructor: str = setting("auto", "Reconstructor of the windows; `auto`: vggt with a GPU and weights on disk, "
+                                 "else multiview.",
                                  choices=lambda: ("auto", *plugins.names()))
     refine: str = setting("auto", "Adjust each window to its images (bundle adjustment); `auto`: on for a network, off "
                           "for what does it itself, as multiview.", choices=("auto", "off", "on"))

@@ -44,7 +44,7 @@ def _quick_window(monkeypatch):
         return camera, rectified, images, poses
 
     monkeypatch.setattr(check_window, "_rendered", rendered)
-    monkeypatch.setattr(check_window, "_multiview", lambda config: None)
+    monkeypatch.setattr(check_window, "Multiview", lambda config: None)
 
 
 def test_a_machine_without_gpu_and_weights(tmp_path, capsys, monkeypatch, quick_window):
@@ -163,14 +163,6 @@ def test_old_and_missing_packages_are_red(monkeypatch):
     assert found.cure == "pip install -U numpy gtsam"
 
 
-def test_without_any_reconstructor_it_is_red(monkeypatch):
-    real = check._version
-    monkeypatch.setattr(check, "_version", lambda name: "" if name == "pycolmap" else real(name))
-    assert levels(check.check_versions()) == [YELLOW]
-    monkeypatch.setattr(check, "_version", lambda name: "" if name in ("pycolmap", "torch") else real(name))
-    assert levels(check.check_versions()) == [RED]
-
-
 def test_a_check_that_fails_does_not_stop_the_others():
     def fails():
         raise RuntimeError("\nsomething of torch\nwith a trace")
@@ -211,7 +203,6 @@ def test_a_refused_window_is_red_with_the_reason(quick_window):
 
 def test_without_torch_multiview_alone_is_checked():
     """In another interpreter, where torch cannot be imported."""
-    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     code = ("import sys; sys.modules['torch'] = None\n"
             "from vggt_ros.benchmarks import check; real = check._version\n"
             "check._version = lambda name: '' if name == 'torch' else real(name)\n"

@@ -30,6 +30,7 @@ def test_the_node_survives_hostile_messages(frames, tmp_path, module_domain):
     assert outcome.figures["raw: images refused"] > 10
 
 
+@pytest.mark.slow  # test_vggt_node.py kills it, too, and test_process.py and test_interrupts.py end what hangs
 def test_the_node_survives_a_killed_reconstructor_and_ends_while_it_hangs(frames, tmp_path, module_domain):
     outcome = killed_reconstructor(tmp_path, module_domain, frames, kills=1, hangs=0)
     assert not outcome.faults, outcome

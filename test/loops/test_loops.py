@@ -197,8 +197,9 @@ def test_keyframes_are_bounded_where_the_space_is_covered():
     once = range(48)  # one lap
     rows = [*once, *once, *once]
     drive = Drive(scene(), poses[rows], tuple(pictures[k] for k in rows))
-    slam, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.max_keyframes": 100, "map.voxel": 0.05}))
-    unlimited, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.voxel": 0.05}))
+    slam, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.max_keyframes": 100, "map.voxel": 0.05}),
+                        follows_map=True)
+    unlimited, _ = drive.run(drive.oracle(), NO_LOOPS.replace({"map.voxel": 0.05}), follows_map=True)
     ids = slam.solution.ids
     assert len(unlimited.solution) == slam.counts.released + len(ids) and slam.counts.unplaced == 0
     assert len(ids) <= 105 and set(range(144 - 64, int(ids[-1]))) <= set(ids.tolist())

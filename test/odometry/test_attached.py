@@ -36,7 +36,7 @@ def changed(kind):
 @cache
 def result(kind):
     sequence = changed(kind)
-    return run(sequence, Config(), sequence.oracle())
+    return run(sequence, Config(), sequence.oracle(), follows_map=False)
 
 
 @pytest.mark.parametrize("share", [0.4])

@@ -125,6 +125,5 @@ def test_pip_installs_one_command_and_says_what_it_needs(tmp_path):
     assert "vggt_ros/features/vocabulary.npz" in names
     needs = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert "gtsam==4.3.0" in needs and any(need.startswith("numpy>=") for need in needs)
-    assert next(need for need in needs if need.startswith("pycolmap")).endswith('extra == "multiview"')
     assert any(need.startswith("torch>=") and need.endswith('extra == "vggt"') for need in needs)
     assert any(need.startswith("rerun-sdk>=") and need.endswith('extra == "view"') for need in needs)

@@ -53,7 +53,6 @@ def error(found: Collection, truth: Array) -> float:
 
 def test_photos_in_any_order_are_reconstructed(files: list[Path], truth: Array) -> None:
     """By `multiview`, without a network: all have the true pose."""
-    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     config = Config().replace({"reconstructor": "multiview"})
     found = reconstruct_photos(files, create_reconstructor(config, progress=lambda text: None)[0], config, 60, False)
     assert found.missing == []
@@ -72,7 +71,6 @@ def test_images_of_a_video_are_recognized_by_their_order() -> None:
 
 def test_tracks_of_photos_are_right(truth: Array) -> None:
     """Points are where the rendered depth says; their order hardly changes how many observations there are."""
-    pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     poses, matrix = truth[:8], pinhole(*SIZE)
     keyframes = [Keyframe(number, number, room().render(pose, matrix, SIZE)[0], matrix, unordered=True)
                  for number, pose in enumerate(poses)]

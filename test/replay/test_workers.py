@@ -171,7 +171,6 @@ def test_a_reconstructor_that_does_not_say_what_it_carries_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="multiview needs pycolmap")
 def test_multiview_in_processes_is_the_same_to_the_bit(monkeypatch):
     """What it carries (local map, lens, readout time) goes from process to process."""
     from threadpoolctl import threadpool_limits

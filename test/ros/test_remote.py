@@ -172,7 +172,6 @@ def test_remote_is_never_chosen_by_itself_and_no_fallback_of_itself():
         create_reconstructor(Config().replace({"reconstructor": "remote", "remote.fallback": "remote"}))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="pycolmap is not installed")
 def test_without_a_server_the_fallback_solves_windows(caplog):
     """After the deadline, counted and said; sizes of images are those of the server's networks."""
     made, _ = create_reconstructor(Config().replace({

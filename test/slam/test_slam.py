@@ -1,5 +1,6 @@
 """The whole pipeline on an exactly known scene, with a test for each known fault of other VGGT wrappers."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,15 @@ from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.solution import Frame
+
+poses_of = partial(run, follows_map=False)
+
+
+def without_points(reconstructor):
+    """Return a new one whose map has no points, which take half of the time of a window."""
+    slam = Slam(Config(), reconstructor)
+    slam.follows_map = False
+    return slam
 
 
 @pytest.fixture(scope="module", name="exact")
@@ -71,7 +81,7 @@ def test_the_first_median_depth_is_the_assumed_one(exact):
 def test_a_dropped_window_breaks_nothing():
     """The overlap is found by keyframe id; another wrapper pairs it by position and is silently wrong by 0.4 m here."""
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(), drop=(2,))
+    done = poses_of(sequence, Config(), sequence.oracle(), drop=(2,))
     stamps, poses = done.slam.trajectory(0)
     assert done.slam.counts.submaps == 1
     assert len(stamps) < done.slam.counts.keyframes
@@ -91,7 +101,7 @@ def test_a_chain_that_breaks_begins_a_new_submap():
             return super().reconstruct(window)
 
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(RefusesGaps), drop=(2, 3))
+    done = poses_of(sequence, Config(), sequence.oracle(RefusesGaps), drop=(2, 3))
     assert done.slam.counts.submaps == 2
     with_new_submap = [u for u in done.updates if u.new_submap]
     assert len(with_new_submap) == 1
@@ -117,7 +127,7 @@ def test_a_submap_begins_where_the_chain_broke():
             return geometry
 
     sequence = lap()
-    done = run(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(RotatesKeyframes))
+    done = poses_of(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(RotatesKeyframes))
     with_new_submap = [u for u in done.updates if u.new_submap]
     assert len(with_new_submap) == 1 and "is rotated by" in with_new_submap[0].refused
     _, world_map = trajectory_error(*done.slam.trajectory(0), sequence)
@@ -138,14 +148,14 @@ def test_unplaced_keyframes_are_counted():
                                   whole.depth[:-1], whole.confidence[:-1])
 
     sequence = lap()
-    slam = run(sequence, Config(), sequence.oracle(LeavesOutTheNewest)).slam
+    slam = poses_of(sequence, Config(), sequence.oracle(LeavesOutTheNewest)).slam
     assert slam.counts.unplaced == slam.counts.keyframes - len(slam.solution) > 0
 
 
 def test_a_refused_window_is_bridged():
     """The reconstructor refuses a window; the next one includes some of its keyframes, and the map goes on."""
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(refuse=(2,)))
+    done = poses_of(sequence, Config(), sequence.oracle(refuse=(2,)))
     refused = [u for u in done.updates if u.refused]
     assert "among those to refuse" in refused[0].refused
     assert done.slam.counts.refused == 1
@@ -157,7 +167,7 @@ def test_a_refused_window_is_bridged():
 def test_a_partial_last_window_is_placed_by_its_true_overlap():
     """The end of a stream is as accurate as its middle; another wrapper jumps by a meter here."""
     sequence = lap()
-    done = run(sequence, Config().replace({"windows.size": 9}), sequence.oracle())
+    done = poses_of(sequence, Config().replace({"windows.size": 9}), sequence.oracle())
     last = done.updates[-1]
     assert 0 < len(last.keyframes) < 6
     solution = done.slam.solution
@@ -169,7 +179,7 @@ def test_a_partial_last_window_is_placed_by_its_true_overlap():
 def test_every_frame_after_the_first_window_has_a_pose():
     """The tracker's poses are accurate to a centimeter, also when corrected by the final map."""
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, depth=0.02)))
+    done = poses_of(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, depth=0.02)))
     stamps, poses = done.slam.trajectory(0)
     _, world_map = trajectory_error(stamps, poses, sequence)
     first = next(i for i, t in enumerate(done.tracked) if t.state == "TRACKING")
@@ -184,7 +194,7 @@ def test_every_frame_after_the_first_window_has_a_pose():
 def test_odometry_does_not_jump_when_the_map_does():
     """Noisy windows move the camera in the map at each solve; the odometry keeps the steps between frames."""
     sequence = lap()
-    done = run(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
+    done = poses_of(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
     tracked = [(i, t) for i, t in enumerate(done.tracked) if t.state == "TRACKING"]
     steps = np.array([np.linalg.norm((inverse(a.odom_camera) @ b.odom_camera)[:3, 3])
                       for (_, a), (_, b) in pairwise(tracked)])
@@ -196,7 +206,7 @@ def test_odometry_does_not_jump_when_the_map_does():
 def test_a_pose_is_published_before_the_landmarks_are_updated():
     """The pose is by the previous landmarks; `select_keyframe` updates them, and map -> odom takes the correction."""
     sequence = lap()
-    slam = Slam(Config(), sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
+    slam = without_points(sequence.oracle(noise=OracleNoise(scale=0.5, rotation=0.01, translation=0.02)))
     tracker, before, moved = slam._localizer._tracker, None, []
     for frame in sequence.frames:
         newest = slam.solution
@@ -224,7 +234,7 @@ def test_what_follows_a_correction_keeps_it():
     sequence = lap()
     loop, after = Sim3(1.1, so3_exp(np.array([0.0, 0.2, 0.0])), np.array([0.2, 0.0, 0.1])), []
     for corrected in (False, True):
-        slam = Slam(Config(), sequence.oracle())
+        slam = without_points(sequence.oracle())
         tracked = []
         for frame in sequence.frames:
             tracked.append(slam.track(frame))
@@ -274,7 +284,7 @@ def test_two_runs_agree():
     """The same input gives the same output, bit by bit."""
     sequence = lap()
     noise = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
-    first, second = (run(sequence, Config(), sequence.oracle(noise=noise)) for _ in range(2))
+    first, second = (poses_of(sequence, Config(), sequence.oracle(noise=noise)) for _ in range(2))
     assert np.array_equal(first.slam.solution.map_camera, second.slam.solution.map_camera)
     assert all(a.map_camera is None or np.array_equal(a.map_camera, b.map_camera)
                for a, b in zip(first.tracked, second.tracked, strict=True))
@@ -283,7 +293,7 @@ def test_two_runs_agree():
 def test_black_images_are_no_keyframes():
     """A covered lens makes no keyframe, and the state is LOST; nothing crashes."""
     sequence = lap()
-    slam = Slam(Config(), sequence.oracle())
+    slam = without_points(sequence.oracle())
     black = [Frame(10**18 + i, np.zeros((SIZE[1], SIZE[0], 3), np.uint8), sequence.frames[0].intrinsics)
              for i in range(3)]
     assert [slam.track(f).keyframe for f in black] == [None] * 3
@@ -298,7 +308,7 @@ def test_black_images_are_no_keyframes():
 def test_back_pressure_thins_keyframes_and_counts_them():
     """Without capacity no window is formed, keyframes are thinned and counted, and the map is still accurate."""
     sequence = lap()
-    slam = Slam(Config(), sequence.oracle())
+    slam = without_points(sequence.oracle())
     for i, frame in enumerate(sequence.frames):
         tracked = slam.track(frame, Load(has_capacity=not 30 < i < 70))
         if tracked.window:
@@ -317,7 +327,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
 def test_tracking_bridges_a_slow_reconstructor(late):
     """Windows are solved that many frames late: the tracker uses triangulated landmarks, the odometry does not jump."""
     sequence = lap()
-    slam, waiting, tracked = Slam(Config(), sequence.oracle()), [], []
+    slam, waiting, tracked = without_points(sequence.oracle()), [], []
     for i, frame in enumerate(sequence.frames):
         tracked.append(slam.track(frame))
         if tracked[-1].window:

@@ -29,8 +29,11 @@ class Drive:
     breaks: tuple[int, ...] = ()
 
     def run(self, oracle: SceneReconstructor, config: Config,
-            prepare: Callable[[Slam], None] = lambda slam: None) -> tuple[Slam, list[Update]]:
+            prepare: Callable[[Slam], None] = lambda slam: None,
+            follows_map: bool = False) -> tuple[Slam, list[Update]]:
+        """Return the result; the points of the map, which take half of the time, only with `follows_map`."""
         slam, keyframes, updates, has_shared = Slam(config, oracle), [], [], False
+        slam.follows_map = follows_map
         prepare(slam)
         for index, image in enumerate(self.pictures):
             if index in self.breaks:

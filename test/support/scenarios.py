@@ -141,7 +141,7 @@ def defaults(launcher, peer):
     transforms_are_in_time(watch)
     tree = {"odom": {"map"}, "base_link": {"odom"}, CAMERA: {"base_link"}}
     assert peer.spin(lambda: parents(peer) == tree, 5.0), parents(peer)
-    assert watch.max_error(camera, 2 * IMAGES) < 0.05
+    assert watch.max_error(camera, IMAGES) < 0.05
 
 
 def transforms_are_in_time(watch, images=25):

@@ -70,9 +70,9 @@ def run_checks(config: Config, images: Path | None = None) -> Iterator[Finding]:
 
 
 def check_versions() -> Iterator[Finding]:
-    """Yield one finding for all packages; those of VGGT and multiview may be missing."""
+    """Yield one finding for all packages; those of VGGT may be missing."""
     found, wrong, missing = {}, [], []
-    for name, least in {**_REQUIRED, **_FOR_VGGT, "pycolmap": "4.2"}.items():
+    for name, least in {**_REQUIRED, **_FOR_VGGT}.items():
         found[name] = _version(name)
         if not found[name]:
             missing.append(name)
@@ -83,10 +83,6 @@ def check_versions() -> Iterator[Finding]:
     if wrong or needed:
         yield Finding("versions", RED, f"{text}; {'; '.join([*wrong, *(f'{name} is missing' for name in needed)])}",
                       "pip install -U " + " ".join([*(one.split()[0] for one in wrong), *needed]), dict(found))
-    elif "pycolmap" in missing:
-        level, alone = (RED, "nor VGGT without torch") if "torch" in missing else (YELLOW, "only VGGT")
-        yield Finding("versions", level, f"{text}; without pycolmap there is no multiview, {alone}",
-                      "pip install pycolmap; it has no wheel for Linux on ARM", dict(found))
     else:
         yield Finding("versions", GREEN, text, figures=dict(found))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, Rectifier
 from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
+from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.vggt.recorded_run import pose_differences
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import Image
@@ -36,9 +36,9 @@ def check_window(config: Config, vggt: Reconstructor | None, images: Path | None
     camera, rectified, pixels, truth = _rendered() if images is None else _recorded(images)
     solved: dict[str, WindowGeometry] = {}
     refused: dict[str, str] = {}
-    for name, reconstructor in (("vggt", vggt), ("multiview", _multiview(config))):
+    for name, reconstructor in (("vggt", vggt), ("multiview", Multiview(config))):
         if reconstructor is None:
-            refused[name] = "no weights" if name == "vggt" else "no pycolmap"
+            refused[name] = "no weights"
             continue
         rectify = Rectifier(camera, reconstructor.image_size(camera), rectified)
         window = Window(0, tuple(Keyframe(i, i * 10**8, np.ascontiguousarray(rectify(image)), rectify.intrinsics,
@@ -69,7 +69,7 @@ def check_window(config: Config, vggt: Reconstructor | None, images: Path | None
         cure = "the weights may be others than published, or images hard: run `parity --recorded`, and try " \
             "vggt.dtype: float32"
     elif not text:
-        level, cure = YELLOW, "nothing to compare with: install pycolmap"
+        level, cure = YELLOW, "nothing to compare with: other images may do"
     yield Finding("window", level, f"{what}: {lines}", cure, figures, checked="vggt" in solved)
 
 
@@ -86,13 +86,6 @@ def _pair(solved: dict[str, WindowGeometry], name: str, reference: str,
         return None
     return (np.array([inverse(ours.window_camera[row]) for row in rows]),
             np.array([inverse(theirs[ours.keyframe_ids[row]]) for row in rows]))
-
-
-def _multiview(config: Config) -> Reconstructor | None:
-    if find_spec("pycolmap") is None:
-        return None
-    from vggt_ros.reconstruction.multiview.reconstructor import Multiview
-    return Multiview(config)
 
 
 def _rendered(width: int = 640, height: int = 480) -> tuple[Camera, bool, list[Image], Array]:

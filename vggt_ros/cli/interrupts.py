@@ -32,21 +32,17 @@ class Stop:
         self.by, self._text = 0, text
         self._before = {number: signal.getsignal(number) for number in _SIGNALS
                         if signal.getsignal(number) != signal.SIG_IGN}
-        self._take()
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def __call__(self) -> bool:
         """Return whether somebody asked for an end."""
-        self._take()  # again: glog, which pycolmap brings, takes SIGTERM for a crash as soon as it is imported
         return bool(self.by)
 
     def close(self) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def _take(self) -> None:
-        for number in self._before:
-            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.by:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     queries = None if options.query is None else read_queries(options.query.expanduser())
     folder = output_folder(options.output, *options.images)
     reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # glog, which pycolmap brings, would take it for a crash
     print(f"{len(files)} photos, by {reason}", file=sys.stderr)
     found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
                                options.order == "similarity", sys.stderr.isatty(),

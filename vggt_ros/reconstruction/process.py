@@ -1,10 +1,9 @@
 """A reconstructor in a process of its own.
 
 Python runs one thread at a time. In one process, tracking at camera rate and the reconstructor, which is half Python,
-compete for the interpreter lock, and a window takes twice as long. torch and pycolmap are loaded in that process only:
-the signal handler of pycolmap treats SIGTERM as a crash, which would prevent an orderly shutdown of the node. A GPU
-whose context is lost is lost to its process: only another one can use it again, and its memory is free when the process
-has ended, whatever it was doing.
+compete for the interpreter lock, and a window takes twice as long. torch is loaded in that process only. A GPU whose
+context is lost is lost to its process: only another one can use it again, and its memory is free when the process has
+ended, whatever it was doing.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from vggt_ros.config import Config
 from vggt_ros.heap import return_free_memory, single_heap
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
 from vggt_ros.settings import ConfigError
-from vggt_ros.threads import single_threaded_blas
+from vggt_ros.threads import single_threaded_blas, single_threaded_opencv
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 CREATED, DONE, ERROR, PROGRESS, LOG = "created", "done", "error", "progress", "log"
@@ -39,6 +39,7 @@ def run(connection: Connection, questions: Connection, config: Config,
         signal.signal(number, signal.SIG_IGN)
     single_heap()
     single_threaded_blas()
+    single_threaded_opencv()
     channel = _Channel(connection)
     logging.getLogger().addHandler(_Forward(channel))
     logging.getLogger("vggt_ros").setLevel(logging.INFO)

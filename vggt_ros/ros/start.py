@@ -1,7 +1,4 @@
-"""Start of the node's process: that of the reconstructor starts at the same time.
-
-Importing what either needs takes most of a second; on two cores both do it at once.
-"""
+"""Start of the node's process: it imports what the reconstructor needs, too, and forks that process before the rest."""
 
 from __future__ import annotations
 

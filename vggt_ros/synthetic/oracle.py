@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.synthetic.scene import Scene
+from vggt_ros.synthetic.scene import Float, Scene
 from vggt_ros.windows.keyframe import Window
 
 
@@ -85,7 +86,8 @@ class SceneReconstructor:
             factor = self.depth_width / width
             small = resize_intrinsics(keyframe.intrinsics, factor, factor)
             intrinsics.append(small)
-            depth.append(self.scene.depth(matrix, small, (self.depth_width, round(height * factor))))
+            depth.append(_depth(self.scene, matrix.tobytes(), small.tobytes(),
+                                (self.depth_width, round(height * factor))))
         depth_maps = np.array(depth)
         median = float(np.nanmedian(depth_maps))
         window_camera = inverse(world_camera[0]) @ world_camera
@@ -100,3 +102,9 @@ class SceneReconstructor:
         confidence = np.where(np.isnan(depth_maps), 0, rng.random(depth_maps.shape, np.float32)).astype(np.float32)
         return WindowGeometry(window.ids, window_camera, np.array(intrinsics), depth_maps, confidence,
                               report={"unit_m": window_scale})
+
+
+@lru_cache(maxsize=256)  # a keyframe is in several windows, and a sequence is often reconstructed more than once
+def _depth(scene: Scene, world_camera: bytes, intrinsics: bytes, size: tuple[int, int]) -> Float:
+    """Return the depth of a scene from a pose, given as the bytes of its matrices."""
+    return scene.depth(np.frombuffer(world_camera).reshape(4, 4), np.frombuffer(intrinsics).reshape(3, 3), size)

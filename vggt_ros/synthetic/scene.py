@@ -50,6 +50,11 @@ class Scene:
         """Take the rectangles and pack their textures."""
         self.faces = tuple(faces)
         self._atlas = TextureAtlas([face.texture for face in faces])
+        corner, right, down = (np.array([getattr(face, name) for face in faces]).reshape(-1, 3)
+                               for name in ("corner", "right", "down"))
+        self._corners = np.stack([corner, corner + right, corner + right + down, corner + down], 1)
+        normal = np.cross(right, down)
+        self._normals = normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
     def render(self, world_camera: Array, intrinsics: Array, size: tuple[int, int]) -> tuple[Image, Float]:
         """Return the image, RGB uint8 (H, W, 3), and the depth, float32 (H, W), meters along the optical axis.
@@ -92,13 +97,13 @@ class Scene:
         detail = np.zeros((2, height, width), np.float32)
         rotation, center = world_camera[:3, :3], world_camera[:3, 3]
         to_ray = np.linalg.inv(intrinsics)
-        for face, corner in zip(self.faces, self._atlas.corner, strict=True):
-            normal = np.cross(face.right, face.down)
-            normal /= np.linalg.norm(normal)
-            distance = normal @ (face.corner - center)  # positive where the face is visible from the camera
-            box = _bounds(face, rotation, center, intrinsics, size) if distance > 1e-6 else None
+        distances = (self._normals * (self._corners[:, 0] - center)).sum(1)
+        for row in np.flatnonzero(distances > 1e-6):  # where the face is visible from the camera
+            box = _bounds((self._corners[row] - center) @ rotation, intrinsics, size)
             if box is None:
                 continue
+            face, corner = self.faces[row], self._atlas.corner[row]
+            normal, distance = self._normals[row], distances[row]
             left, right, top, bottom = box
             columns, rows = np.arange(left, right, dtype=np.float64), np.arange(top, bottom, dtype=np.float64)[:, None]
 
@@ -132,21 +137,21 @@ def _ray_length(intrinsics: Array, size: tuple[int, int]) -> Float:
     return np.sqrt(1 + x.astype(np.float32)**2 + y.astype(np.float32)[:, None]**2)
 
 
-def _bounds(face: Face, rotation: Array, center: Array, intrinsics: Array,
-            size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Return the pixels left, right, top, bottom that may see `face`, or None; clips at the near plane."""
-    corners = np.array([face.corner, face.corner + face.right, face.corner + face.right + face.down,
-                        face.corner + face.down])
-    corners = (corners - center) @ rotation
-    points = []
-    for first, second in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        if first[2] > NEAR:
-            points.append(first)
-        if (first[2] > NEAR) != (second[2] > NEAR):
-            points.append(first + (NEAR - first[2]) / (second[2] - first[2]) * (second - first))
-    if not points:
+def _bounds(corners: Array, intrinsics: Array, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Return the pixels left, right, top, bottom that may see a face with these corners (4, 3) in the camera's frame.
+
+    None if there are none; clips at the near plane.
+    """
+    in_front = corners[:, 2] > NEAR
+    if not in_front.any():
         return None
-    pixels = np.array(points) @ intrinsics.T
+    points = corners[in_front]
+    if not in_front.all():
+        following = np.roll(corners, -1, axis=0)
+        crossing = in_front != np.roll(in_front, -1)
+        first, step = corners[crossing], (following - corners)[crossing]
+        points = np.concatenate([points, first + (NEAR - first[:, 2:]) / step[:, 2:] * step])
+    pixels = points @ intrinsics.T
     pixels = pixels[:, :2] / pixels[:, 2:]
     left, top = np.clip(np.floor(pixels.min(0)), 0, size).astype(int)
     right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, size).astype(int)

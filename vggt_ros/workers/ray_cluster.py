@@ -13,7 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.settings import ConfigError
-from vggt_ros.threads import single_threaded_blas
+from vggt_ros.threads import single_threaded_blas, single_threaded_opencv
 from vggt_ros.workers.local import LocalWorker
 from vggt_ros.workers.requests import Answer, Request
 from vggt_ros.workers.worker import Create, create_unrefined
@@ -29,6 +29,7 @@ class Actor(LocalWorker):
     def __init__(self, config: Config, create: Create) -> None:
         """Create the reconstructor; raises as `create` does."""
         single_threaded_blas()
+        single_threaded_opencv()
         super().__init__(config, create)
 
     def describe(self) -> tuple[str, str, str, bool]:

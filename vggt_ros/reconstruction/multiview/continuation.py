@@ -57,7 +57,7 @@ def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstru
                                 measured.observations, (0, 1), measured.lens), reference
 
 
-def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None = None
+def solve_continued(local: LocalMap, measured: Measurements, start: StartPoses | None = None
                     ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics, int]:
     """Return the solution of the views of a local map and the new ones after them, and how many of the views were held.
 
@@ -67,7 +67,6 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
     Args:
         local: solved views; its tracks are the first rows of those measured.
         measured: the tracks through its views and the new ones.
-        seed: seed of RANSAC.
         start: poses to begin with, of new views and those of the local map that may change; without, the new views are
             registered by known points.
 
@@ -78,14 +77,14 @@ def solve_continued(local: LocalMap, measured: Measurements, seed: int, start: S
     held = 1
     if measured.lens.is_settled and not local.is_outdated(measured.readout, measured.lens.applied):
         held = max(len(measured.views) - FREE_VIEWS, 1)
-    measured_again, solved, reference, metrics = _solve(local, measured, seed, start, held)
+    measured_again, solved, reference, metrics = _solve(local, measured, start, held)
     if held > 1 and local.is_outdated(measured.readout, measured.lens.applied + solved.scene.radial):
         held = 1
-        measured_again, solved, reference, metrics = _solve(local, measured, seed, start, held)
+        measured_again, solved, reference, metrics = _solve(local, measured, start, held)
     return measured_again, solved, reference, metrics, held
 
 
-def _solve(local: LocalMap, measured: Measurements, seed: int, start: StartPoses | None, held: int
+def _solve(local: LocalMap, measured: Measurements, start: StartPoses | None, held: int
            ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
     count, known = len(measured.views), len(local.views)
     visible, observations = measured.visible, measured.observations
@@ -103,7 +102,7 @@ def _solve(local: LocalMap, measured: Measurements, seed: int, start: StartPoses
         for _ in range(2):
             scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed, 15)
     solved = register_others(SparseReconstruction(scene, registered, begun, observations[rows], (0, 1)), visible[rows],
-                             supported, seed)
+                             supported)
     if not solved.registered[known:].any():
         raise ReconstructionRefused(f"none of {count - known} new keyframes sees {MIN_VISIBLE_POINTS} known points")
     scene = replace(begin.scene, rotation=solved.scene.rotation, translation=solved.scene.translation)

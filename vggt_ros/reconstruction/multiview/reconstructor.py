@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import pycolmap
 from numpy.typing import NDArray
 
 from vggt_ros.config import Config
@@ -63,7 +62,6 @@ class Multiview:
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
         # The newest window of which a first choice of keyframes was refused, its readout time and new keyframes.
         self._refused: tuple[int, float, tuple[int, ...]] = -1, 0.0, ()
-        pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
 
     @property
     def carried(self) -> tuple[Any, ...]:
@@ -198,7 +196,7 @@ class Multiview:
         """
         local, measured, seconds = self._measured_with(local, new)
         start = None if alone is None else joined_poses(local, (alone.measured, alone.solved), measured.views)
-        measured, solved, reference, metrics, held = solve_continued(local, measured, self._seed, start)
+        measured, solved, reference, metrics, held = solve_continued(local, measured, start)
         return WindowSolution(measured, solved, reference, metrics, seconds, local,
                               unit_assumed=start is not None and start.unit_assumed, held=held)
 
