@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
