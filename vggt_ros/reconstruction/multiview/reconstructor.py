@@ -18,7 +18,7 @@ from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
-from vggt_ros.reconstruction.adjustment.rolling_shutter import ReadoutEstimator
+from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE, ReadoutEstimator
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, known_part, solve_continued
@@ -38,8 +38,6 @@ from vggt_ros.windows.keyframe import Keyframe, Window
 
 Array = NDArray[np.float64]
 
-READOUT_CHANGE = 0.005
-"""A change of the estimated readout time, seconds, after which a window is solved again."""
 MAX_COST_OF_JOINING = 2.0
 """A window is kept in the local map up to this robust cost, over that of the window solved by itself."""
 MAX_READOUT_UPDATES = 3
