@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import inverse
+from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
+from vggt_ros.reconstruction.adjustment.rolling_shutter import GRID
 from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
-from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
 from vggt_ros.reconstruction.multiview.depth_refinement import refine
 from vggt_ros.reconstruction.multiview.plane_sweep import (
     JUMP_PENALTY,
@@ -25,7 +26,6 @@ from vggt_ros.reconstruction.multiview.plane_sweep import (
     aggregate,
     sweep,
 )
-from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
 from vggt_ros.synthetic import orbit, pinhole, room
 
 Array = NDArray[np.float64]

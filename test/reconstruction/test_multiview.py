@@ -19,10 +19,10 @@ from vggt_ros.geometry.poses import (
 )
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
+from vggt_ros.reconstruction.adjustment.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview.depth import interpolate, rank
-from vggt_ros.reconstruction.multiview.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.multiview.poses import solve_from_pair
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.reconstruction.multiview.window_geometry import downscale

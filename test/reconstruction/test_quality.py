@@ -12,9 +12,9 @@ from window_shape import cameras_of, shape_error
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.lens import Lens
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.lens import Lens
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.quality import check_quality, refine_solution
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig

@@ -11,10 +11,10 @@ from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.multiview.lens import Lens
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
+from vggt_ros.reconstruction.adjustment.lens import Lens
+from vggt_ros.reconstruction.adjustment.rolling_shutter import ReadoutEstimator, shift_per_second, velocity_grid
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
-from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator, shift_per_second, velocity_grid
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.keyframe import Corners, Keyframe

@@ -7,12 +7,12 @@ import pytest
 
 from vggt_ros.geometry.poses import rotation_angle, so3_exp
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.lens import Lens
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.continuation import known_part
 from vggt_ros.reconstruction.multiview.features import Features
-from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.quality import NO_METRICS, first_accepted
 from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses

@@ -6,9 +6,10 @@ from window_shape import cameras_of, shape_error
 
 from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.multiview import selection
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
+from vggt_ros.reconstruction.multiview.poses import robust_cost
 from vggt_ros.reconstruction.multiview.twin import reversed_relief, solve_twin
 
 

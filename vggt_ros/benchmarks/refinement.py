@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from vggt_ros.benchmarks.network_errors import ErringReconstructor, NetworkError
 from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import accuracy, associate
+from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import Rectifier, rectify_depth
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
@@ -31,6 +33,8 @@ def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyfram
                                                                      dict[int, NDArray[np.float32]]]:
     """Return the images that have sensor depth as keyframes, their true poses and their depth, by stamp.
 
+    Corners are tracked through all images, so that it is known how fast those of a keyframe move, as in the node.
+
     Raises:
         SequenceError: there is no ground truth, or no depth.
 
@@ -45,13 +49,18 @@ def views_with_depth(recording: Recording, config: Config) -> tuple[list[Keyfram
     stamps, poses = recording.truth
     keyframes: list[Keyframe] = []
     found: dict[int, Array] = {}
-    for stamp, image in recording:
-        if stamp not in depth:
-            continue
+    tracks, is_new = FeatureTracks(config.tracking.features), False
+    for stamp, raw in recording:
+        image = rectify(raw)
+        tracks.advance(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8), stamp=stamp)
+        if is_new and (corners := keyframes[-1].corners) is not None:
+            keyframes[-1] = replace(keyframes[-1], corners=corners.with_velocity(tracks.corners_before()))
+        tracks.replenish()
         rows = associate(np.array([stamp]), stamps)
-        if len(rows[0]):
+        is_new = stamp in depth and len(rows[0]) > 0
+        if is_new:
             found[stamp] = poses[rows[1][0]]
-            keyframes.append(Keyframe(len(keyframes), stamp, rectify(image), rectify.intrinsics))
+            keyframes.append(Keyframe(len(keyframes), stamp, image, rectify.intrinsics, corners=tracks.corners()))
     if not keyframes:
         raise SequenceError(f"{recording.name}: no image has depth and a true pose")
     return keyframes, found, depth

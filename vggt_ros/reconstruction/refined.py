@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
 from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
-from vggt_ros.reconstruction.refinement import OVERCONFIDENCE, Gray, NotRefined, Refinement, refine_window
+from vggt_ros.reconstruction.image_correction import ImageCorrection, RawImage
+from vggt_ros.reconstruction.refinement import OVERCONFIDENCE, NotRefined, Refinement, refine_window
 from vggt_ros.windows.keyframe import Window
 
 _LOG = logging.getLogger(__name__)
@@ -22,12 +23,15 @@ _PREDICTED_SIGMA = 0.03
 in all images of a scene, in recorded outputs of VGGT-1B."""
 _WINDOW_SIGMA = 0.004
 """Relative standard deviation of the focal length that one window finds: its patches share a bias."""
+_MAX_READOUT_UPDATES = 3
+"""How often a window is adjusted, at most, until the readout time does not change any more."""
+
 
 class RefinedReconstructor:
     """Refines the windows of another reconstructor; a window that cannot be refined is returned as it is.
 
-    The focal length of a camera that is not calibrated is estimated over all windows. Whatever else the other
-    reconstructor has (`prepare`, `status_values`, `close`, ...) is passed on.
+    The focal length of a camera that is not calibrated is estimated over all windows, and so is the readout time of a
+    rolling shutter. Whatever else the other reconstructor has (`prepare`, `status_values`, `close`, ...) is passed on.
 
     Attributes:
         focal: focal length found so far, as a fraction of the width of the images; None before the first window.
@@ -39,7 +43,8 @@ class RefinedReconstructor:
         self._inner = inner
         self.name = inner.name
         self._log_focal, self._variance = 0.0, np.inf
-        self._before: tuple[WindowGeometry, list[Gray]] | None = None
+        self._before: tuple[WindowGeometry, list[RawImage]] | None = None
+        self._correction = ImageCorrection()
 
     def __getattr__(self, name: str) -> Any:
         """Return what the other reconstructor has."""
@@ -61,8 +66,8 @@ class RefinedReconstructor:
         keyframes = {keyframe.id: keyframe for keyframe in window.keyframes}
         chosen = [keyframes[k] for k in geometry.keyframe_ids]
         calibrated = all(keyframe.calibrated for keyframe in chosen)
-        grays = [np.asarray(cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY), np.uint8) for keyframe in chosen]
-        (height, width), (small_height, small_width) = grays[0].shape, geometry.depth.shape[1:]
+        images = [RawImage.of(keyframe) for keyframe in chosen]
+        (height, width), (small_height, small_width) = images[0].gray.shape, geometry.depth.shape[1:]
         # Principal points are the images': the network takes them to be half a pixel beside.
         intrinsics = np.array([resize_intrinsics(keyframe.intrinsics, small_width / width, small_height / height)
                                for keyframe in chosen])
@@ -73,34 +78,41 @@ class RefinedReconstructor:
             focal, sigma = self._expected(predicted)
             focal *= width
         try:
-            refined = self._refine(replace(geometry, intrinsics=intrinsics), grays, focal, sigma)
+            refined = self._refine(replace(geometry, intrinsics=intrinsics), images, focal, sigma)
         except NotRefined as reason:
             _LOG.info("window %d is not refined: %s", window.id, reason)
             return replace(geometry, notes=(*geometry.notes, f"not refined: {reason}"),
                            report={**geometry.report, "refined": 0.0, "refine_s": time.perf_counter() - started})
         if not calibrated:
             self._observe(float(np.log(refined.focal / width)))
-        return replace(refined.geometry, report={**refined.geometry.report, "refined": 1.0,
-                                                 "refine_s": time.perf_counter() - started})
+        return replace(refined.geometry, report={
+            **refined.geometry.report, "refined": 1.0, "readout_s": self._correction.readout,
+            "refine_s": time.perf_counter() - started})
 
-    def _refine(self, geometry: WindowGeometry, grays: list[Gray], focal: float | None, sigma: float) -> Refinement:
-        """Adjust a window together with the newest keyframes of the one before, or alone."""
-        count, images, extended = len(grays), list(grays), geometry
-        if self._before is not None and self._before[1][0].shape == grays[0].shape:
-            before, before_images = self._before
-            extended = append_earlier(geometry, before)
-            images += [before_images[before.keyframe_ids.index(k)] for k in extended.keyframe_ids[count:]]
-        try:
-            result = refine_window(extended, images, focal, sigma, len(images) - count)
-        except NotRefined:
-            if len(images) == count:
-                raise
-            result, images = refine_window(geometry, grays, focal, sigma), grays
+    def _refine(self, geometry: WindowGeometry, images: list[RawImage], focal: float | None,
+                sigma: float) -> Refinement:
+        """Adjust a window, again where it has changed the readout time."""
+        for _ in range(_MAX_READOUT_UPDATES):
+            result, used = self._adjust(geometry, images, focal, sigma)
+            if not self._correction.update(used, result.solution, result.tracked):
+                break
         # A loop's window, of older keyframes, is not what the next window continues.
         if self._before is None or max(geometry.keyframe_ids) > max(self._before[0].keyframe_ids):
-            self._before = result.geometry, images
-        first = replace(first_keyframes(result.geometry, count), descriptors=geometry.descriptors)
+            self._before = result.geometry, used
+        first = replace(first_keyframes(result.geometry, len(images)), descriptors=geometry.descriptors)
         return replace(result, geometry=first)
+
+    def _adjust(self, geometry: WindowGeometry, images: list[RawImage], focal: float | None,
+                sigma: float) -> tuple[Refinement, list[RawImage]]:
+        """Adjust a window together with the newest keyframes of the one before, or alone; return the images, too."""
+        if self._before is not None and self._before[1][0].gray.shape == images[0].gray.shape:
+            before, before_images = self._before
+            extended = append_earlier(geometry, before)
+            earlier = [before_images[before.keyframe_ids.index(k)] for k in extended.keyframe_ids[len(images):]]
+            with suppress(NotRefined):
+                both = [*images, *earlier]
+                return refine_window(extended, self._correction.corrected(both), focal, sigma, len(earlier)), both
+        return refine_window(geometry, self._correction.corrected(images), focal, sigma), images
 
     def _expected(self, predicted: float) -> tuple[float, float]:
         """Return focal length over width and its sigma for bundle adjustment; `predicted` is a logarithm."""

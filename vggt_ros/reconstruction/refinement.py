@@ -21,6 +21,7 @@ from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
 from vggt_ros.reconstruction.adjustment.priors import OBSERVATION_SIGMA, DepthPrior, PosePrior
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
 
@@ -64,12 +65,16 @@ class Refinement:
         geometry: of the window, with `step_covariance`.
         focal: adjusted focal length at the size of the images, pixels.
         focal_sigma: its relative standard deviation; 0 where it was given.
+        solution: cameras and points (n, 3), with their observations.
+        tracked: (n, S), the observations that patches have aligned, inliers or not.
 
     """
 
     geometry: WindowGeometry
     focal: float
     focal_sigma: float
+    solution: SparseReconstruction
+    tracked: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +126,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     for level in range(len(pyramid) - 1, -1, -1):
         views = len(grays) if level == 0 else len(grays) - earlier
         rows = np.flatnonzero((corners.strongest | (level == 0)) & (corners.view < views))
-        part, matched, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners, centers,
-                                            observed, prior.first(views), focal_sigma)
+        part, matched, tracked, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners,
+                                                     centers, observed, prior.first(views), focal_sigma)
         scene = _with_first(scene, part)
         ratio[:views] = _depth_ratios(part, corners, rows, used)
         left = np.setdiff1d(np.arange(len(corners.view)), rows[used.any(1)])
@@ -148,7 +153,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     refined = replace(geometry, window_camera=window_camera, intrinsics=intrinsics,
                       depth=geometry.depth * ratio.astype(np.float32)[:, None, None],
                       step_covariance=OVERCONFIDENCE**2 * covariance, report={**geometry.report, **report})
-    return Refinement(refined, float(scene.focal[0, 0]), OVERCONFIDENCE * sigma)
+    solution = SparseReconstruction(scene, np.ones(len(grays), bool), used, matched, (0, 1))
+    return Refinement(refined, float(scene.focal[0, 0]), OVERCONFIDENCE * sigma, solution, tracked)
 
 
 def _with_first(scene: Scene, part: Scene) -> Scene:
@@ -201,9 +207,10 @@ def _unproject(scene: Scene, corners: _Corners, observed: Array, ratio: Array) -
 
 def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.intp], corners: _Corners,
                   centers: Array, observed: Array, prior: PosePrior, focal_sigma: float
-                  ) -> tuple[Scene, Array, NDArray[np.bool_]]:
-    """Match the corners `rows` (k,) at a level of the pyramid and adjust; return observations (k, S, 2) and inliers.
+                  ) -> tuple[Scene, Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Match the corners `rows` (k,) at a level of the pyramid and adjust.
 
+    Return the scene, observations (k, S, 2), which views were matched (k, S), and the inliers (k, S) of these.
     The finest level alone gates by residuals and ends with a narrow loss: coarse ones only lead to it.
     """
     shrink, views = 0.5**level, len(grays)
@@ -211,12 +218,11 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
     part = replace(scene, points=scene.points[rows])
     small = replace(part, focal=part.focal * shrink)
     view = corners.view[rows]
-    matched, used = align_patches(grays, small, centers * shrink, view, observed[rows] * shrink,
-                                  slant=corners.slant[rows] / shrink, options=PATCHES)
+    matched, tracked = align_patches(grays, small, centers * shrink, view, observed[rows] * shrink,
+                                     slant=corners.slant[rows] / shrink, options=PATCHES)
     matched /= shrink
-    points, angle = triangulate(part, matched, used)
-    enough = (used.sum(1) >= 2) & (angle > MIN_ANGLE)
-    used &= enough[:, None]
+    points, angle = triangulate(part, matched, tracked)
+    used = tracked & ((tracked.sum(1) >= 2) & (angle > MIN_ANGLE))[:, None]
     part = replace(part, points=points)
     for loss in LOSS_SCALES if level == 0 else (0.7 / shrink,):
         if used.any(1).sum() < MIN_POINTS // (1 if level == 0 else 2):
@@ -234,7 +240,7 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
         used &= (used.sum(1) >= 2)[:, None]
     points = scene.points.copy()
     points[rows] = part.points
-    return replace(part, points=points), matched, used
+    return replace(part, points=points), matched, tracked, used
 
 
 def _depth_ratios(scene: Scene, corners: _Corners, rows: NDArray[np.intp], used: NDArray[np.bool_]) -> Array:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.multiview.lens import MIN_RADIAL
+from vggt_ros.reconstruction.adjustment.lens import MIN_RADIAL
+from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE
 from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 
@@ -25,8 +26,6 @@ MAX_VIEWS = 16
 """Most keyframes of a local map with the new ones of the window that continues it."""
 FREE_VIEWS = 10
 """Newest keyframes whose poses are free in the local bundle adjustment; the older ones are fixed."""
-READOUT_CHANGE = 0.005
-"""A change of the readout time, seconds, after which what was solved with another one is wrong."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ the solutions of several initial pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import inverse, mean_rotation
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
-from vggt_ros.reconstruction.multiview.lens import Lens
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -28,29 +28,6 @@ MANY_POINTS = 60
 """Triangulated points from which a pose is exact enough that others are registered before the next adjustment."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
-_UNCHANGED = Lens()
-
-
-@dataclass(frozen=True, eq=False)
-class SparseReconstruction:
-    """A sparse solution of a window.
-
-    Attributes:
-        scene: cameras and points; cameras that could not be registered stay at the identity.
-        registered: (S,), the cameras that have a pose.
-        inliers: (n, S), the observations that agree with the scene.
-        observations: (n, S, 2), the observations used, pixels from the principal point.
-        initial_pair: the keyframes of the initial two-view geometry.
-        lens: what the solution says of the lens.
-
-    """
-
-    scene: Scene
-    registered: Mask
-    inliers: Mask
-    observations: Array
-    initial_pair: tuple[int, int]
-    lens: Lens = _UNCHANGED
 
 
 def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list[tuple[float, float, int, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.lens import Lens
 from vggt_ros.reconstruction.adjustment.triangulation import (
     EXACT,
     agreeing_directions,
@@ -18,7 +19,6 @@ from vggt_ros.reconstruction.adjustment.triangulation import (
     triangulate_and_adjust,
 )
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.lens import Lens
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
     SparseReconstruction,

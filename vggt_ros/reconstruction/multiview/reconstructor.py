@@ -15,16 +15,16 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, with_focal
 from vggt_ros.geometry.poses import inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.lens import UNCALIBRATED, Lens
+from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
+from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE, ReadoutEstimator
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.continuation import is_doubtful, known_part, solve_continued
-from vggt_ros.reconstruction.multiview.depth_images import PinholeImages
-from vggt_ros.reconstruction.multiview.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.multiview.lens_search import search_lens
-from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, READOUT_CHANGE, LocalMap
+from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
 from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
 from vggt_ros.reconstruction.multiview.quality import NO_METRICS
-from vggt_ros.reconstruction.multiview.rolling_shutter import ReadoutEstimator
 from vggt_ros.reconstruction.multiview.selection import solve_window
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.reconstruction.multiview.start_poses import joined_poses

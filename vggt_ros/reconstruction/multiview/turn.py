@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.geometry.ray_rotation import MIN_INLIER_RATIO as USUAL_RATIO
 from vggt_ros.geometry.ray_rotation import rotation_between
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import bearings
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
-from vggt_ros.reconstruction.multiview.rolling_shutter import GRID
+from vggt_ros.reconstruction.adjustment.rolling_shutter import GRID
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 
 Array = NDArray[np.float64]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import rotation_between_directions
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
-from vggt_ros.reconstruction.multiview.poses import Mask, SparseReconstruction, robust_cost
+from vggt_ros.reconstruction.multiview.poses import Mask, robust_cost
 
 Array = NDArray[np.float64]
 

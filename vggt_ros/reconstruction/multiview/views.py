@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene, undistorted
+from vggt_ros.reconstruction.adjustment.lens import Lens, distorted
+from vggt_ros.reconstruction.adjustment.rolling_shutter import shift_per_second, velocity_grid
 from vggt_ros.reconstruction.multiview.features import Features, detect
-from vggt_ros.reconstruction.multiview.lens import Lens, distorted
-from vggt_ros.reconstruction.multiview.rolling_shutter import shift_per_second, velocity_grid
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]

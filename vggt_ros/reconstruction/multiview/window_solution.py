@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import rotation_angle
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction, robust_cost
+from vggt_ros.reconstruction.multiview.poses import robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.views import Measurements
 

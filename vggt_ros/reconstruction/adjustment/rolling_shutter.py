@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median
+from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
-from vggt_ros.reconstruction.multiview.poses import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
 
 Array = NDArray[np.float64]
@@ -41,6 +41,8 @@ DEADBAND = 0.005
 """Shorter estimates, seconds, count as a global shutter: in forward motion, pitch rotation has the same effect."""
 MAX_TRACKS = 300
 """Number of the longest tracks, which are used for the estimate."""
+READOUT_CHANGE = 0.005
+"""A change of the estimate, seconds, after which a window is solved again."""
 MAX_READOUT = 0.1
 """Longer estimates, seconds, are implausible and ignored."""
 

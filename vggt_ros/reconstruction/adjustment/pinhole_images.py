@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.lens import correction_maps
-from vggt_ros.reconstruction.multiview.rolling_shutter import dense_shift
+from vggt_ros.reconstruction.adjustment.lens import correction_maps
+from vggt_ros.reconstruction.adjustment.rolling_shutter import dense_shift
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
