@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -66,6 +67,31 @@ def corridor(length: float = 30.0, width: float = 3.0, height: float = 2.5, seed
             faces += _box(rng, texel, (x, y, 0), (w, d, h), (str(rng.choice(["planks", "fabric", "tiles"])),))
             x += w + rng.uniform(0.3, 1.5)
     return Scene(faces)
+
+
+@lru_cache(maxsize=1)
+def cabinet(seed: int = 3) -> Scene:
+    """Return a dark cabinet with handles, its origin under it, in an empty room with pictures on its walls.
+
+    Walls and floor are plain: their texture deviates from its mean by a few gray values.
+    """
+    rng, texel = np.random.default_rng(seed), 0.006
+    walls = _box(rng, texel, (-5, -5, 0), (10, 10, 3), ("plaster",) * 4, inside=True)
+    faces = [_faded(face, 150, 0.25) for face in walls]
+    faces += [_faded(face, 28, 0.12) for face in _box(rng, texel, (-0.6, -0.4, 0), (1.2, 0.8, 1.8), ("planks",))]
+    for z in (0.4, 0.9, 1.4):
+        for low, size in (((-0.3, -0.44, z), (0.1, 0.04, 0.1)), ((0.2, 0.4, z), (0.1, 0.04, 0.1)),
+                          ((-0.64, 0.1, z), (0.04, 0.1, 0.1)), ((0.6, -0.2, z), (0.04, 0.1, 0.1))):
+            faces += _box(rng, texel, low, size, ("tiles",))
+    return Scene(faces)
+
+
+def _faded(face: Face, mean: float, contrast: float) -> Face:
+    """Return a face of another `mean` gray value, whose texture deviates from it `contrast` times as much."""
+    texture = face.texture.astype(np.float32)
+    color = texture.mean((0, 1))
+    faded = mean * color / color.mean() + contrast * (texture - color)
+    return replace(face, texture=np.clip(faded, 0, 255).astype(np.uint8))
 
 
 def _box(rng: np.random.Generator, texel: float, low: Sequence[float], size: Sequence[float],
