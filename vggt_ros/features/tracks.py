@@ -20,7 +20,7 @@ from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
 REFERENCE_WIDTH = 640.0
 """Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
-_FEW = 0.3
+_FEW = 0.2
 """Fraction of the wanted number; if an image has fewer strong corners, weak ones are tracked, too. Around a box in an
 empty room strong ones are where its edges cross what is behind them, and move with neither. The floor has weak ones."""
 _STRONG, _WEAK = 0.01, 0.001
