@@ -160,3 +160,16 @@ def test_a_camera_outside_the_map_is_never_relocalized():
     """50 images of places that resemble the mapped ones: ten each of five kinds, see `unmapped_scenes`."""
     slam = run(lap(), Config(), lap().oracle(noise=NOISE), follows_map=False).slam
     assert false_relocalizations(slam.solution, 50) == []
+
+
+def test_a_camera_is_not_found_where_it_cannot_have_come():
+    """Across the room in the next image: another place that looks alike. Later the camera may be there."""
+    slam = run(lap(), Config(), lap().oracle(), follows_map=False).slam
+    newest, elsewhere = lap().frames[-1], lap().frames[40]
+    world_map = trajectory_error(*slam.trajectory(0), lap())[1]
+    for seconds, found in ((0.1, False), (20.0, True)):
+        frame = Frame(newest.stamp + round(seconds * 1e9), elsewhere.image, elsewhere.intrinsics)
+        tracked = slam.track(frame)
+        assert (tracked.map_camera is not None) == found
+    error = np.linalg.norm(world_map.apply_pose(tracked.map_camera)[:3, 3] - lap().world_camera[40][:3, 3])
+    assert error < 0.05 and np.linalg.norm(lap().world_camera[-1][:3, 3] - lap().world_camera[40][:3, 3]) > 1.5
