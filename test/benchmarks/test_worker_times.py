@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 from worker_oracles import Recording, create
 
 from vggt_ros.benchmarks import workers as benchmark
@@ -14,6 +15,7 @@ RECORDING = (56, range(0), 0)
 CONFIG = Config().replace({"refine": "off", "loops.min_gap": 8})
 
 
+@pytest.mark.slow  # test_workers.py compares results and kills workers, too
 def test_one_worker_two_and_two_of_which_one_is_killed(monkeypatch, capsys):
     """The rendered room: every row has the same results, and the killed worker's window is sent again, once."""
     monkeypatch.setattr(benchmark, "load", lambda name: Recording(*RECORDING))

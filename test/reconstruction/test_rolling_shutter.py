@@ -43,12 +43,12 @@ def images(readout: float):
     return found
 
 
-def run(readout: float, setting: float):
-    """Return the readout time estimated by `multiview`, and the trajectory error in percent of the path length."""
-    config = Config().replace({"multiview.readout": setting, "keyframes.min_parallax": 20.0})
+def run(readout: float, setting: float, count: int = FRAMES):
+    """Return the readout time estimated by `multiview` from `count` images, and the error in percent of the path."""
+    config = Config().replace({"multiview.readout": setting, "keyframes.min_parallax": 20.0, "loops.enabled": False})
     reconstructor = Multiview(config)
     slam, truth = Slam(config, reconstructor), {}
-    for i, (image, pose) in enumerate(images(readout)):
+    for i, (image, pose) in enumerate(images(readout)[:count]):
         stamp = int(1e9 + i * PERIOD * 1e9)
         truth[stamp] = pose[:3, 3]
         window = slam.track(Frame(stamp, image, pinhole(*SIZE))).window
@@ -73,7 +73,7 @@ def test_readout_is_estimated_and_improves_the_trajectory():
 
 def test_a_global_shutter_is_not_corrected():
     """The estimated readout time is 0."""
-    assert run(0.0, -1.0)[0] == 0.0
+    assert run(0.0, -1.0, 24)[0] == 0.0
 
 
 @pytest.mark.parametrize("readout", [0.06, 0.0])
