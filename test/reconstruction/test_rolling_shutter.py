@@ -1,6 +1,5 @@
 """Rolling-shutter correction, with images whose rows are rendered at their own times."""
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -90,37 +89,6 @@ def test_distortion_that_was_found_with_another_readout_time_is_forgotten(readou
     reconstructor.reconstruct(window)
     assert (reconstructor.readout > 0) == (readout > 0)
     assert (reconstructor.carried[1].radial < 0.005) == (readout > 0)
-
-
-def test_keyframes_are_placed_anew_when_the_readout_time_becomes_known():
-    """The first window is solved without it, the second one with it, and corrects the first one's poses, too."""
-    config = Config().replace({"keyframes.min_parallax": 20.0, "multiview.readout": 0.0})
-    reconstructor, known = Multiview(config), Config().replace({"multiview.readout": 0.06})
-    slam, windows, truth = Slam(config, reconstructor), [], {}
-    for i, (image, pose) in enumerate(images(0.06)):
-        result = slam.track(Frame(int(1e9 + i * PERIOD * 1e9), image, pinhole(*SIZE)))
-        truth[int(1e9 + i * PERIOD * 1e9)] = pose
-        if result.window:
-            windows.append(result.window)
-        if len(windows) == 2:
-            break
-    first, second = windows
-
-    def error(window, geometry):
-        stamps = {keyframe.id: keyframe.stamp for keyframe in window.keyframes}
-        ids = [row for row, k in enumerate(geometry.keyframe_ids) if k in first.ids]
-        target = np.array([truth[stamps[geometry.keyframe_ids[row]]] for row in ids])[:, :3, 3]
-        centers = geometry.window_camera[ids, :3, 3]
-        return np.linalg.norm(umeyama(centers, target).apply(centers) - target, axis=1).max()
-
-    before = reconstructor.reconstruct(first)
-    local, lens, calibration, _, refused = reconstructor.carried
-    reconstructor.carried = local, lens, calibration, Multiview(known).carried[3], refused
-    both = replace(second, keyframes=tuple({k.id: k for k in (*first.keyframes, *second.keyframes)}.values()))
-    after = reconstructor.reconstruct(replace(second, earlier=first.ids))
-    assert after.report["recalibrated"] and after.report["revised"] == len(first.ids) - 1
-    assert set(first.ids) <= set(after.keyframe_ids) and "placed anew" in after.notes[-1]
-    assert error(both, after) < 0.75 * error(first, before)
 
 
 @pytest.mark.parametrize("readout", [0.0, 0.02, 0.04, 0.06, 0.09])

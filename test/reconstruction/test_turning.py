@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vggt_ros.geometry.poses import rotation_angle, so3_exp
+from vggt_ros.geometry.poses import rotation_angle, so3_exp, umeyama
 from vggt_ros.reconstruction.adjustment.bundle import Scene
-from vggt_ros.reconstruction.adjustment.lens import Lens
+from vggt_ros.reconstruction.adjustment.lens import Lens, distorted
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.continuation import known_part
+from vggt_ros.reconstruction.multiview.continuation import known_part, solve_continued
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.quality import NO_METRICS, first_accepted
@@ -155,21 +156,20 @@ def test_known_keyframes_that_moved_are_revised():
     assert replace(solution, before=None).revised() == ()
 
 
-@pytest.mark.parametrize(("readout", "radial", "outdated"), [
-    (0.0, 0.0, False), (0.004, 0.004, False), (0.006, 0.0, True), (0.0, -0.006, True)])
-def test_what_was_solved_with_another_calibration_is_revised(readout, radial, outdated):
+@pytest.mark.parametrize(("radial", "outdated"), [(0.0, False), (0.004, False), (0.006, True), (-0.006, True)])
+def test_what_was_solved_with_another_distortion_is_revised(radial, outdated):
     """All of the local map after its first view, though nothing moved; not if its poses were held, as in a turn."""
     scene, views = world(16, 60), [view(i) for i in range(16)]
     tracks = tracks_of(scene)
-    measured = Measurements(views, tracks, readout, Lens(radial=radial, radial_sigma=0.001))
+    measured = Measurements(views, tracks, 0.0, Lens(radial=radial, radial_sigma=0.001))
     local = LocalMap(tuple(views[:11]), part(scene, 0, 11), tracks[:, :11], np.zeros(60, np.intp), {}, 1.0)
-    assert local.is_outdated(readout, radial) == outdated
+    assert local.is_outdated(radial) == outdated
     moved = replace(scene, radial=radial - measured.lens.applied)
     solved = SparseReconstruction(moved, np.ones(16, bool), measured.visible, measured.observations, (0, 1))
     solution = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local, held=1)
     assert solution.revised() == (local.ids if outdated else ()) and solution.is_recalibrated == outdated
     held = replace(solution, held=11)
-    assert held.revised() == () and not held.is_recalibrated and held.calibration == (0.0, 0.0)
+    assert held.revised() == () and not held.is_recalibrated and held.radial == 0.0
 
 
 def test_observations_of_plain_surfaces_are_kept_as_tracked_if_asked_for():
@@ -204,3 +204,24 @@ def test_of_two_refusals_the_first_one_is_reported():
 
     with pytest.raises(ReconstructionRefused, match="False"):
         first_accepted(solve)
+
+
+def test_a_distortion_that_becomes_known_corrects_the_poses_before():
+    """The local map was solved without a distortion of 4 % at one focal length; with it all of its views are free."""
+    truth, views = world(12, 300), [view(i) for i in range(12)]
+    exact = tracks_of(truth) - CENTER
+    tracks = distorted(exact, truth.focal, -0.04) + CENTER
+    plain, seen = Measurements(views[:9], tracks[:, :9], 0.0, Lens()), np.ones(9, bool)
+    scene, inliers = triangulate_and_adjust(part(truth, 0, 9), plain.observations, plain.visible, seen, 0, 50)
+    local = LocalMap(tuple(views[:9]), scene, np.where(inliers[..., None], tracks[:, :9], np.nan),
+                     np.full(300, 4), {}, 1.0)
+
+    def error(solution):
+        centers, target = solution.centers()[:9], truth.centers()[:9]
+        return np.linalg.norm(umeyama(centers, target).apply(centers) - target, axis=1).max()
+
+    lens = Lens(radial=-0.04, radial_sigma=0.003)
+    _, solved, _, _, held = solve_continued(local, Measurements(views, tracks, 0.0, lens))
+    assert held == 1 and solved.registered.all()
+    assert error(solved.scene) < 0.2 * error(scene)
+    assert solve_continued(replace(local, radial=-0.04), Measurements(views, tracks, 0.0, lens))[4] == 2

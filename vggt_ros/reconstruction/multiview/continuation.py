@@ -62,7 +62,7 @@ def solve_continued(local: LocalMap, measured: Measurements, start: StartPoses |
     """Return the solution of the views of a local map and the new ones after them, and how many of the views were held.
 
     The first four are as in `solve_window`. The oldest views are held fixed, only the first one if what is known of the
-    lens or the readout time has changed.
+    lens has changed.
 
     Args:
         local: solved views; its tracks are the first rows of those measured.
@@ -75,10 +75,10 @@ def solve_continued(local: LocalMap, measured: Measurements, start: StartPoses |
 
     """
     held = 1
-    if measured.lens.is_settled and not local.is_outdated(measured.readout, measured.lens.applied):
+    if measured.lens.is_settled and not local.is_outdated(measured.lens.applied):
         held = max(len(measured.views) - FREE_VIEWS, 1)
     measured_again, solved, reference, metrics = _solve(local, measured, start, held)
-    if held > 1 and local.is_outdated(measured.readout, measured.lens.applied + solved.scene.radial):
+    if held > 1 and local.is_outdated(measured.lens.applied + solved.scene.radial):
         held = 1
         measured_again, solved, reference, metrics = _solve(local, measured, start, held)
     return measured_again, solved, reference, metrics, held

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import MIN_RADIAL
-from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE
 from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 
@@ -40,7 +39,7 @@ class LocalMap:
         depth: by keyframe id, depth and its relative sigma, each float32 (h, w).
         cost: mean robust cost of the solution, square pixels.
         distance: median depth of its points, or of the last ones that were known before a turn on the spot.
-        readout, radial: readout time, seconds, and radial distortion that it was solved with.
+        radial: radial distortion that it was solved with.
 
     """
 
@@ -51,7 +50,6 @@ class LocalMap:
     depth: dict[int, DepthMap]
     cost: float
     distance: float = 1.0
-    readout: float = 0.0
     radial: float = 0.0
 
     @property
@@ -65,9 +63,9 @@ class LocalMap:
         shared = [k for k in window.shared if k in self.ids]
         return newest in shared and all(k in window.shared or k > newest for k in window.ids)
 
-    def is_outdated(self, readout: float, radial: float) -> bool:
-        """Return whether readout time, seconds, and radial distortion are others than it was solved with."""
-        return abs(readout - self.readout) >= READOUT_CHANGE or abs(radial - self.radial) >= MIN_RADIAL
+    def is_outdated(self, radial: float) -> bool:
+        """Return whether the radial distortion is another one than it was solved with."""
+        return abs(radial - self.radial) >= MIN_RADIAL
 
     def newest(self, count: int) -> LocalMap:
         """Return the newest `count` keyframes, and the points that two of them see."""

@@ -248,7 +248,7 @@ class Multiview:
                   if (view.keyframe.id not in known or view.keyframe.id in revised) and row not in turned]
         small_grays, small_intrinsics = downscale([view.features.gray for view in views], intrinsics,
                                                   self._settings.depth_width)
-        pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], solution.calibration[1], self.readout,
+        pinhole = PinholeImages(small_intrinsics[0], small_grays.shape[:0:-1], solution.radial, self.readout,
                                 [view.velocity for view in views], views[0].features.gray.shape[::-1])
         if not wanted:
             depth = sigma = np.zeros((0, *small_grays.shape[1:]), np.float32)
@@ -270,4 +270,4 @@ class Multiview:
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        solution.cost_of_all(), solution.distance(), *solution.calibration)
+                        solution.cost_of_all(), solution.distance(), solution.radial)

@@ -44,7 +44,7 @@ def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[st
         notes += (f"its scale is known to {report['scale_sigma']:.0%} only, since few points that are known stayed in "
                   "view: a loop repairs it",)
     if report["revised"] and report["recalibrated"]:
-        notes += (f"the lens or the rolling shutter is known better: {report['revised']:.0f} keyframes of the windows "
+        notes += (f"the distortion of the lens is known better: {report['revised']:.0f} keyframes of the windows "
                   "before were placed anew",)
     elif report["revised"]:
         notes += (f"it contradicts the window before: {report['revised']:.0f} keyframes of that were placed anew",)

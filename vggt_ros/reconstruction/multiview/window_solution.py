@@ -82,16 +82,16 @@ class WindowSolution:
         return min(SCALE_ERROR * sigma, ASSUMED_SCALE_SIGMA)
 
     @property
-    def calibration(self) -> tuple[float, float]:
-        """The readout time, seconds, and the radial distortion that it was solved with."""
+    def radial(self) -> float:
+        """The radial distortion that it was solved with."""
         if self.before is not None and self.held == self.known:
-            return self.before.readout, self.before.radial
-        return self.measured.readout, self.measured.lens.applied + self.solved.scene.radial
+            return self.before.radial
+        return self.measured.lens.applied + self.solved.scene.radial
 
     @property
     def is_recalibrated(self) -> bool:
-        """True if the known views were solved with another readout time or distortion."""
-        return self.before is not None and self.before.is_outdated(*self.calibration)
+        """True if the known views were solved with another distortion."""
+        return self.before is not None and self.before.is_outdated(self.radial)
 
     def revised(self) -> tuple[int, ...]:
         """Return the ids of the known keyframes that were free, after the last fixed one, if one of them was wrong."""
