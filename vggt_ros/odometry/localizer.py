@@ -180,9 +180,9 @@ class Localizer:
             return True
         rows = np.flatnonzero(solution.submaps == found.submap)
         stamps, centers = solution.stamps[rows], solution.map_camera[rows, :3, 3]
-        last = None if self._last_tracked is None else pose_by_reference(self._last_tracked, solution)
-        if self._last_tracked is not None and last is not None and self._last_tracked.stamp > stamps[-1]:
-            stamps, centers = np.append(stamps, self._last_tracked.stamp), np.vstack([centers, last[:3, 3]])
+        last = self._last_tracked
+        if last is not None and last.stamp > stamps[-1] and (pose := pose_by_reference(last, solution)) is not None:
+            stamps, centers = np.append(stamps, last.stamp), np.vstack([centers, pose[:3, 3]])
         newest = solution.keyframes[int(solution.ids[-1])]
         limit = reach(stamps, centers, newest.median_depth * float(solution.scale[-1]), stamp)
         return limit is None or float(np.linalg.norm(found.map_camera[:3, 3] - centers[-1])) <= limit

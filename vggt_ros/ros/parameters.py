@@ -76,10 +76,10 @@ def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config
         apply: called with the new settings.
 
     """
-    names = {setting.name: setting for setting, _ in Config()}
+    settings = {setting.name: setting for setting, _ in Config()}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
-        changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in names}
+        changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in settings}
         try:
             if changes:
                 apply(current().replace(changes))
@@ -90,4 +90,4 @@ def on_change(node: Node, current: Callable[[], Config], apply: Callable[[Config
     node.add_on_set_parameters_callback(check)
     if hasattr(node, "add_pre_set_parameters_callback"):  # since Iron
         node.add_pre_set_parameters_callback(lambda given: [
-            _as_meant(one, names[one.name]) if one.name in names else one for one in given])
+            _as_meant(one, settings[one.name]) if one.name in settings else one for one in given])

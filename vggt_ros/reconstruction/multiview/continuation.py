@@ -77,15 +77,16 @@ def solve_continued(local: LocalMap, measured: Measurements, start: StartPoses |
     held = 1
     if measured.lens.is_settled and not local.is_outdated(measured.lens.applied):
         held = max(len(measured.views) - FREE_VIEWS, 1)
-    measured_again, solved, reference, metrics = _solve(local, measured, start, held)
-    if held > 1 and local.is_outdated(measured.lens.applied + solved.scene.radial):
+    found = _solve(local, measured, start, held)
+    if held > 1 and local.is_outdated(measured.lens.applied + found[1].scene.radial):
         held = 1
-        measured_again, solved, reference, metrics = _solve(local, measured, start, held)
-    return measured_again, solved, reference, metrics, held
+        found = _solve(local, measured, start, held)
+    return *found, held
 
 
 def _solve(local: LocalMap, measured: Measurements, start: StartPoses | None, held: int
            ) -> tuple[Measurements, SparseReconstruction, NDArray[np.intp], QualityMetrics]:
+    """Return the solution as `solve_window` does; the poses of the first `held` views are fixed."""
     count, known = len(measured.views), len(local.views)
     visible, observations = measured.visible, measured.observations
     begin, reference = known_part(local, measured)
