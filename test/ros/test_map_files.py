@@ -1,6 +1,8 @@
 """Save, load and localize through the node's services, on real DDS."""
 
 import shutil
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from scenes import lap
 
 from vggt_ros.config import Config
 from vggt_ros.mapping.restored_map import restore
-from vggt_ros.ros import messages
+from vggt_ros.ros import map_files, messages
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import StorageError, load_map, save_map
 from vggt_ros.windows.point_cloud import PointCloud
@@ -238,16 +240,38 @@ def test_localization_without_a_saved_map_is_an_error(saved):
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_a_map_is_made(tmp_path, capfd):
-    """It is known when the node is configured, and nothing is created to find it out."""
+    """It is known once the node is configured, and nothing is created to find it out."""
     (tmp_path / "disk").write_text("not mounted")
     bench = Bench(lap().oracle(), map__folder=str(tmp_path / "disk" / "maps"), **QUICK)
     bench.read_log = lambda: capfd.readouterr().err
     try:
         assert bench.node.trigger_configure().name == "SUCCESS"
-        assert bench.logged("map.folder", "disk is a file, not a folder", "set map.folder to")
+        assert bench.spin(lambda: bench.logged("map.folder", "disk is a file, not a folder", "set map.folder to"))
         assert bench.spin(lambda: bench.node.reconstructor.was_ready)
         level, text = bench.node.monitor.level_and_message(active=False)
         assert level == DiagnosticStatus.WARN and "inactive; map.folder" in text
         assert [path.name for path in tmp_path.iterdir()] == ["disk"]
     finally:
         bench.close()
+
+
+def test_a_drive_that_hangs_blocks_neither_the_node_nor_its_end(monkeypatch):
+    """As a network drive without its server does: the call that looks at the folder does not return."""
+    hangs, server_is_back = threading.Event(), threading.Event()
+
+    def wait_for_server(folder):
+        hangs.set()
+        server_is_back.wait()
+
+    monkeypatch.setattr(map_files, "check_replaceable", wait_for_server)
+    bench = Bench(lap().oracle(), **QUICK).start()
+    try:
+        assert hangs.wait(5.0)
+        bench.info(lap().frames[0])
+        bench.play(lap().frames[:5])
+        assert bench.spin(lambda: bench.node.monitor.tracked is not None and bench.got["status"])
+        before = time.monotonic()
+        bench.close()
+        assert time.monotonic() - before < 5.0
+    finally:
+        server_is_back.set()

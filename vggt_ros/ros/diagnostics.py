@@ -86,9 +86,10 @@ class StatusMonitor:
         return (f"no keyframe for {elapsed:.0f} s although images arrive: they lack parallax; move the camera sideways "
                 "in front of a textured scene, not only rotate it, or lower keyframes.min_parallax")
 
-    def new_problems(self) -> list[str]:
+    def new_problems(self, active: bool) -> list[str]:
         """Return the problems that were not there at the last call, for the log; numbers in them do not count."""
-        problems = {re.sub(r"[\d.]+", "#", problem): problem for problem in self.problems()}
+        current = self.problems() if active else self.map_problems()
+        problems = {re.sub(r"[\d.]+", "#", problem): problem for problem in current}
         new = [problem for kind, problem in problems.items() if kind not in self._known_problems]
         self._known_problems = set(problems)
         return new

@@ -13,6 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.restored_map import RestoredMap, restore
 from vggt_ros.ros.commands import CommandSteps
+from vggt_ros.ros.periodic import PeriodicThread
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, map_folder, save_map
@@ -21,7 +22,11 @@ from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_ma
 class MapFiles:
     """Saves and loads maps in `map.folder`.
 
+    The disk is accessed by the worker, and by a thread that looks whether maps can be saved: a network drive that hangs
+    blocks neither the executor nor the end of the node.
+
     Attributes:
+        problems: in one line that maps cannot be saved, with the cure; empty if they can.
         saved_keyframes, loaded_keyframes: number of keyframes in the map that was last saved, or loaded.
         load_error: why the map that should be loaded at the start is not loaded; empty if there is no such error.
 
@@ -46,6 +51,12 @@ class MapFiles:
         self.load_error = ""
         self.saved_keyframes = self.loaded_keyframes = 0
         self._pending_load: tuple[CommandSteps, Future[Any]] | None = None
+        self.problems: list[str] = []
+        self._check = PeriodicThread(self._look_at_folder, 2.0, "vggt_ros_map_folder")
+
+    def close(self) -> None:
+        """Stop looking at the folder."""
+        self._check.close()
 
     @property
     def expects_map(self) -> bool:
@@ -53,20 +64,10 @@ class MapFiles:
         config = self._config()
         return config.map.load or config.mode == "localization" or self._transforms.loaded_world is not None
 
-    def problems(self) -> list[str]:
-        """Return in one line that maps cannot be saved, with the cure; empty if they can."""
-        if self._config().mode == "localization":
-            return []
-        try:
-            check_replaceable(self._folder(""))
-        except StorageError as error:
-            return [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
-        return []
-
     def save(self, name: str = "") -> CommandSteps:
         """Save the map under a name, by default `map.name`."""
-        folder, map_world = self._folder(name), self._transforms.map_world
-        yield self._run_in_worker(lambda: self._save(folder, map_world))
+        map_world = self._transforms.map_world
+        folder = yield self._run_in_worker(lambda: self._save(self._folder(name), map_world))
         return str(folder)
 
     def autosave(self) -> None:
@@ -83,32 +84,30 @@ class MapFiles:
                 log.info(f"the map is saved as {done.result()}")
 
         def save() -> Path:
-            folder = map_folder(config.map.folder, f"{config.map.name}_autosave")
-            self._save(folder, map_world)
-            return folder
+            return self._save(map_folder(config.map.folder, f"{config.map.name}_autosave"), map_world)
 
         if len(self._slam.solution):
             self._run_in_worker(save).add_done_callback(report)
 
     def load(self, name: str = "") -> CommandSteps:
         """Continue from a saved map, by default `map.name`; if it cannot be loaded, the current map is kept."""
-        folder, config = self._folder(name), self._config()
-        restored: RestoredMap = yield self._run_in_worker(lambda: restore(load_map(folder), config, str(folder)))
+        config = self._config()
+
+        def read() -> tuple[Path, RestoredMap]:
+            folder = self._folder(name)
+            return folder, restore(load_map(folder), config, str(folder))
+
+        folder, restored = yield self._run_in_worker(read)
         yield self._restart(f"{folder} is loaded", restored)
         self.load_error, self.loaded_keyframes = "", len(restored.record)
         return f"{len(restored.record)} keyframes from {folder}"
 
     def load_at_start(self) -> None:
-        """Start to load the map if configured; a failure is logged, and remains in the status, as `problems` do."""
+        """Start to load the map if configured; a failure is logged, and remains in the status."""
         config = self._config()
-        for problem in self.problems():
-            self._node.get_logger().warning(problem)
         if config.map.load or config.mode == "localization":
             self.load_error, steps = "the map is being loaded", self.load()
-            try:
-                self._pending_load = steps, next(steps)
-            except StorageError as error:
-                self._report_load_error(error)
+            self._pending_load = steps, next(steps)
 
     def reload(self) -> None:
         """Load the map again after a reset in mode localization, which needs it."""
@@ -135,11 +134,21 @@ class MapFiles:
         settings = self._config().map
         return map_folder(settings.folder, name or settings.name)
 
-    def _save(self, folder: Path, map_world: Array | None) -> None:
-        """Write the map in the frame `map` (z up), as it is published."""
+    def _look_at_folder(self) -> None:
+        problems = []
+        try:
+            if self._config().mode != "localization":
+                check_replaceable(self._folder(""))
+        except StorageError as error:
+            problems = [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
+        self.problems = problems
+
+    def _save(self, folder: Path, map_world: Array | None) -> Path:
+        """Write the map in the frame `map` (z up), as it is published; return the folder."""
         solution = self._slam.solution
         if map_world is None:
             raise StorageError("the map is empty")
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
         self.saved_keyframes = len(solution)
+        return folder

@@ -21,9 +21,9 @@ class PeriodicThread:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, but not for a call that hangs: the thread does not keep the process."""
         self._end.set()
-        self._thread.join()
+        self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         failed, due = False, time.monotonic()

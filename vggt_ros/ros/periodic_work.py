@@ -40,9 +40,9 @@ class PeriodicWork:
             node.outputs.slam_status.publish(typed_status(
                 header(now, node.config.tf.map_frame), node.is_active, node.is_paused, status.level, status.message,
                 monitor.values(), monitor.problems()))
-        for problem in node.monitor.new_problems() if node.is_active else ():
+        for problem in monitor.new_problems(node.is_active):
             log.warning(problem)
-        if node.is_active and (problem := node.monitor.parallax_problem()):
+        if node.is_active and (problem := monitor.parallax_problem()):
             log.warning(problem, throttle_duration_sec=30.0)
         node.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))
 

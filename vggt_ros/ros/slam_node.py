@@ -119,14 +119,15 @@ class SlamNode(NodeParts):
         self.tracking = ImageTracking(self, self.slam, self.worker, self.source, self.transforms, self.outputs,
                                       self.metric, self.monitor, self._is_resetting)
         self.maps = MapFiles(self, lambda: self.config, self.slam, self.transforms, self._run_in_worker, self.reset)
+        closers.callback(self.maps.close)
         self.initial_pose = InitialPose(self, self.config.tf.map_frame, self.slam, self.transforms,
                                         lambda: self.maps.expects_map)
         closers.callback(self.initial_pose.close)
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
         self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
-                                         *self.transforms.problems(), *self.maps.problems(), *namesake_problems(self)]
-        self.monitor.map_problems = self.maps.problems
+                                         *self.transforms.problems(), *self.maps.problems, *namesake_problems(self)]
+        self.monitor.map_problems = lambda: self.maps.problems
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
         self.monitor.is_paused = lambda: self.is_paused
