@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
-from scenes import SIZE, lap, run, trajectory_error
+from scenes import SIZE, Sequence, lap, run, trajectory_error
 
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
@@ -100,6 +100,26 @@ def random_view(seed):
                                                                  rng.uniform(-0.15, 0.15, 3))
     intrinsics = lap().frames[0].intrinsics
     return camera, cv2.cvtColor(room().render(camera, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY), intrinsics
+
+
+def test_wide_images_are_found_and_a_band_of_a_high_one_is_not():
+    """The same pixels: all of a wide image, as cars have, or the part of a high one in which anything is found."""
+    size, band, poses = (640, 480), slice(140, 340), lap().world_camera[20:36]
+    intrinsics, shift = pinhole(*size), np.array([[0, 0, 0], [0, 0, band.start], [0, 0, 0]])
+    images = [room().render(pose, intrinsics, size)[0] for pose in poses]
+    wide = tuple(Frame(10**18 + 10**8 * i, np.ascontiguousarray(image[band]), intrinsics - shift)
+                 for i, image in enumerate(images))
+    done = run(Sequence(wide, poses), Config(), SceneReconstructor(room(), [f.stamp for f in wide], poses, NOISE))
+    solution, relocalizer = done.slam.solution, Relocalizer(TrackingConfig())
+    world_map = trajectory_error(solution.stamps, solution.map_camera, Sequence(wide, poses))[1]
+    for frame, image, truth in list(zip(wide, images, poses, strict=True))[::4]:
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        found = relocalizer.search(ImageFeatures(gray[band].copy()), frame.intrinsics, solution)
+        assert found is not None
+        assert np.linalg.norm(world_map.apply(found.map_camera[:3, 3]) - truth[:3, 3]) < 0.03
+        partly_blank = np.full_like(gray, 128)
+        partly_blank[band] = gray[band]
+        assert relocalizer.search(ImageFeatures(partly_blank), intrinsics, solution) is None
 
 
 def test_a_camera_outside_the_map_is_never_relocalized():

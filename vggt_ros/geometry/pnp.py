@@ -15,6 +15,8 @@ _IDENTITY = np.eye(6)
 _MAX_SAMPLES, _CONFIDENCE, _SAMPLE = 200, 0.999, 4
 """Of RANSAC: most samples, the probability to find the best pose, and the points of a sample."""
 _MAX_ITERATIONS = 8
+_WIDE = 16 / 9
+"""Width over height of the widest images that are usual."""
 _MIN_DECREASE = 1e-3
 """Decrease of the squared reprojection error by a step, px^2, below which the pose has converged: such a step is a
 thirtieth of the pose's sigma with errors of a pixel."""
@@ -118,6 +120,17 @@ def geman_mcclure(residual: Array, max_error: float) -> tuple[Array, Array]:
 
 def _kernel_scale(squared_error: Array, max_error: float) -> float:
     return max(max_error / 2, 2 * float(np.sqrt(median(squared_error))))
+
+
+def spread(pixels: NDArray[np.floating], size: tuple[int, int]) -> float:
+    """Return the smaller standard deviation, x or y, of `pixels` (n, 2) over the width of an image of `size` (h, w).
+
+    Pixels in a narrow band, or in a small part of the image, hardly tell a rotation from a translation. What tells
+    them apart is the product of both deviations, so an image that is wider than `_WIDE`, as those of cars are, counts
+    as one that is narrower by as much: no pixels of it have a tenth of its width in y.
+    """
+    height, width = size
+    return float(pixels.std(0).min() / min(width, (_WIDE * height) ** 2 / width)) if len(pixels) else 0.0
 
 
 def projection_jacobian(local: Array, intrinsics: Array) -> Array:

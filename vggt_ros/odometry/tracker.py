@@ -15,21 +15,19 @@ import numpy as np
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
-from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
+from vggt_ros.geometry.pnp import pnp_ransac, refine_pose, spread
 from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.motion_uncertainty import PoseInfluences, motion_covariance, pose_influences
 from vggt_ros.odometry.rotation import RotationTracker
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
-from vggt_ros.places.relocalization import Relocalization
+from vggt_ros.places.relocalization import MIN_SPREAD, Relocalization
 from vggt_ros.windows.solution import Solution
 
 DEGRADED_FACTOR = 2
 """Poses with fewer inliers than this times `tracking.min_inliers` are degraded."""
 _MAX_LOST_IMAGES = 10
 """Images without a pose after which the camera is lost, and the newest keyframes are not matched any more."""
-_MIN_SPREAD = 0.1
-"""Smallest standard deviation of inliers in the image, in x and y, as a fraction of its width."""
 _DRIFT_RATE = 0.05
 """Drift of triangulated landmarks, as a fraction of the distance to the newest solved keyframe."""
 _MIN_INLIER_RATIO, _MIN_INLIER_RATIO_IF_MANY = 0.4, 0.25
@@ -193,7 +191,7 @@ class Tracker:
                                     self._config.min_inliers)
             if found_pose is not None:
                 self._last_pose, inliers = found_pose
-                if pixels[image_rows[known][inliers]].std(0).min() < _MIN_SPREAD * width:
+                if spread(pixels[image_rows[known][inliers]], image.gray.shape) < MIN_SPREAD:
                     continue
                 self.landmarks.replace(tracks.append(pixels[image_rows[known][inliers]]), points[known][inliers],
                                         keyframe)

@@ -20,7 +20,7 @@ from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.photometric import PhotometricImage, textured_points
 from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures, match_binary
 from vggt_ros.geometry.camera import pixel_rays
-from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
+from vggt_ros.geometry.pnp import pnp_ransac, refine_pose, spread
 from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.places.candidates import RelocalizationCandidates
 from vggt_ros.windows.keyframe import BinaryFeatures
@@ -35,7 +35,7 @@ _MAX_REPROJECTION_ERROR = 3.0
 _MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
 """Fewest inliers with a single keyframe, and with it and its neighbors."""
 MIN_SPREAD = 0.1
-"""Smallest standard deviation of the inliers in the image, in x and y, as a fraction of its width."""
+"""Smallest spread of the inliers in the image, as a fraction of its width."""
 MIN_SPREAD_SUPPORTED = 0.05
 """The same where something else, such as the prior pose of a tracked camera, resolves the ambiguity of inliers in a
 narrow band of the image."""
@@ -88,7 +88,7 @@ class Relocalizer:
     """
 
     def __init__(self, config: TrackingConfig, min_spread: float = MIN_SPREAD) -> None:
-        """Search with the settings of `config`; `min_spread` is of the inliers, as a fraction of the image's width."""
+        """Search with the settings of `config`; `min_spread` is of the inliers in the image."""
         self._config, self._min_spread = config, min_spread
         self._candidates = RelocalizationCandidates()
         self.clear()
@@ -173,8 +173,7 @@ class Relocalizer:
         if len(points) < _MIN_INLIERS:
             return None
         map_camera, covariance, inliers = refine_pose(map_camera, points, observed, intrinsics, max_error)
-        spread = observed[inliers].std(0).min() / width if inliers.any() else 0.0
-        if inliers.sum() < _MIN_INLIERS or spread < min_spread:
+        if inliers.sum() < _MIN_INLIERS or spread(observed[inliers], image.gray.shape) < min_spread:
             return None
         query = PhotometricImage.from_image(image.gray, intrinsics,
                                             solution.keyframes[int(solution.ids[covisible[0]])].depth.shape[1])
