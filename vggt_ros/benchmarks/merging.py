@@ -57,8 +57,9 @@ def merging(pieces: Sequence[str], config: Config | None = None) -> dict[str, An
     """Print a table of the errors of maps made in one and of merged maps; return all figures by recording.
 
     Args:
-        pieces: name of a recording and the number of parts that it is cut into, as `tum_fr1_xyz:3`; or several
-            recordings, as `kitti05_bends+kitti07_first160`, whose maps are to stay apart.
+        pieces: name of a recording, the number of parts that it is cut into, and how many images neighboring parts
+            have in common, as `tum_fr1_xyz:3` or `kitti07_first160:2:30`; or several recordings, as
+            `kitti05_bends+kitti07_first160`, whose maps are to stay apart.
         config: the settings.
 
     Raises:
@@ -70,9 +71,9 @@ def merging(pieces: Sequence[str], config: Config | None = None) -> dict[str, An
     print(f"{'recording':<34} {'maps':>5} {'joined':>7} {'ATE in one':>11} {'of parts':>9} {'merged':>8} "
           f"{'ratio':>6} {'keyframes':>10}", flush=True)
     for piece in pieces:
-        name, _, count = piece.partition(":")
+        name, *numbers = piece.split(":")
         recordings = [load(one) for one in name.split("+")]
-        cuts: list[Any] = recordings if len(recordings) > 1 else _cut(recordings[0], int(count or 2))
+        cuts: list[Any] = recordings if len(recordings) > 1 else _cut(recordings[0], *map(int, numbers))
         maps = [run(one, config, progress=sys.stderr.isatty()) for one in cuts]
         whole = run(load(name), config, progress=sys.stderr.isatty()) if len(recordings) == 1 else None
         merged = merge([one.slam.record(BODY_OPTICAL) for one in maps], [one.name for one in cuts], config)
@@ -107,10 +108,10 @@ def _pooled(maps: Sequence[Run]) -> float | None:
         if known else None
 
 
-def _cut(recording: Recording, count: int) -> list[Any]:
-    """Return a recording in `count` parts of equal length."""
+def _cut(recording: Recording, count: int = 2, common: int = 0) -> list[Any]:
+    """Return a recording in `count` parts of equal length, neighbors with so many images in `common`."""
     ends = [round(len(recording) * part / count) for part in range(count + 1)]
-    return [Cut(recording, begin, end) for begin, end in pairwise(ends)]
+    return [Cut(recording, max(begin - common // 2, 0), end + common - common // 2) for begin, end in pairwise(ends)]
 
 
 def _text(value: float | None, digits: int) -> str:

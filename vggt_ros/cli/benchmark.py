@@ -126,8 +126,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     command = commands.add_parser("merge", help="trajectory error of recordings that are cut, mapped in parts and "
                                   "merged, against maps made in one; needs VGGT_ROS_DATA, except for demo_room")
     command.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
-                         metavar="NAME:PARTS", help="in VGGT_ROS_DATA, and into how many parts each is cut; NAME+NAME: "
-                         "different recordings, whose maps must stay apart")
+                         metavar="NAME:PARTS:COMMON", help="in VGGT_ROS_DATA, into how many parts each is cut, and how "
+                         "many images neighbors have in common (0 if left out); NAME+NAME: different recordings, whose "
+                         "maps must stay apart")
     _add_settings(command)
     command = commands.add_parser("grid", help="occupancy grid against the one that a depth camera and the true poses "
                                   "give; needs VGGT_ROS_DATA, except for demo_room")
