@@ -41,7 +41,7 @@ _MIN_FITTED = 0.6
 _MAX_LOG_SCALE = 0.3
 """Largest logarithm of the change of scale: a part that is shrunk enough fits into anything."""
 _SIGMA, _SAMPLES = 0.03, 10
-"""Error of a point, as a fraction of its depth, and effective number of independent ones in a group of keyframes."""
+"""Error of a point, as a fraction of the median depth, and effective number of independent ones in a group."""
 
 
 @dataclass(frozen=True, eq=False)
