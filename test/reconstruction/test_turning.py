@@ -156,6 +156,30 @@ def test_known_keyframes_that_moved_are_revised():
     assert replace(solution, before=None).revised() == ()
 
 
+@pytest.mark.parametrize(("third", "registered_alone", "wrong"), [
+    (10, False, True),  # the two newest agree with each other, and with hardly any other keyframe
+    (10, True, False),  # the window by itself has them, too
+    (40, False, False),  # a third keyframe agrees
+])
+def test_new_keyframes_that_only_agree_with_each_other_are_contradicted_by_the_window_alone(third, registered_alone,
+                                                                                            wrong):
+    scene, views = world(12, 60), [view(i) for i in range(12)]
+    tracks = tracks_of(scene)
+    measured = Measurements(views, tracks, 0.0, Lens())
+    local = LocalMap(tuple(views[:8]), part(scene, 0, 8), tracks[:, :8], np.zeros(60, np.intp), {}, 1.0)
+    inliers = np.zeros_like(measured.visible)
+    inliers[:third] = True
+    inliers[third:, 10:] = True
+    solved = SparseReconstruction(scene, np.ones(12, bool), inliers, measured.observations, (0, 1))
+    continued = WindowSolution(measured, solved, np.zeros(60, np.intp), NO_METRICS, 0.0, local, held=4)
+    in_window = Measurements(views[7:], tracks[:, 7:], 0.0, Lens())
+    registered = np.array([True, True, True, registered_alone, registered_alone])
+    by_itself = SparseReconstruction(part(scene, 7, 12), registered, in_window.visible, in_window.observations, (0, 1))
+    alone = WindowSolution(in_window, by_itself, np.zeros(60, np.intp), NO_METRICS, 0.0)
+    newest = {views[i].keyframe.id for i in (10, 11)}
+    assert continued.contradicted(alone) == (newest if wrong else set())
+
+
 @pytest.mark.parametrize(("radial", "outdated"), [(0.0, False), (0.004, False), (0.006, True), (-0.006, True)])
 def test_what_was_solved_with_another_distortion_is_revised(radial, outdated):
     """All of the local map after its first view, though nothing moved; not if its poses were held, as in a turn."""

@@ -103,7 +103,7 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
     new = solved.registered if done is None else solved.registered & ~done.any(0)
     good = _agreeing(scene, aligned, inliers, measured.visible & new) if continued else inliers
     is_wide = _median_angle(scene, aligned, inliers) >= WIDE_ANGLE
-    weak = _weakest(good, measured.visible, new & (_support(inliers) < MIN_SUPPORT) if is_wide else new)
+    weak = _weakest(good, measured.visible, new & (three_view_inliers(inliers) < MIN_SUPPORT) if is_wide else new)
     if weak is not None and (is_wide or continued) and solved.registered.sum() > 2:
         supported = solved.registered & (np.arange(len(solved.registered)) != weak)
         held = int(np.argmax(supported)) if isinstance(fixed, int) else fixed
@@ -175,7 +175,7 @@ def check_quality(solved: SparseReconstruction, tracked: Mask, parallax: float, 
     if not continued and metrics.angle_deg < MIN_ANGLE:
         raise ReconstructionRefused(f"no parallax: the median angle between rays is {metrics.angle_deg:.2f} degrees")
     least = MIN_INLIERS_CONTINUED if continued else MIN_INLIERS
-    is_supported = (_support(inliers)[expected.any(0)] >= MIN_SUPPORT).all()
+    is_supported = (three_view_inliers(inliers)[expected.any(0)] >= MIN_SUPPORT).all()
     if (continued or agreeing) and metrics.angle_deg >= WIDE_ANGLE and is_supported:
         least = MIN_INLIERS_SUPPORTED
     if metrics.inlier_ratio < least:
@@ -197,7 +197,7 @@ def _median_angle(scene: Scene, observations: Array, inliers: Mask) -> float:
     return float(np.degrees(np.median(triangulate(scene, observations, inliers)[1][inliers.any(1)])))
 
 
-def _support(inliers: Mask) -> NDArray[np.intp]:
+def three_view_inliers(inliers: Mask) -> NDArray[np.intp]:
     """Return in each keyframe (S,) the number of inliers (n, S) of points that three keyframes see."""
     return inliers[inliers.sum(1) >= 3].sum(0)
 

@@ -155,6 +155,10 @@ class Multiview:
             with suppress(ReconstructionRefused):  # what they differ in says nothing against either: see `start_poses`
                 found.append(self._solve_continued(local, new, alone))
         best = min(found, key=lambda s: s.cost(window.ids), default=alone)
+        if local is not None and (wrong := best.contradicted(alone)):
+            best = alone
+            with suppress(ReconstructionRefused):
+                best = self._solve_continued(local, [view for view in new if view.keyframe.id not in wrong])
         (missing, cost), (missing_alone, cost_alone) = best.cost(window.ids), alone.cost(window.ids)
         is_joined = missing <= missing_alone and cost < MAX_COST_OF_JOINING * cost_alone
         return self._with_turned_views(best) if is_joined and best is not alone else alone

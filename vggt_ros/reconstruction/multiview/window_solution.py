@@ -13,7 +13,7 @@ from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import robust_cost
-from vggt_ros.reconstruction.multiview.quality import QualityMetrics
+from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS_CONTINUED, QualityMetrics, three_view_inliers
 from vggt_ros.reconstruction.multiview.views import Measurements
 
 Array = NDArray[np.float64]
@@ -114,6 +114,16 @@ class WindowSolution:
         by_tracker = self.solved.observations + self.measured.readout * (self.measured.shift_rate - rate)
         return (replace(self.solved, observations=by_tracker),
                 self.measured.visible & (views >= len(views) - count), rate)
+
+    def contradicted(self, alone: WindowSolution) -> set[int]:
+        """Return the ids of new keyframes that the window `alone` lacks and that hardly see points of three keyframes.
+
+        Two neighbors that were registered wrongly agree with each other, but hardly with a third keyframe.
+        """
+        lacking = {alone.measured.views[s].keyframe.id for s in np.flatnonzero(~alone.solved.registered)}
+        weak = three_view_inliers(self.solved.inliers) < MIN_INLIERS_CONTINUED * self.measured.visible.sum(0)
+        weak[:self.known] = False
+        return lacking & {self.measured.views[s].keyframe.id for s in np.flatnonzero(weak & self.solved.registered)}
 
     def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
         """Return how many of the keyframes have no pose, and the robust cost of their observations."""
