@@ -67,9 +67,8 @@ class BagSequence:
             info = None if known or info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
             self.info_topic = "" if info is None else info.topic
             if known:
-                size = self._first_size(reader)
-                camera, missing = known.camera(size), ""
-                assumptions += known.assumptions(size)
+                camera, missing = known.camera(self._first_size(reader)), ""
+                assumptions += known.assumptions(camera)
             else:
                 camera, missing = self._calibration(reader, fov, assumptions)
             truth = self._choose(reader, POSES, truth_topic)
