@@ -24,8 +24,6 @@ from vggt_ros.replay.photos import Photo
 from vggt_ros.storage.files import FileError, read_lines
 
 _PATCHES = PatchOptions(radius=5, min_correlation=0.8, max_shift=6.0, max_anisotropy=5.0)
-_PLANE_RADIUS = 12 / 518
-"""Radius of the neighborhood that gives the slant of the surface at a point, as a fraction of the width."""
 _CORNERS = 300
 """Corners of each photo that are matched."""
 
@@ -89,8 +87,7 @@ def track(photos: Sequence[Photo], source: NDArray[np.intp], pixels: Array) -> T
         shrink = np.array([depth.shape[1] / width, depth.shape[0] / height])
         matrices.append(resize_intrinsics(photo.keyframe.intrinsics, *(1 / shrink)))
         mine = source == number
-        rho[mine], found, _ = local_planes(depth, (pixels[mine] + 0.5) * shrink - 0.5,
-                                           max(3, round(_PLANE_RADIUS * depth.shape[1])))
+        rho[mine], found, _ = local_planes(depth, (pixels[mine] + 0.5) * shrink - 0.5)
         slant[mine] = np.nan_to_num(found) * shrink
     visible = np.zeros((len(pixels), len(photos)), bool)
     result = np.full((len(pixels), len(photos), 2), np.nan)
