@@ -47,12 +47,10 @@ class LateLocalizer:
         """Give a pose to images with at least `min_inliers` landmarks that agree."""
         self._min_inliers = min_inliers
         self._pending: deque[_Pending] = deque(maxlen=_MAX_PENDING)
-        self._waiting_for = 0  # stamp of the newest solved keyframe when the images were last tried
 
     def clear(self) -> None:
         """Forget all images."""
         self._pending.clear()
-        self._waiting_for = 0
 
     def add(self, frame: Frame, tracks: FeatureTracks) -> None:
         """Let an image without a pose wait."""
