@@ -26,6 +26,8 @@ from vggt_ros.storage.files import FileError, read_lines
 _PATCHES = PatchOptions(radius=5, min_correlation=0.8, max_shift=6.0, max_anisotropy=5.0)
 _CORNERS = 300
 """Corners of each photo that are matched."""
+_DRAWN = 60
+"""Most points in the picture of tracks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +124,13 @@ def write_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo], most: int = 60) -> None:
+def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
     """Write a picture of the first photos beside each other, with the points that most of them show."""
     shown = list(photos[:6])
     picture = np.concatenate([photo.image for photo in shown], 1)[..., ::-1].copy()
     width = shown[0].image.shape[1]
     seen = tracks.visible[:, :len(shown)]
-    order = np.argsort(-seen.sum(1), kind="stable")[:most]
+    order = np.argsort(-seen.sum(1), kind="stable")[:_DRAWN]
     colors = cv2.applyColorMap(np.linspace(0, 255, max(len(order), 1)).astype(np.uint8)[:, None], cv2.COLORMAP_HSV)
     for row, color in zip(order, colors[:, 0].tolist(), strict=False):
         at = [(int(tracks.pixels[row, n, 0]) + n * width, int(tracks.pixels[row, n, 1]))
