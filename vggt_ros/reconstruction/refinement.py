@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
-from vggt_ros.geometry.poses import inverse, rotation_angle
+from vggt_ros.geometry.poses import Array, inverse, rotation_angle
 from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
@@ -25,7 +25,6 @@ from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseRecon
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
 
-Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
 CORNERS, COARSE_CORNERS = 70, 40

@@ -9,11 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Sim3
+from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.windows.keyframe import Window
-
-Array = NDArray[np.float64]
 
 UNKNOWN, PRIOR, OBSERVED = "UNKNOWN", "PRIOR", "OBSERVED"
 

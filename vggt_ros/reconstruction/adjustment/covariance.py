@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.geometry.sim3 import adjoint
 from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Prior, Problem, Scene
-
-Array = NDArray[np.float64]
 
 _DEPTH_SIGMA = 0.02
 """Relative standard deviation to which the depth of a point may be known, at best."""

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ITERATIONS = 5

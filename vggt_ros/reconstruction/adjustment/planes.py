@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from vggt_ros.geometry.poses import Array
 
 _RADIUS = 12 / 518
 """Radius of the neighborhood of a point, as a fraction of the width of the depth map."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.images.flow import flow_at
 from vggt_ros.images.sift import verified_matches
@@ -21,8 +22,6 @@ from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
 from vggt_ros.windows.keyframe import Keyframe
-
-Array = NDArray[np.float64]
 
 MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""

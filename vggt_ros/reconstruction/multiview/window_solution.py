@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import rotation_angle
+from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import robust_cost
 from vggt_ros.reconstruction.multiview.quality import QualityMetrics
 from vggt_ros.reconstruction.multiview.views import Measurements
-
-Array = NDArray[np.float64]
 
 MIN_DEPTHS = 40
 """Fewest observations of points for their median depth."""
