@@ -52,6 +52,15 @@ def pose_by_reference(frame: TrackedFrame, solution: Solution) -> Array | None:
     return solution.similarity(row).apply_pose(frame.reference_camera)
 
 
+def pose_in_reference(map_camera: Array, reference: int, solution: Solution) -> Array:
+    """Return a pose 4x4 of a solution in the frame and units of a solved keyframe, which `pose_by_reference` takes."""
+    row = solution.index(reference)
+    assert row is not None, f"keyframe {reference} is not solved"
+    reference_camera = inverse(solution.map_camera[row]) @ map_camera
+    reference_camera[:3, 3] /= solution.scale[row]
+    return reference_camera
+
+
 def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:
     """Return whether the reference keyframe of an image is in a submap."""
     row = None if frame.reference is None else solution.index(frame.reference)

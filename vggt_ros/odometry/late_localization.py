@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.odometry.frame_trajectory import pose_in_reference
 from vggt_ros.odometry.landmark_table import is_among
 from vggt_ros.odometry.solved_focal import solved_intrinsics
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
@@ -96,10 +96,8 @@ class LateLocalizer:
         if found is None:
             return None
         pose, covariance, inliers = refine_pose(found[0], points[known], pixels, intrinsics, limit)
-        row = solution.index(keyframes[0])
-        if inliers.sum() < self._min_inliers or row is None:
+        if inliers.sum() < self._min_inliers:
             return None
-        reference_camera = inverse(solution.map_camera[row]) @ pose
-        reference_camera[:3, 3] /= solution.scale[row]
         return TrackedFrame(image.stamp, "TRACKING", pose, None, covariance=covariance, reference=keyframes[0],
-                            reference_camera=reference_camera, inliers=int(inliers.sum()))
+                            reference_camera=pose_in_reference(pose, keyframes[0], solution),
+                            inliers=int(inliers.sum()))

@@ -17,7 +17,7 @@ from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, adjoint, inverse
 from vggt_ros.geometry.reach import reach
 from vggt_ros.odometry.background_search import BackgroundSearch
-from vggt_ros.odometry.frame_trajectory import pose_by_reference
+from vggt_ros.odometry.frame_trajectory import pose_by_reference, pose_in_reference
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalization, Relocalizer, keyframes_near
@@ -157,10 +157,6 @@ class Localizer:
         self._last_solution = solution
         if old_map_camera is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
             self._map_odom = tracked.map_camera @ inverse(old_map_camera) @ self._map_odom
-        row = solution.index(tracked.reference)
-        assert row is not None
-        reference_camera = inverse(solution.map_camera[row]) @ tracked.map_camera
-        reference_camera[:3, 3] /= solution.scale[row]
         previous_odom_camera, self._odom_camera = self._odom_camera, inverse(self._map_odom) @ tracked.map_camera
         motion_covariance = self._motion_covariance(tracked, inverse(self._odom_camera) @ previous_odom_camera)
         self._last_covariance = tracked.covariance
@@ -168,7 +164,8 @@ class Localizer:
         self._anywhere = False
         self._last_tracked = TrackedFrame(
             frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera, self._odom_camera, self._map_odom,
-            tracked.covariance, motion_covariance, tracked.reference, reference_camera, tracked.inliers, reason=reason)
+            tracked.covariance, motion_covariance, tracked.reference,
+            pose_in_reference(tracked.map_camera, tracked.reference, solution), tracked.inliers, reason=reason)
         return self._last_tracked
 
     def _is_in_reach(self, found: Relocalization, stamp: int, solution: Solution) -> bool:
