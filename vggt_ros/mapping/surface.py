@@ -1,8 +1,8 @@
 """The surface of the map: points with normals, stored in their keyframes, that move with the pose graph.
 
 The points are those of the keyframes' fused depth (`fused_keyframes`). A point is kept if no better point is in its
-voxel of the map. It is stored in its keyframe's camera frame and in units
-of that keyframe's window, so that a correction of the graph moves the map without rewriting it.
+voxel of the map. It is stored in its keyframe's camera frame and in units of that keyframe's window, so that a
+correction of the graph moves the map without rewriting it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
-_MAX_REFUSED = 2
+_MAX_FUSED_AGAIN = 2
 """Keyframes whose depth is fused again in one update, besides the new ones, about 10 ms each."""
 _BATCH = 16
 """Keyframes whose points are added at once."""
@@ -118,7 +118,7 @@ class Surface:
         self._free(gone)
         for keyframe in gone:
             self._removed[keyframe] = self.version
-        changed = self._depths.update(solution, None if complete else _MAX_REFUSED)
+        changed = self._depths.update(solution, None if complete else _MAX_FUSED_AGAIN)
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
         changed |= {k for k, points in self._keyframes.items() if self._has_moved(points, solution, rows[k])}
         stale = changed & self._keyframes.keys()
