@@ -36,11 +36,12 @@ from vggt_ros.scale.imu_source import ImuSource
 from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_change
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
-from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
+from vggt_ros.windows.solution import OBSERVED, Counts, Solution, Update
 
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""

@@ -13,8 +13,8 @@ from vggt_ros.odometry.frame_trajectory import pose_by_reference
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.load import Load
-from vggt_ros.windows.solution import Frame
 
 poses_of = partial(run, follows_map=False)
 

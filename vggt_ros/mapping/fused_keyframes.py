@@ -134,8 +134,7 @@ class FusedKeyframes:
     def _measure(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> list[int]:
         """Measure the ratios of a keyframe's depth to that of its neighbors; return keyframes that it overlaps with."""
         yield_to_tracking()
-        row = solution.index(keyframe)
-        assert row is not None, f"keyframe {keyframe} is not solved"
+        row = solution.row(keyframe)
         rows, overlapping = _neighbors(solution, row)
         self._neighbors[keyframe] = solution.ids[rows]
         view, *others = self._views((keyframe, *solution.ids[rows].tolist()), solution, views)

@@ -143,8 +143,7 @@ class Surface:
 
     def keyframe_cloud(self, keyframe: int, solution: Solution) -> PointCloud:
         """Return the points that are stored in one of `keyframes`, in the map's frame, by the poses of `solution`."""
-        row = solution.index(keyframe)
-        assert row is not None, f"keyframe {keyframe} is not solved"
+        row = solution.row(keyframe)
         return self._keyframes[keyframe].cloud.transformed(solution.map_camera[row], float(solution.scale[row]))
 
     def changes(self, since: int = 0) -> SurfaceChanges:
@@ -195,8 +194,7 @@ class Surface:
         keys = []
         for keyframe in keyframes:
             yield_to_tracking()
-            row = solution.index(keyframe)
-            assert row is not None, f"keyframe {keyframe} is not solved"
+            row = solution.row(keyframe)
             cloud = unproject(self._depths[keyframe], self._config)
             # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
             camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
@@ -245,8 +243,7 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
 
 def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> PointCloud:
     """Return a solved keyframe's points, in its camera frame and in map units."""
-    row = solution.index(keyframe)
-    assert row is not None, f"keyframe {keyframe} is not solved"
+    row = solution.row(keyframe)
     cloud = unproject(solution.keyframes[keyframe], config)
     return cloud.transformed(np.eye(4), float(solution.scale[row]))
 

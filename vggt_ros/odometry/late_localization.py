@@ -18,7 +18,8 @@ from vggt_ros.odometry.frame_trajectory import pose_in_reference
 from vggt_ros.odometry.landmark_table import is_among
 from vggt_ros.odometry.solved_focal import solved_intrinsics
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
-from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+from vggt_ros.windows.frame import Frame, TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 _MAX_PENDING = 500
 """Most images that wait, 8 kB each."""

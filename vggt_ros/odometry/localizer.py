@@ -21,8 +21,9 @@ from vggt_ros.odometry.frame_trajectory import pose_by_reference, pose_in_refere
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalization, Relocalizer, keyframes_near
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Keyframe
-from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 _SEARCH_TIME = 90_000_000
 """About what a search for a lost camera in the map takes, nanoseconds."""
@@ -173,7 +174,7 @@ class Localizer:
     def _match_nearby(self, tracked: TrackedPose, frame: Frame, image: ImageFeatures,
                       solution: Solution) -> TrackedPose | None:
         """Return the pose by landmarks matched to the keyframes around a `tracked` pose; None if too few are found."""
-        submap = int(solution.submaps[solution.index(tracked.reference)])
+        submap = int(solution.submaps[solution.row(tracked.reference)])
         found = self._relocalizer.search_near(image, frame.intrinsics, solution, tracked.map_camera, submap,
                                               tracked=not tracked.rotation_only)
         if found is None:

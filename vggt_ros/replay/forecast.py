@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 from vggt_ros.workers.ahead import AheadReconstructor
 
 _MAX_BYTES = 1_000_000_000

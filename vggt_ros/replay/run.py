@@ -28,8 +28,9 @@ from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+from vggt_ros.windows.solution import Update
 from vggt_ros.workers.ahead import AheadReconstructor
 from vggt_ros.workers.pool import Pool
 

@@ -25,7 +25,7 @@ from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake, darkness
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 _MANY_LATE = 20
 """Images in a row that are no newer than the one before, after which it is not the network's order."""

@@ -24,7 +24,8 @@ from vggt_ros.ros.interfaces import SlamStatus
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import Solution, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """QoS of topics whose last message late subscribers need: reliable, transient local, depth 1."""
