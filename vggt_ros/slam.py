@@ -22,7 +22,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.restored_map import RestoredMap
-from vggt_ros.mapping.surface import Surface, keyframe_cloud
+from vggt_ros.mapping.surface import Surface
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
@@ -290,10 +290,6 @@ class Slam:
         self.counts.released += len(culled)
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
-
-    def keyframe_cloud(self, keyframe: int) -> PointCloud:
-        """Return a solved keyframe's points, in its camera frame and in map units."""
-        return keyframe_cloud(self.solution, keyframe, self.config.map)
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

@@ -172,10 +172,9 @@ class FusedKeyframes:
         return [views[k].corrected(self._factors[k]) for k in keyframes]
 
     def _view(self, keyframe: int, solution: Solution) -> DepthView:
-        row = solution.index(keyframe)
         stored = solution.keyframes[keyframe]
-        return DepthView(solution.map_camera[row], stored.intrinsics,
-                         np.nan_to_num(stored.depth.astype(np.float32) * np.float32(solution.scale[row])),
+        return DepthView(solution.map_camera[solution.row(keyframe)], stored.intrinsics,
+                         np.nan_to_num(solution.depth(keyframe)),
                          stored.confidence.astype(np.float32) / np.float32(255), keyframe)
 
 

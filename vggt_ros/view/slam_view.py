@@ -54,9 +54,8 @@ class SlamView:
             scene.message(update.loop)
         self.show_map(slam)
         for keyframe in update.keyframes[-1:]:
-            row = solution.index(keyframe)
-            if row is not None:
-                scene.depth(solution.keyframes[keyframe].depth.astype(np.float32) * np.float32(solution.scale[row]))
+            if solution.index(keyframe) is not None:
+                scene.depth(solution.depth(keyframe))
         scene.number("keyframes", len(solution))
 
     def close(self) -> None:

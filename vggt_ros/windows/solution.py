@@ -141,6 +141,10 @@ class Solution:
         """Return `map_keyframe` of the keyframe in a row, with map units per unit of its window as scale."""
         return Sim3.from_pose(self.map_camera[row], float(self.scale[row]))
 
+    def depth(self, keyframe: int) -> NDArray[np.float32]:
+        """Return the depth (h, w) of a solved keyframe in map units, NaN where unknown."""
+        return self.keyframes[keyframe].depth.astype(np.float32) * np.float32(self.scale[self.row(keyframe)])
+
     def restricted(self, rows: NDArray[np.int64]) -> Solution:
         """Return a solution of only the keyframes in `rows` (n,), ascending; its windows and edges stay."""
         names = ("ids", "stamps", "submaps", "windows", "map_camera", "scale")
