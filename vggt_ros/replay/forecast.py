@@ -75,6 +75,11 @@ class Forecast:
             if not self._holds(selected):
                 self._correct()
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """The figures of the reconstructor, and how often the selection was corrected."""
+        return {**self._ahead.figures, "corrections": self.corrections}
+
     def _is_full(self) -> bool:
         return bool(self._read) and len(self._read) * self._read[-1].frame.image.nbytes > _MAX_BYTES
 
