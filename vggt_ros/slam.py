@@ -22,7 +22,7 @@ from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.atlas import Atlas
 from vggt_ros.mapping.restored_map import RestoredMap
-from vggt_ros.mapping.surface import Surface, keyframe_cloud
+from vggt_ros.mapping.surface import Surface
 from vggt_ros.mapping.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
@@ -36,11 +36,12 @@ from vggt_ros.scale.imu_source import ImuSource
 from vggt_ros.scale.observer import ScaleObserver, configured_scale, factor_change
 from vggt_ros.scale.odometry_source import OdometrySource
 from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Keyframe, Window
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
-from vggt_ros.windows.solution import OBSERVED, Counts, Frame, Solution, TrackedFrame, Update
+from vggt_ros.windows.solution import OBSERVED, Counts, Solution, Update
 
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
@@ -289,10 +290,6 @@ class Slam:
         self.counts.released += len(culled)
         for keyframe in culled:
             self._loop_closer.remove(keyframe)
-
-    def keyframe_cloud(self, keyframe: int) -> PointCloud:
-        """Return a solved keyframe's points, in its camera frame and in map units."""
-        return keyframe_cloud(self.solution, keyframe, self.config.map)
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

@@ -21,7 +21,8 @@ from vggt_ros.storage.map_folder import load_map
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Scene
-from vggt_ros.windows.solution import Frame, Solution
+from vggt_ros.windows.frame import Frame
+from vggt_ros.windows.solution import Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 

@@ -14,8 +14,8 @@ from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, pinhole, room
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, TrackedFrame
 
 
 class NeedsParallax(SceneReconstructor):

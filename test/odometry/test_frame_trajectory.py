@@ -5,7 +5,8 @@ import numpy as np
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.synthetic import laps
-from vggt_ros.windows.solution import Solution, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 TRUTH = laps(41)
 STAMPS = 10**18 + 10**8 * np.arange(41)

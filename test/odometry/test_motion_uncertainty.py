@@ -10,7 +10,7 @@ from vggt_ros.geometry.poses import inverse, pose, so3_exp, so3_log
 from vggt_ros.odometry.motion_uncertainty import motion_covariance, pose_influences
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, look_at, pinhole, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 INTRINSICS = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 RUNS = 200

@@ -16,7 +16,7 @@ from vggt_ros.mapping.restored_map import restore
 from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 FIRST = 30

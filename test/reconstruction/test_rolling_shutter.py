@@ -16,8 +16,8 @@ from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseRecon
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import laps, pinhole, room
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.keyframe import Corners, Keyframe
-from vggt_ros.windows.solution import Frame
 
 SIZE, PERIOD, STRIPS, FRAMES = (320, 240), 0.1, 8, 40
 

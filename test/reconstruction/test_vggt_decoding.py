@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from scenes import SIZE, lap, run, trajectory_error
+from vggt_oracle import VggtOracle
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, Rectifier
@@ -24,7 +25,6 @@ from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points,
 from vggt_ros.reconstruction.vggt.image_size import network_size
 from vggt_ros.reconstruction.vggt.settings import CONVENTIONS, VggtConfig
 from vggt_ros.synthetic import OracleNoise
-from vggt_ros.synthetic.vggt_oracle import VggtOracle
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 

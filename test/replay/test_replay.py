@@ -27,7 +27,7 @@ from vggt_ros.sequences.intake import darkness
 from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 SCENE = room(texel=0.008)
 

@@ -34,7 +34,7 @@ from vggt_ros.ros.image_source import is_rectified_topic
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 QUICK = {"tf__base_timeout": 0.0, "tf__assume_level": True}
 SMALL = {**QUICK, "windows__size": 5, "windows__overlap": 2, "tracking__features": 200, "map__period": 0.0}

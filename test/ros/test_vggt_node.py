@@ -18,13 +18,13 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import OUTPUTS, Bench, stamp
 from scenes import lap, trajectory_error
 from tiny_vggt import write_weights
+from vggt_oracle import VggtOracle
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.vggt import memory, rule, weights
 from vggt_ros.reconstruction.vggt.sizes import SMALL
 from vggt_ros.settings import ConfigError
-from vggt_ros.synthetic.vggt_oracle import VggtOracle
 
 WIDTH, HEIGHT = 140, 112
 """Size of images of 320x240 with `vggt.width` 140."""

@@ -17,8 +17,9 @@ from vggt_ros.places.relocalization import Relocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, corridor, look_at, pinhole, room
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, Solution
+from vggt_ros.windows.solution import Solution
 
 NOISE = OracleNoise(scale=0.5, rotation=0.002, translation=0.002, depth=0.02)
 COVERED, UNCOVERED = 50, 30

@@ -6,7 +6,7 @@ from scenes import SIZE, lap, trajectory_error
 from vggt_ros.config import Config
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import pinhole, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 CONFIG = Config().replace({"windows.size": 5, "windows.overlap": 2, "tracking.features": 200})
 

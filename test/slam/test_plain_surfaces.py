@@ -10,7 +10,7 @@ from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic.sequence import cabinet_sequence
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 IMAGES = 20
 

@@ -9,12 +9,13 @@ from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, inverse, pose, rotation_angle, so3_exp
+from vggt_ros.mapping.surface import keyframe_cloud
 from vggt_ros.odometry.frame_trajectory import pose_by_reference
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.load import Load
-from vggt_ros.windows.solution import Frame
 
 poses_of = partial(run, follows_map=False)
 
@@ -65,7 +66,7 @@ def test_the_first_windows_keyframes_are_all_in_the_map(exact):
     keyframes = [t.keyframe for t in done.tracked if t.keyframe is not None]
     assert done.slam.solution.ids.tolist() == keyframes
     for keyframe in keyframes[:8]:
-        assert len(done.slam.keyframe_cloud(keyframe)) > 1000
+        assert len(keyframe_cloud(done.slam.solution, keyframe, done.slam.config.map)) > 1000
 
 
 def test_the_first_median_depth_is_the_assumed_one(exact):
@@ -263,7 +264,7 @@ def test_what_follows_a_correction_keeps_it():
     assert steps.max() < 3 * np.median(steps)  # map -> odom takes the correction
     assert np.degrees(rotation_angle(tracked[-1].map_odom[:3, :3])) > 10
     newest = int(slam.solution.ids[-1])
-    ours, theirs = (s.keyframe_cloud(newest).points for s in (slam, plain))
+    ours, theirs = (keyframe_cloud(s.solution, newest, s.config.map).points for s in (slam, plain))
     assert np.median(ours / theirs) == pytest.approx(moved[0].scale, rel=0.01)
 
 

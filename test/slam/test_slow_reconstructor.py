@@ -12,8 +12,8 @@ from vggt_ros.geometry.poses import umeyama
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.slam import Slam
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.load import Load
-from vggt_ros.windows.solution import Frame
 
 SECONDS_A_WINDOW = 2.2
 """Simulated time per window; the images of the sequence would need a window per second."""

@@ -7,7 +7,7 @@ from vggt_ros.geometry.poses import mean_rotation, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import look_at, pinhole, room
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 SIZE = (320, 240)
 

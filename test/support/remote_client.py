@@ -14,7 +14,7 @@ import numpy as np
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 
 def mapped(frames, config, reconstructor, report=lambda window: None):

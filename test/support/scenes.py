@@ -12,7 +12,8 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, Sim3, umeyama
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import SceneReconstructor, laps, pinhole, room
-from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+from vggt_ros.windows.frame import Frame, TrackedFrame
+from vggt_ros.windows.solution import Update
 
 SIZE = (320, 240)
 

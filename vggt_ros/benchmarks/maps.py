@@ -15,12 +15,10 @@ from vggt_ros.evaluation.map_errors import Distances, MapAccuracy, map_accuracy,
 from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
 from vggt_ros.replay.run import Run, run
 
-RENDERED = ("demo_room",)
-
 
 def sequences_with_depth() -> list[str]:
-    """Return the rendered sequences, and the recorded ones with depth images and ground truth."""
-    names = list(RENDERED)
+    """Return the rendered room, and the recorded sequences with depth images and ground truth."""
+    names = ["demo_room"]
     for folder in sorted(data_folder().iterdir()) if data_folder().is_dir() else ():
         if (folder / "depth.txt").exists() and (folder / "groundtruth.txt").exists():
             names.append(folder.name)

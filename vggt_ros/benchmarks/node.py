@@ -19,10 +19,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.ros import messages
 from vggt_ros.ros.slam_node import SlamNode
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Window
 from vggt_ros.windows.load import Load
 from vggt_ros.windows.point_cloud import PointCloud
-from vggt_ros.windows.solution import Frame, TrackedFrame
 
 DISTORTION = [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05, 0.0]
 

@@ -19,8 +19,8 @@ from vggt_ros.config import Config
 from vggt_ros.replay.run import run
 from vggt_ros.slam import Slam
 from vggt_ros.threads import single_threaded_blas
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.load import Load
-from vggt_ros.windows.solution import Frame, TrackedFrame
 
 SHOWN = 20
 """Functions that a profile shows."""

@@ -23,6 +23,7 @@ from vggt_ros.replay.photo_tracks import corners, draw_tracks, read_queries, tra
 from vggt_ros.replay.photos import Collection, Photo, find_photos, reconstruct_photos
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, output_folder, write_ply
+from vggt_ros.threads import single_threaded_blas
 
 _DEFAULTS = {"map.kept_width": 400}
 """Other defaults than for a robot: depth is kept larger, since there are few images."""
@@ -46,6 +47,7 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as camera.fov")
     options = parser.parse_args(args)
+    single_threaded_blas()
     config = Config().replace(_DEFAULTS).parse(options.set)
     files, left_out = find_photos([path.expanduser() for path in options.images])
     for line in left_out:

@@ -24,7 +24,7 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, output_folder, read_trajectory
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map
 from vggt_ros.storage.map_record import MapRecord
-from vggt_ros.threads import single_threaded_opencv
+from vggt_ros.threads import single_threaded_blas, single_threaded_opencv
 from vggt_ros.view.opening import ViewError, add_view_arguments, open_view, web_address
 from vggt_ros.view.slam_view import SlamView
 from vggt_ros.workers.opening import MAX_WORKERS, open_pool
@@ -66,6 +66,7 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     add_sequence_arguments(parser)
     options = parser.parse_args(args)
     keep_free_memory()
+    single_threaded_blas()
     single_threaded_opencv()
     config = Config().parse(options.set + ([] if options.seed is None else [f"seed={options.seed}"]))
     if config.mode == "localization" and options.load is None:

@@ -14,6 +14,8 @@ from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.windows.point_cloud import PointCloud
 
 BACKGROUND = (30, 32, 38)
+_SIZE = 1600, 1000
+"""Width and height of the pictures."""
 _SPACING = 0.02
 """Typical distance of neighboring points, map units, as `map.voxel`."""
 _SUPERSAMPLING = 2
@@ -41,8 +43,7 @@ class _Projection:
     view_map: Array
 
 
-def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING,
-             size: tuple[int, int] = (1600, 1000)) -> None:
+def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING) -> None:
     """Write a picture of the map in perspective, from the keyframe that sees most of it.
 
     Args:
@@ -50,10 +51,9 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
         cloud: of the map, rather `without_single_points`, which look like spikes.
         map_camera: camera poses (n, 4, 4), in the order of time; at least one.
         spacing: typical distance of neighboring points, map units.
-        size: of the picture, width and height.
 
     """
-    width, height = (_SUPERSAMPLING * value for value in size)
+    width, height = (_SUPERSAMPLING * value for value in _SIZE)
     focal = width / 2 / np.tan(np.radians(_FOV) / 2)
     camera = _best_camera(cloud, map_camera, focal, width, height)
     view = (cloud.points - camera[:3, 3]) @ camera[:3, :3]
@@ -62,11 +62,11 @@ def draw_map(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = 
     toward = -np.einsum("ij,ij->i", view, cloud.normals @ camera[:3, :3])
     picture = _render(cloud, _Projection(pixels.astype(np.float32), (0.9 * focal * spacing / z).astype(np.float32),
                                          inverse(camera)[:3, :3]), toward, (width, height))
-    _write(path, picture, size)
+    _write(path, picture)
 
 
-def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING, unit: str = "m",
-                        size: tuple[int, int] = (1600, 1000)) -> None:
+def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacing: float = _SPACING,
+                        unit: str = "m") -> None:
     """Write an orthographic picture of the map from above, without ceilings, with the trajectory and a scale bar.
 
     Up is up in most images. Arguments as in `draw_map`; `unit` is the name of the map's unit.
@@ -81,7 +81,7 @@ def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacin
     shown = np.concatenate([np.percentile(view[:, :2], [2, 98], axis=0) if len(view) else np.zeros((0, 2)),
                             centers[:, :2]])
     low, high = shown.min(0), shown.max(0)
-    width, height = (_SUPERSAMPLING * value for value in size)
+    width, height = (_SUPERSAMPLING * value for value in _SIZE)
     per_unit = float(0.9 * np.min([width, height] / np.maximum(high - low, 10 * spacing)))
 
     def project(points: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ def draw_map_from_above(path: Path, cloud: PointCloud, map_camera: Array, spacin
     for color, thickness in (((255, 255, 255), 9), (OURS, 5)):
         cv2.polylines(picture, [line], False, color, thickness, cv2.LINE_AA, shift=3)
     _draw_scale_bar(picture, per_unit, unit)
-    _write(path, picture, size)
+    _write(path, picture)
 
 
 def without_single_points(cloud: PointCloud, spacing: float = _SPACING) -> PointCloud:
@@ -218,6 +218,6 @@ def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> N
                 cv2.LINE_AA)
 
 
-def _write(path: Path, picture: NDArray[np.uint8], size: tuple[int, int]) -> None:
-    smaller = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def _write(path: Path, picture: NDArray[np.uint8]) -> None:
+    smaller = cv2.resize(picture, _SIZE, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(path), cv2.cvtColor(smaller, cv2.COLOR_RGB2BGR))

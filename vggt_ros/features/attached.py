@@ -94,13 +94,6 @@ class AttachedRegion:
         still = (self._deviation < _MAX_DEVIATION) & (self._images - self._birth[:, 1] > _MIN_IMAGES)
         return self._images % _REPLENISH_EVERY == 0 and len(still) > 0 and bool(still.mean() > 0.5)
 
-    def contains(self, pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which of `pixels` (n, 2), all inside the image, are in the region."""
-        if self.mask is None:
-            return np.zeros(len(pixels), np.bool_)
-        columns, rows = pixels.astype(int).T
-        return self.mask[rows, columns]
-
     def blanked(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an image (H, W, 3) whose region has the smoothed colors around it, so that nothing is found there."""
         if self.mask is None or self.mask.shape != image.shape[:2]:

@@ -42,11 +42,11 @@ class Atlas:
 
     """
 
-    def __init__(self, config: Config, version: int = 0) -> None:
-        """Begin empty; the versions of the solutions continue from `version`."""
+    def __init__(self, config: Config) -> None:
+        """Begin empty."""
         self._config = config
         self._graph = KeyframeGraph(config.windows.size - config.windows.overlap, config.loops.drift)
-        self._version = version
+        self._version = 0
         self.metric = MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
         self.describe: Callable[[Keyframe], Description] = describe_keyframe

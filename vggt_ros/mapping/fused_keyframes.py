@@ -134,8 +134,7 @@ class FusedKeyframes:
     def _measure(self, keyframe: int, solution: Solution, views: dict[int, DepthView]) -> list[int]:
         """Measure the ratios of a keyframe's depth to that of its neighbors; return keyframes that it overlaps with."""
         yield_to_tracking()
-        row = solution.index(keyframe)
-        assert row is not None, f"keyframe {keyframe} is not solved"
+        row = solution.row(keyframe)
         rows, overlapping = _neighbors(solution, row)
         self._neighbors[keyframe] = solution.ids[rows]
         view, *others = self._views((keyframe, *solution.ids[rows].tolist()), solution, views)
@@ -173,10 +172,9 @@ class FusedKeyframes:
         return [views[k].corrected(self._factors[k]) for k in keyframes]
 
     def _view(self, keyframe: int, solution: Solution) -> DepthView:
-        row = solution.index(keyframe)
         stored = solution.keyframes[keyframe]
-        return DepthView(solution.map_camera[row], stored.intrinsics,
-                         np.nan_to_num(stored.depth.astype(np.float32) * np.float32(solution.scale[row])),
+        return DepthView(solution.map_camera[solution.row(keyframe)], stored.intrinsics,
+                         np.nan_to_num(solution.depth(keyframe)),
                          stored.confidence.astype(np.float32) / np.float32(255), keyframe)
 
 

@@ -1,8 +1,8 @@
 """The surface of the map: points with normals, stored in their keyframes, that move with the pose graph.
 
 The points are those of the keyframes' fused depth (`fused_keyframes`). A point is kept if no better point is in its
-voxel of the map. It is stored in its keyframe's camera frame and in units
-of that keyframe's window, so that a correction of the graph moves the map without rewriting it.
+voxel of the map. It is stored in its keyframe's camera frame and in units of that keyframe's window, so that a
+correction of the graph moves the map without rewriting it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
-_MAX_REFUSED = 2
+_MAX_FUSED_AGAIN = 2
 """Keyframes whose depth is fused again in one update, besides the new ones, about 10 ms each."""
 _BATCH = 16
 """Keyframes whose points are added at once."""
@@ -118,7 +118,7 @@ class Surface:
         self._free(gone)
         for keyframe in gone:
             self._removed[keyframe] = self.version
-        changed = self._depths.update(solution, None if complete else _MAX_REFUSED)
+        changed = self._depths.update(solution, None if complete else _MAX_FUSED_AGAIN)
         rows = dict(zip(solution.ids.tolist(), range(len(solution)), strict=True))
         changed |= {k for k, points in self._keyframes.items() if self._has_moved(points, solution, rows[k])}
         stale = changed & self._keyframes.keys()
@@ -143,8 +143,7 @@ class Surface:
 
     def keyframe_cloud(self, keyframe: int, solution: Solution) -> PointCloud:
         """Return the points that are stored in one of `keyframes`, in the map's frame, by the poses of `solution`."""
-        row = solution.index(keyframe)
-        assert row is not None, f"keyframe {keyframe} is not solved"
+        row = solution.row(keyframe)
         return self._keyframes[keyframe].cloud.transformed(solution.map_camera[row], float(solution.scale[row]))
 
     def changes(self, since: int = 0) -> SurfaceChanges:
@@ -195,8 +194,7 @@ class Surface:
         keys = []
         for keyframe in keyframes:
             yield_to_tracking()
-            row = solution.index(keyframe)
-            assert row is not None, f"keyframe {keyframe} is not solved"
+            row = solution.row(keyframe)
             cloud = unproject(self._depths[keyframe], self._config)
             # A copy: a view would keep the poses of all keyframes of this solution in memory as long as this keyframe.
             camera, scale = solution.map_camera[row].copy(), float(solution.scale[row])
@@ -245,8 +243,7 @@ def unproject(keyframe: MapKeyframe, config: MapConfig) -> PointCloud:
 
 def keyframe_cloud(solution: Solution, keyframe: int, config: MapConfig) -> PointCloud:
     """Return a solved keyframe's points, in its camera frame and in map units."""
-    row = solution.index(keyframe)
-    assert row is not None, f"keyframe {keyframe} is not solved"
+    row = solution.row(keyframe)
     cloud = unproject(solution.keyframes[keyframe], config)
     return cloud.transformed(np.eye(4), float(solution.scale[row]))
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp, so3_log
-from vggt_ros.windows.solution import Solution, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 
 def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution,
@@ -50,6 +51,14 @@ def pose_by_reference(frame: TrackedFrame, solution: Solution) -> Array | None:
     if row is None or frame.reference_camera is None:
         return None
     return solution.similarity(row).apply_pose(frame.reference_camera)
+
+
+def pose_in_reference(map_camera: Array, reference: int, solution: Solution) -> Array:
+    """Return a pose 4x4 of a solution in the frame and units of a solved keyframe, which `pose_by_reference` takes."""
+    row = solution.row(reference)
+    reference_camera = inverse(solution.map_camera[row]) @ map_camera
+    reference_camera[:3, 3] /= solution.scale[row]
+    return reference_camera
 
 
 def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.attached import AttachedRegion
 from vggt_ros.threads import give_way
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 _MAX_FAILED = 1000
 """Keyframes at most whose color could not be made, which windows have to be told; those of older ones are done."""

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.odometry.frame_trajectory import pose_in_reference
 from vggt_ros.odometry.landmark_table import is_among
 from vggt_ros.odometry.solved_focal import solved_intrinsics
 from vggt_ros.odometry.tracked_landmarks import TrackedLandmarks
-from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+from vggt_ros.windows.frame import Frame, TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 _MAX_PENDING = 500
 """Most images that wait, 8 kB each."""
@@ -47,12 +48,10 @@ class LateLocalizer:
         """Give a pose to images with at least `min_inliers` landmarks that agree."""
         self._min_inliers = min_inliers
         self._pending: deque[_Pending] = deque(maxlen=_MAX_PENDING)
-        self._waiting_for = 0  # stamp of the newest solved keyframe when the images were last tried
 
     def clear(self) -> None:
         """Forget all images."""
         self._pending.clear()
-        self._waiting_for = 0
 
     def add(self, frame: Frame, tracks: FeatureTracks) -> None:
         """Let an image without a pose wait."""
@@ -98,10 +97,8 @@ class LateLocalizer:
         if found is None:
             return None
         pose, covariance, inliers = refine_pose(found[0], points[known], pixels, intrinsics, limit)
-        row = solution.index(keyframes[0])
-        if inliers.sum() < self._min_inliers or row is None:
+        if inliers.sum() < self._min_inliers:
             return None
-        reference_camera = inverse(solution.map_camera[row]) @ pose
-        reference_camera[:3, 3] /= solution.scale[row]
         return TrackedFrame(image.stamp, "TRACKING", pose, None, covariance=covariance, reference=keyframes[0],
-                            reference_camera=reference_camera, inliers=int(inliers.sum()))
+                            reference_camera=pose_in_reference(pose, keyframes[0], solution),
+                            inliers=int(inliers.sum()))

@@ -17,12 +17,13 @@ from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array, adjoint, inverse
 from vggt_ros.geometry.reach import reach
 from vggt_ros.odometry.background_search import BackgroundSearch
-from vggt_ros.odometry.frame_trajectory import pose_by_reference
+from vggt_ros.odometry.frame_trajectory import pose_by_reference, pose_in_reference
 from vggt_ros.odometry.late_localization import LateLocalizer
 from vggt_ros.odometry.tracker import DEGRADED_FACTOR, TrackedPose, Tracker
 from vggt_ros.places.relocalization import PosePrior, Relocalization, Relocalizer, keyframes_near
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Keyframe
-from vggt_ros.windows.solution import Frame, Solution, TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 _SEARCH_TIME = 90_000_000
 """About what a search for a lost camera in the map takes, nanoseconds."""
@@ -119,48 +120,27 @@ class Localizer:
         matched to the keyframes nearby. That is so `in_saved_map`, where all keyframes are of another session, and
         during pure rotation.
         """
-        was_lost = self._tracker.is_lost
-        tracked, old_map_camera = self._tracker.locate(self.features, image, frame.intrinsics, solution, search), None
+        was_lost, old_map_camera = self._tracker.is_lost, None
+        tracked = self._tracker.locate(self.features, image, frame.intrinsics, solution, search)
         solution = self._tracker.solution  # the newest one only if the tracker needed it, else the previous one
         background = self._background if self._come_fast(frame.stamp) else None
         if tracked is not None and background is not None:
             background.skip()
-        if tracked is None and len(solution) and background is not None:
-            found = background.search(image, frame.intrinsics, solution)
-            if found is not None and self._is_in_reach(found, frame.stamp, solution):
-                tracked, was_lost = self._tracker.apply_earlier(self.features, found, image, frame.intrinsics), True
-        elif tracked is None and len(solution) and search:
-            self._stop_search()
-            found = self._relocalizer.search(image, frame.intrinsics, solution)
-            if found is not None and self._is_in_reach(found, frame.stamp, solution):
-                tracked, was_lost = self._tracker.apply_relocalization(self.features, found, reset_keyframes=True), True
+        if tracked is None and len(solution):
+            tracked, was_lost = self._relocalize(frame, image, solution, background, search), True
         elif tracked is not None and (in_saved_map or tracked.rotation_only) and needs_keyframe:
-            submap = int(solution.submaps[solution.index(tracked.reference)])
-            found = self._relocalizer.search_near(image, frame.intrinsics, solution, tracked.map_camera, submap,
-                                                  tracked=not tracked.rotation_only)
-            if found is not None:
-                old_map_camera, motion = tracked.map_camera, tracked.motion_covariance
-                tracked = replace(self._tracker.apply_relocalization(self.features, found, reset_keyframes=False),
-                                  motion_covariance=motion)
+            matched = self._match_nearby(tracked, frame, image, solution)
+            if matched is not None:
+                old_map_camera, tracked = tracked.map_camera, matched
         if tracked is None:
             self._late.add(frame, self.features)
             self._last_covariance = None
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
-        if was_lost:  # relocalized or newly solved: the odometry goes on, map -> odom takes the rest
-            self._map_odom, self._last_solution, old_map_camera = (tracked.map_camera @ inverse(self._odom_camera),
-                                                                   solution, None)
+        if was_lost:  # relocalized or newly solved
             self.relocalizations += 1
             self._last_covariance = None
-        if old_map_camera is None and solution is not self._last_solution:
-            old_map_camera = _pose_in_previous_solution(tracked.map_camera, solution, self._last_solution)
-        self._last_solution = solution
-        if old_map_camera is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
-            self._map_odom = tracked.map_camera @ inverse(old_map_camera) @ self._map_odom
-        row = solution.index(tracked.reference)
-        assert row is not None
-        reference_camera = inverse(solution.map_camera[row]) @ tracked.map_camera
-        reference_camera[:3, 3] /= solution.scale[row]
+        self._update_map_odom(tracked.map_camera, old_map_camera, solution, was_lost)
         previous_odom_camera, self._odom_camera = self._odom_camera, inverse(self._map_odom) @ tracked.map_camera
         motion_covariance = self._motion_covariance(tracked, inverse(self._odom_camera) @ previous_odom_camera)
         self._last_covariance = tracked.covariance
@@ -168,8 +148,55 @@ class Localizer:
         self._anywhere = False
         self._last_tracked = TrackedFrame(
             frame.stamp, "DEGRADED" if reason else "TRACKING", tracked.map_camera, self._odom_camera, self._map_odom,
-            tracked.covariance, motion_covariance, tracked.reference, reference_camera, tracked.inliers, reason=reason)
+            tracked.covariance, motion_covariance, tracked.reference,
+            pose_in_reference(tracked.map_camera, tracked.reference, solution), tracked.inliers, reason=reason)
         return self._last_tracked
+
+    def _relocalize(self, frame: Frame, image: ImageFeatures, solution: Solution,
+                    background: BackgroundSearch | None, search: bool) -> TrackedPose | None:
+        """Return the pose of a frame without one, if it is found in the map: in the `background`, or at once.
+
+        The latter takes long, and is done only with `search`.
+        """
+        if background is not None:
+            found = background.search(image, frame.intrinsics, solution)
+        elif search:
+            self._stop_search()
+            found = self._relocalizer.search(image, frame.intrinsics, solution)
+        else:
+            return None
+        if found is None or not self._is_in_reach(found, frame.stamp, solution):
+            return None
+        if background is not None:
+            return self._tracker.apply_earlier(self.features, found, image, frame.intrinsics)
+        return self._tracker.apply_relocalization(self.features, found, reset_keyframes=True)
+
+    def _match_nearby(self, tracked: TrackedPose, frame: Frame, image: ImageFeatures,
+                      solution: Solution) -> TrackedPose | None:
+        """Return the pose by landmarks matched to the keyframes around a `tracked` pose; None if too few are found."""
+        submap = int(solution.submaps[solution.row(tracked.reference)])
+        found = self._relocalizer.search_near(image, frame.intrinsics, solution, tracked.map_camera, submap,
+                                              tracked=not tracked.rotation_only)
+        if found is None:
+            return None
+        return replace(self._tracker.apply_relocalization(self.features, found, reset_keyframes=False),
+                       motion_covariance=tracked.motion_covariance)
+
+    def _update_map_odom(self, map_camera: Array, old_map_camera: Array | None, solution: Solution,
+                         was_lost: bool) -> None:
+        """Update map -> odom where the map changed, or its landmarks, and not the camera: odom -> camera stays.
+
+        The camera was at `old_map_camera` before the change; if that is None, where the previous solution had it. If
+        the camera `was_lost`, the odometry goes on from where it was.
+        """
+        if was_lost:
+            self._map_odom = map_camera @ inverse(self._odom_camera)
+        else:
+            if old_map_camera is None and solution is not self._last_solution:
+                old_map_camera = _pose_in_previous_solution(map_camera, solution, self._last_solution)
+            if old_map_camera is not None:
+                self._map_odom = map_camera @ inverse(old_map_camera) @ self._map_odom
+        self._last_solution = solution
 
     def _is_in_reach(self, found: Relocalization, stamp: int, solution: Solution) -> bool:
         """Return whether a camera that was found in the newest submap can have come there until `stamp`, nanoseconds.

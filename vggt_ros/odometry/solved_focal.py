@@ -11,7 +11,8 @@ import numpy as np
 
 from vggt_ros.geometry.camera import with_focal
 from vggt_ros.geometry.poses import Array
-from vggt_ros.windows.solution import Frame, MapKeyframe, Solution
+from vggt_ros.windows.frame import Frame
+from vggt_ros.windows.solution import MapKeyframe, Solution
 
 _LOG = logging.getLogger(__name__)
 _KEYFRAMES = 8

@@ -44,8 +44,7 @@ class TrackedKeyframe:
 
     def landmarks(self, pixels: NDArray[np.float32], keyframe: int, solution: Solution) -> Array:
         """Return the map points (n, 3) at its `pixels` (n, 2), by the depth of the solved `keyframe`, or NaN."""
-        row = solution.index(keyframe)
-        assert row is not None
+        row = solution.row(keyframe)
         map_keyframe = solution.keyframes[keyframe]
         scaled_pixels = (pixels.astype(np.float64) + 0.5) * (map_keyframe.depth.shape[1] / self.width) - 0.5
         return landmarks(map_keyframe, solution.map_camera[row], float(solution.scale[row]), scaled_pixels)

@@ -55,9 +55,9 @@ class PlanarGround:
     tilt_sigma: float
     height_sigma: float
 
-    def factors(self, poses: Array, spacing: int = _SPACING) -> PlanarFactors:
+    def factors(self, poses: Array) -> PlanarFactors:
         """Return factors on some of the nodes, rows of `poses` (n, 4, 4); the first row is at the ground's height."""
-        rows = np.arange(spacing, len(poses), spacing)
+        rows = np.arange(_SPACING, len(poses), _SPACING)
         scale, targets = scales(poses[rows]), poses[rows].copy()
         for target, unit in zip(targets, scale, strict=True):
             tilt = rotation_between_directions(target[:3, :3] @ self.up_camera / unit, self.up_world)

@@ -15,7 +15,7 @@ from vggt_ros import plugins
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import gpu_driver
 from vggt_ros.reconstruction.base import Reconstructor, ReconstructorUnavailable
-from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.refined import refined_as_configured
 from vggt_ros.reconstruction.splitting import SplittingReconstructor
 from vggt_ros.settings import ConfigError
 from vggt_ros.windows.keyframe import Keyframe
@@ -48,9 +48,8 @@ def create_reconstructor(config: Config, progress: Callable[[str], None] = lambd
         process = ReconstructorProcess(config, create_reconstructor, progress, describe)
         return process, process.reason
     reconstructor, reason = _select(config, progress)
-    if config.refine == "off" or (config.refine == "auto" and getattr(reconstructor, "adjusted", False)):
-        return reconstructor, reason
-    return RefinedReconstructor(reconstructor), f"{reason}; its windows are refined"
+    refined = refined_as_configured(reconstructor, config)
+    return refined, reason if refined is reconstructor else f"{reason}; its windows are refined"
 
 
 def _select(config: Config, progress: Callable[[str], None]) -> tuple[Reconstructor, str]:

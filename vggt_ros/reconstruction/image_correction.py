@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
 from vggt_ros.reconstruction.adjustment.rolling_shutter import (
     READOUT_CHANGE,
@@ -24,7 +25,6 @@ from vggt_ros.reconstruction.adjustment.rolling_shutter import (
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.windows.keyframe import Keyframe
 
-Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
 

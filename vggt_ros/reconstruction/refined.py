@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
 from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
@@ -25,6 +26,12 @@ _WINDOW_SIGMA = 0.004
 """Relative standard deviation of the focal length that one window finds: its patches share a bias."""
 _MAX_READOUT_UPDATES = 3
 """How often a window is adjusted, at most, until the readout time does not change any more."""
+
+
+def refined_as_configured(reconstructor: Reconstructor, config: Config) -> Reconstructor:
+    """Return a reconstructor with its windows refined, if the setting `refine` says so; else itself."""
+    refines = config.refine == "on" or (config.refine == "auto" and not getattr(reconstructor, "adjusted", False))
+    return RefinedReconstructor(reconstructor) if refines else reconstructor
 
 
 class RefinedReconstructor:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
-from vggt_ros.geometry.poses import inverse, rotation_angle
+from vggt_ros.geometry.poses import Array, inverse, rotation_angle
 from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
@@ -25,15 +25,12 @@ from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseRecon
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
 
-Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
 CORNERS, COARSE_CORNERS = 70, 40
 """Corners of each keyframe at the finest level, and at the others."""
 COARSEST_WIDTH = 100
 """Images are halved down to a width between this and twice as much, pixels."""
-PLANE_RADIUS = 12 / 518
-"""Radius of the neighborhood that gives the slant of the surface at a corner, as a fraction of the width."""
 MAX_SCATTER = 0.02
 """Relative scatter of inverse depth around a corner beyond which it lies on an edge or on no surface."""
 PATCHES = PatchOptions(radius=4, min_correlation=0.8, max_shift=4.5, max_anisotropy=5.0)
@@ -176,8 +173,7 @@ def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
         if found is None:
             continue
         at = found.reshape(-1, 2).astype(np.float64)
-        rho, slant, scatter = local_planes(depth[view], (at + 0.5) * shrink - 0.5,
-                                           max(3, round(PLANE_RADIUS * depth.shape[2])))
+        rho, slant, scatter = local_planes(depth[view], (at + 0.5) * shrink - 0.5)
         good = np.flatnonzero(np.nan_to_num(scatter, nan=np.inf) < MAX_SCATTER)[:CORNERS]
         views.append(np.full(len(good), view))
         pixels.append(at[good])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 from vggt_ros.workers.ahead import AheadReconstructor
 
 _MAX_BYTES = 1_000_000_000
@@ -74,6 +74,11 @@ class Forecast:
             yield selected.frame
             if not self._holds(selected):
                 self._correct()
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """The figures of the reconstructor, and how often the selection was corrected."""
+        return {**self._ahead.figures, "corrections": self.corrections}
 
     def _is_full(self) -> bool:
         return bool(self._read) and len(self._read) * self._read[-1].frame.image.nbytes > _MAX_BYTES

@@ -12,7 +12,7 @@ from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.images.mask import read_mask
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences.sequence import Sequence
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 
 def rectifier(sequence: Sequence, reconstructor: Reconstructor, config: Config) -> Rectifier:

@@ -115,12 +115,12 @@ def write_depth(result: Run, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     solution = result.slam.solution
-    for row, keyframe in enumerate(solution.ids.tolist()):
+    for keyframe in solution.ids.tolist():
         if keyframe < result.first_keyframe:
             continue
         stored = solution.keyframes[keyframe]
         np.savez_compressed(folder / f"{format_stamp(stored.stamp)}.npz",
-                            depth=stored.depth.astype(np.float32) * np.float32(solution.scale[row]),
+                            depth=solution.depth(keyframe),
                             confidence=stored.confidence.astype(np.float32) / 255, K=stored.intrinsics)
 
 

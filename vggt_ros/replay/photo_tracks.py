@@ -24,10 +24,10 @@ from vggt_ros.replay.photos import Photo
 from vggt_ros.storage.files import FileError, read_lines
 
 _PATCHES = PatchOptions(radius=5, min_correlation=0.8, max_shift=6.0, max_anisotropy=5.0)
-_PLANE_RADIUS = 12 / 518
-"""Radius of the neighborhood that gives the slant of the surface at a point, as a fraction of the width."""
 _CORNERS = 300
 """Corners of each photo that are matched."""
+_DRAWN = 60
+"""Most points in the picture of tracks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +89,7 @@ def track(photos: Sequence[Photo], source: NDArray[np.intp], pixels: Array) -> T
         shrink = np.array([depth.shape[1] / width, depth.shape[0] / height])
         matrices.append(resize_intrinsics(photo.keyframe.intrinsics, *(1 / shrink)))
         mine = source == number
-        rho[mine], found, _ = local_planes(depth, (pixels[mine] + 0.5) * shrink - 0.5,
-                                           max(3, round(_PLANE_RADIUS * depth.shape[1])))
+        rho[mine], found, _ = local_planes(depth, (pixels[mine] + 0.5) * shrink - 0.5)
         slant[mine] = np.nan_to_num(found) * shrink
     visible = np.zeros((len(pixels), len(photos)), bool)
     result = np.full((len(pixels), len(photos), 2), np.nan)
@@ -125,13 +124,13 @@ def write_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo], most: int = 60) -> None:
+def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
     """Write a picture of the first photos beside each other, with the points that most of them show."""
     shown = list(photos[:6])
     picture = np.concatenate([photo.image for photo in shown], 1)[..., ::-1].copy()
     width = shown[0].image.shape[1]
     seen = tracks.visible[:, :len(shown)]
-    order = np.argsort(-seen.sum(1), kind="stable")[:most]
+    order = np.argsort(-seen.sum(1), kind="stable")[:_DRAWN]
     colors = cv2.applyColorMap(np.linspace(0, 255, max(len(order), 1)).astype(np.uint8)[:, None], cv2.COLORMAP_HSV)
     for row, color in zip(order, colors[:, 0].tolist(), strict=False):
         at = [(int(tracks.pixels[row, n, 0]) + n * width, int(tracks.pixels[row, n, 1]))

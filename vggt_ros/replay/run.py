@@ -20,7 +20,7 @@ from vggt_ros.mapping.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
-from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.refined import refined_as_configured
 from vggt_ros.replay.forecast import Forecast
 from vggt_ros.replay.frames import FrameMaker
 from vggt_ros.replay.metric_sources import MetricSources
@@ -28,8 +28,9 @@ from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.keyframe import Window
-from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+from vggt_ros.windows.solution import Update
 from vggt_ros.workers.ahead import AheadReconstructor
 from vggt_ros.workers.pool import Pool
 
@@ -154,11 +155,10 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
 
     """
     cv2.setRNGSeed(config.seed)  # of RANSAC
-    reason = "as given"
-    ahead = None if workers is None else AheadReconstructor(workers)
-    if workers is not None and ahead is not None:
-        refines = config.refine == "on" or (config.refine == "auto" and not workers.adjusted)
-        reconstructor, reason = (RefinedReconstructor(ahead) if refines else ahead), workers.reason
+    reason, ahead = "as given", None
+    if workers is not None:
+        ahead = AheadReconstructor(workers)
+        reconstructor, reason = refined_as_configured(ahead, config), workers.reason
     elif reconstructor is None:
         reconstructor, reason = create_reconstructor(config)
     slam = Slam(config, reconstructor)
@@ -170,13 +170,12 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
-    intake = _Intake()
+    source = _FrameSource(sequence, make_frame)
     sources = MetricSources(slam, sequence, make_frame.rectify, odometry, sensor_depth, imu)
     forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
     interrupted, began = False, time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        images = intake.frames(sequence, make_frame)
-        for frame in images if forecast is None else forecast.frames(images):
+        for frame in source if forecast is None else forecast.frames(iter(source)):
             interrupted = stop()
             if interrupted:
                 break
@@ -198,36 +197,45 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         if last is not None:
             _solve(slam, last, updates, failures, on_update)
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
-    slam.locate_late()
-    late = {tracked.stamp: tracked for tracked in slam.located_late}
-    frames = [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
-              for frame in frames]
-    figures = {} if workers is None or ahead is None or forecast is None else {
-        "workers": workers.size, "ahead": ahead.ahead, "unexpected": ahead.unexpected, "retries": workers.retries,
-        "corrections": forecast.corrections}
-    dark = sum(frame.stamp in intake.dark and frame.map_camera is None for frame in frames)
-    return Run(sequence, config, reason, slam, frames, updates, intake.dropped, dark, failures,
-               time.perf_counter() - began, loaded, interrupted, figures)
+    frames = _with_late_poses(slam, frames)
+    dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
+    return Run(sequence, config, reason, slam, frames, updates, source.dropped, dark, failures,
+               time.perf_counter() - began, loaded, interrupted, {} if forecast is None else forecast.figures)
 
 
-@dataclass
-class _Intake:
-    """Takes in images: how many were `dropped` as no newer than the one before, and the stamps of `dark` ones."""
+class _FrameSource:
+    """The frames of a sequence.
 
-    dropped: int = 0
-    dark: set[int] = dataclasses.field(default_factory=set)
+    Attributes:
+        dropped: images left out so far because they are no newer than the one before.
+        dark: stamps of the frames in which nothing can be seen.
 
-    def frames(self, sequence: Sequence, make_frame: FrameMaker) -> Iterator[Frame]:
-        """Yield the images as frames; raises SequenceError where the recording cannot be read."""
+    """
+
+    def __init__(self, sequence: Sequence, make_frame: FrameMaker) -> None:
+        self._sequence, self._make_frame = sequence, make_frame
+        self.dropped = 0
+        self.dark: set[int] = set()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; raises SequenceError where the recording cannot be read."""
         newest: int | None = None
-        for stamp, image in sequence:
+        for stamp, image in self._sequence:
             if newest is not None and stamp <= newest:
                 self.dropped += 1
                 continue
             newest = stamp
             if darkness(image):
                 self.dark.add(stamp)
-            yield make_frame(stamp, image)
+            yield self._make_frame(stamp, image)
+
+
+def _with_late_poses(slam: Slam, frames: list[TrackedFrame]) -> list[TrackedFrame]:
+    """Return the frames, with poses of those that had none when they came, by the keyframes that are solved now."""
+    slam.locate_late()
+    late = {tracked.stamp: tracked for tracked in slam.located_late}
+    return [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
+            for frame in frames]
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],

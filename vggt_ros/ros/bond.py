@@ -39,16 +39,15 @@ class Bond:
 
     """
 
-    def __init__(self, node: LifecycleNode, period: float, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, node: LifecycleNode, period: float) -> None:
         """Prepare; `start` begins.
 
         Args:
             node: the node, whose name is the id of the bond.
             period: of the heartbeats, seconds; 0: there is no bond.
-            timeout: silence of the other side that ends the bond, seconds.
 
         """
-        self._node, self._period, self._timeout = node, period, timeout
+        self._node, self._period = node, period
         self.state = DEAD
         self._timer: Any = None
         self._publisher: Any = None
@@ -106,7 +105,7 @@ class Bond:
             self.state = DEAD
         elif self.state == ALIVE:
             # Twice: after a delay of this node, heartbeats that wait in the queue are taken first.
-            was_silent, self._is_silent = self._is_silent, now - self._heard > self._timeout
+            was_silent, self._is_silent = self._is_silent, now - self._heard > _TIMEOUT
             if was_silent and self._is_silent:
                 self.state = DEAD
                 self._node.get_logger().warning(f"no heartbeat of the lifecycle manager for {now - self._heard:.0f} s: "
@@ -119,7 +118,7 @@ class Bond:
     def _publish(self, active: bool) -> None:
         assert self._publisher is not None
         message = Status(id=self._node.get_name(), instance_id=self._instance, active=active,
-                         heartbeat_timeout=self._timeout, heartbeat_period=self._period)
+                         heartbeat_timeout=_TIMEOUT, heartbeat_period=self._period)
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
 

@@ -15,7 +15,8 @@ from vggt_ros.ros.latency import Latency
 from vggt_ros.ros.messages import diagnostic_status
 from vggt_ros.ros.metric_input import MetricInput
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import TrackedFrame, Update
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Update
 from vggt_ros.worker import Worker
 
 NO_KEYFRAME_TIMEOUT = 10.0

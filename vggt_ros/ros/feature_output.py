@@ -8,7 +8,7 @@ from sensor_msgs.msg import Image
 from vggt_ros.ros import messages
 from vggt_ros.slam import Slam
 from vggt_ros.view.tracked_corners import draw_corners
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 
 class FeatureOutput:

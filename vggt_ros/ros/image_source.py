@@ -25,10 +25,12 @@ from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake, darkness
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
-from vggt_ros.windows.solution import Frame
+from vggt_ros.windows.frame import Frame
 
 _MANY_LATE = 20
 """Images in a row that are no newer than the one before, after which it is not the network's order."""
+_SILENCE = 5.0
+"""Time without an image after which the node says why, seconds."""
 
 
 class ImageSource:
@@ -178,10 +180,10 @@ class ImageSource:
             return f": {self.counts['refused']} were refused, the last one: {self._refusal}"
         return f": they wait for CameraInfo on {self.info_topic}" if self.counts["waiting"] else ""
 
-    def silence_reason(self, after: float = 5.0) -> str:
-        """Return why no image has arrived for `after` seconds, with the cure, in one line; else empty."""
+    def silence_reason(self) -> str:
+        """Return why no image has arrived for `_SILENCE` seconds, with the cure, in one line; else empty."""
         elapsed = time.monotonic() - self.last_arrival
-        if not self._subscriptions or elapsed < after:
+        if not self._subscriptions or elapsed < _SILENCE:
             return ""
         return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
 

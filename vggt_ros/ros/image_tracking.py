@@ -18,7 +18,7 @@ from vggt_ros.ros.transforms import Transforms
 from vggt_ros.settings import ConfigError
 from vggt_ros.slam import Slam
 from vggt_ros.threads import end_priority
-from vggt_ros.windows.solution import Frame, TrackedFrame
+from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.worker import Worker
 
 _MAX_DELAY = 20_000_000

@@ -7,6 +7,9 @@ from collections import deque
 
 import numpy as np
 
+_KEPT = 2000
+"""Latencies of each kind that are kept, the newest ones."""
+
 
 class Latency:
     """Latencies of the newest images, separately for those that arrived while a window was being solved.
@@ -15,9 +18,9 @@ class Latency:
     the queue is included.
     """
 
-    def __init__(self, kept: int = 2000) -> None:
-        """Keep the newest `kept` latencies of each kind."""
-        self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=kept) for kind in ("idle", "busy")}
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=_KEPT) for kind in ("idle", "busy")}
 
     def record(self, arrival: int, busy: bool) -> None:
         """Record an image whose odometry has just been published.

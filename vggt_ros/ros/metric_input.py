@@ -24,7 +24,8 @@ from vggt_ros.ros.transforms import Transforms
 from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
 from vggt_ros.sequences.encodings import ImageError, decode_depth
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import OBSERVED, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import OBSERVED
 
 _MAX_TF_DELAY = 1_000_000_000
 """Longest delay of TF relative to the images, nanoseconds; older stamps are dropped."""

@@ -17,6 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, adjoint
+from vggt_ros.mapping.surface import keyframe_cloud
 from vggt_ros.ros import messages
 from vggt_ros.ros.feature_output import FeatureOutput
 from vggt_ros.ros.grid_output import GridOutput
@@ -24,7 +25,8 @@ from vggt_ros.ros.interfaces import SlamStatus
 from vggt_ros.ros.map_output import MapOutput
 from vggt_ros.ros.transforms import Transforms
 from vggt_ros.slam import Slam
-from vggt_ros.windows.solution import Solution, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """QoS of topics whose last message late subscribers need: reliable, transient local, depth 1."""
@@ -114,15 +116,13 @@ class Outputs:
         known = [keyframe for keyframe in keyframes if solution.index(keyframe) is not None]
         if self.depth.get_subscription_count() or self.depth_info.get_subscription_count():
             for keyframe in known:
-                kept = solution.keyframes[keyframe]
+                kept, depth = solution.keyframes[keyframe], solution.depth(keyframe)
                 head = messages.header(kept.stamp, frame)
-                height, width = kept.depth.shape
-                depth = kept.depth.astype(np.float32) * np.float32(solution.scale[solution.index(keyframe)])
                 self.depth.publish(messages.depth_image(depth, head))
-                self.depth_info.publish(messages.camera_info(kept.intrinsics, (width, height), head))
+                self.depth_info.publish(messages.camera_info(kept.intrinsics, depth.shape[::-1], head))
         if known and self.cloud.get_subscription_count():
             head = messages.header(solution.keyframes[known[-1]].stamp, frame)
-            self.cloud.publish(messages.point_cloud(self._slam.keyframe_cloud(known[-1]), head))
+            self.cloud.publish(messages.point_cloud(keyframe_cloud(solution, known[-1], self._slam.config.map), head))
 
     def publish_changes(self) -> None:
         """Publish path, markers, map and grid, each if it has changed and has subscribers."""

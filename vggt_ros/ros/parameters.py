@@ -28,7 +28,7 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     return result
 
 
-def declare(node: Node, default: Config | None = None) -> Config:
+def declare(node: Node) -> Config:
     """Declare every setting as a parameter of `node`; return the settings with the values given at startup.
 
     Raises:
@@ -37,7 +37,7 @@ def declare(node: Node, default: Config | None = None) -> Config:
             out of its range; the text names the parameter.
 
     """
-    default = default or Config()
+    default = Config()
     known = {setting.name for setting, _ in default} | {"use_sim_time"}
     # rclpy has no public access to values of undeclared parameters; a misspelled name would go unnoticed.
     overrides = getattr(node, "_parameter_overrides", {})

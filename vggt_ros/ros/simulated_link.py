@@ -11,18 +11,17 @@ _PACKET = 1400
 class SimulatedLink:
     """How long messages take over a link with a transport that sends lost packets again, as DDS does."""
 
-    def __init__(self, delay: float, loss: float, rate: float, seed: int = 0) -> None:
+    def __init__(self, delay: float, loss: float, rate: float) -> None:
         """Set up the link.
 
         Args:
             delay: in each direction, seconds.
             loss: share of the packets that are lost, 0 to 0.9.
             rate: bits per second; 0: no limit.
-            seed: of the random numbers.
 
         """
         self._delay, self._loss, self._rate = delay, loss, rate
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(0)
 
     def seconds(self, size: int) -> float:
         """Return how long a message of `size` bytes takes in one direction.

@@ -245,9 +245,8 @@ class SlamNode(NodeParts):
             raise RuntimeError("the node was cleaned up in the meantime")
         self.get_logger().warning(f"the map is reset: {why}", throttle_duration_sec=1.0)
         self.maps.autosave()
-        done = self.worker.reset() if restored is None else self.worker.load(restored)
+        self._reset_done = done = self.worker.reset() if restored is None else self.worker.load(restored)
         done.add_done_callback(self._results.drop)
-        self._reset_done = done
         self.tracking.clear()
         self.transforms.clear()
         self.transforms.loaded_world = None if restored is None else restored.record.map_world

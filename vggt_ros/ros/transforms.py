@@ -23,7 +23,8 @@ from vggt_ros.ros.messages import nanoseconds, pose_matrix, transform
 from vggt_ros.ros.mounting import Mounting
 from vggt_ros.ros.optical_frame import OpticalFrameCheck
 from vggt_ros.ros.tf_watch import TfWatch
-from vggt_ros.windows.solution import Solution, TrackedFrame
+from vggt_ros.windows.frame import TrackedFrame
+from vggt_ros.windows.solution import Solution
 
 MAX_CLOCK_DIFFERENCE = 10_000_000_000
 """Stamps that differ more from the clock of the node, nanoseconds, are from another clock: a bag without /clock."""

@@ -30,6 +30,8 @@ _MAX_BIAS_CHANGE = 0.003
 """Change of the gyroscope bias, rad/s, from which on samples are integrated again."""
 _POSITION_SIGMA = 0.004
 """Prior sigma of a keyframe's position, as a fraction of its median depth."""
+_STATIONARY_DURATION = 500_000_000
+"""How long a robot has to stand still until its accelerometer says which way is up, nanoseconds."""
 _STATIONARY_DEVIATION = 0.02, 0.3
 """Largest standard deviations of turn rate (rad/s) and acceleration (m/s^2) of a robot that stands still."""
 _MAX_SIGMA = 0.3
@@ -90,12 +92,12 @@ class ImuSource:
                 self._samples.clear()
             self._samples.append((stamp, sample))
 
-    def up_direction(self, stamp: int, seconds: float = 0.5) -> Array | None:
+    def up_direction(self, stamp: int) -> Array | None:
         """Return the unit vector (3,) against gravity in the camera's frame at `stamp`, if the robot stood still.
 
-        The accelerometer is averaged over the `seconds` before; None with too few samples, or if the robot moved.
+        The accelerometer is averaged over the half second before; None with too few samples, or if the robot moved.
         """
-        begin = stamp - round(seconds * 1e9)
+        begin = stamp - _STATIONARY_DURATION
         _, samples = samples_between(*self._samples_from(begin), begin, stamp)
         if (len(samples) < 20 or (samples[:, :3].std(0) > _STATIONARY_DEVIATION[0]).any()
             or (samples[:, 3:].std(0) > _STATIONARY_DEVIATION[1]).any()):

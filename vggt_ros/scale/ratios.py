@@ -24,7 +24,6 @@ _BLOCK = 1_000_000_000
 """Duration of a block, nanoseconds: ratios in it share one error."""
 _PRIOR_BLOCKS = 6.0
 """Weight of the given sigmas in the estimated level of the errors, in blocks."""
-_SMALLEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +43,6 @@ class ScaleRatios:
     stamps: NDArray[np.int64]
     windows: NDArray[np.int64]
     common_sigma: float = 0.002
-
-    @staticmethod
-    def of_lengths(meters: Array, sigma_meters: Array, units: Array, sigma_units: Array, stamps: NDArray[np.int64],
-                   windows: NDArray[np.int64]) -> ScaleRatios:
-        """Return the ratios of lengths (n,) in meters and in map units, each with its sigma (n,)."""
-        variance = sum((sigma / np.maximum(length, sigma))**2 for length, sigma in
-                       ((meters, sigma_meters), (units, sigma_units)))
-        log = np.log(np.maximum(meters, _SMALLEST) / np.maximum(units, _SMALLEST))
-        return ScaleRatios(log, np.sqrt(variance), stamps, windows)
 
     @staticmethod
     def join(parts: Sequence[ScaleRatios]) -> ScaleRatios:

@@ -66,18 +66,17 @@ class BagSequence:
             self.rectified = is_rectified_topic(images.topic)
             info = None if known or info_topic == "none" else self._choose(reader, INFOS, info_topic, images.topic)
             self.info_topic = "" if info is None else info.topic
+            first, size = self._first_image(reader)
             if known:
-                size = self._first_size(reader)
                 camera, missing = known.camera(size), ""
-                assumptions += known.assumptions(size)
+                assumptions += known.assumptions(camera)
             else:
-                camera, missing = self._calibration(reader, fov, assumptions)
+                camera, missing = self._calibration(reader, size, fov, assumptions)
             truth = self._choose(reader, POSES, truth_topic)
             self.truth = self._truth(reader, truth, assumptions) if truth else None
-            first = next((m for _, _, m in self._messages(reader, images.topic) if not isinstance(m, Exception)), None)
-            if first is not None and not (first.header.stamp.sec or first.header.stamp.nanosec):
+            if not (first.header.stamp.sec or first.header.stamp.nanosec):
                 assumptions.append(f"the times of recording, since header.stamp in {images.topic} is 0")
-            if "depth" in images.topic and self._has_depth(reader, images):
+            if "depth" in images.topic and getattr(first, "encoding", "") in DEPTH_ENCODINGS:
                 assumptions.append(f"depth as gray images: {images.topic} is a topic of depth, and there are no others")
             if not image_topic:
                 assumptions += self._alternatives(reader, IMAGES, images, "images")
@@ -183,9 +182,9 @@ class BagSequence:
                   and c.topic.removesuffix("/compressed") != chosen.topic.removesuffix("/compressed")}
         return [f"the {content} of {chosen.topic}; there are others: {', '.join(sorted(others))}"] if others else []
 
-    def _calibration(self, reader: AnyReader, fov: float, assumptions: list[str]) -> tuple[Camera, str]:
+    def _calibration(self, reader: AnyReader, size: tuple[int, int], fov: float,
+                     assumptions: list[str]) -> tuple[Camera, str]:
         """Return the camera, and why its field of view is only assumed; raises SequenceError if it is unusable."""
-        size = self._first_size(reader)
         assumed, intake = Camera.assumed(*size, fov), Intake(self.rectified)
         if not self.info_topic:
             return assumed, "the bag has no CameraInfo, or none is asked for; --calibration FILE gives one"
@@ -212,15 +211,15 @@ class BagSequence:
                 problem = problem or str(error)
         return None, problem
 
-    def _first_size(self, reader: AnyReader) -> tuple[int, int]:
-        """Return the size (width, height) of the first image that can be decoded."""
+    def _first_image(self, reader: AnyReader) -> tuple[Any, tuple[int, int]]:
+        """Return the message and size (width, height) of the first image that can be decoded; raises SequenceError."""
         problem = "there are no images"
         for _, stamp, message in islice(self._messages(reader, self.image_topic), _MAX_TRIALS):
             try:
                 if isinstance(message, Exception):
                     raise ImageError(f"not a message ({message})")
                 height, width = Intake().decode(message).shape[:2]
-                return width, height
+                return message, (width, height)
             except ImageError as error:
                 problem = f"at {stamp} ns: {error}"
         raise SequenceError(f"{self.path}: {self.image_topic}: {problem}")

@@ -62,14 +62,14 @@ class Calibration:
                 from error
         return camera
 
-    def assumptions(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return what is assumed if it is taken for images of this (width, height), at most one line."""
-        found = []
+    def assumptions(self, camera: Camera) -> tuple[str, ...]:
+        """Return what is assumed where it is the calibration of a camera, as `camera` returns it; at most one line."""
+        size, found = (camera.width, camera.height), []
         if self.path.name != NAMES[0]:
             found.append("")
         if self.size not in ((0, 0), size):
             found.append(f" for {self.size[0]}x{self.size[1]}, as if images of {size[0]}x{size[1]} were resized")
-        if odd := doubt(self.camera(size).intrinsics, size):
+        if odd := doubt(camera.intrinsics, size):
             found.append(f", although {odd}")
         return (f"the calibration of {self.path}{''.join(found)}",) if found else ()
 

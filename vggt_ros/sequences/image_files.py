@@ -56,7 +56,7 @@ class ImageFiles:
         size = self.form.size
         if known:
             self.camera = known.camera(size)
-            self.assumptions += known.assumptions(size)
+            self.assumptions += known.assumptions(self.camera)
         else:
             self.camera = Camera.assumed(*size, fov)
             self.assumptions += (f"a field of view of {fov:g} degrees, since there is no calibration.txt",)

@@ -55,7 +55,7 @@ class Video:
         size = first.shape[1], first.shape[0]
         known = find_calibration(calibration)
         self.camera = known.camera(size) if known else Camera.assumed(*size, fov)
-        self.assumptions: tuple[str, ...] = known.assumptions(size) if known else (
+        self.assumptions: tuple[str, ...] = known.assumptions(self.camera) if known else (
             f"a field of view of {fov:g} degrees, since a video has no calibration; --calibration FILE gives one",)
         if not self._has_times and self._count > 1:
             origin = "as its header says, " if rate > 0 else ""

@@ -139,41 +139,23 @@ class MapRecord:
             ("keyframe_id", _increasing(ids) and ids.min(initial=0) >= 0, "ids must rise"),
             ("keyframe_id", ids.max(initial=-1) < self.next_keyframe, "an id is not below next_keyframe"),
             ("keyframe_stamp", self.keyframe_stamp.min(initial=0) >= 0, "a stamp is negative"),
-            (
-                "keyframe_submap",
-                self.keyframe_submap.min(initial=0) >= 0 and self.submap in self.keyframe_submap
-                and self.keyframe_submap.max(initial=0) < len(self.anchor),
-                "no such submap",
-            ),
+            ("keyframe_submap", self._submaps_exist(), "no such submap"),
             ("keyframe_window", np.isin(self.keyframe_window, windows).all(), "no such window"),
             ("keyframe_id", max(self.next_keyframe, self.next_window) < _MAX_ID, "an id is too large"),
             ("keyframe_pose", _rigid(self.keyframe_pose), "not a pose"),
-            (
-                "keyframe_size",
-                ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
-                "not the size of an image",
-            ),
+            ("keyframe_size", ((self.keyframe_size > 0) & (self.keyframe_size <= 8192)).all(),
+             "not the size of an image"),
             ("keyframe_intrinsics", self._are_pinholes(), "not the pinhole matrix of such an image"),
             ("depth", pixels.sum() == len(self.depth), "the number of pixels does not fit keyframe_size"),
             ("depth", not (self.depth <= 0).any() and not np.isinf(self.depth).any(), "a depth is not positive"),
-            (
-                "keyframe_features",
-                self._counts_fit(),
-                "the counts do not fit feature",
-            ),
-            (
-                "keyframe_described",
-                self.keyframe_described.sum() == len(self.descriptor),
-                "the count does not fit descriptor",
-            ),
+            ("keyframe_features", self._counts_fit(), "the counts do not fit feature"),
+            ("keyframe_described", self.keyframe_described.sum() == len(self.descriptor),
+             "the count does not fit descriptor"),
             ("appearance", self.appearance.shape[1] in (0, VLAD_SIZE), f"not {VLAD_SIZE} numbers for each keyframe"),
             ("window_pose", _rigid(self.window_pose), "not a pose"),
             ("window_scale", _are_scales(self.window_scale), "a scale is not positive, or out of range"),
-            (
-                "anchor",
-                len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
-                "no such window, or the same one twice",
-            ),
+            ("anchor", len(self.anchor) > 0 and _different(self.anchor) and np.isin(self.anchor, windows).all(),
+             "no such window, or the same one twice"),
             ("edge_first", np.isin(self.edge_first, windows).all(), "no such window"),
             ("edge_second", np.isin(self.edge_second, windows).all(), "no such window"),
             ("edge_kind", (self.edge_kind < len(KINDS)).all(), "no such kind"),
@@ -184,15 +166,18 @@ class MapRecord:
             ("scale_state", self.scale_state in (UNKNOWN, PRIOR, OBSERVED), "no such state"),
             ("scale_sigma", 0 < self.scale_sigma < 10, "not a sigma"),
             ("edge_second", self._is_connected(), "a window is no anchor, and has no overlap with an earlier one"),
-            (
-                "edge_second",
-                self._breaks_are_valid(),
-                "a break leads to no anchor, to the same one twice, or not from an earlier window",
-            ),
+            ("edge_second", self._breaks_are_valid(),
+             "a break leads to no anchor, to the same one twice, or not from an earlier window"),
             ("map_world", self.map_world.shape == (4, 4) and _rigid(self.map_world[None]), "not a pose"),
         ):
             if not valid:
                 raise ValueError(f"{name}: {problem}")
+
+    def _submaps_exist(self) -> bool:
+        """Return True if every keyframe is in a submap that has an anchor, and the submap that grows has keyframes."""
+        submaps = self.keyframe_submap
+        return bool(submaps.min(initial=0) >= 0 and self.submap in submaps
+                    and submaps.max(initial=0) < len(self.anchor))
 
     def _counts_fit(self) -> bool:
         """Return True if the keyframes' numbers of features are those of all features."""

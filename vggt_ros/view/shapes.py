@@ -11,6 +11,8 @@ from vggt_ros.windows.solution import Solution
 
 FRUSTUM_BLOCK = 64
 """Number of keyframes that are drawn as one entity."""
+_SAMPLES = 200
+"""Points by which their spacing is found."""
 _CORNERS = np.array([[-0.8, -0.6, 1.0], [0.8, -0.6, 1.0], [0.8, 0.6, 1.0], [-0.8, 0.6, 1.0]])
 _STRIP = np.concatenate([_CORNERS, _CORNERS[:1], np.zeros((1, 3)), _CORNERS[1:2], _CORNERS[2:3], np.zeros((1, 3)),
                          _CORNERS[3:]])
@@ -33,10 +35,10 @@ def frustum_size(map_camera: Array) -> float:
     return float(2.0 ** np.round(np.log2(median))) if median > 1e-9 else 0.05
 
 
-def point_spacing(points: NDArray[np.float32], samples: int = 200) -> float:
+def point_spacing(points: NDArray[np.float32]) -> float:
     """Return the median distance from a point (n, 3) to its nearest neighbor, by some of the points."""
-    chosen = points[:: max(1, len(points) // samples)].astype(np.float64)
-    rows = np.arange(0, len(points), max(1, len(points) // samples))
+    rows = np.arange(0, len(points), max(1, len(points) // _SAMPLES))
+    chosen = points[rows].astype(np.float64)
     center = points.mean(0, dtype=np.float64)
     ours, others = chosen - center, points - center
     squares = (ours**2).sum(1)[:, None] + (others**2).sum(1) - 2 * ours @ others.T

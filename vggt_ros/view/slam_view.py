@@ -11,7 +11,8 @@ from vggt_ros.mapping.map_updates import MapUpdates
 from vggt_ros.mapping.occupancy_grid import Occupancy
 from vggt_ros.slam import Slam
 from vggt_ros.view.shapes import graph_lines, submap_color
-from vggt_ros.windows.solution import Frame, TrackedFrame, Update
+from vggt_ros.windows.frame import Frame, TrackedFrame
+from vggt_ros.windows.solution import Update
 
 if TYPE_CHECKING:
     from vggt_ros.view.scene import Scene
@@ -53,9 +54,8 @@ class SlamView:
             scene.message(update.loop)
         self.show_map(slam)
         for keyframe in update.keyframes[-1:]:
-            row = solution.index(keyframe)
-            if row is not None:
-                scene.depth(solution.keyframes[keyframe].depth.astype(np.float32) * np.float32(solution.scale[row]))
+            if solution.index(keyframe) is not None:
+                scene.depth(solution.depth(keyframe))
         scene.number("keyframes", len(solution))
 
     def close(self) -> None:

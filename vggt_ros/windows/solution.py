@@ -1,19 +1,16 @@
-"""The outputs of the pipeline: immutable snapshots that any thread may read."""
+"""The state of the map, an immutable snapshot that any thread may read; and what became of a window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import Sim3
+from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.images.compressed import CompressedColor
-from vggt_ros.windows.keyframe import Window
-
-Array = NDArray[np.float64]
 
 UNKNOWN, PRIOR, OBSERVED = "UNKNOWN", "PRIOR", "OBSERVED"
 
@@ -33,74 +30,6 @@ class MetricScale:
     state: str = UNKNOWN
     sigma: float = 1.0
     source: str = "scale.assumed_depth"
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """An input image of the pipeline: rectified, at the reconstructor's working size.
-
-    Attributes:
-        stamp: nanoseconds, exactly the message's.
-        image: RGB uint8 (H, W, 3), or gray uint8 (H, W) where `color` has it in RGB.
-        intrinsics: float64 (3, 3) for this size.
-        calibrated: False if `intrinsics` are only assumed.
-        excluded: mask, bool (h, w) of any size, of the part of the image that is left out; None: nothing is.
-        color: makes the image in RGB, which only keyframes need; None if `image` is.
-
-    """
-
-    stamp: int
-    image: NDArray[np.uint8]
-    intrinsics: Array
-    calibrated: bool = True
-    excluded: NDArray[np.bool_] | None = None
-    color: Callable[[], NDArray[np.uint8]] | None = None
-
-    @property
-    def rgb(self) -> NDArray[np.uint8]:
-        """The image in RGB, uint8 (H, W, 3); made anew each time where `image` is gray."""
-        return self.image if self.color is None else self.color()
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedFrame:
-    """The pose of one frame, as tracked when the frame came.
-
-    Attributes:
-        stamp: the frame's, nanoseconds.
-        state: `INITIALIZING` (nothing solved yet), `TRACKING`, `DEGRADED` (tracked with less information than usual:
-            `reason` says what is missing, and the covariance is larger), `RELOCALIZING` (the frame was searched for in
-            the map, but not found) or `LOST` (the image has too few features for a search, or the map has no keyframe
-            near the pose prior). In `INITIALIZING`, `RELOCALIZING` and `LOST` the poses are None.
-        map_camera: 4x4 pose of the camera in the map, with all corrections of the map.
-        odom_camera: 4x4 pose in the odometry frame, continuous when the map is corrected.
-        map_odom: 4x4 pose of the odometry frame in the map, which takes the corrections of the map.
-        covariance: float64 (6, 6) of `map_camera`, perturbed on the right, [rotation, translation], in radians and map
-            units.
-        motion_covariance: float64 (6, 6) of the motion in the odometry frame since the image before, perturbed
-            likewise; None if that one had no pose.
-        reference: id of the solved keyframe that the pose was measured against.
-        reference_camera: 4x4 pose in that keyframe's frame, in units of its window.
-        inliers: number of landmarks that agree with the pose.
-        keyframe: id, if the frame became a keyframe.
-        window: the window that the keyframe completed, for `Slam.step`.
-        reason: why the state is `DEGRADED`, in words.
-
-    """
-
-    stamp: int
-    state: str
-    map_camera: Array | None = None
-    odom_camera: Array | None = None
-    map_odom: Array = field(default_factory=lambda: np.eye(4))
-    covariance: Array | None = None
-    motion_covariance: Array | None = None
-    reference: int | None = None
-    reference_camera: Array | None = None
-    inliers: int = 0
-    keyframe: int | None = None
-    window: Window | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +131,19 @@ class Solution:
         row = int(np.searchsorted(self.ids, keyframe))
         return row if row < len(self.ids) and self.ids[row] == keyframe else None
 
+    def row(self, keyframe: int) -> int:
+        """Return the row of a keyframe that is solved; raises KeyError if it is not."""
+        if (row := self.index(keyframe)) is None:
+            raise KeyError(f"keyframe {keyframe} is not solved")
+        return row
+
     def similarity(self, row: int) -> Sim3:
         """Return `map_keyframe` of the keyframe in a row, with map units per unit of its window as scale."""
         return Sim3.from_pose(self.map_camera[row], float(self.scale[row]))
+
+    def depth(self, keyframe: int) -> NDArray[np.float32]:
+        """Return the depth (h, w) of a solved keyframe in map units, NaN where unknown."""
+        return self.keyframes[keyframe].depth.astype(np.float32) * np.float32(self.scale[self.row(keyframe)])
 
     def restricted(self, rows: NDArray[np.int64]) -> Solution:
         """Return a solution of only the keyframes in `rows` (n,), ascending; its windows and edges stay."""

@@ -52,6 +52,12 @@ class AheadReconstructor:
         self._lock = threading.RLock()  # answers come in other threads
 
     @property
+    def figures(self) -> dict[str, int]:
+        """Number of workers, windows that were expected and that were not, and requests sent again."""
+        return {"workers": self._pool.size, "ahead": self.ahead, "unexpected": self.unexpected,
+                "retries": self._pool.retries}
+
+    @property
     def is_full(self) -> bool:
         """True if no more windows should be expected for now."""
         return len(self._expected) >= self._pool.size + _SPARE

@@ -30,8 +30,8 @@ from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, save_map
 from vggt_ros.storage.map_record import SCHEMA, MapRecord
 from vggt_ros.synthetic import RenderedSequence, SceneReconstructor, laps, room
+from vggt_ros.windows.frame import Frame
 from vggt_ros.windows.point_cloud import PointCloud
-from vggt_ros.windows.solution import Frame
 
 _NAMED = re.compile(r"/\w+\.(npy|json)")
 

@@ -15,10 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
-
-Array = NDArray[np.float64]
 
 PIXEL_SIGMA = 1.0
 """Standard deviation of an observation against the priors of the lens, pixels; that of its error is smaller, but errors

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.geometry.sim3 import adjoint
 from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Prior, Problem, Scene
 
-Array = NDArray[np.float64]
+_DEPTH_SIGMA = 0.02
+"""Relative standard deviation to which the depth of a point may be known, at best."""
 
 
 def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
@@ -62,12 +63,12 @@ def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
 
 
 def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], fixed: NDArray[np.bool_],
-                newest: NDArray[np.bool_], depth_sigma: float = 0.02) -> float:
+                newest: NDArray[np.bool_]) -> float:
     """Return the standard deviation of the logarithm of the scale at the newest cameras, against the fixed ones.
 
     It is that of the mean log depth of the points in the newest cameras, each of which counts as much as the others, if
     an observation is off by `PIXEL_SIGMA`. In a camera each depth counts as well as it is known under the given
-    cameras, down to `depth_sigma`, so that points without parallax say little; the covariance of the mean has all that
+    cameras, down to `_DEPTH_SIGMA`, so that points without parallax say little; the covariance of the mean has all that
     the cameras may do together. The camera need not move for it: while it turns on the spot, points that are known keep
     the scale, and new ones lose it.
 
@@ -93,7 +94,7 @@ def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
     slope = part.rotation[camera, 2] / z[:, None]  # of the log depth by the point
     of_points = np.linalg.inv(system.points.transpose(2, 0, 1) + 1e-9 * np.eye(3))
     variance = np.einsum("ni,nij,nj->n", slope, of_points[point], slope) * PIXEL_SIGMA**2
-    weight = 1 / (variance + depth_sigma**2)
+    weight = 1 / (variance + _DEPTH_SIGMA**2)
     of_camera = np.bincount(camera, weight, len(columns))
     weight /= np.count_nonzero(of_camera) * of_camera[camera]
     by_points, by_cameras = np.zeros((len(rows), 3)), np.zeros((len(columns), 6))

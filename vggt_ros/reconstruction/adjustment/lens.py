@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene, undistorted
 from vggt_ros.reconstruction.adjustment.covariance import lens_sigmas
-
-Array = NDArray[np.float64]
 
 UNCALIBRATED = 0.2, 0.05
 """Standard deviations of an assumed focal length, relative, and of the radial distortion without a calibration."""

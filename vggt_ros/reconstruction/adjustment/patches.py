@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ITERATIONS = 5
@@ -48,8 +48,7 @@ DEFAULT = PatchOptions()
 
 
 def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, reference: NDArray[np.intp],
-                  observed: Array, shift: Array | None = None, slant: Array | None = None, views: Mask | None = None,
-                  options: PatchOptions = DEFAULT) -> tuple[Array, Mask]:
+                  observed: Array, slant: Array, options: PatchOptions) -> tuple[Array, Mask]:
     """Return where (n, S, 2) every view shows the patch of a point, pixels from the principal point, and if it does.
 
     Args:
@@ -58,20 +57,16 @@ def align_patches(grays: list[NDArray[np.uint8]], scene: Scene, centers: Array, 
         centers: principal points (S, 2).
         reference: (n,), the view whose patch is the template.
         observed: (n, 2), where that view shows the point, pixels from the principal point.
-        shift: (n, S, 2), rolling-shutter shift from a corrected observation to its pixel in the image; None: none.
         slant: (n, 2), change of the inverse depth of the surface per pixel of the reference view, over the inverse
-            depth; None: the surface is parallel to the image.
-        views: (n, S), the views to align; None: all.
+            depth; 0: the surface is parallel to the image.
         options: of the patches.
 
     """
-    rows = np.arange(len(reference))
-    to_pixel = np.broadcast_to(centers if shift is None else centers + shift, (len(reference), len(grays), 2))
     warp, projected = warps(scene, reference, observed, slant, options.radius)
-    pixels, found, _ = align_in_images(grays, warp, projected + to_pixel, reference,
-                                    observed + to_pixel[rows, reference], views, options)
-    aligned = np.where(found[..., None], pixels - to_pixel, 0.0)
-    aligned[rows, reference] = observed
+    pixels, found, _ = align_in_images(grays, warp, projected + centers, reference, observed + centers[reference],
+                                       options=options)
+    aligned = np.where(found[..., None], pixels - centers, 0.0)
+    aligned[np.arange(len(reference)), reference] = observed
     return aligned, found
 
 

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.lens import correction_maps
 from vggt_ros.reconstruction.adjustment.rolling_shutter import dense_shift
 
-Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
 NEGLIGIBLE_RADIAL = 1e-4

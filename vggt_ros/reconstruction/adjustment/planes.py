@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from vggt_ros.geometry.poses import Array
 
+_RADIUS = 12 / 518
+"""Radius of the neighborhood of a point, as a fraction of the width of the depth map."""
 _MIN_SAMPLES = 4
 _FLAT = 3.0
 """Weight of a surface parallel to the image, in samples a pixel away: where samples say nothing of the slant."""
@@ -14,19 +16,19 @@ _MAX_PROBES = 13
 """Pixels along each side of the neighborhood that are looked at where depth is dense."""
 
 
-def local_planes(depth: NDArray[np.float32], pixels: Array, radius: int) -> tuple[Array, Array, Array]:
+def local_planes(depth: NDArray[np.float32], pixels: Array) -> tuple[Array, Array, Array]:
     """Return inverse depth (n,), its slant (n, 2) and its relative scatter (n,) around pixels of a depth map.
 
-    Least squares over the known depth within `radius` pixels. The slant is the change of inverse depth per pixel over
-    the inverse depth. Inverse depth is NaN where fewer than 4 pixels are known.
+    Least squares over the known depth around each. The slant is the change of inverse depth per pixel over the inverse
+    depth. Inverse depth is NaN where fewer than 4 pixels are known.
 
     Args:
         depth: (h, w), NaN where unknown.
         pixels: (n, 2), x and y.
-        radius: of the neighborhood, pixels.
 
     """
     height, width = depth.shape
+    radius = max(3, round(_RADIUS * width))
     known_share = float((depth > 0).mean())
     stride = max(1, round(2 * radius / _MAX_PROBES)) if known_share > 0.3 else 1
     axis = np.arange(-radius, radius + 1, stride)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotation_vectors
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
-
-Array = NDArray[np.float64]
 
 OBSERVATION_SIGMA = 0.3
 """Standard deviation of an observation that patches have aligned, pixels; weighs the priors against it."""

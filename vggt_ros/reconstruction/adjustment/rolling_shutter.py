@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
 from vggt_ros.windows.keyframe import Keyframe
-
-Array = NDArray[np.float64]
 
 GRID = (18, 24)
 """Rows and columns of the grid on which the image motion is known."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import Lens
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _UNCHANGED = Lens()

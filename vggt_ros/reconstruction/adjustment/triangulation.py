@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_RAY_ANGLE = np.radians(0.3)

@@ -29,7 +29,6 @@ from vggt_ros.reconstruction.multiview.start_poses import StartPoses
 from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.views import Measurements
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MAX_COST_RATIO = 2.0

@@ -11,13 +11,10 @@ CVPR 2008).
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.complementary import complementary
-from vggt_ros.geometry.poses import inverse
-
-Array = NDArray[np.float64]
+from vggt_ros.geometry.poses import Array, inverse
 
 _CELLS = 6, 8
 """Rows and columns of the parts into which the image is divided."""

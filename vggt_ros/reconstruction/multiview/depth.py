@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.multiview.dense_neighbors import DenseNeighbors
 from vggt_ros.reconstruction.multiview.depth_refinement import projection, refine
 from vggt_ros.reconstruction.multiview.planar_segments import with_planes
 from vggt_ros.reconstruction.multiview.plane_sweep import SmallImages, Sweep, sweep
 
-Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
 REFINED_PARALLAX, REFINED_NEIGHBORS = 25.0, 5

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.images.corners import detect_corners
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.flow import coarse_image
@@ -16,7 +17,6 @@ from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sift import SiftFeatures, sift_features
 from vggt_ros.windows.keyframe import Keyframe
 
-Array = NDArray[np.float64]
 Gray = NDArray[np.uint8]
 
 MAX_PHOTO_FEATURES = 3000

@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import rank_initial_pairs, robust_cost
 from vggt_ros.reconstruction.multiview.selection import diversify, longest_tracks, select_best
 from vggt_ros.reconstruction.multiview.views import Measurements
-
-Array = NDArray[np.float64]
 
 UNKNOWN = 0.15
 """Relative standard deviation of the focal length from which it is searched for."""

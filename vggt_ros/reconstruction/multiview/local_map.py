@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import MIN_RADIAL
 from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.windows.keyframe import Window
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 DepthMap = tuple[NDArray[np.float32], NDArray[np.float32]]
 

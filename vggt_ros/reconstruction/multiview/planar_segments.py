@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median
+from vggt_ros.geometry.poses import Array
 
-Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Neighbor = tuple[NDArray[np.uint8], Array, Array]
 """Image (h, w) of a neighbor, turn (3, 3) and shift (3,) of its homogeneous pixels: `turn @ pixel + rho * shift`."""

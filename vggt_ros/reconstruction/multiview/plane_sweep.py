@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.geometry.poses import Array, inverse
 
-Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 

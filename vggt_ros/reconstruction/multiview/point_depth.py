@@ -10,10 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import inverse
+from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.multiview.depth import MIN_POINTS, Map, interpolate
-
-Array = NDArray[np.float64]
 
 REACH = 0.03
 """Distance to the nearest point up to which depth is taken as known, as a fraction of the image width."""

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
-from vggt_ros.geometry.poses import inverse, mean_rotation
+from vggt_ros.geometry.poses import Array, inverse, mean_rotation
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_COMMON_TRACKS = 40

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import Lens
 from vggt_ros.reconstruction.adjustment.triangulation import (
@@ -26,7 +27,6 @@ from vggt_ros.reconstruction.multiview.poses import (
 from vggt_ros.reconstruction.multiview.refine import refine
 from vggt_ros.reconstruction.multiview.views import Measurements
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, with_focal
-from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
@@ -34,8 +34,6 @@ from vggt_ros.reconstruction.multiview.views import Measurements, View
 from vggt_ros.reconstruction.multiview.window_geometry import downscale, window_geometry
 from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe, Window
-
-Array = NDArray[np.float64]
 
 MAX_COST_OF_JOINING = 2.0
 """A window is kept in the local map up to this robust cost, over that of the window solved by itself."""

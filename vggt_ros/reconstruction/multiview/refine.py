@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.patches import DEFAULT, align_in_images, warps
 from vggt_ros.reconstruction.multiview.views import Measurements
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 

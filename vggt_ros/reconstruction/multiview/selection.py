@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import mean_rotation, rotation_angle, umeyama
+from vggt_ros.geometry.poses import Array, mean_rotation, rotation_angle, umeyama
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
@@ -26,7 +26,6 @@ from vggt_ros.reconstruction.multiview.turn_rates import with_turn_rates
 from vggt_ros.reconstruction.multiview.twin import solve_twin
 from vggt_ros.reconstruction.multiview.views import Measurements
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MIN_PARALLAX = 1.0

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import mean_rotation
+from vggt_ros.geometry.poses import Array, mean_rotation
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.views import Measurements, View
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 SAME_POINT = 1.5

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import pixel_rays
+from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.images.flow import flow_at
 from vggt_ros.images.sift import verified_matches
@@ -21,8 +22,6 @@ from vggt_ros.images.warped_flow import homography, is_confirmed, mapped
 from vggt_ros.reconstruction.multiview.features import Features
 from vggt_ros.reconstruction.multiview.point_flow import follow, follow_warped, motion_around
 from vggt_ros.windows.keyframe import Keyframe
-
-Array = NDArray[np.float64]
 
 MIN_TRACKED_FRACTION = 0.35
 """Fraction of the points that must be tracked into the next keyframe, else features are matched, too."""
@@ -42,24 +41,24 @@ CELLS = 350
 """Number of square parts of an image in each of which one track is enough."""
 MIN_SPREAD = 250
 """Fewest tracks of an image from which those next to each other are left out."""
+MAX_BACKWARD_ERROR = 0.5
+"""A point that is followed from keyframe to keyframe has to come back so near to where it began, pixels; twice as much
+where the guess is that of matches, or of a homography."""
 SAME_TRACK = 2.5
 """Largest distance, pixels, at which a track of the tracker continues a known one."""
 SAME_FEATURE = 1.0
 """Largest distance, pixels, at which a matched feature continues a track."""
 
 
-def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None,
-          max_backward_error: float = 0.5) -> Array:
+def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Array | None = None) -> Array:
     """Return tracks (n, S, 2) in pixels through S keyframes, NaN where a point was not observed.
 
-    The tracks of the tracker are taken first. New points are added in every keyframe where there is no track nearby. A
-    step of theirs is accepted if tracking backward ends within `max_backward_error` pixels of its start.
+    The tracks of the tracker are taken first. New points are added in every keyframe where there is no track nearby.
 
     Args:
         features: of the S keyframes.
         keyframes: the S keyframes.
         known: tracks (m, S, 2) of earlier keyframes to continue; they are the first rows of the result.
-        max_backward_error: pixels.
 
     """
     count = len(features)
@@ -73,7 +72,7 @@ def track(features: Sequence[Features], keyframes: Sequence[Keyframe], known: Ar
         active = tracks[:, index][~np.isnan(tracks[:, index, 0])]
         new_corners = _where_no_track_is(current.corners, active, current.gray.shape[::-1])
         tracks = np.concatenate([tracks, _new_tracks(count, index, new_corners)])
-        tracks, matched = _track_step(tracks, features, index, max_backward_error)
+        tracks, matched = _track_step(tracks, features, index)
         if matched is not None:
             tracks = _with_links(tracks, features, range(matched - 1, max(-1, index - LINKED), -1), index + 1)
     kept = (~np.isnan(tracks[:, :, 0])).sum(1) >= 2
@@ -123,8 +122,7 @@ def well_spread(tracks: Array, size: tuple[int, int]) -> NDArray[np.intp]:
     return np.flatnonzero(chosen)
 
 
-def _track_step(tracks: Array, features: Sequence[Features], index: int,
-                max_backward_error: float) -> tuple[Array, int | None]:
+def _track_step(tracks: Array, features: Sequence[Features], index: int) -> tuple[Array, int | None]:
     """Return the tracks (n, S, 2) continued from keyframe `index` to the next one, and up to which it was matched.
 
     The latter is the earliest keyframe whose features were matched with those of the next one; None if none were.
@@ -134,7 +132,7 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int,
     pending = np.flatnonzero(observed & np.isnan(tracks[:, index + 1, 0]))
     points = tracks[pending, index].astype(np.float32)
     guess = flow_at(source.coarse, target.coarse, points, source.gray.shape[1]) if len(points) else points
-    moved, good = follow(source, target, points, points + guess, max_backward_error)
+    moved, good = follow(source, target, points, points + guess, MAX_BACKWARD_ERROR)
     enough = max(MIN_TRACKED, MIN_TRACKED_FRACTION * observed.sum())
     if observed.sum() - len(pending) + good.sum() < enough:
         both = np.flatnonzero(observed & ~np.isnan(tracks[:, index + 1, 0]))
@@ -142,14 +140,14 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int,
         matrix = homography(np.concatenate([first, points[good]]), np.concatenate([second, moved[good]]),
                             source.gray.shape[1])
         if matrix is not None:
-            retried, retried_good = follow_warped(source, target, points, matrix, 2 * max_backward_error)
+            retried, retried_good = follow_warped(source, target, points, matrix, 2 * MAX_BACKWARD_ERROR)
             if is_confirmed(mapped(points, matrix), retried_good, source.gray.shape[::-1]):
                 moved[retried_good], good = retried[retried_good], good | retried_good
     if observed.sum() - len(pending) + good.sum() >= enough:
         tracks[pending[good], index + 1] = moved[good]
         return tracks, None
     for earlier in range(index, max(index - 1 - EARLIER, -1), -1):
-        tracks, matches = _with_matches(tracks, features, earlier, index + 1, max_backward_error)
+        tracks, matches = _with_matches(tracks, features, earlier, index + 1)
         if matches >= FEW_MATCHES:
             break
     good &= np.isnan(tracks[pending, index + 1, 0])
@@ -185,8 +183,7 @@ def _with_links(tracks: Array, features: Sequence[Features], before: Iterable[in
     return tracks
 
 
-def _with_matches(tracks: Array, features: Sequence[Features], first: int, second: int,
-                  max_backward_error: float) -> tuple[Array, int]:
+def _with_matches(tracks: Array, features: Sequence[Features], first: int, second: int) -> tuple[Array, int]:
     """Return the tracks (n, S, 2) with what matches of SIFT features say of two keyframes, and how many are certain.
 
     Tracks are continued by optical flow that begins with the motion of the matches around; the matches are added, too.
@@ -199,7 +196,7 @@ def _with_matches(tracks: Array, features: Sequence[Features], first: int, secon
     points = tracks[pending, first].astype(np.float32)
     if len(points):
         moved, good = follow(source, target, points, points + motion_around(points, first_pixels, second_pixels),
-                             2 * max_backward_error)
+                             2 * MAX_BACKWARD_ERROR)
         tracks[pending[good], second] = moved[good]
     return _add_matches(tracks, first, second, first_pixels, second_pixels), certain
 

@@ -11,14 +11,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import rotation_angle
+from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.geometry.ray_rotation import MIN_INLIER_RATIO as USUAL_RATIO
 from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import bearings
 from vggt_ros.reconstruction.multiview.views import Measurements
-
-Array = NDArray[np.float64]
 
 MIN_RESIDUAL, MAX_RESIDUAL, RESIDUAL_OF_TURN = 0.003, 0.015, 0.08
 """Largest residual of an inlier of a rotation, radians, which is this fraction of the turn between the two limits: the

@@ -14,11 +14,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.rolling_shutter import GRID
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.views import Measurements, View
-
-Array = NDArray[np.float64]
 
 RATE_SIGMA = 0.1
 """Standard deviation of what the image motion of the tracker leaves of each angular velocity, radians per second: 0.12

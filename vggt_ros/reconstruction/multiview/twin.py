@@ -9,15 +9,12 @@ also optimized from its mirrored version, and the one of lower cost is kept.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import rotation_between_directions
+from vggt_ros.geometry.poses import Array, rotation_between_directions
 from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.multiview.poses import Mask, robust_cost
-
-Array = NDArray[np.float64]
 
 MAX_COST_RATIO = 2.0
 """Optimization of a twin stops if its cost after a few iterations exceeds that of the solution by this factor."""

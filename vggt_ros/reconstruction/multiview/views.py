@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.adjustment.bundle import Scene, undistorted
 from vggt_ros.reconstruction.adjustment.lens import Lens, distorted
 from vggt_ros.reconstruction.adjustment.rolling_shutter import shift_per_second, velocity_grid
 from vggt_ros.reconstruction.multiview.features import Features, detect
 from vggt_ros.windows.keyframe import Keyframe
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics, with_focal
-from vggt_ros.geometry.poses import inverse, pose
+from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview import depth as dense
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
 from vggt_ros.windows.alignment import WEAK_SCALE
-
-Array = NDArray[np.float64]
 
 
 def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[str, float]) -> WindowGeometry:

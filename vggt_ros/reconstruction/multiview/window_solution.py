@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.poses import rotation_angle
+from vggt_ros.geometry.poses import Array, rotation_angle
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.poses import robust_cost
 from vggt_ros.reconstruction.multiview.quality import MIN_INLIERS_CONTINUED, QualityMetrics, three_view_inliers
 from vggt_ros.reconstruction.multiview.views import Measurements
-
-Array = NDArray[np.float64]
 
 MIN_DEPTHS = 40
 """Fewest observations of points for their median depth."""
@@ -120,10 +118,11 @@ class WindowSolution:
 
         Two neighbors that were registered wrongly agree with each other, but hardly with a third keyframe.
         """
-        lacking = {alone.measured.views[s].keyframe.id for s in np.flatnonzero(~alone.solved.registered)}
+        lacking = {view.keyframe.id for view, solved in zip(alone.measured.views, alone.solved.registered, strict=True)
+                   if not solved}
         weak = three_view_inliers(self.solved.inliers) < MIN_INLIERS_CONTINUED * self.measured.visible.sum(0)
-        weak[:self.known] = False
-        return lacking & {self.measured.views[s].keyframe.id for s in np.flatnonzero(weak & self.solved.registered)}
+        weak &= self.solved.registered & (np.arange(len(weak)) >= self.known)
+        return lacking & {view.keyframe.id for view, is_weak in zip(self.measured.views, weak, strict=True) if is_weak}
 
     def cost(self, keyframes: Sequence[int]) -> tuple[int, float]:
         """Return how many of the keyframes have no pose, and the robust cost of their observations."""
