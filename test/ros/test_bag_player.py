@@ -20,6 +20,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from recordings import write_split_bag
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
@@ -201,6 +202,7 @@ def test_the_bag_of_a_simulator(listener, tmp_path):
     (lambda folder: ros1(folder), "a bag of ROS 1"),
     (lambda folder: folder, "there is no metadata.yaml in it"),
     (lambda folder: damaged(folder), "not a readable rosbag2"),
+    (lambda folder: cut_off(folder), "drive_0.mcap alone, .*drive_1.mcap: File end magic is invalid"),
 ])
 def test_the_error_names_a_bad_bag(make, expected, tmp_path):
     path = make(tmp_path)
@@ -213,6 +215,13 @@ def ros1(folder):
     bag = folder / "old.bag"
     bag.write_bytes(b"#ROSBAG V2.0\n")
     return bag
+
+
+def cut_off(folder):
+    *_, last = write_split_bag(folder / "split", parts=2)
+    last.write_bytes(last.read_bytes()[:-100])
+    (folder / "split" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    return folder / "split"
 
 
 def damaged(folder):

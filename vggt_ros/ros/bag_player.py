@@ -27,8 +27,11 @@ from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from vggt_ros.arguments import given_path, positive
 from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.spinning import initialize, without_ros_arguments
+from vggt_ros.sequences.bag_files import readable
+from vggt_ros.sequences.sequence import SequenceError
 
 CLOCK_PERIOD = 0.02
 """Longest time between two messages on /clock, seconds of wall time."""
@@ -54,7 +57,6 @@ def open_bag(path: Path) -> Reader:
         BagError: there is no such file or folder, or it is not a readable rosbag2.
 
     """
-    path = path.expanduser()  # a shell does not expand the ~ of `bag:=~/x`
     if path.name == "metadata.yaml":
         path = path.parent
     if not path.exists():
@@ -67,8 +69,16 @@ def open_bag(path: Path) -> Reader:
         reader = Reader(path)
         reader.open()
     except Exception as error:  # a damaged file may raise any error in its parser
-        raise BagError(f"{path}: not a readable rosbag2 ({type(error).__name__}: {error})") from error
+        raise BagError(f"{path}: not a readable rosbag2 ({_what_is_damaged(path) or error})") from error
     return reader
+
+
+def _what_is_damaged(path: Path) -> str:
+    """Return which files of a bag are whole and which are not; empty if that is not known."""
+    try:
+        return readable(path)[1]
+    except SequenceError:
+        return ""
 
 
 def message_class(name: str) -> Any | None:
@@ -223,19 +233,12 @@ def _qos(connection: Connection) -> QoSProfile:
                       else DurabilityPolicy.VOLATILE)
 
 
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-
-
 def main(args: list[str] | None = None) -> int:
     """Play the bag given on the command line until its end or SIGINT."""
     argv = sys.argv if args is None else ["bag_player", *args]
     parser = argparse.ArgumentParser(prog="bag_player", description="Plays a rosbag2 with its recorded timing.")
-    parser.add_argument("bag", type=Path, help="folder of a rosbag2, or a single .mcap or .db3 file")
-    parser.add_argument("--rate", type=_positive, default=1.0,
+    parser.add_argument("bag", type=given_path, help="folder of a rosbag2, or a single .mcap or .db3 file")
+    parser.add_argument("--rate", type=positive, default=1.0,
                         help="playback speed relative to the recording (default 1)")
     parser.add_argument("--clock", action="store_true", help="publish /clock, for nodes with use_sim_time")
     parser.add_argument("--loop", action="store_true", help="start again at the end; stamps jump back")
@@ -262,7 +265,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Play as the options say; raises BagError."""
-    with contextlib.closing(open_bag(options.bag.expanduser())) as reader:
+    with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
             player.check(options.wait_for)

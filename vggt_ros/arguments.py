@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
 import os
 from pathlib import Path
 
 from vggt_ros.storage.files import why_not_writable
 
+_SMALLEST = 1e-6
+"""Least positive number; times are nanoseconds in 64 bits."""
+
 
 def positive(text: str) -> float:
-    """Return a positive number; argparse reports anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
+    """Return a positive number, neither tiny nor huge; argparse reports anything else."""
+    with contextlib.suppress(ValueError):
+        if _SMALLEST <= (value := float(text)) <= 1 / _SMALLEST:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, from {_SMALLEST:g} to {1 / _SMALLEST:g}")
 
 
 def count(text: str) -> int:
@@ -28,9 +28,23 @@ def count(text: str) -> int:
     return int(text)
 
 
+def given_path(text: str) -> Path:
+    """Return a path, whose `~` is expanded: shells leave it as it is behind `=`. argparse reports what names nothing.
+
+    Such as an empty text, which `Path` takes as the folder that one is in.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; if it is from a variable of the shell, that is not set")
+    path = Path(os.path.expanduser(text))
+    if text.startswith("~") and path == Path(text):
+        raise argparse.ArgumentTypeError(f"{text}: {path.parts[0]} is the home of no user; a file of that name is "
+                                         f"./{text}")
+    return path
+
+
 def new_file(text: str) -> Path:
     """Return the path of a file that can be written; argparse reports anything else."""
-    path = Path(text).expanduser()
+    path = given_path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     if not path.parent.is_dir():
@@ -42,6 +56,7 @@ def new_file(text: str) -> Path:
 
 def new_folder(text: str) -> Path:
     """Return the path of a folder that can be written, and made where it is missing; argparse reports anything else."""
-    if reason := why_not_writable(Path(text)):
+    path = given_path(text)
+    if reason := why_not_writable(path):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {reason}")
-    return Path(text).expanduser()
+    return path
