@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from vggt_ros.storage.files import why_not_writable
@@ -19,6 +20,11 @@ def positive(text: str) -> float:
         if _SMALLEST <= (value := float(text)) <= 1 / _SMALLEST:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive number, from {_SMALLEST:g} to {1 / _SMALLEST:g}")
+
+
+def not_negative(text: str) -> float:
+    """Return zero or a positive number; argparse reports anything else."""
+    return 0.0 if re.fullmatch(r"0+(\.0*)?", text) else positive(text)
 
 
 def count(text: str) -> int:

@@ -234,6 +234,7 @@ def damaged(folder):
 def test_errors_end_the_command(bag, tmp_path):
     """The command prints the error in one line, without a traceback, and fails."""
     for arguments, expected in (((tmp_path / "missing",), "no such file or folder"),
+                                ((bag, "--wait-ready", "a b"), "'a b' is no name of a topic"),
                                 ((bag, "--topics", "/b"), "no topic /b; the bag has /a/foreign, /a/image"),
                                 ((bag, "--topics", "/a/foreign"), "no message that can be played")):
         process = player(*arguments)
@@ -258,7 +259,9 @@ def test_types_are_found_by_name():
     assert message_class("sensor_msgs/msg/Nothing") is None
 
 
-def test_a_rate_that_is_no_number_is_named(capsys):
+@pytest.mark.parametrize(("option", "text"), [("--rate", "fast"), ("--rate", "0"), ("--delay", "nan"),
+                                             ("--delay", "inf"), ("--delay", "-5")])
+def test_a_rate_or_a_time_that_is_no_number_is_named(capsys, option, text):
     with pytest.raises(SystemExit):
-        main(["bag", "--rate", "fast"])
-    assert "'fast' is not a positive number" in capsys.readouterr().err
+        main(["bag", option, text])
+    assert f"argument {option}: '{text}' is not a positive number" in capsys.readouterr().err

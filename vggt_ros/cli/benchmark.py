@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-from vggt_ros.arguments import count, given_path, new_file, new_folder, positive
+from vggt_ros.arguments import count, given_path, new_file, new_folder, not_negative, positive
 from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.cluster import cluster
@@ -138,7 +138,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                          help="number of windows (default 2400: an hour's drive)")
     command.add_argument("--window-seconds", type=positive, default=6.0,
                          help="time of a window on a worker (default 6)")
-    command.add_argument("--sequential-seconds", type=float, default=0.8,
+    command.add_argument("--sequential-seconds", type=not_negative, default=0.8,
                          help="time of tracking, alignment and graph for each window (default 0.8)")
     command.add_argument("--speedup", type=positive, default=100.0,
                          help="all times are shortened by this (default 100)")

@@ -18,6 +18,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -27,7 +28,7 @@ from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from vggt_ros.arguments import given_path, positive
+from vggt_ros.arguments import given_path, not_negative, positive
 from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.spinning import initialize, without_ros_arguments
 from vggt_ros.sequences.bag_files import readable
@@ -145,9 +146,16 @@ class BagPlayer(Node):
             BagError: a topic is not in the bag; the text has the topics of the images that are in it.
 
         """
-        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in self._played()]:
+        if missing := [topic for topic in topics if self._resolved(topic) not in self._played()]:
             raise BagError(f"{self.reader.path}: no topic {', '.join(missing)}; the images in the bag are "
                            f"{self._image_topics() or 'none'}")
+
+    def _resolved(self, topic: str) -> str:
+        """Return the whole name of a topic; raises BagError if it is none."""
+        try:
+            return str(self.resolve_topic_name(topic))
+        except rclpy_implementation.RCLError as error:
+            raise BagError(f"{topic!r} is no name of a topic: letters, digits, _ and / make one") from error
 
     def _played(self) -> set[str]:
         """Return the names of the topics that are published."""
@@ -165,7 +173,7 @@ class BagPlayer(Node):
             BagError: loading failed, or the bag has that topic.
 
         """
-        if self.resolve_topic_name(topic) in self._played():
+        if self._resolved(topic) in self._played():
             raise BagError(f"{self.reader.path}: {topic} is a topic of the bag, not the status of a node")
         silent_from = time.monotonic() + _SILENCE
         states: list[DiagnosticStatus] = []
@@ -243,7 +251,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--clock", action="store_true", help="publish /clock, for nodes with use_sim_time")
     parser.add_argument("--loop", action="store_true", help="start again at the end; stamps jump back")
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play only these topics")
-    parser.add_argument("--delay", type=float, default=0.0, metavar="S",
+    parser.add_argument("--delay", type=not_negative, default=0.0, metavar="S",
                         help="wait this many seconds before the first message")
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
                         help="wait until these topics have a subscriber")
@@ -272,7 +280,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.wait_ready:
                 player.wait_ready(options.wait_ready)
             player.wait_for(options.wait_for)
-            time.sleep(max(options.delay, 0.0))
+            time.sleep(options.delay)
             while True:
                 start = time.monotonic()
                 count = player.play(options.rate)
