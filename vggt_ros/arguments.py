@@ -45,6 +45,10 @@ def given_path(text: str) -> Path:
     if text.startswith("~") and path == Path(text):
         raise argparse.ArgumentTypeError(f"{text}: {path.parts[0]} is the home of no user; a file of that name is "
                                          f"./{text}")
+    try:
+        path.resolve().exists()
+    except (OSError, RuntimeError) as error:  # too long, not to be read, or links in a circle
+        raise argparse.ArgumentTypeError(f"{text[:100]}: {getattr(error, 'strerror', error)}") from error
     return path
 
 

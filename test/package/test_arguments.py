@@ -115,6 +115,14 @@ def test_a_path_that_names_nothing_is_refused(tmp_path, monkeypatch, capsys, com
     assert not list(tmp_path.iterdir())
 
 
+def test_a_path_that_leads_nowhere_is_refused(tmp_path, capsys):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path, words in ((tmp_path / "circle", "Symlink loop"), (tmp_path / ("x" * 300), "File name too long")):
+        with pytest.raises(SystemExit):
+            merge.main([str(path), "map", "--output", "x"])
+        assert words in capsys.readouterr().err
+
+
 def test_settings_and_functions_take_an_unknown_home_as_a_name(folder):
     with pytest.raises(ConfigError, match=r"camera\.mask: ~no_such_user/x is not a readable picture"):
         read_mask("~no_such_user/x", Rectifier(Camera.assumed(64, 48, 60), (64, 48)))

@@ -191,6 +191,16 @@ def test_of_a_split_bag_all_files_that_are_whole_are_read(tmp_path, mcap, metada
     assert kept == 1 or (f"({last.name}: " in said and ("mcap recover" if mcap else "sqlite3") in said)
 
 
+def test_the_bag_in_a_folder_is_named(tmp_path):
+    write_split_bag(tmp_path / "drive", parts=1)
+    (tmp_path / "part_0" / "metadata.yaml").unlink()
+    with pytest.raises(SequenceError, match=f"; {tmp_path / 'drive'} is a bag"):
+        open_sequence(tmp_path)
+    (tmp_path / "drive" / "drive_0.mcap").rename(tmp_path / "drive" / "drive_0.mcap.zstd")
+    with pytest.raises(SequenceError, match="a compressed bag without"):
+        open_sequence(tmp_path / "drive")
+
+
 def test_files_of_several_bags_are_not_one_recording(tmp_path):
     files = write_split_bag(tmp_path / "b", parts=2, names="{}_drive")
     with pytest.raises(SequenceError, match=f"several bags: name one of them, such as {files[0]}"):

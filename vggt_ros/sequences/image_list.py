@@ -71,6 +71,10 @@ def _meant(folder: Path) -> str:
             return "; convert them to JPEG or PNG"
         if path.suffix.lower() in VIDEOS:
             return f"; name the video itself, {path}"
+        if path.suffix == ".zstd":
+            return "; a compressed bag without metadata.yaml: `zstd -d` its files"
+        if storage_files(path):
+            return f"; {path} is a bag"
         if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
             return f"; {path} has images"
     return ""
