@@ -5,6 +5,7 @@ arguments differ from those of Nav2's launch files, which pass their own down to
 """
 
 import difflib
+import os
 import posixpath
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def start(context: LaunchContext) -> list[Action]:
     given = context.launch_configurations
     compressed, namespace = given["transport"] == "compressed", given["namespace"]
     image = given["image"].removesuffix("/compressed") if compressed else given["image"]
-    parameters = Path(given["slam_params_file"]).expanduser()  # shells leave ~ behind := as it is
+    parameters = Path(os.path.expanduser(given["slam_params_file"]))  # shells leave ~ behind := as it is
     logger = ".".join([*namespace.strip("/").split("/"), NODE]).lstrip(".")
     if not parameters.is_file():
         raise RuntimeError(f"slam_params_file:={given['slam_params_file']}: there is no such file")

@@ -6,13 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.cli import benchmark, check, evaluate, export, merge, reconstruct, replay
+from vggt_ros.cli import benchmark, check, evaluate, export, merge, parity, reconstruct, replay
 from vggt_ros.config import Config
+from vggt_ros.geometry.camera import Camera, Rectifier
+from vggt_ros.images.mask import read_mask
+from vggt_ros.sequences.opening import open_sequence
+from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.settings import ConfigError
 
 
@@ -30,6 +35,7 @@ def _folder(tmp_path):
     (benchmark, ["workers", "--workers", "0"], "'0' is not a whole number from 1 up"),
     (benchmark, ["memory", "--keyframes", "-3"], "'-3' is not a whole number"),
     (benchmark, ["live", "bag", "--rates", "0"], "'0' is not a positive number"),
+    (replay, ["IMAGES", "--output", "OUT/x", "--rate", "1e-300"], "'1e-300' is not a positive number, from 1e-06 to"),
     (check, ["--json", "OUT/none/x.json"], "there is no folder"),
     (evaluate, ["a", "b", "--plot", "OUT/none/x.png"], "there is no folder"),
     (evaluate, ["a", "b", "--json", "OUT/none/x.json"], "there is no folder"),
@@ -46,6 +52,7 @@ def test_arguments_are_refused_by_argparse(folder, capsys, command, arguments, w
     (replay, ["IMAGES", "--output", "OUT/x", "--image-topic", "/camera/image"], "a folder of images has no topics"),
     (replay, ["IMAGES", "--output", "OUT/x", "--depth-source"], "has no depth images"),
     (replay, ["LISTED", "--output", "OUT/x", "--rate", "30"], "takes no rate"),
+    (replay, ["IMAGES", "--output", "OUT/x", "--calibration", "IMAGES"], "images: it is a folder; name a file"),
     (replay, ["VIDEO", "--output", "OUT/x", "--rate", "30"], "a video with times of its own takes no rate"),
     (check, ["--images", "OUT/none"], "none: no such file or folder"),
     (evaluate, ["--map", "OUT/none", "IMAGES"], "no ground truth")])
@@ -90,6 +97,56 @@ def test_what_is_of_another_kind_is_named(folder, capsys, command, arguments, wo
     assert command.main(arguments) == 1
     assert re.search(words, capsys.readouterr().err)
     assert [file.name for file in kept.iterdir()] == ["map.json"]
+
+
+@pytest.mark.parametrize("text", ["~no_such_user/x", ""])
+@pytest.mark.parametrize(("command", "arguments"), [
+    (replay, ["PATH", "--output", "x"]), (replay, ["x", "--output", "PATH"]),
+    (replay, ["x", "--output=y", "--rrd=PATH"]), (evaluate, ["PATH", "x"]), (evaluate, ["--depth", "x", "PATH"]),
+    (evaluate, ["x", "y", "--json", "PATH"]), (export, ["PATH", "--output", "x"]),
+    (merge, ["x", "y", "--output", "PATH"]), (reconstruct, ["PATH", "--output", "x"]), (check, ["--images", "PATH"]),
+    (parity, ["--recorded", "PATH"]), (benchmark, ["recorded", "PATH"]), (benchmark, ["map", "--pictures", "PATH"])])
+def test_a_path_that_names_nothing_is_refused(tmp_path, monkeypatch, capsys, command, arguments, text):
+    """An empty one, of a variable that is not set, would be the folder that one is in, and results spread there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        command.main([word.replace("PATH", text) for word in arguments])
+    assert ("is the home of no user" if text else "the path is empty") in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_leads_nowhere_is_refused(tmp_path, capsys):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path, words in ((tmp_path / "circle", "Symlink loop"), (tmp_path / ("x" * 300), "File name too long")):
+        with pytest.raises(SystemExit):
+            merge.main([str(path), "map", "--output", "x"])
+        assert words in capsys.readouterr().err
+
+
+def test_settings_and_functions_take_an_unknown_home_as_a_name(folder):
+    with pytest.raises(ConfigError, match=r"camera\.mask: ~no_such_user/x is not a readable picture"):
+        read_mask("~no_such_user/x", Rectifier(Camera.assumed(64, 48, 60), (64, 48)))
+    with pytest.raises(SequenceError, match="~no_such_user/x: no such file or folder"):
+        open_sequence("~no_such_user/x")
+
+
+@pytest.mark.parametrize("name", ["path.xyz", "path", "path.jpg"])
+def test_a_plot_is_a_picture_whatever_it_is_called(tmp_path, name):
+    trajectory = tmp_path / "trajectory.txt"
+    trajectory.write_text("".join(f"{i} {i} {i * i} 0 0 0 0 1\n" for i in range(5)))
+    assert evaluate.main([str(trajectory), str(trajectory), "--plot", str(tmp_path / name)]) == 0
+    assert cv2.imread(str(tmp_path / name)) is not None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, of Linux")
+@pytest.mark.parametrize(("option", "words"), [("--plot", "/dev/full: No space left"),
+                                               ("--json", "a file cannot be written: No space left")])
+def test_a_full_disk_is_no_success(tmp_path, capsys, option, words):
+    """OpenCV returns False, which is easily overlooked."""
+    trajectory = tmp_path / "trajectory.txt"
+    trajectory.write_text("".join(f"{i} {i} {i * i} 0 0 0 0 1\n" for i in range(5)))
+    assert evaluate.main([str(trajectory), str(trajectory), option, "/dev/full"]) == 1
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "meant"), [

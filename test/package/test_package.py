@@ -20,7 +20,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 WINGS = ("native_stderr",), ("settings", "threads", "process_info", "child_process"), ("heap", "plugins"), \
     ("config",), ("parameter_text", "geometry"), ("images",), ("windows",), ("reconstruction",), ("features",), \
     ("pose_graph",), \
-    ("storage",), ("scale",), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), ("worker", "workers"), \
+    ("storage",), ("scale", "arguments"), ("places",), ("odometry",), ("mapping",), ("loops",), ("slam",), \
+    ("worker", "workers"), \
     ("view",), ("replay",), ("ros",), ("benchmarks",), ("cli",)
 """Layers, lowest first: a wing imports only from wings in lower layers, or from itself."""
 SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synthetic": "scale"}

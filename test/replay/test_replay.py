@@ -165,6 +165,19 @@ def test_results_so_far_are_written_at_an_interrupt(tmp_path, number):
     assert 0 < report["images"] < 500
 
 
+def test_an_interrupt_after_the_last_image_ends_what_called_replay_too(tmp_path, monkeypatch):
+    """Such as a loop of the shell; nothing is lost."""
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((48, 64, 3), 128, np.uint8))
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return write(*arguments)
+
+    monkeypatch.setattr("vggt_ros.cli.replay.write", interrupted)
+    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 130
+    assert (tmp_path / "out" / "report.json").exists()
+
+
 @pytest.mark.parametrize("option", ["--output", "--save"])
 def test_where_results_cannot_be_written_no_work_is_begun(tmp_path, capsys, option):
     (tmp_path / "images").mkdir()

@@ -20,6 +20,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from recordings import write_split_bag
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
@@ -201,6 +202,7 @@ def test_the_bag_of_a_simulator(listener, tmp_path):
     (lambda folder: ros1(folder), "a bag of ROS 1"),
     (lambda folder: folder, "there is no metadata.yaml in it"),
     (lambda folder: damaged(folder), "not a readable rosbag2"),
+    (lambda folder: cut_off(folder), "drive_0.mcap alone, .*drive_1.mcap: File end magic is invalid"),
 ])
 def test_the_error_names_a_bad_bag(make, expected, tmp_path):
     path = make(tmp_path)
@@ -215,6 +217,13 @@ def ros1(folder):
     return bag
 
 
+def cut_off(folder):
+    *_, last = write_split_bag(folder / "split", parts=2)
+    last.write_bytes(last.read_bytes()[:-100])
+    (folder / "split" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    return folder / "split"
+
+
 def damaged(folder):
     bag = folder / "bag"
     bag.mkdir()
@@ -225,6 +234,7 @@ def damaged(folder):
 def test_errors_end_the_command(bag, tmp_path):
     """The command prints the error in one line, without a traceback, and fails."""
     for arguments, expected in (((tmp_path / "missing",), "no such file or folder"),
+                                ((bag, "--wait-ready", "a b"), "'a b' is no name of a topic"),
                                 ((bag, "--topics", "/b"), "no topic /b; the bag has /a/foreign, /a/image"),
                                 ((bag, "--topics", "/a/foreign"), "no message that can be played")):
         process = player(*arguments)
@@ -249,7 +259,9 @@ def test_types_are_found_by_name():
     assert message_class("sensor_msgs/msg/Nothing") is None
 
 
-def test_a_rate_that_is_no_number_is_named(capsys):
+@pytest.mark.parametrize(("option", "text"), [("--rate", "fast"), ("--rate", "0"), ("--delay", "nan"),
+                                             ("--delay", "inf"), ("--delay", "-5")])
+def test_a_rate_or_a_time_that_is_no_number_is_named(capsys, option, text):
     with pytest.raises(SystemExit):
-        main(["bag", "--rate", "fast"])
-    assert "'fast' is not a positive number" in capsys.readouterr().err
+        main(["bag", option, text])
+    assert f"argument {option}: '{text}' is not a positive number" in capsys.readouterr().err

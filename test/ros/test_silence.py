@@ -31,3 +31,11 @@ def test_each_cause_is_explained(requested, publishers, words):
     why = explain_silence("/image", IMAGE, requested, publishers)
     assert all(word in why for word in words), why
     assert "\n" not in why
+
+
+def test_the_name_to_remap_is_that_of_the_subscription():
+    """A rule for `image` does not hold for `image/compressed`."""
+    assert "remap `image/compressed`" in explain_silence("/image/compressed", COMPRESSED, BEST_EFFORT, [],
+                                                         "image/compressed")
+    assert "set camera.transport to raw" in explain_silence("/image/compressed", COMPRESSED, BEST_EFFORT,
+                                                            [publisher()], "image/compressed")

@@ -1,6 +1,8 @@
 """The view of a running node: what its topics say, over real DDS, is in the file."""
 
 import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from bench import Bench, matrix, stamp
 from rrd import read
 from scenes import lap
 
+from vggt_ros.cli.main import executable
 from vggt_ros.ros import view_node
 from vggt_ros.ros.transforms import BODY_OPTICAL
 from vggt_ros.ros.view_node import ViewNode, main
@@ -114,3 +117,20 @@ def test_without_a_screen_the_command_says_what_to_do(capsys, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert main([]) == 1
     assert "use --web or --rrd FILE" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_view_is_open_is_one_line(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view_node, "open_view", interrupted)
+    monkeypatch.setattr(sys, "argv", ["view"])
+    assert executable() == 130
+    assert capsys.readouterr().err == "view: interrupted\n"
+
+
+def test_a_name_that_no_node_can_have_is_refused(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "vggt_ros.ros.view_node", "--node", "a b", "--rrd",
+                           str(tmp_path / "x.rrd")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "must not contain characters other than" in done.stderr and "'a b/status'" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recordings import STAMP, TYPES, camera_info, header, pictures, raw_image, write_messages
+from recordings import STAMP, TYPES, camera_info, header, pictures, raw_image, write_messages, write_split_bag
 
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import SequenceError
@@ -172,6 +172,57 @@ def test_a_recorder_that_was_killed_left_a_bag_that_can_be_mended(tmp_path):
     for path in (storage, tmp_path / "b"):
         with pytest.raises(SequenceError, match=r"not a readable bag .*mcap recover"):
             open_sequence(path)
+
+
+@pytest.mark.parametrize("mcap", [True, False])
+@pytest.mark.parametrize("metadata", [None, "", "rosbag2_bagfile_information:\n  version: 99\n"])
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.0])
+def test_of_a_split_bag_all_files_that_are_whole_are_read(tmp_path, mcap, metadata, kept):
+    """Power was lost: the last file is cut off, and metadata.yaml, which is written at the end, is not there."""
+    *_, last = write_split_bag(tmp_path / "b", mcap=mcap)
+    last.write_bytes(last.read_bytes()[:int(kept * last.stat().st_size)])
+    if metadata is not None:
+        (tmp_path / "b" / "metadata.yaml").write_text(metadata)
+    sequence = open_sequence(tmp_path / "b")
+    stamps = [stamp for stamp, _ in sequence]
+    assert stamps == [STAMP + index * 10**8 for index in range(6 if kept == 1 else 4)]
+    assert len(sequence) == len(stamps)
+    said, = (line for line in sequence.assumptions if "not all of the bag can be read" in line)
+    assert kept == 1 or (f"({last.name}: " in said and ("mcap recover" if mcap else "sqlite3") in said)
+
+
+def test_the_bag_in_a_folder_is_named(tmp_path):
+    write_split_bag(tmp_path / "drive", parts=1)
+    (tmp_path / "part_0" / "metadata.yaml").unlink()
+    with pytest.raises(SequenceError, match=f"; {tmp_path / 'drive'} is a bag"):
+        open_sequence(tmp_path)
+    (tmp_path / "drive" / "drive_0.mcap").rename(tmp_path / "drive" / "drive_0.mcap.zstd")
+    with pytest.raises(SequenceError, match="a compressed bag without"):
+        open_sequence(tmp_path / "drive")
+
+
+def test_files_of_several_bags_are_not_one_recording(tmp_path):
+    files = write_split_bag(tmp_path / "b", parts=2, names="{}_drive")
+    with pytest.raises(SequenceError, match=f"several bags: name one of them, such as {files[0]}"):
+        open_sequence(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("a.bag", "`rosbag reindex` mends"), ("a.bag.active", "not closed; `rosbag reindex` mends"),
+    ("a.gif", "convert it to a video or to JPEG"), ("a.heic", "convert it to a video or to JPEG")])
+def test_a_file_that_cannot_be_read_is_named_with_the_cure(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"#ROSBAG V2.0\n")
+    with pytest.raises(SequenceError, match=f"{name}: .*{words}"):
+        open_sequence(tmp_path / name)
+
+
+def test_images_before_1970_are_left_out_as_in_the_node(tmp_path):
+    """Nor could the trajectory be read again."""
+    write_messages(tmp_path / "b", [(IMAGE, STAMP + index, raw_image(index * 10**9 - 10**9, image))
+                                    for index, image in enumerate(pictures(3))])
+    sequence = open_sequence(tmp_path / "b")
+    assert len(list(sequence)) == 2
+    assert sequence.omitted.lines == ["1 image left out, at -1000000000 ns: the stamp is negative"]
 
 
 def test_images_without_stamps_have_the_times_of_recording(tmp_path):

@@ -140,8 +140,8 @@ def test_a_bag_is_opened_by_any_of_its_paths(tmp_path, monkeypatch):
     for path in (storage, tmp_path / "cam" / "metadata.yaml", "~/cam"):
         assert len(list(open_sequence(path))) == 2
     (tmp_path / "cam" / "metadata.yaml").unlink()
-    with pytest.raises(SequenceError, match=r"cam: a rosbag2 without metadata\.yaml"):
-        open_sequence(tmp_path / "cam")
+    sequence = open_sequence(tmp_path / "cam")
+    assert len(list(sequence)) == 2 and "no metadata.yaml, which `ros2 bag reindex` writes" in sequence.assumptions[0]
 
 
 def test_errors_name_an_unreadable_bag(tmp_path):
@@ -281,7 +281,8 @@ def test_every_other_size_is_named_with_the_number_of_its_images(tmp_path):
 def test_images_of_all_usual_formats_are_read(tmp_path):
     (image,) = pictures(1)
     for suffix in SUFFIXES - {".pgm"}:
-        assert cv2.imwrite(str(tmp_path / f"a{suffix}"), image[..., ::-1])
+        kind = ".jpg" if suffix in (".jfif", ".mpo") else suffix  # JPEG by other names
+        (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(kind, image[..., ::-1])[1].tobytes())
     assert cv2.imwrite(str(tmp_path / "a.pgm"), image[..., 0])
     sequence = open_sequence(tmp_path)
     assert len(list(sequence)) == len(SUFFIXES)

@@ -81,3 +81,17 @@ def write_bag(path, images, info=True, truth=True, others=(), first=50.0, binnin
             messages.append(("/pose", stamp, make["geometry_msgs/msg/PoseStamped"](
                 header(stamp), make["geometry_msgs/msg/Pose"](place, turn))))
     write_messages(path, messages)
+
+
+def write_split_bag(folder, parts=3, of=2, mcap=True, names="drive_{}"):
+    """Write a rosbag2 of several files, with `of` images each and without metadata.yaml; return the files."""
+    folder.mkdir()
+    files = []
+    for part in range(parts):
+        written = folder.parent / f"part_{part}"
+        stamps = [STAMP + (part * of + index) * 10**8 for index in range(of)]
+        write_messages(written, [("/cam/image_raw", stamp, raw_image(stamp, image))
+                                 for stamp, image in zip(stamps, pictures(of), strict=True)], mcap=mcap)
+        (storage,) = (file for file in written.iterdir() if file.suffix != ".yaml")
+        files.append(storage.rename(folder / f"{names.format(part)}{storage.suffix}"))
+    return files

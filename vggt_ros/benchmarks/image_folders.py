@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-
 from vggt_ros.sequences.sequence import Sequence
-from vggt_ros.storage.files import format_stamp, write_trajectory
+from vggt_ros.storage.files import format_stamp, write_picture, write_trajectory
 
 
 def write_folder(sequence: Sequence, folder: Path) -> None:
@@ -19,7 +17,7 @@ def write_folder(sequence: Sequence, folder: Path) -> None:
     lines = ["# timestamp filename"]
     for number, (stamp, image) in enumerate(sequence):
         name = f"rgb/{number:06d}.png"
-        cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        write_picture(folder / name, image, png_compression=1)
         lines.append(f"{format_stamp(stamp)} {name}")
     (folder / "rgb.txt").write_text("\n".join(lines) + "\n")
     matrix = sequence.camera.intrinsics

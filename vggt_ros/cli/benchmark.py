@@ -6,8 +6,8 @@ import argparse
 import importlib
 import json
 import sys
-from pathlib import Path
 
+from vggt_ros.arguments import count, given_path, new_file, new_folder, not_negative, positive
 from vggt_ros.benchmarks import gpu_visit, scale, vggt, window_cost
 from vggt_ros.benchmarks.accuracy import accuracy
 from vggt_ros.benchmarks.cluster import cluster
@@ -23,7 +23,6 @@ from vggt_ros.benchmarks.speed import SPEED_SEQUENCES, speed
 from vggt_ros.benchmarks.tracking import tracking
 from vggt_ros.benchmarks.updates import updates
 from vggt_ros.benchmarks.workers import workers
-from vggt_ros.cli.arguments import count, new_file, new_folder, positive
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.settings import ConfigError
@@ -140,7 +139,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                          help="number of windows (default 2400: an hour's drive)")
     command.add_argument("--window-seconds", type=positive, default=6.0,
                          help="time of a window on a worker (default 6)")
-    command.add_argument("--sequential-seconds", type=float, default=0.8,
+    command.add_argument("--sequential-seconds", type=not_negative, default=0.8,
                          help="time of tracking, alignment and graph for each window (default 0.8)")
     command.add_argument("--speedup", type=positive, default=100.0,
                          help="all times are shortened by this (default 100)")
@@ -169,7 +168,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_settings(command, "change a setting, in both")
     command = commands.add_parser("recorded", help="windows of recorded outputs of VGGT-1B, fused, with and without "
                                   "refinement, against COLMAP")
-    command.add_argument("folder", type=Path, help="with images/, run_*.npz and colmap.txt")
+    command.add_argument("folder", type=given_path, help="with images/, run_*.npz and colmap.txt")
     command.add_argument("--at-most", type=float, nargs=2, metavar=("CENTERS_PERCENT", "DEGREES"),
                          help="exit status 1 if the refined, fused windows are farther off")
     _add_settings(command)
@@ -187,7 +186,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_settings(command)
     command = commands.add_parser("live", help="the node over DDS at the camera's rate: thinned keyframes, error, "
                                   "latencies, gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine")
-    command.add_argument("bag", type=Path, help="a rosbag2, with ground truth if errors are wanted")
+    command.add_argument("bag", type=given_path, help="a rosbag2, with ground truth if errors are wanted")
     command.add_argument("--rates", type=positive, nargs="*", default=[1.0, 2.0], metavar="RATE",
                          help="speeds at which it is played (default 1 2)")
     command.add_argument("--runs", type=count, default=3, help="runs of each rate (default 3)")

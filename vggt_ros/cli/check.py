@@ -7,11 +7,10 @@ import dataclasses
 import json
 import sys
 import time
-from pathlib import Path
 
+from vggt_ros.arguments import given_path, new_file
 from vggt_ros.benchmarks.check import RED, run_checks, worst
 from vggt_ros.benchmarks.conformance import check_reconstructor
-from vggt_ros.cli.arguments import new_file
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.parameter_text import parameter_file, reconstructor_settings, tables
@@ -30,8 +29,8 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
                                      "multiview. Nothing is downloaded.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting that the node will have, such as vggt.weights or windows.size")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare VGGT and multiview on eight of these "
-                        "images, a folder or another recording (default: a rendered room)")
+    parser.add_argument("--images", type=given_path, metavar="FOLDER", help="compare VGGT and multiview on eight of "
+                        "these images, a folder or another recording (default: a rendered room)")
     parser.add_argument("--reconstructor", metavar="NAME", help="check instead whether this reconstructor, of this "
                         "package or a plug-in, keeps to the contract, on a rendered room")
     parser.add_argument("--parameters", action="store_true", help="with --reconstructor: print its settings, as a "

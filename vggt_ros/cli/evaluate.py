@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vggt_ros.cli.arguments import new_file
+from vggt_ros.arguments import given_path, new_file
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.evaluation.errors import EvaluationError, accuracy, depth_accuracy
 from vggt_ros.evaluation.map_errors import MapAccuracy, map_accuracy, true_cloud
@@ -127,18 +127,18 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     """Evaluate the files named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Compares a trajectory, depth maps or a dense "
                                      "map with ground truth.")
-    parser.add_argument("estimate", type=Path, nargs="?", metavar="TRAJECTORY",
+    parser.add_argument("estimate", type=given_path, nargs="?", metavar="TRAJECTORY",
                         help="file in TUM's format, or a folder with trajectory.txt, such as of `replay`")
-    parser.add_argument("truth", type=Path, metavar="GROUNDTRUTH", nargs="?",
+    parser.add_argument("truth", type=given_path, metavar="GROUNDTRUTH", nargs="?",
                         help="file of TUM, EuRoC or KITTI, a folder with one, or a bag")
     parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")
     parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw both trajectories from above, as PNG")
-    parser.add_argument("--depth", type=Path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
+    parser.add_argument("--depth", type=given_path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
                         help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
-    parser.add_argument("--map", type=Path, nargs=2, metavar=("MAP", "SEQUENCE"),
+    parser.add_argument("--map", type=given_path, nargs=2, metavar=("MAP", "SEQUENCE"),
                         help="compare a map (map.ply or its folder, with trajectory.txt beside it) with a sequence's "
                         "sensor depth")
-    parser.add_argument("--trajectory", type=Path, metavar="FILE", help="another trajectory of the MAP")
+    parser.add_argument("--trajectory", type=given_path, metavar="FILE", help="another trajectory of the MAP")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(args)
     given = [options.truth, options.depth, options.map]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from vggt_ros.arguments import given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.mapping.export import FORMATS, Export, ExportError
@@ -18,8 +18,8 @@ from vggt_ros.storage.map_folder import StorageError, load_map
 def main(args: list[str] | None = None, prog: str = "export") -> int:
     """Export the map named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Writes a saved map in the formats of other programs.")
-    parser.add_argument("map", type=Path, help="folder of a saved map")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the files")
+    parser.add_argument("map", type=given_path, help="folder of a saved map")
+    parser.add_argument("--output", type=given_path, required=True, metavar="FOLDER", help="folder for the files")
     parser.add_argument("--format", action="append", choices=FORMATS, default=[],
                         help="may be given more than once (default: all)")
     parser.add_argument("--submap", type=int, default=1, metavar="N", help="the submap that is written: 1, the largest "
@@ -28,7 +28,7 @@ def main(args: list[str] | None = None, prog: str = "export") -> int:
                         help="change a setting, such as map.voxel or grid.max_height")
     options = parser.parse_args(args)
     config = Config().parse(options.set)
-    record = load_map(options.map.expanduser())
+    record = load_map(options.map)
     folder = output_folder(options.output)
     export = Export(record, config, options.submap)
     if len(export.sizes) > 1:

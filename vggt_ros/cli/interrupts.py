@@ -78,7 +78,8 @@ def ends_in_order(*errors: type[Exception]) -> Callable[[_Main], _Main]:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _BROKEN_PIPE
             except errors as error:
-                print(f"{prog}: {error}", file=sys.stderr)
+                full = isinstance(error, OSError) and not error.filename and error.strerror  # without the file's name
+                print(f"{prog}: {f'a file cannot be written: {full}' if full else error}", file=sys.stderr)
                 return 1
             return status
 

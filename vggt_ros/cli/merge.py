@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vggt_ros.arguments import given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import Merged, merge
@@ -20,30 +21,30 @@ from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_ma
 def main(args: list[str] | None = None, prog: str = "merge") -> int:
     """Merge the maps named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Joins saved maps where they see the same places.")
-    parser.add_argument("maps", type=Path, nargs="+", metavar="MAP",
+    parser.add_argument("maps", type=given_path, nargs="+", metavar="MAP",
                         help="folders of saved maps; the first one gives the frame")
-    parser.add_argument("--output", type=Path, required=True, metavar="MAP", help="folder of the merged map")
+    parser.add_argument("--output", type=given_path, required=True, metavar="MAP", help="folder of the merged map")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as map.voxel or loops.drift")
     options = parser.parse_args(args)
     if len(options.maps) < 2:
         raise StorageError("merging takes at least two maps")
-    folders = [path.expanduser().resolve() for path in options.maps]
+    folders = [path.resolve() for path in options.maps]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise StorageError(f"{twice} is given twice")
-    if options.output.expanduser().resolve() in folders:
+    if options.output.resolve() in folders:
         raise StorageError(f"--output {options.output} is one of the maps that are merged, which are kept: name "
                            "another folder")
     config = Config().parse(options.set)
     check_replaceable(options.output)
-    records = [load_map(path.expanduser()) for path in options.maps]
+    records = [load_map(path) for path in options.maps]
     with tqdm(unit="keyframe", desc="searching", disable=None, leave=False) as bar:
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         merged = merge(records, _names(options.maps), config, progress)
-    save(merged, options.output.expanduser(), config)
+    save(merged, options.output, config)
     print("\n".join(summary(merged)) + f"\nwritten to {options.output}")
     return 0
 
@@ -64,7 +65,7 @@ def summary(merged: Merged) -> list[str]:
 
 def _names(paths: list[Path]) -> list[str]:
     """Return the names of the maps' folders, or whole paths where two of them have the same name."""
-    names = [path.expanduser().resolve().name for path in paths]
+    names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 

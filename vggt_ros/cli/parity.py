@@ -6,8 +6,8 @@ import argparse
 import math
 import sys
 import zipfile
-from pathlib import Path
 
+from vggt_ros.arguments import given_path
 from vggt_ros.cli.interrupts import ends_in_order
 
 
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
     """Print how the network differs from the published one; return 1 if it differs by too much, else 0."""
     options = _parse(arguments, prog)
     if options.recorded is None and not options.file.is_file():
-        print(f"parity: {options.file} does not exist", file=sys.stderr)
+        print(f"parity: {options.file} is not a file", file=sys.stderr)
         return 1
     try:
         import vggt_ros.reconstruction.vggt.parity  # noqa: F401 (to name what is missing)
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
 
 def _parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description=main.__doc__)
-    parser.add_argument("file", type=Path, nargs="?", help="reference outputs for generated weights (.npz)")
+    parser.add_argument("file", type=given_path, nargs="?", help="reference outputs for generated weights (.npz)")
     parser.add_argument("--seed", type=int, help="seed of the generated weights")
     parser.add_argument("--network", choices=("small", "full"))
     parser.add_argument("--tolerance", type=float, default=1e-4)
@@ -36,8 +36,8 @@ def _parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
                         "rounding in float32, which is measured and printed")
     parser.add_argument("--bfloat16", action="store_true", help="also print the error of bfloat16 in the aggregator, "
                         "next to that of the published mode; more than 1.5 times that fails")
-    parser.add_argument("--recorded", type=Path, metavar="FOLDER", help="compare real weights with recorded runs of "
-                        "the published code on the images of a folder (images/ and run_*.npz)")
+    parser.add_argument("--recorded", type=given_path, metavar="FOLDER", help="compare real weights with recorded runs "
+                        "of the published code on the images of a folder (images/ and run_*.npz)")
     parser.add_argument("--weights", default="facebook/VGGT-1B", help="as the setting vggt.weights, with --recorded")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="with --recorded")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",

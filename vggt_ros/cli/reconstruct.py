@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vggt_ros.cli.arguments import count
+from vggt_ros.arguments import count, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.photo_tracks import corners, draw_tracks, read_queries, track, write_tracks
 from vggt_ros.replay.photos import Collection, Photo, find_photos, reconstruct_photos
 from vggt_ros.settings import ConfigError
-from vggt_ros.storage.files import FileError, output_folder, write_ply
+from vggt_ros.storage.files import FileError, output_folder, write_picture, write_ply
 from vggt_ros.threads import single_threaded_blas
 
 _DEFAULTS = {"map.kept_width": 400}
@@ -34,31 +34,32 @@ _AT_ONCE = 60
 def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     """Reconstruct the photos named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Reconstructs photos of one camera: poses, depth, points.")
-    parser.add_argument("images", type=Path, nargs="+", help="images, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument("images", type=given_path, nargs="+", help="images, or folders of them")
+    parser.add_argument("--output", type=given_path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--at-once", type=count, default=_AT_ONCE, metavar="N", help="most photos that are "
                         f"reconstructed together (default {_AT_ONCE}); more are split into windows that are fused")
     parser.add_argument("--order", choices=("name", "similarity"), default="name",
                         help="order of the photos in windows: as named (default), or by what they show")
-    parser.add_argument("--query", type=Path, metavar="FILE", help="points of the first photo to track, `x y` a line")
+    parser.add_argument("--query", type=given_path, metavar="FILE",
+                        help="points of the first photo to track, `x y` a line")
     parser.add_argument("--match", action="store_true", help="match corners of every photo with all others")
-    parser.add_argument("--calibration", type=Path, metavar="FILE",
+    parser.add_argument("--calibration", type=given_path, metavar="FILE",
                         help="calibration of the camera (default: one beside the photos)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a setting, such as camera.fov")
     options = parser.parse_args(args)
     single_threaded_blas()
     config = Config().replace(_DEFAULTS).parse(options.set)
-    files, left_out = find_photos([path.expanduser() for path in options.images])
+    files, left_out = find_photos(options.images)
     for line in left_out:
         print(f"reconstruct: {line}", file=sys.stderr)
-    queries = None if options.query is None else read_queries(options.query.expanduser())
+    queries = None if options.query is None else read_queries(options.query)
     folder = output_folder(options.output, *options.images)
     reconstructor, reason = create_reconstructor(config, progress=lambda text: None)
     print(f"{len(files)} photos, by {reason}", file=sys.stderr)
     found = reconstruct_photos(files, reconstructor, config, max(2, options.at_once),
                                options.order == "similarity", sys.stderr.isatty(),
-                               options.calibration and options.calibration.expanduser())
+                               options.calibration)
     for line in (*(f"assumed: {text}" for text in found.assumptions), *found.omitted.lines, *found.refusals):
         print(f"reconstruct: {line}", file=sys.stderr)
     if not found.photos:
@@ -88,11 +89,11 @@ def write(found: Collection, folder: Path, reason: str) -> dict[str, Any]:
         small_height, small_width = photo.keyframe.depth.shape
         matrix = resize_intrinsics(photo.keyframe.intrinsics, width / small_width, height / small_height)
         name = f"{number:04d}_{photo.path.stem.replace('.', '_')}"
-        cv2.imwrite(str(folder / "colmap/images" / f"{name}.png"), photo.image[..., ::-1])
+        write_picture(folder / "colmap/images" / f"{name}.png", photo.image)
         model.append(ModelImage(f"{name}.png", (width, height), matrix, photo.map_camera, matrix[None, :2, 2]))
         depth = photo.depth()
         unit = float(np.nanmax(depth)) / 65000 if np.isfinite(depth).any() else 1.0
-        cv2.imwrite(str(folder / "depth" / f"{name}.png"), np.rint(np.nan_to_num(depth) / unit).astype(np.uint16))
+        write_picture(folder / "depth" / f"{name}.png", np.rint(np.nan_to_num(depth) / unit).astype(np.uint16))
         depths[name] = {"file": str(photo.path), "unit": unit, "focal_px": [matrix[0, 0], matrix[1, 1]]}
     write_model(folder / "colmap/sparse/0", model, cloud)
     write_ply(folder / "points.ply", cloud)

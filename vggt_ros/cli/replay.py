@@ -6,10 +6,9 @@ import argparse
 import contextlib
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
-from vggt_ros.cli.arguments import positive
+from vggt_ros.arguments import given_path, positive
 from vggt_ros.cli.interrupts import INTERRUPTED, ends_in_order, stoppable
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
@@ -37,7 +36,7 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of the camera, as numbers "
+    parser.add_argument("--calibration", type=given_path, metavar="FILE", help="calibration of the camera, as numbers "
                         "`fx fy cx cy [k1 k2 p1 p2 [k3]]`, or of ROS, Kalibr, ORB-SLAM, OpenCV or COLMAP; or `none`")
     parser.add_argument("--rate", type=positive,
                         help="images a second in a folder of images (default: the times in their names, or 10)")
@@ -47,16 +46,16 @@ def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: list[str] | None = None, prog: str = "replay") -> int:
     """Replay the sequence named on the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Runs a sequence through the pipeline, without ROS.")
-    parser.add_argument("sequence", type=Path, help="folder with rgb.txt, bag, video or folder of images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument("sequence", type=given_path, help="folder with rgb.txt, bag, video or folder of images")
+    parser.add_argument("--output", type=given_path, required=True, metavar="FOLDER", help="folder for the results")
     parser.add_argument("--seed", type=int, help="random seed; the same as --set seed=N")
-    parser.add_argument("--odometry", type=Path, metavar="FILE",
+    parser.add_argument("--odometry", type=given_path, metavar="FILE",
                         help="another odometry for metric scale: the camera's poses in meters, in TUM's format")
     parser.add_argument("--depth-source", action="store_true",
                         help="take metric scale from the sequence's depth images")
     parser.add_argument("--depth", action="store_true", help="write the keyframes' depth maps too")
-    parser.add_argument("--save", type=Path, metavar="MAP", help="save the map as this folder")
-    parser.add_argument("--load", type=Path, metavar="MAP",
+    parser.add_argument("--save", type=given_path, metavar="MAP", help="save the map as this folder")
+    parser.add_argument("--load", type=given_path, metavar="MAP",
                         help="continue a saved map; with --set mode=localization only locate the images in it")
     parser.add_argument("--workers", type=int, metavar="N", help="solve windows in N processes, those of images ahead "
                         "too; with --ray in N workers of the cluster. The results are the same")
@@ -73,14 +72,14 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         raise ConfigError("mode localization needs a saved map: --load MAP")
     if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
         raise ConfigError(f"--workers {options.workers}: from 1 to {MAX_WORKERS}")
-    loaded = None if options.load is None else load_map(options.load.expanduser())
+    loaded = None if options.load is None else load_map(options.load)
     sequence = open_sequence(options.sequence, image_topic=options.image_topic, info_topic=options.info_topic,
                              truth_topic=options.truth_topic, fov=config.camera.fov, rate=options.rate,
-                             calibration=options.calibration and options.calibration.expanduser())
+                             calibration=options.calibration)
     if options.depth_source and next(sequence.depths(), None) is None:
         raise SequenceError(f"{options.sequence}: it has no depth images for --depth-source; a folder has "
                             "them in depth.txt")
-    other = read_trajectory(options.odometry.expanduser()) if options.odometry else None
+    other = read_trajectory(options.odometry) if options.odometry else None
     if options.save is not None:
         check_replaceable(options.save)
     output = output_folder(options.output, options.sequence)
@@ -99,17 +98,17 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
         _say(result, figures)
         saves = options.save is not None and len(result.slam.solution) > 0
         if saves:
-            save(result, options.save.expanduser())
+            save(result, options.save)
     print(f"{summary(figures)}\nwritten to {options.output}")
     if options.save is not None:
         print(f"the map is saved in {options.save}" if saves else "no map is saved")
-    if options.web is not None and not result.interrupted:
+    if options.web is not None and not stop():
         print("the web page stays until Ctrl-C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
     if view is not None:
         view.close()
-    if result.interrupted:
+    if stop():
         return INTERRUPTED
     return 0 if figures["images_located"] or figures["keyframes"] else 2
 
@@ -142,7 +141,7 @@ def _open_view(options: argparse.Namespace, loaded: MapRecord | None) -> SlamVie
     """Return the view that the options ask for, or None; raises ViewError if it cannot be opened."""
     if not (options.view or options.rrd or options.web is not None):
         return None
-    scene = open_view(options.web, None if options.rrd is None else options.rrd.expanduser())
+    scene = open_view(options.web, options.rrd)
     if options.web is not None:
         print(f"the run is shown at {web_address(options.web)}", flush=True)
     return SlamView(scene, BODY_OPTICAL if loaded is None else loaded.map_world)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.evaluation.pictures import OURS
 from vggt_ros.geometry.poses import Array, inverse
+from vggt_ros.storage.files import write_picture
 from vggt_ros.windows.point_cloud import PointCloud
 
 BACKGROUND = (30, 32, 38)
@@ -219,5 +220,4 @@ def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> N
 
 
 def _write(path: Path, picture: NDArray[np.uint8]) -> None:
-    smaller = cv2.resize(picture, _SIZE, interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(path), cv2.cvtColor(smaller, cv2.COLOR_RGB2BGR))
+    write_picture(path, cv2.resize(picture, _SIZE, interpolation=cv2.INTER_AREA))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from vggt_ros.evaluation.errors import Accuracy, align
 from vggt_ros.evaluation.plane_plot import PlanePlot
 from vggt_ros.geometry.poses import Array
 from vggt_ros.sequences.sequence import Truth
+from vggt_ros.storage.files import write_picture
 
 OURS, TRUTH = (209, 73, 91), (182, 188, 196)
 
@@ -51,7 +51,7 @@ def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, tr
     line = (ours - center) @ plane
     plot.add(line, f"vggt_ros ({how}), {len(ours)} keyframes", OURS, width=2, dots=3)
     plot.add(line[:1], "start", OURS, dots=8, ring=True)
-    cv2.imwrite(str(path), cv2.cvtColor(plot.draw(), cv2.COLOR_RGB2BGR))
+    write_picture(path, plot.draw())
 
 
 def _axes(world_camera: Array) -> tuple[Array, Array]:

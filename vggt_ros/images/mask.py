@@ -5,7 +5,7 @@ A mask is a boolean array (h, w) of any size, True where the image is left out; 
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ def read_mask(path: str, rectifier: Rectifier) -> Mask | None:
     """
     if not path:
         return None
-    picture = cv2.imread(str(Path(path).expanduser()), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(os.path.expanduser(path), cv2.IMREAD_GRAYSCALE)
     if picture is None:
         raise ConfigError(f"camera.mask: {path} is not a readable picture; give a PNG or JPEG of the size of the "
                           "camera's images, black where they are to be left out")

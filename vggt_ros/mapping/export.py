@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -18,7 +17,7 @@ from vggt_ros.mapping.mesh import extract
 from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid, occupancy_grid
 from vggt_ros.mapping.surface import Surface
 from vggt_ros.mapping.volume import fuse
-from vggt_ros.storage.files import write_ply, write_trajectory
+from vggt_ros.storage.files import write_picture, write_ply, write_trajectory
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.storage.mesh_files import write_glb, write_mesh_ply
 from vggt_ros.windows.point_cloud import PointCloud
@@ -89,7 +88,7 @@ class Export:
             keyframe = self.solution.keyframes[keyframe_id]
             height, width = keyframe.depth.shape
             name = f"{keyframe.stamp}_{keyframe_id}.png" if keyframe.stamp in repeated else f"{keyframe.stamp}.png"
-            cv2.imwrite(str(images / name), cv2.cvtColor(np.asarray(keyframe.color), cv2.COLOR_RGB2BGR))
+            write_picture(images / name, np.asarray(keyframe.color))
             pixels = keyframe.pixels if len(keyframe.pixels) else keyframe.intrinsics[None, :2, 2]
             model.append(ModelImage(name, (width, height), keyframe.intrinsics, self.map_camera[row], pixels))
         write_model(sparse, model, self.cloud)

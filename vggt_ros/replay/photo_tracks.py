@@ -21,7 +21,7 @@ from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
 from vggt_ros.replay.photos import Photo
-from vggt_ros.storage.files import FileError, read_lines
+from vggt_ros.storage.files import FileError, read_lines, write_picture
 
 _PATCHES = PatchOptions(radius=5, min_correlation=0.8, max_shift=6.0, max_anisotropy=5.0)
 _CORNERS = 300
@@ -127,7 +127,7 @@ def write_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
 def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
     """Write a picture of the first photos beside each other, with the points that most of them show."""
     shown = list(photos[:6])
-    picture = np.concatenate([photo.image for photo in shown], 1)[..., ::-1].copy()
+    picture = np.concatenate([photo.image for photo in shown], 1)
     width = shown[0].image.shape[1]
     seen = tracks.visible[:, :len(shown)]
     order = np.argsort(-seen.sum(1), kind="stable")[:_DRAWN]
@@ -139,4 +139,4 @@ def draw_tracks(path: Path, tracks: Tracks, photos: Sequence[Photo]) -> None:
             cv2.line(picture, first, second, color, 1, cv2.LINE_AA)
         for point in at:
             cv2.circle(picture, point, 4, color, 2, cv2.LINE_AA)
-    cv2.imwrite(str(path), picture)
+    write_picture(path, picture)

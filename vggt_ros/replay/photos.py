@@ -22,9 +22,8 @@ from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.replay.photo_windows import PhotoWindows, are_in_order, similarity_order
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.image_files import ImageFiles
-from vggt_ros.sequences.image_list import VIDEOS, find_images
+from vggt_ros.sequences.image_list import BAG_SUFFIXES, VIDEOS, find_images
 from vggt_ros.sequences.intake import Intake
-from vggt_ros.sequences.opening import BAG_SUFFIXES
 from vggt_ros.sequences.sequence import Omitted, SequenceError
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import Keyframe, overlapping_windows

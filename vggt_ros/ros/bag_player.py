@@ -18,6 +18,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -27,8 +28,11 @@ from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from vggt_ros.arguments import given_path, not_negative, positive
 from vggt_ros.ros.interrupts import single_interrupt
 from vggt_ros.ros.spinning import initialize, without_ros_arguments
+from vggt_ros.sequences.bag_files import readable
+from vggt_ros.sequences.sequence import SequenceError
 
 CLOCK_PERIOD = 0.02
 """Longest time between two messages on /clock, seconds of wall time."""
@@ -54,7 +58,6 @@ def open_bag(path: Path) -> Reader:
         BagError: there is no such file or folder, or it is not a readable rosbag2.
 
     """
-    path = path.expanduser()  # a shell does not expand the ~ of `bag:=~/x`
     if path.name == "metadata.yaml":
         path = path.parent
     if not path.exists():
@@ -67,8 +70,16 @@ def open_bag(path: Path) -> Reader:
         reader = Reader(path)
         reader.open()
     except Exception as error:  # a damaged file may raise any error in its parser
-        raise BagError(f"{path}: not a readable rosbag2 ({type(error).__name__}: {error})") from error
+        raise BagError(f"{path}: not a readable rosbag2 ({_what_is_damaged(path) or error})") from error
     return reader
+
+
+def _what_is_damaged(path: Path) -> str:
+    """Return which files of a bag are whole and which are not; empty if that is not known."""
+    try:
+        return readable(path)[1]
+    except SequenceError:
+        return ""
 
 
 def message_class(name: str) -> Any | None:
@@ -135,9 +146,16 @@ class BagPlayer(Node):
             BagError: a topic is not in the bag; the text has the topics of the images that are in it.
 
         """
-        if missing := [topic for topic in topics if self.resolve_topic_name(topic) not in self._played()]:
+        if missing := [topic for topic in topics if self._resolved(topic) not in self._played()]:
             raise BagError(f"{self.reader.path}: no topic {', '.join(missing)}; the images in the bag are "
                            f"{self._image_topics() or 'none'}")
+
+    def _resolved(self, topic: str) -> str:
+        """Return the whole name of a topic; raises BagError if it is none."""
+        try:
+            return str(self.resolve_topic_name(topic))
+        except rclpy_implementation.RCLError as error:
+            raise BagError(f"{topic!r} is no name of a topic: letters, digits, _ and / make one") from error
 
     def _played(self) -> set[str]:
         """Return the names of the topics that are published."""
@@ -155,7 +173,7 @@ class BagPlayer(Node):
             BagError: loading failed, or the bag has that topic.
 
         """
-        if self.resolve_topic_name(topic) in self._played():
+        if self._resolved(topic) in self._played():
             raise BagError(f"{self.reader.path}: {topic} is a topic of the bag, not the status of a node")
         silent_from = time.monotonic() + _SILENCE
         states: list[DiagnosticStatus] = []
@@ -223,24 +241,17 @@ def _qos(connection: Connection) -> QoSProfile:
                       else DurabilityPolicy.VOLATILE)
 
 
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-
-
 def main(args: list[str] | None = None) -> int:
     """Play the bag given on the command line until its end or SIGINT."""
     argv = sys.argv if args is None else ["bag_player", *args]
     parser = argparse.ArgumentParser(prog="bag_player", description="Plays a rosbag2 with its recorded timing.")
-    parser.add_argument("bag", type=Path, help="folder of a rosbag2, or a single .mcap or .db3 file")
-    parser.add_argument("--rate", type=_positive, default=1.0,
+    parser.add_argument("bag", type=given_path, help="folder of a rosbag2, or a single .mcap or .db3 file")
+    parser.add_argument("--rate", type=positive, default=1.0,
                         help="playback speed relative to the recording (default 1)")
     parser.add_argument("--clock", action="store_true", help="publish /clock, for nodes with use_sim_time")
     parser.add_argument("--loop", action="store_true", help="start again at the end; stamps jump back")
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play only these topics")
-    parser.add_argument("--delay", type=float, default=0.0, metavar="S",
+    parser.add_argument("--delay", type=not_negative, default=0.0, metavar="S",
                         help="wait this many seconds before the first message")
     parser.add_argument("--wait-for", nargs="+", default=[], metavar="TOPIC",
                         help="wait until these topics have a subscriber")
@@ -262,14 +273,14 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Play as the options say; raises BagError."""
-    with contextlib.closing(open_bag(options.bag.expanduser())) as reader:
+    with contextlib.closing(open_bag(options.bag)) as reader:
         player = BagPlayer(reader, options.topics, options.clock)
         try:
             player.check(options.wait_for)
             if options.wait_ready:
                 player.wait_ready(options.wait_ready)
             player.wait_for(options.wait_for)
-            time.sleep(max(options.delay, 0.0))
+            time.sleep(options.delay)
             while True:
                 start = time.monotonic()
                 count = player.play(options.rate)

@@ -30,7 +30,7 @@ def explain_silence(topic: str, kind: str, qos: QoSProfile, publishers: Sequence
     if not fitting:
         other = publishers[0].topic_type
         return (f"{node_name(publishers[0])} publishes {topic} as {other}, not {kind}: "
-                + (CURES[other] if name == "image" and other in CURES else f"remap `{name}`"))
+                + (CURES[other] if name.startswith("image") and other in CURES else f"remap `{name}`"))
     reasons = [_mismatch(publisher.qos_profile, qos) for publisher in fitting]
     if all(reasons):
         return (f"QoS mismatch: {node_name(fitting[0])} {reasons[0]}; set the parameters "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, NameValidationException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.utilities import remove_ros_args
@@ -78,7 +78,8 @@ def spin(name: str, create: Callable[[], Any]) -> int:
 def _spin(name: str, create: Callable[[], Any]) -> int:
     try:
         node = create()
-    except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+    except (ConfigError, InvalidParameterTypeException, InvalidParameterValueException,
+            NameValidationException) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     executor = TolerantExecutor()

@@ -68,7 +68,7 @@ class AdaptiveSubscription:
 
     def explain_silence(self) -> str:
         """Return why nothing is received, with the cure."""
-        return explain_silence(self.topic, self.type_name, self.qos, self.publishers, self.name.split("/")[0])
+        return explain_silence(self.topic, self.type_name, self.qos, self.publishers, self.name)
 
     def adapt(self, periodic: bool = True) -> bool:
         """Subscribe anew if other publishers than before ask for another QoS; return whether it was done.

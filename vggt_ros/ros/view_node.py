@@ -195,7 +195,7 @@ def main(args: list[str] | None = None) -> int:
     add_view_arguments(parser, native=False)
     options = parser.parse_args(without_ros_arguments(parser.prog, sys.argv)[1:] if args is None else args)
     try:
-        scene = open_view(options.web, None if options.rrd is None else options.rrd.expanduser())
+        scene = open_view(options.web, options.rrd)
     except ViewError as error:
         print(f"view: {error}", file=sys.stderr)
         return 1

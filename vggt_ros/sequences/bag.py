@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
 
 from vggt_ros.geometry.camera import Camera, CameraError, is_rectified_topic
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
+from vggt_ros.sequences.bag_files import readable, reader_of
 from vggt_ros.sequences.calibration_file import NONE, find_calibration
 from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake
@@ -37,7 +36,7 @@ class BagSequence:
         """Read everything but the images.
 
         Args:
-            path: a folder of a rosbag2, or a storage file.
+            path: a folder of a rosbag2, or a storage file; of files that are damaged the others are read.
             image_topic: chosen by type if it is empty.
             info_topic: chosen by the image topic if it is empty; `none`: the field of view is assumed.
             truth_topic: chosen by type if it is empty.
@@ -51,12 +50,13 @@ class BagSequence:
         """
         self.path, self.omitted = path, Omitted()
         self.name = path.resolve().parent.name if path.name == "bag" else path.stem
-        assumptions: list[str] = []
+        self._files, lacking = readable(path)
+        assumptions = [lacking] if lacking else []
         known = find_calibration(calibration)
         info_topic = "none" if calibration == NONE else info_topic
         if known and info_topic not in ("", "none"):
             raise SequenceError(f"{path}: calibrations of {calibration} and of {info_topic} are given; one is possible")
-        with self._open() as reader:
+        with reader_of(self._files) as reader:
             images = self._choose(reader, IMAGES, image_topic)
             if images is None:
                 others = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in reader.connections})) or "none"
@@ -119,7 +119,7 @@ class BagSequence:
     def _taken(self) -> Iterator[tuple[int, Image, Camera]]:
         """Yield stamp, image and camera of every image that can be used."""
         intake, assumed = Intake(self.rectified), None if self.camera.calibrated else self.camera
-        with self._open() as reader:
+        with reader_of(self._files) as reader:
             if self.camera.calibrated:  # images may come before it
                 self._add_first_info(reader, intake, (self.camera.width, self.camera.height))
             for topic, stamp, message in self._messages(reader, self.image_topic, self.info_topic):
@@ -129,6 +129,8 @@ class BagSequence:
                     intake.add_info(message)
                 else:
                     try:
+                        if stamp < 0:
+                            raise ImageError("the stamp is negative")
                         image = intake.decode(message)
                         camera = intake.camera(image.shape[1], image.shape[0]) or assumed or self.camera
                         if image.shape[:2] != (camera.height, camera.width):
@@ -138,20 +140,6 @@ class BagSequence:
                         self.omitted.add(f"at {stamp} ns", str(error))
                         continue
                     yield stamp, image, camera
-
-    @contextmanager
-    def _open(self) -> Iterator[AnyReader]:
-        try:
-            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-            reader.open()
-        except Exception as error:  # the parser of a damaged file may raise anything
-            files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.mcap"))
-            cure = "; `mcap recover` mends an unfinished one" if files and files[0].suffix == ".mcap" else ""
-            raise SequenceError(f"{self.path}: not a readable bag ({error}){cure}") from error
-        try:
-            yield reader
-        finally:
-            reader.close()
 
     def _choose(self, reader: AnyReader, types: tuple[str, ...], topic: str, near: str = "") -> Connection | None:
         """Return the connection of `topic`, or of these types the one that belongs to the images `near`.
@@ -236,12 +224,12 @@ class BagSequence:
                 kind, logged, data = next(messages)
             except StopIteration:
                 return
-            except Exception as error:  # as in _open
+            except Exception as error:  # the parser of a damaged file may raise anything
                 raise SequenceError(f"{self.path}: reading stopped at a damaged part ({error})") from error
             try:
                 message: Any = reader.deserialize(data, kind.msgtype)
                 stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec or logged
-            except Exception as error:  # as in _open
+            except Exception as error:  # the parser of a damaged file may raise anything
                 yield kind.topic, logged, error
                 continue
             yield kind.topic, stamp, message

@@ -16,10 +16,13 @@ from vggt_ros.sequences.orientation import Form
 from vggt_ros.sequences.sequence import SequenceError
 from vggt_ros.storage.files import is_name, parse_stamp, read_lines
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
-_UNREAD = {".heic", ".heif", ".avif", ".gif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".jp2"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"}
+UNREAD = {".heic", ".heif", ".avif", ".gif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".jp2"}
 """Formats of images that are not read: of phones (HEIC), and raw ones of cameras."""
 VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
+_STORAGE = {".mcap", ".db3"}
+BAG_SUFFIXES = {*_STORAGE, ".bag"}
+"""Of rosbag2, and of ROS 1."""
 _HEADER_BYTES = 65536
 """Bytes of a file that are read for its header at first; in a few files it lies further behind."""
 _NANOSECONDS = {13: 10**6, 16: 10**3, 19: 1}
@@ -46,7 +49,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[str]]:
         others = Counter(file.suffix.lower() for file in names if file.suffix and file.is_file()).most_common(3)
         seen = f"; it has {', '.join(f'{count} {suffix}' for suffix, count in others)}" if others else ""
         raise SequenceError(f"{folder}: there are no images in it ({' '.join(sorted(SUFFIXES))}){seen}{_meant(folder)}")
-    unread = Counter(file.suffix.lower() for file in names if file.suffix.lower() in _UNREAD)
+    unread = Counter(file.suffix.lower() for file in names if file.suffix.lower() in UNREAD)
     lines = [f"{count} files {suffix} are left out, which are not read; convert them to JPEG or PNG"
              for suffix, count in unread.most_common()]
     depth = {file for file in files if _is_gray16(file)}
@@ -64,10 +67,14 @@ def _meant(folder: Path) -> str:
     if (folder / "metadata.yaml").exists():
         return "; it is a bag, which `replay` takes"
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _UNREAD:
+        if path.suffix.lower() in UNREAD:
             return "; convert them to JPEG or PNG"
         if path.suffix.lower() in VIDEOS:
             return f"; name the video itself, {path}"
+        if path.suffix == ".zstd":
+            return "; a compressed bag without metadata.yaml: `zstd -d` its files"
+        if storage_files(path):
+            return f"; {path} is a bag"
         if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
             return f"; {path} has images"
     return ""
@@ -179,6 +186,12 @@ def depth_unit(folder: Path) -> tuple[float, list[str]]:
         return 1000.0, []
     return _TUM_DEPTH, [f"{_TUM_DEPTH:g} units per meter in the depth images, as in the TUM benchmark; "
                         f"another unit is said in {path} by a line `Depth N units per meter` or `Depth mm`"]
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """Return the files of a rosbag2 in a folder, by the numbers in their names; none if it is no folder."""
+    files = [file for file in folder.iterdir() if file.suffix in _STORAGE] if folder.is_dir() else []
+    return sorted(files, key=lambda file: natural_key(file.name))
 
 
 def natural_key(name: str) -> tuple[object, ...]:

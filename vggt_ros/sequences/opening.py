@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vggt_ros.sequences.image_folder import ImageFolder
-from vggt_ros.sequences.image_list import SUFFIXES, find_list
+from vggt_ros.sequences.image_list import BAG_SUFFIXES, SUFFIXES, UNREAD, find_list, storage_files
 from vggt_ros.sequences.sequence import Sequence, SequenceError
 from vggt_ros.sequences.video import Video
-
-BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
 
 
 def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = "", truth_topic: str = "",
@@ -30,7 +29,7 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         SequenceError: there is no sequence at `path`, or it is none that has topics or takes a rate.
 
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.name == "metadata.yaml":
         path = path.parent
     if not path.exists():
@@ -47,13 +46,14 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
         return BagSequence(bag, image_topic, info_topic, truth_topic, fov, calibration)
     if path.is_file() and path.name.endswith((".db3.zstd", ".mcap.zstd")):
         raise SequenceError(f"{path}: a compressed file of a bag; name its folder, {path.parent}")
+    if path.is_file() and path.name.endswith(".bag.active"):
+        raise SequenceError(f"{path}: a bag of ROS 1 that was not closed; `rosbag reindex` mends it")
+    if path.is_file() and path.suffix.lower() in UNREAD:
+        raise SequenceError(f"{path}: an image or an animation, which is not read; convert it to a video or to JPEG")
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise SequenceError(f"{path}: a single image; name the folder of the images, or a video")
-    bags = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else []
-    if bags and bags[0].suffix == ".bag":
+    if path.is_dir() and (bags := [file for file in path.iterdir() if file.suffix == ".bag"]):
         raise SequenceError(f"{path}: a folder with bags of ROS 1; name one of them, such as {min(bags)}")
-    if bags:
-        raise SequenceError(f"{path}: a rosbag2 without metadata.yaml; `ros2 bag reindex` writes it")
     if (path / "times.txt").exists():  # of KITTI
         path = next((path / f"image_{number}" for number in range(4) if (path / f"image_{number}").is_dir()), path)
     _refuse_unused(path, "a folder of images" if path.is_dir() else "a video", named, None if path.is_dir() else rate)
@@ -64,8 +64,8 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
 
 def bag_at(path: Path) -> Path | None:
     """Return the bag at a path or in its folder `bag`; None if there is none."""
-    return next((bag for bag in (path / "bag", path) if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES),
-                None)
+    return next((bag for bag in (path / "bag", path)
+                 if (bag / "metadata.yaml").exists() or bag.suffix in BAG_SUFFIXES or storage_files(bag)), None)
 
 
 def _refuse_unused(path: Path, kind: str, topic: str, rate: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Files that other programs read: point clouds as PLY, trajectories in TUM's format, stamps exact to the nanosecond."""
+"""Files that other programs read: point clouds as PLY, trajectories in TUM's format with exact stamps, pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 import tempfile
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,6 +110,8 @@ def _numbers(words: list[str]) -> list[float]:
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, also with a byte order mark; raises FileError if it is missing or not text."""
     try:
+        if path.is_dir():
+            raise FileError(f"{path}: it is a folder; name a file")
         data = path.read_bytes()
         encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         return data.decode(encoding).splitlines()
@@ -122,8 +126,8 @@ def output_folder(path: Path, *inputs: Path) -> Path:
         FileError: it cannot be written, or is one of the inputs: results would be taken for images the next time.
 
     """
-    path = path.expanduser()
-    if any(path.resolve() == given.expanduser().resolve() for given in inputs):
+    path = Path(os.path.expanduser(path))
+    if any(path.resolve() == given.resolve() for given in inputs):
         raise FileError(f"{path}: it is the input, too; name another folder for the results")
     if path.exists() and not path.is_dir():
         raise FileError(f"{path}: it is a file; name a folder for the results")
@@ -142,7 +146,7 @@ def output_folder(path: Path, *inputs: Path) -> Path:
 def why_not_writable(folder: Path) -> str:
     """Return why nothing can be written into a folder, which may have to be made; empty if it can. Makes nothing."""
     try:
-        folder = folder.expanduser().resolve()
+        folder = Path(os.path.expanduser(folder)).resolve()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir():
             return f"{existing} is a file, not a folder"
@@ -152,9 +156,25 @@ def why_not_writable(folder: Path) -> str:
             return f"{existing} may not be written by this user"
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
-    except RuntimeError:  # of expanduser, and of links in a circle
-        return f"{folder} cannot be found: its ~ is the home of nobody, or its links go in a circle"
+    except RuntimeError:
+        return f"{folder} cannot be found: its links go in a circle"
     return ""
+
+
+def write_picture(path: Path, image: NDArray[Any], png_compression: int | None = None) -> None:
+    """Write an image, RGB (h, w, 3) or gray (h, w), in the format of the file's name, or as PNG if that names none.
+
+    Raises:
+        FileError: the file cannot be written, such as on a full disk, of which OpenCV says nothing.
+
+    """
+    kind = path.suffix if cv2.haveImageWriter(path.name) else ".png"
+    options = [] if png_compression is None else [cv2.IMWRITE_PNG_COMPRESSION, png_compression]
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    try:
+        path.write_bytes(cv2.imencode(kind, pixels, options)[1].tobytes())
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
 
 
 def write_ply(path: Path, cloud: PointCloud) -> None:

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggt_ros.arguments import given_path
+
 if TYPE_CHECKING:
     from vggt_ros.view.scene import Scene
 
@@ -29,7 +31,7 @@ def add_view_arguments(parser: argparse.ArgumentParser, native: bool) -> None:
         group.add_argument("--view", action="store_true", help="show the run in Rerun's viewer; needs rerun-sdk")
     group.add_argument("--web", type=int, nargs="?", const=WEB_PORT, metavar="PORT",
                        help=f"show it on a web page, for any browser in the network (default port {WEB_PORT})")
-    group.add_argument("--rrd", type=Path, metavar="FILE", help="write it to a file for Rerun's viewer")
+    group.add_argument("--rrd", type=given_path, metavar="FILE", help="write it to a file for Rerun's viewer")
 
 
 def open_view(web: int | None = None, file: Path | None = None) -> Scene:

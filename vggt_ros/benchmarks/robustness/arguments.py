@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import random
-from pathlib import Path
+
+from vggt_ros.arguments import new_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,4 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=15.0, help="images a second of the soak (default 15)")
     parser.add_argument("--domain", type=int, default=random.SystemRandom().randint(1, 100),
                         help="ROS domain that nobody else uses (default: any of 1 to 100)")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of the nodes there")
+    parser.add_argument("--logs", type=new_folder, metavar="FOLDER", help="keep the logs of the nodes there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,7 +41,7 @@ def find(source: str, download: bool = True, cache: Path | None = None, progress
         WeightsError: no weights file was found, or what was downloaded is damaged.
 
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         if path.suffix not in (endings := sorted({Path(name).suffix for name in names})):
             raise WeightsError(f"{owner}.weights: {path} is not a file of the kind {' or '.join(endings)}")
