@@ -221,6 +221,16 @@ def test_without_ray_the_option_says_how_to_install_it(monkeypatch, capsys, tmp_
     assert "requirements-cluster.txt" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_a_folder_that_is_called_ray_is_not_ray(monkeypatch, tmp_path):
+    """Where Ray ran, /tmp has one."""
+    from vggt_ros.workers.ray_cluster import connect
+    (tmp_path / "ray").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="requirements-cluster"):
+        connect("auto")
+
+
 def test_a_number_of_workers_that_cannot_be_is_refused(capsys, tmp_path):
     from vggt_ros.cli.replay import main
     assert main([str(tmp_path), "--output", str(tmp_path), "--workers", "0"]) == 1

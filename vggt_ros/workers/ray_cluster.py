@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import socket
@@ -45,10 +46,10 @@ def connect(address: str) -> Any:
 
     """
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # with 20, a wrong address is named after 13 minutes
-    try:
-        ray = importlib.import_module("ray")
-    except ModuleNotFoundError as error:
-        raise ConfigError("--ray needs Ray, which is not installed: pip install -r requirements-cluster.txt") from error
+    spec = importlib.util.find_spec("ray")
+    if spec is None or spec.origin is None:  # without origin it is a folder of that name, such as Ray's own in /tmp
+        raise ConfigError("--ray needs Ray, which is not installed: pip install -r requirements-cluster.txt")
+    ray = importlib.import_module("ray")
     if not ray.is_initialized():
         host, _, port = address.rpartition(":")
         if port.isdecimal() and "/" not in host:
