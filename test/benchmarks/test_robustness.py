@@ -25,7 +25,7 @@ def _frames():
 
 
 def test_the_node_survives_hostile_messages(frames, tmp_path, module_domain):
-    outcome = hostile_messages(tmp_path, module_domain, frames, 600, transports=("raw",))
+    outcome = hostile_messages(tmp_path, module_domain, frames, 300, transports=("raw",))
     assert not outcome.faults, outcome
     assert outcome.figures["raw: images refused"] > 10
 
