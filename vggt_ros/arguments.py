@@ -70,3 +70,8 @@ def new_folder(text: str) -> Path:
     if reason := why_not_writable(path):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {reason}")
     return path
+
+
+def add_settings(parser: argparse.ArgumentParser, text: str = "change a setting") -> None:
+    """Add `--set`, which changes a setting."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)

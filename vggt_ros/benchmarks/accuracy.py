@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.arguments import add_settings, count
+from vggt_ros.benchmarks.disturbances import DISTURBANCES
 from vggt_ros.benchmarks.recordings import SEQUENCES, load
 from vggt_ros.config import Config
 from vggt_ros.replay.output import report
@@ -52,6 +55,18 @@ def accuracy(names: Sequence[str] = SEQUENCES, seeds: int = 5, config: Config | 
         results[name] = {"ate_median_m": None if not errors else float(np.median(errors)),
                          "ate_worst_m": None if not errors else max(errors), "runs": figures}
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark accuracy`."""
+    parser.add_argument("--seeds", type=count, default=5, help="runs of each sequence (default 5)")
+    parser.add_argument("--sequences", nargs="+", default=list(SEQUENCES), metavar="NAME",
+                        help=f"of {', '.join(SEQUENCES)} or others in VGGT_ROS_DATA; NAME:CHANGE makes one harder by "
+                        f"{', '.join(DISTURBANCES)}, uncalibratedN (N degrees are assumed, or 65) or stepN "
+                        "(every N-th image)")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (accuracy(
+        options.sequences, options.seeds, Config().parse(options.set)), True))
 
 
 def _measure(name: str, config: Config) -> dict[str, Any]:

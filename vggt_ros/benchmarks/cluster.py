@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from vggt_ros.arguments import count, new_file, not_negative, positive
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -61,16 +63,30 @@ def cluster(counts: Sequence[int], windows: int, window_seconds: float, sequenti
     """
     results: dict[str, Any] = {}
     print(f"{'workers':>7} {'ideal s':>9} {'limit s':>9} {'wall s':>9} {'wall/ideal':>10}", flush=True)
-    for count in counts:
-        wall = _run(count, windows, window_seconds / speedup, sequential_seconds / speedup) * speedup
-        ideal = windows * window_seconds / count
+    for number in counts:
+        wall = _run(number, windows, window_seconds / speedup, sequential_seconds / speedup) * speedup
+        ideal = windows * window_seconds / number
         limit = max(ideal, windows * sequential_seconds)
-        results[str(count)] = {"wall_s": wall, "ideal_s": ideal, "limit_s": limit}
-        print(f"{count:>7} {ideal:>9.0f} {limit:>9.0f} {wall:>9.0f} {wall / ideal:>10.2f}"
+        results[str(number)] = {"wall_s": wall, "ideal_s": ideal, "limit_s": limit}
+        print(f"{number:>7} {ideal:>9.0f} {limit:>9.0f} {wall:>9.0f} {wall / ideal:>10.2f}"
               + ("  limited by the sequential part" if wall > _BEND * ideal else ""), flush=True)
     if picture is not None:
         _draw(picture, results)
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark cluster`."""
+    parser.add_argument("--workers", type=count, nargs="+", default=[1, 2, 4, 8, 16, 32], metavar="N")
+    parser.add_argument("--windows", type=count, default=2400, help="number of windows (default 2400: an hour's drive)")
+    parser.add_argument("--window-seconds", type=positive, default=6.0, help="time of a window on a worker (default 6)")
+    parser.add_argument("--sequential-seconds", type=not_negative, default=0.8,
+                        help="time of tracking, alignment and graph for each window (default 0.8)")
+    parser.add_argument("--speedup", type=positive, default=100.0, help="all times are shortened by this (default 100)")
+    parser.add_argument("--picture", type=new_file, metavar="FILE", help="draw the curve there, as PNG")
+    parser.set_defaults(run=lambda options: (cluster(
+        options.workers, options.windows, options.window_seconds, options.sequential_seconds, options.speedup,
+        options.picture), True))
 
 
 def _run(count: int, windows: int, window_seconds: float, sequential_seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.arguments import count, new_file
 from vggt_ros.benchmarks import fusion
 from vggt_ros.benchmarks.fusion import Score
 from vggt_ros.benchmarks.recordings import data_folder
@@ -43,6 +45,18 @@ def compare_schemes(scenes: Sequence[str] = (), seeds: int = 10, windows: int = 
     if picture:
         draw(picture, results)
     return figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark fusion`."""
+    parser.add_argument("--scenes", nargs="+", default=[], metavar="NAME", help="default: all")
+    parser.add_argument("--seeds", type=count, default=10, help="runs of each scene (default 10)")
+    parser.add_argument("--windows", type=count, default=40, help="number of windows (default 40; up to 1000)")
+    parser.add_argument("--false", type=float, nargs="+", default=[0.0, 1.0, 2.0], metavar="RATIO",
+                        help="number of false loops for each true one (default 0 1 2)")
+    parser.add_argument("--picture", type=new_file, metavar="FILE", help="draw the errors of all runs there, as PNG")
+    parser.set_defaults(run=lambda options: (compare_schemes(
+        options.scenes, options.seeds, options.windows, options.false, options.picture), True))
 
 
 def table(results: Sequence[Score]) -> str:

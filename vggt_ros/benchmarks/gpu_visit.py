@@ -63,8 +63,10 @@ class Visit:
 
 
 def gpu_visit(network: str = "full", device: str = "auto", budget: float = 480.0, sections: Sequence[str] = (),
-              reference: Path | None = None) -> dict[str, Any]:
-    """Run the sections one after the other; print the figures as they come, then tables; return all of them.
+              reference: Path | None = None) -> tuple[dict[str, Any], bool]:
+    """Run the sections one after the other; print the figures as they come, then tables.
+
+    Return all figures, and whether every section was done.
 
     Args:
         network: `full`, or `small` for a dry run on a CPU.
@@ -103,7 +105,7 @@ def gpu_visit(network: str = "full", device: str = "auto", budget: float = 480.0
     failed = [name for name, result in results.items() if result["state"] != "done"]
     print(f"\n{tables(results)}\n{len(results) - len(failed)} of {len(results)} sections in {total:.0f} s"
           + (f"; not done: {', '.join(failed)}" if failed else ""))
-    return {"network": network, "seconds": total, "not_done": failed, "sections": results}
+    return {"network": network, "seconds": total, "not_done": failed, "sections": results}, not failed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +118,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--reference", type=Path, metavar="FILE",
                         help="reference outputs of the published network (.npz) for generated weights of seed 0")
+    parser.set_defaults(run=lambda options: gpu_visit(
+        options.network, options.device, options.budget, options.sections, options.reference))
 
 
 def run_section(connection: Connection, visit: Visit, name: str) -> None:

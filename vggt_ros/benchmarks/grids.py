@@ -6,6 +6,7 @@ true one, cells that are not known are not judged.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence as Names
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.benchmarks.maps import replay_each
+from vggt_ros.arguments import add_settings
+from vggt_ros.benchmarks.maps import add_sequences, replay_each
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align, associate
 from vggt_ros.evaluation.map_errors import camera_points
@@ -52,6 +54,13 @@ def grids(names: Names[str] = (), config: Config | None = None) -> dict[str, Any
                      f"{one['true_cells']:>11}")
 
     return replay_each(names, settings, measure)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark grid`."""
+    add_sequences(parser)
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (grids(options.sequences, Config().parse(options.set)), True))
 
 
 def grids_of(result: Run, config: Config) -> tuple[Grid, Grid]:

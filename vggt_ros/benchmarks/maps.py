@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vggt_ros.arguments import add_settings, new_folder
 from vggt_ros.benchmarks.recordings import data_folder, load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError
@@ -46,6 +48,22 @@ def maps(names: Sequence[str] = (), config: Config | None = None, pictures: Path
         return _measure(result)
 
     return replay_each(names, config or Config(), measure)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark map`."""
+    add_sequences(parser)
+    parser.add_argument("--pictures", type=new_folder, metavar="FOLDER", help="draw each map as a camera saw it, also "
+                        "of sequences without ground truth")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (maps(
+        options.sequences, Config().parse(options.set), options.pictures), True))
+
+
+def add_sequences(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the sequences that `replay_each` takes."""
+    parser.add_argument("--sequences", nargs="+", default=[], metavar="NAME",
+                        help="default: demo_room and all in VGGT_ROS_DATA with depth and ground truth")
 
 
 def replay_each(names: Sequence[str], config: Config,

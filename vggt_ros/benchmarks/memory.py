@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 import numpy as np
 
+from vggt_ros.arguments import add_settings, count
 from vggt_ros.config import Config
 from vggt_ros.process_info import resident_bytes
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
@@ -47,3 +49,10 @@ def memory(keyframes: int = 1000, lap: int = 200, config: Config | None = None) 
     print(f"{growth:.3f} MB a keyframe, {100 * (resident[2 * half] / resident[half] - 1):.1f} % in the second half; "
           f"{len(slam.solution)} keyframes in the map, {slam.counts.released} removed, {slam.counts.loops} loops")
     return {"resident_half_mb": resident[half], "resident_end_mb": resident[2 * half], "mb_a_keyframe": growth}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark memory`."""
+    parser.add_argument("--keyframes", type=count, default=1000, help="number of keyframes (default 1000)")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (memory(options.keyframes, config=Config().parse(options.set)), True))

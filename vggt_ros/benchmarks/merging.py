@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.arguments import add_settings
 from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import accuracy
@@ -95,6 +97,16 @@ def merging(pieces: Sequence[str], config: Config | None = None) -> dict[str, An
             for note in part.notes:
                 print(f"  {part.name}: {note}", flush=True)
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark merge`."""
+    parser.add_argument("--recordings", nargs="+", default=["tum_fr1_xyz:3", "hololens_dvmvs_000:2"],
+                        metavar="NAME:PARTS:COMMON", help="in VGGT_ROS_DATA, into how many parts each is cut, and how "
+                        "many images neighbors have in common (0 if left out); NAME+NAME: different recordings, whose "
+                        "maps must stay apart")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (merging(options.recordings, Config().parse(options.set)), True))
 
 
 def _pooled(maps: Sequence[Run]) -> float | None:

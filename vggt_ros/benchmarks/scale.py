@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence as Sequence_
 from typing import Any
 
 import numpy as np
 
+from vggt_ros.arguments import add_settings
+from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align
 from vggt_ros.reconstruction.base import Reconstructor
@@ -128,6 +131,17 @@ def scale(sequences: Sequence_[tuple[Sequence, Reconstructor | None]], sources: 
                   + " ".join(f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
                              for value, width, digits in cells), flush=True)
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark scale`."""
+    parser.add_argument("--sequences", nargs="+", default=["rendered_drive"], metavar="NAME",
+                        help="rendered_drive or rendered_uneven, which have all sources, or names in VGGT_ROS_DATA")
+    parser.add_argument("--sources", nargs="+", default=["odometry", "depth"], choices=SOURCES)
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (scale(
+        [rendered_drive(name == "rendered_uneven") if name.startswith("rendered_") else (load(name), None)
+         for name in options.sequences], options.sources, Config().parse(options.set)), True))
 
 
 def _percent(fraction: float | None) -> float | None:

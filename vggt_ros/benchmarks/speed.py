@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vggt_ros.arguments import add_settings, count
 from vggt_ros.benchmarks.image_folders import write_folder
 from vggt_ros.benchmarks.recordings import data_folder
 from vggt_ros.storage.files import FileError
@@ -119,3 +121,14 @@ def speed(names: Sequence[str], against: str, rounds: int = 1, settings: Sequenc
                   f"{before.ate_m:>9.4f} {now.ate_m:>8.4f} {now.ate_m / before.ate_m:>6.2f}", flush=True)
             results[name] = {state: [asdict(cost) for cost in runs] for state, runs in costs.items()}
     return {"against": against, "sequences": results}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark speed`."""
+    parser.add_argument("--against", required=True, metavar="REV", help="revision to compare with, as git names it")
+    parser.add_argument("--sequences", nargs="+", default=list(SPEED_SEQUENCES), metavar="NAME", help="in "
+                        f"VGGT_ROS_DATA, or demo_room (default {' '.join(SPEED_SEQUENCES)})")
+    parser.add_argument("--rounds", type=count, default=1, help="runs of each state, alternating (default 1)")
+    add_settings(parser, "change a setting, in both")
+    parser.set_defaults(run=lambda options: (speed(
+        options.sequences, options.against, options.rounds, options.set), True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import cProfile
 import pstats
 import sys
@@ -14,6 +15,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
+from vggt_ros.arguments import add_settings
 from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.replay.run import run
@@ -61,6 +63,15 @@ def tracking(names: Sequence[str], config: Config, profile: bool = False) -> dic
     finally:
         cv2.setNumThreads(threads)
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark tracking`."""
+    parser.add_argument("--sequences", nargs="+", default=["tum_fr1_xyz"], metavar="NAME", help="in VGGT_ROS_DATA")
+    parser.add_argument("--profile", action="store_true", help="also print the functions that take most of it")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (tracking(
+        options.sequences, Config().parse(options.set), options.profile), True))
 
 
 @contextmanager

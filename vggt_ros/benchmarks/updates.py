@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Self
 import numpy as np
 from tqdm import tqdm
 
+from vggt_ros.arguments import count
 from vggt_ros.geometry.poses import Array, Sim3, so3_exp
 from vggt_ros.geometry.sim3 import exp, to_sim3
 from vggt_ros.pose_graph.graph import PoseGraph
@@ -72,9 +74,15 @@ def updates(windows: int = 1000, seed: int = 0) -> dict[str, float]:
     print(f"{'ms':<28} {'median':>8} {'p99':>8} {'worst':>8}")
     for name, title in (("update", "an update"), ("others_wait", "another thread waits")):
         print(f"{title:<28} " + " ".join(f"{figures[f'{name}_{q}_ms']:>8.2f}" for q in ("median", "p99", "worst")))
-    for true, (count, total) in accepted.items():
-        print(f"{count} of {total} {'true' if true else 'false'} loops accepted when they were added")
+    for true, (taken, total) in accepted.items():
+        print(f"{taken} of {total} {'true' if true else 'false'} loops accepted when they were added")
     return figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark updates`."""
+    parser.add_argument("--windows", type=count, default=1000, help="number of windows (default 1000)")
+    parser.set_defaults(run=lambda options: (updates(options.windows), True))
 
 
 def _chain(windows: int, seed: int) -> tuple[list[float], dict[bool, list[int]]]:

@@ -84,6 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="as the setting vggt.compile")
     parser.add_argument("--same-kernels", action="store_true", help="multiply in --dtype even where this machine is "
                         "faster without: a CPU that has no bfloat16 unit computes in float32 otherwise")
+    parser.set_defaults(run=lambda options: (vggt(
+        options.frames, options.overlap, tuple(options.size), options.dtype, options.network, options.rounds,
+        options.repeat, options.compile, options.same_kernels), True))
 
 
 def _measure(mode: str, options: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vggt_ros.arguments import add_settings
 from vggt_ros.config import Config
 from vggt_ros.process_info import resident_bytes
 from vggt_ros.settings import ConfigError
@@ -147,7 +148,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="cores of a process (default 1 2)")
     parser.add_argument("--frames", type=int, default=8, help="images in a window (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="windows that are timed, after a first one (default 3)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (window_cost(
+        options.networks, options.cores, options.frames, options.rounds, options.set), True))
 
 
 if __name__ == "__main__":

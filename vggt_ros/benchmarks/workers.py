@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vggt_ros.arguments import add_settings, count
 from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.replay.run import Run, run
@@ -63,6 +65,18 @@ def workers(recordings: Sequence[str], count: int, address: str | None = None, c
                   + (f"no: {', '.join(different)}" if different else "yes"), flush=True)
         results[name] = rows
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark workers`."""
+    parser.add_argument("--recordings", nargs="+", default=["kitti07_first160", "hololens_dvmvs_000"], metavar="NAME",
+                        help="in VGGT_ROS_DATA, or demo_room")
+    parser.add_argument("--workers", type=count, default=2, metavar="N", help="compared with one (default 2)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster, as `replay --ray`; `local` for one on "
+                        "this machine")
+    add_settings(parser)
+    parser.set_defaults(run=lambda options: (workers(
+        options.recordings, options.workers, options.ray, Config().parse(options.set)), True))
 
 
 def differences(one: Run, other: Run) -> list[str]:
