@@ -8,7 +8,7 @@ import json
 import sys
 import time
 
-from vggt_ros.arguments import given_path, new_file
+from vggt_ros.arguments import add_settings, given_path, new_file
 from vggt_ros.benchmarks.check import RED, run_checks, worst
 from vggt_ros.benchmarks.conformance import check_reconstructor
 from vggt_ros.cli.interrupts import ends_in_order
@@ -27,8 +27,7 @@ def main(args: list[str] | None = None, prog: str = "check") -> int:
     parser = argparse.ArgumentParser(prog=prog, description="Checks in about a minute what VGGT needs on this machine: "
                                      "versions, GPU, kernels, parity, weights, memory, speed, and a window against "
                                      "multiview. Nothing is downloaded.")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting that the node will have, such as vggt.weights or windows.size")
+    add_settings(parser, "a setting that the node will have, such as vggt.weights or windows.size")
     parser.add_argument("--images", type=given_path, metavar="FOLDER", help="compare VGGT and multiview on eight of "
                         "these images, a folder or another recording (default: a rendered room)")
     parser.add_argument("--reconstructor", metavar="NAME", help="check instead whether this reconstructor, of this "

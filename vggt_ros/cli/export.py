@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vggt_ros.arguments import given_path
+from vggt_ros.arguments import add_settings, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.mapping.export import FORMATS, Export, ExportError
@@ -24,8 +24,7 @@ def main(args: list[str] | None = None, prog: str = "export") -> int:
                         help="may be given more than once (default: all)")
     parser.add_argument("--submap", type=int, default=1, metavar="N", help="the submap that is written: 1, the largest "
                         "(default), 2, ...; their relative poses are not known")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="change a setting, such as map.voxel or grid.max_height")
+    add_settings(parser, "change a setting, such as map.voxel or grid.max_height")
     options = parser.parse_args(args)
     config = Config().parse(options.set)
     record = load_map(options.map)

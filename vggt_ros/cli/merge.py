@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vggt_ros.arguments import given_path
+from vggt_ros.arguments import add_settings, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import Merged, merge
@@ -24,8 +24,7 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     parser.add_argument("maps", type=given_path, nargs="+", metavar="MAP",
                         help="folders of saved maps; the first one gives the frame")
     parser.add_argument("--output", type=given_path, required=True, metavar="MAP", help="folder of the merged map")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="change a setting, such as map.voxel or loops.drift")
+    add_settings(parser, "change a setting, such as map.voxel or loops.drift")
     options = parser.parse_args(args)
     if len(options.maps) < 2:
         raise StorageError("merging takes at least two maps")

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vggt_ros.arguments import count, given_path
+from vggt_ros.arguments import add_settings, count, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
@@ -45,8 +45,7 @@ def main(args: list[str] | None = None, prog: str = "reconstruct") -> int:
     parser.add_argument("--match", action="store_true", help="match corners of every photo with all others")
     parser.add_argument("--calibration", type=given_path, metavar="FILE",
                         help="calibration of the camera (default: one beside the photos)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="change a setting, such as camera.fov")
+    add_settings(parser, "change a setting, such as camera.fov")
     options = parser.parse_args(args)
     single_threaded_blas()
     config = Config().replace(_DEFAULTS).parse(options.set)

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from vggt_ros.arguments import given_path, positive
+from vggt_ros.arguments import add_settings, given_path, positive
 from vggt_ros.cli.interrupts import INTERRUPTED, ends_in_order, stoppable
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
@@ -33,7 +33,7 @@ _STOPPING = "interrupted: what is mapped so far is written; once more ends witho
 
 def add_sequence_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a sequence, and for settings."""
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    add_settings(parser)
     for kind, what in (("image", "images"), ("info", "calibration, or `none`"), ("truth", "ground truth")):
         parser.add_argument(f"--{kind}-topic", default="", metavar="TOPIC", help=f"topic of a bag's {what}")
     parser.add_argument("--calibration", type=given_path, metavar="FILE", help="calibration of the camera, as numbers "
