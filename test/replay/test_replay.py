@@ -174,7 +174,11 @@ def test_an_interrupt_after_the_last_image_ends_what_called_replay_too(tmp_path,
         return write(*arguments)
 
     monkeypatch.setattr("vggt_ros.cli.replay.write", interrupted)
-    assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    try:
+        assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "out" / "report.json").exists()
 
 
