@@ -55,8 +55,8 @@ class MapFiles:
         self._check = PeriodicThread(self._look_at_folder, 2.0, "vggt_ros_map_folder")
 
     def close(self) -> None:
-        """Stop looking at the folder."""
-        self._check.close()
+        """Stop looking at the folder, without waiting for a drive that hangs."""
+        self._check.close(timeout=1.0)
 
     @property
     def expects_map(self) -> bool:
@@ -66,8 +66,8 @@ class MapFiles:
 
     def save(self, name: str = "") -> CommandSteps:
         """Save the map under a name, by default `map.name`."""
-        map_world = self._transforms.map_world
-        folder = yield self._run_in_worker(lambda: self._save(self._folder(name), map_world))
+        config, map_world = self._config(), self._transforms.map_world
+        folder = yield self._run_in_worker(lambda: self._save(_folder(config, name), map_world))
         return str(folder)
 
     def autosave(self) -> None:
@@ -84,7 +84,7 @@ class MapFiles:
                 log.info(f"the map is saved as {done.result()}")
 
         def save() -> Path:
-            return self._save(map_folder(config.map.folder, f"{config.map.name}_autosave"), map_world)
+            return self._save(_folder(config, f"{config.map.name}_autosave"), map_world)
 
         if len(self._slam.solution):
             self._run_in_worker(save).add_done_callback(report)
@@ -94,7 +94,7 @@ class MapFiles:
         config = self._config()
 
         def read() -> tuple[Path, RestoredMap]:
-            folder = self._folder(name)
+            folder = _folder(config, name)
             return folder, restore(load_map(folder), config, str(folder))
 
         folder, restored = yield self._run_in_worker(read)
@@ -130,15 +130,11 @@ class MapFiles:
         self.load_error = f"no map was loaded: {error}"
         self._node.get_logger().error(self.load_error)
 
-    def _folder(self, name: str) -> Path:
-        settings = self._config().map
-        return map_folder(settings.folder, name or settings.name)
-
     def _look_at_folder(self) -> None:
-        problems = []
+        config, problems = self._config(), []
         try:
-            if self._config().mode != "localization":
-                check_replaceable(self._folder(""))
+            if config.mode != "localization":
+                check_replaceable(_folder(config))
         except StorageError as error:
             problems = [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
         self.problems = problems
@@ -152,3 +148,8 @@ class MapFiles:
                  map_world @ solution.map_camera, self._config())
         self.saved_keyframes = len(solution)
         return folder
+
+
+def _folder(config: Config, name: str = "") -> Path:
+    """Return the folder of the map with a name, by default `map.name`; raises StorageError, and accesses the disk."""
+    return map_folder(config.map.folder, name or config.map.name)

@@ -20,10 +20,10 @@ class PeriodicThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread and wait for it, but not for a call that hangs: the thread does not keep the process."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the thread and wait for it, at most `timeout` seconds: one that hangs does not keep the process."""
         self._end.set()
-        self._thread.join(timeout=1.0)
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         failed, due = False, time.monotonic()

@@ -126,7 +126,6 @@ def output_folder(path: Path, *inputs: Path) -> Path:
         FileError: it cannot be written, or is one of the inputs: results would be taken for images the next time.
 
     """
-    path = Path(os.path.expanduser(path))
     if any(path.resolve() == given.resolve() for given in inputs):
         raise FileError(f"{path}: it is the input, too; name another folder for the results")
     if path.exists() and not path.is_dir():
@@ -146,7 +145,7 @@ def output_folder(path: Path, *inputs: Path) -> Path:
 def why_not_writable(folder: Path) -> str:
     """Return why nothing can be written into a folder, which may have to be made; empty if it can. Makes nothing."""
     try:
-        folder = Path(os.path.expanduser(folder)).resolve()
+        folder = folder.resolve()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir():
             return f"{existing} is a file, not a folder"

@@ -65,7 +65,7 @@ def map_folder(folder: str, name: str) -> Path:
 
 def check_replaceable(folder: Path) -> None:
     """Raise StorageError if `save_map` could not write a folder: it holds something other than a map, or may not."""
-    folder = Path(os.path.expanduser(folder)).resolve()
+    folder = folder.resolve()
     if reason := why_not_writable(folder.parent):
         raise StorageError(f"{folder}: no map can be saved there: {reason}")
     try:
