@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,11 @@ _FULL_AFTER = 600.0
 """Seconds after which `map.max_keyframes` must have been reached."""
 _GROWTH_LIMIT = 2.0
 """Largest growth of memory over the last half of the soak, percent."""
+_EARLY = 300.0
+"""Time after which the latencies of the soak are noted for comparison with those at its end, seconds; the status has
+those of the newest 2,000 images of each kind, about as many minutes."""
+_SLOWDOWN_LIMIT = 1.1
+"""Largest median latency at the end of the soak over the early one."""
 
 
 def lifecycle_cycles(folder: Path, domain: int, frames: Frames, count: int) -> Outcome:
@@ -84,11 +90,12 @@ def killed_reconstructor(folder: Path, domain: int, frames: Frames, kills: int, 
 
 
 def soak(folder: Path, domain: int, frames: Frames, seconds: float, rate: float) -> Outcome:
-    """Map at `rate` images a second, with `map.max_keyframes` reached; memory must be flat over the last half.
+    """Map at `rate` images a second, with `map.max_keyframes` reached; memory and latency must not grow.
 
-    The growth is that of a line through the memory of node and reconstructor in the last half of the time.
+    The growth of memory is that of a line through the memory of node and reconstructor in the last half of the time.
     """
     outcome, samples = Outcome("soak, seconds", seconds), list[tuple[float, float, float]]()
+    early: dict[str, float] = {}
     with running_node(folder, domain, frames, "soak", {
             "map.max_keyframes": MAX_KEYFRAMES, "windows.size": 6}, rate=rate) as node:
         fault = node.tracking_fault()
@@ -99,6 +106,8 @@ def soak(folder: Path, domain: int, frames: Frames, seconds: float, rate: float)
                 node.spin(min(1.0, seconds - elapsed) + 1e-3)
                 samples.append((elapsed, node.resident_mb(), float(node.recorder.status["released"])))
                 bar.update(round(elapsed) - bar.n)
+                if not early and elapsed >= _EARLY:
+                    early = _latencies(node.recorder.status)
         status, sent = node.status(), node.sent
         fault = node.tracking_fault()
         outcome.require(not fault, f"at the end: {fault}")
@@ -106,12 +115,21 @@ def soak(folder: Path, domain: int, frames: Frames, seconds: float, rate: float)
                         f"map.max_keyframes ({MAX_KEYFRAMES}) is not reached")
         outcome.figures |= {"images sent": sent, "images received": int(status["images received"]), **{
             key: int(status[key]) for key in ("tracked", "lost", "windows", "windows lost", "released")}}
+        for name, late in _latencies(status).items() if early else ():
+            first = early.get(name, late)
+            outcome.figures[name] = [first, late]
+            outcome.require("median" not in name or late <= _SLOWDOWN_LIMIT * first,
+                            f"{name} grew from {first:g} to {late:g}")
         account(node.settle(), outcome, node.sent)
         node.end(outcome)
     growth, middle = memory_growth(samples, seconds / 2)
     outcome.figures |= {"memory MB": round(middle), "growth in the last half, %": round(growth, 2)}
     outcome.require(growth <= _GROWTH_LIMIT, f"memory grew by {growth:.1f} % in the last half")
     return outcome
+
+
+def _latencies(status: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in status.items() if name.startswith("latency ")}
 
 
 def memory_growth(samples: list[tuple[float, float, float]], since: float) -> tuple[float, float]:
