@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 NAME = "vggt_ros"
 ROS_EXECUTABLES = [
-    "slam_node = vggt_ros.ros.start:main",
+    "slam_node = vggt_ros.ros.node.start:main",
     "bag_player = vggt_ros.cli.main:executable",
     "view = vggt_ros.cli.main:executable",
     "reconstruction_server = vggt_ros.cli.main:executable",
@@ -26,7 +26,7 @@ RECONSTRUCTORS = {
     "vggt_ros.reconstructors": ["vggt = vggt_ros.reconstruction.vggt.reconstructor:Vggt",
                                 "multiview = vggt_ros.reconstruction.multiview.reconstructor:Multiview",
                                 "da3 = vggt_ros.reconstruction.da3.reconstructor:Da3",
-                                "remote = vggt_ros.ros.remote_reconstructor:Remote"],
+                                "remote = vggt_ros.ros.remote.reconstructor:Remote"],
     "vggt_ros.reconstructor_settings": ["vggt = vggt_ros.reconstruction.vggt.settings:VggtConfig",
                                         "multiview = vggt_ros.reconstruction.multiview.settings:MultiviewConfig",
                                         "da3 = vggt_ros.reconstruction.da3.settings:Da3Config",

@@ -25,10 +25,10 @@ from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above, with
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array
-from vggt_ros.ros.bag_player import BagError
-from vggt_ros.ros.node_process import NodeError
-from vggt_ros.ros.recorder import Recording
-from vggt_ros.ros.session import BagTopics, bag_topics, record_node
+from vggt_ros.ros.tools.bag_player import BagError
+from vggt_ros.ros.tools.node_process import NodeError
+from vggt_ros.ros.tools.recorder import Recording
+from vggt_ros.ros.tools.session import BagTopics, bag_topics, record_node
 from vggt_ros.sequences.bag import BagSequence
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import Truth

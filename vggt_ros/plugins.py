@@ -25,7 +25,7 @@ BUILT_IN = {
     "multiview": ("vggt_ros.reconstruction.multiview.reconstructor:Multiview",
                   "vggt_ros.reconstruction.multiview.settings:MultiviewConfig"),
     "da3": ("vggt_ros.reconstruction.da3.reconstructor:Da3", "vggt_ros.reconstruction.da3.settings:Da3Config"),
-    "remote": ("vggt_ros.ros.remote_reconstructor:Remote", "vggt_ros.reconstruction.remote_settings:RemoteConfig"),
+    "remote": ("vggt_ros.ros.remote.reconstructor:Remote", "vggt_ros.reconstruction.remote_settings:RemoteConfig"),
 }
 """Name to class and settings of those of this package, in the order in which `auto` tries them.
 

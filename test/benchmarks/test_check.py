@@ -15,9 +15,11 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 from staged_gpu import stage_gpu
 from tiny_vggt import tiny_config, tiny_state, write_weights
 
-from vggt_ros.benchmarks import check, check_vggt, check_window
-from vggt_ros.benchmarks.check import GREEN, RED, YELLOW
-from vggt_ros.benchmarks.check_vggt import VggtCheck
+from vggt_ros.benchmarks.check import machine as check
+from vggt_ros.benchmarks.check import vggt as check_vggt
+from vggt_ros.benchmarks.check import window as check_window
+from vggt_ros.benchmarks.check.machine import GREEN, RED, YELLOW
+from vggt_ros.benchmarks.check.vggt import VggtCheck
 from vggt_ros.cli.check import main
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vggt_ros.benchmarks import conformance, conformance_geometry
-from vggt_ros.benchmarks.check import GREEN, RED, YELLOW
-from vggt_ros.benchmarks.conformance_geometry import (
+from vggt_ros.benchmarks.check import conformance, conformance_geometry
+from vggt_ros.benchmarks.check.conformance_geometry import (
     RenderedWindow,
     check_confidence,
     check_depth,
@@ -15,6 +14,7 @@ from vggt_ros.benchmarks.conformance_geometry import (
     check_poses,
     check_uncertainty,
 )
+from vggt_ros.benchmarks.check.machine import GREEN, RED, YELLOW
 from vggt_ros.cli.check import main
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import pixel_rays

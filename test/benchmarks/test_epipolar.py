@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vggt_ros.benchmarks.epipolar import MIN_MATCHES, epipolar_errors, match_neighbors, sampson
+from vggt_ros.benchmarks.accuracy.epipolar import MIN_MATCHES, epipolar_errors, match_neighbors, sampson
 
 MATRIX = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from vggt_ros.benchmarks import fusion, trajectories
-from vggt_ros.benchmarks.ours import Fusion
-from vggt_ros.benchmarks.simulated_windows import Errors, WindowSimulator
+from vggt_ros.benchmarks.fusion import comparison as fusion
+from vggt_ros.benchmarks.fusion import trajectories
+from vggt_ros.benchmarks.fusion.ours import Fusion
+from vggt_ros.benchmarks.fusion.simulated_windows import Errors, WindowSimulator
 from vggt_ros.cli.benchmark import main
 
 

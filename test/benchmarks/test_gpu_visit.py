@@ -17,8 +17,9 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 
 from tiny_vggt import CPU, TINY, write_weights
 
-from vggt_ros.benchmarks import gpu_visit, visit_checks, visit_memory, visit_network, visit_speed
-from vggt_ros.benchmarks.gpu_visit import SECTIONS, Visit, tables
+from vggt_ros.benchmarks.gpu import visit as gpu_visit
+from vggt_ros.benchmarks.gpu import visit_checks, visit_memory, visit_network, visit_speed
+from vggt_ros.benchmarks.gpu.visit import SECTIONS, Visit, tables
 from vggt_ros.cli.benchmark import main
 from vggt_ros.reconstruction.vggt import rule, weights
 

@@ -12,9 +12,9 @@ from paths import ROOT
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from vggt_ros.benchmarks.enlarged_bag import enlarge
-from vggt_ros.benchmarks.live import LiveError, gap_p99, live
-from vggt_ros.benchmarks.process_memory import MemoryWatch, proportional_mb
+from vggt_ros.benchmarks.ros.enlarged_bag import enlarge
+from vggt_ros.benchmarks.ros.live import LiveError, gap_p99, live
+from vggt_ros.benchmarks.ros.process_memory import MemoryWatch, proportional_mb
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.process_info import descendants
 from vggt_ros.sequences.bag import BagSequence
@@ -81,7 +81,7 @@ def test_the_figures_of_a_short_bag(tmp_path) -> None:
     """The node over DDS, in a process of its own: every figure is there, and most images have odometry."""
     bag = recorded("ros2bag_tum_fr1_xyz/bag")
     enlarge(bag, tmp_path / "bag", 1, images=60)
-    code = ("import json, sys; from pathlib import Path; from vggt_ros.benchmarks.live import live\n"
+    code = ("import json, sys; from pathlib import Path; from vggt_ros.benchmarks.ros.live import live\n"
             "print(json.dumps(live(Path(sys.argv[1]), [0.5], start_ups=1)))")
     answer = subprocess.run([sys.executable, "-c", code, str(tmp_path / "bag")], capture_output=True, text=True,
                             cwd=ROOT, timeout=280)

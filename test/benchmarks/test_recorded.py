@@ -11,7 +11,7 @@ from data_folder import DATA
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from vggt_ros.benchmarks.recorded import (
+from vggt_ros.benchmarks.accuracy.recorded import (
     RecordingError,
     common_content,
     load_runs,
@@ -20,7 +20,7 @@ from vggt_ros.benchmarks.recorded import (
     read_reference,
     walk,
 )
-from vggt_ros.benchmarks.recorded_report import compare, fused_poses, recorded
+from vggt_ros.benchmarks.accuracy.recorded_report import compare, fused_poses, recorded
 from vggt_ros.cli.benchmark import main
 from vggt_ros.config import Config
 

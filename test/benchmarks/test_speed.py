@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from vggt_ros.benchmarks.image_folders import write_folder
-from vggt_ros.benchmarks.speed import SpeedError, checked_out, speed
+from vggt_ros.benchmarks.speed.image_folders import write_folder
+from vggt_ros.benchmarks.speed.replay import SpeedError, checked_out, speed
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.synthetic import RenderedSequence, orbit, pinhole, room
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from worker_oracles import Recording, create
 
-from vggt_ros.benchmarks import workers as benchmark
+from vggt_ros.benchmarks.speed import workers as benchmark
 from vggt_ros.config import Config
 from vggt_ros.workers.pool import Pool
 from vggt_ros.workers.processes import ProcessWorker

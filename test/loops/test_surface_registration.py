@@ -10,7 +10,7 @@ from data_folder import recorded
 from scenes import lap
 from test_merging import part, solution_of
 
-from vggt_ros.benchmarks.merging import merging
+from vggt_ros.benchmarks.accuracy.merging import merging
 from vggt_ros.geometry.poses import Sim3, so3_exp, umeyama
 from vggt_ros.geometry.sim3 import inverse, log, to_matrix
 from vggt_ros.loops.surface_registration import register_surfaces

@@ -29,9 +29,14 @@ SUPPORT = {"sequences": "reconstruction", "evaluation": "reconstruction", "synth
 ORDER = {wing: level for level, wings in enumerate(WINGS) for wing in wings}
 MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the support wings
 
+PARTS = {
+    "ros": (("common", "conversions"), ("tf",), ("inputs",), ("outputs",), ("node", "remote", "tools")),
+    "benchmarks": (("accuracy", "fusion", "gpu", "robustness"), ("check", "ros"), ("speed",)),
+}
+"""Sub-packages of large wings in layers, as `WINGS`; the modules beside them are below all of them."""
+
 CONFINED = {
-    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/node.py", "vggt_ros/benchmarks/transport.py",
-              "vggt_ros/benchmarks/robustness/", "vggt_ros/benchmarks/image_rate.py"),
+    "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/ros/", "vggt_ros/benchmarks/robustness/"),
     "tf2_ros": ("vggt_ros/ros/",),
     "torch": ("vggt_ros/reconstruction/vggt/", "vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
     "depth_anything_3": ("vggt_ros/reconstruction/da3/", "vggt_ros/benchmarks/"),
@@ -41,7 +46,7 @@ CONFINED = {
 
 
 def wing(module: str) -> str:
-    """Return the wing of a dotted name such as vggt_ros.ros.slam_node; empty for the package itself."""
+    """Return the wing of a dotted name such as vggt_ros.ros.node.slam_node; empty for the package itself."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -86,6 +91,22 @@ def test_wings_import_from_lower_layers_only():
                 assert ORDER[other] <= ORDER[SUPPORT[here]] or other == "storage", f"{what}: too high for {here}"
             else:
                 assert ORDER[other] < ORDER[here], f"{what}, which is in a higher layer"
+
+
+@pytest.mark.parametrize("here", PARTS)
+def test_sub_packages_import_from_lower_layers_only(here):
+    order = {name: level for level, names in enumerate(PARTS[here]) for name in names}
+
+    def part(module: str) -> str:
+        """Return the sub-package of a module of the wing; empty for one beside the sub-packages."""
+        return KNOWN[module].relative_to(PACKAGE / here).parent.name
+
+    modules = {name: path for name, path in KNOWN.items() if wing(name) == here}
+    assert {part(name) for name in modules} - {""} == order.keys()
+    for name, path in modules.items():
+        for other in imports(path) & modules.keys():
+            if part(other) != part(name):
+                assert order.get(part(other), -1) < order.get(part(name), -1), f"{name} imports {other}"
 
 
 def test_no_circular_imports():
@@ -226,7 +247,7 @@ def node_topics():
     from rclpy.lifecycle import TransitionCallbackReturn
     from rclpy.qos import DurabilityPolicy
 
-    from vggt_ros.ros.slam_node import SlamNode
+    from vggt_ros.ros.node.slam_node import SlamNode
 
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -283,7 +304,7 @@ def test_reference_names_the_topics(node_topics):
 def test_reference_names_the_services():
     """The table of services, against the names and types of the node's commands."""
     pytest.importorskip("rclpy", reason="rclpy is not installed")
-    from vggt_ros.ros.interfaces import SERVICES, TYPED_SERVICES
+    from vggt_ros.ros.conversions.interfaces import SERVICES, TYPED_SERVICES
 
     page = (ROOT / "docs" / "reference" / "services.md").read_text()
     rows = re.findall(r"^\| `~/(\w+)` \| `(\w+/\w+)` \|", page, re.MULTILINE)

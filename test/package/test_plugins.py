@@ -86,7 +86,7 @@ def test_setup_registers_what_a_checkout_has():
 def test_nothing_else_names_the_reconstructors():
     """Names of the built-in ones are in the table only, outside of their folders and of what is about one of them."""
     own = ("reconstruction/vggt/", "reconstruction/multiview/", "reconstruction/da3/", "reconstruction/remote",
-           "ros/remote_", "ros/reconstruction_server.py", "benchmarks/", "cli/", "plugins.py", "synthetic/")
+           "ros/remote/", "benchmarks/", "cli/", "plugins.py", "synthetic/")
     for path in sorted((ROOT / "vggt_ros").rglob("*.py")):
         if str(path.relative_to(ROOT / "vggt_ros")).startswith(own):
             continue
@@ -174,7 +174,7 @@ def test_the_settings_of_the_example_become_parameters_and_text(installed):
     if importlib.util.find_spec("rclpy") is None:
         pytest.skip("rclpy is not installed")
     code = ("import rclpy; from rclpy.node import Node; from rclpy.parameter import Parameter\n"
-            "from vggt_ros.ros.parameters import declare; rclpy.init()\n"
+            "from vggt_ros.ros.common.parameters import declare; rclpy.init()\n"
             "node = Node('n', parameter_overrides=[Parameter('smooth.size', value=5),\n"
             "                                      Parameter('reconstructor', value='smooth')])\n"
             "config = declare(node)\n"

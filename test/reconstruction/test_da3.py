@@ -18,15 +18,15 @@ from test_vggt_memory import peak_allocated
 from tiny_da3 import TINY, da3_config, tiny_da3, tiny_state, write_da3
 from tiny_vggt import tiny_window
 
-from vggt_ros.benchmarks import conformance
-from vggt_ros.benchmarks.check import GREEN, RED
-from vggt_ros.benchmarks.conformance_geometry import (
+from vggt_ros.benchmarks.check import conformance
+from vggt_ros.benchmarks.check.conformance_geometry import (
     RenderedWindow,
     check_confidence,
     check_depth,
     check_intrinsics,
     check_poses,
 )
+from vggt_ros.benchmarks.check.machine import GREEN, RED
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction import create, create_reconstructor

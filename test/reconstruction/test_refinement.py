@@ -10,7 +10,7 @@ from window_shape import shape_error
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from vggt_ros.benchmarks.network_errors import ErringReconstructor, NetworkErrors
+from vggt_ros.benchmarks.accuracy.network_errors import ErringReconstructor, NetworkErrors
 from vggt_ros.geometry.poses import Array, pose, so3_exp, so3_log
 from vggt_ros.reconstruction.adjustment.bundle import NormalEquations, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty

@@ -27,7 +27,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
-from vggt_ros.ros.bag_player import BagError, main, message_class, open_bag
+from vggt_ros.ros.tools.bag_player import BagError, main, message_class, open_bag
 
 START = 1_700_000_000_123_456_789
 PERIOD = 50_000_000
@@ -60,7 +60,7 @@ def bag(request, tmp_path_factory):
 
 
 def player(*arguments):
-    return subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.bag_player", *map(str, arguments)],
+    return subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.tools.bag_player", *map(str, arguments)],
                             cwd=ROOT, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
 

@@ -12,7 +12,7 @@ bond = pytest.importorskip("bond.msg", reason="the messages of the package bond 
 from bench import Bench
 from scenes import lap
 
-from vggt_ros.ros.bond import ALIVE, DEAD, ENDING, WAITING, Bond
+from vggt_ros.ros.common.bond import ALIVE, DEAD, ENDING, WAITING, Bond
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "tracking__features": 200, "bond_heartbeat_period": 0.1}
 

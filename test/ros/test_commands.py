@@ -18,8 +18,8 @@ from scenes import lap
 from sensor_msgs.msg import Image, PointCloud2
 
 from vggt_ros.geometry.poses import inverse
-from vggt_ros.ros import messages
-from vggt_ros.ros.interfaces import MISSING, TYPED_SERVICES
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.conversions.interfaces import MISSING, TYPED_SERVICES
 from vggt_ros.view.tracked_corners import FROM_DEPTH, TRIANGULATED, UNKNOWN, draw_corners
 
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2}
@@ -239,7 +239,7 @@ WITHOUT = """
 import sys
 for name in ("vggt_ros_msgs", "bond"):
     sys.modules[name] = None  # as where it is not built: the import fails
-from vggt_ros.ros.slam_node import main
+from vggt_ros.ros.node.slam_node import main
 sys.exit(main())
 """
 

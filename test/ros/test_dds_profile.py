@@ -10,12 +10,12 @@ from paths import ROOT
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from vggt_ros.ros.dds_profile import TRANSPORTS, VARIABLES, for_node, without_own_profile
+from vggt_ros.ros.common.dds_profile import TRANSPORTS, VARIABLES, for_node, without_own_profile
 
 CONFIG = ROOT / "config"
 SHARED = """
 import sys, rclpy
-from vggt_ros.ros.dds_profile import use_node_profile
+from vggt_ros.ros.common.dds_profile import use_node_profile
 sys.argv[1] == "node" and use_node_profile()
 rclpy.init()
 node = rclpy.create_node("profile_of_shared_memory")

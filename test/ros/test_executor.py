@@ -9,7 +9,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
 from rclpy.executors import ExternalShutdownException
 from std_msgs.msg import String
 
-from vggt_ros.ros.executor import TolerantExecutor
+from vggt_ros.ros.common.executor import TolerantExecutor
 
 
 class Reports:

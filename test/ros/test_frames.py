@@ -17,8 +17,10 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL, inverse, pose, rotation_angle, so3_exp
-from vggt_ros.ros import messages, mounting, tf_watch
-from vggt_ros.ros.optical_frame import OpticalFrameCheck
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.tf import mounting
+from vggt_ros.ros.tf import watch as tf_watch
+from vggt_ros.ros.tf.optical_frame import OpticalFrameCheck
 from vggt_ros.synthetic import SceneReconstructor, room
 
 SMALL = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200}

@@ -14,7 +14,7 @@ from vggt_ros.process_info import children
 
 PROGRAM = """
 import atexit, multiprocessing, os, signal, sys, threading, time
-from vggt_ros.ros.interrupts import bounded_end, single_interrupt
+from vggt_ros.ros.common.interrupts import bounded_end, single_interrupt
 what = sys.argv[1]
 with single_interrupt(), bounded_end(2.0):
     try:
@@ -62,7 +62,7 @@ def test_the_process_ends_in_time_whatever_hangs(what, code):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_the_start_ends_the_node_without_a_traceback(number):
     """While modules are imported, such as when launch ends at once since the bag is missing."""
-    process = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.start"], stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-m", "vggt_ros.ros.node.start"], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     end = time.monotonic() + 60.0
     while not (spare := children(process.pid)) and time.monotonic() < end:

@@ -17,8 +17,9 @@ from rclpy.executors import SingleThreadedExecutor
 from scenes import lap
 from std_srvs.srv import Trigger
 
-from vggt_ros.ros import lifecycle, slam_node
-from vggt_ros.ros.results import Results
+from vggt_ros.ros.common import lifecycle
+from vggt_ros.ros.node import slam_node
+from vggt_ros.ros.node.results import Results
 
 SMALL = {"tf__base_timeout": 0.0, "tf__assume_level": True,
          "windows__size": 5, "windows__overlap": 2, "tracking__features": 200}

@@ -19,7 +19,8 @@ from scenes import lap
 
 from vggt_ros.config import Config
 from vggt_ros.mapping.restored_map import restore
-from vggt_ros.ros import map_files, messages
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.node import map_files
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import StorageError, load_map, save_map
 from vggt_ros.windows.point_cloud import PointCloud

@@ -13,7 +13,7 @@ from scenes import lap
 from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.config import MapConfig
-from vggt_ros.ros.map_receiver import MapReceiver, read_update
+from vggt_ros.ros.tools.map_receiver import MapReceiver, read_update
 
 PERIOD = 1.5
 SETTINGS = {"tf__base_timeout": 0.0, "tf__assume_level": True, "windows__size": 5, "windows__overlap": 2,

@@ -13,7 +13,7 @@ point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="needs 
 from visualization_msgs.msg import Marker
 
 from vggt_ros.geometry.poses import Sim3, adjoint, inverse, matrix_from_quaternion, pose, so3_exp, so3_log
-from vggt_ros.ros import messages
+from vggt_ros.ros.conversions import messages
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import Edge, Solution
 

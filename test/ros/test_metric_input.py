@@ -16,8 +16,8 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
-from vggt_ros.ros import messages
-from vggt_ros.ros.transforms import BODY_OPTICAL
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.tf.transforms import BODY_OPTICAL
 from vggt_ros.sequences.encodings import ImageError, decode_depth
 from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room

@@ -29,9 +29,9 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.replay.run import run
-from vggt_ros.ros import messages
-from vggt_ros.ros.image_source import is_rectified_topic
-from vggt_ros.ros.transforms import BODY_OPTICAL
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.inputs.image_source import is_rectified_topic
+from vggt_ros.ros.tf.transforms import BODY_OPTICAL
 from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 from vggt_ros.windows.frame import Frame
@@ -661,7 +661,7 @@ def test_relocalization_is_skipped_for_delayed_images_but_every_sixth(make):
 
 
 def test_the_executable_ends_cleanly_and_reports_a_wrong_parameter():
-    command = [sys.executable, "-m", "vggt_ros.ros.slam_node", "--ros-args"]
+    command = [sys.executable, "-m", "vggt_ros.ros.node.slam_node", "--ros-args"]
     node = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     observer = Peer()
     assert observer.state("/vggt_slam") == "unconfigured"

@@ -10,7 +10,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
 from rclpy.node import Node
 
 from vggt_ros.config import Config
-from vggt_ros.ros import parameters
+from vggt_ros.ros.common import parameters
 
 FOLDER = ROOT / "config"
 FILES = ("realsense_d435i", "oak_d", "usb_camera", "orin", "desktop_gpu")

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.config import Config
-from vggt_ros.ros import parameters
+from vggt_ros.ros.common import parameters
 
 
 @pytest.fixture(scope="module")

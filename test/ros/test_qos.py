@@ -10,7 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scenes import lap
 from sensor_msgs.msg import CameraInfo, Image
 
-from vggt_ros.ros import messages
+from vggt_ros.ros.conversions import messages
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 SMALL = {"windows__size": 5, "windows__overlap": 2, "tracking__features": 200}

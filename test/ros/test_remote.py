@@ -24,9 +24,9 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.ros import window_messages
-from vggt_ros.ros.simulated_link import SimulatedLink
-from vggt_ros.ros.window_messages import MessageError
+from vggt_ros.ros.remote import window_messages
+from vggt_ros.ros.remote.simulated_link import SimulatedLink
+from vggt_ros.ros.remote.window_messages import MessageError
 from vggt_ros.settings import ConfigError
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 
@@ -228,7 +228,7 @@ def test_the_network_on_a_server_gives_what_it_gives_here(processes, tmp_path):
     write_weights(tmp_path / "weights")
     parameters = {"reconstructor": "vggt", "vggt.weights": str(tmp_path / "weights"), "vggt.device": "cpu",
                   "refine": '"off"', "windows.size": 3, "windows.overlap": 1}
-    server = processes.start("-m", "vggt_ros.ros.reconstruction_server", "--ros-args", *(
+    server = processes.start("-m", "vggt_ros.ros.remote.server", "--ros-args", *(
         word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")))
 
     def progress(text):

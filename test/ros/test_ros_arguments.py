@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from vggt_ros.ros.parameter_files import without_parameters
+from vggt_ros.ros.common.parameter_files import without_parameters
 
 
 @pytest.mark.parametrize(("module", "arguments", "words"), [
-    ("slam_node", ["--ros-args", "--params-file", "nowhere.yaml"], "nowhere.yaml"),
-    ("slam_node", ["--ros-args", "-r", "image"], "remap rule"),
-    ("slam_node", ["--params-file", "mine.yaml"], "--params-file mine.yaml: only arguments of ROS are taken"),
-    ("bag_player", ["bag", "--ros-args", "--log-level", "loud"], "loud"),
-    ("reconstruction_server", ["--ros-args", "--nonsense"], "--nonsense")])
+    ("node.slam_node", ["--ros-args", "--params-file", "nowhere.yaml"], "nowhere.yaml"),
+    ("node.slam_node", ["--ros-args", "-r", "image"], "remap rule"),
+    ("node.slam_node", ["--params-file", "mine.yaml"], "--params-file mine.yaml: only arguments of ROS are taken"),
+    ("tools.bag_player", ["bag", "--ros-args", "--log-level", "loud"], "loud"),
+    ("remote.server", ["--ros-args", "--nonsense"], "--nonsense")])
 def test_wrong_arguments_of_ros_are_named(module, arguments, words):
     done = subprocess.run([sys.executable, "-m", f"vggt_ros.ros.{module}", *arguments], capture_output=True, text=True,
                           timeout=120)

@@ -6,7 +6,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from vggt_ros.ros.silence import explain_silence
+from vggt_ros.ros.common.silence import explain_silence
 
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -11,8 +11,8 @@ pytest.importorskip("tf2_ros", reason="needs tf2_ros or its stand-in")
 from bench import CAMERA, Bench
 from scenes import lap, trajectory_error
 
-from vggt_ros.ros import messages
-from vggt_ros.ros.stamps import Order, StampCheck
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.inputs.stamps import Order, StampCheck
 from vggt_ros.sequences.intake import Intake
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import SceneReconstructor, room

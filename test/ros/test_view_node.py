@@ -17,9 +17,9 @@ from rrd import read
 from scenes import lap
 
 from vggt_ros.cli.main import executable
-from vggt_ros.ros import view_node
-from vggt_ros.ros.transforms import BODY_OPTICAL
-from vggt_ros.ros.view_node import ViewNode, main
+from vggt_ros.ros.tf.transforms import BODY_OPTICAL
+from vggt_ros.ros.tools import view_node
+from vggt_ros.ros.tools.view_node import ViewNode, main
 from vggt_ros.view.opening import open_view
 
 IMAGES = 40
@@ -130,7 +130,7 @@ def test_ctrl_c_before_the_view_is_open_is_one_line(capsys, monkeypatch):
 
 
 def test_a_name_that_no_node_can_have_is_refused(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "vggt_ros.ros.view_node", "--node", "a b", "--rrd",
+    done = subprocess.run([sys.executable, "-m", "vggt_ros.ros.tools.view_node", "--node", "a b", "--rrd",
                            str(tmp_path / "x.rrd")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "must not contain characters other than" in done.stderr and "'a b/status'" in done.stderr

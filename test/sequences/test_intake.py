@@ -15,7 +15,7 @@ from recordings import STAMP, camera_info, pictures, raw_image
 
 from vggt_ros.geometry.calibration import doubt
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier
-from vggt_ros.ros.images import decode_first
+from vggt_ros.ros.conversions.images import decode_first
 from vggt_ros.sequences.encodings import ImageError
 from vggt_ros.sequences.gray_range import GrayRange
 from vggt_ros.sequences.image_header import MAX_SCANS, read_header

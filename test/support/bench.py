@@ -15,8 +15,8 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
-from vggt_ros.ros import messages
-from vggt_ros.ros.slam_node import SlamNode
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.node.slam_node import SlamNode
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 OUTPUTS = {"odom": (Odometry, 100), "pose": (PoseWithCovarianceStamped, 100), "path": (Path, LATCHED),

@@ -19,7 +19,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image
 from tf2_ros import Buffer, TransformException, TransformListener
 
-from vggt_ros.ros.messages import nanoseconds
+from vggt_ros.ros.conversions.messages import nanoseconds
 
 TIMEOUT = 5.0
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from vggt_ros.ros import reconstruction_server
+from vggt_ros.ros.remote import server as reconstruction_server
 from vggt_ros.synthetic import SceneReconstructor, laps, room
 
 

@@ -22,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from vggt_ros.geometry.poses import matrix_from_quaternion, pose
-from vggt_ros.ros import messages
+from vggt_ros.ros.conversions import messages
 
 CAMERA = "camera_optical_frame"
 

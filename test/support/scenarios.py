@@ -31,8 +31,8 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import BODY_OPTICAL, umeyama
 from vggt_ros.process_info import children
-from vggt_ros.ros import messages
-from vggt_ros.ros.bag_player import message_class
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.tools.bag_player import message_class
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

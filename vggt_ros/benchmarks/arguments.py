@@ -12,7 +12,7 @@ from vggt_ros.config import Config
 
 def node(parser: argparse.ArgumentParser) -> None:
     """`benchmark node` has no arguments."""
-    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.node").node_cost(), True))
+    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.ros.node").node_cost(), True))
 
 
 def live(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-ups", type=int, default=3, help="starts that are timed, beside a bag that plays "
                         "(default 3)")
     add_settings(parser)
-    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.live").live(
+    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.ros.live").live(
         options.bag, options.rates, options.runs, options.enlarge, options.start_ups, options.set), True))
 
 
@@ -33,7 +33,7 @@ def transport(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `benchmark transport`."""
     parser.add_argument("--images", type=count, default=90, help="number of images (default 90)")
     parser.add_argument("--rate", type=positive, default=30.0, help="images per second (default 30)")
-    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.transport").transport(
+    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.ros.transport").transport(
         options.images, options.rate), True))
 
 
@@ -44,7 +44,7 @@ def rate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=positive, default=30.0, help="images per second (default 30)")
     parser.add_argument("--seconds", type=positive, default=30.0, help="duration of each case (default 30)")
     parser.add_argument("--domain", type=int, default=90, help="ROS domain that nobody else uses (default 90)")
-    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.image_rate").image_rate(
+    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.ros.image_rate").image_rate(
         tuple(options.size), options.rate, options.seconds, tuple(options.reduced), options.domain), True))
 
 
@@ -54,7 +54,7 @@ def recorded(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at-most", type=float, nargs=2, metavar=("CENTERS_PERCENT", "DEGREES"),
                         help="exit status 1 if the refined, fused windows are farther off")
     add_settings(parser)
-    parser.set_defaults(run=lambda options: import_module("vggt_ros.benchmarks.recorded_report").recorded(
+    parser.set_defaults(run=lambda options: import_module("vggt_ros.benchmarks.accuracy.recorded_report").recorded(
         options.folder, options.at_most and tuple(options.at_most),
         Config().replace({"map.kept_width": 100}).parse(options.set)))
 
@@ -66,7 +66,7 @@ def refinement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=count, default=3, help="runs of each sequence (default 3)")
     parser.add_argument("--uncalibrated", action="store_true", help="withhold the camera's calibration")
     add_settings(parser)
-    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.refinement").refinement(
+    parser.set_defaults(run=lambda options: (import_module("vggt_ros.benchmarks.accuracy.refinement").refinement(
         options.sequences, options.seeds, not options.uncalibrated, Config().parse(options.set)), True))
 
 

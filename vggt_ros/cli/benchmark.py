@@ -7,32 +7,32 @@ import json
 import sys
 
 from vggt_ros.arguments import new_file
-from vggt_ros.benchmarks.vggt import BenchmarkError
+from vggt_ros.benchmarks.gpu.vggt import BenchmarkError
 from vggt_ros.cli.interrupts import ends_in_order, imported
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
 
 COMMANDS = (
-    ("accuracy", "accuracy", "trajectory error on recorded and rendered sequences; needs VGGT_ROS_DATA, except for "
-     "demo_room"),
-    ("map", "maps", "errors of the dense map on recorded sequences with a depth camera, and on rendered ones"),
-    ("merge", "merging", "trajectory error of recordings that are cut, mapped in parts and merged, against maps made "
-     "in one; needs VGGT_ROS_DATA, except for demo_room"),
-    ("grid", "grids", "occupancy grid against the one that a depth camera and the true poses give; needs "
+    ("accuracy", "accuracy.trajectory", "trajectory error on recorded and rendered sequences; needs VGGT_ROS_DATA, "
+     "except for demo_room"),
+    ("map", "accuracy.maps", "errors of the dense map on recorded sequences with a depth camera, and on rendered ones"),
+    ("merge", "accuracy.merging", "trajectory error of recordings that are cut, mapped in parts and merged, against "
+     "maps made in one; needs VGGT_ROS_DATA, except for demo_room"),
+    ("grid", "accuracy.grids", "occupancy grid against the one that a depth camera and the true poses give; needs "
      "VGGT_ROS_DATA, except for demo_room"),
-    ("cluster", "cluster", "wall time of a long recording on simulated workers, which sleep"),
-    ("workers", "workers", "wall time of `replay` with one worker, with several, and with several of which one is "
-     "killed, and whether the results are the same to the bit; needs VGGT_ROS_DATA and an idle machine"),
-    ("scale", "scale", "error of metric scale by each source; needs VGGT_ROS_DATA, except for rendered_drive and "
-     "rendered_uneven"),
-    ("speed", "speed", "processor time, memory and error of `replay`, here and in another state of this repository; "
-     "needs VGGT_ROS_DATA and a git checkout"),
+    ("cluster", "speed.cluster", "wall time of a long recording on simulated workers, which sleep"),
+    ("workers", "speed.workers", "wall time of `replay` with one worker, with several, and with several of which one "
+     "is killed, and whether the results are the same to the bit; needs VGGT_ROS_DATA and an idle machine"),
+    ("scale", "accuracy.scale", "error of metric scale by each source; needs VGGT_ROS_DATA, except for "
+     "rendered_drive and rendered_uneven"),
+    ("speed", "speed.replay", "processor time, memory and error of `replay`, here and in another state of this "
+     "repository; needs VGGT_ROS_DATA and a git checkout"),
     ("recorded", "arguments:recorded", "windows of recorded outputs of VGGT-1B, fused, with and without refinement, "
      "against COLMAP"),
     ("refinement", "arguments:refinement", "trajectory error of windows with a network's errors, with and without "
      "refinement; needs VGGT_ROS_DATA"),
     ("node", "arguments:node", "CPU time of the node per image, without reconstructor and tracker; needs ROS 2"),
-    ("tracking", "tracking", "processor time of an image in the tracker; needs VGGT_ROS_DATA"),
+    ("tracking", "speed.tracking", "processor time of an image in the tracker; needs VGGT_ROS_DATA"),
     ("live", "arguments:live", "the node over DDS at the camera's rate: thinned keyframes, error, latencies, "
      "gaps of map -> odom, memory, start-up; needs ROS 2 and an idle machine"),
     ("transport", "arguments:transport", "losses and latency of images over DDS, best effort and reliable, with "
@@ -42,15 +42,15 @@ COMMANDS = (
     ("robustness", "arguments:robustness", "hostile messages, damaged maps, kills, hangs and hours of work; "
      "needs ROS 2 and Linux; returns 1 if the node ends, grows, does not track good images afterwards, or loses what "
      "it does not count"),
-    ("memory", "memory", "growth of resident memory in a bounded space; needs Linux"),
-    ("fusion", "fusion_report", "compares methods to fuse windows, on windows simulated from ground truth; scenes "
+    ("memory", "speed.memory", "growth of resident memory in a bounded space; needs Linux"),
+    ("fusion", "fusion.report", "compares methods to fuse windows, on windows simulated from ground truth; scenes "
      "with recorded trajectories need VGGT_ROS_DATA"),
-    ("updates", "updates", "time of a pose graph update, and how long it delays other threads"),
-    ("vggt", "vggt", "latency, memory and throughput of the network, compared with the published way to run it; "
+    ("updates", "speed.updates", "time of a pose graph update, and how long it delays other threads"),
+    ("vggt", "gpu.vggt", "latency, memory and throughput of the network, compared with the published way to run it; "
      "needs torch, but no weights"),
-    ("window", "window_cost", "time and memory of a window on a CPU, for DA3, VGGT and multiview; needs torch and "
-     "depth-anything-3, but no weights"),
-    ("gpu_visit", "gpu_visit", "what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no "
+    ("window", "speed.window_cost", "time and memory of a window on a CPU, for DA3, VGGT and multiview; needs torch "
+     "and depth-anything-3, but no weights"),
+    ("gpu_visit", "gpu.visit", "what a GPU must tell about VGGT, in one run of a few minutes; needs torch, no "
      "weights, no network; returns 1 if a section was not done"),
 )
 """Name, module of `vggt_ros.benchmarks` and its function if that is not `add_arguments`, and help.

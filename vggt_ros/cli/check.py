@@ -9,8 +9,8 @@ import sys
 import time
 
 from vggt_ros.arguments import add_settings, given_path, new_file
-from vggt_ros.benchmarks.check import RED, run_checks, worst
-from vggt_ros.benchmarks.conformance import check_reconstructor
+from vggt_ros.benchmarks.check.conformance import check_reconstructor
+from vggt_ros.benchmarks.check.machine import RED, run_checks, worst
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.parameter_text import parameter_file, reconstructor_settings, tables

@@ -19,7 +19,7 @@ COMMANDS = {
     "check": "what holds on this machine and what does not: versions, GPU, weights, memory, speed",
 }
 """Subcommand, which is a module of this package, to what it does."""
-_ROS = {"bag_player": "bag_player", "view": "view_node", "reconstruction_server": "reconstruction_server"}
+_ROS = {"bag_player": "tools.bag_player", "view": "tools.view_node", "reconstruction_server": "remote.server"}
 """Executables that need ROS, and their modules in `vggt_ros.ros`."""
 
 

@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from tf2_msgs.msg import TFMessage
 
-from vggt_ros.ros import messages
+from vggt_ros.ros.conversions import messages
 
 TOPICS: dict[str, Any] = {"camera_info": CameraInfo, "odometry": Odometry, "imu": Imu, "depth": Image, "/tf": TFMessage,
                           "/tf_static": TFMessage, "initialpose": PoseWithCovarianceStamped}

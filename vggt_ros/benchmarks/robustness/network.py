@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vggt_ros.benchmarks.robustness.hostile import TOPICS, HostileMessages
 from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.benchmarks.robustness.running_node import Frames, RunningNode, account, running_node
-from vggt_ros.ros.recorder import NODE
+from vggt_ros.ros.tools.recorder import NODE
 
 _RATE = 500.0
 """Hostile messages a second."""

@@ -17,7 +17,7 @@ from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.benchmarks.robustness.processes import killed_reconstructor, lifecycle_cycles, soak
 from vggt_ros.benchmarks.robustness.running_node import rendered_frames
 from vggt_ros.benchmarks.robustness.saved_maps import damaged_maps, killed_saves, reduced, rendered_map, save
-from vggt_ros.ros.node_process import NodeError
+from vggt_ros.ros.tools.node_process import NodeError
 
 
 def robustness(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:

@@ -22,10 +22,10 @@ from std_srvs.srv import Trigger
 
 from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.process_info import children, resident_bytes
-from vggt_ros.ros import messages
-from vggt_ros.ros.node_process import Lifecycle, NodeError, ProcessWatch, running, slam_command
-from vggt_ros.ros.recorder import NODE, Recorder
-from vggt_ros.ros.session import recording_node
+from vggt_ros.ros.conversions import messages
+from vggt_ros.ros.tools.node_process import Lifecycle, NodeError, ProcessWatch, running, slam_command
+from vggt_ros.ros.tools.recorder import NODE, Recorder
+from vggt_ros.ros.tools.session import recording_node
 from vggt_ros.synthetic import laps, pinhole, room
 
 FRAME = "camera_optical_frame"

@@ -1,0 +1,1 @@
+"""Errors of trajectories, maps, grids and metric scale, on recorded and rendered sequences."""

@@ -1,0 +1,1 @@
+"""The checks of the command `check`: this machine, VGGT on it, and the contract of a reconstructor."""

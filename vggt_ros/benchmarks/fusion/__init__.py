@@ -1,0 +1,1 @@
+"""Our fusion of windows and published ones, on the same simulated windows."""

@@ -1,0 +1,1 @@
+"""Reconstruction on another machine: the reconstructor `remote`, its server, and the messages between them."""

@@ -1,0 +1,1 @@
+"""Programs beside the node: bag player and viewer, and what starts a node and records its outputs."""
