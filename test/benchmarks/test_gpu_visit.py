@@ -104,7 +104,7 @@ def test_the_published_outputs_are_the_reference_of_the_small_network(tmp_path):
 
 def staged(monkeypatch, section, seconds=60.0):
     """Return what becomes of a section."""
-    monkeypatch.setitem(sys.modules, "vggt_ros.benchmarks.visit_staged", SimpleNamespace(staged=section))
+    monkeypatch.setitem(sys.modules, "vggt_ros.benchmarks.gpu.visit_staged", SimpleNamespace(staged=section))
     monkeypatch.setitem(SECTIONS, "staged", ("visit_staged", 60.0))
     visit = Visit("", "cpu", "small", 14, 14, 2, 1, (1,))
     return gpu_visit._isolated(multiprocessing.get_context("fork"), visit, "staged", seconds)
