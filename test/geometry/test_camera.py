@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, resize_intrinsics
+from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, reduced_size, resize_intrinsics
 
 K = np.array([[458.654, 0, 367.215], [0, 457.296, 248.375], [0, 0, 1]])
 MODELS = {
@@ -167,3 +167,11 @@ def test_resized_intrinsics_agree_with_opencv():
     moved = resize_intrinsics(np.array([[1.0, 0, 50.3], [0, 1, 40.7], [0, 0, 1]]), 1.5, 0.5)
     resized = cv2.resize(image, (180, 45), interpolation=cv2.INTER_AREA)
     np.testing.assert_allclose(centroid(resized), moved[:2, 2], atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (1920, 1080), (1226, 370), (4000, 500)])
+def test_reduced_images_of_any_shape_have_the_same_number_of_pixels(size: tuple[int, int]) -> None:
+    width, height = reduced_size(*size, 200)
+    assert width * height == pytest.approx(200 * 150, rel=0.02)
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.02)
+    assert reduced_size(*size, 10_000) == size

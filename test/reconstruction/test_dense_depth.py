@@ -26,7 +26,8 @@ from vggt_ros.reconstruction.multiview.plane_sweep import (
     aggregate,
     sweep,
 )
-from vggt_ros.synthetic import orbit, pinhole, room
+from vggt_ros.synthetic import drive, orbit, pinhole, room
+from vggt_ros.synthetic.rooms import corridor
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -75,6 +76,31 @@ def test_depth_covers_the_image_and_its_sigma_is_honest(views: Views) -> None:
     assert (error < 2 * sigma[known]).mean() > 0.8
     confidence = rank(sigma)[known]
     assert np.median(error[confidence > 0.5]) < np.median(error[confidence <= 0.5])
+
+
+def test_what_a_car_passes_by_gets_depth_like_the_end_of_the_street() -> None:
+    """Neighbors with the right parallax for the median depth are too far away for what is near."""
+    matrix, count, per_view = pinhole(*SIZE, fov=80.0), 12, 40
+    poses = drive(26, 12.0, 1.5)[4:4 + count]
+    rendered = [corridor(30.0, 4.0, 3.0).render(world_camera, matrix, SIZE) for world_camera in poses]
+    exact = np.array([depth for _, depth in rendered])
+    random = np.random.default_rng(0)
+    pixels = np.stack([random.integers(2, side - 2, count * per_view) for side in SIZE], axis=1)
+    view = np.repeat(np.arange(count), per_view)
+    rays = np.linalg.solve(matrix, np.c_[pixels, np.ones(len(pixels))].T).T
+    points = np.einsum("nij,nj->ni", poses[view, :3, :3], rays * exact[view, pixels[:, 1], pixels[:, 0], None])
+    points += poses[view, :3, 3]
+    seen_from = np.einsum("sij,snj->sni", poses[:, :3, :3].transpose(0, 2, 1), points - poses[:, None, :3, 3])
+    image = seen_from @ matrix.T
+    visible = ((image[..., 2] > 0) & (image[..., :2] >= 0).all(2) & (image[..., :2] < image[..., 2:] * SIZE).all(2)).T
+    wanted = 8
+    depth, _ = dense_depth(np.array([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image, _ in rendered]),
+                           np.array([matrix] * count), poses, points, visible, [wanted])
+    near = exact[wanted] < 3
+    right = np.abs(depth[wanted] / exact[wanted] - 1) < 0.05  # not where unknown
+    assert near.mean() > 0.3
+    assert right[near].mean() > 0.8
+    assert right.mean() > 0.8
 
 
 def test_noise_without_texture_gets_hardly_any_depth(views: Views) -> None:

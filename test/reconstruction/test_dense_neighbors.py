@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.reconstruction.multiview.dense_neighbors import _ENOUGH, DenseNeighbors
+from vggt_ros.reconstruction.multiview.dense_neighbors import _ENOUGH, PARTS, DenseNeighbors
 from vggt_ros.synthetic import pinhole
 
 Array = NDArray[np.float64]
@@ -17,7 +17,8 @@ SHAPE, PARALLAX = (240, 320), 24.0
 
 
 def _neighbors(cameras: Array, index: int, depth: float = 2.0) -> DenseNeighbors:
-    return DenseNeighbors(index, depth, np.array([pinhole(*SHAPE[::-1])] * len(cameras)), cameras, SHAPE)
+    intrinsics = np.array([pinhole(*SHAPE[::-1])] * len(cameras))
+    return DenseNeighbors(index, np.full(PARTS, depth), intrinsics, cameras, SHAPE)
 
 
 def _camera(x: float, turn: float = 0.0) -> Array:
@@ -40,6 +41,17 @@ def test_without_a_turn_those_with_the_preferred_parallax_are_chosen() -> None:
     cameras = np.array([_camera(value * 2 / focal) for value in pixels])
     assert _neighbors(cameras, 0).best(2, PARALLAX) == [2, 4]
     assert 5 not in _neighbors(cameras, 0).best(6, PARALLAX)  # it says nothing about depth
+
+
+def test_near_and_far_parts_of_an_image_have_neighbors_of_their_own() -> None:
+    focal = float(pinhole(*SHAPE[::-1])[0, 0])
+    cameras = np.array([_camera(distance) for distance in (0, PARALLAX * 1 / focal, PARALLAX * 20 / focal)])
+    depth = np.full(PARTS, 20.0)
+    depth[:, PARTS[1] // 2:] = 1.0
+    parallax = DenseNeighbors(0, depth, np.array([pinhole(*SHAPE[::-1])] * 3), cameras, SHAPE)._parallax
+    far, near = np.split(parallax.reshape(3, *PARTS), 2, axis=2)
+    np.testing.assert_allclose(near[1], PARALLAX)
+    np.testing.assert_allclose(far[2][:, 1:], PARALLAX)  # the parts at the border are not seen
 
 
 def test_what_came_into_view_by_a_turn_has_neighbors() -> None:

@@ -116,6 +116,15 @@ def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> ND
     return scaled
 
 
+def reduced_size(width: int, height: int, reduced: int) -> tuple[int, int]:
+    """Return width and height of an image that is reduced to as many pixels as one of 4:3 with width `reduced` has.
+
+    So wide and upright images keep as much as others. Smaller ones are never enlarged.
+    """
+    factor = min(1.0, reduced * np.sqrt(0.75 / (width * height)))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
 def with_focal(intrinsics: NDArray[np.float64], focal: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a pinhole matrix (3, 3) with another focal length (2,)."""
     changed = intrinsics.copy()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.description import Description
 from vggt_ros.features.tracks import resize_pixels
-from vggt_ros.geometry.camera import nearest_pixels, resize_intrinsics
+from vggt_ros.geometry.camera import nearest_pixels, reduced_size, resize_intrinsics
 from vggt_ros.images.compressed import CompressedColor
 from vggt_ros.images.mask import resized
 from vggt_ros.mapping.keyframe_graph import KeyframeGraph
@@ -24,13 +24,12 @@ from vggt_ros.windows.solution import MapKeyframe
 
 def map_keyframes(window: Window, geometry: WindowGeometry, width: int,
                   with_color: Callable[[int], bool] = lambda keyframe: True) -> dict[int, MapKeyframe]:
-    """Return the map's data of each keyframe of a solved window; depth and color are at most `width` pixels wide.
+    """Return the map's data of each keyframe of a solved window, with depth and color of `reduced_size`.
 
     The color of keyframes that will not be added to the map is not needed: those `with_color` refuses have none.
     """
     height_full, width_full = geometry.depth.shape[1:]
-    factor = min(1.0, width / width_full)
-    size = (max(1, round(width_full * factor)), max(1, round(height_full * factor)))
+    size = reduced_size(width_full, height_full, width)
     columns, rows = nearest_pixels(width_full, size[0]), nearest_pixels(height_full, size[1])
     images: dict[int, Keyframe] = {keyframe.id: keyframe for keyframe in window.keyframes}
     result = {}
@@ -38,7 +37,7 @@ def map_keyframes(window: Window, geometry: WindowGeometry, width: int,
         yield_to_tracking()
         depth = geometry.depth[row][np.ix_(rows, columns)]
         confidence = geometry.confidence[row][np.ix_(rows, columns)]
-        if factor < 1 and _is_scattered(geometry.depth[row]):
+        if size[0] < width_full and _is_scattered(geometry.depth[row]):
             depth, confidence = _cell_means(geometry.depth[row], geometry.confidence[row], size)
         depth = depth.astype(np.float16)
         depth[~np.isfinite(depth)] = np.nan  # float16 ends at 65504

@@ -16,7 +16,7 @@ from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.complementary import complementary
 from vggt_ros.geometry.poses import Array, inverse
 
-_CELLS = 6, 8
+PARTS = 6, 8
 """Rows and columns of the parts into which the image is divided."""
 _ENOUGH = 0.1
 """Sum of the qualities of the neighbors of a part of the image, each at most 1, that is worth twice what is added."""
@@ -29,24 +29,24 @@ _LEAST_GAIN = 1e-6
 class DenseNeighbors:
     """The other keyframes of a window as neighbors of one of them."""
 
-    def __init__(self, index: int, depth: float, intrinsics: Array, window_camera: Array,
+    def __init__(self, index: int, depth: Array, intrinsics: Array, window_camera: Array,
                  shape: tuple[int, int]) -> None:
-        """Project the middles of the parts of the image of keyframe `index` into all others.
+        """Project the middles of the parts of the image of keyframe `index`, at their depths, into all others.
 
         Args:
             index: the keyframe.
-            depth: its typical depth, at which the parts of the image are taken to be.
+            depth: typical depth of each part of the image, (rows, columns) of `PARTS`.
             intrinsics: (S, 3, 3) for images of this size.
             window_camera: (S, 4, 4).
             shape: height and width of the images.
 
         """
-        (height, width), (rows, columns) = shape, _CELLS
+        (height, width), (rows, columns) = shape, PARTS
         y, x = np.meshgrid((np.arange(rows) + 0.5) * height / rows - 0.5,
                            (np.arange(columns) + 0.5) * width / columns - 0.5, indexing="ij")
         rays = pixel_rays(intrinsics[index], x.ravel(), y.ravel()).T
         own_others = inverse(window_camera[index]) @ window_camera
-        from_center = rays * depth - own_others[:, :3, 3:]  # (S, 3, parts)
+        from_center = rays * depth.ravel() - own_others[:, :3, 3:]  # (S, 3, parts)
         image = intrinsics @ (own_others[:, :3, :3].transpose(0, 2, 1) @ from_center)
         focal = np.diag(intrinsics[index])[:2, None]
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse
-from vggt_ros.reconstruction.multiview.dense_neighbors import DenseNeighbors
+from vggt_ros.reconstruction.multiview.dense_neighbors import PARTS, DenseNeighbors
 from vggt_ros.reconstruction.multiview.depth_refinement import projection, refine
 from vggt_ros.reconstruction.multiview.planar_segments import with_planes
 from vggt_ros.reconstruction.multiview.plane_sweep import SmallImages, Sweep, sweep
@@ -57,8 +58,8 @@ def dense_depth(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Arra
         points_camera = points[visible[:, index]] @ camera_window[:3, :3].T + camera_window[:3, 3]
         if len(points_camera) < MIN_POINTS:
             continue
-        neighbors = DenseNeighbors(index, float(np.median(points_camera[:, 2])), intrinsics, window_camera,
-                                   grays.shape[1:])
+        neighbors = DenseNeighbors(index, _part_depths(points_camera, intrinsics[index], grays.shape[1:]), intrinsics,
+                                   window_camera, grays.shape[1:])
         others = neighbors.best(SWEEP_NEIGHBORS, SWEEP_PARALLAX)
         if not others:
             continue
@@ -89,6 +90,17 @@ def _refined(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, 
     sigma = np.maximum(sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
     return (np.where(known, 1 / rho, np.float32(np.nan)).astype(np.float32),
             np.where(known, sigma, np.float32(np.nan)).astype(np.float32))
+
+
+def _part_depths(points: Array, matrix: Array, shape: tuple[int, ...]) -> Array:
+    """Return the depths of the parts of an image (h, w) by sparse points (n, 3) in the camera frame, see `PARTS`.
+
+    What a car passes by is far nearer than the end of the street, and needs neighbors that are nearer.
+    """
+    (rows, columns), fine = PARTS, 4
+    coarse = resize_intrinsics(matrix, columns * fine / shape[1], rows * fine / shape[0])
+    inverse_depth = interpolate(points, coarse, (rows * fine, columns * fine))
+    return np.asarray(1 / inverse_depth.reshape(rows, fine, columns, fine).mean((1, 3)), np.float64)
 
 
 def interpolate(points: Array, matrix: Array, shape: tuple[int, ...]) -> Map:

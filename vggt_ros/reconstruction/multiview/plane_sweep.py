@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.geometry.camera import resize_intrinsics
+from vggt_ros.geometry.camera import reduced_size, resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse
 
 Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
 WIDTH = 176
-"""Width of the images that are compared, pixels."""
+"""Width of the images that are compared, pixels, if they are 4:3; others have as many pixels."""
 STEP = 2.0
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
 MIN_PLANES, MAX_PLANES = 16, 48
@@ -81,11 +81,10 @@ class SmallImages:
     def __init__(self, grays: NDArray[np.uint8], intrinsics: Array) -> None:
         """Take the images, uint8 (S, h, w), and their intrinsics (S, 3, 3)."""
         height, width = grays.shape[1:]
-        small = min(WIDTH, width)
-        self._grays, self._size = grays, (small, round(height * small / width))
+        self._grays, self._size = grays, reduced_size(width, height, WIDTH)
         self._prepared: dict[int, tuple[Map, _Texture]] = {}
         self.shape = grays.shape[1:]
-        self.intrinsics = np.array([resize_intrinsics(matrix, small / width, self._size[1] / height)
+        self.intrinsics = np.array([resize_intrinsics(matrix, self._size[0] / width, self._size[1] / height)
                                     for matrix in intrinsics])
 
     def __getitem__(self, row: int) -> tuple[Map, _Texture]:
