@@ -134,25 +134,21 @@ def _view_from_above(map_camera: Array) -> Array:
 
 
 def _splats(cloud: PointCloud, view_map: Array, *where: NDArray[np.floating]) -> Splats:
-    """Return the points, whose pixels, distance and radius are given, with their colors and normals in the view."""
-    values = np.concatenate([cloud.colors, cloud.normals @ view_map.T], axis=1)
-    return Splats(*(array.astype(np.float32) for array in (*where, values)))
+    """Return the points, whose pixels, distance and radius are given, with their colors shaded by their normals."""
+    normals = cloud.normals @ view_map.T
+    falling = np.clip(normals @ _LIGHT, 0, 1)
+    # Surfaces without a normal are shown as they are.
+    shade = np.where(normals.any(1), _AMBIENT + (1 - _AMBIENT) * falling, 0.9)
+    return Splats(*(array.astype(np.float32) for array in (*where, cloud.colors * shade[:, None])))
 
 
 def _render(splats: Splats, spacing: float) -> NDArray[np.uint8]:
-    """Return the picture (h, w, 3) of points that face the viewer, shaded by their normals; see `_splats`.
+    """Return the picture (h, w, 3) of points that face the viewer; `spacing` is in the unit of their distance.
 
-    The back of a wall hides nothing: such points are left out before. `spacing` is in the unit of the distance.
+    The back of a wall hides nothing: such points are left out before.
     """
-    values, drawn = blend(splats, _THICKNESS * spacing, _SIZE)
-    # Neighboring points have noisy normals, but belong to one surface.
-    spread = float(np.clip(np.median(splats.radius), 3, 15)) if len(splats.radius) else 3.0
-    normals = cv2.GaussianBlur(values[..., 3:], (0, 0), spread)
-    length = np.sqrt(np.einsum("ijk,ijk->ij", normals, normals))
-    # Surfaces without a normal are shown as they are.
-    falling = np.clip((normals @ _LIGHT) / np.maximum(length, 1e-6), 0, 1)
-    shade = np.where(length > 1e-3, _AMBIENT + (1 - _AMBIENT) * falling, 0.9)
-    picture = np.clip(values[..., :3] * shade[..., None], 0, 255).astype(np.uint8)
+    colors, drawn = blend(splats, _THICKNESS * spacing, _SIZE)
+    picture = np.clip(colors, 0, 255).astype(np.uint8)
     picture[~drawn] = BACKGROUND
     return picture
 

@@ -1,8 +1,8 @@
 """Surface splatting: a picture of the surface on which points lie.
 
 Zwicker et al. 2001, in the two passes of Botsch et al. 2005: the first one finds how near the surface is in each pixel,
-the second one blends the points that lie there. So colors and normals are smooth, and each pixel is shaded once. Points
-of about the same distance and size are blended together, by two box filters: their weights are those of a tent.
+the second one blends the points that lie there, so that colors are smooth. Points of about the same distance and size
+are blended together, by two box filters: their weights are those of a tent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Splats:
         pixels: (n, 2) x and y.
         distance: (n,) along the view, positive; in any unit.
         radius: (n,) pixels.
-        values: (n, k) what is blended, as colors and normals.
+        values: (n, k) what is blended, as colors.
 
     """
 
