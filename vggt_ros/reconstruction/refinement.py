@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse, rotation_angle
-from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import EXACT, PIXEL_SIGMA, AdjustmentOptions, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
@@ -137,7 +137,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     seen = used.any(1)
     part = replace(scene, points=scene.points[seen])
     depth = DepthPrior(corners.view[seen], 1 / corners.rho[seen], SIGMA_DEPTH)
-    covariance, sigma = uncertainty(part, matched[seen], used[seen], LOSS_SCALES[-1], focal_sigma, (prior, depth))
+    options = AdjustmentOptions(loss_scale=LOSS_SCALES[-1], focal_sigma=focal_sigma)
+    covariance, sigma = uncertainty(part, matched[seen], used[seen], options, (prior, depth))
     scale = scene.focal[0, 0] / matrices[0, 0, 0]
     window_camera = np.tile(np.eye(4), (len(grays), 1, 1))
     window_camera[:, :3, :3] = scene.rotation.swapaxes(1, 2)
@@ -226,8 +227,8 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
                              f"places, fewer than {MIN_POINTS}")
         seen = used.any(1)
         depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
-        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], loss, 12, 0, focal_sigma,
-                          1e-4, (prior, depth))
+        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen],
+                          AdjustmentOptions(12, EXACT, loss, focal_sigma), 0, (prior, depth))
         points = part.points.copy()
         points[seen] = adjusted.points
         part = replace(adjusted, points=points)
