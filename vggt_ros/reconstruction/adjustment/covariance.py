@@ -53,7 +53,8 @@ def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_],
                 options: AdjustmentOptions) -> tuple[float, float]:
     """Return the standard deviations of the logarithm of the focal length and of the radial distortion of a solution.
 
-    The arguments are those of `bundle.adjust`, which returned the scene. What was kept has the sigma 0.
+    The arguments are those of `bundle.adjust`, which returned the scene; the first camera is fixed. What was kept has
+    the sigma 0.
     """
     problem = Problem.of(scene, observations, visible, options)
     matrix, _, _ = problem.linearize(scene).reduced(1e-6)
