@@ -76,10 +76,10 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class _Corners:
-    """Corners (n) of all keyframes: the keyframe, pixels (n, 2), inverse depth by the network (n,), slant (n, 2)."""
+    """Corners (n): keyframe, pixels from the principal point (n, 2), inverse depth by the network, slant (n, 2)."""
 
     view: NDArray[np.intp]
-    pixels: Array
+    observed: Array
     rho: Array
     slant: Array
     strongest: NDArray[np.bool_]
@@ -108,28 +108,27 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     if focal is not None:
         matrices[:, 0, 0] = matrices[:, 1, 1] = focal
     cameras = np.array([inverse(camera) for camera in geometry.window_camera])
-    corners = _find_corners(geometry.depth, grays)
+    centers = matrices[:, :2, 2]
+    corners = _find_corners(geometry.depth, grays, centers)
     if len(corners.view) < MIN_POINTS:
         raise NotRefined(f"{len(corners.view)} corners with depth, fewer than {MIN_POINTS}")
     scene = Scene(cameras[:, :3, :3].copy(), cameras[:, :3, 3].copy(), np.zeros((len(corners.view), 3)),
                   np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1))
-    centers = matrices[:, :2, 2]
     depth_unit = float(np.nanmedian(geometry.depth))
     prior = PosePrior(scene.rotation, scene.translation, SIGMA_ROTATION, SIGMA_TRANSLATION * depth_unit)
-    observed = corners.pixels - centers[corners.view]
     ratio = np.ones(len(grays))
-    scene = replace(scene, points=_unproject(scene, corners, observed, ratio))
+    scene = replace(scene, points=_unproject(scene, corners, ratio))
     pyramid = _pyramid(grays)
     for level in range(len(pyramid) - 1, -1, -1):
         views = len(grays) if level == 0 else len(grays) - earlier
         rows = np.flatnonzero((corners.strongest | (level == 0)) & (corners.view < views))
         part, matched, tracked, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners,
-                                                     centers, observed, prior.first(views), focal_sigma)
+                                                     centers, prior.first(views), focal_sigma)
         scene = _with_first(scene, part)
         ratio[:views] = _depth_ratios(part, corners, rows, used)
         left = np.setdiff1d(np.arange(len(corners.view)), rows[used.any(1)])
         points = scene.points.copy()
-        points[left] = _unproject(scene, corners, observed, ratio)[left]
+        points[left] = _unproject(scene, corners, ratio)[left]
         scene = replace(scene, points=points)
     angle = triangulate(scene, matched, used)[1]
     _check(scene, cameras, used, angle, depth_unit)
@@ -163,12 +162,12 @@ def _with_first(scene: Scene, part: Scene) -> Scene:
                  np.concatenate([part.translation, scene.translation[count:]]), part.points, focal)
 
 
-def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
-    """Return corners of every image where the depth is known and smooth."""
+def _find_corners(depth: NDArray[np.float32], grays: list[Gray], centers: Array) -> _Corners:
+    """Return corners of every image, with principal points (S, 2), where the depth is known and smooth."""
     height, width = grays[0].shape
     shrink = np.array([depth.shape[2] / width, depth.shape[1] / height])
     spacing = 0.5 * np.sqrt(height * width / CORNERS)
-    views, pixels, rhos, slants, strongest = [], [], [], [], []
+    views, observed, rhos, slants, strongest = [], [], [], [], []
     for view, gray in enumerate(grays):
         found = cv2.goodFeaturesToTrack(gray, 2 * CORNERS, 0.001, spacing, blockSize=5)
         if found is None:
@@ -177,13 +176,13 @@ def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
         rho, slant, scatter = local_planes(depth[view], (at + 0.5) * shrink - 0.5)
         good = np.flatnonzero(np.nan_to_num(scatter, nan=np.inf) < MAX_SCATTER)[:CORNERS]
         views.append(np.full(len(good), view))
-        pixels.append(at[good])
+        observed.append(at[good] - centers[view])
         rhos.append(rho[good])
         slants.append(slant[good] * shrink)
         strongest.append(np.arange(len(good)) < COARSE_CORNERS)
     if not views:
         raise NotRefined("no corners in its images")
-    return _Corners(*(np.concatenate(values) for values in (views, pixels, rhos, slants, strongest)))
+    return _Corners(*(np.concatenate(values) for values in (views, observed, rhos, slants, strongest)))
 
 
 def _pyramid(grays: list[Gray]) -> list[list[Gray]]:
@@ -194,16 +193,16 @@ def _pyramid(grays: list[Gray]) -> list[list[Gray]]:
     return pyramid
 
 
-def _unproject(scene: Scene, corners: _Corners, observed: Array, ratio: Array) -> Array:
+def _unproject(scene: Scene, corners: _Corners, ratio: Array) -> Array:
     """Return the points (n, 3) of corners by the network's depth, times a `ratio` (S,) of each keyframe."""
     view = corners.view
-    rays = np.concatenate([observed / scene.focal[view], np.ones((len(view), 1))], 1)
+    rays = np.concatenate([corners.observed / scene.focal[view], np.ones((len(view), 1))], 1)
     local = rays / corners.rho[:, None] * ratio[view, None] - scene.translation[view]
     return np.einsum("nji,nj->ni", scene.rotation[view], local)
 
 
 def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.intp], corners: _Corners,
-                  centers: Array, observed: Array, prior: PosePrior, focal_sigma: float
+                  centers: Array, prior: PosePrior, focal_sigma: float
                   ) -> tuple[Scene, Array, NDArray[np.bool_], NDArray[np.bool_]]:
     """Match the corners `rows` (k,) at a level of the pyramid and adjust.
 
@@ -215,7 +214,7 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
     part = replace(scene, points=scene.points[rows])
     small = replace(part, focal=part.focal * shrink)
     view = corners.view[rows]
-    matched, tracked = align_patches(grays, small, centers * shrink, view, observed[rows] * shrink,
+    matched, tracked = align_patches(grays, small, centers * shrink, view, corners.observed[rows] * shrink,
                                      slant=corners.slant[rows] / shrink, options=PATCHES)
     matched /= shrink
     points, angle = triangulate(part, matched, tracked)
