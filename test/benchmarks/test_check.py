@@ -206,8 +206,8 @@ def test_a_refused_window_is_red_with_the_reason(quick_window):
 def test_without_torch_multiview_alone_is_checked():
     """In another interpreter, where torch cannot be imported."""
     code = ("import sys; sys.modules['torch'] = None\n"
-            "from vggt_ros.benchmarks import check; real = check._version\n"
-            "check._version = lambda name: '' if name == 'torch' else real(name)\n"
+            "from vggt_ros.benchmarks.check import machine; real = machine._version\n"
+            "machine._version = lambda name: '' if name == 'torch' else real(name)\n"
             "from vggt_ros.cli.check import main; sys.exit(main([]))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=180)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Sim3, inverse, pose, so3_exp
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.pose_graph.relative_poses import relative_poses
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.windows.alignment import View, align
 from vggt_ros.windows.solution import Edge, MapKeyframe
@@ -46,8 +46,8 @@ def test_the_uncertainty_of_the_scale_is_that_of_adjusted_scenes(turns: bool, le
     expected = scale_sigma(scene, exact, visible, fixed, newest)
     found = []
     for _ in range(25):
-        noisy = adjust(scene, exact + rng.normal(0, 0.2, exact.shape), visible, loss_scale=20.0, iterations=15,
-                       fixed=fixed)
+        noisy = adjust(scene, exact + rng.normal(0, 0.2, exact.shape), visible,
+                       AdjustmentOptions(15, 1e-5, loss_scale=20.0), fixed)
         ratio = np.log(np.maximum(noisy.in_cameras()[..., 2], 0.05) / scene.in_cameras()[..., 2].clip(0.05))
         found.append(np.mean([np.median(ratio[visible[:, s], s]) for s in np.flatnonzero(newest)]))
     assert least < expected < most

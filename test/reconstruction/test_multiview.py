@@ -18,7 +18,7 @@ from vggt_ros.geometry.poses import (
     so3_exp,
 )
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, adjust, undistorted
 from vggt_ros.reconstruction.adjustment.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
@@ -180,14 +180,14 @@ def test_bundle_adjustment_finds_the_exact_scene(outliers: float) -> None:
     start = Scene(np.array([so3_exp(rng.normal(0, 0.005, 3)) @ rotation for rotation in scene.rotation]),
                   scene.translation + rng.normal(0, 0.01, (6, 3)), scene.points + rng.normal(0, 0.05, (200, 3)),
                   scene.focal)
-    found = adjust(start, observations, np.ones((200, 6), bool), iterations=60, tolerance=1e-12)
+    found = adjust(start, observations, np.ones((200, 6), bool), AdjustmentOptions(60, 1e-12))
     assert shape_error(cameras_of(found), cameras_of(scene))[0] < (1e-7 if not outliers else 1e-3)
 
 
 def test_bundle_adjustment_finds_the_focal_length() -> None:
     scene, observations = exact_scene()
     start = Scene(scene.rotation, scene.translation, scene.points, scene.focal * 1.08)
-    found = adjust(start, observations, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, focal_sigma=10.0)
+    found = adjust(start, observations, np.ones((200, 6), bool), AdjustmentOptions(100, 1e-12, focal_sigma=10.0))
     np.testing.assert_allclose(found.focal, 400.0, rtol=1e-3)
 
 
@@ -195,7 +195,7 @@ def test_bundle_adjustment_finds_the_radial_distortion_that_a_calibration_left()
     scene, observations = exact_scene()
     seen = distorted(observations, scene.focal, -0.03)
     np.testing.assert_allclose(undistorted(seen, scene.focal, -0.03), observations, atol=0.01)
-    found = adjust(scene, seen, np.ones((200, 6), bool), iterations=100, tolerance=1e-12, radial_sigma=10.0)
+    found = adjust(scene, seen, np.ones((200, 6), bool), AdjustmentOptions(100, 1e-12, radial_sigma=10.0))
     assert found.radial == pytest.approx(-0.03, abs=1e-3)
 
 
@@ -206,7 +206,7 @@ def test_only_a_distortion_that_is_larger_than_windows_differ_is_corrected(radia
         scene, observations = exact_scene(seed)
         seen = undistorted(distorted(observations, scene.focal, radial), scene.focal, lens.applied)
         start = replace(scene, radial=lens.radial - lens.applied)
-        found = adjust(start, seen, everything, iterations=60, radial_sigma=lens.radial_sigma)
+        found = adjust(start, seen, everything, AdjustmentOptions(60, 1e-5, radial_sigma=lens.radial_sigma))
         lens = lens.updated(found, seen, everything, np.ones(6, bool), scene.focal)
     assert lens.radial == pytest.approx(radial, rel=0.35)
     assert 0 < lens.radial_sigma < 0.015

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from vggt_ros.benchmarks.accuracy.network_errors import ErringReconstructor, NetworkErrors
 from vggt_ros.geometry.poses import Array, pose, so3_exp, so3_log
-from vggt_ros.reconstruction.adjustment.bundle import NormalEquations, Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, NormalEquations, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
 from vggt_ros.reconstruction.base import WindowGeometry
@@ -156,8 +156,8 @@ def test_covariance_is_that_of_repeated_noise() -> None:
     steps, sigmas = [], []
     for _ in range(40):
         observed = exact + noise * rng.standard_normal(exact.shape)
-        found = adjust(scene, observed, visible, 5.0, 20, 0)
-        covariance, _ = uncertainty(found, observed, visible, 5.0)
+        found = adjust(scene, observed, visible, AdjustmentOptions(20, 1e-5, loss_scale=5.0))
+        covariance, _ = uncertainty(found, observed, visible, AdjustmentOptions(loss_scale=5.0))
         camera = np.array([pose(r, t) for r, t in zip(found.rotation, found.translation, strict=True)])
         step = camera[:-1] @ np.linalg.inv(camera[1:])
         steps.append([so3_log(matrix[:3, :3]) for matrix in step])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import rotation_angle, so3_exp, umeyama
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.lens import Lens, distorted
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
@@ -236,7 +236,8 @@ def test_a_distortion_that_becomes_known_corrects_the_poses_before():
     exact = tracks_of(truth) - CENTER
     tracks = distorted(exact, truth.focal, -0.04) + CENTER
     plain, seen = Measurements(views[:9], tracks[:, :9], 0.0, Lens()), np.ones(9, bool)
-    scene, inliers = triangulate_and_adjust(part(truth, 0, 9), plain.observations, plain.visible, seen, 0, 50)
+    scene, inliers = triangulate_and_adjust(part(truth, 0, 9), plain.observations, plain.visible, seen, 0,
+                                            AdjustmentOptions(50))
     local = LocalMap(tuple(views[:9]), scene, np.where(inliers[..., None], tracks[:, :9], np.nan),
                      np.full(300, 4), {}, 1.0)
 

@@ -5,7 +5,7 @@ import pytest
 from window_shape import cameras_of, shape_error
 
 from vggt_ros.geometry.poses import so3_exp
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.multiview import selection
@@ -27,7 +27,8 @@ def distant(seed: int, noise: float = 0.3) -> tuple[Scene, np.ndarray]:
 def solved_at(scene: Scene, observations: np.ndarray) -> SparseReconstruction:
     registered, visible = np.ones(6, bool), np.ones(observations.shape[:2], bool)
     for iterations in (4, 15):
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, 0, iterations)
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, 0,
+                                                AdjustmentOptions(iterations))
     return SparseReconstruction(scene, registered, inliers, observations, (0, 5))
 
 

@@ -15,6 +15,7 @@ from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.advice import why_no_map, why_not_located
+from vggt_ros.replay.metric_sources import MetricData
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import Run, run
 from vggt_ros.sequences.opening import open_sequence
@@ -90,8 +91,8 @@ def main(args: list[str] | None = None, prog: str = "replay") -> int:
     workers = open_pool(config, options.workers, options.ray) if options.workers or options.ray else None
     with stoppable(_STOPPING) as stop:
         with contextlib.closing(workers) if workers else contextlib.nullcontext():
-            result = run(sequence, config, progress=True, sensor_depth=options.depth_source, loaded=loaded,
-                         workers=workers, odometry=other, stop=stop, **callbacks)
+            result = run(sequence, config, progress=True, metric=MetricData(other, options.depth_source), loaded=loaded,
+                         workers=workers, stop=stop, **callbacks)
         if view is not None:
             view.show_map(result.slam)  # with all depth that windows left for later ones
         figures = write(result, output, options.depth)

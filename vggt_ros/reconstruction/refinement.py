@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse, rotation_angle
-from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import EXACT, PIXEL_SIGMA, AdjustmentOptions, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
@@ -76,10 +76,10 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class _Corners:
-    """Corners (n) of all keyframes: the keyframe, pixels (n, 2), inverse depth by the network (n,), slant (n, 2)."""
+    """Corners (n): keyframe, pixels from the principal point (n, 2), inverse depth by the network, slant (n, 2)."""
 
     view: NDArray[np.intp]
-    pixels: Array
+    observed: Array
     rho: Array
     slant: Array
     strongest: NDArray[np.bool_]
@@ -108,28 +108,27 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     if focal is not None:
         matrices[:, 0, 0] = matrices[:, 1, 1] = focal
     cameras = np.array([inverse(camera) for camera in geometry.window_camera])
-    corners = _find_corners(geometry.depth, grays)
+    centers = matrices[:, :2, 2]
+    corners = _find_corners(geometry.depth, grays, centers)
     if len(corners.view) < MIN_POINTS:
         raise NotRefined(f"{len(corners.view)} corners with depth, fewer than {MIN_POINTS}")
     scene = Scene(cameras[:, :3, :3].copy(), cameras[:, :3, 3].copy(), np.zeros((len(corners.view), 3)),
                   np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1))
-    centers = matrices[:, :2, 2]
     depth_unit = float(np.nanmedian(geometry.depth))
     prior = PosePrior(scene.rotation, scene.translation, SIGMA_ROTATION, SIGMA_TRANSLATION * depth_unit)
-    observed = corners.pixels - centers[corners.view]
     ratio = np.ones(len(grays))
-    scene = replace(scene, points=_unproject(scene, corners, observed, ratio))
+    scene = replace(scene, points=_unproject(scene, corners, ratio))
     pyramid = _pyramid(grays)
     for level in range(len(pyramid) - 1, -1, -1):
         views = len(grays) if level == 0 else len(grays) - earlier
         rows = np.flatnonzero((corners.strongest | (level == 0)) & (corners.view < views))
         part, matched, tracked, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners,
-                                                     centers, observed, prior.first(views), focal_sigma)
+                                                     centers, prior.first(views), focal_sigma)
         scene = _with_first(scene, part)
         ratio[:views] = _depth_ratios(part, corners, rows, used)
         left = np.setdiff1d(np.arange(len(corners.view)), rows[used.any(1)])
         points = scene.points.copy()
-        points[left] = _unproject(scene, corners, observed, ratio)[left]
+        points[left] = _unproject(scene, corners, ratio)[left]
         scene = replace(scene, points=points)
     angle = triangulate(scene, matched, used)[1]
     _check(scene, cameras, used, angle, depth_unit)
@@ -137,7 +136,8 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     seen = used.any(1)
     part = replace(scene, points=scene.points[seen])
     depth = DepthPrior(corners.view[seen], 1 / corners.rho[seen], SIGMA_DEPTH)
-    covariance, sigma = uncertainty(part, matched[seen], used[seen], LOSS_SCALES[-1], focal_sigma, (prior, depth))
+    options = AdjustmentOptions(loss_scale=LOSS_SCALES[-1], focal_sigma=focal_sigma)
+    covariance, sigma = uncertainty(part, matched[seen], used[seen], options, (prior, depth))
     scale = scene.focal[0, 0] / matrices[0, 0, 0]
     window_camera = np.tile(np.eye(4), (len(grays), 1, 1))
     window_camera[:, :3, :3] = scene.rotation.swapaxes(1, 2)
@@ -162,12 +162,12 @@ def _with_first(scene: Scene, part: Scene) -> Scene:
                  np.concatenate([part.translation, scene.translation[count:]]), part.points, focal)
 
 
-def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
-    """Return corners of every image where the depth is known and smooth."""
+def _find_corners(depth: NDArray[np.float32], grays: list[Gray], centers: Array) -> _Corners:
+    """Return corners of every image, with principal points (S, 2), where the depth is known and smooth."""
     height, width = grays[0].shape
     shrink = np.array([depth.shape[2] / width, depth.shape[1] / height])
     spacing = 0.5 * np.sqrt(height * width / CORNERS)
-    views, pixels, rhos, slants, strongest = [], [], [], [], []
+    views, observed, rhos, slants, strongest = [], [], [], [], []
     for view, gray in enumerate(grays):
         found = cv2.goodFeaturesToTrack(gray, 2 * CORNERS, 0.001, spacing, blockSize=5)
         if found is None:
@@ -176,13 +176,13 @@ def _find_corners(depth: NDArray[np.float32], grays: list[Gray]) -> _Corners:
         rho, slant, scatter = local_planes(depth[view], (at + 0.5) * shrink - 0.5)
         good = np.flatnonzero(np.nan_to_num(scatter, nan=np.inf) < MAX_SCATTER)[:CORNERS]
         views.append(np.full(len(good), view))
-        pixels.append(at[good])
+        observed.append(at[good] - centers[view])
         rhos.append(rho[good])
         slants.append(slant[good] * shrink)
         strongest.append(np.arange(len(good)) < COARSE_CORNERS)
     if not views:
         raise NotRefined("no corners in its images")
-    return _Corners(*(np.concatenate(values) for values in (views, pixels, rhos, slants, strongest)))
+    return _Corners(*(np.concatenate(values) for values in (views, observed, rhos, slants, strongest)))
 
 
 def _pyramid(grays: list[Gray]) -> list[list[Gray]]:
@@ -193,16 +193,16 @@ def _pyramid(grays: list[Gray]) -> list[list[Gray]]:
     return pyramid
 
 
-def _unproject(scene: Scene, corners: _Corners, observed: Array, ratio: Array) -> Array:
+def _unproject(scene: Scene, corners: _Corners, ratio: Array) -> Array:
     """Return the points (n, 3) of corners by the network's depth, times a `ratio` (S,) of each keyframe."""
     view = corners.view
-    rays = np.concatenate([observed / scene.focal[view], np.ones((len(view), 1))], 1)
+    rays = np.concatenate([corners.observed / scene.focal[view], np.ones((len(view), 1))], 1)
     local = rays / corners.rho[:, None] * ratio[view, None] - scene.translation[view]
     return np.einsum("nji,nj->ni", scene.rotation[view], local)
 
 
 def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.intp], corners: _Corners,
-                  centers: Array, observed: Array, prior: PosePrior, focal_sigma: float
+                  centers: Array, prior: PosePrior, focal_sigma: float
                   ) -> tuple[Scene, Array, NDArray[np.bool_], NDArray[np.bool_]]:
     """Match the corners `rows` (k,) at a level of the pyramid and adjust.
 
@@ -214,7 +214,7 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
     part = replace(scene, points=scene.points[rows])
     small = replace(part, focal=part.focal * shrink)
     view = corners.view[rows]
-    matched, tracked = align_patches(grays, small, centers * shrink, view, observed[rows] * shrink,
+    matched, tracked = align_patches(grays, small, centers * shrink, view, corners.observed[rows] * shrink,
                                      slant=corners.slant[rows] / shrink, options=PATCHES)
     matched /= shrink
     points, angle = triangulate(part, matched, tracked)
@@ -226,8 +226,8 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
                              f"places, fewer than {MIN_POINTS}")
         seen = used.any(1)
         depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
-        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], loss, 12, 0, focal_sigma,
-                          1e-4, (prior, depth))
+        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen],
+                          AdjustmentOptions(12, EXACT, loss, focal_sigma), 0, (prior, depth))
         points = part.points.copy()
         points[seen] = adjusted.points
         part = replace(adjusted, points=points)

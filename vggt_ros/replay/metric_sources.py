@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,19 +20,31 @@ _LOOK_AHEAD = 100_000_000
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, eq=False)
+class MetricData:
+    """The data of a recording from which metric scale is taken; by default none.
+
+    Attributes:
+        odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry.
+        depth: whether to use the sequence's depth images.
+        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
+
+    """
+
+    odometry: Truth | None = None
+    depth: bool = False
+    imu: tuple[NDArray[np.int64], Array] | None = None
+
+
 class MetricSources:
     """Another odometry, an IMU and the depth images of a sequence, as sources of metric scale."""
 
-    def __init__(self, slam: Slam, sequence: Sequence, rectify: Rectifier, odometry: Truth | None = None,
-                 sensor_depth: bool = False, imu: tuple[NDArray[np.int64], Array] | None = None) -> None:
-        """Feed `slam` with `odometry`, stamps (n,) and camera poses (n, 4, 4), and with the depth of `sequence`.
-
-        `imu` is stamps (n,) and samples (n, 6), rad/s and m/s^2 in the camera's frame.
-        """
-        self._poses = _Queue(() if odometry is None else zip(*odometry, strict=True), slam.odometry.add)
-        self._samples = _Queue(() if imu is None else zip(*imu, strict=True),
+    def __init__(self, slam: Slam, sequence: Sequence, rectify: Rectifier, data: MetricData) -> None:
+        """Feed `slam` with `data`, whose depth images are those of `sequence`."""
+        self._poses = _Queue(() if data.odometry is None else zip(*data.odometry, strict=True), slam.odometry.add)
+        self._samples = _Queue(() if data.imu is None else zip(*data.imu, strict=True),
                                lambda stamp, sample: slam.imu.add(stamp, sample[:3], sample[3:]))
-        self._depths = _Queue(sequence.depths() if sensor_depth else (),
+        self._depths = _Queue(sequence.depths() if data.depth else (),
                               lambda stamp, depth: slam.depth.add(stamp, rectified_depth(depth, rectify)))
 
     def feed(self, stamp: int) -> None:

@@ -23,7 +23,7 @@ from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import refined_as_configured
 from vggt_ros.replay.forecast import Forecast
 from vggt_ros.replay.frames import FrameMaker
-from vggt_ros.replay.metric_sources import MetricSources
+from vggt_ros.replay.metric_sources import MetricData, MetricSources
 from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
 from vggt_ros.slam import Slam
@@ -35,6 +35,7 @@ from vggt_ros.workers.ahead import AheadReconstructor
 from vggt_ros.workers.pool import Pool
 
 _LOG = logging.getLogger(__name__)
+_NO_METRIC_DATA = MetricData()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +129,8 @@ class Run:
 
 
 def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None = None, progress: bool = False, *,
-        odometry: Truth | None = None, sensor_depth: bool = False,
-        imu: tuple[NDArray[np.int64], Array] | None = None, loaded: MapRecord | None = None,
-        workers: Pool | None = None, stop: Callable[[], bool] = lambda: False,
+        metric: MetricData = _NO_METRIC_DATA, loaded: MapRecord | None = None, workers: Pool | None = None,
+        stop: Callable[[], bool] = lambda: False,
         on_update: Callable[[Slam, Update], None] | None = None,
         on_frame: Callable[[Slam, Frame, TrackedFrame], None] = lambda slam, frame, tracked: None) -> Run:
     """Run a sequence through the pipeline.
@@ -140,9 +140,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         config: all settings.
         reconstructor: used instead of the one in the settings.
         progress: show a progress bar.
-        odometry: stamps (n,) and camera poses (n, 4, 4) of another odometry, for metric scale.
-        sensor_depth: take metric scale from the sequence's depth images.
-        imu: stamps (n,) and samples (n, 6), rad/s and m/s^2, of an IMU in the camera's position and axes.
+        metric: what metric scale is taken from.
         loaded: a saved map to continue.
         workers: solve windows, those of the images ahead too; the results are the same.
         stop: asked before each image whether to end; the map of the images before it is the result.
@@ -171,7 +169,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     updates: list[Update] = []
     failures: list[str] = []
     source = _FrameSource(sequence, make_frame)
-    sources = MetricSources(slam, sequence, make_frame.rectify, odometry, sensor_depth, imu)
+    sources = MetricSources(slam, sequence, make_frame.rectify, metric)
     forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
     interrupted, began = False, time.perf_counter()
     with tqdm(total=len(sequence), unit="image", disable=not progress, dynamic_ncols=True) as bar:

@@ -13,6 +13,7 @@ from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.metric_sources import MetricData
 from vggt_ros.replay.output import report
 from vggt_ros.replay.run import run
 from vggt_ros.sequences.sequence import Sequence
@@ -93,9 +94,8 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
                        1 / scale - 1))
 
     odometry = drifting_odometry(stamps, world_camera, OdometryNoise(), seed) if source == "odometry" else None
-    replayed = run(sequence, config, reconstructor, on_update=on_update, sensor_depth=source == "depth",
-                   odometry=odometry,
-                   imu=imu)
+    replayed = run(sequence, config, reconstructor, on_update=on_update,
+                   metric=MetricData(odometry, source == "depth", imu))
     figures = report(replayed)
     later = [entry for entry in errors if entry[0] >= 20.0 or entry[1] >= 10.0]
     return {

@@ -19,9 +19,31 @@ from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
 
+ROUGH, EXACT = 1e-3, 1e-4
+"""Relative decrease of the cost at which bundle adjustment stops: where another one follows, and where none does."""
 PIXEL_SIGMA = 1.0
 """Standard deviation of an observation against the priors of the lens, pixels; that of its error is smaller, but errors
 are not independent."""
+
+
+@dataclass(frozen=True)
+class AdjustmentOptions:
+    """When bundle adjustment stops, how robust it is, and what of the lens it estimates.
+
+    Attributes:
+        iterations: maximum number of steps.
+        tolerance: it stops when the cost decreases by less than this fraction.
+        loss_scale: scale of the Cauchy loss, pixels.
+        focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
+        radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
+
+    """
+
+    iterations: int = 20
+    tolerance: float = ROUGH
+    loss_scale: float = 1.0
+    focal_sigma: float = 0.0
+    radial_sigma: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,29 +100,24 @@ def cauchy(square: Array, scale: float) -> Array:
     return scale**2 * np.log1p(np.nan_to_num(square, nan=900 * scale**2) / scale**2)
 
 
-def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float = 1.0, iterations: int = 20,
-           fixed: int | NDArray[np.bool_] = 0, focal_sigma: float = 0.0, tolerance: float = 1e-5,
-           priors: Sequence[Prior] = (), radial_sigma: float = 0.0) -> Scene:
+def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], options: AdjustmentOptions,
+           fixed: int | NDArray[np.bool_] = 0, priors: Sequence[Prior] = ()) -> Scene:
     """Return the scene that minimizes the robust reprojection error.
 
     Args:
         scene: initial values.
         observations: (n, S, 2) pixels from the principal point; any value where not `visible`.
         visible: (n, S), the observations to use.
-        loss_scale: scale of the Cauchy loss, pixels.
-        iterations: maximum number of steps.
+        options: when to stop, and what to estimate.
         fixed: the camera whose pose is held fixed, or the mask (S,) of those; the scale that a single one leaves free
             is constrained by the damping only.
-        focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
-        tolerance: stop when the cost decreases by less than this fraction.
         priors: what else is known.
-        radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
 
     """
-    problem = Problem.of(scene, observations, visible, loss_scale, fixed, focal_sigma, radial_sigma, priors)
+    problem = Problem.of(scene, observations, visible, options, fixed, priors)
     damping = 1e-4
     cost = problem.cost(scene)
-    for _ in range(iterations):
+    for _ in range(options.iterations):
         system = problem.linearize(scene)
         while True:
             candidate = problem.step(scene, system, damping)
@@ -112,7 +129,7 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_s
             break
         decrease = (cost - new_cost) / max(cost, 1e-12)
         scene, cost, damping = candidate, new_cost, max(damping / 5, 1e-9)
-        if decrease < tolerance:
+        if decrease < options.tolerance:
             break
     return scene
 
@@ -138,24 +155,20 @@ class Problem:
 
     observations: Array
     visible: NDArray[np.bool_]
-    loss_scale: float
+    options: AdjustmentOptions
     free: NDArray[np.intp]
-    focal_sigma: float
     focal: Array
-    radial_sigma: float
     radial: float
     priors: tuple[Prior, ...] = ()
 
     @classmethod
-    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
-           fixed: int | NDArray[np.bool_], focal_sigma: float, radial_sigma: float,
-           priors: Sequence[Prior]) -> Problem:
+    def of(cls, scene: Scene, observations: Array, visible: NDArray[np.bool_], options: AdjustmentOptions,
+           fixed: int | NDArray[np.bool_] = 0, priors: Sequence[Prior] = ()) -> Problem:
         """Return the problem of `adjust`, whose arguments are given."""
         free = np.ones(visible.shape[1], bool)
         free[fixed] = False
         return cls(np.where(visible[..., None], observations, 0.0).transpose(1, 2, 0).copy(), visible.T.copy(),
-                   loss_scale, np.flatnonzero(free), focal_sigma, scene.focal, radial_sigma, scene.radial,
-                   tuple(priors))
+                   options, np.flatnonzero(free), scene.focal, scene.radial, tuple(priors))
 
     @cached_property
     def distortion(self) -> Array:
@@ -169,11 +182,12 @@ class Problem:
 
     def _lens_errors(self, scene: Scene) -> list[tuple[float, float]]:
         """Return deviation and weight of what of the lens is estimated, in the order of the shared parameters."""
-        errors = []
-        if self.focal_sigma:
-            errors.append((float(np.log(scene.focal[0, 0] / self.focal[0, 0])), (PIXEL_SIGMA / self.focal_sigma) ** 2))
-        if self.radial_sigma:
-            errors.append((scene.radial - self.radial, (PIXEL_SIGMA / self.radial_sigma) ** 2))
+        errors, options = [], self.options
+        if options.focal_sigma:
+            errors.append((float(np.log(scene.focal[0, 0] / self.focal[0, 0])),
+                           (PIXEL_SIGMA / options.focal_sigma) ** 2))
+        if options.radial_sigma:
+            errors.append((scene.radial - self.radial, (PIXEL_SIGMA / options.radial_sigma) ** 2))
         return errors
 
     def _project(self, scene: Scene) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -192,15 +206,15 @@ class Problem:
         square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
         prior = sum(weight * error**2 for error, weight in self._lens_errors(scene))
         return sum((one.cost(scene) for one in self.priors),
-                   float(cauchy(square, self.loss_scale)[self.visible].sum() + prior))
+                   float(cauchy(square, self.options.loss_scale)[self.visible].sum() + prior))
 
     def linearize(self, scene: Scene) -> NormalEquations:
         """Return the normal equations; parameters are [rotation, translation] per free camera, then what they share."""
         in_camera, inverse, valid = self._project(scene)
-        count = self.visible.shape[1]
+        count, options = self.visible.shape[1], self.options
         ratio = in_camera[:, :2] * inverse[:, None]
         residual = self._residual(scene, ratio)
-        square = (residual[:, 0] ** 2 + residual[:, 1] ** 2) / self.loss_scale**2
+        square = (residual[:, 0] ** 2 + residual[:, 1] ** 2) / options.loss_scale**2
         sqrt_weight = np.sqrt(np.where(valid, 1.0 / (1.0 + square), 0.0))
         residual *= sqrt_weight[:, None]
 
@@ -221,8 +235,8 @@ class Problem:
         j_camera[:, 1, 0], j_camera[:, 1, 1] = z * slope_x - x * j_z[:, 0], -x * j_z[:, 1]
         j_camera[:, 2, 0], j_camera[:, 2, 1] = -y * slope_x, x * slope_y
 
-        shared = [ratio * scene.focal[..., None] * sqrt_weight[:, None]] if self.focal_sigma else []
-        shared += [-self.distortion * sqrt_weight[:, None]] if self.radial_sigma else []
+        shared = [ratio * scene.focal[..., None] * sqrt_weight[:, None]] if options.focal_sigma else []
+        shared += [-self.distortion * sqrt_weight[:, None]] if options.radial_sigma else []
         first, size = 6 * cameras, 6 * cameras + len(shared)
         hessian, gradient, coupling = np.zeros((size, size)), np.zeros(size), np.zeros((size, 3, count))
         flat = j_camera.reshape(cameras, 6, 2 * count)
@@ -253,6 +267,6 @@ class Problem:
         rotation[free] = turn @ rotation[free]
         translation[free] = (turn @ translation[free][..., None])[..., 0] + by_camera[:, 3:]
         shared = steps[6 * len(self.free):].tolist()
-        focal = scene.focal * np.exp(np.clip(shared.pop(0), -0.2, 0.2)) if self.focal_sigma else scene.focal
-        radial = scene.radial + float(np.clip(shared.pop(0), -0.1, 0.1)) if self.radial_sigma else scene.radial
+        focal = scene.focal * np.exp(np.clip(shared.pop(0), -0.2, 0.2)) if self.options.focal_sigma else scene.focal
+        radial = scene.radial + float(np.clip(shared.pop(0), -0.1, 0.1)) if self.options.radial_sigma else scene.radial
         return Scene(rotation, translation, scene.points + point_step.T, focal, radial)

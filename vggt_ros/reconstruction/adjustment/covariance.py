@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.geometry.sim3 import adjoint
-from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, Prior, Problem, Scene
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, AdjustmentOptions, Prior, Problem, Scene
 
 _DEPTH_SIGMA = 0.02
 """Relative standard deviation to which the depth of a point may be known, at best."""
 
 
-def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], loss_scale: float,
-                focal_sigma: float = 0.0, priors: Sequence[Prior] = ()) -> tuple[Array, float]:
+def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], options: AdjustmentOptions,
+                priors: Sequence[Prior] = ()) -> tuple[Array, float]:
     """Return how uncertain the poses are from camera to camera, and the focal length.
 
     The inverse of the reduced Hessian, scaled by the variance of the residuals. Arguments as for `bundle.adjust`; the
@@ -29,10 +29,10 @@ def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], l
         focal length, 0 where it is given.
 
     """
-    problem = Problem.of(scene, observations, visible, loss_scale, 0, focal_sigma, 0.0, priors)
+    problem = Problem.of(scene, observations, visible, options, priors=priors)
     matrix, _, _ = problem.linearize(scene).reduced(1e-9)
     square = (scene.residuals(observations) ** 2).sum(-1)[visible]
-    weight = 1 / (1 + square / loss_scale**2)
+    weight = 1 / (1 + square / options.loss_scale**2)
     variance = float((weight * square).sum() / max(2 * weight.sum() - 3 * visible.any(1).sum() - len(matrix), 1.0))
     count = len(scene.rotation)
     # The scale is free: the pseudo-inverse leaves it out.
@@ -46,20 +46,21 @@ def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], l
     first, second = np.arange(count - 1), np.arange(1, count)
     cross = carry @ blocks[first, second]
     steps = carry @ blocks[first, first] @ carry.swapaxes(1, 2) + blocks[second, second] - cross - cross.swapaxes(1, 2)
-    return np.asarray(steps), float(np.sqrt(free[-1, -1])) if focal_sigma else 0.0
+    return np.asarray(steps), float(np.sqrt(free[-1, -1])) if options.focal_sigma else 0.0
 
 
-def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_], fixed: int | NDArray[np.bool_],
-                focal_sigma: float, radial_sigma: float) -> tuple[float, float]:
+def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_],
+                options: AdjustmentOptions) -> tuple[float, float]:
     """Return the standard deviations of the logarithm of the focal length and of the radial distortion of a solution.
 
-    The arguments are those of `bundle.adjust`, which returned the scene. What was kept has the sigma 0.
+    The arguments are those of `bundle.adjust`, which returned the scene; the first camera is fixed. What was kept has
+    the sigma 0.
     """
-    problem = Problem.of(scene, observations, visible, 1.0, fixed, focal_sigma, radial_sigma, ())
+    problem = Problem.of(scene, observations, visible, options)
     matrix, _, _ = problem.linearize(scene).reduced(1e-6)
     covariance = np.linalg.inv(matrix) * PIXEL_SIGMA**2
     shared = np.sqrt(np.maximum(np.diag(covariance)[6 * len(problem.free):], 0.0)).tolist()
-    return (shared.pop(0) if focal_sigma else 0.0), (shared.pop(0) if radial_sigma else 0.0)
+    return (shared.pop(0) if options.focal_sigma else 0.0), (shared.pop(0) if options.radial_sigma else 0.0)
 
 
 def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], fixed: NDArray[np.bool_],
@@ -84,7 +85,7 @@ def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
                  scene.radial)
     used = visible[np.ix_(rows, columns)]
-    problem = Problem.of(part, observations[np.ix_(rows, columns)], used, 1.0, fixed[columns], 0.0, 0.0, ())
+    problem = Problem.of(part, observations[np.ix_(rows, columns)], used, AdjustmentOptions(), fixed[columns])
     system = problem.linearize(part)
     in_cameras = part.in_cameras()
     point, camera = np.nonzero(used & newest[columns] & (in_cameras[..., 2] > 1e-9))

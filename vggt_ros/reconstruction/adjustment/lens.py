@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.reconstruction.adjustment.bundle import Scene, undistorted
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, undistorted
 from vggt_ros.reconstruction.adjustment.covariance import lens_sigmas
 
 UNCALIBRATED = 0.2, 0.05
@@ -79,8 +79,8 @@ class Lens:
         part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
                      scene.radial)
         grid = np.ix_(rows, columns)
-        focal_sigma, radial_sigma = lens_sigmas(part, observations[grid], inliers[grid], 0, self.focal_sigma,
-                                                self.radial_sigma)
+        options = AdjustmentOptions(focal_sigma=self.focal_sigma, radial_sigma=self.radial_sigma)
+        focal_sigma, radial_sigma = lens_sigmas(part, observations[grid], inliers[grid], options)
         changes: dict[str, float] = {}
         if self.focal_sigma:
             limits = min(MIN_FOCAL_SIGMA, self.focal_sigma), self.focal_sigma

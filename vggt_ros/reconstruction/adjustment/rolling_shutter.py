@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.median import median
 from vggt_ros.geometry.poses import Array
+from vggt_ros.reconstruction.adjustment.bundle import EXACT, AdjustmentOptions
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
-from vggt_ros.reconstruction.adjustment.triangulation import EXACT, triangulate_and_adjust
+from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.windows.keyframe import Keyframe
 
 GRID = (18, 24)
@@ -166,7 +167,7 @@ class ReadoutEstimator:
 
         def cost(offset: float) -> float:
             observations = solution.observations[rows] - offset * shift_rate
-            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, 25, tolerance=EXACT)
+            scene, _ = triangulate_and_adjust(initial, observations, tracked, used, fixed, AdjustmentOptions(25, EXACT))
             square = (scene.residuals(observations) ** 2).sum(-1)[tracked & used]
             return float(np.log1p(np.minimum(np.nan_to_num(square, nan=4.0), 4.0)).mean())
 

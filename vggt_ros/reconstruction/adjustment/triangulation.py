@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.reconstruction.adjustment.bundle import Scene, adjust, undistorted
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, adjust, undistorted
 
 Mask = NDArray[np.bool_]
 
@@ -19,8 +19,6 @@ DISTANT_RAY_ANGLE = np.radians(0.05)
 DISTANCE_FACTOR = 100.0
 MAX_RESIDUAL = 2.5
 """Largest residual of an inlier, pixels."""
-ROUGH, EXACT = 1e-3, 1e-4
-"""Relative decrease of the cost at which bundle adjustment stops: where another one follows, and where none does."""
 
 
 def bearings(observations: Array, focal: Array) -> Array:
@@ -47,13 +45,10 @@ def triangulate(scene: Scene, observations: Array, visible: Mask) -> tuple[Array
 
 
 def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, registered: Mask, fixed: int | Mask,
-                           iterations: int, focal_sigma: float = 0.0, radial_sigma: float = 0.0,
-                           tolerance: float = ROUGH) -> tuple[Scene, Mask]:
+                           options: AdjustmentOptions) -> tuple[Scene, Mask]:
     """Triangulate every track that registered cameras observe, run bundle adjustment; return scene and inliers.
 
-    `fixed` is the camera whose pose is held fixed, or the mask (S,) of those. `focal_sigma` is the relative standard
-    deviation of the focal length, `radial_sigma` that of the radial distortion; 0 keeps them. Bundle adjustment stops
-    when the cost decreases by less than the fraction `tolerance`.
+    `fixed` is the camera whose pose is held fixed, or the mask (S,) of those.
     """
     inliers = visible & registered
     points, angle = triangulate(scene, observations, inliers)
@@ -64,8 +59,7 @@ def triangulate_and_adjust(scene: Scene, observations: Array, visible: Mask, reg
     inliers = inlier_mask(scene, observations, inliers, max_residual=4.0)
     if not inliers[near].any():
         return scene, inliers & near[:, None]
-    scene = _adjust_registered(scene, observations, inliers, registered, fixed, iterations, focal_sigma, radial_sigma,
-                               tolerance)
+    scene = _adjust_registered(scene, observations, inliers, registered, fixed, options)
     return scene, inlier_mask(scene, observations, inliers, MAX_RESIDUAL) & near[:, None]
 
 
@@ -101,7 +95,7 @@ def inlier_mask(scene: Scene, observations: Array, visible: Mask, max_residual: 
 
 
 def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registered: Mask, fixed: int | Mask,
-                       iterations: int, focal_sigma: float, radial_sigma: float, tolerance: float) -> Scene:
+                       options: AdjustmentOptions) -> Scene:
     is_fixed = np.zeros(len(registered), bool)
     is_fixed[fixed] = True
     # Points that fixed cameras alone observe have no part in it: their triangulation stays.
@@ -111,8 +105,7 @@ def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registe
     part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
                  scene.radial)
     grid = np.ix_(rows, columns)
-    adjusted = adjust(part, observations[grid], inliers[grid], iterations=iterations,
-                      fixed=is_fixed[columns], focal_sigma=focal_sigma, radial_sigma=radial_sigma, tolerance=tolerance)
+    adjusted = adjust(part, observations[grid], inliers[grid], options, is_fixed[columns])
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()
     rotation[columns], translation[columns] = adjusted.rotation, adjusted.translation
     points[rows] = adjusted.points

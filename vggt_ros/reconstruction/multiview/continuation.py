@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.local_map import FREE_VIEWS, LocalMap
@@ -100,7 +100,8 @@ def _solve(local: LocalMap, measured: Measurements, start: StartPoses | None, he
         rotation[moved], translation[moved] = start.rotation[moved], start.translation[moved]
         registered, supported = registered | moved, fixed
         for _ in range(2):
-            scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed, 15)
+            scene, begun = triangulate_and_adjust(scene, observations[rows], visible[rows], registered, fixed,
+                                                  AdjustmentOptions(15))
     solved = register_others(SparseReconstruction(scene, registered, begun, observations[rows], (0, 1)), visible[rows],
                              supported)
     if not solved.registered[known:].any():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.geometry.poses import Array, inverse, mean_rotation
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import bearings, triangulate_and_adjust
 
@@ -27,6 +27,8 @@ MANY_POINTS = 60
 """Triangulated points from which a pose is exact enough that others are registered before the next adjustment."""
 MIN_VISIBLE_POINTS = 15
 """Fewest triangulated points that a keyframe observes to be registered."""
+_INTERIM = AdjustmentOptions(4)
+"""Few steps after each camera: more follow."""
 
 
 def rank_initial_pairs(observations: Array, visible: Mask, focal: Array) -> list[tuple[float, float, int, int]]:
@@ -69,7 +71,7 @@ def solve_from_pair(observations: Array, visible: Mask, focal: Array, pair: tupl
         return None
     registered = np.zeros(visible.shape[1], bool)
     registered[[*pair]] = True
-    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], iterations=4)
+    scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, pair[0], _INTERIM)
     if inliers.any(1).sum() < MIN_VISIBLE_POINTS:
         return None
     return register_others(SparseReconstruction(scene, registered, inliers, observations, pair), visible, pair[0])
@@ -103,9 +105,9 @@ def register_others(solved: SparseReconstruction, visible: Mask, fixed: int | Ma
             registered[camera] = True
         failed.clear()
         if not registered.all():
-            scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=4)
+            scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, _INTERIM)
     if (registered & ~solved.registered).any():
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, iterations=15)
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, registered, fixed, AdjustmentOptions(15))
     return replace(solved, scene=scene, registered=registered, inliers=inliers)
 
 

@@ -11,14 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import EXACT, AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.lens import Lens
-from vggt_ros.reconstruction.adjustment.triangulation import (
-    EXACT,
-    agreeing_directions,
-    triangulate,
-    triangulate_and_adjust,
-)
+from vggt_ros.reconstruction.adjustment.triangulation import agreeing_directions, triangulate, triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.reconstruction.multiview.poses import (
     MIN_COMMON_TRACKS,
@@ -93,7 +88,7 @@ def refine_solution(solved: SparseReconstruction, measured: Measurements, fixed:
 
     """
     scene, inliers = triangulate_and_adjust(solved.scene, measured.observations, measured.visible, solved.registered,
-                                            fixed, iterations=5)
+                                            fixed, AdjustmentOptions(5))
     if inliers.any(1).sum() < MIN_COMMON_TRACKS:
         raise ReconstructionRefused(f"too few points: {inliers.any(1).sum()} of {len(inliers)} tracks agree with the "
                                     "poses")
@@ -134,20 +129,20 @@ def _adjust_with_lens(start: Scene, observations: Array, valid: Mask, registered
 
     Radial distortion that is not significant is free in the estimate only.
     """
-    lens = measured.lens
+    lens, kept = measured.lens, AdjustmentOptions(20, EXACT)
+    estimated = replace(kept, focal_sigma=lens.focal_sigma, radial_sigma=lens.radial_sigma)
     if lens.focal_sigma or lens.applied:
-        free = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, lens.focal_sigma,
-                                      lens.radial_sigma, EXACT)
+        free = triangulate_and_adjust(start, observations, valid, registered, fixed, estimated)
         updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
         if updated.applied or not lens.radial_sigma:
             return *free, updated
         start = replace(start, focal=free[0].focal, radial=-lens.applied)
-        return *triangulate_and_adjust(start, observations, valid, registered, fixed, 20, tolerance=EXACT), updated
-    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, 20, tolerance=EXACT)
+        return *triangulate_and_adjust(start, observations, valid, registered, fixed, kept), updated
+    plain = triangulate_and_adjust(start, observations, valid, registered, fixed, kept)
     if lens.is_certain:
         return *plain, lens
-    free = triangulate_and_adjust(replace(plain[0], radial=lens.radial), observations, valid, registered, fixed, 20,
-                                  radial_sigma=lens.radial_sigma, tolerance=EXACT)
+    free = triangulate_and_adjust(replace(plain[0], radial=lens.radial), observations, valid, registered, fixed,
+                                  estimated)
     updated = lens.updated(free[0], observations, free[1], registered, measured.focal)
     return *(free if updated.applied else plain), updated
 

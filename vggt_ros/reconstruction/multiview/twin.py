@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, rotation_between_directions
-from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.multiview.poses import Mask, robust_cost
@@ -25,7 +25,8 @@ def solve_twin(solved: SparseReconstruction, observations: Array, visible: Mask)
     scene, fixed = reversed_relief(solved), solved.initial_pair[0]
     max_cost = MAX_COST_RATIO * robust_cost(solved.scene, observations, visible, solved.registered)
     for iterations in (4, 15, 15):
-        scene, inliers = triangulate_and_adjust(scene, observations, visible, solved.registered, fixed, iterations)
+        scene, inliers = triangulate_and_adjust(scene, observations, visible, solved.registered, fixed,
+                                                AdjustmentOptions(iterations))
         cost = robust_cost(scene, observations, visible, solved.registered)
         if cost > max_cost:
             break
