@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
-from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks, threshold_scale
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
@@ -53,8 +55,8 @@ class KeyframeSelector:
         self._stamp = stamp
         self._sharpness.add(gray)
 
-    def needs_keyframe(self, tracks: FeatureTracks, width: int, spacing: float = 1.0) -> bool:
-        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe.
+    def needs_keyframe(self, tracks: FeatureTracks, shape: Sequence[int], spacing: float = 1.0) -> bool:
+        """Return True if the frame with these `tracks`, an image (H, W), should become a keyframe.
 
         Under load keyframes are farther apart than the settings say, by the factor `spacing`.
         """
@@ -63,7 +65,7 @@ class KeyframeSelector:
         common, before = find(self._ids, tracks.ids)
         survival = len(before) / max(len(self._ids), 1)
         motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
-        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
+        parallax = float(np.median(motion)) / threshold_scale(shape) if len(before) else np.inf
         waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
         usual, enough_tracks = spacing * self._config.min_parallax, self._config.min_survival / spacing
         if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
