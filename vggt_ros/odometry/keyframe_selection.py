@@ -32,7 +32,12 @@ _MIN_MATCHES = 25
 
 
 class KeyframeSelector:
-    """Compares every frame with the newest keyframe by their common tracks."""
+    """Compares every frame with the newest keyframe by their common tracks.
+
+    Attributes:
+        stamp: of the newest image, nanoseconds; 0 before the first.
+
+    """
 
     def __init__(self, config: KeyframeConfig) -> None:
         """Select with the thresholds of `config`."""
@@ -45,14 +50,14 @@ class KeyframeSelector:
         self._ids: NDArray[np.int64] | None = None
         self._pixels = np.zeros((0, 2), np.float32)
         self._images = 0
-        self._stamp = self._keyframe_stamp = 0
+        self.stamp = self._keyframe_stamp = 0
         self._due: int | None = None  # the image at which a keyframe was due first
         self._sharpness.clear()
 
     def add_image(self, gray: NDArray[np.uint8], stamp: int) -> None:
         """Take note of the sharpness of the newest image (H, W), and of its stamp, nanoseconds."""
         self._images += 1
-        self._stamp = stamp
+        self.stamp = stamp
         self._sharpness.add(gray)
 
     def needs_keyframe(self, tracks: FeatureTracks, shape: Sequence[int], spacing: float = 1.0) -> bool:
@@ -66,7 +71,7 @@ class KeyframeSelector:
         survival = len(before) / max(len(self._ids), 1)
         motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
         parallax = float(np.median(motion)) / threshold_scale(shape) if len(before) else np.inf
-        waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
+        waited = (self.stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
         usual, enough_tracks = spacing * self._config.min_parallax, self._config.min_survival / spacing
         if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
             self._due = None
@@ -91,7 +96,7 @@ class KeyframeSelector:
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""
         self._ids, self._pixels, self._due = tracks.ids, tracks.pixels, None
-        self._keyframe_stamp = self._stamp
+        self._keyframe_stamp = self.stamp
 
 
 def show_the_same(first: Keyframe | None, second: Keyframe) -> bool:

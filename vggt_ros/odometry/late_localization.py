@@ -32,7 +32,10 @@ _MAX_ERROR = 3.0
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """An image without a pose: its feature tracks, sorted by id, its pinhole matrix (3, 3) and (H, W)."""
+    """An image without a pose: its feature tracks, sorted by id, its pinhole matrix (3, 3) and (H, W).
+
+    `keyframe` is the newest one before it, -1 if there is none: stamps do not tell, since time may jump back.
+    """
 
     stamp: int
     ids: NDArray[np.int64]
@@ -40,6 +43,7 @@ class _Pending:
     intrinsics: NDArray[np.float64]
     calibrated: bool
     shape: Sequence[int]
+    keyframe: int
 
 
 class LateLocalizer:
@@ -54,14 +58,14 @@ class LateLocalizer:
         """Forget all images."""
         self._pending.clear()
 
-    def add(self, frame: Frame, tracks: FeatureTracks) -> None:
-        """Let an image without a pose wait."""
+    def add(self, frame: Frame, tracks: FeatureTracks, keyframe: int) -> None:
+        """Let an image without a pose wait, after this `keyframe`."""
         if len(tracks.ids) >= self._min_inliers:
             self._pending.append(_Pending(frame.stamp, tracks.ids.copy(), tracks.pixels.copy(), frame.intrinsics,
-                                          frame.calibrated, frame.image.shape[:2]))
+                                          frame.calibrated, frame.image.shape[:2], keyframe))
 
     def locate(self, landmarks: TrackedLandmarks, solution: Solution, most: int) -> list[TrackedFrame]:
-        """Return the poses, by a solution, of waiting images that lie before its newest keyframe; `most` are tried.
+        """Return the poses, by a solution, of waiting images that are before its newest keyframe; `most` are tried.
 
         `landmarks` has the keyframes with their tracks. An image is tried once.
         """
@@ -71,7 +75,7 @@ class LateLocalizer:
             return []
         stamps, found = np.array(sorted(solved)), []
         for _ in range(most):
-            if not self._pending or self._pending[0].stamp > stamps[-1]:
+            if not self._pending or self._pending[0].keyframe >= max(solved.values()):
                 break
             image = self._pending.popleft()
             nearest = stamps[np.argsort(np.abs(stamps - image.stamp), kind="stable")[:_NEAREST]]

@@ -133,7 +133,7 @@ class Localizer:
             if matched is not None:
                 old_map_camera, tracked = tracked.map_camera, matched
         if tracked is None:
-            self._late.add(frame, self.features)
+            self._late.add(frame, self.features, max(self._tracker.landmarks.keyframes, default=-1))
             self._last_covariance = None
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
