@@ -59,9 +59,9 @@ def test_the_second_lap_closes_loops_and_reduces_drift():
     assert np.median(gains) > 1.2 and min(gains) > 0.8
 
 
-@pytest.mark.parametrize(("size", "fov"), [((613, 185), 82.0), ((640, 128), 100.0), ((240, 320), 50.0)])
+@pytest.mark.parametrize(("size", "fov"), [((613, 185), 82.0), ((240, 320), 50.0)])
 def test_loops_of_wide_and_of_portrait_images(size, fov):
-    """Half of 1226x370 as of a car, a strip of 5:1, and a camera on its side."""
+    """Half of 1226x370, as of a car, and a camera on its side."""
     poses, view = laps(56, laps=1.2), pinhole(*size, fov)
     drive = Drive(scene(), poses, tuple(scene().render(matrix, view, size)[0] for matrix in poses), view=view)
     slam, _ = drive.run(drive.oracle(), Config())
