@@ -39,7 +39,7 @@ class KeyframeConfig:
     """Keyframe selection: by parallax, because reconstruction needs baseline more than it needs frames."""
 
     min_parallax: float = setting(28.0, "Median image motion since the last keyframe at which a new one is made.",
-                                  unit="px at 640 px width", low=2.0, high=200.0)
+                                  unit="px at 640 px on the longer side", low=2.0, high=200.0)
     min_survival: float = setting(0.6, "A keyframe is also made when a smaller fraction of the last one's tracks "
                                   "is left.",
                                   unit="fraction", low=0.1, high=0.95)

@@ -113,7 +113,7 @@ class Slam:
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
         tracked = replace(tracked, window=self._buffer.next_image(features.corners_before, load))
-        if not self._selector.needs_keyframe(features, image.gray.shape[1], load.spacing):
+        if not self._selector.needs_keyframe(features, image.gray.shape, load.spacing):
             return tracked
         features.replenish()
         if len(features.ids) < MIN_CORNERS:
@@ -183,7 +183,7 @@ class Slam:
         solution = self.solution
         in_saved_map = len(solution) > 0 and (
             self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
-        needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape[1])
+        needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape)
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
         self.counts.lost += tracked.map_camera is None and len(solution) > 0

@@ -19,7 +19,7 @@ from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.reconstruction.base import ReconstructionRefused
 from vggt_ros.slam import Slam
-from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, room
+from vggt_ros.synthetic import OracleNoise, Scene, SceneReconstructor, laps, pinhole, room
 from vggt_ros.synthetic.scene import Face
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 from vggt_ros.windows.solution import MapKeyframe, Update
@@ -57,6 +57,16 @@ def test_the_second_lap_closes_loops_and_reduces_drift():
         assert any(") accepted: " in update.loop for update in updates)
     assert min(accepted) >= 1
     assert np.median(gains) > 1.2 and min(gains) > 0.8
+
+
+@pytest.mark.parametrize(("size", "fov"), [((613, 185), 82.0), ((240, 320), 50.0)])
+def test_loops_of_wide_and_of_portrait_images(size, fov):
+    """Half of 1226x370, as of a car, and a camera on its side."""
+    poses, view = laps(56, laps=1.2), pinhole(*size, fov)
+    drive = Drive(scene(), poses, tuple(scene().render(matrix, view, size)[0] for matrix in poses), view=view)
+    slam, _ = drive.run(drive.oracle(), Config())
+    assert slam.counts.loops >= 1 and slam.counts.submaps == 1
+    assert drive.error(slam) < 5e-3
 
 
 def test_a_loop_between_exact_windows_changes_nothing():

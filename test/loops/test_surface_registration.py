@@ -46,6 +46,21 @@ def test_a_part_out_of_place_is_brought_back(scale):
     assert error @ np.linalg.solve(measurement.covariance, error) < 24.3
 
 
+def test_what_is_known_already_is_measured_again_at_the_same_keyframes():
+    """So a difference is not spread over what is between them; the measurement is the same, and its certainty."""
+    fixed, own = true_unit(part(0, 60, 1)), true_unit(part(0, 60, 2))
+    first, second, measurement = register_surfaces(fixed, own, 8)
+    known = int(fixed.ids[fixed.row(first) + 3]), int(own.ids[own.row(second) - 3])
+    far = int(fixed.ids[0]), int(own.ids[own.row(second) + 9])
+    *pair, again = register_surfaces(fixed, own, 8, [far, known])
+    assert tuple(pair) == known
+    by_pair = to_matrix(fixed.similarity(fixed.row(first)).inverse() @ fixed.similarity(fixed.row(known[0]))
+                        @ again.first_second @ own.similarity(own.row(known[1])).inverse()
+                        @ own.similarity(own.row(second)))
+    assert np.allclose(by_pair, to_matrix(measurement.first_second), atol=1e-3)
+    assert again.covariance[6, 6] == pytest.approx(measurement.covariance[6, 6], rel=0.05)
+
+
 def test_surfaces_without_anything_in_common_are_not_registered():
     fixed, own = true_unit(part(0, 60, 1)), true_unit(part(0, 60, 2))
     assert register_surfaces(fixed, moved(own, Sim3(1.0, np.eye(3), np.array([50.0, 0, 0]))), 8) is None

@@ -132,6 +132,22 @@ def test_tracks_are_cleared_when_the_image_size_changes():
     assert len(tracks.ids) == 0
 
 
+def test_a_camera_on_its_side_makes_as_many_keyframes():
+    """Thresholds in pixels refer to the longer side of the image."""
+    counts = []
+    for turns in (0, 1):
+        tracks, selector, count = FeatureTracks(300), KeyframeSelector(KeyframeConfig()), 0
+        for frame in lap().frames[:40]:
+            gray = np.ascontiguousarray(np.rot90(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), turns))
+            tracks.advance(gray)
+            if selector.needs_keyframe(tracks, gray.shape):
+                tracks.replenish()
+                selector.set_keyframe(tracks)
+                count += 1
+        counts.append(count)
+    assert counts[0] == pytest.approx(counts[1], abs=1) and counts[0] > 8
+
+
 @pytest.mark.parametrize("parallax", [12.0, 24.0, 48.0])
 def test_keyframes_are_spaced_by_parallax(parallax):
     """Twice the parallax, about half the keyframes; a camera at rest makes one."""
@@ -140,7 +156,7 @@ def test_keyframes_are_spaced_by_parallax(parallax):
         tracks, selector, count = FeatureTracks(300), KeyframeSelector(KeyframeConfig(min_parallax=parallax)), 0
         for frame in frames:
             tracks.advance(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY))
-            if selector.needs_keyframe(tracks, SIZE[0]):
+            if selector.needs_keyframe(tracks, SIZE[::-1]):
                 tracks.replenish()
                 selector.set_keyframe(tracks)
                 count += 1
@@ -158,7 +174,7 @@ def test_a_fast_rotation_makes_keyframes_before_the_view_is_lost():
     accepted = []
     for i, p in enumerate(poses):
         tracks.advance(cv2.cvtColor(scene.render(p, intrinsics, SIZE)[0], cv2.COLOR_RGB2GRAY))
-        if selector.needs_keyframe(tracks, SIZE[0]):
+        if selector.needs_keyframe(tracks, SIZE[::-1]):
             tracks.replenish()
             selector.set_keyframe(tracks)
             accepted.append(i)

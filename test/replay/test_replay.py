@@ -28,6 +28,8 @@ from vggt_ros.storage.files import read_ply, read_trajectory
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import OracleNoise, RenderedSequence, SceneReconstructor, laps, room
 from vggt_ros.windows.frame import Frame
+from vggt_ros.workers.local import LocalWorker
+from vggt_ros.workers.pool import Pool
 
 SCENE = room(texel=0.008)
 
@@ -341,6 +343,31 @@ def test_a_recorded_sequence():
     # The car sets off slowly: the longest gaps between keyframes are many of its first steps, and count as gaps.
     assert figures["submaps"] == 1 and figures["coverage"] > 0.85
     assert figures["ate_percent_of_path"] < 2
+
+
+@pytest.mark.parametrize(("back", "workers"), [(3600.0, False), (1.5, True)])
+def test_after_a_jump_of_time_the_map_goes_on(back, workers):
+    """As in the node; only the image at the jump is left out. Trajectories are in the order of time.
+
+    An hour back, and so little that the times of both parts alternate.
+    """
+    sequence = RenderedSequence("room", SCENE, laps(110, laps=0.5)[20:64], size=(320, 240))
+    stamps, poses = sequence.truth
+    stamps[22:] -= round(back * 1e9) + 33_000_000
+    oracle, config = SceneReconstructor(SCENE, *sequence.truth), Config().replace({"refine": "off"})
+    pool = Pool(lambda: LocalWorker(config, lambda settings, report: (oracle, "oracle")), 1) if workers else None
+    result = run(sequence, config, oracle, workers=pool)
+    if pool is not None:
+        pool.close()
+        assert result.workers["corrections"] <= 1
+    assert result.dropped_images == 1 and len(result.jumps) == 1 and f"to {stamps[23]} ns" in result.jumps[0]
+    assert result.slam.counts.submaps == 1  # the camera was found again
+    for found, located in (result.frame_trajectory(0), result.trajectory(0)):
+        assert (np.diff(found) > 0).all()
+        true = poses[[int(np.flatnonzero(stamps == stamp)[0]) for stamp in found]]
+        by = umeyama(located[:, :3, 3], true[:, :3, 3])
+        assert np.linalg.norm(by.apply(located[:, :3, 3]) - true[:, :3, 3], axis=1).max() < 0.02
+    assert len(result.frame_trajectory(0)[0]) >= 39  # all but those after the last keyframe of either part
 
 
 def test_images_out_of_order_are_left_out_and_counted():

@@ -102,6 +102,24 @@ def test_a_calibration_that_was_published_once_before_is_received(make, begins):
     assert bench.node.source.calibration == "from /camera_info"
 
 
+def test_a_calibration_that_is_latched_by_best_effort_is_explained(make):
+    """DDS sends nothing again by best effort: the field of view is assumed, and the log says what to set."""
+    bench = make(camera__info_timeout=0.2)
+    latched = QoSProfile(depth=1, reliability=BEST_EFFORT, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    frame = lap().frames[0]
+    bench.peer.create_publisher(CameraInfo, "camera_info", latched).publish(
+        messages.camera_info(frame.intrinsics, frame.image.shape[1::-1], messages.header(frame.stamp, "camera")))
+    bench.spin(seconds=0.3)
+    activate(bench)
+    assert subscribed(bench, BEST_EFFORT, "/camera_info")
+    assert bench.spin(bench.images.get_subscription_count)
+    bench.image(frame)
+    bench.spin(seconds=0.3)
+    bench.image(lap().frames[1])
+    assert bench.node.source.calibration.startswith("assumed")
+    assert bench.logged("best_effort and transient_local", "takes reliable and transient_local")
+
+
 def test_policies_that_the_user_sets_are_kept(make):
     bench = make(RELIABLE, **{"qos_overrides./image.subscription.reliability": "best_effort",
                               "qos_overrides./camera_info.subscription.depth": 1})

@@ -11,7 +11,7 @@ from vggt_ros.ros.common.silence import explain_silence
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 
 
 def publisher(qos=RELIABLE, kind=IMAGE, name="camera"):
@@ -31,6 +31,20 @@ def test_each_cause_is_explained(requested, publishers, words):
     why = explain_silence("/image", IMAGE, requested, publishers)
     assert all(word in why for word in words), why
     assert "\n" not in why
+
+
+def test_a_calibration_that_is_published_once_has_to_be_latched():
+    """Best effort sends nothing again, whatever its durability; volatile neither."""
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+    def explained(qos):
+        return explain_silence("/camera_info", INFO, BEST_EFFORT, [publisher(qos, INFO)], "camera_info")
+
+    assert "offers best_effort and transient_local" in explained(best_effort)
+    assert "takes reliable and transient_local" in explained(best_effort)
+    assert "offers reliable and volatile" in explained(RELIABLE)
+    assert explained(LATCHED).endswith("is it paused?")
 
 
 def test_the_name_to_remap_is_that_of_the_subscription():

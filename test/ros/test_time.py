@@ -1,5 +1,6 @@
 """Stamps that step back or jump, calibrations and image sizes that change: what is left out, what the map survives."""
 
+import time
 from dataclasses import replace
 from functools import cache
 
@@ -12,8 +13,8 @@ from bench import CAMERA, Bench
 from scenes import lap, trajectory_error
 
 from vggt_ros.ros.conversions import messages
-from vggt_ros.ros.inputs.stamps import Order, StampCheck
 from vggt_ros.sequences.intake import Intake
+from vggt_ros.sequences.stamps import Order, StampCheck
 from vggt_ros.storage.map_folder import load_map
 from vggt_ros.synthetic import SceneReconstructor, room
 
@@ -191,7 +192,7 @@ def test_order_of_stamps():
         for step in steps:
             stamp = 10**18 + round(step * SECOND) if abs(step) >= 2 or step == 0.2 or step == 0.3 else \
                 last + round(step * SECOND)
-            order = check.check(stamp, simulated)
+            order = check.check(stamp, None if simulated else time.monotonic(), simulated)
             found += names[order]
             last = stamp if order is not Order.LATE else last
         assert found == expected, (steps, found)

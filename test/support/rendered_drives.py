@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Drive:
     poses: Array
     pictures: tuple[np.ndarray, ...]
     breaks: tuple[int, ...] = ()
+    view: Array = field(default_factory=lambda: VIEW)
 
     def run(self, oracle: SceneReconstructor, config: Config,
             prepare: Callable[[Slam], None] = lambda slam: None,
@@ -38,7 +39,7 @@ class Drive:
         for index, image in enumerate(self.pictures):
             if index in self.breaks:
                 keyframes, has_shared = [], False
-            keyframes.append(Keyframe(index, index * 10**8, image, VIEW))
+            keyframes.append(Keyframe(index, index * 10**8, image, self.view))
             if len(keyframes) == 8:
                 shared = tuple(k.id for k in keyframes[:3]) if has_shared else ()
                 updates.append(slam.step(Window(len(updates), tuple(keyframes), shared)))

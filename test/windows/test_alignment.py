@@ -20,15 +20,16 @@ def keyframe_with_depth(keyframe: int, depth) -> MapKeyframe:
                         np.zeros((*depth.shape, 3), np.uint8))
 
 
-def straight_line(rng, noise=0.0, count=3, rotating=True):
+def straight_line(rng, noise=0.0, count=3, rotating=True, step=0.1):
     """Return both sides of `count` keyframes on a straight line, where camera centers do not determine the rotation.
 
-    `noise` is the sigma of the rotations in radians, of the centers in units of the depth, and a tenth of the depth's.
+    They are a `step` apart, at a depth of about 2.5. `noise` is the sigma of rotations in radians, of centers in
+    units of the depth, and a tenth of that of depth.
     """
     reference, window = {}, {}
     for k in range(count):
         depth = 2 + rng.random((8, 10)).repeat(10, 0).repeat(11, 1)[:78, :104] + 0.3 * rng.random((78, 104))
-        camera = pose(so3_exp(np.array([0.0, 0.05 * k, 0.0]) if rotating else np.zeros(3)), np.array([0.1 * k, 0, 0]))
+        camera = pose(so3_exp(np.array([0.0, 0.05 * k, 0.0]) if rotating else np.zeros(3)), np.array([step * k, 0, 0]))
         jitter = pose(so3_exp(noise * rng.standard_normal(3)), 2.5 * noise * rng.standard_normal(3))
         window[k] = View(camera, keyframe_with_depth(k, depth))
         blur = np.exp(3 * noise * rng.standard_normal(depth.shape))
@@ -104,6 +105,31 @@ def test_scale_is_not_biased():
         errors.append(np.log(align(reference, window, CONFIG).reference_window.scale / TRUTH.scale))
         errors.append(np.log(align(window, reference, CONFIG).reference_window.scale * TRUTH.scale))
     assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(len(errors)) + 2e-4
+
+
+@pytest.mark.parametrize(("step", "error"), [(0.02, 0.03), (1.0, 0.0)])
+def test_cameras_that_are_far_apart_say_the_scale(step, error):
+    """The depth of one side is 3 % too large, in the mean of its keyframes; near each other, it decides."""
+    errors = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        reference, window = straight_line(rng, 0.001, count=8, rotating=False, step=step)
+        for k, view in window.items():
+            depth = view.keyframe.depth * np.exp(0.03 + 0.02 * rng.standard_normal())
+            window[k] = View(view.camera, keyframe_with_depth(k, depth))
+        found = align(reference, window, CONFIG, same_depth=True)
+        errors.append(float(np.log(TRUTH.scale / found.reference_window.scale)))
+        assert abs(errors[-1]) < 3.5 * np.sqrt(found.covariance[6, 6])
+    assert np.mean(errors) == pytest.approx(error, abs=0.004)
+
+
+def test_distances_that_contradict_depth_are_no_scale():
+    """As where most of the depth is wrong: then the alignment is refused, as by the depth alone."""
+    reference, window = straight_line(np.random.default_rng(0), count=6, step=0.5)
+    for k, view in window.items():
+        window[k] = View(view.camera, keyframe_with_depth(k, 0.4 * view.keyframe.depth))
+    with pytest.raises(AlignmentRefused, match=r"alignment\.max_translation"):
+        align(reference, window, CONFIG, same_depth=True)
 
 
 @pytest.mark.parametrize(("noise", "limit"), [(0.001, 1.0), (0.002, 1.1), (0.004, 2.0)])

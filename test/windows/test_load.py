@@ -23,7 +23,7 @@ def needs_keyframe(load: Load, newest: FeatureTracks) -> bool:
     """Return whether an image with these tracks becomes a keyframe after one with the tracks at rest."""
     made = KeyframeSelector(CONFIG)
     made.set_keyframe(tracks(0.0))
-    return made.needs_keyframe(newest, 640, load.spacing)
+    return made.needs_keyframe(newest, (480, 640), load.spacing)
 
 
 @pytest.mark.parametrize("waiting", [0, 1, 2])

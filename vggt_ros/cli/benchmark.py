@@ -11,6 +11,7 @@ from vggt_ros.benchmarks.gpu.vggt import BenchmarkError
 from vggt_ros.cli.interrupts import ends_in_order, imported
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError
+from vggt_ros.threads import single_threaded_blas
 
 COMMANDS = (
     ("accuracy", "accuracy.trajectory", "trajectory error on recorded and rendered sequences; needs VGGT_ROS_DATA, "
@@ -63,6 +64,7 @@ The function adds the arguments, and sets `run`: from the options to all figures
 def main(args: list[str] | None = None, prog: str = "benchmark") -> int:
     """Run the benchmark named on the command line."""
     options = _parser(sys.argv[1:] if args is None else args, prog).parse_args(args)
+    single_threaded_blas()
     figures, passed = options.run(options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

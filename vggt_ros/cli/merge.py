@@ -15,6 +15,7 @@ from vggt_ros.loops.merging import Merged, merge
 from vggt_ros.mapping.surface import Surface
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, save_map
+from vggt_ros.threads import single_threaded_blas
 
 
 @ends_in_order(ConfigError, StorageError)
@@ -26,6 +27,7 @@ def main(args: list[str] | None = None, prog: str = "merge") -> int:
     parser.add_argument("--output", type=given_path, required=True, metavar="MAP", help="folder of the merged map")
     add_settings(parser, "change a setting, such as map.voxel or loops.drift")
     options = parser.parse_args(args)
+    single_threaded_blas()
     if len(options.maps) < 2:
         raise StorageError("merging takes at least two maps")
     folders = [path.resolve() for path in options.maps]

@@ -123,6 +123,9 @@ def _say(result: Run, figures: dict[str, Any]) -> None:
               "expectations corrected {corrections} times".format(**result.workers))
     if result.dropped_images:
         print(f"left out: {result.dropped_images} images that are no newer than the one before", file=sys.stderr)
+    for jump in result.jumps:
+        print(f"{jump}: the images from there on do not continue those before; they begin a submap unless they are "
+              "found in the map", file=sys.stderr)
     for line in result.sequence.omitted.lines:
         print(line, file=sys.stderr)
     if result.dark_images:

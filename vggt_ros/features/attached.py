@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
 _MAX_DEVIATION = 0.7
-"""Largest distance of an attached corner from where it was first seen, ever, px at 640 px width."""
+"""Largest distance of an attached corner from where it was first seen, ever, px at 640 px."""
 _MIN_PATH = 150.0
-"""Motion of the other corners meanwhile, summed over the images, px at 640 px width."""
+"""Motion of the other corners meanwhile, summed over the images, px at 640 px."""
 _MIN_IMAGES = 15
 """Fewest images meanwhile."""
 _MIN_MOVING, _MIN_MOTION = 12, 1.0
-"""Fewest corners that move, and least motion from image to image of one that does, px at 640 px width."""
+"""Fewest corners that move, and least motion from image to image of one that does, px at 640 px."""
 _MIN_ATTACHED = 10
 """Fewest attached corners."""
 _GRID = (8, 6)
@@ -30,7 +30,7 @@ _MIN_MOVING_CELLS, _MOVING_TO_ATTACHED = 0.25, 1.2
 """Least share of cells with moving corners, and ratio to those with attached ones: else the camera stands still, and
 what moves is people or cars."""
 _RADIUS = 0.04
-"""Radius around an attached corner that belongs to the region, in widths of the image."""
+"""Radius around an attached corner that belongs to the region, in longer sides of the image."""
 _REPLENISH_EVERY = 10
 """Images between two detections of new corners while most stand still."""
 _LIFETIME = 1000
@@ -68,7 +68,7 @@ class AttachedRegion:
             pixels: where they are (n, 2).
             motion: since the previous image (n, 2), NaN for new ones.
             shape: (H, W) of the image.
-            scale: its width over 640 px.
+            scale: factor on thresholds, `threshold_scale`.
 
         """
         if self.mask is not None and (self.mask.shape != shape or self._images - self._found_at > _LIFETIME):
@@ -129,7 +129,7 @@ class AttachedRegion:
 
     def _extend(self, pixels: NDArray[np.float32], shape: tuple[int, int]) -> None:
         """Add the surroundings of attached corners (n, 2) to the region, and close the gaps between them."""
-        radius = max(2, round(_RADIUS * shape[1]))
+        radius = max(2, round(_RADIUS * max(shape)))
         region = np.zeros(shape, np.uint8) if self.mask is None else self.mask.astype(np.uint8)
         for x, y in pixels.astype(int):
             cv2.circle(region, (int(x), int(y)), radius, 1, -1)

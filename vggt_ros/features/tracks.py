@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +17,6 @@ from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
 from vggt_ros.images.warped_flow import homography, is_confirmed, mapped, warped
 from vggt_ros.windows.keyframe import BinaryFeatures, Corners, Keyframe, filled
-
-REFERENCE_WIDTH = 640.0
-"""Image width to which thresholds in pixels refer; they are scaled with the width of the image."""
 
 _FEW = 0.2
 """Fraction of the wanted number; if an image has fewer strong corners, weak ones are tracked, too. Around a box in an
@@ -84,7 +82,7 @@ class FeatureTracks:
             self.pixels, valid = _flow(self._gray, gray, previous := self.pixels, change)
             self.motions = np.concatenate([(self.pixels - previous)[:, None], self.motions[:, :-1]], 1)
             self._keep(valid)
-            self.attached.update(self.ids, self.pixels, self.motions[:, 0], gray.shape, gray.shape[1] / REFERENCE_WIDTH)
+            self.attached.update(self.ids, self.pixels, self.motions[:, 0], gray.shape, threshold_scale(gray.shape))
         attached = self.attached.mask
         self.excluded = excluded if attached is None else union(excluded, reduced(attached))
         self._keep(~is_masked(self.excluded, self.pixels, gray.shape))
@@ -151,6 +149,14 @@ class FeatureTracks:
         return np.where(self._seconds > 0, self._seconds, np.float32(np.nan))
 
 
+def threshold_scale(shape: Sequence[int]) -> float:
+    """Return the factor on thresholds "px at 640 px" in an image (H, W, ...): its longer side over 640 px.
+
+    So an image and the same one turned by 90 degrees have the same.
+    """
+    return max(shape[:2]) / 640
+
+
 def follow(source: NDArray[np.uint8], target: NDArray[np.uint8],
            pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return where `pixels` (n, 2) of an image (H, W) are in a later one, and which passed the checks of tracks."""
@@ -174,7 +180,7 @@ def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[
         if retried_valid.sum() > valid.sum():
             moved, valid = retried, retried_valid
     if valid.sum() < _MIN_TRACKED_FRACTION * len(pixels):
-        matrix = homography(pixels[valid], moved[valid], source.shape[1])
+        matrix = homography(pixels[valid], moved[valid], max(source.shape))
         if matrix is not None:
             turned = mapped(pixels, matrix)
             retried, retried_valid = _lucas_kanade(warped(source, matrix), target, turned, turned, _WARPED)
@@ -195,7 +201,7 @@ def _lucas_kanade(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: 
     rows = np.flatnonzero(valid)
     if len(rows):
         back, found_back, _ = cv2.calcOpticalFlowPyrLK(target, source, moved[rows], pixels[rows], **_BACKWARD)
-        consistent = np.linalg.norm(back - pixels[rows], axis=1) < 1.0 * width / REFERENCE_WIDTH
+        consistent = np.linalg.norm(back - pixels[rows], axis=1) < threshold_scale(target.shape)
         valid[rows] = (found_back[:, 0] == 1) & consistent
     return moved, valid
 

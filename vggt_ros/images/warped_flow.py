@@ -20,14 +20,17 @@ MIN_FOLLOWED = 1 / 3
 """Fraction of the points in view that are followed from their places by a homography, at least: where two images show
 different places, a few wrong points agree on one, too, but it helps no others."""
 _MAX_ERROR = 0.01
-"""Largest error of an inlier, as a fraction of the width of the image: what the camera moved beside the turn."""
+"""Largest error of an inlier, as a fraction of the longer side of the image: what the camera moved beside the turn."""
 
 
-def homography(first: Pixels, second: Pixels, width: int) -> NDArray[np.float64] | None:
-    """Return the homography (3, 3) from points (n, 2) to the same ones in an image `width` wide, None if few agree."""
+def homography(first: Pixels, second: Pixels, side: int) -> NDArray[np.float64] | None:
+    """Return the homography (3, 3) from points (n, 2) to the same ones in another image, None if few agree.
+
+    `side` is the longer side of the images.
+    """
     if len(first) < MIN_INLIERS:
         return None
-    matrix, inliers = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _MAX_ERROR * width, maxIters=2000,
+    matrix, inliers = cv2.findHomography(first, second, cv2.USAC_MAGSAC, _MAX_ERROR * side, maxIters=2000,
                                          confidence=0.999)
     if matrix is None or inliers is None or inliers.sum() < max(MIN_INLIERS, MIN_INLIER_RATIO * len(first)):
         return None

@@ -152,14 +152,16 @@ def _join(earlier: Part, later: Part, atlas: Atlas, config: Config, advance: Cal
     if accepted:
         earlier.joined.append(later.name)
         later.joined.append(earlier.name)
-        later.notes.append(_register(earlier, later, atlas, config.windows.size))
+        later.notes.append(_register(earlier, later, atlas, config.windows.size,
+                                     [(place.first, place.second) for place, loop in zip(places, loops, strict=True)
+                                      if loop.accepted]))
 
 
-def _register(earlier: Part, later: Part, atlas: Atlas, size: int) -> str:
+def _register(earlier: Part, later: Part, atlas: Atlas, size: int, pairs: Sequence[tuple[int, int]]) -> str:
     """Add a loop between two joined parts by their surfaces; return what became of it."""
     solution = atlas.solution()
     fixed, moved = (solution.restricted(np.searchsorted(solution.ids, part.keyframes)) for part in (earlier, later))
-    found = register_surfaces(fixed, moved, size)
+    found = register_surfaces(fixed, moved, size, pairs)
     if found is None:
         return f"its surfaces and those of {earlier.name} have too little in common to be registered"
     first, second, measurement = found

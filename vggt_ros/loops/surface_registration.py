@@ -10,6 +10,7 @@ no evidence that the parts show the same place: so do those of places that look 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +58,15 @@ class _Surface:
         return _Surface(self.points @ similarity[:3, :3].T + similarity[:3, 3], self.normals @ rotation.T, self.rows)
 
 
-def register_surfaces(fixed: Solution, moved: Solution, size: int) -> tuple[int, int, LoopMeasurement] | None:
+def register_surfaces(fixed: Solution, moved: Solution, size: int,
+                      pairs: Sequence[tuple[int, int]] = ()) -> tuple[int, int, LoopMeasurement] | None:
     """Return a keyframe of each of two parts of a map, and their relative pose by the surfaces of the parts.
 
     Args:
         fixed, moved: the parts, roughly in place.
         size: neighboring keyframes of a group, whose depth has the same errors.
+        pairs: keyframes of the two between which a relative pose is known already. The nearest of them is taken if it
+            is in the same groups: a difference to what is known is then no bend of the parts between the two.
 
     None if they have too little in common, or fit no better than before.
 
@@ -75,10 +79,13 @@ def register_surfaces(fixed: Solution, moved: Solution, size: int) -> tuple[int,
     tree = KDTree(walls.points)
     depth = float(np.nanmedian([fixed.keyframes[int(k)].median_depth * scale
                                 for k, scale in zip(fixed.ids, fixed.scale, strict=True)]))
-    near, _ = _neighbors(tree, walls, points, _DISTANCES[0], depth)
+    near, other = _neighbors(tree, walls, points, _DISTANCES[0], depth)
     if len(near) < _MIN_PAIRS:
         return None
-    own = int(np.median(points.rows[near]))  # a keyframe in the middle of what is compared
+    first, own = int(np.median(walls.rows[other])), int(np.median(points.rows[near]))  # the middle of what is shared
+    known = [(fixed.row(one), moved.row(two)) for one, two in pairs]
+    first, own = min(((one, two) for one, two in known if max(abs(one - first), abs(two - own)) < size),
+                     key=lambda pair: abs(pair[1] - own), default=(first, own))
     before = to_matrix(moved.similarity(own))
     points, found = points.moved(inverse(before[None])[0]), before
     unknown = np.array([1, 1, 1, *[depth / scales(before[None])[0]] * 3, 1])
@@ -101,7 +108,7 @@ def register_surfaces(fixed: Solution, moved: Solution, size: int) -> tuple[int,
     if (len(near) < max(fitted_before, _MIN_FITTED * facing) or groups < _MIN_GROUPS
             or abs(change[1] - change[0]) > _MAX_LOG_SCALE):
         return None
-    first, covariance = int(np.median(walls.rows[other])), np.asarray(np.linalg.inv(information), np.float64)
+    covariance = np.asarray(np.linalg.inv(information), np.float64)
     first_own = inverse(to_matrix(fixed.similarity(first))[None])[0] @ found
     return int(fixed.ids[first]), int(moved.ids[own]), LoopMeasurement(to_sim3(first_own[None])[0], covariance)
 

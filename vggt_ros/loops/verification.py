@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.features.appearance import Features, match
 from vggt_ros.features.landmarks import landmarks
-from vggt_ros.features.tracks import REFERENCE_WIDTH
+from vggt_ros.features.tracks import threshold_scale
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import pnp_ransac
 from vggt_ros.geometry.poses import Array, Sim3, inverse, rotation_angle, so3_log
@@ -30,7 +30,7 @@ from vggt_ros.windows.alignment import Alignment, AlignmentRefused, View, align
 from vggt_ros.windows.solution import MapKeyframe
 
 _MAX_REPROJECTION_ERROR = 4.0
-"""Largest reprojection error of an inlier, px at 640 px width."""
+"""Largest reprojection error of an inlier, px at 640 px."""
 _MAX_LOG_DEPTH_RATIO = 0.15
 """Largest difference of the logarithms of two depths that agree."""
 _MIN_DEPTH_AGREEMENT = 0.5
@@ -105,7 +105,7 @@ def _pose_by_points(points: Array, target: MapKeyframe, target_pixels: Array,
     None also with fewer than `least` inliers.
     """
     known = np.isfinite(points[:, 2])
-    limit = _MAX_REPROJECTION_ERROR * target.depth.shape[1] / REFERENCE_WIDTH
+    limit = _MAX_REPROJECTION_ERROR * threshold_scale(target.depth.shape)
     return pnp_ransac(points[known], target_pixels[known], target.intrinsics, limit, least)
 
 

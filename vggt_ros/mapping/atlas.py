@@ -189,8 +189,8 @@ class Atlas:
         own = max(found)
         reference, alignment = align_found(self._graph, self.keyframes, found, solution, self.views(found, own),
                                            self._config.alignment)
-        count = len(alignment.shared)  # they see the same depth, so their errors are one
-        return reference, own, LoopMeasurement(alignment.reference_window, count * alignment.covariance, images=count)
+        return reference, own, LoopMeasurement(alignment.reference_window, alignment.covariance,
+                                               images=len(alignment.shared))
 
     def unconnected_rows(self, solution: Solution) -> NDArray[np.int64]:
         """Return the rows of the solution whose submaps no loop connects with the current one."""

@@ -60,10 +60,10 @@ def align_found(graph: KeyframeGraph, keyframes: Mapping[int, MapKeyframe], foun
     """
     reference, known = _relocalized_views(graph, keyframes, found, solution)
     try:
-        return reference, align(known, views, config)
+        return reference, align(known, views, config, same_depth=True)
     except AlignmentRefused as refusal:
         _, known = _relocalized_views(graph, keyframes, found, solution, points_only=True)
-        alignment = align(known, views, replace(config, min_pixels=_MIN_POINTS))
+        alignment = align(known, views, replace(config, min_pixels=_MIN_POINTS), same_depth=True)
         _LOG.info("keyframes %d to %d are measured by their points alone: %s", min(found), max(found), refusal)
         return reference, alignment
 

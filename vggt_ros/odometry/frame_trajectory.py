@@ -20,29 +20,35 @@ from vggt_ros.windows.solution import Solution
 
 def frame_trajectory(frames: Sequence[TrackedFrame], solution: Solution,
                      submap: int) -> tuple[NDArray[np.int64], Array]:
-    """Return stamps (n,) and poses (n, 4, 4) of the images located in a submap, by the newest solution of the map.
+    """Return stamps (n,), rising, and poses (n, 4, 4) of the images located in a submap, by the newest solution.
 
     Images that do not have solved keyframes on both sides within one uninterrupted segment of tracking have the pose by
-    their reference keyframe alone.
+    their reference keyframe alone. Of two images with the same stamp, after a jump of time, the later one is taken.
     """
-    solved = {frame.stamp: solution.map_camera[row] for frame in frames if frame.keyframe is not None
+    solved = {index: solution.map_camera[row] for index, frame in enumerate(frames) if frame.keyframe is not None
               and (row := solution.index(frame.keyframe)) is not None and solution.submaps[row] == submap}
-    poses = {frame.stamp: map_camera for frame in frames
+    poses = {index: map_camera for index, frame in enumerate(frames)
              if frame.odom_camera is None and _is_in(frame, solution, submap)
              and (map_camera := pose_by_reference(frame, solution)) is not None} | solved
     for segment in _tracked_segments(frames):
-        known = [(index, solved[frame.stamp]) for index, frame in enumerate(segment) if frame.stamp in solved]
-        next_known = np.searchsorted([index for index, _ in known], np.arange(len(segment)))
-        for index, frame in enumerate(segment):
-            if not _is_in(frame, solution, submap) or frame.stamp in solved:
+        known = [index for index in segment if index in solved]
+        for index, after in zip(segment, np.searchsorted(known, segment).tolist(), strict=True):
+            if not _is_in(frames[index], solution, submap) or index in solved:
                 continue
-            neighbors = [known[k] for k in (next_known[index] - 1, next_known[index]) if 0 <= k < len(known)]
-            map_camera = _interpolate(segment, index, *neighbors) if len(neighbors) == 2 else pose_by_reference(
-                frame, solution)
+            neighbors = [(known[k], solved[known[k]]) for k in (after - 1, after) if 0 <= k < len(known)]
+            map_camera = _interpolate(frames, index, *neighbors) if len(neighbors) == 2 else pose_by_reference(
+                frames[index], solution)
             if map_camera is not None:
-                poses[frame.stamp] = map_camera
-    stamps = sorted(poses)
-    return np.array(stamps, np.int64), np.array([poses[stamp] for stamp in stamps]).reshape(-1, 4, 4)
+                poses[index] = map_camera
+    order = sorted(poses)
+    stamps = np.array([frames[index].stamp for index in order], np.int64)
+    return in_time(stamps, np.array([poses[index] for index in order]).reshape(-1, 4, 4))
+
+
+def in_time(stamps: NDArray[np.int64], poses: Array) -> tuple[NDArray[np.int64], Array]:
+    """Return stamps (n,) and poses (n, 4, 4) sorted by time, of those with the same stamp the last one."""
+    rising, rows = np.unique(stamps[::-1], return_index=True)
+    return rising, poses[::-1][rows]
 
 
 def pose_by_reference(frame: TrackedFrame, solution: Solution) -> Array | None:
@@ -67,18 +73,18 @@ def _is_in(frame: TrackedFrame, solution: Solution, submap: int) -> bool:
     return row is not None and bool(solution.submaps[row] == submap)
 
 
-def _tracked_segments(frames: Sequence[TrackedFrame]) -> list[list[TrackedFrame]]:
-    """Return the segments of consecutive images that were tracked without a loss between them."""
-    segments: list[list[TrackedFrame]] = [[]]
-    for frame in frames:
-        if frame.odom_camera is not None:
-            segments[-1].append(frame)
-        elif segments[-1]:
+def _tracked_segments(frames: Sequence[TrackedFrame]) -> list[list[int]]:
+    """Return the indices of consecutive images that were tracked without a loss, or a jump of time, between them."""
+    segments: list[list[int]] = [[]]
+    for index, frame in enumerate(frames):
+        if segments[-1] and (frame.odom_camera is None or frame.stamp <= frames[segments[-1][-1]].stamp):
             segments.append([])
+        if frame.odom_camera is not None:
+            segments[-1].append(index)
     return segments
 
 
-def _interpolate(segment: Sequence[TrackedFrame], index: int, before: tuple[int, Array],
+def _interpolate(frames: Sequence[TrackedFrame], index: int, before: tuple[int, Array],
                  after: tuple[int, Array]) -> Array:
     """Return the pose of an image, interpolated between its predictions from two solved images around it.
 
@@ -86,11 +92,11 @@ def _interpolate(segment: Sequence[TrackedFrame], index: int, before: tuple[int,
     """
     predictions = []
     for row, map_camera in (before, after):
-        odom_from, odom_to = segment[row].odom_camera, segment[index].odom_camera
+        odom_from, odom_to = frames[row].odom_camera, frames[index].odom_camera
         assert odom_from is not None and odom_to is not None
         predictions.append(map_camera @ inverse(odom_from) @ odom_to)
-    begin, end = segment[before[0]].stamp, segment[after[0]].stamp
-    fraction = (segment[index].stamp - begin) / max(end - begin, 1)
+    begin, end = frames[before[0]].stamp, frames[after[0]].stamp
+    fraction = (frames[index].stamp - begin) / max(end - begin, 1)
     rotation = so3_log(predictions[0][:3, :3].T @ predictions[1][:3, :3])
     return pose(predictions[0][:3, :3] @ so3_exp(fraction * rotation),
                 (1 - fraction) * predictions[0][:3, 3] + fraction * predictions[1][:3, 3])

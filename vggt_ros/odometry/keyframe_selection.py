@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import KeyframeConfig
-from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks, threshold_scale
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.mask import free_pixels
 from vggt_ros.images.sharpness import Sharpness
@@ -30,7 +32,12 @@ _MIN_MATCHES = 25
 
 
 class KeyframeSelector:
-    """Compares every frame with the newest keyframe by their common tracks."""
+    """Compares every frame with the newest keyframe by their common tracks.
+
+    Attributes:
+        stamp: of the newest image, nanoseconds; 0 before the first.
+
+    """
 
     def __init__(self, config: KeyframeConfig) -> None:
         """Select with the thresholds of `config`."""
@@ -43,18 +50,18 @@ class KeyframeSelector:
         self._ids: NDArray[np.int64] | None = None
         self._pixels = np.zeros((0, 2), np.float32)
         self._images = 0
-        self._stamp = self._keyframe_stamp = 0
+        self.stamp = self._keyframe_stamp = 0
         self._due: int | None = None  # the image at which a keyframe was due first
         self._sharpness.clear()
 
     def add_image(self, gray: NDArray[np.uint8], stamp: int) -> None:
         """Take note of the sharpness of the newest image (H, W), and of its stamp, nanoseconds."""
         self._images += 1
-        self._stamp = stamp
+        self.stamp = stamp
         self._sharpness.add(gray)
 
-    def needs_keyframe(self, tracks: FeatureTracks, width: int, spacing: float = 1.0) -> bool:
-        """Return True if the frame with these `tracks`, `width` pixels wide, should become a keyframe.
+    def needs_keyframe(self, tracks: FeatureTracks, shape: Sequence[int], spacing: float = 1.0) -> bool:
+        """Return True if the frame with these `tracks`, an image (H, W), should become a keyframe.
 
         Under load keyframes are farther apart than the settings say, by the factor `spacing`.
         """
@@ -63,8 +70,8 @@ class KeyframeSelector:
         common, before = find(self._ids, tracks.ids)
         survival = len(before) / max(len(self._ids), 1)
         motion = np.linalg.norm(tracks.pixels[common] - self._pixels[before], axis=1)
-        parallax = float(np.median(motion)) * REFERENCE_WIDTH / width if len(before) else np.inf
-        waited = (self._stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
+        parallax = float(np.median(motion)) / threshold_scale(shape) if len(before) else np.inf
+        waited = (self.stamp - self._keyframe_stamp) * 1e-9 > self._config.max_interval
         usual, enough_tracks = spacing * self._config.min_parallax, self._config.min_survival / spacing
         if survival >= enough_tracks and parallax <= usual * (_SLOW_PARALLAX if waited else 1.0):
             self._due = None
@@ -89,7 +96,7 @@ class KeyframeSelector:
     def set_keyframe(self, tracks: FeatureTracks) -> None:
         """Set the frame with these `tracks` as the newest keyframe; call it after new corners were detected."""
         self._ids, self._pixels, self._due = tracks.ids, tracks.pixels, None
-        self._keyframe_stamp = self._stamp
+        self._keyframe_stamp = self.stamp
 
 
 def show_the_same(first: Keyframe | None, second: Keyframe) -> bool:

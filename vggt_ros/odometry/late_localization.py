@@ -7,12 +7,13 @@ keyframes, and the pose follows as for any other image.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks
+from vggt_ros.features.tracks import FeatureTracks, threshold_scale
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose
 from vggt_ros.odometry.frame_trajectory import pose_in_reference
 from vggt_ros.odometry.landmark_table import is_among
@@ -26,19 +27,23 @@ _MAX_PENDING = 500
 _NEAREST = 4
 """Solved keyframes, the nearest in time, whose depth gives the landmarks of an image."""
 _MAX_ERROR = 3.0
-"""Largest reprojection error of an inlier, px at 640 px width."""
+"""Largest reprojection error of an inlier, px at 640 px."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """An image without a pose: its feature tracks, sorted by id, its pinhole matrix (3, 3) and width."""
+    """An image without a pose: its feature tracks, sorted by id, its pinhole matrix (3, 3) and (H, W).
+
+    `keyframe` is the newest one before it, -1 if there is none: stamps do not tell, since time may jump back.
+    """
 
     stamp: int
     ids: NDArray[np.int64]
     pixels: NDArray[np.float32]
     intrinsics: NDArray[np.float64]
     calibrated: bool
-    width: int
+    shape: Sequence[int]
+    keyframe: int
 
 
 class LateLocalizer:
@@ -53,14 +58,14 @@ class LateLocalizer:
         """Forget all images."""
         self._pending.clear()
 
-    def add(self, frame: Frame, tracks: FeatureTracks) -> None:
-        """Let an image without a pose wait."""
+    def add(self, frame: Frame, tracks: FeatureTracks, keyframe: int) -> None:
+        """Let an image without a pose wait, after this `keyframe`."""
         if len(tracks.ids) >= self._min_inliers:
             self._pending.append(_Pending(frame.stamp, tracks.ids.copy(), tracks.pixels.copy(), frame.intrinsics,
-                                          frame.calibrated, frame.image.shape[1]))
+                                          frame.calibrated, frame.image.shape[:2], keyframe))
 
     def locate(self, landmarks: TrackedLandmarks, solution: Solution, most: int) -> list[TrackedFrame]:
-        """Return the poses, by a solution, of waiting images that lie before its newest keyframe; `most` are tried.
+        """Return the poses, by a solution, of waiting images that are before its newest keyframe; `most` are tried.
 
         `landmarks` has the keyframes with their tracks. An image is tried once.
         """
@@ -70,7 +75,7 @@ class LateLocalizer:
             return []
         stamps, found = np.array(sorted(solved)), []
         for _ in range(most):
-            if not self._pending or self._pending[0].stamp > stamps[-1]:
+            if not self._pending or self._pending[0].keyframe >= max(solved.values()):
                 break
             image = self._pending.popleft()
             nearest = stamps[np.argsort(np.abs(stamps - image.stamp), kind="stable")[:_NEAREST]]
@@ -88,11 +93,11 @@ class LateLocalizer:
             rows = np.flatnonzero(np.isnan(points[:, 2]) & is_among(image.ids, tracked.ids))
             at = np.searchsorted(tracked.ids, image.ids[rows])
             points[rows] = tracked.landmarks(tracked.pixels[at], keyframe, solution)
-        known, limit = np.isfinite(points[:, 2]), _MAX_ERROR * image.width / REFERENCE_WIDTH
+        known, limit = np.isfinite(points[:, 2]), _MAX_ERROR * threshold_scale(image.shape)
         pixels = image.pixels[known].astype(np.float64)
         intrinsics = image.intrinsics
         if not image.calibrated:  # nothing was known of the focal length when the image came
-            intrinsics = solved_intrinsics(intrinsics, image.width, [solution.keyframes[k] for k in keyframes])
+            intrinsics = solved_intrinsics(intrinsics, image.shape[1], [solution.keyframes[k] for k in keyframes])
         found = pnp_ransac(points[known], pixels, intrinsics, limit, self._min_inliers)
         if found is None:
             return None

@@ -133,7 +133,7 @@ class Localizer:
             if matched is not None:
                 old_map_camera, tracked = tracked.map_camera, matched
         if tracked is None:
-            self._late.add(frame, self.features)
+            self._late.add(frame, self.features, max(self._tracker.landmarks.keyframes, default=-1))
             self._last_covariance = None
             state = "RELOCALIZING" if self._relocalizer.attempted else "LOST"
             return TrackedFrame(frame.stamp, state if len(solution) else "INITIALIZING", map_odom=self._map_odom)
@@ -244,7 +244,7 @@ class Localizer:
         Return the poses of images that had none when they came, as `locate_late`.
         """
         if solution is not self._tracker.solution:
-            poses = self._tracker.update_solution(self.features, frame.intrinsics, frame.image.shape[1], solution)
+            poses = self._tracker.update_solution(self.features, frame.intrinsics, frame.image.shape, solution)
             if poses is not None:  # the map or its landmarks changed, not the camera: odom -> camera stays
                 self._map_odom, self._last_solution = poses[0] @ inverse(poses[1]) @ self._map_odom, solution
         return self.locate_late(solution, most)

@@ -11,9 +11,9 @@ from vggt_ros.geometry.ray_rotation import rotation_between
 from vggt_ros.odometry.tracked_keyframe import TrackedKeyframe
 
 _MAX_RESIDUAL = 1.5
-"""Largest residual of an inlier of a rotation, px at 640 px width."""
+"""Largest residual of an inlier of a rotation, px at 640 px."""
 _HIDDEN_PARALLAX = 6.0
-"""Parallax per keyframe that rotation alone may hide, px at 640 px width."""
+"""Parallax per keyframe that rotation alone may hide, px at 640 px."""
 
 
 class RotationTracker:
@@ -33,15 +33,15 @@ class RotationTracker:
         """Count the newest image as a keyframe, if it was located by rotation."""
         self._keyframes_since_pose += self._is_active
 
-    def locate(self, keyframe: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, width_factor: float,
+    def locate(self, keyframe: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, scale: float,
                min_inliers: int) -> tuple[Array, Array, int] | None:
         """Return pose 4x4, covariance (6, 6) and number of inliers by the rotation since `keyframe`, or None.
 
-        The covariance grows with each keyframe by the motion that the rotation may hide. `width_factor` is 640 px over
-        the width of the image; at least `min_inliers` tracks must agree.
+        The covariance grows with each keyframe by the motion that the rotation may hide. `scale` is the
+        `threshold_scale` of the image; at least `min_inliers` tracks must agree.
         """
         assert keyframe.map_camera is not None
-        focal = intrinsics[0, 0] * width_factor
+        focal = intrinsics[0, 0] / scale
         common = np.isin(tracks.ids, keyframe.ids, assume_unique=True)
         rays = pixel_rays(intrinsics, *tracks.pixels[common].astype(np.float64).T)
         found = rotation_between(keyframe.rays(tracks.ids[common]), rays, _MAX_RESIDUAL / focal, min_inliers)

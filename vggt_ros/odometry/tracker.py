@@ -8,13 +8,14 @@ landmarks, but the tracks still give the rotation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
-from vggt_ros.features.tracks import REFERENCE_WIDTH, FeatureTracks, ImageFeatures, match_binary
+from vggt_ros.features.tracks import FeatureTracks, ImageFeatures, match_binary, threshold_scale
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose, spread
 from vggt_ros.geometry.poses import Array
 from vggt_ros.odometry.motion_uncertainty import PoseInfluences, motion_covariance, pose_influences
@@ -33,7 +34,7 @@ _DRIFT_RATE = 0.05
 _MIN_INLIER_RATIO, _MIN_INLIER_RATIO_IF_MANY = 0.4, 0.25
 """Smallest fraction of inliers among the landmarks; the second is enough with so many that the pose is not degraded."""
 _MAX_REPROJECTION_ERROR = 3.0
-"""Largest reprojection error of an inlier, px at 640 px width."""
+"""Largest reprojection error of an inlier, px at 640 px."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,28 +113,28 @@ class Tracker:
         The landmarks are updated to a new `solution` only if the present ones do not give a pose; `update_solution`
         does this otherwise, after the pose was published.
         """
-        width, before = image.gray.shape[1], self._influences
+        shape, before = image.gray.shape, self._influences
         self._influences = None
-        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
+        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, shape)
         if tracked_pose is not None and before is not None and self._influences is not None:
             tracked_pose = replace(tracked_pose, motion_covariance=motion_covariance(before, self._influences))
         if tracked_pose is None and solution is not self.solution:
             self._update_landmarks(tracks, solution)
-            tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
+            tracked_pose = self._locate_by_landmarks(tracks, intrinsics, shape)
         if tracked_pose is None and match and not self.is_lost:
             tracked_pose = self._locate_by_features(tracks, image, intrinsics)
         if tracked_pose is None:
-            tracked_pose = self._locate_by_rotation(tracks, intrinsics, width)
+            tracked_pose = self._locate_by_rotation(tracks, intrinsics, shape)
         self._lost_images = 0 if tracked_pose else self._lost_images + bool(len(solution))
         self._last_pose = tracked_pose.map_camera if tracked_pose else None
         return tracked_pose
 
-    def update_solution(self, tracks: FeatureTracks, intrinsics: Array, width: int,
+    def update_solution(self, tracks: FeatureTracks, intrinsics: Array, shape: Sequence[int],
                         solution: Solution) -> tuple[Array, Array] | None:
         """Update the landmarks to a new solution; return the newest pose 4x4 by it and by the previous one, or None."""
         old_pose, self._influences = self._last_pose, None
         self._update_landmarks(tracks, solution)
-        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, width)
+        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, shape)
         self._last_pose = tracked_pose.map_camera if tracked_pose else None
         return None if tracked_pose is None or old_pose is None else (tracked_pose.map_camera, old_pose)
 
@@ -159,7 +160,7 @@ class Tracker:
         """
         lost_images = self._lost_images
         self.apply_relocalization(tracks, found, reset_keyframes=True)
-        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, image.gray.shape[1])
+        tracked_pose = self._locate_by_landmarks(tracks, intrinsics, image.gray.shape)
         if tracked_pose is None:
             self._last_pose, self._lost_images = None, lost_images
         else:
@@ -173,7 +174,7 @@ class Tracker:
 
     def _locate_by_features(self, tracks: FeatureTracks, image: ImageFeatures, intrinsics: Array) -> TrackedPose | None:
         """Locate by matching ORB features of the newest solved keyframes; the inliers are tracked from now on."""
-        solved, width = self.landmarks.solved_keyframes(self.solution)[:3], image.gray.shape[1]
+        solved, shape = self.landmarks.solved_keyframes(self.solution)[:3], image.gray.shape
         if not solved or len(image.binary) < self._config.min_inliers:
             return None
         pixels = image.binary.pixels
@@ -187,7 +188,7 @@ class Tracker:
             known = np.isfinite(points[:, 2])
             if known.sum() < self._config.min_inliers:
                 continue
-            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, self._max_error(width),
+            found_pose = pnp_ransac(points[known], pixels[image_rows[known]], intrinsics, _max_error(shape),
                                     self._config.min_inliers)
             if found_pose is not None:
                 self._last_pose, inliers = found_pose
@@ -195,15 +196,16 @@ class Tracker:
                     continue
                 self.landmarks.replace(tracks.append(pixels[image_rows[known][inliers]]), points[known][inliers],
                                         keyframe)
-                return self._locate_by_landmarks(tracks, intrinsics, width)
+                return self._locate_by_landmarks(tracks, intrinsics, shape)
         return None
 
-    def _locate_by_landmarks(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
+    def _locate_by_landmarks(self, tracks: FeatureTracks, intrinsics: Array,
+                             shape: Sequence[int]) -> TrackedPose | None:
         """Return the pose by the present landmarks, or None if there are too few inliers."""
         known, points, from_depth = self.landmarks.lookup(tracks.ids)
         if len(points) < self._config.min_inliers:
             return None
-        pixels, max_error = tracks.pixels[known].astype(np.float64), self._max_error(width)
+        pixels, max_error = tracks.pixels[known].astype(np.float64), _max_error(shape)
         minimum, many = self._config.min_inliers, DEGRADED_FACTOR * self._config.min_inliers
         required = max(minimum, min(_MIN_INLIER_RATIO * len(points),
                                     max(_MIN_INLIER_RATIO_IF_MANY * len(points), many)))
@@ -230,16 +232,16 @@ class Tracker:
         self._influences = pose_influences(pose, tracks.ids[known], points, pixels, intrinsics, max_error)
         return TrackedPose(pose, covariance, int(inliers.sum()), self.landmarks.reference, depth_inliers)
 
-    def _locate_by_rotation(self, tracks: FeatureTracks, intrinsics: Array, width: int) -> TrackedPose | None:
+    def _locate_by_rotation(self, tracks: FeatureTracks, intrinsics: Array, shape: Sequence[int]) -> TrackedPose | None:
         """Locate by pure rotation, if it explains the motion of the tracks since the newest keyframe with a pose."""
         newest = list(self.landmarks.keyframes.values())[:-4:-1]
         keyframe = next((k for k in newest if k.map_camera is not None), None)
         if keyframe is None or self.solution.index(self.landmarks.reference) is None:
             return None
-        found = self._rotation_tracker.locate(keyframe, tracks, intrinsics, REFERENCE_WIDTH / width,
+        found = self._rotation_tracker.locate(keyframe, tracks, intrinsics, threshold_scale(shape),
                                               self._config.min_inliers)
         return None if found is None else TrackedPose(*found, self.landmarks.reference, 0, rotation_only=True)
 
-    @staticmethod
-    def _max_error(width: int) -> float:
-        return _MAX_REPROJECTION_ERROR * width / REFERENCE_WIDTH
+
+def _max_error(shape: Sequence[int]) -> float:
+    return _MAX_REPROJECTION_ERROR * threshold_scale(shape)

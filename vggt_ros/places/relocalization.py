@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import TrackingConfig
 from vggt_ros.features.landmarks import landmarks
 from vggt_ros.features.photometric import PhotometricImage, textured_points
-from vggt_ros.features.tracks import REFERENCE_WIDTH, ImageFeatures, match_binary
+from vggt_ros.features.tracks import ImageFeatures, match_binary, threshold_scale
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.pnp import pnp_ransac, refine_pose, spread
 from vggt_ros.geometry.poses import Array, rotation_angle
@@ -31,7 +31,7 @@ _NEIGHBORS = 4
 _MAX_PRIOR_SEARCHES = 30
 """Images that are searched for near an expected pose before it is taken to be wrong."""
 _MAX_REPROJECTION_ERROR = 3.0
-"""Largest reprojection error of an inlier, px at 640 px width."""
+"""Largest reprojection error of an inlier, px at 640 px."""
 _MIN_INLIERS_PER_KEYFRAME, _MIN_INLIERS = 12, 30
 """Fewest inliers with a single keyframe, and with it and its neighbors."""
 MIN_SPREAD = 0.1
@@ -151,7 +151,8 @@ class Relocalizer:
         binary, (height, width) = image.binary, image.gray.shape
         if len(binary) < _MIN_INLIERS or not rows:
             return None
-        pixels, max_error = binary.pixels.astype(np.float64), _MAX_REPROJECTION_ERROR * width / REFERENCE_WIDTH
+        pixels = binary.pixels.astype(np.float64)
+        max_error = _MAX_REPROJECTION_ERROR * threshold_scale(image.gray.shape)
         map_camera, best_inliers, submap = guess, _MIN_INLIERS_PER_KEYFRAME, int(solution.submaps[rows[0]])
         matches: dict[int, tuple[NDArray[np.int64], Array]] = {}
         for row in rows:

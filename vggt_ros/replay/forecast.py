@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.replay.frames import is_after_jump
 from vggt_ros.slam import Slam
 from vggt_ros.windows.frame import Frame
 from vggt_ros.workers.ahead import AheadReconstructor
@@ -85,6 +86,9 @@ class Forecast:
 
     def _select(self, frame: Frame) -> None:
         """Select keyframes up to an image."""
+        if is_after_jump(self._selection, frame):
+            self._flush()
+            self._selection.interrupt()
         window = self._selection.track(frame).window
         tracks, _, buffer, next_keyframe = self._selection.selection
         self._read.append(_Selected(frame, tracks.ids, next_keyframe, buffer.next_window))
@@ -93,6 +97,9 @@ class Forecast:
 
     def _end(self) -> None:
         self._at_end = True
+        self._flush()
+
+    def _flush(self) -> None:
         window = self._selection.flush()
         if window is not None:
             self._ahead.expect(window)

@@ -12,6 +12,7 @@ from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.images.mask import read_mask
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences.sequence import Sequence
+from vggt_ros.slam import Slam
 from vggt_ros.windows.frame import Frame
 
 
@@ -44,6 +45,11 @@ class FrameMaker:
         if camera is not self.rectify.camera:  # a bag has another calibration from here on
             self._prepare()
         return Frame(stamp, self.rectify(image), self.rectify.intrinsics, camera.calibrated, self._excluded)
+
+
+def is_after_jump(slam: Slam, frame: Frame) -> bool:
+    """Return whether time jumped back before a frame, which then does not continue those that `slam` has tracked."""
+    return frame.stamp < slam.selection[1].stamp
 
 
 def frames(sequence: Sequence, reconstructor: Reconstructor, config: Config | None = None) -> Iterator[Frame]:

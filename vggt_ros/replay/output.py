@@ -46,6 +46,7 @@ def report(result: Run) -> dict[str, Any]:
         "wall_seconds": result.seconds,
         "counts": dataclasses.asdict(slam.counts),
         "dropped_images": result.dropped_images,
+        "time_jumps": result.jumps,
         "omitted_images": result.sequence.omitted.lines,
         "dark_images": result.dark_images,
         "failures": result.failures,

@@ -17,15 +17,16 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.restored_map import restore
-from vggt_ros.odometry.frame_trajectory import frame_trajectory
+from vggt_ros.odometry.frame_trajectory import frame_trajectory, in_time
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import refined_as_configured
 from vggt_ros.replay.forecast import Forecast
-from vggt_ros.replay.frames import FrameMaker
+from vggt_ros.replay.frames import FrameMaker, is_after_jump
 from vggt_ros.replay.metric_sources import MetricData, MetricSources
 from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
+from vggt_ros.sequences.stamps import Order, StampCheck
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.frame import Frame, TrackedFrame
@@ -50,6 +51,7 @@ class Run:
         frames: every image's pose as it was tracked.
         updates: result of each window.
         dropped_images: number of images left out because they are no newer than the one before, as in the node.
+        jumps: how often time jumped back, each as a text; the map went on, as in the node.
         dark_images: number of images that were not located, and are dark.
         failures: images and windows that were lost by an error, as in the node, each with its error.
         seconds: wall time.
@@ -67,6 +69,7 @@ class Run:
     frames: list[TrackedFrame]
     updates: list[Update]
     dropped_images: int
+    jumps: list[str]
     dark_images: int
     failures: list[str]
     seconds: float
@@ -80,7 +83,7 @@ class Run:
         return 0 if self.loaded is None else self.loaded.next_keyframe
 
     def trajectory(self, submap: int) -> Truth:
-        """Return stamps (n,) and `map_camera` (n, 4, 4) of this run's keyframes in a submap, as the graph has them.
+        """Return stamps (n,), rising, and `map_camera` (n, 4, 4) of this run's keyframes in a submap by the graph.
 
         In mode localization, which adds no keyframes, those of every located image.
         """
@@ -89,7 +92,7 @@ class Run:
         stamps, poses = self.slam.trajectory(submap)
         solution = self.slam.solution
         is_new = solution.ids[solution.submaps == submap] >= self.first_keyframe
-        return stamps[is_new], poses[is_new]
+        return in_time(stamps[is_new], poses[is_new])
 
     def accuracy(self, with_scale: bool = True) -> Accuracy | None:
         """Return the errors of `trajectory` in the largest submap; None without ground truth or with too few poses.
@@ -168,7 +171,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
-    source = _FrameSource(sequence, make_frame)
+    source = _FrameSource(sequence, make_frame, config.camera.max_step)
     sources = MetricSources(slam, sequence, make_frame.rectify, metric)
     forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
     interrupted, began = False, time.perf_counter()
@@ -179,6 +182,9 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 break
             bar.update()
             sources.feed(frame.stamp)
+            if is_after_jump(slam, frame):  # as in the node: the camera is searched for, or a submap begins
+                _finish(slam, updates, failures, on_update)
+                slam.interrupt()
             try:
                 tracked = slam.track(frame)
             except Exception as error:  # as in the node: one image must not cost the results of all others
@@ -191,13 +197,11 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                                 submaps=slam.counts.submaps)
                 tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
-        last = slam.flush()
-        if last is not None:
-            _solve(slam, last, updates, failures, on_update)
+        _finish(slam, updates, failures, on_update)
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
-    return Run(sequence, config, reason, slam, frames, updates, source.dropped, dark, failures,
+    return Run(sequence, config, reason, slam, frames, updates, source.dropped, source.jumps, dark, failures,
                time.perf_counter() - began, loaded, interrupted, {} if forecast is None else forecast.figures)
 
 
@@ -206,23 +210,26 @@ class _FrameSource:
 
     Attributes:
         dropped: images left out so far because they are no newer than the one before.
+        jumps: of time, so far.
         dark: stamps of the frames in which nothing can be seen.
 
     """
 
-    def __init__(self, sequence: Sequence, make_frame: FrameMaker) -> None:
-        self._sequence, self._make_frame = sequence, make_frame
+    def __init__(self, sequence: Sequence, make_frame: FrameMaker, max_step: float) -> None:
+        self._sequence, self._make_frame, self._stamps = sequence, make_frame, StampCheck(max_step)
         self.dropped = 0
+        self.jumps: list[str] = []
         self.dark: set[int] = set()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames; raises SequenceError where the recording cannot be read."""
-        newest: int | None = None
         for stamp, image in self._sequence:
-            if newest is not None and stamp <= newest:
+            order = self._stamps.check(stamp)
+            if order is Order.LATE:
                 self.dropped += 1
                 continue
-            newest = stamp
+            if order is Order.JUMP:
+                self.jumps.append(f"{self._stamps.reason}, to {stamp} ns")
             if darkness(image):
                 self.dark.add(stamp)
             yield self._make_frame(stamp, image)
@@ -230,10 +237,19 @@ class _FrameSource:
 
 def _with_late_poses(slam: Slam, frames: list[TrackedFrame]) -> list[TrackedFrame]:
     """Return the frames, with poses of those that had none when they came, by the keyframes that are solved now."""
-    slam.locate_late()
     late = {tracked.stamp: tracked for tracked in slam.located_late}
-    return [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe) if frame.stamp in late else frame
+    return [dataclasses.replace(late[frame.stamp], keyframe=frame.keyframe)
+            if frame.stamp in late and frame.map_camera is None else frame
             for frame in frames]
+
+
+def _finish(slam: Slam, updates: list[Update], failures: list[str],
+            on_update: Callable[[Slam, Update], None] | None) -> None:
+    """Solve the partial window of the newest keyframes, and locate all images that can be located by now."""
+    last = slam.flush()
+    if last is not None:
+        _solve(slam, last, updates, failures, on_update)
+    slam.locate_late()
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],

@@ -249,5 +249,6 @@ class BagSequence:
         if len(stamps) < total:
             assumptions.append(f"the ground truth of {connection.topic} without {total - len(stamps)} poses that are "
                                "not finite or have no rotation")
-        return (np.array(stamps, np.int64), np.array(poses)) if stamps else None
+        rising, rows = np.unique(np.array(stamps, np.int64), return_index=True)
+        return (rising, np.array(poses)[rows]) if stamps else None
 

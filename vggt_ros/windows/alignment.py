@@ -1,9 +1,9 @@
 """Alignment of a window to the map by their shared keyframes: a similarity with a covariance, or a rejection.
 
-A shared keyframe has a depth map on both sides, for the same pixels and hence along the same rays. Scale is the median
-ratio of the two depths. It is symmetric in the noise of both sides, whereas a least-squares scale is biased towards
-small values. With the scale fixed, rotation and translation are estimated from the shared poses together with points of
-the shared depth. Camera centers alone do not determine the rotation about the line on which they lie.
+A shared keyframe has a depth map on both sides, for the same pixels and hence along the same rays. Scale comes from the
+ratio of the two depths and from that of the distances between the cameras (`overlap_scale.py`). With the scale fixed,
+rotation and translation are estimated from the shared poses together with points of the shared depth. Camera centers
+alone do not determine the rotation about the line on which they lie.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from vggt_ros.geometry.poses import (
     Sim3,
     mean_rotation,
     orthonormalize,
-    robust_sigma,
     rotation_angle,
     skew,
     so3_exp,
     so3_log,
 )
 from vggt_ros.geometry.sim3 import rotation_vectors, skews
+from vggt_ros.windows.overlap_scale import EFFECTIVE_SAMPLES, scale_by_depth, with_distances
 from vggt_ros.windows.solution import MapKeyframe
 
 _MAX_POINTS = 300
 """Most points of a shared keyframe that are used; more add no information, since their errors are correlated."""
-_EFFECTIVE_SAMPLES = 30
-"""Effective number of independent depth errors in one keyframe: errors of neighboring pixels are correlated."""
 _SIGMA_ROTATION, _SIGMA_CENTER, _SIGMA_POINT = 0.002, 0.004, 0.03
 """Prior sigmas of a shared rotation (radians), of a shared center (fraction of the depth) and of a point (fraction of
 its depth). They are the relative weights of the three kinds of residuals; the covariance is scaled by the disagreement
@@ -106,12 +104,13 @@ class _Overlap:
 
 
 def align(reference: Mapping[int, View], window: Mapping[int, View], config: AlignmentConfig,
-          same_unit: bool = False, scale_sigma: float = 0.0) -> Alignment:
+          same_unit: bool = False, scale_sigma: float = 0.0, same_depth: bool = False) -> Alignment:
     """Return the alignment of `window` in the frame of `reference`; both are keyframe id to View.
 
     Where no shared keyframe has depth, since the camera only turned, a window that has the `same_unit` as the one
     before is aligned by the poses alone. What is new in a window may have another scale than the shared keyframes:
-    `scale_sigma` is the standard deviation of its logarithm, about the center of the newest shared camera.
+    `scale_sigma` is the standard deviation of its logarithm, about the center of the newest shared camera. Where the
+    shared keyframes see the `same_depth`, the errors of it are one error.
 
     Raises:
         AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
@@ -127,23 +126,24 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     if not overlaps:
         raise AlignmentRefused(f"no shared keyframe has {config.min_pixels} pixels with depth in both the window and "
                                f"the map (alignment.min_pixels; {len(shared)} shared)")
-    ratios = np.concatenate([overlap.log_ratio for overlap in overlaps.values()])
-    log_scale, scatter = float(np.median(ratios)), robust_sigma(ratios)
+    log_scale, variance_scale, scatter = scale_by_depth([o.log_ratio for o in overlaps.values()], same_depth)
     if scatter > config.max_scale:
         raise AlignmentRefused(f"the depths of the shared keyframes differ by {100 * scatter:.0f} % after the best "
                                f"scale, more than {100 * config.max_scale:.0f} % (alignment.max_scale)")
-    medians = np.array([np.median(overlap.log_ratio) for overlap in overlaps.values()])
-    variance_scale = (scatter**2 / _EFFECTIVE_SAMPLES + float(np.mean((medians - log_scale) ** 2))
-                      + 1e-6) / len(overlaps)
+    depth, uncertainty = float(np.median([np.median(o.window_points[:, 2]) for o in overlaps.values()])), \
+        _uncertainty(window)
+    log_scale, variance_scale = with_distances(
+        log_scale, variance_scale, np.array([o.reference_camera for o in overlaps.values()]),
+        np.array([o.window_camera for o in overlaps.values()]), uncertainty * _SIGMA_CENTER * depth,
+        config.max_translation * depth)
     reference_window = _solve(list(overlaps.values()), float(np.exp(log_scale)))
     _check_agreement(overlaps, reference_window, config)
-    covariance = _covariance(list(overlaps.values()), reference_window, variance_scale)
-    covariance[:6, :6] *= _uncertainty(window) ** 2
+    covariance = _covariance(list(overlaps.values()), reference_window, variance_scale,
+                             1 if same_depth else len(overlaps))
+    covariance[:6, :6] *= uncertainty**2
     by_scale = np.array([0.0, 0.0, 0.0, *-window[max(overlaps)].camera[:3, 3], 1.0])
     covariance += scale_sigma**2 * np.outer(by_scale, by_scale)
-    return Alignment(reference_window, covariance,
-                     tuple(overlaps),
-                     float(np.median([np.median(overlap.window_points[:, 2]) for overlap in overlaps.values()])))
+    return Alignment(reference_window, covariance, tuple(overlaps), depth)
 
 
 def guess_alignment(reference: Mapping[int, View], window: Mapping[int, View],
@@ -214,7 +214,7 @@ def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
     target = np.concatenate([reference[:, :3, 3], *(o.reference_points @ o.reference_camera[:3, :3].T
                                                     + o.reference_camera[:3, 3] for o in overlaps)])
     sigma = np.concatenate([_SIGMA_CENTER * depths, *(_SIGMA_POINT * o.reference_points[:, 2] for o in overlaps)])
-    point_weight = np.concatenate([np.ones(len(overlaps)), *(o.weights * (_EFFECTIVE_SAMPLES / o.weights.sum())
+    point_weight = np.concatenate([np.ones(len(overlaps)), *(o.weights * (EFFECTIVE_SAMPLES / o.weights.sum())
                                                              for o in overlaps)])
     source_skews = skews(source)
     rotation_jacobian = np.swapaxes(window[:, :3, :3], 1, 2) / _SIGMA_ROTATION
@@ -244,8 +244,8 @@ def _solve(overlaps: list[_Overlap], scale: float) -> Sim3:
     return Sim3(scale, rotation, translation)
 
 
-def _covariance(overlaps: list[_Overlap], reference_window: Sim3, variance_scale: float) -> Array:
-    """Return the covariance (7, 7) of an alignment.
+def _covariance(overlaps: list[_Overlap], reference_window: Sim3, variance_scale: float, independent: int) -> Array:
+    """Return the covariance (7, 7) of an alignment by so many independent keyframes.
 
     All points of a keyframe share the error of its pose, so the shared poses are the independent measurements, not the
     points. The error level is the prior one, corrected by the disagreement of the shared poses.
@@ -261,7 +261,7 @@ def _covariance(overlaps: list[_Overlap], reference_window: Sim3, variance_scale
         information[:3, :3] += np.eye(3) / _SIGMA_ROTATION**2
         information += center.T @ center
     covariance = np.zeros((7, 7))
-    covariance[:6, :6] = np.linalg.inv(information) * (6 + squared_residuals) / (6 * len(overlaps))
+    covariance[:6, :6] = np.linalg.inv(information) * (6 + squared_residuals) / (6 * independent)
     covariance[6, 6] = variance_scale
     # Scale is estimated about the centroid of the points: there, scale and translation are independent, and a scale
     # error moves the cameras relative to that centroid.

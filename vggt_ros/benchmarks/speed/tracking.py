@@ -20,7 +20,6 @@ from vggt_ros.benchmarks.recordings import load
 from vggt_ros.config import Config
 from vggt_ros.replay.run import run
 from vggt_ros.slam import Slam
-from vggt_ros.threads import single_threaded_blas
 from vggt_ros.windows.frame import Frame, TrackedFrame
 from vggt_ros.windows.load import Load
 
@@ -40,7 +39,6 @@ def tracking(names: Sequence[str], config: Config, profile: bool = False) -> dic
         SequenceError: a sequence is missing or cannot be read.
 
     """
-    single_threaded_blas()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     results: dict[str, Any] = {}

@@ -138,7 +138,7 @@ def _track_step(tracks: Array, features: Sequence[Features], index: int) -> tupl
         both = np.flatnonzero(observed & ~np.isnan(tracks[:, index + 1, 0]))
         first, second = (tracks[both, view].astype(np.float32) for view in (index, index + 1))
         matrix = homography(np.concatenate([first, points[good]]), np.concatenate([second, moved[good]]),
-                            source.gray.shape[1])
+                            max(source.gray.shape))
         if matrix is not None:
             retried, retried_good = follow_warped(source, target, points, matrix, 2 * MAX_BACKWARD_ERROR)
             if is_confirmed(mapped(points, matrix), retried_good, source.gray.shape[::-1]):

@@ -11,6 +11,9 @@ CURES = {"sensor_msgs/msg/CompressedImage": "set camera.transport to compressed,
         "sensor_msgs/msg/Image": "set camera.transport to raw"}
 """Cures by the type of the publisher, if it differs from that of the subscription."""
 
+LATCHED = "reliable", "transient_local"
+"""Policies of a publisher whose last message late subscriptions receive: those of best effort get none again."""
+
 
 def explain_silence(topic: str, kind: str, qos: QoSProfile, publishers: Sequence[TopicEndpointInfo],
                     name: str = "image") -> str:
@@ -35,8 +38,15 @@ def explain_silence(topic: str, kind: str, qos: QoSProfile, publishers: Sequence
     if all(reasons):
         return (f"QoS mismatch: {node_name(fitting[0])} {reasons[0]}; set the parameters "
                 f"qos_overrides.{topic}.subscription.* to the offered policies")
-    return (f"{node_name(fitting[reasons.index('')])} publishes {topic}, but nothing arrives: is it paused, or are its "
-            "messages too large for the shared memory of DDS (config/fastdds.xml)?")
+    sender = fitting[reasons.index("")]
+    silent = f"{node_name(sender)} publishes {topic}, but nothing arrives: "
+    if name == "camera_info":
+        offered = sender.qos_profile.reliability.name.lower(), sender.qos_profile.durability.name.lower()
+        return silent + ("is it paused?" if offered == LATCHED else
+                         f"it offers {' and '.join(offered)}. What is published once, before this node starts, arrives "
+                         f"only if it is latched, which takes {' and '.join(LATCHED)}: let the publisher offer both, "
+                         "or publish with each image")
+    return silent + "is it paused, or are its messages too large for the shared memory of DDS (config/fastdds.xml)?"
 
 
 def describe_publishers(publishers: Sequence[TopicEndpointInfo]) -> str:

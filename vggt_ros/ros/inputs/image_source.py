@@ -19,10 +19,10 @@ from vggt_ros.ros.common.log import LOG_PERIOD
 from vggt_ros.ros.common.silence import describe_publishers, node_name
 from vggt_ros.ros.conversions.images import decode_first
 from vggt_ros.ros.conversions.messages import is_valid_stamp, nanoseconds
-from vggt_ros.ros.inputs.stamps import Order, StampCheck
 from vggt_ros.ros.inputs.subscriptions import AdaptiveSubscription
 from vggt_ros.sequences.encodings import DEPTH_ENCODINGS, ImageError
 from vggt_ros.sequences.intake import Intake, darkness
+from vggt_ros.sequences.stamps import Order, StampCheck
 from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.frame import Frame
@@ -248,7 +248,7 @@ class ImageSource:
             if previous is None and now - self._waiting_since < self._config.info_timeout:
                 return None
             camera = Camera.assumed(width, height, self._config.fov)
-            reason = self._intake.problem or f"no CameraInfo ({_describe_publishers(self._node, self.info_topic)})"
+            reason = self._intake.problem or f"no CameraInfo: {self._subscriptions[0].explain_silence()}"
             self._node.get_logger().warning(f"{self.info_topic}: {reason}; a field of view of "
                                             f"{self._config.fov:g} degrees is assumed (camera.fov)",
                                             throttle_duration_sec=LOG_PERIOD)
@@ -282,7 +282,8 @@ class ImageSource:
 
     def _accept_stamp(self, stamp: int) -> bool:
         """Return True if the stamp is newer than the last one, or after a jump of time."""
-        order = self._stamps.check(stamp, bool(self._node.get_parameter("use_sim_time").value))
+        simulated = bool(self._node.get_parameter("use_sim_time").value)
+        order = self._stamps.check(stamp, None if simulated else time.monotonic(), restarts=simulated)
         if order is Order.LATE:
             self._node.get_logger().warning(f"{self.topic}: an image {self._stamps.reason}; it is left out",
                                             throttle_duration_sec=LOG_PERIOD)
