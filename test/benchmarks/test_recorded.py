@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from data_folder import DATA
@@ -14,9 +15,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from vggt_ros.benchmarks.accuracy.recorded import (
     RecordingError,
     common_content,
+    content,
+    keyframes,
     load_runs,
     output,
     read_images,
+    read_intrinsics,
     read_reference,
     walk,
 )
@@ -60,10 +64,11 @@ def test_the_raw_output_is_what_was_recorded() -> None:
     """Depth is where the padded image has it, the field of view is the image's, poses are as they were."""
     folder = RECORDED / "kitchen"
     run = load_runs(folder)["run_a"]
-    width, height = read_images(folder, list(run.names[:1]))[run.names[0]].shape[1::-1]
-    left, top = (518 - width) // 2, (518 - height) // 2
-    assert common_content([(width, height)]) == (left, top, width, height)
-    assert common_content([(width, height), (height, width)]) == (0, 0, 518, 518)
+    image, = read_images(folder, list(run.names[:1])).values()
+    part = left, top, width, height = common_content([image.size])
+    assert part == (0, 87, 518, 344)  # the image reaches from 85.78 to 431.55
+    assert (image.crop(part).max(2) > 0).mean() > 0.99
+    assert common_content([image.size, image.size[::-1]]) == (0, 0, 518, 518)
     raw = output(run, run.names[1:3], (left, top, width, height))
     mine = run.frame == 2
     x, y = (run.pixel[mine] - [left, top]).T
@@ -72,6 +77,31 @@ def test_the_raw_output_is_what_was_recorded() -> None:
     assert np.isfinite(raw.depth[1]).sum() == len(set(zip(x[inside].tolist(), y[inside].tolist(), strict=True)))
     np.testing.assert_allclose(raw.pose_enc[0, :3], run.extrinsic[1, :, 3], atol=1e-6)
     assert width / 2 / np.tan(raw.pose_enc[0, 8] / 2) == pytest.approx(run.intrinsic[1, 0, 0], rel=1e-5)
+
+
+def test_pixels_depth_and_intrinsics_are_of_one_grid(tmp_path: Path) -> None:
+    """Points of a scene, drawn into an image of odd size, are seen where the intrinsics say; so is its middle."""
+    points = np.array([[-0.4, -0.2], [0.0, 0.0], [0.35, 0.25], [0.1, -0.28]])
+    matrix = np.array([[808.3, 0, 389.0], [0, 808.3, 259.5], [0, 0, 1]])
+    x, y = np.meshgrid(np.arange(779), np.arange(520))
+    drawn = np.zeros((520, 779))
+    for at in points * 808.3 + matrix[:2, 2]:
+        drawn += 250 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 18)
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.repeat(drawn[..., None], 3, 2))
+    (tmp_path / "colmap.txt").write_text("a.png 808.3 808.3 389.5 260 779 520 0\n")
+    seen = read_images(tmp_path, ["a.png"])["a.png"]
+    found = read_intrinsics(tmp_path / "colmap.txt")["a.png"]
+    part = content(779, 520)
+    gray = seen.crop(part)[..., 0].astype(float)
+    rows, columns = np.indices(gray.shape)
+    for at in points * found[[0, 1], [0, 1]] + found[:2, 2]:
+        weight = gray * (np.hypot(columns - at[0], rows - at[1]) < 10)
+        center = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+        np.testing.assert_allclose(center, at, atol=0.02)
+    assert found[0, 0] == found[1, 1] == pytest.approx(808.3 * 518 / 779)
+    keyframe, = keyframes([seen], part)
+    np.testing.assert_allclose(keyframe.intrinsics[:2, 2], found[:2, 2], atol=1e-9)
 
 
 def test_a_walk_is_a_cycle_and_comparison_ignores_the_frame() -> None:

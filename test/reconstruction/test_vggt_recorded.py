@@ -15,6 +15,7 @@ from vggt_ros.cli.parity import main
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.vggt import weights
 from vggt_ros.reconstruction.vggt.inference import Inference
+from vggt_ros.reconstruction.vggt.padding import padded_from_image
 from vggt_ros.reconstruction.vggt.recorded_parity import prepare_images, run_on_images
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
@@ -69,6 +70,19 @@ def test_images_are_prepared_as_by_pillow(scene):
     assert ours.shape == (3, SIDE, SIDE) and expected.max() > 0.5
     assert float((ours - expected).abs().mean()) < 0.5 / 255
     assert float((ours - expected).abs().max()) < 6 / 255  # decoders of JPEG differ
+
+
+@pytest.mark.parametrize("size", [(779, 520), (520, 779), (640, 480)])
+def test_prepared_images_are_where_the_matrix_says(size, tmp_path):
+    """A blurred dot is found at its place, to a fraction of a pixel."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    at = np.array([0.7 * size[0], 0.4 * size[1]])
+    dot = 250 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 18)
+    cv2.imwrite(str(tmp_path / "dot.png"), np.repeat(dot[..., None], 3, 2))
+    seen = prepare_images([tmp_path / "dot.png"])[0, 0].numpy()
+    rows, columns = np.indices(seen.shape)
+    found = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
+    np.testing.assert_allclose(found, (padded_from_image(*size) @ [*at, 1])[:2], atol=0.03)
 
 
 @pytest.fixture(name="staged", scope="module")

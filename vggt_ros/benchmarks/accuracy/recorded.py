@@ -6,7 +6,8 @@ random pixels of each image; confidence and the other heads are not recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,6 +19,7 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.vggt.decoding import NetworkOutput, decode
+from vggt_ros.reconstruction.vggt.padding import padded_from_image, to_square
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, RecordedRun
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.storage.files import FileError, read_lines
@@ -43,9 +45,13 @@ def load_runs(folder: Path) -> dict[str, RecordedRun]:
 
 
 def content(width: int, height: int) -> tuple[int, int, int, int]:
-    """Return left, top, width and height of an image of a size within the padded one."""
-    inner = [round(SIDE * side / max(width, height)) for side in (width, height)]
-    return (SIDE - inner[0]) // 2, (SIDE - inner[1]) // 2, inner[0], inner[1]
+    """Return left, top, width and height of the largest part about the center of the square that shows the image only.
+
+    The network's principal point is its center, too.
+    """
+    edges = padded_from_image(width, height)[:2] @ [[-0.5, width - 0.5], [-0.5, height - 0.5], [1, 1]] + 0.5
+    half_x, half_y = (int(half) for half in np.abs(edges - SIDE / 2).min(1) + 1e-9)
+    return SIDE // 2 - half_x, SIDE // 2 - half_y, 2 * half_x, 2 * half_y
 
 
 def common_content(sizes: Iterable[tuple[int, int]]) -> tuple[int, int, int, int]:
@@ -93,29 +99,46 @@ class RecordedReconstructor:
         return decode(raw.filtered(self._settings), window)
 
 
-def read_images(folder: Path, names: list[str]) -> dict[str, NDArray[np.uint8]]:
-    """Return images by name, RGB, scaled as the network saw them; raises RecordingError if one cannot be read."""
-    images: dict[str, NDArray[np.uint8]] = {}
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image where the network saw it.
+
+    Attributes:
+        pixels: RGB uint8 (SIDE, SIDE, 3), with black beside the image.
+        size: width and height of the image itself.
+
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+    def crop(self, part: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Return a part (left, top, width, height)."""
+        left, top, width, height = part
+        return self.pixels[top:top + height, left:left + width].copy()
+
+
+def read_images(folder: Path, names: list[str]) -> dict[str, SeenImage]:
+    """Return images by name; raises RecordingError if one cannot be read."""
+    images = {}
     for name in names:
-        image = cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR)
+        image = cv2.imread(str(folder / "images" / name), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise RecordingError(f"{folder / 'images' / name}: not a readable image")
-        small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), content(image.shape[1], image.shape[0])[2:],
-                           interpolation=cv2.INTER_AREA)
-        images[name] = np.asarray(small, np.uint8)
+        square = to_square(np.asarray(image[..., ::-1], np.uint8))
+        small = cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)  # as `Rectifier` does
+        images[name] = SeenImage(np.asarray(small, np.uint8), (image.shape[1], image.shape[0]))
     return images
 
 
-def keyframes(images: Iterable[NDArray[np.uint8]], part: tuple[int, int, int, int]) -> list[Keyframe]:
-    """Return scaled images as keyframes of a camera that is not calibrated; where they differ in size, padded."""
+def keyframes(images: Iterable[SeenImage], part: tuple[int, int, int, int]) -> list[Keyframe]:
+    """Return a part of the padded images as keyframes of cameras that are not calibrated."""
     found = []
     for number, image in enumerate(images):
-        padded = np.zeros((part[3], part[2], 3), np.uint8)
-        height, width = image.shape[:2]
-        top, left = (part[3] - height) // 2, (part[2] - width) // 2
-        padded[top:top + height, left:left + width] = image
-        camera = Camera.assumed(part[2], part[3], 65.0)
-        found.append(Keyframe(number, number * 10**9, padded, camera.intrinsics, calibrated=False))
+        intrinsics = Camera.assumed(part[2], part[3], 65.0).intrinsics
+        middle = (np.array(image.size) - 1) / 2
+        intrinsics[:2, 2] = (padded_from_image(*image.size) @ [*middle, 1.0])[:2] - part[:2]
+        found.append(Keyframe(number, number * 10**9, image.crop(part), intrinsics, calibrated=False))
     return found
 
 
@@ -135,22 +158,24 @@ def read_reference(path: Path) -> dict[str, Array]:
     return poses
 
 
-def read_intrinsics(path: Path, widths: Mapping[str, int]) -> dict[str, Array]:
-    """Return image name to its intrinsics 3x3 in `colmap.txt`, for images of these widths; raises RecordingError.
+def read_intrinsics(path: Path) -> dict[str, Array]:
+    """Return image name to the intrinsics 3x3 of its `content` by `colmap.txt`; raises RecordingError.
 
     A pixel's center is at half a pixel in the file, and at a whole one here.
     """
     matrices = {}
     for number, line in enumerate(read_lines(path), 1):
         words = line.split()
-        if not words or words[0] not in widths:
+        if not words or words[0].startswith("#"):
             continue
         try:
-            fx, fy, cx, cy, full_width = (float(word) for word in words[1:6])
-            scale = widths[words[0]] / full_width
-        except (ValueError, ZeroDivisionError) as error:
-            raise RecordingError(f"{path}, line {number}: expected fx fy cx cy width after the name") from error
-        matrices[words[0]] = np.array([[fx * scale, 0, cx * scale - 0.5], [0, fy * scale, cy * scale - 0.5], [0, 0, 1]])
+            fx, fy, cx, cy = (float(word) for word in words[1:5])
+            size = int(words[5]), int(words[6])
+            matrix = padded_from_image(*size) @ [[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]]
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise RecordingError(f"{path}, line {number}: expected fx fy cx cy width height after the name") from error
+        matrix[:2, 2] -= content(*size)[:2]
+        matrices[words[0]] = matrix
     return matrices
 
 

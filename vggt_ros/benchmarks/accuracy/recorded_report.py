@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vggt_ros.benchmarks.accuracy.epipolar import epipolar_errors
 from vggt_ros.benchmarks.accuracy.recorded import (
     RecordedReconstructor,
     RecordingError,
+    SeenImage,
     common_content,
+    content,
     keyframes,
     load_runs,
     read_images,
@@ -66,14 +67,14 @@ def compare(camera_world: dict[str, Array], reference: dict[str, Array]) -> tupl
     return 100 * float(np.sqrt((gaps**2).mean()) / extent), float(np.median(angles)), float(angles.max())
 
 
-def fused_poses(runs: list[RecordedRun], images: dict[str, NDArray[np.uint8]], refine: bool, config: Config,
+def fused_poses(runs: list[RecordedRun], images: dict[str, SeenImage], refine: bool, config: Config,
                 name: str = "") -> tuple[dict[str, Array], int, int]:
     """Return the poses `camera_map` of images by windows in their order, and how many windows there were and placed.
 
     The windows are cut from the runs in turn; `name` is shown while it runs.
     """
     order = list(images)
-    part = common_content((image.shape[1], image.shape[0]) for image in images.values())
+    part = common_content(image.size for image in images.values())
     views = keyframes(images.values(), part)
     reconstructor: Reconstructor = RecordedReconstructor(runs, dict(enumerate(order)), part, config.of(VggtConfig))
     slam = Slam(config, RefinedReconstructor(reconstructor) if refine else reconstructor)
@@ -129,8 +130,8 @@ def recorded(folder: Path, at_most: tuple[float, float] | None = None, config: C
             poses, windows, placed = fused_poses([runs[name] for name in group], images, refine, config, label)
             note(Result(label, windows, placed, len(images), len(poses), *compare(poses, reference)))
             sets[label] = poses
-    widths = {name: image.shape[1] for name, image in images.items()}
-    epipolar, matches = epipolar_errors(images, read_intrinsics(folder / "colmap.txt", widths), sets)
+    shown = {name: image.crop(content(*image.size)) for name, image in images.items()}
+    epipolar, matches = epipolar_errors(shown, read_intrinsics(folder / "colmap.txt"), sets)
     print(f"{matches} matches of SIFT features, median distance from their epipolar lines, pixels of the images:")
     for label, error in epipolar.items():
         print(f"{label:<32} {error:>8.3f}")

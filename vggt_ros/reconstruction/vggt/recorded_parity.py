@@ -17,6 +17,7 @@ from vggt_ros.reconstruction.vggt.availability import unsupported_reason
 from vggt_ros.reconstruction.vggt.decoding import camera_from_world, predicted_intrinsics
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
 from vggt_ros.reconstruction.vggt.inference import Inference
+from vggt_ros.reconstruction.vggt.padding import to_square
 from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
@@ -39,11 +40,7 @@ def prepare_images(paths: Sequence[Path]) -> Tensor:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise OSError(f"{path} is not an image")
-        height, width = image.shape[:2]
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        square = np.zeros((side, side, 3), np.uint8)
-        square[top:top + height, left:left + width] = image[..., ::-1]
+        square = to_square(np.asarray(image[..., ::-1], np.uint8))
         pixels = torch.from_numpy(square).permute(2, 0, 1)[None].float()
         # With antialiasing this is the bicubic filter of Pillow; that of OpenCV has another kernel.
         pixels = F.interpolate(pixels, (_LOADED_SIDE, _LOADED_SIDE), mode="bicubic", antialias=True)
