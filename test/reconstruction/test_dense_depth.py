@@ -27,7 +27,8 @@ from vggt_ros.reconstruction.multiview.plane_sweep import (
     sweep,
 )
 from vggt_ros.synthetic import drive, orbit, pinhole, room
-from vggt_ros.synthetic.rooms import corridor
+from vggt_ros.synthetic.rooms import _box, corridor
+from vggt_ros.synthetic.scene import Scene
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -117,11 +118,40 @@ def test_depth_does_not_depend_on_exposure(views: Views) -> None:
     assert np.nanmedian(np.abs(other / same - 1)) < 0.005
 
 
+def _with_somebody(views: Views, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the images with three textured boxes that each move at random in front of the room, and where they are."""
+    rng, ahead = np.random.default_rng(seed), views.poses[MIDDLE, :3, 3] + 1.3 * views.poses[MIDDLE, :3, 2]
+    steps = np.cumsum(rng.normal(0, 0.06, (len(views.poses), 3, 3)), 0)
+    grays, there = views.grays.copy(), np.zeros(views.grays.shape, np.bool_)
+    for row, world_camera in enumerate(views.poses):
+        lows = ahead - 0.15 + np.array([(0, 0, -0.15), (0, 0, 0.3), (0, 0, -0.65)]) + steps[row] - steps[MIDDLE]
+        parts = Scene([face for part, low in enumerate(lows)
+                       for face in _box(np.random.default_rng(part), 0.004, low, (0.3, 0.3, 0.45), ("bricks",))])
+        image, depth = parts.render(world_camera, views.intrinsics[row], SIZE)
+        there[row] = depth < views.depth[row]
+        grays[row][there[row]] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[there[row]]
+    return grays, there
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_moves_gets_hardly_any_depth_and_what_stands_keeps_it(views: Views, seed: int) -> None:
+    """Depth of what moves would be by chance: it fits to some of the images only."""
+    grays, there = _with_somebody(views, seed)
+    depth, _ = views.found(grays)
+    right = np.abs(depth / views.depth[MIDDLE] - 1) < 0.05
+    moves = there[MIDDLE]
+    print(f"of what moves ({moves.mean():.0%}) {np.isfinite(depth)[moves].mean():.1%} are known, of what stands "
+          f"{right[~moves].mean():.1%} are right")
+    assert moves.mean() > 0.1
+    assert np.isfinite(depth)[moves].mean() < 0.05
+    assert right[~moves].mean() > 0.9
+
+
 def _refined(views: Views, grays: NDArray[np.uint8], factor: float) -> tuple[Map, Map]:
     """Return the relative errors of refined depth, and its relative sigma; the guess is wrong by a factor."""
     exact = 1 / views.depth[MIDDLE]
     guess = (exact * factor).astype(np.float32)
-    rho, sigma = refine(grays, views.intrinsics, views.poses, MIDDLE, [0, 1, 3, 4], guess, 0.1 * guess)
+    rho, sigma, _ = refine(grays, views.intrinsics, views.poses, MIDDLE, [0, 1, 3, 4], guess, 0.1 * guess)
     return np.asarray(rho / exact - 1, np.float32), np.asarray(sigma / exact, np.float32)
 
 

@@ -79,13 +79,13 @@ def _refined(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, 
     found = np.isfinite(swept.sigma)
     by_sweep = np.where(found, np.maximum(swept.sigma, np.float32(LEAST_PLANES * swept.step)),
                         np.float32(UNSEEN_PLANES * swept.step))
-    rho, by_refinement = refine(grays, intrinsics, window_camera, index, others, swept.inverse_depth, by_sweep)
+    rho, by_refinement, agree = refine(grays, intrinsics, window_camera, index, others, swept.inverse_depth, by_sweep)
     sigma = np.sqrt(by_sweep * by_refinement)
     known = found & (rho > 0) & (sigma < MAX_RELATIVE_SIGMA * rho)
     neighbors = [(grays[row], *projection(intrinsics[index], intrinsics[row],
                                           inverse(window_camera[row]) @ window_camera[index])) for row in others]
     rho, sigma = with_planes(grays[index], rho, np.where(known, sigma, np.float32(np.inf)), neighbors)
-    known = np.isfinite(sigma)
+    known = agree & np.isfinite(sigma)
     rho = np.where(known, rho, np.float32(1))
     sigma = np.maximum(sigma / rho, np.float32(MIN_RELATIVE_SIGMA))
     return (np.where(known, 1 / rho, np.float32(np.nan)).astype(np.float32),

@@ -6,6 +6,10 @@ inverse depth, give the change of the inverse depth by least squares (Lucas and 
 Technique, IJCAI 1981; along epipolar lines, with many images: Okutomi and Kanade, A Multiple-Baseline Stereo, PAMI
 1993). Patches are compared without their mean and contrast. A neighbor whose patch does not correlate, because the
 surface is hidden from it or the guess is wrong, does not count.
+
+What moves, such as people, has depths that fit to some neighbors by chance, but texture that does not correlate with
+most of those that should see it. So images disagree where patches correlate too little with all these neighbors
+together, in parts of the image that are larger than what edges hide from some of them.
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ MAX_CONTRAST = np.float32(1.4)
 """Largest ratio of the contrasts of two patches that is removed."""
 MAX_STEP = np.float32(1.0)
 """Largest change in an iteration, pixels of the reduced image of the neighbor with the most parallax."""
+AGREEMENT, FLAT_VARIANCE = np.float32(0.4), np.float32(20.0)
+"""Least mean correlation of patches that agree; the variance of those without texture, which need not correlate."""
+REGION, LEAST_AREA = 21, 0.02
+"""Edge of the regions in which patches agree or not, pixels, and the least part of the image in which they do not."""
 _SHARES = np.full(PATCH, 1 / PATCH, np.float32)
 PATCH_INFORMATION = np.float32(PATCH * PATCH / 4)
 """Independent pixels of a patch: depth is not quite constant in it, and noise is correlated."""
@@ -47,8 +55,10 @@ class _Patches:
 
 
 def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, index: int, others: Sequence[int],
-           guess: Map, sigma: Map) -> tuple[Map, Map]:
-    """Return the inverse depth of keyframe `index`, and its standard deviation, float32 (h, w).
+           guess: Map, sigma: Map) -> tuple[Map, Map, NDArray[np.bool_]]:
+    """Return the inverse depth of keyframe `index`, its standard deviation, float32, and where images agree (h, w).
+
+    Images disagree in parts whose texture does not correlate with most of the neighbors that should see it.
 
     Args:
         grays: uint8 (S, h, w).
@@ -60,7 +70,7 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
         sigma: its standard deviation (h, w), above 0: how much it counts.
 
     """
-    rho, information = guess, np.zeros_like(guess)
+    rho, information, agreement = guess, np.zeros_like(guess), np.zeros_like(guess)
     for level in LEVELS:
         size = -(-guess.shape[1] // level), -(-guess.shape[0] // level)
         images = [cv2.resize(grays[row], size, interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -72,14 +82,23 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
                                      for values in (rho, guess, sigma))
         information = np.asarray(1 / (own_sigma * own_sigma), np.float32)
         gradient = information * (own_rho - start)
-        fastest = np.full(start.shape, 1e-6, np.float32)
+        fastest, agreement = np.full(start.shape, 1e-6, np.float32), np.zeros(start.shape, np.float32)
         for row, image, matrix in zip(others, images[1:], matrices[1:], strict=True):
             turn, shift = projection(matrices[0], matrix, inverse(window_camera[row]) @ window_camera[index])
-            _add_neighbor(keyframe, image, turn, shift, start, gradient, information, fastest)
+            _add_neighbor(keyframe, image, turn, shift, start, gradient, information, fastest, agreement)
         limit = MAX_STEP / fastest
         step = np.clip(gradient / information, -limit, limit)
         rho = np.asarray(rho + cv2.resize(step, guess.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-    return rho, np.asarray(1 / np.sqrt(information), np.float32)
+    return rho, np.asarray(1 / np.sqrt(information), np.float32), _agree(agreement)
+
+
+def _agree(agreement: Map) -> NDArray[np.bool_]:
+    """Return where images agree (h, w): everywhere but in large parts in which the sum of `agreement` is negative."""
+    against = (cv2.boxFilter(agreement, -1, (REGION, REGION)) < 0).astype(np.uint8)
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(against, connectivity=4)
+    agree = boxes[:, cv2.CC_STAT_AREA] < LEAST_AREA * against.size
+    agree[0] = True  # the rest of the image
+    return np.asarray(agree[labels], np.bool_)
 
 
 def projection(matrix: Array, other_matrix: Array, other_camera: Array) -> tuple[Array, Array]:
@@ -88,10 +107,11 @@ def projection(matrix: Array, other_matrix: Array, other_camera: Array) -> tuple
 
 
 def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho: Map, gradient: Map,
-                  information: Map, fastest: Map) -> None:
+                  information: Map, fastest: Map, agreement: Map) -> None:
     """Add what a neighbor's image says to the gradient and the information (h, w) of the inverse depth `rho`.
 
-    `fastest` becomes at least the motion of its pixels per inverse depth.
+    `fastest` becomes at least the motion of its pixels per inverse depth. To `agreement` is added by how much the
+    covariance of its patches exceeds that of patches that just agree.
     """
     height, width = rho.shape
     column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
@@ -126,10 +146,15 @@ def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho
 
     weight = _mean(np.multiply(warped.detail, keyframe.detail, out=after))
     contrast = np.multiply(warped.variance, keyframe.variance, out=before)
-    weight /= np.sqrt(contrast, out=contrast)  # the correlation
+    np.sqrt(contrast, out=contrast)
+    outside = (x < 1) | (x > width - 2) | (y < 1) | (y > height - 2)
+    excess = np.subtract(weight, AGREEMENT * (contrast - FLAT_VARIANCE))
+    excess[outside] = 0
+    agreement += excess
+    weight /= contrast  # the correlation
     weight -= MIN_CORRELATION
     np.maximum(weight, 0, out=weight)
-    weight[(x < 1) | (x > width - 2) | (y < 1) | (y > height - 2)] = 0
+    weight[outside] = 0
     np.sqrt(np.divide(warped.variance, keyframe.variance, out=contrast), out=contrast)
     np.clip(contrast, 1 / MAX_CONTRAST, MAX_CONTRAST, out=contrast)
     rest = np.subtract(warped.detail, np.multiply(contrast, keyframe.detail, out=contrast), out=warped.detail)
