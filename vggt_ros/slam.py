@@ -206,6 +206,8 @@ class Slam:
         self._cull_keyframes()
         known = set(self._atlas.keyframes)
         placement = self._placer.place(window, self.solution)
+        if "readout_s" in placement.report:
+            self._localizer.set_readout(placement.report["readout_s"])
         self._atlas.apply_ground(self.height.up, self.height.up_camera)
         solution, rescaled = self._update_scale(self._atlas.solution())
         added = tuple(sorted(self._atlas.keyframes.keys() - known))

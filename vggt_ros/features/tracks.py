@@ -132,6 +132,22 @@ class FeatureTracks:
         """Return the tracks in the newest image, with their mean velocity since the image before."""
         return Corners(self.ids, self.pixels, self.motions[:, 0] / self._rising_seconds()[0])
 
+    def row_shifts(self, readout: float) -> NDArray[np.float32]:
+        """Return by how many pixels (n, 2) a rolling shutter shifts the tracks, against their place at the middle row.
+
+        `readout` is from the first row to the last, seconds. The velocity of a track is that since the image before,
+        and by half of the change of velocity of all tracks, in the median, that in the newest image.
+        """
+        if not readout or self._gray is None or not len(self.ids):
+            return np.zeros_like(self.pixels)
+        seconds = self._rising_seconds()
+        after, before = (self.motions / seconds[:, None]).transpose(1, 0, 2)
+        change = (after - before) * seconds[0] / seconds.sum()
+        known = [values[np.isfinite(values[:, 0])] for values in (after, change)]
+        velocity, faster = (np.median(values, axis=0) if len(values) else np.zeros(2, np.float32) for values in known)
+        velocity = np.where(np.isfinite(after), after, velocity) + faster
+        return np.asarray(readout * (self.pixels[:, 1:] / self._gray.shape[0] - 0.5) * velocity, np.float32)
+
     def corners_before(self) -> Corners:
         """Return the tracks in the image before the newest one, with their velocity in it.
 

@@ -92,7 +92,7 @@ class LateLocalizer:
             tracked = landmarks.keyframes[keyframe]
             rows = np.flatnonzero(np.isnan(points[:, 2]) & is_among(image.ids, tracked.ids))
             at = np.searchsorted(tracked.ids, image.ids[rows])
-            points[rows] = tracked.landmarks(tracked.pixels[at], keyframe, solution)
+            points[rows] = tracked.landmarks(at, keyframe, solution)
         known, limit = np.isfinite(points[:, 2]), _MAX_ERROR * threshold_scale(image.shape)
         pixels = image.pixels[known].astype(np.float64)
         intrinsics = image.intrinsics

@@ -101,6 +101,10 @@ class Localizer:
         self._relocalizer.set_pose_prior(prior)
         return True
 
+    def set_readout(self, seconds: float) -> None:
+        """Set the readout time of a rolling shutter that the windows say, from the next image on."""
+        self._tracker.readout = seconds
+
     @property
     def is_lost(self) -> bool:
         """True if the camera has had no pose for so many images that it may be anywhere."""

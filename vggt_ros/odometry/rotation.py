@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vggt_ros.features.tracks import FeatureTracks
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.ray_rotation import rotation_between
@@ -33,18 +33,19 @@ class RotationTracker:
         """Count the newest image as a keyframe, if it was located by rotation."""
         self._keyframes_since_pose += self._is_active
 
-    def locate(self, keyframe: TrackedKeyframe, tracks: FeatureTracks, intrinsics: Array, scale: float,
-               min_inliers: int) -> tuple[Array, Array, int] | None:
+    def locate(self, keyframe: TrackedKeyframe, ids: NDArray[np.int64], pixels: Array, intrinsics: Array,
+               scale: float, min_inliers: int) -> tuple[Array, Array, int] | None:
         """Return pose 4x4, covariance (6, 6) and number of inliers by the rotation since `keyframe`, or None.
 
-        The covariance grows with each keyframe by the motion that the rotation may hide. `scale` is the
-        `threshold_scale` of the image; at least `min_inliers` tracks must agree.
+        Tracks `ids` (n,) are at `pixels` (n, 2), where the middle row of the image sees them. The covariance grows with
+        each keyframe by the motion that the rotation may hide. `scale` is the `threshold_scale` of the image; at least
+        `min_inliers` tracks must agree.
         """
         assert keyframe.map_camera is not None
         focal = intrinsics[0, 0] / scale
-        common = np.isin(tracks.ids, keyframe.ids, assume_unique=True)
-        rays = pixel_rays(intrinsics, *tracks.pixels[common].astype(np.float64).T)
-        found = rotation_between(keyframe.rays(tracks.ids[common]), rays, _MAX_RESIDUAL / focal, min_inliers)
+        common = np.isin(ids, keyframe.ids, assume_unique=True)
+        rays = pixel_rays(intrinsics, *pixels[common].T)
+        found = rotation_between(keyframe.rays(ids[common]), rays, _MAX_RESIDUAL / focal, min_inliers)
         self._is_active = found is not None
         if found is None:
             return None

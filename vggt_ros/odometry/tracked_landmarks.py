@@ -86,7 +86,7 @@ class TrackedLandmarks:
             ids = tracked.ids[is_among(tracked.ids, pending)]
             if not len(ids):
                 continue
-            points = tracked.landmarks(tracked.pixels[np.searchsorted(tracked.ids, ids)], keyframe, solution)
+            points = tracked.landmarks(np.searchsorted(tracked.ids, ids), keyframe, solution)
             found = np.isfinite(points[:, 2])
             self.table.set(ids[found], points[found], from_depth=True)
             pending = pending[~is_among(pending, ids[found])]
@@ -135,7 +135,7 @@ class TrackedLandmarks:
         if len(rows):
             old_depth = (landmarks.points[rows] - tracked.map_camera[:3, 3]) @ tracked.map_camera[:3, 2]
             camera = solution.map_camera[row]
-            new_depth = (tracked.landmarks(tracked.pixels[known], keyframe, solution) - camera[:3, 3]) @ camera[:3, 2]
+            new_depth = (tracked.landmarks(known, keyframe, solution) - camera[:3, 3]) @ camera[:3, 2]
             valid = np.isfinite(new_depth) & (old_depth > 0)
             if valid.sum() >= 5:
                 scale = float(np.median(new_depth[valid] / old_depth[valid]))

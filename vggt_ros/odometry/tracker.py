@@ -67,6 +67,7 @@ class Tracker:
 
     Attributes:
         landmarks: the landmarks, and the keyframes that observed them.
+        readout: of a rolling shutter, seconds; 0 while none is known.
 
     """
 
@@ -74,6 +75,7 @@ class Tracker:
         """Track with the settings of `config`."""
         self._config = config
         self.landmarks = TrackedLandmarks(config.min_inliers)
+        self.readout = 0.0
         self.clear()
 
     def clear(self) -> None:
@@ -93,7 +95,7 @@ class Tracker:
                      map_camera: Array | None) -> None:
         """Add a new keyframe, and triangulate its tracks that have no landmark from solved depth."""
         self.landmarks.add_keyframe(keyframe, TrackedKeyframe(tracks.ids, tracks.pixels, map_camera, intrinsics,
-                                                               image.gray.shape[1]))
+                                                               image.gray.shape[1], tracks.row_shifts(self.readout)))
         self._rotation_tracker.add_keyframe()
 
     @property
@@ -205,7 +207,7 @@ class Tracker:
         known, points, from_depth = self.landmarks.lookup(tracks.ids)
         if len(points) < self._config.min_inliers:
             return None
-        pixels, max_error = tracks.pixels[known].astype(np.float64), _max_error(shape)
+        pixels, max_error = self._middle_row_pixels(tracks)[known], _max_error(shape)
         minimum, many = self._config.min_inliers, DEGRADED_FACTOR * self._config.min_inliers
         required = max(minimum, min(_MIN_INLIER_RATIO * len(points),
                                     max(_MIN_INLIER_RATIO_IF_MANY * len(points), many)))
@@ -238,9 +240,13 @@ class Tracker:
         keyframe = next((k for k in newest if k.map_camera is not None), None)
         if keyframe is None or self.solution.index(self.landmarks.reference) is None:
             return None
-        found = self._rotation_tracker.locate(keyframe, tracks, intrinsics, threshold_scale(shape),
-                                              self._config.min_inliers)
+        found = self._rotation_tracker.locate(keyframe, tracks.ids, self._middle_row_pixels(tracks), intrinsics,
+                                              threshold_scale(shape), self._config.min_inliers)
         return None if found is None else TrackedPose(*found, self.landmarks.reference, 0, rotation_only=True)
+
+    def _middle_row_pixels(self, tracks: FeatureTracks) -> Array:
+        """Return the pixels (n, 2) of tracks as if all rows were exposed with the middle one."""
+        return (tracks.pixels - tracks.row_shifts(self.readout)).astype(np.float64)
 
 
 def _max_error(shape: Sequence[int]) -> float:
