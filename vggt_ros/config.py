@@ -139,7 +139,7 @@ class MapConfig:
     planar_tilt: float = setting(2.0, "Sigma of roll and pitch on the ground; steeper ramps are kept.",
                                  unit="degrees", low=0.1, high=30.0)
     planar_height: float = setting(0.1, "Sigma of the height over the ground.", unit="m", low=0.001, high=10.0)
-    kept_width: int = setting(200, "Width of a keyframe's depth and color in the map if 4:3, else as many pixels.",
+    kept_width: int = setting(200, "Width of a keyframe's depth and color in the map; more if wider than 16:9.",
                               unit="px", low=40, high=1024)
     folder: str = setting("~/.ros/vggt_maps", "Folder of saved maps; services write nowhere else.")
     name: str = setting("map", "Name of the saved map inside the folder.", live=True)

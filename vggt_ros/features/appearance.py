@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.geometry.camera import reduced_size
 from vggt_ros.images.mask import free_pixels
 
 Float = NDArray[np.float32]
 
-IMAGE_WIDTH, LEAST_PIXELS = 320, 320 * 180
-"""Width to which images are reduced, pixels: places are recognized by structures larger than a few pixels. Images wider
-than 16:9, as those of cars are, keep so many pixels: few rows would be left of them."""
+IMAGE_WIDTH = 320
+"""Width to which images are reduced, pixels, see `reduced_size`: places are recognized by structures larger than a few
+pixels."""
 MAX_FEATURES = 300
 """Most SIFT features of an image."""
 COMPONENTS, WORDS = 32, 64
@@ -70,9 +71,7 @@ def root_sift(image: NDArray[np.uint8], excluded: NDArray[np.bool_] | None = Non
     There are none in what the mask `excluded` leaves out.
     """
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    height, width = gray.shape
-    factor = min(1.0, max(IMAGE_WIDTH / width, float(np.sqrt(LEAST_PIXELS / gray.size))))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
+    size = reduced_size(gray.shape[1], gray.shape[0], IMAGE_WIDTH)
     small = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.SIFT_create(MAX_FEATURES, contrastThreshold=0.02).detectAndCompute(
         small, free_pixels(excluded, small.shape))

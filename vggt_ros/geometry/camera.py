@@ -117,11 +117,11 @@ def resize_intrinsics(intrinsics: NDArray[np.float64], x: float, y: float) -> ND
 
 
 def reduced_size(width: int, height: int, reduced: int) -> tuple[int, int]:
-    """Return width and height of an image that is reduced to as many pixels as one of 4:3 with width `reduced` has.
+    """Return width and height of an image that is reduced to the width `reduced`; smaller ones are never enlarged.
 
-    So wide and upright images keep as much as others. Smaller ones are never enlarged.
+    Images wider than 16:9, as those of cars are, keep as many pixels as those of 16:9: few rows would be left of them.
     """
-    factor = min(1.0, reduced * np.sqrt(0.75 / (width * height)))
+    factor = min(1.0, reduced * max(1 / width, np.sqrt(9 / 16 / (width * height))))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 

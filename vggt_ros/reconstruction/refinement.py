@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics
 from vggt_ros.geometry.poses import Array, inverse, rotation_angle
-from vggt_ros.reconstruction.adjustment.bundle import EXACT, PIXEL_SIGMA, AdjustmentOptions, Scene, adjust
+from vggt_ros.reconstruction.adjustment.bundle import EXACT, PIXEL_SIGMA, ROUGH, AdjustmentOptions, Scene, adjust
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.patches import PatchOptions, align_patches
 from vggt_ros.reconstruction.adjustment.planes import local_planes
@@ -27,7 +27,7 @@ from vggt_ros.reconstruction.base import WindowGeometry
 
 Gray = NDArray[np.uint8]
 
-CORNERS, COARSE_CORNERS = 70, 40
+CORNERS, COARSE_CORNERS = 140, 40
 """Corners of each keyframe at the finest level, and at the others."""
 COARSEST_WIDTH = 100
 """Images are halved down to a width between this and twice as much, pixels."""
@@ -226,8 +226,9 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
                              f"places, fewer than {MIN_POINTS}")
         seen = used.any(1)
         depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
-        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen],
-                          AdjustmentOptions(12, EXACT, loss, focal_sigma), 0, (prior, depth))
+        options = AdjustmentOptions(12, EXACT if loss == LOSS_SCALES[-1] else ROUGH, loss, focal_sigma)
+        adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], options, 0,
+                          (prior, depth))
         points = part.points.copy()
         points[seen] = adjusted.points
         part = replace(adjusted, points=points)

@@ -23,7 +23,7 @@ Map = NDArray[np.float32]
 Gray = NDArray[np.uint8]
 
 WIDTH = 176
-"""Width of the images that are compared, pixels, if they are 4:3; others have as many pixels."""
+"""Width of the images that are compared, pixels, see `reduced_size`."""
 STEP = 2.0
 """Motion of a typical pixel from plane to plane in the neighbor with the most parallax, pixels of the small images."""
 MIN_PLANES, MAX_PLANES = 16, 48
