@@ -1,9 +1,9 @@
 """Alignment of a window to the map by their shared keyframes: a similarity with a covariance, or a rejection.
 
 A shared keyframe has a depth map on both sides, for the same pixels and hence along the same rays. Scale comes from the
-ratio of the two depths and from that of the distances between the cameras (`overlap_scale.py`). With the scale fixed,
-rotation and translation are estimated from the shared poses together with points of the shared depth. Camera centers
-alone do not determine the rotation about the line on which they lie.
+ratio of the two depths (`overlap_scale.py`). With the scale fixed, rotation and translation are estimated from the
+shared poses together with points of the shared depth. Camera centers alone do not determine the rotation about the line
+on which they lie.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     Where no shared keyframe has depth, since the camera only turned, a window that has the `same_unit` as the one
     before is aligned by the poses alone. What is new in a window may have another scale than the shared keyframes:
     `scale_sigma` is the standard deviation of its logarithm, about the center of the newest shared camera. Where the
-    shared keyframes see the `same_depth`, the errors of it are one error.
+    shared keyframes see the `same_depth`, as images that were found in another map, the errors of it are one error, and
+    the distances between the cameras take part in the scale. In the overlap of windows they add drift: a window begins
+    with the poses of the one before.
 
     Raises:
         AlignmentRefused: no shared keyframe, too little common depth, or shared keyframes that contradict each other.
@@ -130,12 +132,13 @@ def align(reference: Mapping[int, View], window: Mapping[int, View], config: Ali
     if scatter > config.max_scale:
         raise AlignmentRefused(f"the depths of the shared keyframes differ by {100 * scatter:.0f} % after the best "
                                f"scale, more than {100 * config.max_scale:.0f} % (alignment.max_scale)")
-    depth, uncertainty = float(np.median([np.median(o.window_points[:, 2]) for o in overlaps.values()])), \
-        _uncertainty(window)
-    log_scale, variance_scale = with_distances(
-        log_scale, variance_scale, np.array([o.reference_camera for o in overlaps.values()]),
-        np.array([o.window_camera for o in overlaps.values()]), uncertainty * _SIGMA_CENTER * depth,
-        config.max_translation * depth)
+    depth = float(np.median([np.median(o.window_points[:, 2]) for o in overlaps.values()]))
+    uncertainty = _uncertainty(window)
+    if same_depth:
+        log_scale, variance_scale = with_distances(
+            log_scale, variance_scale, np.array([o.reference_camera for o in overlaps.values()]),
+            np.array([o.window_camera for o in overlaps.values()]), uncertainty * _SIGMA_CENTER * depth,
+            config.max_translation * depth)
     reference_window = _solve(list(overlaps.values()), float(np.exp(log_scale)))
     _check_agreement(overlaps, reference_window, config)
     covariance = _covariance(list(overlaps.values()), reference_window, variance_scale,
