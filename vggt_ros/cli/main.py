@@ -51,7 +51,7 @@ def executable() -> int:
     """Run the program of the name under which this one was started, such as `ros2 run vggt_ros replay`."""
     name = Path(sys.argv[0]).stem
     module = f"vggt_ros.ros.{_ROS[name]}" if name in _ROS else f"vggt_ros.cli.{name}"
-    return int(imported(module, name).main())
+    return ends_in_order()(lambda args=None, prog=name: int(imported(module, name).main()))()
 
 
 if __name__ == "__main__":
