@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros import Config
-from vggt_ros.mapping.export import Export
+from vggt_ros.mapping.files.export import Export
 from vggt_ros.storage.map_folder import load_map
 
 record = load_map(Path(sys.argv[1]))

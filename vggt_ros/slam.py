@@ -20,10 +20,10 @@ from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
 from vggt_ros.geometry.poses import Array
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.loops.closing import LoopCloser
-from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.restored_map import RestoredMap
-from vggt_ros.mapping.surface import Surface
-from vggt_ros.mapping.window_placement import Placement, WindowPlacer
+from vggt_ros.mapping.dense.surface import Surface
+from vggt_ros.mapping.files.restored_map import RestoredMap
+from vggt_ros.mapping.submaps.atlas import Atlas
+from vggt_ros.mapping.submaps.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
 from vggt_ros.odometry.localizer import Localizer

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from vggt_ros.heap import return_free_memory
-from vggt_ros.mapping.restored_map import RestoredMap
+from vggt_ros.mapping.files.restored_map import RestoredMap
 from vggt_ros.slam import Slam
 from vggt_ros.threads import yield_to_tracking
 from vggt_ros.windows.keyframe import Window

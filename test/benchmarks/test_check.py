@@ -23,9 +23,10 @@ from vggt_ros.benchmarks.check.vggt import VggtCheck
 from vggt_ros.cli.check import main
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, parity
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED
-from vggt_ros.reconstruction.vggt.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.comparison import parity
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED
+from vggt_ros.reconstruction.vggt.runtime import memory
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 
 

@@ -21,7 +21,7 @@ from vggt_ros.benchmarks.gpu import visit as gpu_visit
 from vggt_ros.benchmarks.gpu import visit_checks, visit_memory, visit_network, visit_speed
 from vggt_ros.benchmarks.gpu.visit import SECTIONS, Visit, tables
 from vggt_ros.cli.benchmark import main
-from vggt_ros.reconstruction.vggt import rule, weights
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weights
 
 MODULES = {"visit_checks": visit_checks, "visit_memory": visit_memory, "visit_speed": visit_speed}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.benchmarks.accuracy.grids import _upright, compare
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid
 
 TRUE = np.full((20, 30), FREE, np.int8)
 TRUE[10], TRUE[:, 25:] = OCCUPIED, UNKNOWN

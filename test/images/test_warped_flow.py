@@ -8,9 +8,9 @@ from vggt_ros.features.tracks import follow
 from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.images.exposure import gray_image
 from vggt_ros.images.warped_flow import homography, mapped
+from vggt_ros.reconstruction.multiview.matching.tracks import track
+from vggt_ros.reconstruction.multiview.matching.views import View
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
-from vggt_ros.reconstruction.multiview.tracks import track
-from vggt_ros.reconstruction.multiview.views import View
 from vggt_ros.synthetic import orbit, pinhole, room
 from vggt_ros.windows.keyframe import Keyframe
 

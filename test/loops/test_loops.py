@@ -14,7 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.appearance import describe
 from vggt_ros.geometry.poses import Array, inverse, pose, rotation_angle, so3_exp
 from vggt_ros.loops.verification import depth_agreement, lenient, two_view_geometry
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
 from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.plausibility import Drift
 from vggt_ros.reconstruction.base import ReconstructionRefused

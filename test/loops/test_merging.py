@@ -13,8 +13,8 @@ from scenes import SIZE, Sequence, lap, run, trajectory_error
 from vggt_ros.cli.merge import main
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import merge
-from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.slam import Slam
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_folder import load_map

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vggt_ros.mapping import depth_factors
-from vggt_ros.mapping.depth_factors import DepthFactors
+from vggt_ros.mapping.dense import depth_factors
+from vggt_ros.mapping.dense.depth_factors import DepthFactors
 
 
 def ratios(factors, reach=3, bias=0.0, noise=0.0):

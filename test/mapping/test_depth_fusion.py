@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.mapping.depth_fusion import DepthView, fuse, log_ratios
-from vggt_ros.mapping.fused_keyframes import FusedKeyframes, _neighbors
+from vggt_ros.mapping.dense.depth_fusion import DepthView, fuse, log_ratios
+from vggt_ros.mapping.dense.fused_keyframes import FusedKeyframes, _neighbors
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.windows.solution import MapKeyframe, Solution
 

@@ -16,8 +16,8 @@ from scipy.spatial import KDTree
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, GridConfig
 from vggt_ros.geometry.poses import inverse, matrix_from_quaternion, pose, so3_exp
-from vggt_ros.mapping.export import Export, write_nav2
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
+from vggt_ros.mapping.files.export import Export, write_nav2
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, Occupancy, occupancy_grid
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.files import read_ply, read_trajectory

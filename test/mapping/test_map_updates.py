@@ -6,8 +6,8 @@ from test_surface import solution, wall
 
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.geometry.poses import pose
-from vggt_ros.mapping.map_updates import MapUpdates
-from vggt_ros.mapping.surface import Surface
+from vggt_ros.mapping.dense.map_updates import MapUpdates
+from vggt_ros.mapping.dense.surface import Surface
 from vggt_ros.slam import Slam
 
 VOXEL = 0.05

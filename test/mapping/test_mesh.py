@@ -9,9 +9,9 @@ from scenes import lap, run, trajectory_error
 from vggt_ros.cli import export as export_command
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.geometry.poses import pose
-from vggt_ros.mapping.mesh import extract
-from vggt_ros.mapping.surface import SurfaceView
-from vggt_ros.mapping.volume import fuse
+from vggt_ros.mapping.dense.mesh import extract
+from vggt_ros.mapping.dense.surface import SurfaceView
+from vggt_ros.mapping.dense.volume import fuse
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.storage.mesh_files import write_glb, write_mesh_ply
 from vggt_ros.synthetic import room
@@ -85,7 +85,7 @@ def test_what_a_single_keyframe_saw_is_no_surface():
 
 
 def test_voxels_are_doubled_while_there_are_too_many(monkeypatch):
-    import vggt_ros.mapping.volume as module
+    import vggt_ros.mapping.dense.volume as module
 
     monkeypatch.setattr(module, "_MAX_BLOCKS", 200)
     view, keyframe = ball_view(0, looking_at_ball(0.0))
@@ -168,7 +168,7 @@ def test_files_of_a_single_triangle(tmp_path):
 
 
 def test_a_map_without_a_surface_is_reported(tmp_path, capsys, monkeypatch):
-    import vggt_ros.mapping.mesh as module
+    import vggt_ros.mapping.dense.mesh as module
 
     monkeypatch.setattr(module, "_MIN_VIEWS", 1000)
     record = mapped().record(np.eye(4))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import MapConfig
-from vggt_ros.mapping.surface import Surface, unproject
+from vggt_ros.mapping.dense.surface import Surface, unproject
 from vggt_ros.synthetic import laps, pinhole, room
 from vggt_ros.synthetic.rooms import _box
 from vggt_ros.synthetic.scene import Scene

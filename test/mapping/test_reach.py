@@ -10,7 +10,7 @@ from scenes import lap
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.reach import reach
-from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 SECOND = 10**9

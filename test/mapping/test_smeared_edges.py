@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vggt_ros.mapping.smeared_edges import smeared
+from vggt_ros.mapping.dense.smeared_edges import smeared
 from vggt_ros.synthetic import laps, pinhole, room
 
 SIZE, VIEW = (200, 150), pinhole(200, 150)

@@ -8,7 +8,7 @@ from scenes import lap, run
 
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.mapping.surface import Surface, unproject
+from vggt_ros.mapping.dense.surface import Surface, unproject
 from vggt_ros.windows.solution import MapKeyframe, Solution
 
 INTRINSICS = np.array([[80.0, 0, 49.5], [0, 80.0, 39.5], [0, 0, 1]])

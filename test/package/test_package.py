@@ -32,8 +32,11 @@ MAY_USE_SUPPORT = ORDER["replay"]  # wings from this layer up may import the sup
 PARTS = {
     "ros": (("common", "conversions"), ("tf",), ("inputs",), ("outputs",), ("node", "remote", "tools")),
     "benchmarks": (("accuracy", "fusion", "gpu", "robustness"), ("check", "ros"), ("speed",)),
+    "mapping": (("submaps", "grid"), ("dense",), ("files",)),
+    "reconstruction/multiview": (("matching",), ("sfm", "dense")),
+    "reconstruction/vggt": (("model", "output"), ("checkpoints",), ("runtime",), ("comparison",)),
 }
-"""Sub-packages of large wings in layers, as `WINGS`; the modules beside them are below all of them."""
+"""Sub-packages of large packages in layers, as `WINGS`."""
 
 CONFINED = {
     "rclpy": ("vggt_ros/ros/", "vggt_ros/benchmarks/ros/", "vggt_ros/benchmarks/robustness/"),
@@ -96,17 +99,13 @@ def test_wings_import_from_lower_layers_only():
 @pytest.mark.parametrize("here", PARTS)
 def test_sub_packages_import_from_lower_layers_only(here):
     order = {name: level for level, names in enumerate(PARTS[here]) for name in names}
-
-    def part(module: str) -> str:
-        """Return the sub-package of a module of the wing; empty for one beside the sub-packages."""
-        return KNOWN[module].relative_to(PACKAGE / here).parent.name
-
-    modules = {name: path for name, path in KNOWN.items() if wing(name) == here}
-    assert {part(name) for name in modules} - {""} == order.keys()
-    for name, path in modules.items():
-        for other in imports(path) & modules.keys():
-            if part(other) != part(name):
-                assert order.get(part(other), -1) < order.get(part(name), -1), f"{name} imports {other}"
+    parts = {name: path.relative_to(PACKAGE / here).parent.name for name, path in KNOWN.items()
+             if path.is_relative_to(PACKAGE / here)}
+    assert set(parts.values()) - {""} == order.keys()
+    for name, part in parts.items():
+        for other in imports(KNOWN[name]) & parts.keys():
+            if part and parts[other] not in ("", part):
+                assert order[parts[other]] < order[part], f"{name} imports {other}"
 
 
 def test_no_circular_imports():

@@ -12,7 +12,7 @@ from scenes import SIZE, Sequence, lap, run, trajectory_error
 from vggt_ros.config import Config, TrackingConfig
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
 from vggt_ros.places.relocalization import PosePrior, Relocalizer
 from vggt_ros.slam import Slam
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, corridor, look_at, pinhole, room

@@ -11,7 +11,7 @@ from scenes import lap, run
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, pose, so3_exp
-from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.pose_graph.graph import PoseGraph
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.storage.map_folder import StorageError, load_map

@@ -36,8 +36,8 @@ from vggt_ros.reconstruction.da3.decoding import Output, decode
 from vggt_ros.reconstruction.da3.known_poses import PosesUnknown, in_network_units, known_poses
 from vggt_ros.reconstruction.da3.reconstructor import Da3
 from vggt_ros.reconstruction.da3.sizes import Sizes
+from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-from vggt_ros.reconstruction.vggt.weight_files import WeightsError
 from vggt_ros.settings import ConfigError
 from vggt_ros.synthetic import room
 from vggt_ros.windows.keyframe import Keyframe, Window

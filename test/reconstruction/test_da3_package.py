@@ -20,7 +20,7 @@ from vggt_ros.reconstruction.da3.image_size import network_size
 from vggt_ros.reconstruction.da3.known_poses import in_network_units
 from vggt_ros.reconstruction.da3.reconstructor import Da3
 from vggt_ros.reconstruction.da3.sizes import PUBLISHED, recognized
-from vggt_ros.reconstruction.vggt.rule import images
+from vggt_ros.reconstruction.vggt.checkpoints.rule import images
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 WIDTH, HEIGHT, COUNT = 84, 56, 4
@@ -124,7 +124,7 @@ def test_points_are_where_the_package_puts_them(api, plain):
     """Unprojected by the package with its poses, and by ours: the same up to the choice of the first camera."""
     from depth_anything_3.utils.geometry import unproject_depth
 
-    from vggt_ros.reconstruction.vggt.decoding import unproject
+    from vggt_ros.reconstruction.vggt.output.decoding import unproject
 
     geometry = plain.reconstruct(window(calibrated=False))
     expected = api.inference(list(pixels()), process_res=WIDTH)

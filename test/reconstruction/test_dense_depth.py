@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.poses import inverse
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
 from vggt_ros.reconstruction.adjustment.rolling_shutter import GRID
-from vggt_ros.reconstruction.multiview.depth import dense_depth, rank
-from vggt_ros.reconstruction.multiview.depth_refinement import refine
-from vggt_ros.reconstruction.multiview.plane_sweep import (
+from vggt_ros.reconstruction.multiview.dense.depth import dense_depth, rank
+from vggt_ros.reconstruction.multiview.dense.depth_refinement import refine
+from vggt_ros.reconstruction.multiview.dense.plane_sweep import (
     JUMP_PENALTY,
     STEP_PENALTY,
     SmallImages,

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import pose, so3_exp
-from vggt_ros.reconstruction.multiview.dense_neighbors import _ENOUGH, PARTS, DenseNeighbors
+from vggt_ros.reconstruction.multiview.dense.dense_neighbors import _ENOUGH, PARTS, DenseNeighbors
 from vggt_ros.synthetic import pinhole
 
 Array = NDArray[np.float64]

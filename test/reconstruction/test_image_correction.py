@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from vggt_ros.benchmarks.accuracy.network_errors import ErringReconstructor, NetworkErrors
 from vggt_ros.geometry.poses import Array, pose, so3_exp
-from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning
+from vggt_ros.reconstruction.multiview.sfm.turn_rates import image_motion_of_turning
 from vggt_ros.reconstruction.refined import RefinedReconstructor
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import orbit, pinhole, room

@@ -5,8 +5,8 @@ import pytest
 
 from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.images.sift import SiftFeatures
-from vggt_ros.reconstruction.multiview.features import Features
-from vggt_ros.reconstruction.multiview.tracks import track
+from vggt_ros.reconstruction.multiview.matching.features import Features
+from vggt_ros.reconstruction.multiview.matching.tracks import track
 from vggt_ros.windows.keyframe import Keyframe
 
 SIZE, MATRIX = (640, 480), np.array([[500.0, 0, 320], [0, 500.0, 240], [0, 0, 1]])

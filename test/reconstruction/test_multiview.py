@@ -22,9 +22,9 @@ from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, 
 from vggt_ros.reconstruction.adjustment.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.multiview.depth import interpolate, rank
-from vggt_ros.reconstruction.multiview.poses import solve_from_pair
+from vggt_ros.reconstruction.multiview.dense.depth import interpolate, rank
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
+from vggt_ros.reconstruction.multiview.sfm.poses import solve_from_pair
 from vggt_ros.reconstruction.multiview.window_geometry import downscale
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window

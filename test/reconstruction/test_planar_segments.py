@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vggt_ros.reconstruction.multiview.depth import dense_depth
-from vggt_ros.reconstruction.multiview.planar_segments import with_planes
+from vggt_ros.reconstruction.multiview.dense.depth import dense_depth
+from vggt_ros.reconstruction.multiview.dense.planar_segments import with_planes
 from vggt_ros.synthetic import pinhole
 from vggt_ros.synthetic.scene import Face, Scene
 

@@ -15,11 +15,11 @@ from vggt_ros.reconstruction.adjustment.bundle import Scene
 from vggt_ros.reconstruction.adjustment.lens import Lens
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.quality import check_quality, refine_solution
-from vggt_ros.reconstruction.multiview.selection import solve_window
+from vggt_ros.reconstruction.multiview.matching.tracks import track
+from vggt_ros.reconstruction.multiview.matching.views import Measurements, View
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
-from vggt_ros.reconstruction.multiview.tracks import track
-from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.reconstruction.multiview.sfm.quality import check_quality, refine_solution
+from vggt_ros.reconstruction.multiview.sfm.selection import solve_window
 from vggt_ros.synthetic import orbit, pinhole, room
 from vggt_ros.windows.keyframe import Keyframe
 

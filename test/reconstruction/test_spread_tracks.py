@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vggt_ros.reconstruction.multiview.tracks import CELLS, MIN_SPREAD, well_spread
+from vggt_ros.reconstruction.multiview.matching.tracks import CELLS, MIN_SPREAD, well_spread
 
 SIZE = (640, 480)
 

@@ -11,16 +11,16 @@ from vggt_ros.reconstruction.adjustment.lens import Lens, distorted
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.continuation import known_part, solve_continued
-from vggt_ros.reconstruction.multiview.features import Features
-from vggt_ros.reconstruction.multiview.local_map import LocalMap
-from vggt_ros.reconstruction.multiview.quality import NO_METRICS, first_accepted
-from vggt_ros.reconstruction.multiview.refine import refine
-from vggt_ros.reconstruction.multiview.start_poses import joined_poses
-from vggt_ros.reconstruction.multiview.turn import with_turned_views
-from vggt_ros.reconstruction.multiview.turn_rates import image_motion_of_turning, with_turn_rates
-from vggt_ros.reconstruction.multiview.views import Measurements, View
-from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
+from vggt_ros.reconstruction.multiview.matching.features import Features
+from vggt_ros.reconstruction.multiview.matching.refine import refine
+from vggt_ros.reconstruction.multiview.matching.views import Measurements, View
+from vggt_ros.reconstruction.multiview.sfm.continuation import known_part, solve_continued
+from vggt_ros.reconstruction.multiview.sfm.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.sfm.quality import NO_METRICS, first_accepted
+from vggt_ros.reconstruction.multiview.sfm.start_poses import joined_poses
+from vggt_ros.reconstruction.multiview.sfm.turn import with_turned_views
+from vggt_ros.reconstruction.multiview.sfm.turn_rates import image_motion_of_turning, with_turn_rates
+from vggt_ros.reconstruction.multiview.sfm.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe
 
 FOCAL, CENTER, SHAPE = 300.0, np.array([160.0, 120.0]), (240, 320)

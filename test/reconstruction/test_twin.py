@@ -8,9 +8,9 @@ from vggt_ros.geometry.poses import so3_exp
 from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adjust
-from vggt_ros.reconstruction.multiview import selection
-from vggt_ros.reconstruction.multiview.poses import robust_cost
-from vggt_ros.reconstruction.multiview.twin import reversed_relief, solve_twin
+from vggt_ros.reconstruction.multiview.sfm import selection
+from vggt_ros.reconstruction.multiview.sfm.poses import robust_cost
+from vggt_ros.reconstruction.multiview.sfm.twin import reversed_relief, solve_twin
 
 
 def distant(seed: int, noise: float = 0.3) -> tuple[Scene, np.ndarray]:

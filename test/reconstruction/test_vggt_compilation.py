@@ -18,8 +18,8 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 from test_vggt_inference import inference, keyframes
 from tiny_vggt import CPU
 
-from vggt_ros.reconstruction.vggt import compilation
-from vggt_ros.reconstruction.vggt.compilation import CompiledBlocks
+from vggt_ros.reconstruction.vggt.runtime import compilation
+from vggt_ros.reconstruction.vggt.runtime.compilation import CompiledBlocks
 
 
 @pytest.fixture(name="graphs")

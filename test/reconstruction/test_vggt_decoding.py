@@ -14,15 +14,15 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, Rectifier
 from vggt_ros.geometry.poses import inverse, pose, rotation_angle, so3_exp
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt.decoding import (
+from vggt_ros.reconstruction.vggt.model.image_size import network_size
+from vggt_ros.reconstruction.vggt.output.decoding import (
     camera_from_world,
     decode,
     encode,
     predicted_intrinsics,
     unproject,
 )
-from vggt_ros.reconstruction.vggt.filtering import at_depth_edge, filter_points, median_of, rank
-from vggt_ros.reconstruction.vggt.image_size import network_size
+from vggt_ros.reconstruction.vggt.output.filtering import at_depth_edge, filter_points, median_of, rank
 from vggt_ros.reconstruction.vggt.settings import CONVENTIONS, VggtConfig
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.windows.keyframe import Keyframe, Window

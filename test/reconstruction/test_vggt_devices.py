@@ -22,11 +22,12 @@ from tiny_vggt import CPU, TINY, tiny_config, tiny_state, tiny_vggt, tiny_window
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused, ReconstructorLost
-from vggt_ros.reconstruction.vggt import availability, memory, weights
+from vggt_ros.reconstruction.vggt.checkpoints import weights
+from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable, is_lost, is_out_of_memory, is_unsupported
-from vggt_ros.reconstruction.vggt.inference import Inference
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.runtime import availability, memory
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.settings import ConfigError
 
 ASYNCHRONOUS = ("\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below "
@@ -104,9 +105,10 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tiny_vggt import CPU, Vggt, tiny_config
-from vggt_ros.reconstruction.vggt import memory, weights
+from vggt_ros.reconstruction.vggt.checkpoints import weights
+from vggt_ros.reconstruction.vggt.runtime import memory
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-from vggt_ros.reconstruction.vggt.sizes import SMALL
+from vggt_ros.reconstruction.vggt.model.sizes import SMALL
 folder = Path(sys.argv[1])
 weights.load(folder / "model.safetensors", CPU)  # loads the libraries
 size = memory.weight_bytes(SMALL, torch.float32, ("cameras", "depth"))
@@ -132,8 +134,8 @@ def test_loading_again_after_close_needs_no_more_memory_and_too_little_is_named(
     """With real allocations, which the system refuses beyond the file and 1.3 times the weights."""
     from safetensors.torch import save_file
 
-    from vggt_ros.reconstruction.vggt import rule
-    from vggt_ros.reconstruction.vggt.sizes import SMALL
+    from vggt_ros.reconstruction.vggt.checkpoints import rule
+    from vggt_ros.reconstruction.vggt.model.sizes import SMALL
 
     SMALL.save(tmp_path / "config.json")
     unused = weights.unused_prefixes(("cameras", "depth"))
@@ -207,7 +209,7 @@ def test_the_page_cache_of_the_weights_is_released(folder):
     with path.open("rb") as file:
         os.fsync(file.fileno())  # what was written just now has to reach the disk first
     weights.load(path, CPU)
-    from vggt_ros.reconstruction.vggt.tensor_file import release_page_cache
+    from vggt_ros.reconstruction.vggt.checkpoints.tensor_file import release_page_cache
     release_page_cache(path)
     assert cached() < 0.1 * path.stat().st_size
 

@@ -17,14 +17,14 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 
 from tiny_vggt import write_weights
 
-from vggt_ros.reconstruction.vggt import weight_files, weights
+from vggt_ros.reconstruction.vggt.checkpoints import weight_files, weights
 
 CLIENT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from vggt_ros.reconstruction.vggt import weight_files, weights
+from vggt_ros.reconstruction.vggt.checkpoints import weight_files, weights
 reported = []
 def progress(text):
     reported.append(text)

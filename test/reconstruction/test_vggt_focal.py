@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from scenes import SIZE, lap
 
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.vggt.decoding import decode, encode
+from vggt_ros.reconstruction.vggt.output.decoding import decode, encode
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import OracleNoise
 from vggt_ros.windows.keyframe import Keyframe, Window

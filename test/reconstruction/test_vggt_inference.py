@@ -13,14 +13,15 @@ from tiny_vggt import CPU, TINY, tiny_vggt, write_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.vggt import dpt_head, rule, track_head
-from vggt_ros.reconstruction.vggt.attention_kernel import plain_attention_warning
-from vggt_ros.reconstruction.vggt.dpt_head import plane_positions
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.checkpoints import rule
+from vggt_ros.reconstruction.vggt.comparison.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.model import dpt_head, track_head
+from vggt_ros.reconstruction.vggt.model.dpt_head import plane_positions
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED
+from vggt_ros.reconstruction.vggt.model.track_head import sample
+from vggt_ros.reconstruction.vggt.runtime.attention_kernel import plain_attention_warning
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED
-from vggt_ros.reconstruction.vggt.track_head import sample
 from vggt_ros.windows.keyframe import Keyframe
 
 SYNCHRONIZING = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",

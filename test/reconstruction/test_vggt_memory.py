@@ -20,13 +20,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, rule
+from vggt_ros.reconstruction.vggt.checkpoints import rule
+from vggt_ros.reconstruction.vggt.comparison.parity import pseudo_random_network
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.model.sizes import SMALL
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.runtime import memory
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.sizes import SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 LOOSE = {"alignment.max_rotation": 45.0, "alignment.max_translation": 1.0, "alignment.max_scale": 1.0}

@@ -8,11 +8,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from vggt_ros.cli.parity import main
-from vggt_ros.reconstruction.vggt import blocks, rule
-from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.parity import bfloat16_errors, compare, pseudo_random_network, track_rounding_error
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
-from vggt_ros.reconstruction.vggt.weights import tensor_shapes
+from vggt_ros.reconstruction.vggt.checkpoints import rule
+from vggt_ros.reconstruction.vggt.checkpoints.weights import tensor_shapes
+from vggt_ros.reconstruction.vggt.comparison.parity import (
+    bfloat16_errors,
+    compare,
+    pseudo_random_network,
+    track_rounding_error,
+)
+from vggt_ros.reconstruction.vggt.model import blocks
+from vggt_ros.reconstruction.vggt.model.network import Network
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED, SMALL
 
 DATA = Path(__file__).parents[1] / "data"
 WITHOUT_TRACKS, WITH_TRACKS = DATA / "small_seed0_2x98x126.npz", DATA / "small_seed1_3x266x322.npz"

@@ -13,11 +13,11 @@ from tiny_vggt import tiny_state, write_weights
 
 from vggt_ros.cli.parity import main
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.vggt import weights
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.padding import padded_from_image
-from vggt_ros.reconstruction.vggt.recorded_parity import prepare_images, run_on_images
-from vggt_ros.reconstruction.vggt.recorded_run import SIDE, SPREAD, RecordedRun, differences
+from vggt_ros.reconstruction.vggt.checkpoints import weights
+from vggt_ros.reconstruction.vggt.comparison.padding import padded_from_image
+from vggt_ros.reconstruction.vggt.comparison.recorded_parity import prepare_images, run_on_images
+from vggt_ros.reconstruction.vggt.comparison.recorded_run import SIDE, SPREAD, RecordedRun, differences
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 
 RECORDED = DATA.parent / "vggt_recorded"

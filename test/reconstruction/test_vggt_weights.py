@@ -14,13 +14,14 @@ from tiny_vggt import CPU, TINY, tiny_config, tiny_network, tiny_state, tiny_vgg
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory, rule, weight_files, weights
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weight_files, weights
+from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.comparison.parity import relative_error
+from vggt_ros.reconstruction.vggt.comparison.reference import run_reference
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable
-from vggt_ros.reconstruction.vggt.parity import relative_error
+from vggt_ros.reconstruction.vggt.model.sizes import Sizes
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.reference import run_reference
-from vggt_ros.reconstruction.vggt.sizes import Sizes
-from vggt_ros.reconstruction.vggt.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.runtime import memory
 from vggt_ros.settings import ConfigError
 
 

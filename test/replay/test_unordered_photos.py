@@ -15,8 +15,8 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse, umeyama
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.multiview.features import detect
-from vggt_ros.reconstruction.multiview.tracks import track
+from vggt_ros.reconstruction.multiview.matching.features import detect
+from vggt_ros.reconstruction.multiview.matching.tracks import track
 from vggt_ros.replay.photo_windows import are_in_order, group_of_missing
 from vggt_ros.replay.photos import Collection, find_photos, reconstruct_photos
 from vggt_ros.synthetic import SceneReconstructor, orbit, pinhole, room

@@ -15,7 +15,7 @@ from tf2_ros import StaticTransformBroadcaster
 
 from vggt_ros.config import GridConfig
 from vggt_ros.geometry.poses import inverse, pose
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid
 from vggt_ros.ros.conversions import messages
 from vggt_ros.synthetic import OracleNoise, SceneReconstructor, room
 

@@ -18,7 +18,7 @@ from saved_maps import mapped, record
 from scenes import lap
 
 from vggt_ros.config import Config
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
 from vggt_ros.ros.conversions import messages
 from vggt_ros.ros.node import map_files
 from vggt_ros.storage.combined_record import combine

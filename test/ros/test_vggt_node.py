@@ -22,8 +22,9 @@ from vggt_oracle import VggtOracle
 
 from vggt_ros.config import Config
 from vggt_ros.reconstruction import create_reconstructor
-from vggt_ros.reconstruction.vggt import memory, rule, weights
-from vggt_ros.reconstruction.vggt.sizes import SMALL
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weights
+from vggt_ros.reconstruction.vggt.model.sizes import SMALL
+from vggt_ros.reconstruction.vggt.runtime import memory
 from vggt_ros.settings import ConfigError
 
 WIDTH, HEIGHT = 140, 112

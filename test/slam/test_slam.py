@@ -9,7 +9,7 @@ from scenes import SIZE, lap, run, trajectory_error
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Sim3, inverse, pose, rotation_angle, so3_exp
-from vggt_ros.mapping.surface import keyframe_cloud
+from vggt_ros.mapping.dense.surface import keyframe_cloud
 from vggt_ros.odometry.frame_trajectory import pose_by_reference
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.slam import Slam

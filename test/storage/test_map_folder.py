@@ -19,7 +19,7 @@ from saved_maps import UPRIGHT, mapped, record, save
 
 from vggt_ros.benchmarks.robustness.saved_maps import damaged_maps, killed_saves, reduced
 from vggt_ros.config import Config
-from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.storage.locking import locked
 from vggt_ros.storage.map_folder import StorageError, load_map, map_folder
 from vggt_ros.storage.map_record import SCHEMA, MapRecord

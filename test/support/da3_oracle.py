@@ -10,7 +10,7 @@ from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.da3 import network  # noqa: F401 (before the package: it silences it)
 from vggt_ros.reconstruction.da3.decoding import Output, decode
 from vggt_ros.reconstruction.da3.settings import Da3Config
-from vggt_ros.reconstruction.vggt.filtering import filter_points
+from vggt_ros.reconstruction.vggt.output.filtering import filter_points
 from vggt_ros.synthetic import SceneReconstructor
 from vggt_ros.windows.keyframe import Window
 

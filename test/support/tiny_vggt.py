@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.vggt import rule
-from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.checkpoints import rule
+from vggt_ros.reconstruction.vggt.model.network import Network
+from vggt_ros.reconstruction.vggt.model.sizes import Sizes
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-from vggt_ros.reconstruction.vggt.sizes import Sizes
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import pose, so3_exp
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.vggt.decoding import decode, encode
+from vggt_ros.reconstruction.vggt.output.decoding import decode, encode
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic.oracle import SceneReconstructor
 from vggt_ros.windows.keyframe import Window

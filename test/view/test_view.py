@@ -17,7 +17,7 @@ from rrd import colors, read
 from vggt_ros.cli.replay import main
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL, matrix_from_quaternion
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
 from vggt_ros.replay.run import run
 from vggt_ros.storage.map_folder import save_map
 from vggt_ros.synthetic import RenderedSequence, SceneReconstructor, laps, room

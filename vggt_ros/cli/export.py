@@ -8,7 +8,7 @@ import sys
 from vggt_ros.arguments import add_settings, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
-from vggt_ros.mapping.export import FORMATS, Export, ExportError
+from vggt_ros.mapping.files.export import FORMATS, Export, ExportError
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.files import FileError, output_folder
 from vggt_ros.storage.map_folder import StorageError, load_map

@@ -12,7 +12,7 @@ from vggt_ros.arguments import add_settings, given_path
 from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.loops.merging import Merged, merge
-from vggt_ros.mapping.surface import Surface
+from vggt_ros.mapping.dense.surface import Surface
 from vggt_ros.settings import ConfigError
 from vggt_ros.storage.map_folder import StorageError, check_replaceable, load_map, save_map
 from vggt_ros.threads import single_threaded_blas

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None, prog: str = "parity") -> int:
         print(f"parity: {options.file} is not a file", file=sys.stderr)
         return 1
     try:
-        import vggt_ros.reconstruction.vggt.parity  # noqa: F401 (to name what is missing)
+        import vggt_ros.reconstruction.vggt.comparison.parity  # noqa: F401 (to name what is missing)
     except ModuleNotFoundError as missing:
         print(f"parity: {missing.name} is not installed: pip install {missing.name}", file=sys.stderr)
         return 1
@@ -51,9 +51,9 @@ def _parse(arguments: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _with_real_weights(options: argparse.Namespace) -> int:
+    from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
+    from vggt_ros.reconstruction.vggt.comparison.recorded_parity import compare_with_recorded
     from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable, device_problem
-    from vggt_ros.reconstruction.vggt.recorded_parity import compare_with_recorded
-    from vggt_ros.reconstruction.vggt.weight_files import WeightsError
     try:
         spread, found = compare_with_recorded(options.recorded, options.weights, options.device, options.dtype)
     except (WeightsError, DeviceUnsuitable) as problem:
@@ -80,13 +80,13 @@ def _with_real_weights(options: argparse.Namespace) -> int:
 
 
 def _with_generated_weights(options: argparse.Namespace) -> int:
-    from vggt_ros.reconstruction.vggt.parity import (
+    from vggt_ros.reconstruction.vggt.comparison.parity import (
         bfloat16_errors,
         compare,
         pseudo_random_network,
         track_rounding_error,
     )
-    from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
+    from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED, SMALL
 
     print(f"generating the weights of the {options.network} network", file=sys.stderr, flush=True)
     try:

@@ -16,7 +16,7 @@ from vggt_ros.cli.interrupts import ends_in_order
 from vggt_ros.config import Config
 from vggt_ros.evaluation.map_pictures import draw_map, without_single_points
 from vggt_ros.geometry.camera import Rectifier, pixel_rays, resize_intrinsics
-from vggt_ros.mapping.colmap_model import ModelImage, write_model
+from vggt_ros.mapping.files.colmap_model import ModelImage, write_model
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import ReconstructorLost
 from vggt_ros.replay.photo_tracks import corners, draw_tracks, read_queries, track, write_tracks

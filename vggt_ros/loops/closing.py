@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from vggt_ros.config import Config
 from vggt_ros.features.appearance import Features
 from vggt_ros.loops.verification import LoopRejected, TwoViewGeometry, two_view_geometry, verify_loop
-from vggt_ros.mapping.atlas import Atlas
-from vggt_ros.mapping.map_keyframes import map_keyframes, window_views
+from vggt_ros.mapping.submaps.atlas import Atlas
+from vggt_ros.mapping.submaps.map_keyframes import map_keyframes, window_views
 from vggt_ros.places.database import PlaceDatabase, gate_by_distance
 from vggt_ros.places.keyframe_images import KeyframeImages
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement

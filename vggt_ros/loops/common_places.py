@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import ImageFeatures
 from vggt_ros.images.exposure import gray_image
-from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.places.relocalization import MIN_SPREAD_SUPPORTED, Relocalization, Relocalizer
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.windows.alignment import AlignmentRefused

@@ -16,7 +16,7 @@ from vggt_ros.config import Config
 from vggt_ros.loops.common_places import find_keyframes, measure
 from vggt_ros.loops.look_alikes import evidence
 from vggt_ros.loops.surface_registration import register_surfaces
-from vggt_ros.mapping.atlas import Atlas
+from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.storage.combined_record import combine
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.solution import OBSERVED, PRIOR, UNKNOWN, MetricScale, Solution

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import pixel_rays
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import exp, inverse, scales, to_matrix, to_sim3
-from vggt_ros.mapping.surface import depth_normals
+from vggt_ros.mapping.dense.surface import depth_normals
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.windows.solution import MapKeyframe, Solution
 

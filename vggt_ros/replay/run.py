@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import Accuracy, EvaluationError, accuracy
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
 from vggt_ros.odometry.frame_trajectory import frame_trajectory, in_time
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor

@@ -11,7 +11,7 @@ import rerun as rr
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, Grid
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, Grid
 from vggt_ros.view import layout
 from vggt_ros.view.shapes import FRUSTUM_BLOCK, frusta, frustum_size, grid_quads, point_spacing
 from vggt_ros.windows.point_cloud import PointCloud

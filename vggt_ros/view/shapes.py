@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.occupancy_grid import UNKNOWN, Grid
+from vggt_ros.mapping.grid.occupancy_grid import UNKNOWN, Grid
 from vggt_ros.windows.solution import Solution
 
 FRUSTUM_BLOCK = 64

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.map_updates import MapUpdates
-from vggt_ros.mapping.occupancy_grid import Occupancy
+from vggt_ros.mapping.dense.map_updates import MapUpdates
+from vggt_ros.mapping.grid.occupancy_grid import Occupancy
 from vggt_ros.slam import Slam
 from vggt_ros.view.shapes import graph_lines, submap_color
 from vggt_ros.windows.frame import Frame, TrackedFrame

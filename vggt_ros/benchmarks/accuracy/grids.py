@@ -21,7 +21,7 @@ from vggt_ros.config import Config
 from vggt_ros.evaluation.errors import EvaluationError, align, associate
 from vggt_ros.evaluation.map_errors import camera_points
 from vggt_ros.geometry.poses import Array, pose
-from vggt_ros.mapping.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
+from vggt_ros.mapping.grid.occupancy_grid import FREE, OCCUPIED, UNKNOWN, Grid, occupancy_grid
 from vggt_ros.replay.run import Run
 from vggt_ros.sequences.sequence import Truth
 from vggt_ros.windows.solution import MapKeyframe, Solution

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array, inverse, pose, so3_exp
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.vggt.decoding import decode, encode
-from vggt_ros.reconstruction.vggt.image_size import network_size
+from vggt_ros.reconstruction.vggt.model.image_size import network_size
+from vggt_ros.reconstruction.vggt.output.decoding import decode, encode
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.windows.keyframe import Window
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.geometry.poses import Array, quaternion_from_matrix
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.vggt.decoding import NetworkOutput, decode
-from vggt_ros.reconstruction.vggt.padding import padded_from_image, to_square
-from vggt_ros.reconstruction.vggt.recorded_run import SIDE, RecordedRun
+from vggt_ros.reconstruction.vggt.comparison.padding import padded_from_image, to_square
+from vggt_ros.reconstruction.vggt.comparison.recorded_run import SIDE, RecordedRun
+from vggt_ros.reconstruction.vggt.output.decoding import NetworkOutput, decode
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.storage.files import FileError, read_lines
 from vggt_ros.windows.keyframe import Keyframe, Window

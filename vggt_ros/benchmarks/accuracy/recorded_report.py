@@ -28,7 +28,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
-from vggt_ros.reconstruction.vggt.recorded_run import RecordedRun, pose_errors
+from vggt_ros.reconstruction.vggt.comparison.recorded_run import RecordedRun, pose_errors
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.slam import Slam
 from vggt_ros.windows.keyframe import overlapping_windows

@@ -21,7 +21,7 @@ from vggt_ros.geometry.camera import Rectifier, rectify_depth
 from vggt_ros.geometry.poses import Array
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import RefinedReconstructor
-from vggt_ros.reconstruction.vggt.image_size import network_size
+from vggt_ros.reconstruction.vggt.model.image_size import network_size
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.sequences.sequence import Sequence as Recording
 from vggt_ros.sequences.sequence import SequenceError

@@ -14,17 +14,18 @@ from vggt_ros.benchmarks.check.machine import GREEN, RED, YELLOW, Finding
 from vggt_ros.benchmarks.gpu.vggt_measure import quick_network
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
-from vggt_ros.reconstruction.vggt import memory, rule, weight_files, weights
-from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, attention_kernel, plain_attention_warning
-from vggt_ros.reconstruction.vggt.availability import unsupported_reason
-from vggt_ros.reconstruction.vggt.compilation import compiler_problem
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weight_files, weights
+from vggt_ros.reconstruction.vggt.comparison.parity import pseudo_random_network, relative_error
 from vggt_ros.reconstruction.vggt.device_errors import DeviceUnsuitable, first_line, is_lost
-from vggt_ros.reconstruction.vggt.image_size import network_size
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.parity import pseudo_random_network, relative_error
+from vggt_ros.reconstruction.vggt.model.image_size import network_size
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED, SMALL
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.runtime import memory
+from vggt_ros.reconstruction.vggt.runtime.attention_kernel import PLAIN, attention_kernel, plain_attention_warning
+from vggt_ros.reconstruction.vggt.runtime.availability import unsupported_reason
+from vggt_ros.reconstruction.vggt.runtime.compilation import compiler_problem
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 PUBLISHED_POSES = np.array([

@@ -13,7 +13,7 @@ from vggt_ros.geometry.camera import Camera, Rectifier
 from vggt_ros.geometry.poses import Array, inverse
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
-from vggt_ros.reconstruction.vggt.recorded_run import pose_differences
+from vggt_ros.reconstruction.vggt.comparison.recorded_run import pose_differences
 from vggt_ros.sequences.opening import open_sequence
 from vggt_ros.sequences.sequence import Image
 from vggt_ros.synthetic import orbit, pinhole, room

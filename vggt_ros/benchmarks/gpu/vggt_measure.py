@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.vggt import rule
-from vggt_ros.reconstruction.vggt.images import to_tensor
-from vggt_ros.reconstruction.vggt.inference import DTYPES, Inference
-from vggt_ros.reconstruction.vggt.memory import window_bytes, window_tflop
-from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.reference import run_reference
+from vggt_ros.reconstruction.vggt.checkpoints import rule
+from vggt_ros.reconstruction.vggt.checkpoints.weights import drop_heads, storage_dtype, tensor_shapes, unused_prefixes
+from vggt_ros.reconstruction.vggt.comparison.reference import run_reference
+from vggt_ros.reconstruction.vggt.model.network import Network
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED, SMALL, Sizes
+from vggt_ros.reconstruction.vggt.runtime.images import to_tensor
+from vggt_ros.reconstruction.vggt.runtime.inference import DTYPES, Inference
+from vggt_ros.reconstruction.vggt.runtime.memory import window_bytes, window_tflop
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
-from vggt_ros.reconstruction.vggt.weights import drop_heads, storage_dtype, tensor_shapes, unused_prefixes
 from vggt_ros.windows.keyframe import Keyframe
 
 

@@ -26,14 +26,15 @@ from vggt_ros.benchmarks.gpu.visit_network import (
     synchronize,
     weights_file,
 )
-from vggt_ros.reconstruction.vggt import memory, rule, weights
-from vggt_ros.reconstruction.vggt.attention_kernel import attention_kernel
-from vggt_ros.reconstruction.vggt.availability import unsupported_reason
-from vggt_ros.reconstruction.vggt.compilation import compiler_problem
-from vggt_ros.reconstruction.vggt.inference import choose_dtypes
-from vggt_ros.reconstruction.vggt.network import OUTPUTS
-from vggt_ros.reconstruction.vggt.parity import queries, relative_error
-from vggt_ros.reconstruction.vggt.reference import run_reference
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weights
+from vggt_ros.reconstruction.vggt.comparison.parity import queries, relative_error
+from vggt_ros.reconstruction.vggt.comparison.reference import run_reference
+from vggt_ros.reconstruction.vggt.model.network import OUTPUTS
+from vggt_ros.reconstruction.vggt.runtime import memory
+from vggt_ros.reconstruction.vggt.runtime.attention_kernel import attention_kernel
+from vggt_ros.reconstruction.vggt.runtime.availability import unsupported_reason
+from vggt_ros.reconstruction.vggt.runtime.compilation import compiler_problem
+from vggt_ros.reconstruction.vggt.runtime.inference import choose_dtypes
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.windows.keyframe import Window
 

@@ -9,8 +9,8 @@ import torch
 from vggt_ros.benchmarks.gpu.visit import Report, Visit
 from vggt_ros.benchmarks.gpu.visit_network import device_of, inference_of, keyframes_of, reconstructor_of, sizes_of
 from vggt_ros.reconstruction.base import ReconstructionRefused
-from vggt_ros.reconstruction.vggt import memory as model
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.runtime import memory as model
 from vggt_ros.windows.keyframe import Window
 
 

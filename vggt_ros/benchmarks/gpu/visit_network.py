@@ -12,13 +12,13 @@ import torch
 
 from vggt_ros.benchmarks.gpu.visit import Visit
 from vggt_ros.config import Config
-from vggt_ros.reconstruction.vggt import rule, weights
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.network import Network
-from vggt_ros.reconstruction.vggt.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.checkpoints import rule, weights
+from vggt_ros.reconstruction.vggt.comparison.parity import pseudo_random_network
+from vggt_ros.reconstruction.vggt.model.network import Network
+from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.reconstruction.vggt.reconstructor import Vggt
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.sizes import PUBLISHED, SMALL, Sizes
 from vggt_ros.windows.keyframe import Keyframe
 
 

@@ -20,13 +20,13 @@ from vggt_ros.benchmarks.gpu.visit_network import (
     median_seconds,
     sizes_of,
 )
-from vggt_ros.reconstruction.vggt.compilation import FusedPlacement
+from vggt_ros.reconstruction.vggt.comparison.parity import relative_error
+from vggt_ros.reconstruction.vggt.comparison.reference import run_reference
 from vggt_ros.reconstruction.vggt.device_errors import first_line
-from vggt_ros.reconstruction.vggt.images import to_tensor
-from vggt_ros.reconstruction.vggt.inference import Inference, choose_dtypes
-from vggt_ros.reconstruction.vggt.memory import window_tflop
-from vggt_ros.reconstruction.vggt.parity import relative_error
-from vggt_ros.reconstruction.vggt.reference import run_reference
+from vggt_ros.reconstruction.vggt.runtime.compilation import FusedPlacement
+from vggt_ros.reconstruction.vggt.runtime.images import to_tensor
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference, choose_dtypes
+from vggt_ros.reconstruction.vggt.runtime.memory import window_tflop
 
 
 def kernels(visit: Visit, report: Report) -> None:

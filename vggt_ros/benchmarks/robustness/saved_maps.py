@@ -25,7 +25,7 @@ from tqdm import tqdm
 from vggt_ros.benchmarks.robustness.outcome import Outcome
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
-from vggt_ros.mapping.restored_map import restore
+from vggt_ros.mapping.files.restored_map import restore
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_folder import StorageError, load_map, save_map
 from vggt_ros.storage.map_record import SCHEMA, MapRecord

@@ -112,8 +112,8 @@ def _create(name: str, config: Config, folder: Path) -> tuple[Any, int]:
         return importlib.import_module("vggt_ros.reconstruction.multiview.reconstructor").Multiview(config), 0
     if name == "vggt":
         from vggt_ros.benchmarks.gpu.vggt_measure import quick_network
+        from vggt_ros.reconstruction.vggt.model.sizes import PUBLISHED as VGGT_SIZES
         from vggt_ros.reconstruction.vggt.reconstructor import Vggt
-        from vggt_ros.reconstruction.vggt.sizes import PUBLISHED as VGGT_SIZES
 
         vggt = Vggt(config.replace({"vggt.device": "cpu"}))
         network = quick_network(VGGT_SIZES, vggt.inference.device, vggt.inference.storage, vggt.inference.outputs)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, inverse, orthonormalize, pose
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.vggt.filtering import RANKS
-from vggt_ros.reconstruction.vggt.focal import doubts, own_or_shared
+from vggt_ros.reconstruction.vggt.output.filtering import RANKS
+from vggt_ros.reconstruction.vggt.output.focal import doubts, own_or_shared
 from vggt_ros.windows.keyframe import Window
 
 MAX_SPREAD, MAX_ASPECT = 0.3, (0.7, 1.4)

@@ -24,17 +24,18 @@ from vggt_ros.reconstruction.da3.memory import activation_bytes
 from vggt_ros.reconstruction.da3.network import DepthAnything3Net, predict
 from vggt_ros.reconstruction.da3.settings import Da3Config
 from vggt_ros.reconstruction.da3.sizes import PATCH, Sizes
-from vggt_ros.reconstruction.vggt import memory, weight_files
-from vggt_ros.reconstruction.vggt.availability import unsupported_reason
+from vggt_ros.reconstruction.vggt.checkpoints import weight_files
 from vggt_ros.reconstruction.vggt.device_errors import (
     DeviceUnsuitable,
     device_problem,
     is_out_of_memory,
     lost_context,
 )
-from vggt_ros.reconstruction.vggt.filtering import filter_points
-from vggt_ros.reconstruction.vggt.images import to_host, to_tensor
-from vggt_ros.reconstruction.vggt.inference import choose_dtypes
+from vggt_ros.reconstruction.vggt.output.filtering import filter_points
+from vggt_ros.reconstruction.vggt.runtime import memory
+from vggt_ros.reconstruction.vggt.runtime.availability import unsupported_reason
+from vggt_ros.reconstruction.vggt.runtime.images import to_host, to_tensor
+from vggt_ros.reconstruction.vggt.runtime.inference import choose_dtypes
 from vggt_ros.windows.keyframe import Window
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vggt_ros.reconstruction.da3.network import build
 from vggt_ros.reconstruction.da3.sizes import Sizes
-from vggt_ros.reconstruction.vggt.rule import weight
+from vggt_ros.reconstruction.vggt.checkpoints.rule import weight
 
 
 def weights(sizes: Sizes, seed: int = 0) -> Iterator[tuple[str, Tensor]]:

@@ -10,9 +10,9 @@ import torch
 
 from vggt_ros.reconstruction.da3.network import DepthAnything3Net, build, drop_unused, unused_prefixes
 from vggt_ros.reconstruction.da3.sizes import PUBLISHED, Sizes, recognized
-from vggt_ros.reconstruction.vggt.tensor_file import open_tensors
-from vggt_ros.reconstruction.vggt.weight_files import WeightsError
-from vggt_ros.reconstruction.vggt.weights import check_tensors, read_finite
+from vggt_ros.reconstruction.vggt.checkpoints.tensor_file import open_tensors
+from vggt_ros.reconstruction.vggt.checkpoints.weight_files import WeightsError
+from vggt_ros.reconstruction.vggt.checkpoints.weights import check_tensors, read_finite
 
 FILE_NAMES = ("model.safetensors",)
 LICENSE = ("The weights of Depth Anything 3 LARGE and GIANT are for non-commercial use only (CC BY-NC 4.0); those of "

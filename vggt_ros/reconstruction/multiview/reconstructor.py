@@ -19,20 +19,20 @@ from vggt_ros.reconstruction.adjustment.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
 from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE, ReadoutEstimator
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
-from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.continuation import is_doubtful, known_part, solve_continued
-from vggt_ros.reconstruction.multiview.lens_search import search_lens
-from vggt_ros.reconstruction.multiview.local_map import MAX_VIEWS, LocalMap
-from vggt_ros.reconstruction.multiview.point_depth import depth_around_points
-from vggt_ros.reconstruction.multiview.quality import NO_METRICS
-from vggt_ros.reconstruction.multiview.selection import solve_window
+from vggt_ros.reconstruction.multiview.dense import depth as dense
+from vggt_ros.reconstruction.multiview.dense.point_depth import depth_around_points
+from vggt_ros.reconstruction.multiview.matching.tracks import track, well_spread
+from vggt_ros.reconstruction.multiview.matching.views import Measurements, View
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
-from vggt_ros.reconstruction.multiview.start_poses import joined_poses
-from vggt_ros.reconstruction.multiview.tracks import track, well_spread
-from vggt_ros.reconstruction.multiview.turn import with_turned_views
-from vggt_ros.reconstruction.multiview.views import Measurements, View
+from vggt_ros.reconstruction.multiview.sfm.continuation import is_doubtful, known_part, solve_continued
+from vggt_ros.reconstruction.multiview.sfm.lens_search import search_lens
+from vggt_ros.reconstruction.multiview.sfm.local_map import MAX_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.sfm.quality import NO_METRICS
+from vggt_ros.reconstruction.multiview.sfm.selection import solve_window
+from vggt_ros.reconstruction.multiview.sfm.start_poses import joined_poses
+from vggt_ros.reconstruction.multiview.sfm.turn import with_turned_views
+from vggt_ros.reconstruction.multiview.sfm.window_solution import WindowSolution
 from vggt_ros.reconstruction.multiview.window_geometry import downscale, window_geometry
-from vggt_ros.reconstruction.multiview.window_solution import WindowSolution
 from vggt_ros.windows.keyframe import Keyframe, Window
 
 MAX_COST_OF_JOINING = 2.0

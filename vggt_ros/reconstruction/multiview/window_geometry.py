@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.camera import resize_intrinsics, with_focal
 from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.multiview import depth as dense
-from vggt_ros.reconstruction.multiview.local_map import LocalMap
-from vggt_ros.reconstruction.multiview.turn import UNCERTAINTY
+from vggt_ros.reconstruction.multiview.dense import depth as dense
+from vggt_ros.reconstruction.multiview.sfm.local_map import LocalMap
+from vggt_ros.reconstruction.multiview.sfm.turn import UNCERTAINTY
 from vggt_ros.windows.alignment import WEAK_SCALE
 
 

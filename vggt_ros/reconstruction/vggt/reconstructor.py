@@ -18,10 +18,8 @@ from vggt_ros.geometry.camera import Camera
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.joining import join
 from vggt_ros.reconstruction.splitting import Memory, WindowSplitter
-from vggt_ros.reconstruction.vggt import memory, weight_files, weights
-from vggt_ros.reconstruction.vggt.attention_kernel import PLAIN, plain_attention_warning
-from vggt_ros.reconstruction.vggt.availability import check_device, unavailable_reason
-from vggt_ros.reconstruction.vggt.decoding import decode, predicted_intrinsics
+from vggt_ros.reconstruction.vggt.checkpoints import weight_files, weights
+from vggt_ros.reconstruction.vggt.checkpoints.tensor_file import release_page_cache
 from vggt_ros.reconstruction.vggt.device_errors import (
     DeviceUnsuitable,
     device_problem,
@@ -29,12 +27,15 @@ from vggt_ros.reconstruction.vggt.device_errors import (
     is_out_of_memory,
     lost_context,
 )
-from vggt_ros.reconstruction.vggt.image_size import network_size
-from vggt_ros.reconstruction.vggt.inference import Inference
-from vggt_ros.reconstruction.vggt.network import Network
+from vggt_ros.reconstruction.vggt.model.image_size import network_size
+from vggt_ros.reconstruction.vggt.model.network import Network
+from vggt_ros.reconstruction.vggt.model.track_head import MIN_IMAGE
+from vggt_ros.reconstruction.vggt.output.decoding import decode, predicted_intrinsics
+from vggt_ros.reconstruction.vggt.runtime import memory
+from vggt_ros.reconstruction.vggt.runtime.attention_kernel import PLAIN, plain_attention_warning
+from vggt_ros.reconstruction.vggt.runtime.availability import check_device, unavailable_reason
+from vggt_ros.reconstruction.vggt.runtime.inference import Inference
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
-from vggt_ros.reconstruction.vggt.tensor_file import release_page_cache
-from vggt_ros.reconstruction.vggt.track_head import MIN_IMAGE
 from vggt_ros.reconstruction.window_limit import WindowLimit
 from vggt_ros.windows.keyframe import Window
 

@@ -22,7 +22,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry.poses import Array, inverse, matrix_from_quaternion, pose, quaternion_from_matrix, so3_log
-from vggt_ros.mapping.occupancy_grid import Grid
+from vggt_ros.mapping.grid.occupancy_grid import Grid
 from vggt_ros.view.shapes import graph_lines, submap_color
 from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.solution import Solution

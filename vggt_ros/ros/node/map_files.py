@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.restored_map import RestoredMap, restore
+from vggt_ros.mapping.files.restored_map import RestoredMap, restore
 from vggt_ros.ros.common.periodic import PeriodicThread
 from vggt_ros.ros.node.services import CommandSteps
 from vggt_ros.ros.tf.transforms import Transforms

@@ -18,7 +18,7 @@ from vggt_ros.config import Config
 from vggt_ros.features.description import describe_keyframe
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.heap import single_heap
-from vggt_ros.mapping.restored_map import RestoredMap
+from vggt_ros.mapping.files.restored_map import RestoredMap
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.deferred import DeferredReconstructor, ReconstructorFactory
 from vggt_ros.ros.common import parameters

@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.occupancy_grid import Occupancy
+from vggt_ros.mapping.grid.occupancy_grid import Occupancy
 from vggt_ros.ros.conversions import messages
 from vggt_ros.ros.outputs.renamed_topics import ChangedType, RenamedPublisher
 from vggt_ros.slam import Slam

@@ -14,7 +14,7 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.map_updates import MapUpdates
+from vggt_ros.mapping.dense.map_updates import MapUpdates
 from vggt_ros.ros.conversions import messages
 from vggt_ros.ros.conversions.map_updates import update_message
 from vggt_ros.ros.outputs.renamed_topics import RenamedPublisher

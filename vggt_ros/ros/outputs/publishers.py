@@ -17,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import TfConfig
 from vggt_ros.geometry.poses import Array, adjoint
-from vggt_ros.mapping.surface import keyframe_cloud
+from vggt_ros.mapping.dense.surface import keyframe_cloud
 from vggt_ros.ros.conversions import messages
 from vggt_ros.ros.conversions.interfaces import SlamStatus
 from vggt_ros.ros.outputs.features import FeatureOutput

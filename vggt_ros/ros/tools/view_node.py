@@ -22,7 +22,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.geometry.camera import CameraError
 from vggt_ros.geometry.poses import Array
-from vggt_ros.mapping.occupancy_grid import Grid
+from vggt_ros.mapping.grid.occupancy_grid import Grid
 from vggt_ros.ros.common.spinning import spin, without_ros_arguments
 from vggt_ros.ros.conversions.images import ImageError, decode
 from vggt_ros.ros.conversions.messages import UNKNOWN_VARIANCE, nanoseconds, pose_matrix

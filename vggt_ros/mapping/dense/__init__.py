@@ -1,0 +1,1 @@
+"""The dense map: depth that keyframes agree on, points with normals, and a mesh."""

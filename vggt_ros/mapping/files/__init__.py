@@ -1,0 +1,1 @@
+"""Saved maps: exported to other formats, and restored."""

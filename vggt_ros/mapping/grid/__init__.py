@@ -1,0 +1,1 @@
+"""The occupancy grid of the map."""

@@ -1,0 +1,1 @@
+"""Dense depth of the keyframes of a window whose poses are known."""

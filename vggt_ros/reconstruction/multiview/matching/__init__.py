@@ -1,0 +1,1 @@
+"""Tracks of features through the keyframes of a window."""

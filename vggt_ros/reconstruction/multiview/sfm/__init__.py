@@ -1,0 +1,1 @@
+"""Structure from motion: camera poses and points of a window from its tracks."""

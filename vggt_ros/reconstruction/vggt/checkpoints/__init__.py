@@ -1,0 +1,1 @@
+"""Weights of the network: found, downloaded, checked and loaded."""

@@ -1,0 +1,1 @@
+"""Comparison with reference outputs and recorded runs of the published network."""

@@ -1,0 +1,1 @@
+"""Running the network on a device: memory, kernels, compilation, inference."""
