@@ -358,6 +358,13 @@ def test_a_changed_image_size_is_refused_until_the_calibration_matches(make):
     bench.image(Frame(first.stamp + 1, first.image[::2, ::2].copy(), first.intrinsics))
     assert bench.counts["refused"] == 1
     assert bench.spin(lambda: bench.logged("160x120", "/camera_info"))
+    for number in range(2, 22):  # known fault: /diagnostics went on saying that all is well
+        bench.image(Frame(first.stamp + number, first.image[::2, ::2].copy(), first.intrinsics))
+    assert bench.spin(lambda: "21 images in a row are refused, the last one: /image: the image has 160x120 pixels"
+                      in bench.status_message())
+    assert bench.got["status"][-1].level == DiagnosticStatus.WARN
+    bench.image(Frame(first.stamp + 30, first.image, first.intrinsics))
+    assert not bench.node.source.unused
 
 
 def test_without_camera_info_a_field_of_view_is_assumed_with_a_warning(make):

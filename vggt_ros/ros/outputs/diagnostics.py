@@ -177,6 +177,8 @@ class StatusMonitor:
             return DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR, silence
         if tracked is None:
             return DiagnosticStatus.WARN, f"no usable image yet{source.no_frame_reason}"
+        if source.unused:
+            return DiagnosticStatus.WARN, source.unused
         if tracked.state == "LOST":
             return DiagnosticStatus.WARN, \
                 "lost: too few features in the image, or no keyframe of the map near the expected pose"
