@@ -113,7 +113,7 @@ class StatusMonitor:
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
-            **self._metric.counts,
+            **self._metric.health.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
             "reconstructor": reconstructor.detail,
             "reconstructor problem": reconstructor.problem or "none",
