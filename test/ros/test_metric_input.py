@@ -164,8 +164,14 @@ def test_sources_that_arrive_but_cannot_be_used_are_named(make):
     assert caster is not None and len(bench.node.slam.solution) >= 20
     assert "depth, a source of scale, has stamps 1000 s behind those of the images" in "".join(problems(bench))
     assert "odometry, a source of scale, arrives, but measures nothing: do its poses move" in "".join(problems(bench))
-    health._refused["imu"] = health._refused["imu"][0] - 6.0, health._refused["imu"][1]
+    since, why = health._refused["imu"]
+    health._refused["imu"] = since - 6.0, why
     assert "imu, a source of scale, is refused: its frame nowhere has no fixed pose" in "".join(problems(bench))
+    in_g = Imu(header=messages.header(lap().frames[60].stamp, "base_link"))
+    in_g.linear_acceleration.z = 1.0
+    for _ in range(200):
+        bench.node.metric.on_imu(in_g)
+    assert "gravity makes 9.81 m/s^2: are they in g, or without gravity?" in health._refused["imu"][1]
 
 
 def problems(bench):

@@ -36,6 +36,8 @@ _MAX_PENDING = 20
 _UP = np.array([0.0, 0.0, 1.0])
 _MAX_VALUE = 1e7
 """Largest value of a pose or an IMU sample, in its units; the square of a larger one may overflow."""
+_GRAVITY, _GRAVITY_RANGE, _GRAVITY_RATE = 9.81, (6.0, 15.0), 0.005
+"""Length of the accelerations in the mean, m/s^2, its range on a robot, and the weight of a sample in the mean."""
 _MAX_DEPTH_PIXELS, _MAX_DEPTH_BYTES = 1 << 24, 8
 """Most pixels of a depth image, and most bytes of a pixel with the padding of its row."""
 
@@ -72,6 +74,7 @@ class MetricInput:
         self._subscriptions: list[AdaptiveSubscription] = []
         self.health = SourceHealth(slam)
         self._throttle = Throttle()
+        self._mean_acceleration = _GRAVITY
         self.clear()
 
     def clear(self) -> None:
@@ -210,6 +213,11 @@ class MetricInput:
                 or not is_valid_stamp(stamp):
             self._count_refused("imu", "invalid", "a sample is not finite or out of range, has no acceleration, or its "
                                 "stamp is invalid")
+            return
+        self._mean_acceleration += _GRAVITY_RATE * (float(np.linalg.norm(values[3:])) - self._mean_acceleration)
+        if not _GRAVITY_RANGE[0] < self._mean_acceleration < _GRAVITY_RANGE[1]:
+            self._count_refused("imu", "gravity", f"its accelerations are {self._mean_acceleration:.2g} in the mean, "
+                                f"where gravity makes {_GRAVITY} m/s^2: are they in g, or without gravity?")
             return
         try:
             imu_camera = self._transforms.camera_in(message.header.frame_id.lstrip("/") or self._base_frame)

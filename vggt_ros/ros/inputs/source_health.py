@@ -20,6 +20,7 @@ _MAX_OFFSET = 3.0
 _ENOUGH_KEYFRAMES = 20
 """Keyframes in the map with which each of the sources `_CAUSES` has measured its scale, if it can."""
 _CAUSES = {"odometry": "do its poses move with the robot?",
+           "imu": "are its turn rates in rad/s, and is its frame the right one in TF? Scale takes changes of speed.",
            "depth": f"is it registered to the images, with stamps within {STAMP_TOLERANCE / 1e6:.0f} ms of theirs?"}
 
 
