@@ -616,6 +616,16 @@ def test_assumptions_on_frames_and_clocks_are_in_the_status(make):
     assert status_contains(bench, "use_sim_time")
 
 
+def test_the_log_says_when_the_camera_is_found_and_lost(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    assert bench.spin(lambda: bench.logged("INFO", "tracking: the camera is found in the map"))
+    bench.node.monitor._last_change -= 10.0
+    bench.image(replace(lap().frames[SHORT], image=np.zeros_like(lap().frames[0].image)))
+    assert bench.spin(lambda: bench.logged("WARN", "lost: too few features in the image"))
+
+
 def test_images_that_the_queue_dropped_are_counted(make):
     bench = make().start()
     bench.info(lap().frames[0])

@@ -21,6 +21,8 @@ from vggt_ros.worker import Worker
 
 NO_KEYFRAME_TIMEOUT = 10.0
 """Seconds without a keyframe, while images arrive, after which missing parallax is reported."""
+_CHANGE_PERIOD = 5.0
+"""Least time between two lines of the log that the camera is found or lost, seconds."""
 
 
 class StatusMonitor:
@@ -67,6 +69,7 @@ class StatusMonitor:
         self.update: Update | None = None
         self.error = ""
         self._last_keyframe = time.monotonic()
+        self._was_found, self._last_change = False, -_CHANGE_PERIOD
 
     def record_frame(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
         """Record a tracked image and its durations."""
@@ -94,6 +97,14 @@ class StatusMonitor:
         new = [problem for kind, problem in problems.items() if kind not in self._known_problems]
         self._known_problems = set(problems)
         return new
+
+    def found_or_lost(self) -> bool | None:
+        """Return whether the camera is found now, if that is not as at the last call; for the log, so not too often."""
+        found = self.tracked is not None and self.tracked.state in ("TRACKING", "DEGRADED")
+        if found == self._was_found or time.monotonic() - self._last_change < _CHANGE_PERIOD:
+            return None
+        self._was_found, self._last_change = found, time.monotonic()
+        return found
 
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the current status; level ERROR if nothing works, WARN if something is degraded."""
