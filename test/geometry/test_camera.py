@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.geometry.calibration import difference
+from vggt_ros.geometry.calibration_change import difference
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, reduced_size, resize_intrinsics
 
 K = np.array([[458.654, 0, 367.215], [0, 457.296, 248.375], [0, 0, 1]])

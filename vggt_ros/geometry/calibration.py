@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from vggt_ros.geometry.camera import Camera
 
 COEFFICIENT_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 """Allowed numbers of coefficients of each distortion model of sensor_msgs/CameraInfo, in OpenCV's order."""
@@ -105,17 +101,3 @@ def known_distortion(model: str, coefficients: Sequence[float]) -> tuple[str, tu
         return "plumb_bob", values
     raise CameraError(f"distortion model {model!r} with {len(values)} coefficients; known are "
                       + ", ".join(f"{name} with {counts}" for name, counts in COEFFICIENT_COUNTS.items()))
-
-
-def difference(old: Camera, new: Camera) -> str:
-    """Return in words what is different in a new calibration, such as `fx from 500 to 520 px`."""
-    if (old.width, old.height) != (new.width, new.height):
-        return f"{new.width}x{new.height} pixels instead of {old.width}x{old.height}"
-    if old.model != new.model:
-        return f"from the model {old.model} to {new.model}"
-    names = {"fx": (0, 0), "fy": (1, 1), "cx": (0, 2), "cy": (1, 2)}
-    size = {name: abs(new.intrinsics[at] - old.intrinsics[at]) for name, at in names.items()}
-    name = max(size, key=lambda name: size[name])
-    if size[name] < 0.05:
-        return "in the distortion"
-    return f"{name} from {old.intrinsics[names[name]]:.5g} to {new.intrinsics[names[name]]:.5g} px"

@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
-from vggt_ros.geometry.calibration import difference
+from vggt_ros.geometry.calibration_change import difference
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.images.mask import Mask, read_mask
 from vggt_ros.ros.common.log import LOG_PERIOD
