@@ -9,6 +9,7 @@ import os
 import posixpath
 from pathlib import Path
 
+from ament_index_python import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
@@ -46,11 +47,12 @@ def declared() -> list[DeclareLaunchArgument]:
     """Return the arguments."""
     return [
         DeclareLaunchArgument("image", default_value="/camera/image_raw",
-                              description="Image topic; with transport:=compressed with or without /compressed."),
+                              description="Image topic; a compressed one with or without /compressed at its end."),
         DeclareLaunchArgument("camera_info", default_value="",
                               description="CameraInfo topic; by default camera_info next to the image."),
-        DeclareLaunchArgument("transport", default_value="raw", choices=["raw", "compressed"],
-                              description="compressed subscribes to <image>/compressed; overrides the parameter file."),
+        DeclareLaunchArgument("transport", default_value="", choices=["", "raw", "compressed"],
+                              description="compressed subscribes to <image>/compressed; by default as the topic "
+                                          "ends, else as in the parameter file."),
         DeclareLaunchArgument("depth", default_value="",
                               description="Topic of depth registered to the images; a source of metric scale."),
         DeclareLaunchArgument("imu", default_value="", description="Topic of an IMU; a source of metric scale."),
@@ -90,14 +92,22 @@ def misspelled(context: LaunchContext, names: list[str]) -> list[Action]:
 def start(context: LaunchContext) -> list[Action]:
     """Return the node, its transitions to active, and RViz and the bag player if the arguments ask for them."""
     given = context.launch_configurations
-    compressed, namespace = given["transport"] == "compressed", given["namespace"]
+    compressed, namespace = is_compressed(given), given["namespace"]
+    pushed = given.get("ros_namespace", "").strip("/")  # by PushROSNamespace of a file that includes this one
+    if namespace.strip("/") == pushed:  # nav2_bringup also passes it down; the node would be in /robot1/robot1
+        namespace = ""
     image = given["image"].removesuffix("/compressed") if compressed else given["image"]
     parameters = Path(os.path.expanduser(given["slam_params_file"]))  # shells leave ~ behind := as it is
-    logger = ".".join([*namespace.strip("/").split("/"), NODE]).lstrip(".")
+    within = namespace if namespace.startswith("/") else f"{pushed}/{namespace}"
+    logger = ".".join([*filter(None, within.split("/")), NODE])
     if not parameters.is_file():
         raise RuntimeError(f"slam_params_file:={given['slam_params_file']}: there is no such file")
     if given["log_level"].lower() not in LEVELS.replace(" or", ",").split(", "):
         raise RuntimeError(f"log_level:={given['log_level']}: it is {LEVELS}")
+    if given["bag"] and not Path(os.path.expanduser(given["bag"])).exists():
+        raise RuntimeError(f"bag:={given['bag']}: there is no such file or folder")
+    if is_true(given, "rviz"):
+        require_package("rviz2", "rviz:=true")
     sim_time = [{"use_sim_time": is_true(given, "use_sim_time")}] if given["use_sim_time"] else \
         [{"use_sim_time": True}] if given["bag"] else []
     node = LifecycleNode(
@@ -121,7 +131,7 @@ def start(context: LaunchContext) -> list[Action]:
         player = Node(
             package="vggt_ros", executable="bag_player", namespace=namespace, output="screen", emulate_tty=True,
             remappings=TF,
-            arguments=[given["bag"], "--clock", "--rate", given["rate"], "--wait-for",
+            arguments=[os.path.expanduser(given["bag"]), "--clock", "--rate", given["rate"], "--wait-for",
                        f"{image}/compressed" if compressed else image, "--wait-ready", f"{NODE}/status"])
         started += [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end_if_failed)), player]
     if is_true(given, "rviz"):
@@ -162,7 +172,9 @@ def end_of(node: LifecycleNode, given: dict[str, str]) -> list[Action]:
 
 def settings(given: dict[str, str]) -> dict[str, bool | str]:
     """Return the settings that arguments change; all others are those of the parameter file."""
-    changed: dict[str, bool | str] = {"camera.transport": given["transport"]}
+    changed: dict[str, bool | str] = {}
+    if given["transport"] or is_compressed(given):
+        changed["camera.transport"] = "compressed" if is_compressed(given) else "raw"
     if given["depth"]:
         changed["scale.depth"] = True
     if given["imu"]:
@@ -178,6 +190,20 @@ def settings(given: dict[str, str]) -> dict[str, bool | str]:
     if given["base_frame"]:
         changed["tf.base_frame"] = given["base_frame"]
     return changed
+
+
+def is_compressed(given: dict[str, str]) -> bool:
+    """Return whether an argument, or the ending of the topic, says that the images are compressed."""
+    return given["transport"] == "compressed" or (not given["transport"] and given["image"].endswith("/compressed"))
+
+
+def require_package(name: str, why: str) -> None:
+    """Raise RuntimeError if a package is missing, before anything is started: launch would leave the node running."""
+    try:
+        get_package_prefix(name)
+    except PackageNotFoundError:
+        raise RuntimeError(f"{why}: {name} is not installed (sudo apt install "
+                           f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{name.replace('_', '-')})") from None
 
 
 def change(node: LifecycleNode, transition: int) -> Action:

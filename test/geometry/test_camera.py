@@ -1,11 +1,13 @@
 """Cameras and rectification against exact projections."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from vggt_ros.geometry.calibration_change import difference
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, reduced_size, resize_intrinsics
 
 K = np.array([[458.654, 0, 367.215], [0, 457.296, 248.375], [0, 0, 1]])
@@ -176,3 +178,12 @@ def test_reduced_images_have_the_width_or_as_many_pixels_as_16_9(size: tuple[int
                                                                  reduced: tuple[int, int]) -> None:
     assert reduced_size(*size, 200) == reduced
     assert reduced_size(*size, 10_000) == size
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"width": 376}, "376x480 pixels instead of 752x480"), ({"model": "equidistant"}, "from the model plumb_bob to"),
+    ({"distortion": (0.1, 0.0, 0.0, 0.0)}, "in the distortion"),
+    ({"intrinsics": K + [[9, 0, 0], [0, 9, 30], [0, 0, 0]]}, "cy from 248.38 to 278.38 px")])
+def test_what_changed_in_a_calibration_is_named(changes, words):
+    """Known fault: a new distortion was announced as fx from 458.7 to 458.7 px."""
+    assert words in difference(Camera(752, 480, K), replace(Camera(752, 480, K), **changes))

@@ -1,5 +1,6 @@
 """The processes that launch/slam.launch.py would start, without starting them; covers RViz and bags without ROS."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
-from ament_index_python import PackageNotFoundError, get_package_share_directory
+from ament_index_python import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchService
 from launch.actions import (
     DeclareLaunchArgument,
@@ -26,10 +27,21 @@ from launch_ros.actions import Node
 from vggt_ros.config import Config
 
 FILE = Path(__file__).parents[2] / "launch" / "slam.launch.py"
+BAG = str(Path(__file__).parent)
+"""A path that exists."""
 
 
-def commands(**arguments):
-    """Return the command lines of the nodes that the launch file starts with these arguments, by executable."""
+@pytest.fixture
+def rviz2(tmp_path, monkeypatch):
+    """The package rviz2 in the ament index, as where it is installed."""
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=os.pathsep)
+
+
+def nodes(**arguments):
+    """Return the nodes that the launch file starts with these arguments, and the context."""
     try:
         get_package_share_directory("vggt_ros")
     except PackageNotFoundError:
@@ -37,17 +49,21 @@ def commands(**arguments):
     context = LaunchContext()
     context.launch_configurations.update(arguments)
     entities = get_launch_description_from_python_launch_file(str(FILE)).entities
-    nodes = []
+    found = []
     for entity in entities:
         if isinstance(entity, DeclareLaunchArgument):
             entity.visit(context)
         elif isinstance(entity, OpaqueFunction):
-            nodes += [node for node in entity.execute(context) if isinstance(node, Node)]
-    found = {}
-    for node in nodes:
+            found += [node for node in entity.execute(context) if isinstance(node, Node)]
+    for node in found:
         node._perform_substitutions(context)  # remappings and parameters have no public access
-        found[node.node_executable] = [text for word in node.cmd[1:] if (text := words(context, word))]
-    return found
+    return found, context
+
+
+def commands(**arguments):
+    """Return the command lines of the nodes that the launch file starts with these arguments, by executable."""
+    found, context = nodes(**arguments)
+    return {node.node_executable: [text for word in node.cmd[1:] if (text := words(context, word))] for node in found}
 
 
 def words(context, word):
@@ -69,6 +85,7 @@ def test_only_the_node_by_default():
     assert set(commands()) == {"slam_node"}
 
 
+@pytest.mark.usefixtures("rviz2")
 def test_rviz_shows_our_configuration():
     option, file, *_ = commands(rviz="true")["rviz2"]
     assert option == "-d" and Path(file).name == "slam.rviz" and Path(file).is_file()
@@ -77,16 +94,19 @@ def test_rviz_shows_our_configuration():
 @pytest.mark.parametrize(("transport", "waited_for"), [("raw", "/front/image"),
                                                        ("compressed", "/front/image/compressed")])
 def test_the_bag_player_waits_for_the_node_and_publishes_the_clock(transport, waited_for):
-    command = commands(bag="/somewhere/bag", image="/front/image", transport=transport)["bag_player"]
-    assert command[:4] == ["/somewhere/bag", "--clock", "--rate", "1.0"]
+    command = commands(bag=BAG, image="/front/image", transport=transport)["bag_player"]
+    assert command[:4] == [BAG, "--clock", "--rate", "1.0"]
     assert command[4:8] == ["--wait-for", waited_for, "--wait-ready", "vggt_slam/status"]
 
 
 @pytest.mark.parametrize(("arguments", "changed"), [
     ({}, {}),
-    ({"bag": "/somewhere/bag"}, {"use_sim_time": True}),
-    ({"bag": "/somewhere/bag", "use_sim_time": "false"}, {"use_sim_time": False}),
+    ({"bag": BAG}, {"use_sim_time": True}),
+    ({"bag": BAG, "use_sim_time": "false"}, {"use_sim_time": False}),
     ({"transport": "compressed"}, {"camera.transport": "compressed"}),
+    ({"transport": "raw"}, {"camera.transport": "raw"}),
+    ({"image": "/camera/image_raw/compressed"}, {"camera.transport": "compressed"}),
+    ({"image": "/camera/image_raw/compressed", "transport": "raw"}, {"camera.transport": "raw"}),
     ({"depth": "/d/image", "imu": "/imu"}, {"scale.depth": True, "scale.imu": True}),
     ({"odometry": "/wheels"}, {"scale.odometry": "topic"}),
     ({"odometry": "tf"}, {"scale.odometry": "tf", "tf.mode": "map_to_odom"}),
@@ -95,7 +115,7 @@ def test_the_bag_player_waits_for_the_node_and_publishes_the_clock(transport, wa
 ])
 def test_arguments_change_their_settings_and_no_other(arguments, changed):
     """Without an argument the parameter file decides, also on use_sim_time, which a parent may have set for all."""
-    assert parameters(**arguments) == {"camera.transport": "raw", **changed}
+    assert parameters(**arguments) == changed
     Config().replace({name: value for name, value in changed.items() if name != "use_sim_time"})
 
 
@@ -103,10 +123,31 @@ def test_arguments_change_their_settings_and_no_other(arguments, changed):
     ({"slam_autostart": "yes"}, "slam_autostart:=yes: it is true or false"),
     ({"use_sim_time": "maybe"}, "use_sim_time:=maybe: it is true or false"),
     ({"log_level": "verbose"}, "log_level:=verbose: it is debug, info, warn, error or fatal"),
+    ({"bag": "/nowhere"}, "bag:=/nowhere: there is no such file or folder"),
     ({"slam_params_file": "/nowhere.yaml"}, "slam_params_file:=/nowhere.yaml: there is no such file")])
 def test_wrong_values_are_named(arguments, words):
     with pytest.raises(RuntimeError, match=words):
         commands(**arguments)
+
+
+def test_a_missing_rviz_is_named_before_the_node_is_started(monkeypatch):
+    """Known fault: launch ended by the error, and left the node running; the next one got no request of its launch."""
+    prefix = get_package_prefix("vggt_ros")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", prefix)
+    if Path(prefix, "share", "rviz2").exists():
+        pytest.skip("rviz2 is installed in the same folder")
+    with pytest.raises(RuntimeError, match="rviz:=true: rviz2 is not installed"):
+        commands(rviz="true")
+
+
+@pytest.mark.parametrize(("namespace", "full"), [("robot1", "/robot1"), ("", "/robot1"), ("/robot2", "/robot2"),
+                                                 ("arm", "/robot1/arm")])
+def test_the_namespace_of_a_file_that_includes_this_one_is_not_taken_twice(namespace, full):
+    """Known fault: nav2_bringup pushes its namespace and passes it down; the node was in /robot1/robot1."""
+    given = {"namespace": namespace, "ros_namespace": "/robot1"}
+    (node,), _ = nodes(**given)
+    assert node.node_name == f"{full}/vggt_slam"
+    assert f"{full[1:].replace('/', '.')}.vggt_slam:=info" in commands(**given)["slam_node"]
 
 
 def test_misspelled_arguments_are_named_and_those_of_parents_are_not():
@@ -119,7 +160,7 @@ def test_misspelled_arguments_are_named_and_those_of_parents_are_not():
 
 
 def test_a_compressed_topic_may_be_named_in_full():
-    command = " ".join(commands(image="/cam/image_raw/compressed", transport="compressed")["slam_node"])
+    command = " ".join(commands(image="/cam/image_raw/compressed")["slam_node"])
     assert "image/compressed:=/cam/image_raw/compressed" in command and "camera_info:=/cam/camera_info" in command
 
 
@@ -140,9 +181,10 @@ def test_topics_are_remapped_if_given():
     assert "odometry:=" not in command and "--log-level vggt_slam:=debug" in command
 
 
+@pytest.mark.usefixtures("rviz2")
 def test_tf_is_remapped_into_the_namespace():
     for executable in ("slam_node", "bag_player", "rviz2"):
-        command = " ".join(commands(namespace="robot1", bag="/bag", rviz="true")[executable])
+        command = " ".join(commands(namespace="robot1", bag=BAG, rviz="true")[executable])
         assert "-r /tf:=tf" in command and "-r /tf_static:=tf_static" in command
 
 

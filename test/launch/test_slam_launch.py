@@ -22,6 +22,7 @@ from scenarios import SCENARIOS, run_scenario
 from stage import Launcher
 
 
+@pytest.mark.launch_test  # without it, `pytest` and `colcon test` take the scenarios for plain tests, which fail
 @launch_testing.parametrize("name", list(SCENARIOS))
 @launch_testing.markers.keep_alive
 def generate_test_description(name):

@@ -100,6 +100,7 @@ def test_a_map_is_saved_and_loaded_by_name(bench):
     assert answer.success and answer.keyframes == solved == len(bench.node.slam.solution)
     answer = call_typed(bench, "load_named_map", name="attic")
     assert not answer.success and "attic: no map is saved there" in answer.message
+    assert "the maps beside it are cellar" in answer.message
     answer = call_typed(bench, "save_named_map", name="../outside")
     assert not answer.success and "does not name a folder inside" in answer.message
     assert bench.parameters("map.name") == ["map"]

@@ -138,11 +138,44 @@ def test_a_silent_source_and_what_is_withheld_are_named(make):
     assert len(bench.node.slam.solution) > 0 and caster is not None
     assert not bench.got["cloud_map"] and not bench.transforms("map", "odom")[0]
     assert bench.transforms("odom", "base_link")[0]
-    bench.node.metric._arrivals["depth"] -= 6.0
+    bench.node.metric.health.arrivals["depth"] -= 6.0
     assert bench.spin(lambda: "depth, a source of scale, is silent" in bench.got["status"][-1].message)
     message = bench.got["status"][-1].message
     assert "no publisher of /depth: start it, or remap `depth`" in message and "imu, a source" not in message
     assert "map -> odom, grid and map are withheld (scale.require): the scale is UNKNOWN" in message
+
+
+def test_sources_that_arrive_but_cannot_be_used_are_named(make):
+    """Known fault: the scale stayed unknown, and the status said that all is well."""
+    bench = make(scale__depth=True, scale__odometry="topic", scale__imu=True)
+    caster, health = publish_mounting(bench), bench.node.metric.health
+    wheels, imu = bench.peer.create_publisher(Odometry, "odometry", 50), bench.peer.create_publisher(Imu, "imu", 200)
+    depth = bench.peer.create_publisher(Image, "depth", 10)
+
+    def publish(index, frame):
+        head = messages.header(frame.stamp, "odom")
+        frozen = Odometry(header=head, child_frame_id="base_link")
+        frozen.pose.pose.orientation.w = 1.0
+        wheels.publish(frozen)
+        imu.publish(Imu(header=messages.header(frame.stamp, "nowhere")))
+        depth.publish(messages.depth_image(room_depth(index), messages.header(frame.stamp - 10**12, CAMERA)))
+
+    play(bench, publish, 60)
+    assert caster is not None and len(bench.node.slam.solution) >= 20
+    assert "depth, a source of scale, has stamps 1000 s behind those of the images" in "".join(problems(bench))
+    assert "odometry, a source of scale, arrives, but measures nothing: do its poses move" in "".join(problems(bench))
+    since, why = health._refused["imu"]
+    health._refused["imu"] = since - 6.0, why
+    assert "imu, a source of scale, is refused: its frame nowhere has no fixed pose" in "".join(problems(bench))
+    in_g = Imu(header=messages.header(lap().frames[60].stamp, "base_link"))
+    in_g.linear_acceleration.z = 1.0
+    for _ in range(200):
+        bench.node.metric.on_imu(in_g)
+    assert "gravity makes 9.81 m/s^2: are they in g, or without gravity?" in health._refused["imu"][1]
+
+
+def problems(bench):
+    return bench.node.monitor.problems()
 
 
 @cache

@@ -10,8 +10,8 @@ from rclpy.node import Node
 from scenes import lap
 
 
-def test_another_node_of_the_same_name_is_named_and_its_end_noticed():
-    """As in another process: with a participant of its own."""
+def test_another_node_of_the_same_name_is_named_and_its_end_noticed(capfd):
+    """As in another process: with a participant of its own. A node that waits to be configured names it, too."""
     bench, context = Bench(lap(40, 0.25).oracle(), tf__base_timeout=0.0).start(), rclpy.Context()
 
     def named():
@@ -22,6 +22,9 @@ def test_another_node_of_the_same_name_is_named_and_its_end_noticed():
     try:
         other = Node("vggt_slam", context=context)
         assert bench.spin(named)
+        bench.node._say_what_it_waits_for()  # the request of its launch file has reached the other one
+        assert "the node is unconfigured" in (said := capfd.readouterr().err)
+        assert "2 nodes are named /vggt_slam:" in said
         other.destroy_node()
     finally:
         context.shutdown()

@@ -358,6 +358,13 @@ def test_a_changed_image_size_is_refused_until_the_calibration_matches(make):
     bench.image(Frame(first.stamp + 1, first.image[::2, ::2].copy(), first.intrinsics))
     assert bench.counts["refused"] == 1
     assert bench.spin(lambda: bench.logged("160x120", "/camera_info"))
+    for number in range(2, 22):  # known fault: /diagnostics went on saying that all is well
+        bench.image(Frame(first.stamp + number, first.image[::2, ::2].copy(), first.intrinsics))
+    assert bench.spin(lambda: "21 images in a row are refused, the last one: /image: the image has 160x120 pixels"
+                      in bench.status_message())
+    assert bench.got["status"][-1].level == DiagnosticStatus.WARN
+    bench.image(Frame(first.stamp + 30, first.image, first.intrinsics))
+    assert not bench.node.source.unused
 
 
 def test_without_camera_info_a_field_of_view_is_assumed_with_a_warning(make):
@@ -607,6 +614,16 @@ def test_assumptions_on_frames_and_clocks_are_in_the_status(make):
     assert status_contains(bench, "assumed to be level")
     assert "use_sim_time" in bench.node.transforms.clock_mismatch  # the room's stamps are years old
     assert status_contains(bench, "use_sim_time")
+
+
+def test_the_log_says_when_the_camera_is_found_and_lost(make):
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    assert bench.spin(lambda: bench.logged("INFO", "tracking: the camera is found in the map"))
+    bench.node.monitor._last_change -= 10.0
+    bench.image(replace(lap().frames[SHORT], image=np.zeros_like(lap().frames[0].image)))
+    assert bench.spin(lambda: bench.logged("WARN", "lost: too few features in the image"))
 
 
 def test_images_that_the_queue_dropped_are_counted(make):

@@ -60,7 +60,7 @@ def test_the_file_for_nav2_fits_to_nav2_and_to_the_node():
     topics = (FOLDER.parent / "docs" / "reference" / "topics.md").read_text()
     topic = costmap["static_layer"]["map_topic"].replace("/vggt_slam", "~")
     assert re.search(rf"^\| `{topic}` \| `nav_msgs/OccupancyGrid` \|", topics, re.MULTILINE)
-    settings = content["/**/vggt_slam"]["ros__parameters"]
+    settings = content["**/vggt_slam"]["ros__parameters"]
     config = Config().replace(settings)
     assert config.scale.require
     assert (config.tf.map_frame, config.tf.base_frame) == (costmap["global_frame"], costmap["robot_base_frame"])

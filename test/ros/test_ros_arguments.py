@@ -25,7 +25,8 @@ def test_wrong_arguments_of_ros_are_named(module, arguments, words):
 
 
 @pytest.mark.parametrize(("key", "matches"), [
-    ("/**", True), ("/**/vggt_slam", True), ("/robot/vggt_slam", True), ("/*/vggt_slam", True), ("/robot/**", True),
+    ("/**", True), ("/**/vggt_slam", True), ('"**/vggt_slam"', True), ("/robot/vggt_slam", True),
+    ("/*/vggt_slam", True), ("/robot/**", True),
     ("vggt_slam", False), ("/vggt_slam", False), ("slam", False), ("/*", False), ("/robot/vggt", False)])
 def test_a_parameter_file_without_parameters_for_the_node_is_named(tmp_path, key, matches):
     path = tmp_path / "file.yaml"

@@ -235,3 +235,12 @@ def test_preintegrated_motion_is_corrected_for_another_gyroscope_bias():
     assert np.allclose(corrected.rotation, exact.rotation, atol=1e-5)
     assert np.allclose(corrected.position, exact.position, atol=2e-5)
     assert np.allclose(corrected.velocity, exact.velocity, atol=5e-5)
+
+
+def test_turn_rates_in_degrees_give_no_scale_and_no_error():
+    """Known fault: every window failed with `Matrix is not positive definite`."""
+    source, solution = ImuSource(), mapped(12, 2.0)
+    source.camera_imu = CAMERA_IMU
+    for stamp, turn, acceleration in zip(*imu(12), strict=True):
+        source.add(int(stamp), np.degrees(turn), acceleration)
+    assert len(source.ratios(solution, np.arange(len(solution.ids)))) == 0

@@ -150,7 +150,9 @@ class ImuSource:
                 continue
             chosen = samples_between(stamps, samples, begin, end)
             if len(chosen[0]) > 2 and np.diff(chosen[0]).max() <= _MAX_SAMPLE_GAP and end - begin <= _MAX_INTERVAL:
-                self._motions[pair] = preintegrate(*chosen, self._bias)
+                motion = preintegrate(*chosen, self._bias)
+                # Turn rates that no robot has, as in degrees, make a covariance that is none.
+                self._motions[pair] = motion if np.linalg.eigvalsh(motion.covariance)[0] > 0 else None
             elif pair not in self._motions:
                 self._motions[pair] = None
 

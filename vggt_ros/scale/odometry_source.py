@@ -185,7 +185,11 @@ def _consecutive_ratios(stamps: NDArray[np.int64], windows: NDArray[np.int64], m
 
 
 def _path_ratios(paths: Sequence[PathRatio], stamps: NDArray[np.int64], windows: NDArray[np.int64]) -> ScaleRatios:
-    """Return the ratios of n paths. If only one of the two moves, the ratio is kept as an outlier, to be rejected."""
+    """Return the ratios of n paths. If only one of the two moves, the ratio is kept as an outlier, to be rejected.
+
+    If that is so for most of them, the odometry is frozen or the map is: their ratios would agree with each other, so
+    there is none.
+    """
     if not paths:
         return ScaleRatios.join([])
     log, meters, units, chi2, degrees_of_freedom = (np.concatenate([getattr(path, name) for path in paths])
@@ -196,5 +200,8 @@ def _path_ratios(paths: Sequence[PathRatio], stamps: NDArray[np.int64], windows:
     variance_factor = max(1.0, float(np.median(chi2[has_shape] / degrees_of_freedom[has_shape]))) \
         if has_shape.any() else 1.0
     sigma = np.hypot(np.hypot(meters, units) * np.sqrt(variance_factor), _ODOMETRY_SIGMA[1])
-    sigma = np.where(np.minimum(meters, units) < _MOTION_SIGMA, np.minimum(sigma, _MAX_SIGMA), sigma)
+    one_moves = (np.minimum(meters, units) < _MOTION_SIGMA) & (sigma > _MAX_SIGMA)
+    if 2 * one_moves.sum() >= one_moves.sum() + (sigma <= _MAX_SIGMA).sum():
+        return ScaleRatios.join([])
+    sigma = np.where(one_moves, _MAX_SIGMA, sigma)
     return ScaleRatios(log, sigma, stamps, windows, _COMMON_SIGMA).select(np.flatnonzero(sigma <= _MAX_SIGMA).tolist())

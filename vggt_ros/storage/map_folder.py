@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ _ADDED_IN_VERSION = {"appearance": 2, "node_window": 3}
 """Arrays that older versions lack, and the version since which they exist."""
 _SCALAR_FIELDS = tuple(f.name for f in fields(MapRecord) if f.name not in SCHEMA)
 _MAP_FILES = frozenset({"map.json", "map.ply", "trajectory.txt"})
+_MAX_NAMED = 10
+"""Most maps that an error names."""
 _MEMORY_SHARE = 0.5
 """Largest share of the available memory that the arrays of a map may take; restoring it takes as much again."""
 
@@ -136,7 +139,9 @@ def load_map(folder: Path) -> MapRecord:
 
 def _load(folder: Path) -> MapRecord:
     if not (folder / "map.json").exists():
-        raise StorageError(f"{folder}: no map is saved there (map.json is missing)")
+        others = sorted(path.parent.name for path in islice(folder.parent.glob("[!.]*/map.json"), _MAX_NAMED))
+        beside = f"; the maps beside it are {', '.join(others)}" if others else ""
+        raise StorageError(f"{folder}: no map is saved there (map.json is missing){beside}")
     try:
         description = json.loads(read_text(folder / "map.json"))
     except (ValueError, RecursionError) as error:

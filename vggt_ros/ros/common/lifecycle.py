@@ -9,6 +9,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vggt_ros.ros.common.guard import CallbackGuard
+from vggt_ros.ros.common.namesakes import namesake_problems
 
 START_TIME = 10.0
 """Seconds after which a node that nobody has activated says so."""
@@ -35,10 +36,11 @@ class TolerantLifecycleNode(LifecycleNode):
     def _say_what_it_waits_for(self) -> None:
         """Say once if nobody has configured the node, which looks as if it did nothing."""
         self._start_timer.cancel()
-        name = self.get_fully_qualified_name()
+        name, others = self.get_fully_qualified_name(), namesake_problems(self)
         self.get_logger().warning(
-            f"the node is unconfigured, and does nothing yet: `ros2 lifecycle set {name} configure`, then the same "
-            "with `activate`; slam.launch.py does it by itself, as a lifecycle manager does")
+            "; ".join([f"the node is unconfigured, and does nothing yet: `ros2 lifecycle set {name} configure`, then "
+                       "the same with `activate`; slam.launch.py does it by itself, as a lifecycle manager does",
+                       *others]))
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *arguments: Any, **options: Any) -> Any:
         """Subscribe with a guarded callback."""

@@ -13,6 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
+from vggt_ros.geometry.calibration_change import difference
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
 from vggt_ros.images.mask import Mask, read_mask
 from vggt_ros.ros.common.log import LOG_PERIOD
@@ -27,8 +28,8 @@ from vggt_ros.settings import ConfigError
 from vggt_ros.threads import prioritize
 from vggt_ros.windows.frame import Frame
 
-_MANY_LATE = 20
-"""Images in a row that are no newer than the one before, after which it is not the network's order."""
+_MANY_UNUSED = 20
+"""Images in a row that are refused or late, after which it is not one bad image or the network's order."""
 _SILENCE = 5.0
 """Time without an image after which the node says why, seconds."""
 
@@ -80,8 +81,8 @@ class ImageSource:
                        "recalibrated": 0, "damaged": 0}
         self.seconds: deque[float] = deque(maxlen=100)
         self.calibration = "none yet"
-        self._refusal = self._encoding = ""
-        self._late_in_row = 0
+        self._encoding = self._why_unused = ""
+        self._unused_in_row = 0
         self._rectifier: Rectifier | None = None
         self._excluded: Mask | None = None
         self._stamps = StampCheck(config.max_step)
@@ -120,9 +121,8 @@ class ImageSource:
     def on_camera_info(self, info: CameraInfo) -> None:
         """Store the calibration; it is used from the next image on."""
         self._intake.add_info(info)
-        if self._intake.problem:
-            self._node.get_logger().error(f"{self.info_topic}: {self._intake.problem}",
-                                          throttle_duration_sec=LOG_PERIOD)
+        if problem := self._intake.problem:
+            self._node.get_logger().error(f"{self.info_topic}: {problem}", throttle_duration_sec=LOG_PERIOD)
 
     def on_image(self, message: Any, details: Mapping[str, Any]) -> None:
         """Decode and rectify an image and pass it on; problems are logged and counted.
@@ -162,9 +162,10 @@ class ImageSource:
             return
         if not self._accept_stamp(stamp):
             self.counts["late"] += 1
-            self._late_in_row += 1
+            self._count_unused(f"left out, the last one {self._stamps.reason}: the driver of {self.topic} has to set "
+                               "header.stamp")
             return
-        self._late_in_row, self._encoding = 0, getattr(message, "encoding", "")
+        self._unused_in_row, self._encoding = 0, getattr(message, "encoding", "")
         if dark := darkness(rectified):
             self.counts["dark"] += 1
             self._node.get_logger().warning(f"{self.topic}: {dark}", throttle_duration_sec=LOG_PERIOD)
@@ -177,7 +178,7 @@ class ImageSource:
     def no_frame_reason(self) -> str:
         """Why no image became a frame, as the end of a sentence; empty if not known."""
         if self.counts["refused"]:
-            return f": {self.counts['refused']} were refused, the last one: {self._refusal}"
+            return f": {self.counts['refused']} were {self._why_unused}"
         return f": they wait for CameraInfo on {self.info_topic}" if self.counts["waiting"] else ""
 
     def silence_reason(self) -> str:
@@ -187,12 +188,15 @@ class ImageSource:
             return ""
         return f"no image for {elapsed:.0f} s: {self._subscriptions[-1].explain_silence()}"
 
+    @property
+    def unused(self) -> str:
+        """Why none of the newest images was used, with the cure, in one line; empty if they are used."""
+        count = self._unused_in_row
+        return f"{count} images in a row are {self._why_unused}" if count >= _MANY_UNUSED else ""
+
     def problems(self) -> list[str]:
         """Return what is wrong with the images or their publishers, each in a line with the cure."""
-        found = []
-        if self._late_in_row >= _MANY_LATE:
-            found.append(f"{self.topic}: {self._late_in_row} images in a row are left out, the last one "
-                         f"{self._stamps.reason}: the driver has to set header.stamp")
+        found = [self.unused] if self.unused else []
         if self._encoding in DEPTH_ENCODINGS and "depth" in self.topic:
             found.append(f"{self.topic} has depth ({self._encoding}): remap `image` to color images, `depth` to it")
         names = [node_name(info) for subscription in self._subscriptions[-1:] for info in subscription.publishers
@@ -211,14 +215,17 @@ class ImageSource:
         if not why:
             return
         self._last_warning = now
-        publishers = [f"{topic}: {_describe_publishers(self._node, topic)}" for topic in (self.topic, self.info_topic)]
+        publishers = [f"{topic}: {describe_publishers(self._node.get_publishers_info_by_topic(topic))}"
+                      for topic in (self.topic, self.info_topic)]
         self._node.get_logger().warning(f"{why} [{'; '.join(publishers)}]")
 
     def _refuse(self, reason: str) -> None:
-        """Count an image that cannot be used."""
         self.counts["refused"] += 1
-        self._refusal = reason
+        self._count_unused(f"refused, the last one: {reason}")
         self._node.get_logger().error(reason, throttle_duration_sec=LOG_PERIOD)
+
+    def _count_unused(self, why: str) -> None:
+        self._unused_in_row, self._why_unused = self._unused_in_row + 1, why
 
     def _count_missed(self, sequence: int | None) -> None:
         """Count gaps in the sequence numbers of the publisher; not possible with several publishers.
@@ -271,10 +278,7 @@ class ImageSource:
         assert self._rectifier is not None
         self.counts["recalibrated"] += 1
         old, new = previous.camera, self._rectifier.camera
-        what = f"{self.topic}: the images are now {new.width}x{new.height} instead of {old.width}x{old.height}" \
-            if (old.width, old.height) != (new.width, new.height) else \
-            f"{self.info_topic}: the calibration changed, fx from {old.intrinsics[0, 0]:.4g} to " \
-            f"{new.intrinsics[0, 0]:.4g} px"
+        what = f"{self.info_topic}: the calibration changed, {difference(old, new)}"
         if not old.calibrated and new.calibrated:
             self._on_discontinuity(f"{what}; until now it was assumed")
         else:
@@ -294,7 +298,3 @@ class ImageSource:
 
 def _rectified_color(rectifier: Rectifier, color: Callable[[], NDArray[np.uint8]]) -> Callable[[], NDArray[np.uint8]]:
     return lambda: rectifier(color())
-
-
-def _describe_publishers(node: LifecycleNode, topic: str) -> str:
-    return describe_publishers(node.get_publishers_info_by_topic(topic))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from vggt_ros.geometry.poses import inverse
 from vggt_ros.ros.common.log import Throttle
 from vggt_ros.ros.conversions.messages import is_valid_stamp, nanoseconds, pose_matrix
 from vggt_ros.ros.inputs.image_source import ImageSource
+from vggt_ros.ros.inputs.source_health import SourceHealth
 from vggt_ros.ros.inputs.subscriptions import AdaptiveSubscription
 from vggt_ros.ros.tf.transforms import Transforms
 from vggt_ros.scale.depth_source import STAMP_TOLERANCE, rectified_depth
@@ -29,8 +29,6 @@ from vggt_ros.windows.solution import OBSERVED
 
 _MAX_TF_DELAY = 1_000_000_000
 """Longest delay of TF relative to the images, nanoseconds; older stamps are dropped."""
-_SILENCE = 5.0
-"""Seconds without a message of a source after which it is reported as silent."""
 _MAX_PENDING = 20
 """Depth images, and keyframes, that are kept until the matching other one arrives."""
 
@@ -38,6 +36,8 @@ _MAX_PENDING = 20
 _UP = np.array([0.0, 0.0, 1.0])
 _MAX_VALUE = 1e7
 """Largest value of a pose or an IMU sample, in its units; the square of a larger one may overflow."""
+_GRAVITY, _GRAVITY_RANGE, _GRAVITY_RATE = 9.81, (6.0, 15.0), 0.005
+"""Length of the accelerations in the mean, m/s^2, its range on a robot, and the weight of a sample in the mean."""
 _MAX_DEPTH_PIXELS, _MAX_DEPTH_BYTES = 1 << 24, 8
 """Most pixels of a depth image, and most bytes of a pixel with the padding of its row."""
 
@@ -46,7 +46,7 @@ class MetricInput:
     """Passes metric measurements to the scale sources of `Slam`.
 
     Attributes:
-        counts: number of messages of each source that were `taken` (used) and `refused`.
+        health: what is wrong with the sources, and the numbers of their messages.
 
     """
 
@@ -72,13 +72,14 @@ class MetricInput:
         self._is_configured = (self._odometry != "none" or self._with_depth or self._with_imu
                                or config.scale.camera_height > 0)
         self._subscriptions: list[AdaptiveSubscription] = []
-        self._arrivals: dict[str, float] = {}
+        self.health = SourceHealth(slam)
         self._throttle = Throttle()
+        self._mean_acceleration = _GRAVITY
         self.clear()
 
     def clear(self) -> None:
         """Clear the state that belongs to the map before a reset."""
-        self.counts: dict[str, int] = {}
+        self.health.clear()
         self.interrupt()
         self._first_keyframe_stamp: int | None = None
         self._is_leveled = not self._with_imu
@@ -100,13 +101,14 @@ class MetricInput:
             topics.append((Imu, "imu", self.on_imu, 200))
         self._subscriptions = [AdaptiveSubscription(self._node, *topic) for topic in topics]
         names = [subscription.name for subscription in self._subscriptions]
-        self._arrivals = dict.fromkeys([*names, *(["odometry"] if self._odometry == "tf" else [])], time.monotonic())
+        self.health.start([*names, *(["odometry"] if self._odometry == "tf" else [])])
 
     def stop(self) -> None:
         """Destroy the subscriptions."""
         for subscription in self._subscriptions:
             subscription.close()
-        self._subscriptions, self._arrivals = [], {}
+        self._subscriptions = []
+        self.health.start([])
 
     @property
     def withholds(self) -> bool:
@@ -114,13 +116,8 @@ class MetricInput:
         return self._require and self._slam.solution.metric.state != OBSERVED
 
     def problems(self) -> list[str]:
-        """Return which sources are silent, and what is withheld, each in one line with the cure."""
-        found, now = [], time.monotonic()
-        explanations = {subscription.name: subscription.explain_silence for subscription in self._subscriptions}
-        for name, arrival in self._arrivals.items():
-            if now - arrival > _SILENCE:
-                why = explanations[name]() if name in explanations else "TF has no odometry at the images' stamps"
-                found.append(f"{name}, a source of scale, is silent for {now - arrival:.0f} s: {why}")
+        """Return what is wrong with the sources, and what is withheld, each in one line with the cure."""
+        found = self.health.problems(self._subscriptions)
         if self.withholds:
             cure = "" if self._is_configured else "; no source of scale is configured"
             found.append(f"map -> odom, grid and map are withheld (scale.require): the scale is "
@@ -134,6 +131,7 @@ class MetricInput:
 
     def add_frame(self, tracked: TrackedFrame) -> None:
         """Register a tracked image: odometry is looked up at its stamp, depth is used if it is a keyframe."""
+        self.health.take_image(tracked.stamp)
         if (map_world := self._transforms.map_world) is not None:
             self._slam.height.up = map_world[:3, :3].T @ _UP
         mounting = self._transforms.mounting
@@ -166,13 +164,13 @@ class MetricInput:
                 self._stamps.popleft()
                 continue
             self._stamps.popleft()
-            self._arrivals["odometry"] = time.monotonic()
-            self._count_taken("odometry")
+            self.health.take("odometry", stamp)
+            self.health.count_taken("odometry")
             self._slam.odometry.add(stamp, odom_base @ base_camera)
 
     def on_odometry(self, message: Odometry) -> None:
         """Add a pose of odometry; it is refused if it is not finite, or if TF does not know its child frame."""
-        self._arrivals["odometry"] = time.monotonic()
+        self.health.take("odometry", nanoseconds(message.header.stamp))
         child = message.child_frame_id.lstrip("/") or self._base_frame
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
         values = np.array([position.x, position.y, position.z,
@@ -189,12 +187,12 @@ class MetricInput:
             self._count_refused("odometry", "frame", f"its child frame {child} is not connected to the camera in TF")
             return
         if child_camera is not None:
-            self._count_taken("odometry")
+            self.health.count_taken("odometry")
             self._slam.odometry.add(stamp, pose_matrix(position, orientation) @ child_camera)
 
     def on_depth(self, message: Image) -> None:
         """Keep a depth image until it is known whether its image is a keyframe."""
-        self._arrivals["depth"] = time.monotonic()
+        self.health.take("depth", nanoseconds(message.header.stamp))
         if not 0 < message.width * message.height <= _MAX_DEPTH_PIXELS \
                 or len(message.data) > _MAX_DEPTH_BYTES * message.width * message.height:
             self._count_refused("depth", "size",
@@ -207,7 +205,7 @@ class MetricInput:
 
     def on_imu(self, message: Imu) -> None:
         """Add an IMU sample; it is refused if it is not finite, or if TF does not know its frame."""
-        self._arrivals["imu"] = time.monotonic()
+        self.health.take("imu", nanoseconds(message.header.stamp))
         rate, acceleration = message.angular_velocity, message.linear_acceleration
         values = np.array([rate.x, rate.y, rate.z, acceleration.x, acceleration.y, acceleration.z])
         stamp = nanoseconds(message.header.stamp)
@@ -215,6 +213,11 @@ class MetricInput:
                 or not is_valid_stamp(stamp):
             self._count_refused("imu", "invalid", "a sample is not finite or out of range, has no acceleration, or its "
                                 "stamp is invalid")
+            return
+        self._mean_acceleration += _GRAVITY_RATE * (float(np.linalg.norm(values[3:])) - self._mean_acceleration)
+        if not _GRAVITY_RANGE[0] < self._mean_acceleration < _GRAVITY_RANGE[1]:
+            self._count_refused("imu", "gravity", f"its accelerations are {self._mean_acceleration:.2g} in the mean, "
+                                f"where gravity makes {_GRAVITY} m/s^2: are they in g, or without gravity?")
             return
         try:
             imu_camera = self._transforms.camera_in(message.header.frame_id.lstrip("/") or self._base_frame)
@@ -224,7 +227,7 @@ class MetricInput:
             return
         if imu_camera is not None:
             self._slam.imu.camera_imu = inverse(imu_camera)
-        self._count_taken("imu")
+        self.health.count_taken("imu")
         self._slam.imu.add(stamp, values[:3], values[3:])
 
     def _level_map(self) -> None:
@@ -260,15 +263,12 @@ class MetricInput:
             self._count_refused("depth", "aspect", f"{message.width}x{message.height} pixels cannot be registered to "
                                 f"an image of {camera.width}x{camera.height}")
             return
-        self._count_taken("depth")
+        self.health.count_taken("depth")
         self._run_in_worker(lambda: self._slam.depth.add(keyframe, rectified_depth(depth, rectify)))
-
-    def _count_taken(self, source: str) -> None:
-        self.counts[f"{source} taken"] = self.counts.get(f"{source} taken", 0) + 1
 
     def _count_refused(self, source: str, kind: str, reason: str) -> None:
         """Count a message that is refused; `kind` is a name for throttling the log, `reason` the whole text."""
-        self.counts[f"{source} refused"] = self.counts.get(f"{source} refused", 0) + 1
+        self.health.count_refused(source, reason)
         if self._throttle(f"{source} {kind}"):
             topic = next((f" of {one.topic}" for one in self._subscriptions if one.name == source), "")
             self._node.get_logger().warning(f"{source}{topic}: {reason[:300]}")

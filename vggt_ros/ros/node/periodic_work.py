@@ -42,6 +42,11 @@ class PeriodicWork:
                 monitor.values(), monitor.problems()))
         for problem in monitor.new_problems(node.is_active):
             log.warning(problem)
+        if (found := monitor.found_or_lost()) is not None:
+            if found:
+                log.info("tracking: the camera is found in the map")
+            else:
+                log.warning(status.message)
         if node.is_active and (problem := monitor.parallax_problem()):
             log.warning(problem, throttle_duration_sec=30.0)
         node.outputs.diagnostics.publish(DiagnosticArray(header=header(now, ""), status=[status]))

@@ -21,6 +21,8 @@ from vggt_ros.worker import Worker
 
 NO_KEYFRAME_TIMEOUT = 10.0
 """Seconds without a keyframe, while images arrive, after which missing parallax is reported."""
+_CHANGE_PERIOD = 5.0
+"""Least time between two lines of the log that the camera is found or lost, seconds."""
 
 
 class StatusMonitor:
@@ -67,6 +69,7 @@ class StatusMonitor:
         self.update: Update | None = None
         self.error = ""
         self._last_keyframe = time.monotonic()
+        self._was_found, self._last_change = False, -_CHANGE_PERIOD
 
     def record_frame(self, tracked: TrackedFrame, track_seconds: float, publish_seconds: float) -> None:
         """Record a tracked image and its durations."""
@@ -95,6 +98,14 @@ class StatusMonitor:
         self._known_problems = set(problems)
         return new
 
+    def found_or_lost(self) -> bool | None:
+        """Return whether the camera is found now, if that is not as at the last call; for the log, so not too often."""
+        found = self.tracked is not None and self.tracked.state in ("TRACKING", "DEGRADED")
+        if found == self._was_found or time.monotonic() - self._last_change < _CHANGE_PERIOD:
+            return None
+        self._was_found, self._last_change = found, time.monotonic()
+        return found
+
     def status(self, name: str, active: bool) -> DiagnosticStatus:
         """Return the current status; level ERROR if nothing works, WARN if something is degraded."""
         level, text = self.level_and_message(active)
@@ -113,7 +124,7 @@ class StatusMonitor:
             "scale": solution.metric.state,
             "scale sigma": solution.metric.sigma,
             "scale by": solution.metric.source,
-            **self._metric.counts,
+            **self._metric.health.counts,
             **{f"scale by {name}": text for name, text in slam.scale.report.items()},
             "reconstructor": reconstructor.detail,
             "reconstructor problem": reconstructor.problem or "none",
@@ -177,6 +188,8 @@ class StatusMonitor:
             return DiagnosticStatus.WARN if source.counts["received"] else DiagnosticStatus.ERROR, silence
         if tracked is None:
             return DiagnosticStatus.WARN, f"no usable image yet{source.no_frame_reason}"
+        if source.unused:
+            return DiagnosticStatus.WARN, source.unused
         if tracked.state == "LOST":
             return DiagnosticStatus.WARN, \
                 "lost: too few features in the image, or no keyframe of the map near the expected pose"
