@@ -39,8 +39,10 @@ MIN_ANGLE = np.radians(1.0)
 """Smallest angle between the rays of a point that counts."""
 LOSS_SCALES = (0.5, 0.15)
 """Scales of the Cauchy loss at the finest level, pixels."""
-MAX_STEPS = (8, 12)
+MAX_STEPS = (6, 12)
 """Most steps of an adjustment at the finest level, and at the others. More change poses by less than their errors."""
+RELAXATION = 1.6
+"""Factor on the steps at the finest level, whose loss is narrow."""
 SELECTING = 1e-2
 """Relative decrease of the cost at which the first adjustment at the finest level stops: it selects observations."""
 SIGMA_ROTATION, SIGMA_TRANSLATION = 0.006, 0.015
@@ -234,7 +236,8 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
         seen = used.any(1)
         depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
         tolerance = ROUGH if level else EXACT if loss == LOSS_SCALES[-1] else SELECTING
-        options = AdjustmentOptions(MAX_STEPS[min(level, 1)], tolerance, loss, focal_sigma)
+        options = AdjustmentOptions(MAX_STEPS[min(level, 1)], tolerance, loss, focal_sigma,
+                                    relaxation=1.0 if level else RELAXATION)
         adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], options, 0,
                           (prior, depth))
         points = part.points.copy()

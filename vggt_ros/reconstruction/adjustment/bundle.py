@@ -36,6 +36,7 @@ class AdjustmentOptions:
         loss_scale: scale of the Cauchy loss, pixels.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
+        relaxation: factor on the steps, below 2; where the loss is narrow, its weights make them too short.
 
     """
 
@@ -44,6 +45,7 @@ class AdjustmentOptions:
     loss_scale: float = 1.0
     focal_sigma: float = 0.0
     radial_sigma: float = 0.0
+    relaxation: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +287,7 @@ class Problem:
 
     def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
         """Return the scene after one damped Gauss-Newton step."""
-        steps, point_step = system.solve(damping)
+        steps, point_step = (self.options.relaxation * part for part in system.solve(damping))
         rotation, translation, free = scene.rotation.copy(), scene.translation.copy(), self.free
         by_camera = steps[:6 * len(free)].reshape(-1, 6)
         turn = rotations(by_camera[:, :3])
