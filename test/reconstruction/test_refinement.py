@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.earlier_keyframes import earlier_keyframes
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.refinement import Gray, Refinement, refine_window
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -105,6 +107,21 @@ def test_windows_are_adjusted_with_keyframes_of_the_one_before(views: Views) -> 
     assert shape_error(np.concatenate([second.window_camera, earlier.window_camera]), truth)[0] < 0.001
     assert earlier_keyframes(first, second).keyframe_ids == tuple(range(8, 13))
     assert earlier_keyframes(replace(first, keyframe_ids=tuple(range(20, 28))), second) is None, "nothing shared"
+
+
+def test_the_keyframes_before_are_the_newest(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third window is adjusted with keyframes of the second, not with the first ones again."""
+    added = []
+
+    def spy(geometry: WindowGeometry, grays: list[Gray], *args: Any) -> Refinement:
+        added.append(args[2].keyframe_ids if len(args) > 2 and args[2] else ())
+        return refine_window(geometry, grays, *args)
+
+    monkeypatch.setattr("vggt_ros.reconstruction.refined.refine_window", spy)
+    reconstructor = RefinedReconstructor(views.reconstructor(EXACT))
+    for number, first in enumerate((0, 3, 6)):
+        reconstructor.reconstruct(Window(number, views.keyframes[first:first + 5], ()))
+    assert added == [(), (0, 1, 2), (3, 4, 5)]
 
 
 def test_what_cannot_be_refined_is_kept(caplog: pytest.LogCaptureFixture) -> None:
