@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, NormalE
 from vggt_ros.reconstruction.adjustment.covariance import uncertainty
 from vggt_ros.reconstruction.adjustment.priors import DepthPrior, PosePrior
 from vggt_ros.reconstruction.base import WindowGeometry
-from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
+from vggt_ros.reconstruction.earlier_keyframes import earlier_keyframes
 from vggt_ros.reconstruction.refined import RefinedReconstructor
+from vggt_ros.reconstruction.refinement import Gray, Refinement, refine_window
 from vggt_ros.reconstruction.vggt.settings import VggtConfig
 from vggt_ros.synthetic import orbit, pinhole, room, turn
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -98,11 +100,28 @@ def test_windows_are_adjusted_with_keyframes_of_the_one_before(views: Views) -> 
     assert len(second.step_covariance) == 7
     assert np.array_equal(second.window_camera[0], np.eye(4))
     assert views.errors(second)[0] < 0.001
-    both = append_earlier(second, first)
-    assert both.keyframe_ids == (*range(5, 13), *range(5))
-    assert views.errors(both)[0] < 0.001
-    assert append_earlier(first, second).keyframe_ids == (*range(8), *range(8, 13))
-    assert append_earlier(first_keyframes(first, 5), second).keyframe_ids == tuple(range(5))  # nothing shared
+    earlier = earlier_keyframes(second, first)
+    assert earlier.keyframe_ids == tuple(range(5))
+    both = (*second.keyframe_ids, *earlier.keyframe_ids)
+    truth = np.array([views.poses[views.keyframes[k].stamp] for k in both])
+    assert shape_error(np.concatenate([second.window_camera, earlier.window_camera]), truth)[0] < 0.001
+    assert earlier_keyframes(first, second).keyframe_ids == tuple(range(8, 13))
+    assert earlier_keyframes(replace(first, keyframe_ids=tuple(range(20, 28))), second) is None, "nothing shared"
+
+
+def test_the_keyframes_before_are_the_newest(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third window is adjusted with keyframes of the second, not with the first ones again."""
+    added = []
+
+    def spy(geometry: WindowGeometry, grays: list[Gray], *args: Any) -> Refinement:
+        added.append(args[2].keyframe_ids if len(args) > 2 and args[2] else ())
+        return refine_window(geometry, grays, *args)
+
+    monkeypatch.setattr("vggt_ros.reconstruction.refined.refine_window", spy)
+    reconstructor = RefinedReconstructor(views.reconstructor(EXACT))
+    for number, first in enumerate((0, 3, 6)):
+        reconstructor.reconstruct(Window(number, views.keyframes[first:first + 5], ()))
+    assert added == [(), (0, 1, 2), (3, 4, 5)]
 
 
 def test_what_cannot_be_refined_is_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -125,7 +144,7 @@ def test_priors_have_the_derivatives_of_their_costs() -> None:
     """Gradients against differences of the costs, for every parameter."""
     rng = np.random.default_rng(3)
     scene = _scene(rng)
-    view = rng.integers(0, 4, 30)
+    view = np.sort(rng.integers(0, 4, 30))
     depth = scene.in_cameras()[np.arange(30), view, 2] * np.exp(0.1 * rng.standard_normal(30))
     other = _moved(scene, 0.02 * rng.standard_normal(24), np.zeros((30, 3)))
     for prior in (PosePrior(other.rotation, other.translation, 0.01, 0.02), DepthPrior(view, depth, 0.05)):

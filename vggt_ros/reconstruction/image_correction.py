@@ -49,6 +49,8 @@ class ImageCorrection:
     def __init__(self) -> None:
         """Begin with a global shutter."""
         self._readout = ReadoutEstimator(-1.0)
+        self._corrected: dict[RawImage, Gray] = {}  # the newest, with this readout time:
+        self._corrected_by = 0.0
 
     @property
     def readout(self) -> float:
@@ -57,12 +59,16 @@ class ImageCorrection:
 
     def corrected(self, images: Sequence[RawImage]) -> list[Gray]:
         """Return images (H, W), all of one size, as seen with a global shutter."""
-        grays = [image.gray for image in images]
         if not self.readout:
-            return grays
-        size = grays[0].shape[1], grays[0].shape[0]
-        pinhole = PinholeImages(images[0].intrinsics, size, 0.0, self.readout, [i.velocity for i in images], size)
-        return list(pinhole.forward(np.array(grays), cv2.INTER_CUBIC))
+            return [image.gray for image in images]
+        known = self._corrected if self._corrected_by == self.readout else {}
+        missing = [image for image in images if image not in known]
+        size = images[0].gray.shape[1], images[0].gray.shape[0]
+        pinhole = PinholeImages(images[0].intrinsics, size, 0.0, self.readout, [i.velocity for i in missing], size)
+        grays = pinhole.forward(np.array([image.gray for image in missing]), cv2.INTER_CUBIC)
+        known = {**known, **dict(zip(missing, grays, strict=True))}
+        self._corrected, self._corrected_by = {image: known[image] for image in images}, self.readout
+        return list(self._corrected.values())
 
     def update(self, images: Sequence[RawImage], solution: SparseReconstruction,
                tracked: NDArray[np.bool_]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, resize_intrinsics
 from vggt_ros.reconstruction.base import Reconstructor, WindowGeometry
-from vggt_ros.reconstruction.earlier_keyframes import append_earlier, first_keyframes
+from vggt_ros.reconstruction.earlier_keyframes import earlier_keyframes
 from vggt_ros.reconstruction.image_correction import ImageCorrection, RawImage
 from vggt_ros.reconstruction.refinement import OVERCONFIDENCE, NotRefined, Refinement, refine_window
 from vggt_ros.windows.keyframe import Window
@@ -105,20 +105,19 @@ class RefinedReconstructor:
                 break
         # A loop's window, of older keyframes, is not what the next window continues.
         if self._before is None or max(geometry.keyframe_ids) > max(self._before[0].keyframe_ids):
-            self._before = result.geometry, used
-        first = replace(first_keyframes(result.geometry, len(images)), descriptors=geometry.descriptors)
-        return replace(result, geometry=first)
+            self._before = result.geometry, images
+        return result
 
     def _adjust(self, geometry: WindowGeometry, images: list[RawImage], focal: float | None,
                 sigma: float) -> tuple[Refinement, list[RawImage]]:
         """Adjust a window together with the newest keyframes of the one before, or alone; return the images, too."""
         if self._before is not None and self._before[1][0].gray.shape == images[0].gray.shape:
             before, before_images = self._before
-            extended = append_earlier(geometry, before)
-            earlier = [before_images[before.keyframe_ids.index(k)] for k in extended.keyframe_ids[len(images):]]
-            with suppress(NotRefined):
-                both = [*images, *earlier]
-                return refine_window(extended, self._correction.corrected(both), focal, sigma, len(earlier)), both
+            if (earlier := earlier_keyframes(geometry, before)) is not None:
+                rows = [before.keyframe_ids.index(k) for k in earlier.keyframe_ids]
+                both = [*images, *(before_images[row] for row in rows)]
+                with suppress(NotRefined):
+                    return refine_window(geometry, self._correction.corrected(both), focal, sigma, earlier), both
         return refine_window(geometry, self._correction.corrected(images), focal, sigma), images
 
     def _expected(self, predicted: float) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from vggt_ros.reconstruction.adjustment.priors import OBSERVATION_SIGMA, DepthPr
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import WindowGeometry
+from vggt_ros.reconstruction.earlier_keyframes import EarlierKeyframes
 
 Gray = NDArray[np.uint8]
 
@@ -38,6 +39,12 @@ MIN_ANGLE = np.radians(1.0)
 """Smallest angle between the rays of a point that counts."""
 LOSS_SCALES = (0.5, 0.15)
 """Scales of the Cauchy loss at the finest level, pixels."""
+MAX_STEPS = (6, 12)
+"""Most steps of an adjustment at the finest level, and at the others. More change poses by less than their errors."""
+RELAXATION = 1.6
+"""Factor on the steps at the finest level, whose loss is narrow."""
+SELECTING = 1e-2
+"""Relative decrease of the cost at which the first adjustment at the finest level stops: it selects observations."""
 SIGMA_ROTATION, SIGMA_TRANSLATION = 0.006, 0.015
 """How far the network's poses may be off: radians, and fraction of the window's median depth."""
 SIGMA_DEPTH = 0.05
@@ -86,16 +93,16 @@ class _Corners:
 
 
 def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | None = None,
-                  focal_sigma: float = 0.0, earlier: int = 0) -> Refinement:
+                  focal_sigma: float = 0.0, earlier: EarlierKeyframes | None = None) -> Refinement:
     """Return a window adjusted to its images.
 
     Args:
         geometry: what the network says.
-        grays: its S images (H, W), of one size, which may be larger than the depth.
-        focal: expected focal length at the size of the images; None: as `geometry` has it, each keyframe its own.
+        grays: its images (H, W), of one size, which may be larger than the depth, and those of `earlier`.
+        focal: expected focal length at the size of the images; None: as the geometry has it, each keyframe its own.
         focal_sigma: relative standard deviation of that; 0 for a calibrated camera.
-        earlier: so many keyframes at the end were adjusted before, with another window. Their poses are good already,
-            and are adjusted at the finest level only.
+        earlier: keyframes that were adjusted before, with another window, in the frame of this one. Their poses are
+            good already, and are adjusted at the finest level only.
 
     Raises:
         NotRefined: few corners, few matches or no parallax, or a solution that is far from the network's.
@@ -104,23 +111,25 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     focal_sigma *= PIXEL_SIGMA / OBSERVATION_SIGMA  # `adjust` weighs it against observations that are less exact
     height, width = grays[0].shape
     small_height, small_width = geometry.depth.shape[1:]
-    matrices = np.array([resize_intrinsics(k, width / small_width, height / small_height) for k in geometry.intrinsics])
+    own, parts = len(geometry.depth), (geometry,) if earlier is None else (geometry, earlier)
+    matrices = np.array([resize_intrinsics(k, width / small_width, height / small_height)
+                         for part in parts for k in part.intrinsics])
     if focal is not None:
         matrices[:, 0, 0] = matrices[:, 1, 1] = focal
-    cameras = np.array([inverse(camera) for camera in geometry.window_camera])
+    cameras = np.array([inverse(camera) for part in parts for camera in part.window_camera])
     centers = matrices[:, :2, 2]
-    corners = _find_corners(geometry.depth, grays, centers)
+    corners = _find_corners([depth for part in parts for depth in part.depth], grays, centers)
     if len(corners.view) < MIN_POINTS:
         raise NotRefined(f"{len(corners.view)} corners with depth, fewer than {MIN_POINTS}")
     scene = Scene(cameras[:, :3, :3].copy(), cameras[:, :3, 3].copy(), np.zeros((len(corners.view), 3)),
                   np.stack([matrices[:, 0, 0], matrices[:, 1, 1]], 1))
-    depth_unit = float(np.nanmedian(geometry.depth))
+    depth_unit = float(np.median(1 / corners.rho))
     prior = PosePrior(scene.rotation, scene.translation, SIGMA_ROTATION, SIGMA_TRANSLATION * depth_unit)
     ratio = np.ones(len(grays))
     scene = replace(scene, points=_unproject(scene, corners, ratio))
     pyramid = _pyramid(grays)
     for level in range(len(pyramid) - 1, -1, -1):
-        views = len(grays) if level == 0 else len(grays) - earlier
+        views = len(grays) if level == 0 else own
         rows = np.flatnonzero((corners.strongest | (level == 0)) & (corners.view < views))
         part, matched, tracked, used = _adjust_level(scene.first(views), pyramid[level][:views], level, rows, corners,
                                                      centers, prior.first(views), focal_sigma)
@@ -139,17 +148,17 @@ def refine_window(geometry: WindowGeometry, grays: list[Gray], focal: float | No
     options = AdjustmentOptions(loss_scale=LOSS_SCALES[-1], focal_sigma=focal_sigma)
     covariance, sigma = uncertainty(part, matched[seen], used[seen], options, (prior, depth))
     scale = scene.focal[0, 0] / matrices[0, 0, 0]
-    window_camera = np.tile(np.eye(4), (len(grays), 1, 1))
-    window_camera[:, :3, :3] = scene.rotation.swapaxes(1, 2)
-    window_camera[:, :3, 3] = scene.centers()
+    window_camera = np.tile(np.eye(4), (own, 1, 1))
+    window_camera[:, :3, :3] = scene.rotation[:own].swapaxes(1, 2)
+    window_camera[:, :3, 3] = scene.centers()[:own]
     window_camera[0] = np.eye(4)
     intrinsics = geometry.intrinsics.copy()
-    intrinsics[:, [0, 1], [0, 1]] = scene.focal * [small_width / width, small_height / height]
+    intrinsics[:, [0, 1], [0, 1]] = scene.focal[:own] * [small_width / width, small_height / height]
     report = {"refined_points": float(seen.sum()), "refined_residual_px": residual,
               "refined_angle_deg": float(np.degrees(np.median(angle[seen]))), "refined_focal_ratio": float(scale)}
     refined = replace(geometry, window_camera=window_camera, intrinsics=intrinsics,
-                      depth=geometry.depth * ratio.astype(np.float32)[:, None, None],
-                      step_covariance=OVERCONFIDENCE**2 * covariance, report={**geometry.report, **report})
+                      depth=geometry.depth * ratio[:own].astype(np.float32)[:, None, None],
+                      step_covariance=OVERCONFIDENCE**2 * covariance[:own - 1], report={**geometry.report, **report})
     solution = SparseReconstruction(scene, np.ones(len(grays), bool), used, matched, (0, 1))
     return Refinement(refined, float(scene.focal[0, 0]), OVERCONFIDENCE * sigma, solution, tracked)
 
@@ -162,10 +171,10 @@ def _with_first(scene: Scene, part: Scene) -> Scene:
                  np.concatenate([part.translation, scene.translation[count:]]), part.points, focal)
 
 
-def _find_corners(depth: NDArray[np.float32], grays: list[Gray], centers: Array) -> _Corners:
+def _find_corners(depths: list[NDArray[np.float32]], grays: list[Gray], centers: Array) -> _Corners:
     """Return corners of every image, with principal points (S, 2), where the depth is known and smooth."""
     height, width = grays[0].shape
-    shrink = np.array([depth.shape[2] / width, depth.shape[1] / height])
+    shrink = np.array([depths[0].shape[1] / width, depths[0].shape[0] / height])
     spacing = 0.5 * np.sqrt(height * width / CORNERS)
     views, observed, rhos, slants, strongest = [], [], [], [], []
     for view, gray in enumerate(grays):
@@ -173,7 +182,7 @@ def _find_corners(depth: NDArray[np.float32], grays: list[Gray], centers: Array)
         if found is None:
             continue
         at = found.reshape(-1, 2).astype(np.float64)
-        rho, slant, scatter = local_planes(depth[view], (at + 0.5) * shrink - 0.5)
+        rho, slant, scatter = local_planes(depths[view], (at + 0.5) * shrink - 0.5)
         good = np.flatnonzero(np.nan_to_num(scatter, nan=np.inf) < MAX_SCATTER)[:CORNERS]
         views.append(np.full(len(good), view))
         observed.append(at[good] - centers[view])
@@ -226,7 +235,9 @@ def _adjust_level(scene: Scene, grays: list[Gray], level: int, rows: NDArray[np.
                              f"places, fewer than {MIN_POINTS}")
         seen = used.any(1)
         depth = DepthPrior(view[seen], 1 / corners.rho[rows][seen], SIGMA_DEPTH)
-        options = AdjustmentOptions(12, EXACT if loss == LOSS_SCALES[-1] else ROUGH, loss, focal_sigma)
+        tolerance = ROUGH if level else EXACT if loss == LOSS_SCALES[-1] else SELECTING
+        options = AdjustmentOptions(MAX_STEPS[min(level, 1)], tolerance, loss, focal_sigma,
+                                    relaxation=1.0 if level else RELAXATION)
         adjusted = adjust(replace(part, points=part.points[seen]), matched[seen], used[seen], options, 0,
                           (prior, depth))
         points = part.points.copy()

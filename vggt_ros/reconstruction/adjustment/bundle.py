@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations
-from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations, sum_over_rows
+from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
 
 ROUGH, EXACT = 1e-3, 1e-4
 """Relative decrease of the cost at which bundle adjustment stops: where another one follows, and where none does."""
@@ -36,6 +36,7 @@ class AdjustmentOptions:
         loss_scale: scale of the Cauchy loss, pixels.
         focal_sigma: relative standard deviation of the one factor that all focal lengths share; 0 keeps them.
         radial_sigma: standard deviation of the radial distortion, about that of the scene; 0 keeps it.
+        relaxation: factor on the steps, below 2; where the loss is narrow, its weights make them too short.
 
     """
 
@@ -44,6 +45,7 @@ class AdjustmentOptions:
     loss_scale: float = 1.0
     focal_sigma: float = 0.0
     radial_sigma: float = 0.0
+    relaxation: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +177,13 @@ class Problem:
         """What a radial distortion of 1 adds to the observations (S, 2, n)."""
         return self.observations * ((self.observations / self.focal[..., None]) ** 2).sum(1, keepdims=True)
 
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array, Array]:
+        """The largest arrays of `linearize`, which each call writes again, except for what is always zero."""
+        (views, count), cameras = self.visible.shape, len(self.free)
+        size = 6 * cameras + bool(self.options.focal_sigma) + bool(self.options.radial_sigma)
+        return np.zeros((views, 3, 3, count)), np.zeros((cameras, 6, 2, count)), np.empty((size, 3, count))
+
     def _residual(self, scene: Scene, ratio: Array) -> Array:
         """Return projection minus corrected observation (S, 2, n)."""
         residual = ratio * scene.focal[..., None] - self.observations
@@ -203,13 +212,17 @@ class Problem:
         """Return the robust cost, including all priors."""
         in_camera, inverse, valid = self._project(scene)
         residual = self._residual(scene, in_camera[:, :2] * inverse[:, None])
-        square = np.where(valid, residual[:, 0] ** 2 + residual[:, 1] ** 2, np.nan)
+        square = (residual[:, 0] ** 2 + residual[:, 1] ** 2)[valid]
+        observed = cauchy(square, self.options.loss_scale).sum() + (
+            np.count_nonzero(self.visible) - len(square)) * cauchy(np.array(np.nan), self.options.loss_scale)
         prior = sum(weight * error**2 for error, weight in self._lens_errors(scene))
-        return sum((one.cost(scene) for one in self.priors),
-                   float(cauchy(square, self.options.loss_scale)[self.visible].sum() + prior))
+        return sum((one.cost(scene) for one in self.priors), float(observed + prior))
 
     def linearize(self, scene: Scene) -> NormalEquations:
-        """Return the normal equations; parameters are [rotation, translation] per free camera, then what they share."""
+        """Return the normal equations; parameters are [rotation, translation] per free camera, then what they share.
+
+        Their `coupling` is valid until the next call.
+        """
         in_camera, inverse, valid = self._project(scene)
         count, options = self.visible.shape[1], self.options
         ratio = in_camera[:, :2] * inverse[:, None]
@@ -218,49 +231,63 @@ class Problem:
         sqrt_weight = np.sqrt(np.where(valid, 1.0 / (1.0 + square), 0.0))
         residual *= sqrt_weight[:, None]
 
-        # Jacobians of the two rows of a residual with respect to translation, point and rotation, in this order.
+        # The rows of the Jacobian with respect to translation are (slope_x, 0, slant_x) and (0, slope_y, slant_y).
         slope = scene.focal[..., None] * (inverse * sqrt_weight)[:, None]
-        by_translation = np.zeros((len(self.visible), 3, 2, count))
-        by_translation[:, 0, 0], by_translation[:, 1, 1] = slope[:, 0], slope[:, 1]
-        by_translation[:, 2] = -slope * ratio
-        j_point = (scene.rotation.swapaxes(1, 2) @ by_translation.reshape(-1, 3, 2 * count)).reshape(
-            by_translation.shape)
+        slant = -slope * ratio
+        information, j_camera, coupling = self._arrays
+        information[:, 0, 0], information[:, 1, 1] = slope[:, 0] ** 2, slope[:, 1] ** 2
+        information[:, :2, 2] = information[:, 2, :2] = slope * slant
+        information[:, 2, 2] = slant[:, 0] ** 2 + slant[:, 1] ** 2
+        world_camera, to_points = scene.rotation.swapaxes(1, 2), scene.rotation.reshape(-1, 3).T
+
+        def for_points(values: Array) -> Array:
+            """Return the products (3, n) of the Jacobian with respect to points and values (S, 2, n)."""
+            by_translation = np.empty((len(values), 3, count))
+            np.multiply(slope, values, out=by_translation[:, :2])
+            by_translation[:, 2] = slant[:, 0] * values[:, 0] + slant[:, 1] * values[:, 1]
+            return to_points @ by_translation.reshape(-1, count)
+
         free = self.free
         cameras = len(free)
-        j_camera = np.zeros((cameras, 6, 2, count))
-        j_camera[:, 3:] = by_translation[free]
-        x, y, z = in_camera[free, 0], in_camera[free, 1], in_camera[free, 2]
-        j_z, slope_x, slope_y = j_camera[:, 5], slope[free, 0], slope[free, 1]
-        j_camera[:, 0, 0], j_camera[:, 0, 1] = y * j_z[:, 0], y * j_z[:, 1] - z * slope_y
-        j_camera[:, 1, 0], j_camera[:, 1, 1] = z * slope_x - x * j_z[:, 0], -x * j_z[:, 1]
+        x, y, z = (in_camera[free, axis] for axis in range(3))
+        slope_x, slope_y, slant_x, slant_y = slope[free, 0], slope[free, 1], slant[free, 0], slant[free, 1]
+        j_camera[:, 3, 0], j_camera[:, 4, 1], j_camera[:, 5, 0], j_camera[:, 5, 1] = slope_x, slope_y, slant_x, slant_y
+        j_camera[:, 0, 0], j_camera[:, 0, 1] = y * slant_x, y * slant_y - z * slope_y
+        j_camera[:, 1, 0], j_camera[:, 1, 1] = z * slope_x - x * slant_x, -x * slant_y
         j_camera[:, 2, 0], j_camera[:, 2, 1] = -y * slope_x, x * slope_y
 
         shared = [ratio * scene.focal[..., None] * sqrt_weight[:, None]] if options.focal_sigma else []
         shared += [-self.distortion * sqrt_weight[:, None]] if options.radial_sigma else []
         first, size = 6 * cameras, 6 * cameras + len(shared)
-        hessian, gradient, coupling = np.zeros((size, size)), np.zeros(size), np.zeros((size, 3, count))
+        hessian, gradient = np.zeros((size, size)), np.zeros(size)
         flat = j_camera.reshape(cameras, 6, 2 * count)
         blocks = flat @ flat.swapaxes(1, 2)
         for s in range(cameras):
             hessian[6 * s:6 * s + 6, 6 * s:6 * s + 6] = blocks[s]
         gradient[:first] = (flat @ residual[free].reshape(cameras, -1, 1)).ravel()
-        coupling[:first] = sum_over_rows(j_camera[:, :, None], j_point[free, None]).reshape(first, 3, count)
+        mixed = world_camera[:, None] @ information  # (S, 3, 3, n), of translations and points
+        by_pose = coupling[:first].reshape(cameras, 6, 3, count)
+        by_pose[:, 3:] = mixed[free]
+        x, y, z = x[:, None], y[:, None], z[:, None]
+        by_pose[:, 0] = y * by_pose[:, 5] - z * by_pose[:, 4]
+        by_pose[:, 1] = z * by_pose[:, 3] - x * by_pose[:, 5]
+        by_pose[:, 2] = x * by_pose[:, 4] - y * by_pose[:, 3]
         for row, (jacobian, (error, weight)) in enumerate(zip(shared, self._lens_errors(scene), strict=True), first):
             hessian[row, :first] = hessian[:first, row] = (flat @ jacobian[free].reshape(cameras, -1, 1)).ravel()
             for column, other in enumerate(shared, first):
                 hessian[row, column] = (jacobian * other).sum()
             hessian[row, row] += weight
             gradient[row] = (jacobian * residual).sum() + weight * error
-            coupling[row] = sum_over_rows(j_point, jacobian[:, None]).sum(0)
-        points = sum_over_rows(j_point[:, :, None], j_point[:, None]).sum(0)
-        system = NormalEquations(hessian, gradient, points, sum_over_rows(j_point, residual[:, None]).sum(0), coupling)
+            coupling[row] = for_points(jacobian)
+        points = (to_points @ mixed.reshape(-1, 3 * count)).reshape(3, 3, count)
+        system = NormalEquations(hessian, gradient, points, for_points(residual), coupling)
         for one in self.priors:
             one.add_to(system, scene, free)
         return system
 
     def step(self, scene: Scene, system: NormalEquations, damping: float) -> Scene:
         """Return the scene after one damped Gauss-Newton step."""
-        steps, point_step = system.solve(damping)
+        steps, point_step = (self.options.relaxation * part for part in system.solve(damping))
         rotation, translation, free = scene.rotation.copy(), scene.translation.copy(), self.free
         by_camera = steps[:6 * len(free)].reshape(-1, 6)
         turn = rotations(by_camera[:, :3])

@@ -30,7 +30,7 @@ def uncertainty(scene: Scene, observations: Array, visible: NDArray[np.bool_], o
 
     """
     problem = Problem.of(scene, observations, visible, options, priors=priors)
-    matrix, _, _ = problem.linearize(scene).reduced(1e-9)
+    matrix, _ = problem.linearize(scene).reduced(1e-9)
     square = (scene.residuals(observations) ** 2).sum(-1)[visible]
     weight = 1 / (1 + square / options.loss_scale**2)
     variance = float((weight * square).sum() / max(2 * weight.sum() - 3 * visible.any(1).sum() - len(matrix), 1.0))
@@ -57,7 +57,7 @@ def lens_sigmas(scene: Scene, observations: Array, visible: NDArray[np.bool_],
     the sigma 0.
     """
     problem = Problem.of(scene, observations, visible, options)
-    matrix, _, _ = problem.linearize(scene).reduced(1e-6)
+    matrix, _ = problem.linearize(scene).reduced(1e-6)
     covariance = np.linalg.inv(matrix) * PIXEL_SIGMA**2
     shared = np.sqrt(np.maximum(np.diag(covariance)[6 * len(problem.free):], 0.0)).tolist()
     return (shared.pop(0) if options.focal_sigma else 0.0), (shared.pop(0) if options.radial_sigma else 0.0)

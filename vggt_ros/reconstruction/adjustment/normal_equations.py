@@ -11,6 +11,9 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array
 
+_ROUNDING = 1e-15
+"""Relative size below which a pivot is a rounding error."""
+
 
 @dataclass(frozen=True, eq=False)
 class NormalEquations:
@@ -29,38 +32,57 @@ class NormalEquations:
     points_gradient: Array
     coupling: Array
 
-    def reduced(self, damping: float) -> tuple[Array, Array, Array]:
-        """Return the system without the points: matrix (c, c), right side (c,), and inverse point blocks (3, 3, n)."""
-        inverse = _invert_symmetric(self.points + np.eye(3)[..., None] * (damping * self.points + 1e-9))
-        gain, size = multiply_per_point(self.coupling, inverse), len(self.cameras)
-        matrix = self.cameras - gain.reshape(size, -1) @ self.coupling.reshape(size, -1).T
-        matrix[np.diag_indices(size)] += damping * np.diag(self.cameras) + 1e-9
-        return matrix, self.cameras_gradient - gain.reshape(size, -1) @ self.points_gradient.ravel(), inverse
+    def reduced(self, damping: float) -> tuple[Array, Array]:
+        """Return the system without the points: matrix (c, c) and right side (c,)."""
+        return self._reduced(*self._whitened(damping), damping)
 
     def solve(self, damping: float) -> tuple[Array, Array]:
         """Return the damped Gauss-Newton step of the cameras (c,) and of the points (3, n)."""
-        matrix, right, inverse = self.reduced(damping)
-        cameras = np.asarray(-np.linalg.solve(matrix, right), np.float64)
-        points = self.points_gradient + np.tensordot(cameras, self.coupling, 1)
-        return cameras, -multiply_per_point(points[None], inverse)[0]
+        root, coupling, right = self._whitened(damping)
+        cameras = np.asarray(-np.linalg.solve(*self._reduced(root, coupling, right, damping)), np.float64)
+        x, y, z = right + np.tensordot(cameras, coupling, 1)
+        return cameras, -np.stack([root[0, 0] * x + root[0, 1] * y + root[0, 2] * z,
+                                   root[1, 1] * y + root[1, 2] * z, root[2, 2] * z])
+
+    def _whitened(self, damping: float) -> tuple[Array, Array, Array]:
+        """Return upper triangular roots (3, 3, n) of the inverse point blocks, and `coupling` and gradient times them.
+
+        The product of a root and its transpose is the inverse of the damped block.
+        """
+        root = _inverse_root(self.points + np.eye(3)[..., None] * (damping * self.points + 1e-9))
+        return root, _times_upper(self.coupling, root), _times_upper(self.points_gradient[None], root)[0]
+
+    def _reduced(self, root: Array, coupling: Array, right: Array, damping: float) -> tuple[Array, Array]:
+        """Return what `reduced` does, by what `_whitened` returns."""
+        size = len(self.cameras)
+        flat = coupling.reshape(size, -1)
+        matrix = self.cameras - flat @ flat.T  # BLAS computes one half of a product with its own transpose
+        matrix[np.diag_indices(size)] += damping * np.diag(self.cameras) + 1e-9
+        return matrix, self.cameras_gradient - flat @ right.ravel()
 
 
-def sum_over_rows(first: Array, second: Array) -> Array:
-    """Return the products (..., n) of two Jacobians (..., 2, n), summed over the two rows of a residual."""
-    return first[..., 0, :] * second[..., 0, :] + first[..., 1, :] * second[..., 1, :]
+def _times_upper(rows: Array, matrices: Array) -> Array:
+    """Return row vectors (c, 3, n) times one upper triangular matrix per point (3, 3, n)."""
+    result = np.empty_like(rows)
+    np.multiply(rows[:, 0], matrices[0, 0], out=result[:, 0])
+    np.multiply(rows[:, 0], matrices[0, 1], out=result[:, 1])
+    result[:, 1] += rows[:, 1] * matrices[1, 1]
+    np.multiply(rows[:, 0], matrices[0, 2], out=result[:, 2])
+    result[:, 2] += rows[:, 1] * matrices[1, 2]
+    result[:, 2] += rows[:, 2] * matrices[2, 2]
+    return result
 
 
-def multiply_per_point(rows: Array, matrices: Array) -> Array:
-    """Return row vectors (c, 3, n) times one matrix per point (3, 3, n)."""
-    return rows[:, 0, None] * matrices[0] + rows[:, 1, None] * matrices[1] + rows[:, 2, None] * matrices[2]
-
-
-def _invert_symmetric(matrices: Array) -> Array:
-    """Return the inverses of symmetric matrices (3, 3, n), by cofactors."""
+def _inverse_root(matrices: Array) -> Array:
+    """Return upper triangular R (3, 3, n) with R R^T the inverse of positive definite matrices (3, 3, n) (Cholesky)."""
     (a, b, c), (_, d, e), (_, _, f) = matrices
-    result = np.empty_like(matrices)
-    result[0, 0], result[1, 1], result[2, 2] = d * f - e * e, a * f - c * c, a * d - b * b
-    result[0, 1] = result[1, 0] = c * e - b * f
-    result[0, 2] = result[2, 0] = b * e - c * d
-    result[1, 2] = result[2, 1] = b * c - a * e
-    return result / (a * result[0, 0] + b * result[0, 1] + c * result[0, 2])
+    result = np.zeros_like(matrices)
+    x = 1 / np.sqrt(a)
+    b, c = b * x, c * x
+    y = 1 / np.sqrt(np.maximum(d - b * b, _ROUNDING * d))
+    e = (e - b * c) * y
+    z = 1 / np.sqrt(np.maximum(f - c * c - e * e, _ROUNDING * f))
+    result[0, 0], result[1, 1], result[2, 2] = x, y, z
+    result[0, 1], result[1, 2] = -b * x * y, -e * y * z
+    result[0, 2] = (b * e * y - c) * x * z
+    return result

@@ -129,7 +129,8 @@ def warps(scene: Scene, reference: NDArray[np.intp], pixels: Array, slant: Array
         depth = depth / np.maximum(1 + slant @ probes.T, 0.2)[..., None]
     plane = np.concatenate([image / focal[:, None], np.ones((len(reference), 3, 1))], -1) * depth
     world = np.einsum("nji,nkj->nki", scene.rotation[reference], plane - scene.translation[reference][:, None])
-    views = np.einsum("sij,nkj->nski", scene.rotation, world) + scene.translation[:, None]
+    views = (world @ scene.rotation.reshape(-1, 3).T).reshape(len(world), 3, -1, 3).swapaxes(1, 2)
+    views = views + scene.translation[:, None]
     depth = views[..., 2:]
     projected = np.where(depth > 1e-6, views[..., :2] / np.maximum(depth, 1e-6), -1e6) * scene.focal[:, None]
     warp = np.stack([projected[:, :, 1] - projected[:, :, 0], projected[:, :, 2] - projected[:, :, 0]], -1) / radius
@@ -168,41 +169,37 @@ def _align(gray: NDArray[np.uint8], start: Array, affine: Array, template: NDArr
     """Return the shifts (n, 2) that align warped templates with an image, and the final correlations (n,)."""
     if not len(start):
         return np.zeros((0, 2)), np.zeros(0)
-    image = gray.astype(np.float32)
-    warp, unwarp = affine.astype(np.float32), np.linalg.inv(affine).astype(np.float32)
-    offsets = offsets.astype(np.float32)
-    center = start.astype(np.float32)
-    x, y = (warp[:, row, :1] * offsets[:, 0] + warp[:, row, 1:] * offsets[:, 1] + center[:, row, None]
-            for row in (0, 1))
-    gradient = [template_gradient[0] * unwarp[:, :1, row] + template_gradient[1] * unwarp[:, 1:, row]
-                for row in (0, 1)]
-    for part in gradient:
-        part -= part.mean(1, keepdims=True)
-        # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
-        part -= (_dot(part, template) / template_contrast**2)[:, None] * template
+    image, offsets = gray.astype(np.float32), offsets.astype(np.float32)
+    # The points of all patches x, y (2, n, p), and the gradients there.
+    at = affine.astype(np.float32).transpose(1, 0, 2) @ offsets.T + start.astype(np.float32).T[..., None]
+    unwarp = np.linalg.inv(affine).astype(np.float32)
+    gradient = np.stack([template_gradient[0] * unwarp[:, :1, row] + template_gradient[1] * unwarp[:, 1:, row]
+                         for row in (0, 1)])
+    gradient -= gradient.mean(2, keepdims=True)
+    # The gain is removed by normalization: project out of the gradient what a change of contrast explains.
+    gradient -= (np.einsum("knp,np->kn", gradient, template) / template_contrast**2)[..., None] * template
     xx, xy, yy = (_dot(gradient[i], gradient[j]) for i, j in ((0, 0), (0, 1), (1, 1)))
     xx, yy = xx + np.float32(1e-3), yy + np.float32(1e-3)
-    determinant = np.maximum(xx * yy - xy * xy, np.float32(1e-6))
+    inverse = np.stack([yy, -xy, -xy, xx]) / np.maximum(xx * yy - xy * xy, np.float32(1e-6))
     shift, correlation = np.zeros((2, len(start)), np.float32), np.zeros(len(start), np.float32)
     rows = np.arange(len(start))  # those that still move
     for iteration in range(ITERATIONS):
-        moved_x, moved_y = (np.asarray(at[rows] + by[rows, None], np.float32) for at, by in zip((x, y), shift,
-                                                                                              strict=True))
-        patch = _sample(image, moved_x, moved_y)
+        patch = _sample(image, *(at + shift[:, rows, None] if iteration else at))
         patch -= patch.mean(1, keepdims=True)
         contrast = np.maximum(np.sqrt(_dot(patch, patch)), np.float32(1e-3))
-        correlation[rows] = _dot(patch, template[rows]) / (contrast * template_contrast[rows])
+        correlation[rows] = _dot(patch, template) / (contrast * template_contrast)
         if iteration + 1 == ITERATIONS:
             break
-        patch *= (template_contrast[rows] / contrast)[:, None]
-        error = np.subtract(template[rows], patch, out=patch)
-        by_x, by_y = (_dot(part[rows], error) for part in gradient)
-        step = np.clip(np.stack([yy[rows] * by_x - xy[rows] * by_y, xx[rows] * by_y - xy[rows] * by_x])
-                       / determinant[rows], -1.0, 1.0)
+        # The error is the template minus the patch with its contrast; the gradient is orthogonal to the template.
+        by_x, by_y = np.einsum("knp,np->kn", gradient, patch) * (-template_contrast / contrast)
+        step = np.clip(inverse[:2] * by_x + inverse[2:] * by_y, -1.0, 1.0)
         shift[:, rows] += step
-        rows = rows[np.abs(step).max(0) > CONVERGED]
-        if not len(rows):
+        moves = np.abs(step).max(0) > CONVERGED
+        if not moves.any():
             break
+        if not moves.all():
+            rows, at, gradient, inverse = rows[moves], at[:, moves], gradient[:, moves], inverse[:, moves]
+            template, template_contrast = template[moves], template_contrast[moves]
     return np.asarray(shift.T, np.float64), np.asarray(correlation, np.float64)
 
 

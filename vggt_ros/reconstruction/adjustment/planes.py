@@ -38,17 +38,23 @@ def local_planes(depth: NDArray[np.float32], pixels: Array) -> tuple[Array, Arra
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     values = depth[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)].astype(np.float64)
     known = inside & (values > 0)
-    weight = known.astype(np.float64)
-    inverse = np.where(known, 1 / np.where(known, values, 1.0), 0.0)
-    design = np.stack([weight, weight * (x - pixels[:, :1]), weight * (y - pixels[:, 1:])], -1)  # (n, p, 3)
-    normal = design.swapaxes(1, 2) @ design + np.diag([0.0, _FLAT, _FLAT])
-    count = weight.sum(1)
+    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=known)
+    # Sums over the neighborhood, with the products of 1, x and y, about the pixel at its center.
+    design = np.stack([np.ones_like(offset_x), offset_x, offset_y], -1)  # (p, 3)
+    normal = (known @ (design[:, :, None] * design[:, None]).reshape(-1, 9).astype(np.float64)).reshape(-1, 3, 3)
+    right = inverse @ design
+    # The same about the point.
+    shift = np.tile(np.eye(3), (len(pixels), 1, 1))
+    shift[:, 1:, 0] = center - pixels
+    normal = shift @ normal @ shift.swapaxes(1, 2)
+    right = (shift @ right[..., None])[..., 0]
+    count = normal[:, 0, 0].copy()
     enough = count >= _MIN_SAMPLES
-    normal[~enough] = np.eye(3)
-    right = (design * inverse[..., None]).sum(1)
-    plane = np.linalg.solve(normal, right[..., None])[..., 0]
-    error = (inverse - (design @ plane[..., None])[..., 0]) * weight
+    regular = normal + np.diag([0.0, _FLAT, _FLAT])
+    regular[~enough] = np.eye(3)
+    plane = np.linalg.solve(regular, right[..., None])[..., 0]
+    error = ((inverse ** 2).sum(1) - 2 * (plane * right).sum(1) + (plane * (normal @ plane[..., None])[..., 0]).sum(1))
     enough &= plane[:, 0] > 0
     rho = np.where(enough, plane[:, 0], np.nan)
     with np.errstate(invalid="ignore"):
-        return rho, plane[:, 1:] / rho[:, None], np.sqrt((error**2).sum(1) / np.maximum(count - 3, 1)) / rho
+        return rho, plane[:, 1:] / rho[:, None], np.sqrt(np.maximum(error, 0) / np.maximum(count - 3, 1)) / rho

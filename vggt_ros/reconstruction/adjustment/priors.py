@@ -14,6 +14,9 @@ from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
 
 OBSERVATION_SIGMA = 0.3
 """Standard deviation of an observation that patches have aligned, pixels; weighs the priors against it."""
+_PARAMETERS = (0, 1, 5)
+"""Of the six parameters of a camera, those on which the depth of a point depends."""
+
 
 @dataclass(frozen=True, eq=False)
 class PosePrior:
@@ -63,7 +66,7 @@ class DepthPrior:
     (Geman-McClure).
 
     Attributes:
-        view: (n,), the camera.
+        view: (n,), the camera; rises.
         depth: (n,), of the point along its optical axis.
         sigma: relative standard deviation of one; errors of a camera's depth are alike, so this is larger than that of
             a pixel.
@@ -81,24 +84,30 @@ class DepthPrior:
 
     def add_to(self, system: NormalEquations, scene: Scene, free: NDArray[np.intp]) -> None:
         """Add it to normal equations."""
-        rows, view = np.arange(len(self.view)), self.view
+        view = self.view
         residual = self._residual(scene)
         root = OBSERVATION_SIGMA / (1 + residual**2 / 9)
         scale = root / (self.sigma * self.depth)
-        x, y, _ = scene.in_cameras()[rows, view].T
-        zero = np.zeros(len(view))
-        j_camera = np.stack([y, -x, zero, zero, zero, zero + 1]) * scale  # (6, n)
+        x, y = (self._coordinate(scene, axis) for axis in (0, 1))
+        j_camera = np.stack([y, -x, np.ones(len(view))]) * scale  # (3, n), of `_PARAMETERS`
         j_point = scene.rotation[view, 2].T * scale  # (3, n)
         residual = residual * root
         system.points[:] += j_point[:, None] * j_point[None]
         system.points_gradient[:] += j_point * residual
+        bounds = np.searchsorted(view, np.arange(len(scene.rotation) + 1))
         for row, camera in enumerate(free):
-            mine = view == camera
-            block = slice(6 * row, 6 * row + 6)
-            system.cameras[block, block] += j_camera[:, mine] @ j_camera[:, mine].T
-            system.cameras_gradient[block] += j_camera[:, mine] @ residual[mine]
-            system.coupling[block][:, :, mine] += j_camera[:, None, mine] * j_point[None, :, mine]
+            mine = slice(bounds[camera], bounds[camera + 1])
+            own, first = j_camera[:, mine], 6 * row
+            parameters = first + np.array(_PARAMETERS)
+            system.cameras[parameters[:, None], parameters] += own @ own.T
+            system.cameras_gradient[parameters] += own @ residual[mine]
+            for jacobian, parameter in zip(own, _PARAMETERS, strict=True):
+                system.coupling[first + parameter, :, mine] += jacobian * j_point[:, mine]
+
+    def _coordinate(self, scene: Scene, axis: int) -> Array:
+        """Return a coordinate (n,) of the points in their cameras."""
+        view = self.view
+        return np.einsum("ni,ni->n", scene.rotation[view, axis], scene.points) + scene.translation[view, axis]
 
     def _residual(self, scene: Scene) -> Array:
-        depth = scene.in_cameras()[np.arange(len(self.view)), self.view, 2]
-        return np.asarray((depth / self.depth - 1) / self.sigma)
+        return np.asarray((self._coordinate(scene, 2) / self.depth - 1) / self.sigma)

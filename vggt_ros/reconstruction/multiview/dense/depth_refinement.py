@@ -70,7 +70,7 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
         sigma: its standard deviation (h, w), above 0: how much it counts.
 
     """
-    rho, information, agreement = guess, np.zeros_like(guess), np.zeros_like(guess)
+    rho, information, agreement = guess, np.zeros_like(guess), None
     for level in LEVELS:
         size = -(-guess.shape[1] // level), -(-guess.shape[0] // level)
         images = [cv2.resize(grays[row], size, interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -82,14 +82,15 @@ def refine(grays: NDArray[np.uint8], intrinsics: Array, window_camera: Array, in
                                      for values in (rho, guess, sigma))
         information = np.asarray(1 / (own_sigma * own_sigma), np.float32)
         gradient = information * (own_rho - start)
-        fastest, agreement = np.full(start.shape, 1e-6, np.float32), np.zeros(start.shape, np.float32)
+        fastest = np.full(start.shape, 1e-6, np.float32)
+        agreement = np.zeros(start.shape, np.float32) if level == LEVELS[-1] else None
         for row, image, matrix in zip(others, images[1:], matrices[1:], strict=True):
             turn, shift = projection(matrices[0], matrix, inverse(window_camera[row]) @ window_camera[index])
             _add_neighbor(keyframe, image, turn, shift, start, gradient, information, fastest, agreement)
         limit = MAX_STEP / fastest
         step = np.clip(gradient / information, -limit, limit)
         rho = np.asarray(rho + cv2.resize(step, guess.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-    return rho, np.asarray(1 / np.sqrt(information), np.float32), _agree(agreement)
+    return rho, np.asarray(1 / np.sqrt(information), np.float32), _agree(np.asarray(agreement))
 
 
 def _agree(agreement: Map) -> NDArray[np.bool_]:
@@ -107,11 +108,11 @@ def projection(matrix: Array, other_matrix: Array, other_camera: Array) -> tuple
 
 
 def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho: Map, gradient: Map,
-                  information: Map, fastest: Map, agreement: Map) -> None:
+                  information: Map, fastest: Map, agreement: Map | None) -> None:
     """Add what a neighbor's image says to the gradient and the information (h, w) of the inverse depth `rho`.
 
-    `fastest` becomes at least the motion of its pixels per inverse depth. To `agreement` is added by how much the
-    covariance of its patches exceeds that of patches that just agree.
+    `fastest` becomes at least the motion of its pixels per inverse depth. To `agreement`, unless it is None, is added
+    by how much the covariance of its patches exceeds that of patches that just agree.
     """
     height, width = rho.shape
     column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
@@ -148,9 +149,10 @@ def _add_neighbor(keyframe: _Patches, image: Map, turn: Array, shift: Array, rho
     contrast = np.multiply(warped.variance, keyframe.variance, out=before)
     np.sqrt(contrast, out=contrast)
     outside = (x < 1) | (x > width - 2) | (y < 1) | (y > height - 2)
-    excess = np.subtract(weight, AGREEMENT * (contrast - FLAT_VARIANCE))
-    excess[outside] = 0
-    agreement += excess
+    if agreement is not None:
+        excess = np.subtract(weight, AGREEMENT * (contrast - FLAT_VARIANCE))
+        excess[outside] = 0
+        agreement += excess
     weight /= contrast  # the correlation
     weight -= MIN_CORRELATION
     np.maximum(weight, 0, out=weight)
