@@ -134,6 +134,8 @@ class MapConfig:
                             unit="s", low=0.0, high=3600.0)
     max_keyframes: int = setting(2000, "Most keyframes in the map, about 0.3 MB each; when there are more, those with "
                                  "the fewest points of the map are removed.", low=100, high=1_000_000)
+    adjust: bool = setting(True, "Adjust all keyframes and points at once (bundle adjustment), at the end of a replay "
+                           "and before a map is saved, where the reconstructor gives tracks.")
     planar: bool = setting(False, "The robot drives on a plane: height, roll and pitch of its base are soft factors; "
                            "not for ramps below 3 planar_tilt, nor for what flies or is carried.")
     planar_tilt: float = setting(2.0, "Sigma of roll and pitch on the ground; steeper ramps are kept.",

@@ -23,6 +23,7 @@ from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.dense.surface import Surface
 from vggt_ros.mapping.files.restored_map import RestoredMap
 from vggt_ros.mapping.submaps.atlas import Atlas
+from vggt_ros.mapping.submaps.map_adjustment import adjust_map
 from vggt_ros.mapping.submaps.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
@@ -52,8 +53,7 @@ class Slam:
 
     Attributes:
         solution: the newest state of the map; any thread may read it.
-        counts: counters of frames, keyframes, windows and loops.
-        last_loop: result of the newest loop candidate that was verified.
+        counts, last_loop: counters of what was processed; the result of the newest loop candidate that was verified.
         surface, follows_map: the points of the map, for the worker's thread only, and whether they follow each window.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
         tracked_corners, search_in_background: of `Localizer`.
@@ -89,8 +89,7 @@ class Slam:
         Without `search` a lost camera is not matched to keyframes, which takes as long as tracking several images.
         """
         gray = gray_image(frame.image)
-        self.counts.frames += 1
-        self._was_lost = self._localizer.is_lost
+        self.counts.frames, self._was_lost = self.counts.frames + 1, self._localizer.is_lost
         self._localizer.features.advance(gray, frame.excluded, frame.stamp)
         self._selector.add_image(gray, frame.stamp)
         image = ImageFeatures(gray, self.config.tracking.features, self._localizer.features.excluded)
@@ -146,8 +145,7 @@ class Slam:
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
 
-        With the `record` of a map that `reset_map` will continue from, ids continue after those of the record, and the
-        odometry continues from its present pose, without a jump.
+        With the `record` of a map that `reset_map` will continue from, its ids and the odometry are continued.
         """
         self.counts, self._intrinsics = Counts(), FrameIntrinsics()
         self.located_late: deque[TrackedFrame] = deque(maxlen=20_000)  # 1 kB each
@@ -181,8 +179,8 @@ class Slam:
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""
         solution = self.solution
-        in_saved_map = len(solution) > 0 and (
-            self.config.mode == "localization" or solution.ids[-1] < self._resumed_keyframe)
+        only_located = self.config.mode == "localization"
+        in_saved_map = len(solution) > 0 and (only_located or solution.ids[-1] < self._resumed_keyframe)
         needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape)
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
@@ -232,9 +230,7 @@ class Slam:
 
     def _update_counts(self, placement: Placement) -> None:
         """Update the counters after a window."""
-        self.counts.windows, self.counts.refused = self.counts.windows + 1, self.counts.refused + placement.failed
-        self.counts.retried += bool(placement.refusals)
-        self.counts.turned += 0 if placement.failed else int(placement.report.get("turned", 0))
+        placement.add_to(self.counts)
         self.counts.submaps = len(np.unique(self.solution.submaps))
         self.counts.loops = self._atlas.loop_count
         self.counts.unplaced = len(self._window_keyframes - self._atlas.keyframes.keys())
@@ -290,8 +286,13 @@ class Slam:
         self._atlas.remove(culled)
         self._window_keyframes -= set(culled)
         self.counts.released += len(culled)
-        for keyframe in culled:
-            self._loop_closer.remove(keyframe)
+        self._loop_closer.remove(culled)
+
+    def adjust_map(self) -> str:
+        """Adjust all keyframes at once, and return what became of it; on the worker's thread. See `adjust_map`."""
+        message = adjust_map(self._atlas) if self.config.map.adjust else ""
+        self.solution = self._atlas.solution() if message else self.solution
+        return message
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vggt_ros.config import Config
@@ -99,10 +99,11 @@ class LoopCloser:
         _LOG.info("%s %s: %s", name, "accepted" if loop.accepted else "not accepted", loop.reason)
         return f"{name} {'accepted' if loop.accepted else 'not accepted'}: {loop.reason}"
 
-    def remove(self, keyframe: int) -> None:
-        """Remove a keyframe, so that it is no longer a candidate."""
-        self.places.remove(keyframe)
-        self.images.remove(keyframe)
+    def remove(self, keyframes: Iterable[int]) -> None:
+        """Remove keyframes, so that they are no longer candidates."""
+        for keyframe in keyframes:
+            self.places.remove(keyframe)
+            self.images.remove(keyframe)
 
     def _find_candidate(self, newer: int, atlas: Atlas, solution: Solution, counts: Counts) -> None:
         """Add the best candidate for a new keyframe, if there is one, to the pending ones."""

@@ -2,9 +2,7 @@
 
 Without loops, the pose of a node is the composition of the relative poses that windows measure along the tree. Relative
 poses that two windows measure are fused, weighted by information. Which loops are accepted, and how they correct the
-chain, is in `loop_selection.py`.
-
-A node is `map_node`: a camera, in units of the window that placed it.
+chain, is in `loop_selection.py`. A node is `map_node`: a camera, in units of the window that placed it.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import inverse, to_matrix, to_sim3
+from vggt_ros.pose_graph.adjusted_poses import take_adjusted
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop
 from vggt_ros.pose_graph.loop_selection import LoopSelection
 from vggt_ros.pose_graph.optimization import GAUGE_SIGMA
@@ -47,10 +46,7 @@ class PoseGraph:
     """Nodes, the factors between them, and the poses of the nodes by the newest solution."""
 
     def __init__(self, stride: int = 1, largest_drift: float = 0.1) -> None:
-        """Begin with an empty graph; `stride` new nodes come with each window.
-
-        `largest_drift`, a fraction of the path, is what a loop may ask for (`loops.drift`).
-        """
+        """Begin empty; `stride` new nodes come with each window, and `largest_drift` is `loops.drift`."""
         self._selection = LoopSelection(stride, largest_drift)
         self._row: dict[int, int] = {}  # of each node in the tree
         self._node: list[int] = []  # of each row
@@ -197,6 +193,10 @@ class PoseGraph:
         """Solve with soft factors by the ground of a robot that drives on a plane; from now on, always."""
         self._selection.ground = ground
         self._selection.solve()
+
+    def adjust(self, nodes: Sequence[int], poses: Array) -> bool:
+        """Take the poses (n, 4, 4) of nodes by a bundle adjustment, if no loop is lost; see `take_adjusted`."""
+        return take_adjusted(self._selection, np.array([self._row[node] for node in nodes], np.int64), poses)
 
     def marginalize(self, nodes: Iterable[int]) -> list[Edge]:
         """Marginalize all nodes but the given ones and those that submaps, loops and branches need.

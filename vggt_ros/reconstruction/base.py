@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera
 from vggt_ros.windows.keyframe import Window
+from vggt_ros.windows.tracks import Tracks
 
 
 class ReconstructionRefused(Exception):
@@ -51,6 +52,8 @@ class WindowGeometry:
             of perturbations on the right, [rotation, translation], radians and units of the window; None if not known.
         uncertainty: how many times more uncertain than usual the poses are, where `step_covariance` is not known.
         notes: what the user should know of this window, such as why it is less certain than usual.
+        tracks: of its points, also through keyframes before it; None if they are not known. With them the whole map can
+            be adjusted at once.
 
     """
 
@@ -65,6 +68,7 @@ class WindowGeometry:
     step_covariance: NDArray[np.float64] | None = None
     uncertainty: float = 1.0
     notes: tuple[str, ...] = ()
+    tracks: Tracks | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values.

@@ -53,6 +53,7 @@ def report(result: Run) -> dict[str, Any]:
         "refusals": [update.refused for update in result.updates if update.refused],
         "notes": [f"window {update.window}: {note}" for update in result.updates for note in update.notes],
         "loops": [update.loop for update in result.updates if update.loop],
+        "adjusted": result.adjusted,
         "scale": solution.metric.state,
         "scale_sigma": solution.metric.sigma,
         "scale_by": solution.metric.source,
@@ -162,6 +163,8 @@ def summary(figures: dict[str, Any]) -> str:
     if figures["ate_rmse_m"] is not None:
         lines.append(f"ATE RMSE {figures['ate_rmse_m']:.4f} m after Sim(3) = {figures['ate_percent_of_path']:.2f} % of "
                      f"{figures['path_m']:.1f} m; coverage {100 * figures['coverage']:.0f} %")
+    if figures["adjusted"]:
+        lines.append(figures["adjusted"])
     if figures["frames_rpe_1s_m"] is not None:
         lines.append(f"images {100 * figures['frames_located']:.1f} % located, ATE RMSE "
                      f"{figures['frames_ate_rmse_m']:.4f} m, RPE over 1 s {figures['frames_rpe_1s_m']:.4f} m, "

@@ -59,6 +59,7 @@ class Run:
         interrupted: whether the rest of the images was not taken because an end was asked for.
         workers: with workers: how many, windows that they solved ahead, others, requests sent again because a worker
             had died, and how often the expected windows were corrected.
+        adjusted: what became of the bundle adjustment of the whole map, empty if there was none.
 
     """
 
@@ -76,6 +77,7 @@ class Run:
     loaded: MapRecord | None = None
     interrupted: bool = False
     workers: dict[str, int] = dataclasses.field(default_factory=dict)
+    adjusted: str = ""
 
     @property
     def first_keyframe(self) -> int:
@@ -198,11 +200,12 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
+        adjusted = slam.adjust_map()
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
     return Run(sequence, config, reason, slam, frames, updates, source.dropped, source.jumps, dark, failures,
-               time.perf_counter() - began, loaded, interrupted, {} if forecast is None else forecast.figures)
+               time.perf_counter() - began, loaded, interrupted, {} if forecast is None else forecast.figures, adjusted)
 
 
 class _FrameSource:

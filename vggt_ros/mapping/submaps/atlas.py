@@ -15,7 +15,8 @@ from vggt_ros.geometry.poses import Array, Sim3
 from vggt_ros.geometry.sim3 import to_matrix, transported
 from vggt_ros.mapping.submaps.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.submaps.map_keyframes import map_keyframes, map_views, window_views, with_depth, with_description
-from vggt_ros.mapping.submaps.relocalized_windows import align_found, align_relocalized, check_reach
+from vggt_ros.mapping.submaps.map_tracks import MapTracks
+from vggt_ros.mapping.submaps.relocalized_windows import align_found, align_relocalized, check_reach, reach_of
 from vggt_ros.places.relocalization import Relocalization
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.pose_graph.planar import PlanarGround
@@ -38,7 +39,7 @@ class Atlas:
         current_submap: the submap that windows are attached to; -1 before the first.
         keyframes: keyframe id to the data that the map keeps of it.
         metric: what is known of the scale of the current submap.
-        describe: returns the features of a keyframe that is added.
+        describe, tracks: returns the features of a keyframe that is added; what the keyframes have observed.
 
     """
 
@@ -51,7 +52,7 @@ class Atlas:
         self.keyframes: dict[int, MapKeyframe] = {}
         self.describe: Callable[[Keyframe], Description] = describe_keyframe
         self._local_features: dict[int, Features] = {}  # of the keyframes that were added last
-        self.current_submap = -1
+        self.current_submap, self.tracks = -1, MapTracks()
         self._submap_metrics: dict[int, MetricScale] = {}  # of earlier submaps, as they were when the next one began
 
     @property
@@ -94,6 +95,7 @@ class Atlas:
     def remove(self, keyframes: Iterable[int]) -> None:
         """Remove solved keyframes; earlier solutions keep them."""
         removed = set(keyframes)
+        self.tracks.remove(removed)
         self.keyframes = {k: keyframe for k, keyframe in self.keyframes.items() if k not in removed}
         self._graph.remove(removed)
 
@@ -166,10 +168,9 @@ class Atlas:
         reference, alignment = align_relocalized(self._graph, geometry, keyframes, found, solution,
                                                  self._config.alignment)
         views = window_views(geometry, keyframes)
-        shared = [k for k in views if self.is_connected(k)]
-        own = shared[0]
+        own = next(k for k in views if self.is_connected(k))
         # The pose of the window in its own submap is that of its keyframes, which may have the units of the one before.
-        own_alignment = align(self.views(shared, own), views, self._config.alignment)
+        own_alignment = align(self.views(filter(self.is_connected, views), own), views, self._config.alignment)
         window_own = own_alignment.reference_window.inverse()
         covariance = transported(alignment.covariance[None], to_matrix(own_alignment.reference_window)[None])[0]
         return self.close_loop(reference, own, LoopMeasurement(alignment.reference_window @ window_own, covariance,
@@ -200,9 +201,8 @@ class Atlas:
     def begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
         """Begin a submap with a window.
 
-        The first submap begins at the map's origin. The pose of a later one is uncertain until a loop connects it: it
-        is that by a keyframe that the window shares with the submap before, or else that of the newest keyframe, with a
-        scale that gives both the same median depth.
+        The first begins at the map's origin. The pose of a later one is uncertain until a loop connects it: that by a
+        keyframe which the window shares with the submap before, or of the newest one, with the same median depth.
         """
         keyframes = map_keyframes(window, geometry, self._config.map.kept_width)
         views, reference_node, covariance, limit = window_views(geometry, keyframes), None, None, None
@@ -222,7 +222,7 @@ class Atlas:
                 depth = self.keyframes[deep].median_depth * self._graph.pose(deep).scale
                 scale = 1.0 if geometry.metric or not depth > 0 else depth / median_depth(geometry)
                 map_window = Sim3.from_pose(map_newest.apply_pose(np.eye(4)), scale)
-                limit = self._graph.reach(newest, self.keyframes[newest].median_depth, keyframes[first].stamp)
+                limit = reach_of(self._graph, self.keyframes, keyframes[first].stamp)
             self._submap_metrics[self.current_submap] = self.metric
             if not geometry.metric:
                 self.metric = inherited_scale(self.metric)

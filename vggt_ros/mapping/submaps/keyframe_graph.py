@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.geometry.reach import reach
 from vggt_ros.geometry.sim3 import scales, to_matrix, transported
 from vggt_ros.mapping.submaps.window_edges import WindowEdges
 from vggt_ros.pose_graph.consistency import Loop
@@ -126,17 +125,6 @@ class KeyframeGraph:
         """Expect the larger systematic errors of a camera without a calibration."""
         self._graph.expect_uncalibrated()
 
-    def reach(self, keyframe: int, depth: float, stamp: int) -> float | None:
-        """Return how far the camera can have come from a keyframe until `stamp`, map units; see `geometry.reach`.
-
-        `depth` is the keyframe's median depth, in its own units.
-        """
-        submap = self._keyframe_nodes[keyframe].submap
-        before = [k for k in self.ids if k <= keyframe and self._keyframe_nodes[k].submap == submap]
-        stamps = np.array([self._keyframe_nodes[k].stamp for k in before], np.int64)
-        return reach(stamps, np.array([self.pose(k).translation for k in before]), depth * self.pose(keyframe).scale,
-                     stamp)
-
     def set_reach(self, anchor: int, keyframe: int, radius: float) -> None:
         """Bound the position of a submap's first keyframe by the last one before; see `PoseGraph.set_reach`."""
         node = self._keyframe_nodes[keyframe].node
@@ -186,6 +174,17 @@ class KeyframeGraph:
                                     measurement.images)
         self._update_components()
         return loop
+
+    def poses(self, keyframes: Sequence[int]) -> Array:
+        """Return the similarities `map_keyframe` (n, 4, 4) of keyframes; see `pose`."""
+        return np.array([to_matrix(self.pose(keyframe)) for keyframe in keyframes])
+
+    def adjust(self, keyframes: Sequence[int], map_keyframe: Array) -> bool:
+        """Take the poses (n, 4, 4) of keyframes by a bundle adjustment, if no loop is lost; see `PoseGraph.adjust`."""
+        cameras = [to_matrix(self._keyframe_nodes[keyframe].node_camera.inverse()) for keyframe in keyframes]
+        taken = self._graph.adjust([self.node(keyframe) for keyframe in keyframes], map_keyframe @ np.array(cameras))
+        self._update_components()
+        return taken
 
     def remove(self, keyframes: set[int]) -> None:
         """Remove keyframes; their nodes are marginalized when there are many."""

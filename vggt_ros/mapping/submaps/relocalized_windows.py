@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import AlignmentConfig
 from vggt_ros.geometry.poses import Array
+from vggt_ros.geometry.reach import reach
 from vggt_ros.mapping.submaps.keyframe_graph import KeyframeGraph
 from vggt_ros.mapping.submaps.map_keyframes import window_views
 from vggt_ros.places.relocalization import Relocalization, neighbors, render_depth
@@ -101,13 +102,25 @@ def _depth_of_points(found: Relocalization, size: tuple[int, int]) -> NDArray[np
     return depth
 
 
+def reach_of(graph: KeyframeGraph, keyframes: Mapping[int, MapKeyframe], stamp: int) -> float | None:
+    """Return how far the camera can have come from the newest keyframe until `stamp`, map units; see `geometry.reach`.
+
+    `keyframes` are those of the map.
+    """
+    newest = graph.ids[-1]
+    before = [k for k in graph.ids if graph.submap(k) == graph.submap(newest)]
+    return reach(np.array([keyframes[k].stamp for k in before], np.int64),
+                 np.array([graph.pose(k).translation for k in before]),
+                 keyframes[newest].median_depth * graph.pose(newest).scale, stamp)
+
+
 def check_reach(graph: KeyframeGraph, keyframes: Mapping[int, MapKeyframe], map_camera: Array, stamp: int) -> None:
     """Raise AlignmentRefused if a camera 4x4 of `stamp` is farther from the newest keyframe than it can have come.
 
     `keyframes` are those of the map.
     """
     newest = graph.ids[-1]
-    limit = graph.reach(newest, keyframes[newest].median_depth, stamp)
+    limit = reach_of(graph, keyframes, stamp)
     moved = float(np.linalg.norm(map_camera[:3, 3] - graph.pose(newest).translation))
     if limit is not None and moved > limit:
         raise AlignmentRefused(

@@ -17,7 +17,7 @@ from vggt_ros.mapping.submaps.window_relocalization import WindowRelocalizer
 from vggt_ros.reconstruction.base import ReconstructionRefused, Reconstructor, WindowGeometry
 from vggt_ros.windows.alignment import AlignmentRefused
 from vggt_ros.windows.keyframe import Keyframe, Window
-from vggt_ros.windows.solution import Solution
+from vggt_ros.windows.solution import Counts, Solution
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,6 +44,12 @@ class Placement:
     seconds: float = 0.0
     report: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def add_to(self, counts: Counts) -> None:
+        """Count the window."""
+        counts.windows, counts.refused = counts.windows + 1, counts.refused + self.failed
+        counts.retried += bool(self.refusals)
+        counts.turned += 0 if self.failed else int(self.report.get("turned", 0))
 
 
 class WindowPlacer:
@@ -84,7 +90,7 @@ class WindowPlacer:
                 choice = replace(choice, keyframes=tuple(self.recent[k] for k in sorted({*choice.ids,
                                                                                          *geometry.keyframe_ids})))
                 if self._atlas.current_submap < 0:
-                    self._atlas.begin_submap(choice, geometry)
+                    self._begin_submap(choice, geometry)
                     break
                 if unattached is None and np.isfinite(geometry.depth).any():  # a turn on the spot alone begins nothing
                     unattached = choice, geometry
@@ -93,6 +99,7 @@ class WindowPlacer:
                     placement.join_result = self._join_submap(choice, geometry, solution)
                 else:
                     self._atlas.attach_relocalized(choice, geometry, self._relocalizer.find(choice, solution), solution)
+                self._atlas.tracks.add(geometry.tracks)
                 break
             except (ReconstructionRefused, AlignmentRefused) as refusal:
                 placement.refusals.append(str(refusal))
@@ -102,8 +109,12 @@ class WindowPlacer:
             placement.failed = True
             if unattached is not None:
                 placement.new_submap = True
-                self._atlas.begin_submap(*unattached)
+                self._begin_submap(*unattached)
         return placement
+
+    def _begin_submap(self, window: Window, geometry: WindowGeometry) -> None:
+        self._atlas.begin_submap(window, geometry)
+        self._atlas.tracks.add(geometry.tracks)
 
     def _keyframe_choices(self, window: Window) -> Iterator[Window]:
         """Yield the window, then another choice of keyframes with more overlap and baseline.

@@ -26,7 +26,7 @@ from vggt_ros.reconstruction.multiview.matching.views import Measurements, View
 from vggt_ros.reconstruction.multiview.settings import MultiviewConfig
 from vggt_ros.reconstruction.multiview.sfm.continuation import is_doubtful, known_part, solve_continued
 from vggt_ros.reconstruction.multiview.sfm.lens_search import search_lens
-from vggt_ros.reconstruction.multiview.sfm.local_map import MAX_VIEWS, LocalMap
+from vggt_ros.reconstruction.multiview.sfm.local_map import MAX_VIEWS, LocalMap, numbered
 from vggt_ros.reconstruction.multiview.sfm.quality import NO_METRICS
 from vggt_ros.reconstruction.multiview.sfm.selection import solve_window
 from vggt_ros.reconstruction.multiview.sfm.start_poses import joined_poses
@@ -110,7 +110,7 @@ class Multiview:
         # The joint window of a loop has no new keyframe: it is not continued, and its depth is for verification only.
         is_new = self._local is None or max(window.ids) > self._local.ids[-1]
         revised = tuple(k for k in solution.revised() if k in window.ids or k in window.earlier)
-        local = self._local_map(solution, is_new, revised[1:])
+        local = self._local_map(solution, is_new, revised[1:], window.id)
         times.append(time.perf_counter())
         if is_new:
             self._local, self._lens = local, solution.solved.lens
@@ -124,7 +124,8 @@ class Multiview:
                   "radial_sigma": self._lens.radial_sigma,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
                   "depth_s": seconds[1]}
-        return window_geometry(local, {*window.ids, *revised}, {name: float(value) for name, value in report.items()})
+        return window_geometry(local, {*window.ids, *revised}, {name: float(value) for name, value in report.items()},
+                               self.readout)
 
     def _solve(self, window: Window, views: list[View]) -> WindowSolution:
         continued = None
@@ -231,10 +232,10 @@ class Multiview:
         """Return the standard deviations of focal length and radial distortion before any window."""
         return (self._settings.focal_sigma, self._settings.radial_sigma) if keyframe.calibrated else UNCALIBRATED
 
-    def _local_map(self, solution: WindowSolution, is_dense: bool, revised: Sequence[int]) -> LocalMap:
+    def _local_map(self, solution: WindowSolution, is_dense: bool, revised: Sequence[int], window: int) -> LocalMap:
         """Return the registered views of a solution as a local map, with the depth of those that are new or `revised`.
 
-        Without `is_dense` depth is known around the points only.
+        Without `is_dense` depth is known around the points only. Points that are new get numbers by the `window`.
         """
         measured, solved, scene = solution.measured, solution.solved, solution.solved.scene
         pixels = measured.to_pixels(solved.observations, measured.shift_everywhere(scene), slice(None))
@@ -272,4 +273,5 @@ class Multiview:
         return LocalMap(tuple(views), Scene(scene.rotation[kept], scene.translation[kept], scene.points[rows],
                                             scene.focal[kept]),
                         tracks[rows][:, kept], columns[solution.reference[rows]], known,
-                        solution.cost_of_all(), solution.distance(), solution.radial)
+                        solution.cost_of_all(), solution.distance(), solution.radial,
+                        numbered(solution.before, len(tracks), window)[rows])

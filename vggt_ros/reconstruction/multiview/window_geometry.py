@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.camera import resize_intrinsics, with_focal
 from vggt_ros.geometry.poses import Array, inverse, pose
+from vggt_ros.reconstruction.adjustment.rolling_shutter import shift_per_second
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.reconstruction.multiview.dense import depth as dense
 from vggt_ros.reconstruction.multiview.sfm.local_map import LocalMap
 from vggt_ros.reconstruction.multiview.sfm.turn import UNCERTAINTY
 from vggt_ros.windows.alignment import WEAK_SCALE
+from vggt_ros.windows.tracks import Tracks
 
 
-def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[str, float]) -> WindowGeometry:
+def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[str, float],
+                    readout: float) -> WindowGeometry:
     """Return those of the keyframes that a local map has; the first of them is the identity."""
     rows = [row for row, keyframe in enumerate(local.ids) if keyframe in keyframes]
     scene, views = local.scene, [local.views[row] for row in rows]
@@ -47,7 +50,18 @@ def window_geometry(local: LocalMap, keyframes: Collection[int], report: dict[st
     elif report["revised"]:
         notes += (f"it contradicts the window before: {report['revised']:.0f} keyframes of that were placed anew",)
     return WindowGeometry(tuple(ids), window_camera, small, depth, dense.rank(sigma), report=report,
-                          uncertainty=UNCERTAINTY if turned else 1.0, notes=notes)
+                          uncertainty=UNCERTAINTY if turned else 1.0, notes=notes, tracks=_tracks(local, readout))
+
+
+def _tracks(local: LocalMap, readout: float) -> Tracks:
+    """Return all that a local map has observed."""
+    views = local.views
+    rate = shift_per_second(local.tracks, [view.velocity for view in views], views[0].features.gray.shape[::-1])
+    points, seen = np.nonzero(~np.isnan(local.tracks[..., 0]))
+    centers = np.array([view.keyframe.intrinsics[:2, 2] for view in views])
+    return Tracks(local.numbers[points], np.array(local.ids, np.int64)[seen],
+                  (local.tracks[points, seen] - centers[seen]).astype(np.float32),
+                  rate[points, seen].astype(np.float32), local.scene.focal[-1], local.radial, readout)
 
 
 def downscale(grays: list[NDArray[np.uint8]], intrinsics: Array, width: int) -> tuple[NDArray[np.uint8], Array]:

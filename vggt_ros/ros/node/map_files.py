@@ -67,7 +67,7 @@ class MapFiles:
     def save(self, name: str = "") -> CommandSteps:
         """Save the map under a name, by default `map.name`."""
         config, map_world = self._config(), self._transforms.map_world
-        folder = yield self._run_in_worker(lambda: self._save(_folder(config, name), map_world))
+        folder = yield self._run_in_worker(lambda: self._save(_folder(config, name), map_world, adjusted=True))
         return str(folder)
 
     def autosave(self) -> None:
@@ -139,11 +139,13 @@ class MapFiles:
             problems = [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
         self.problems = problems
 
-    def _save(self, folder: Path, map_world: Array | None) -> Path:
+    def _save(self, folder: Path, map_world: Array | None, adjusted: bool = False) -> Path:
         """Write the map in the frame `map` (z up), as it is published; return the folder."""
-        solution = self._slam.solution
         if map_world is None:
             raise StorageError("the map is empty")
+        if adjusted and self._slam.adjust_map():
+            self._slam.surface.update(self._slam.solution, complete=True)
+        solution = self._slam.solution
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
         self.saved_keyframes = len(solution)

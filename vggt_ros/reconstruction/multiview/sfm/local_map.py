@@ -7,7 +7,7 @@ that both see (as the local mapping of ORB-SLAM, Mur-Artal et al., TRO 2015).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class LocalMap:
         cost: mean robust cost of the solution, square pixels.
         distance: median depth of its points, or of the last ones that were known before a turn on the spot.
         radial: radial distortion that it was solved with.
+        numbers: (n,), numbers of the points, which they keep in the local maps that continue it.
 
     """
 
@@ -51,6 +52,7 @@ class LocalMap:
     cost: float
     distance: float = 1.0
     radial: float = 0.0
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -76,13 +78,13 @@ class LocalMap:
                       self.scene.focal[kept])
         views = self.views[kept]
         return replace(self, views=views, scene=scene, tracks=self.tracks[rows][:, kept],
-                       reference=np.maximum(self.reference[rows] - first, -1),
+                       reference=np.maximum(self.reference[rows] - first, -1), numbers=self.numbers[rows],
                        depth={view.keyframe.id: self.depth[view.keyframe.id] for view in views})
 
     def of_tracks(self, rows: NDArray[np.intp]) -> LocalMap:
         """Return it with these of its tracks only."""
         return replace(self, scene=replace(self.scene, points=self.scene.points[rows]), tracks=self.tracks[rows],
-                       reference=self.reference[rows])
+                       reference=self.reference[rows], numbers=self.numbers[rows])
 
     def rescaled_depth(self, scene: Scene, tracks: Array) -> dict[int, DepthMap]:
         """Return the depth of the keyframes in a newer solution.
@@ -100,3 +102,10 @@ class LocalMap:
         return {view.keyframe.id: (self.depth[view.keyframe.id][0] * np.float32(ratio),
                                    self.depth[view.keyframe.id][1])
                 for view, ratio in zip(self.views, ratios, strict=True)}
+
+
+def numbered(before: LocalMap | None, count: int, window: int) -> NDArray[np.int64]:
+    """Return numbers (count,) of points: those of the local map `before` come first, others are by the `window`."""
+    known = np.zeros(0, np.int64) if before is None else before.numbers
+    first = max(window << 32, int(known.max(initial=-1)) + 1)  # a second choice of keyframes goes on
+    return np.concatenate([known, first + np.arange(count - len(known), dtype=np.int64)])

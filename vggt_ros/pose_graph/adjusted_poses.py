@@ -1,0 +1,51 @@
+"""Poses of nodes that a bundle adjustment found take the place of what windows measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vggt_ros.geometry.poses import Array
+from vggt_ros.geometry.sim3 import inverse, log, normalized
+from vggt_ros.pose_graph.consistency import CHI2_GATE
+from vggt_ros.pose_graph.loop_selection import LoopSelection
+from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
+
+
+def take_adjusted(selection: LoopSelection, rows: Index, adjusted: Array) -> bool:
+    """Make the overlap factors what the adjusted poses (n, 4, 4) of rows say, and solve with the loops.
+
+    The covariances stay: where a window said that its scale is uncertain, loops correct it. Return False, with all as
+    before, if the loops contradict it: one is lost, or they strain the overlap factors much more than before.
+    """
+    tree, loops = selection.tree, selection.accepted
+    before, limit = (tree.chained_poses.copy(), tree.poses.copy()), 2 * _strain(tree) + CHI2_GATE * len(loops)
+    poses = carried(tree, rows, adjusted)
+    tree.replace_chain(poses, poses)
+    selection.solve()
+    if not loops or (all(loop.accepted for loop in loops) and _strain(tree) <= limit):
+        return True
+    for loop in selection.loops:
+        loop.accepted = loop in loops
+    tree.replace_chain(*before)
+    selection.restore(before[1])
+    return False
+
+
+def carried(tree: SpanningTree, rows: Index, poses: Array) -> Array:
+    """Return the poses (w, 4, 4) of all rows, given those of some; the others move with their parents."""
+    result, relative = tree.poses.copy(), inverse(tree.poses[tree.parent]) @ tree.poses
+    given = dict(zip(rows.tolist(), np.asarray(poses), strict=True))
+    for row, parent in enumerate(tree.parent.tolist()):
+        if row in given:
+            result[row] = given[row]
+        elif parent >= 0:
+            result[row] = result[parent] @ relative[row]
+    return normalized(result)
+
+
+def _strain(tree: SpanningTree) -> float:
+    """Return the chi-square of the overlap factors at the poses, without inflation."""
+    rows = np.arange(1, len(tree))
+    measured, covariance = tree.parent_edges(rows)
+    error = log(inverse(measured) @ inverse(tree.poses[tree.parent[rows]]) @ tree.poses[rows])
+    return float((error * np.linalg.solve(covariance, error[..., None])[..., 0]).sum())
