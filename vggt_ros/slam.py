@@ -132,8 +132,13 @@ class Slam:
         self._buffer.add(keyframe, load)
         return replace(tracked, keyframe=keyframe.id)
 
+    @property
+    def waiting(self) -> int:
+        """How many full windows the waiting keyframes make; any thread may ask."""
+        return self._buffer.waiting
+
     def flush(self) -> Window | None:
-        """Return the partial window of waiting keyframes, or None: for the end of a stream, or a pause in it."""
+        """Return the next window of waiting keyframes, partial if it is the last, or None: for a pause, or the end."""
         return self._buffer.flush()
 
     def interrupt(self) -> Window | None:

@@ -59,8 +59,7 @@ class Worker:
     @property
     def backlog(self) -> Load:
         """How far the windows are behind, for `Slam.track`."""
-        waiting = self._waiting
-        return Load(waiting, waiting < self._slam.config.windows.max_waiting)
+        return Load(not self.idle, self._waiting + self._slam.waiting, self._slam.config.windows.max_waiting)
 
     def enqueue(self, window: Window) -> None:
         """Queue a window; it is never dropped."""
@@ -125,7 +124,7 @@ class Worker:
             return
         self._window = window.id, time.monotonic()
         try:
-            self._on_update(self._slam.step(window, verify=self._waiting == 0))
+            self._on_update(self._slam.step(window, verify=self.backlog.waiting == 0))
         except Exception as error:
             if not self._closed:
                 self._on_error(error)

@@ -311,7 +311,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     sequence = lap()
     slam = without_points(sequence.oracle())
     for i, frame in enumerate(sequence.frames):
-        tracked = slam.track(frame, Load(has_capacity=not 30 < i < 70))
+        tracked = slam.track(frame, Load(busy=30 < i < 70))
         if tracked.window:
             slam.step(tracked.window)
     assert slam.counts.thinned > 0

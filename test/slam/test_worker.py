@@ -47,16 +47,16 @@ def windows(sequence, slam, count):
 
 
 def test_windows_are_solved_in_order_and_counted_while_they_wait(scene):
-    """`backlog.has_capacity` is False while a window is queued; none is dropped even then."""
+    """`backlog` says that it is busy, and how many are queued; none is dropped even then."""
     sequence, slam, oracle, worker, updates, errors = scene
     first, second, third = windows(sequence, slam, 3)
-    assert worker.backlog.has_capacity
+    assert not worker.backlog.busy
     assert worker.idle
     worker.enqueue(first)
     assert oracle.started.wait(10)
-    assert worker.backlog.has_capacity
+    assert worker.backlog.busy and worker.backlog.waiting == 0
     worker.enqueue(second)
-    assert not worker.backlog.has_capacity
+    assert worker.backlog.waiting == 1
     worker.enqueue(third)
     assert worker.waiting == 2
     assert not worker.idle

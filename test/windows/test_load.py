@@ -28,7 +28,7 @@ def needs_keyframe(load: Load, newest: FeatureTracks) -> bool:
 
 @pytest.mark.parametrize("waiting", [0, 1, 2])
 def test_keyframes_are_as_much_farther_apart_as_windows_wait(waiting: int) -> None:
-    load = Load(waiting)
+    load = Load(waiting=waiting)
     least = (1 + 0.6 * waiting) * CONFIG.min_parallax
     assert not needs_keyframe(load, tracks(0.98 * least))
     assert needs_keyframe(load, tracks(1.02 * least))
@@ -39,6 +39,6 @@ def test_keyframes_are_as_much_farther_apart_as_windows_wait(waiting: int) -> No
 
 def test_what_is_given_up_is_said() -> None:
     assert Load().given_up == ""
-    assert Load(1).given_up == "1 window waits for the reconstructor: keyframes are 1.6 times as far apart"
-    assert Load(2, has_capacity=False).given_up == ("2 windows wait for the reconstructor: keyframes are 2.2 times as "
+    assert Load(waiting=1).given_up == "1 window waits for the reconstructor: keyframes are 1.6 times as far apart"
+    assert Load(waiting=2).given_up == ("2 windows wait for the reconstructor: keyframes are 2.2 times as "
                                                     "far apart; those that wait are thinned")

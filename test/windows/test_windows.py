@@ -57,39 +57,72 @@ def test_a_single_keyframe_makes_no_window():
     assert buffer.flush() is None
 
 
-@given(st.lists(st.booleans(), min_size=20, max_size=200), st.integers(3, 10), st.data())
+@given(st.lists(st.sampled_from(["free", "busy", "busy", "break"]), min_size=20, max_size=200), st.integers(3, 10),
+       st.data())
 @settings(max_examples=100, deadline=None)
-def test_every_keyframe_is_in_a_window_or_waits_or_is_counted_as_thinned(capacity, size, data):
-    """Every keyframe is in a window, waits, or is counted as thinned; the chain of overlaps never breaks."""
+def test_every_keyframe_is_in_a_window_or_is_counted_as_thinned(events, size, data):
+    """The chain of overlaps breaks only where it has to, and no window has keyframes of both sides of a break."""
     overlap = data.draw(st.integers(1, size - 1))
-    buffer = SlidingBuffer(WindowConfig(size=size, overlap=overlap))
-    windows = [w for w in (add(buffer, i, Load(has_capacity=free)) for i, free in enumerate(capacity)) if w]
-    last = buffer.flush()
-    windows += [last] if last else []
-    seen = {k for w in windows for k in w.ids}
-    waiting = 0 if windows else min(len(capacity), 1)
-    assert len(seen) + buffer.thinned + waiting >= len(capacity) - (1 if not windows else 0)
-    assert len(seen) + buffer.thinned <= len(capacity)
-    for before, after in pairwise(windows):
-        assert set(after.shared) <= set(before.ids)
-        assert after.shared == after.ids[: len(after.shared)]
-        assert len(after.shared) == min(overlap, len(before.ids))
-        assert len(after.ids) <= size or overlap >= size - 1
+    buffer, windows, breaks, count = SlidingBuffer(WindowConfig(size=size, overlap=overlap)), [], {0}, 0
+    for event in events:
+        if event == "break":
+            breaks.add(count)
+            windows.append(buffer.flush_without_overlap())
+        else:
+            windows.append(add(buffer, count, Load(busy=event == "busy")))
+            count += 1
+        assert buffer.waiting <= 4 * 2 + len(breaks)
+    windows.append(buffer.flush_without_overlap())
+    windows = [*filter(None, windows), *iter(buffer.flush, None)]
+    assert buffer.waiting == 0
+    assert len({k for w in windows for k in w.ids}) + buffer.thinned == count
+    for before, after in pairwise([Window(-1, (), ()), *windows]):
+        broken = not windows or any(max(before.ids, default=-1) < b <= after.ids[0] for b in breaks)
+        assert not any(after.ids[0] < b <= after.ids[-1] for b in breaks)
+        assert after.shared == after.ids[: len(after.shared)] and set(after.shared) <= set(before.ids)
+        assert len(after.shared) == (0 if broken else min(overlap, len(before.ids)))
+        assert 2 <= len(after.ids) <= size
 
 
 def test_thinning_keeps_the_gaps_even():
-    """Twice as many keyframes as fit: those left are evenly spaced, and the shared and the newest are among them."""
-    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3))
+    """More keyframes than two windows take: those left are evenly spaced; the shared and the newest are among them."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3, max_waiting=2))
     for i in range(8):
         add(buffer, i)
-    for i in range(8, 18):
-        assert add(buffer, i, Load(has_capacity=False)) is None
-    window = buffer.flush()
-    assert window is not None
-    assert window.shared == (5, 6, 7)
-    assert window.ids[-1] == 17
-    assert np.diff(window.ids[2:]).max() <= 4
-    assert buffer.thinned == 18 - 8 - len(window.ids[3:])
+    for i in range(8, 48):
+        assert add(buffer, i, Load(busy=True)) is None
+    assert buffer.waiting == 2
+    windows = list(iter(buffer.flush, None))
+    assert windows[0].shared == (5, 6, 7)
+    ids = sorted({k for window in windows for k in window.ids})
+    assert ids[-1] == 47 and len(ids) == 3 + 2 * 5 + 4
+    assert np.diff(ids[2:]).max() <= 4, "40 keyframes, of which 14 are left"
+    assert buffer.thinned == 40 - 14
+
+
+def test_keyframes_that_are_farther_apart_already_are_thinned_last():
+    """Ten were made at the usual distance, ten at twice that: of the former more are taken out."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3, max_waiting=1))
+    for i in range(20):
+        add(buffer, i, Load(busy=True, waiting=0 if i < 10 else 2))
+    window = buffer.flush_without_overlap()
+    assert window is not None and len(window.ids) == 8
+    places = np.array([i if i < 10 else 10 + 2.2 * (i - 10) for i in window.ids])
+    assert np.diff(places).max() <= 1.5 * np.median(np.diff(places))
+
+
+def test_no_keyframe_is_thinned_that_holds_two_others_together():
+    """A fifth of the corners is new in each; in the middle 45 %, so every other one has a tenth in common."""
+    buffer = SlidingBuffer(WindowConfig(size=8, overlap=3, max_waiting=1))
+    first = np.cumsum([20] * 10 + [45] * 10 + [20] * 10)
+    for i, start in enumerate(first):
+        ids = np.arange(start, start + 100)
+        corners = Corners(ids, np.zeros((100, 2), np.float32), np.zeros((100, 2), np.float32))
+        buffer.add(replace(keyframe(i), corners=corners), Load(busy=True))
+        assert buffer.next_image(lambda corners=corners: corners, Load(busy=True)) is None
+    kept = sorted({k for window in iter(buffer.flush, None) for k in window.ids})
+    assert buffer.thinned > 10 and set(range(10, 19)) <= set(kept)
+    assert (100 - np.diff(first[kept])).min() >= 30
 
 
 def test_only_the_image_after_a_keyframe_tells_its_velocity():

@@ -24,6 +24,11 @@ class Corners:
     pixels: NDArray[np.float32]
     velocity: NDArray[np.float32]
 
+    def common(self, other: Corners) -> float:
+        """Return the fraction of the corners of the one with fewer that both have."""
+        fewer = min(len(self.ids), len(other.ids))
+        return len(np.intersect1d(self.ids, other.ids, assume_unique=True)) / fewer if fewer else 0.0
+
     def with_velocity(self, known: Corners) -> Corners:
         """Return these corners with the velocity that is `known` of some of them by the image after theirs.
 

@@ -1,7 +1,7 @@
 """What is given up while windows are solved more slowly than keyframes come.
 
 A window that waits makes the map late. Keyframes farther apart need fewer windows for the same path: that is decided
-before they are made, evenly, while thinning takes out what was made already, wherever it happens to wait.
+before they are made. If too many wait all the same, those that wait are thinned, evenly.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ class Load:
     """How far the reconstructor is behind.
 
     Attributes:
-        waiting: windows that wait for it, without the one in progress.
-        has_capacity: whether another window may be formed; otherwise keyframes that wait are thinned.
+        busy: whether it solves a window; keyframes wait meanwhile.
+        waiting: windows that wait for it, without the one in progress, and those that the waiting keyframes make.
+        most: the setting `windows.max_waiting`; where as many wait, keyframes are thinned.
         spare_images: how many images that had no pose when they came may be located now; none while the next image
             waits.
 
     """
 
+    busy: bool = False
     waiting: int = 0
-    has_capacity: bool = True
+    most: int = 2
     spare_images: int = 3
 
     @property
@@ -40,5 +42,5 @@ class Load:
         if not self.waiting:
             return ""
         windows = "1 window waits" if self.waiting == 1 else f"{self.waiting} windows wait"
-        thinned = "" if self.has_capacity else "; those that wait are thinned"
+        thinned = "" if self.waiting < self.most else "; those that wait are thinned"
         return f"{windows} for the reconstructor: keyframes are {self.spacing:.1f} times as far apart{thinned}"

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vggt_ros.config import WindowConfig
 from vggt_ros.windows.keyframe import Corners, Keyframe, Window
 from vggt_ros.windows.load import Load
 
+_MIN_COMMON = 0.3
+"""Least fraction of common corners of the keyframes beside one that is thinned: with fewer, the map may break there."""
+_MOST_WAITING = 4
+"""Factor of the setting `max_waiting` beyond which keyframes are thinned all the same, since each takes a megabyte."""
+
+
+@dataclass
+class _Waiting:
+    """A waiting keyframe.
+
+    Attributes:
+        keyframe: the keyframe.
+        gap: how far it is from the one before, in usual distances of keyframes.
+        begins: whether it shares no window with the one before: they have no tracks in common.
+
+    """
+
+    keyframe: Keyframe
+    gap: float
+    begins: bool
+
 
 class SlidingBuffer:
     """Forms windows of `size` keyframes that share `overlap` keyframes with the previous window.
 
-    While the reconstructor has no capacity for another window, waiting keyframes are thinned: always the one whose
-    removal leaves the smallest gap. A window that was formed is never dropped.
+    While the reconstructor is busy no window is formed. If keyframes of more than `max_waiting` windows wait, they are
+    thinned: always the one whose removal leaves the smallest gap, so that those left are evenly spaced, as slow as the
+    reconstructor is. Where the camera moves so fast that those beside it would have little in common, none is thinned,
+    and more wait. A window that was formed is never dropped.
 
     A window is formed at the image after its newest keyframe, which tells the velocity of the features in it.
 
@@ -34,70 +57,95 @@ class SlidingBuffer:
     def clear(self) -> None:
         """Forget the waiting keyframes and the counts; window ids go on."""
         self.spaced = self.thinned = 0
-        self._keyframes: list[Keyframe] = []
-        self._gaps: list[int] = []
+        self._entries: list[_Waiting] = []
         self._shared = 0
+        self._begins = True  # the next keyframe shares no window with those before
         self._is_new = False  # no image has come after the newest keyframe
 
     @property
     def newest(self) -> Keyframe | None:
-        """The newest keyframe, None if there is none."""
-        return self._keyframes[-1] if self._keyframes else None
+        """The newest keyframe, None if there is none that the next one may share a window with."""
+        return None if self._begins else self._entries[-1].keyframe
+
+    @property
+    def waiting(self) -> int:
+        """How many windows the waiting keyframes make: full ones, and partial ones that nothing can be added to."""
+        size, step = self._config.size, self._config.size - self._config.overlap
+        *ended, last = self._chains()
+        if self._begins and last:
+            ended, last = [*ended, last], 0
+        return sum(max(1, 1 - (size - count) // step) for count in ended) + max(0, 1 + (last - size) // step)
 
     def add(self, keyframe: Keyframe, load: Load = Load()) -> None:
         """Add a keyframe."""
         self.spaced += load.waiting > 0
-        self._keyframes.append(keyframe)
-        self._gaps.append(1)
-        self._is_new = True
+        self._entries.append(_Waiting(keyframe, load.spacing, self._begins))
+        self._begins, self._is_new = False, True
 
     def next_image(self, corners_before: Callable[[], Corners], load: Load = Load()) -> Window | None:
-        """Form a window at an image, before it is added itself; None if keyframes or capacity are lacking.
+        """Form a window at an image, before it is added itself; None if keyframes are lacking, or `load` is busy.
 
         `corners_before` returns what is known by this image of the features in the one before it.
         """
-        if self._is_new and (newest := self._keyframes[-1]).corners is not None:
-            self._keyframes[-1] = replace(newest, corners=newest.corners.with_velocity(corners_before()))
-        self._is_new = False
-        if len(self._keyframes) < self._config.size:
-            return None
-        if load.has_capacity:
+        is_new, self._is_new = self._is_new, False
+        if is_new and (corners := self._entries[-1].keyframe.corners) is not None:
+            newest = self._entries[-1]
+            newest.keyframe = replace(newest.keyframe, corners=corners.with_velocity(corners_before()))
+        if self.waiting and not load.busy:
             return self._form_window()
-        self._thin()
+        if is_new and self.waiting > self._config.max_waiting:
+            self._thin()
         return None
 
     def flush(self) -> Window | None:
-        """Return the partial window, with its actual overlap; None if it has no new keyframe or only one."""
-        if len(self._keyframes) == self._shared or len(self._keyframes) < 2:
-            return None
-        return self._form_window()
+        """Return the next window, a partial one with its actual overlap at last; None if it had no new keyframe."""
+        count = self._chains()[0]
+        return None if count == self._shared or count < 2 else self._form_window()
 
     def flush_without_overlap(self) -> Window | None:
-        """Return what `flush` does, and share no keyframe with the next window, which has no tracks in common with it.
+        """Return what `flush` does; no later window has both waiting keyframes and new ones: nothing is common to them.
 
         A single keyframe that cannot form a window is counted with the thinned ones.
         """
-        window = self.flush()
-        if window is None:
-            self.thinned += len(self._keyframes) - self._shared
-        self._keyframes, self._gaps, self._shared, self._is_new = [], [], 0, False
-        return window
+        *ended, last = self._chains()
+        shared = 0 if ended else self._shared
+        if not self._begins and (last == shared or last < 2):
+            self.thinned += last - shared
+            del self._entries[-last:]
+            self._shared -= shared
+        self._begins, self._is_new = True, False
+        return self.flush()
+
+    def _chains(self) -> list[int]:
+        """Return how many waiting keyframes there are in each chain of windows that overlap, the oldest first."""
+        begins = [i for i, entry in enumerate(self._entries) if i and entry.begins]
+        return [end - begin for begin, end in zip([0, *begins], [*begins, len(self._entries)], strict=True)]
 
     def _form_window(self) -> Window:
-        window = Window(self.next_window, tuple(self._keyframes),
-                        tuple(keyframe.id for keyframe in self._keyframes[: self._shared]))
+        first, *others = self._chains()
+        keyframes = tuple(entry.keyframe for entry in self._entries[:min(self._config.size, first)])
+        window = Window(self.next_window, keyframes, tuple(keyframe.id for keyframe in keyframes[:self._shared]))
         self.next_window += 1
-        self._keyframes = self._keyframes[-self._config.overlap:]
-        self._gaps = self._gaps[-self._config.overlap:]
-        self._shared = len(self._keyframes)
+        ends = len(keyframes) == first and (self._begins or len(others) > 0)
+        self._shared = 0 if ends else min(self._config.overlap, len(keyframes))
+        del self._entries[:len(keyframes) - self._shared]
         return window
 
     def _thin(self) -> None:
-        """Remove the keyframe, neither shared nor newest, whose removal leaves the smallest gap."""
-        candidates = range(self._shared, len(self._keyframes) - 1)
-        if not candidates:
-            return
-        removed = min(candidates, key=lambda i: self._gaps[i] + self._gaps[i + 1])
-        self._gaps[removed + 1] += self._gaps[removed]
-        del self._keyframes[removed], self._gaps[removed]
-        self.thinned += 1
+        """Remove the keyframe, neither shared nor at an end, whose removal leaves the smallest gap, if one may go."""
+        entries = self._entries
+        inner = [i for i in range(max(self._shared, 1), len(entries) - 1)
+                 if not entries[i].begins and not entries[i + 1].begins]
+        rows = [i for i in inner if _have_common(entries[i - 1].keyframe, entries[i + 1].keyframe)]
+        if self.waiting > _MOST_WAITING * self._config.max_waiting:
+            rows = rows or inner
+        if rows:
+            removed = min(rows, key=lambda i: entries[i].gap + entries[i + 1].gap)
+            entries[removed + 1].gap += entries[removed].gap
+            del entries[removed]
+            self.thinned += 1
+
+
+def _have_common(one: Keyframe, other: Keyframe) -> bool:
+    """Return whether two keyframes have enough in common to follow each other, as far as is known."""
+    return one.corners is None or other.corners is None or one.corners.common(other.corners) >= _MIN_COMMON

@@ -92,14 +92,14 @@ class ImageTracking:
         self._unpublished.clear()
 
     def flush(self, pause: float = 0.0) -> None:
-        """Pass the partial window to the worker, if there was no keyframe for `pause` seconds."""
-        if time.monotonic() - self._last_keyframe >= pause and (window := self._slam.flush()) is not None:
+        """Pass all waiting keyframes to the worker, if there was no keyframe for `pause` seconds."""
+        while time.monotonic() - self._last_keyframe >= pause and (window := self._slam.flush()) is not None:
             self._worker.enqueue(window)
 
     def interrupt(self) -> None:
         """Let the next image not continue the last one; the waiting keyframes are passed to the worker."""
-        if (window := self._slam.interrupt()) is not None:
-            self._worker.enqueue(window)
+        self.flush()
+        self._slam.interrupt()
 
     def change_mode(self, mode: str) -> None:
         """Map, or only localize, from the next image on; the waiting keyframes are passed to the worker.
@@ -110,8 +110,8 @@ class ImageTracking:
         """
         if mode == "localization" and not len(self._slam.solution):
             raise ConfigError("mode: localization needs a map, and nothing is mapped yet; load one (~/load_map)")
-        if (window := self._slam.change_mode(mode)) is not None:
-            self._worker.enqueue(window)
+        self.flush()
+        self._slam.change_mode(mode)
 
     def _allow_search(self) -> bool:
         """Return whether there is time for what may wait: not if the image was delayed, but at every sixth image."""

@@ -139,7 +139,7 @@ class StatusMonitor:
             **vars(counts),
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
-            "windows waiting": self._worker.waiting,
+            "windows waiting": self._worker.backlog.waiting,
             "given up": self._worker.backlog.given_up or "nothing",
             "worker": "idle" if self._worker.idle else "busy",
             "transforms late": self.late_transforms(),
