@@ -23,7 +23,6 @@ from vggt_ros.loops.closing import LoopCloser
 from vggt_ros.mapping.dense.surface import Surface
 from vggt_ros.mapping.files.restored_map import RestoredMap
 from vggt_ros.mapping.submaps.atlas import Atlas
-from vggt_ros.mapping.submaps.map_adjustment import adjust_map
 from vggt_ros.mapping.submaps.window_placement import Placement, WindowPlacer
 from vggt_ros.odometry.keyframe_color import KeyframeColor
 from vggt_ros.odometry.keyframe_selection import MIN_CORNERS, KeyframeSelector
@@ -54,6 +53,7 @@ class Slam:
     Attributes:
         solution: the newest state of the map; any thread may read it.
         counts, last_loop: counters of what was processed; the result of the newest loop candidate that was verified.
+        buffer: the keyframes that wait to form a window; any thread may ask how many `waiting` windows there are.
         surface, follows_map: the points of the map, for the worker's thread only, and whether they follow each window.
         odometry, depth, height, imu, scale: sources of metric scale, fed from any thread, and their combination.
         tracked_corners, search_in_background: of `Localizer`.
@@ -65,7 +65,7 @@ class Slam:
         """Begin with an empty map."""
         self.config, self.reconstructor, self.last_loop = config, reconstructor, ""
         self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
-        self._buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
+        self.buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
         self.height, self.imu, self._colors = HeightSource(config.scale.camera_height), ImuSource(), KeyframeColor()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
         self.tracked_corners = self._localizer.tracked_corners
@@ -101,7 +101,7 @@ class Slam:
     def select_keyframe(self, load: Load = Load()) -> TrackedFrame:
         """Form a window of the keyframes before, and make the frame one if needed; under `load`, less of all."""
         tracked, solution = self._make_keyframe(load), self.solution
-        self.counts.spaced, self.counts.thinned = self._buffer.spaced, self._buffer.thinned
+        self.counts.spaced, self.counts.thinned = self.buffer.spaced, self.buffer.thinned
         self.located_late += self._localizer.update_solution(self._current[0], solution, load.spare_images)
         return tracked
 
@@ -111,7 +111,7 @@ class Slam:
 
     def _make_keyframe(self, load: Load) -> TrackedFrame:
         (frame, image, tracked), features = self._current, self._localizer.features
-        tracked = replace(tracked, window=self._buffer.next_image(features.corners_before, load))
+        tracked = replace(tracked, window=self.buffer.next_image(features.corners_before, load))
         if not self._selector.needs_keyframe(features, image.gray.shape, load.spacing):
             return tracked
         features.replenish()
@@ -121,31 +121,26 @@ class Slam:
         keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, features.corners(),
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
-        apart = self._was_lost and self._selector.is_elsewhere(features, self._buffer.newest, keyframe, self._colors)
-        if apart and (waiting := self._buffer.flush_without_overlap()) is not None:  # then none was formed above
+        apart = self._was_lost and self._selector.is_elsewhere(features, self.buffer.newest, keyframe, self._colors)
+        if apart and (waiting := self.buffer.flush_without_overlap()) is not None:  # then none was formed above
             tracked = replace(tracked, window=waiting)
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":
             return tracked
         self.counts.keyframes += 1
-        self._buffer.add(keyframe, load)
+        self.buffer.add(keyframe, load)
         return replace(tracked, keyframe=keyframe.id)
-
-    @property
-    def waiting(self) -> int:
-        """How many full windows the waiting keyframes make; any thread may ask."""
-        return self._buffer.waiting
 
     def flush(self) -> Window | None:
         """Return the next window of waiting keyframes, partial if it is the last, or None: for a pause, or the end."""
-        return self._buffer.flush()
+        return self.buffer.flush()
 
     def interrupt(self) -> Window | None:
         """Let the next image not continue the last one: it is relocalized, or begins a submap; returns as `flush`."""
         self._localizer.lose()
         self._selector.clear()
-        return self._buffer.flush_without_overlap()
+        return self.buffer.flush_without_overlap()
 
     def reset_tracking(self, record: MapRecord | None = None) -> None:
         """Reset the state of `track`; windows formed so far will be ignored by `step`.
@@ -156,26 +151,26 @@ class Slam:
         self.located_late: deque[TrackedFrame] = deque(maxlen=20_000)  # 1 kB each
         if record is not None:
             self._next_keyframe = max(self._next_keyframe, record.next_keyframe)
-            self._buffer.next_window = max(self._buffer.next_window, record.next_window)
+            self.buffer.next_window = max(self.buffer.next_window, record.next_window)
         self._first_keyframe = self._resumed_keyframe = self._next_keyframe
         self._localizer.clear(keep_odometry=record is not None)
         self._selector.clear()
-        self._buffer.clear()
+        self.buffer.clear()
 
     @property
     def selection(self) -> tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int]:
         """The state that selects keyframes and forms windows; set it to a copy of another one's to go on from there."""
-        return self._localizer.features, self._selector, self._buffer, self._next_keyframe
+        return self._localizer.features, self._selector, self.buffer, self._next_keyframe
 
     @selection.setter
     def selection(self, state: tuple[FeatureTracks, KeyframeSelector, SlidingBuffer, int]) -> None:
-        self._localizer.features, self._selector, self._buffer, self._next_keyframe = state
+        self._localizer.features, self._selector, self.buffer, self._next_keyframe = state
 
     def change_mode(self, mode: str) -> Window | None:
         """Map, or only localize, from the next image on; returns the waiting keyframes, as `flush`."""
         self.config, self._resumed_keyframe = self.config.replace({"mode": mode}), self._next_keyframe
         self._selector.clear()
-        return self._buffer.flush_without_overlap()
+        return self.buffer.flush_without_overlap()
 
     def set_pose_prior(self, prior: PosePrior) -> bool:
         """Search for the camera near a pose from the next image on; return False, and go on, if no keyframe is near."""
@@ -236,8 +231,7 @@ class Slam:
     def _update_counts(self, placement: Placement) -> None:
         """Update the counters after a window."""
         placement.add_to(self.counts)
-        self.counts.submaps = len(np.unique(self.solution.submaps))
-        self.counts.loops = self._atlas.loop_count
+        self.counts.submaps, self.counts.loops = len(np.unique(self.solution.submaps)), self._atlas.loop_count
         self.counts.unplaced = len(self._window_keyframes - self._atlas.keyframes.keys())
 
     def _update_scale(self, solution: Solution) -> tuple[Solution, float]:
@@ -275,7 +269,7 @@ class Slam:
             ValueError: nothing is mapped yet.
 
         """
-        return self._atlas.record(self._next_keyframe, self._buffer.next_window, map_world)
+        return self._atlas.record(self._next_keyframe, self.buffer.next_window, map_world)
 
     def map_cloud(self) -> PointCloud:
         """Return all points of the map, in the map's frame and units."""
@@ -294,7 +288,8 @@ class Slam:
         self._loop_closer.remove(culled)
 
     def adjust_map(self) -> str:
-        """Adjust all keyframes at once, and return what became of it; on the worker's thread. See `adjust_map`."""
+        """Adjust all keyframes at once, and return what became of it; on the worker's thread. See `map_adjustment`."""
+        from vggt_ros.mapping.submaps.map_adjustment import adjust_map  # scipy.sparse takes 26 MB and 0.2 s
         message = adjust_map(self._atlas) if self.config.map.adjust else ""
         self.solution = self._atlas.solution() if message else self.solution
         return message

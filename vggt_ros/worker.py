@@ -59,7 +59,7 @@ class Worker:
     @property
     def backlog(self) -> Load:
         """How far the windows are behind, for `Slam.track`."""
-        return Load(not self.idle, self._waiting + self._slam.waiting, self._slam.config.windows.max_waiting)
+        return Load(not self.idle, self._waiting + self._slam.buffer.waiting, self._slam.config.windows.max_waiting)
 
     def enqueue(self, window: Window) -> None:
         """Queue a window; it is never dropped."""

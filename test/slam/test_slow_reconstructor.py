@@ -43,7 +43,7 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
             formed, solving = waiting.pop(0)
             free = max(free, formed) + SECONDS_A_WINDOW
         tracked = slam.track(Frame(stamp, rectify(image), rectify.intrinsics, True),
-                             Load(solving is not None or bool(waiting), len(waiting) + slam.waiting))
+                             Load(solving is not None or bool(waiting), len(waiting) + slam.buffer.waiting))
         if tracked.window is not None:
             waiting.append((now, tracked.window))
         states.append(tracked.state)
