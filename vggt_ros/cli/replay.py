@@ -14,7 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.heap import keep_free_memory
 from vggt_ros.reconstruction.base import ReconstructorLost
-from vggt_ros.replay.advice import why_no_map, why_not_located
+from vggt_ros.replay.advice import contradicted_calibration, why_no_map, why_not_located
 from vggt_ros.replay.metric_sources import MetricData
 from vggt_ros.replay.output import save, summary, write
 from vggt_ros.replay.run import Run, run
@@ -135,6 +135,8 @@ def _say(result: Run, figures: dict[str, Any]) -> None:
         print(f"failed: {len(result.failures)} images and windows; {result.failures[0]}", file=sys.stderr)
     for reason in figures["refusals"]:
         print(f"refused: {reason}", file=sys.stderr)
+    if wrong := contradicted_calibration(result):
+        print(f"calibration: {wrong}", file=sys.stderr)
     if lacking := why_no_map(result):
         print(f"no map: {lacking}", file=sys.stderr)
     if lacking := why_not_located(result):

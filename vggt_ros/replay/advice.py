@@ -1,8 +1,15 @@
-"""Why a run made no map, and what can be done about it."""
+"""Why a run made no map, or a doubtful one, and what can be done about it."""
 
 from __future__ import annotations
 
+from vggt_ros.reconstruction.adjustment.calibration_check import contradiction
 from vggt_ros.replay.run import Run
+
+
+def contradicted_calibration(result: Run) -> str:
+    """Return how the images contradict the calibration, by all windows, and what can be done; empty if they do not."""
+    reports = [update.report for update in result.updates if update.report]
+    return contradiction(reports[-1]) if reports else ""
 
 
 def why_not_located(result: Run) -> str:

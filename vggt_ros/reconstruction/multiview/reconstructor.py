@@ -15,6 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Camera, with_focal
 from vggt_ros.geometry.poses import Array, inverse, pose
 from vggt_ros.reconstruction.adjustment.bundle import Scene
+from vggt_ros.reconstruction.adjustment.calibration_check import CalibrationCheck
 from vggt_ros.reconstruction.adjustment.lens import UNCALIBRATED, Lens
 from vggt_ros.reconstruction.adjustment.pinhole_images import PinholeImages
 from vggt_ros.reconstruction.adjustment.rolling_shutter import READOUT_CHANGE, ReadoutEstimator
@@ -58,17 +59,18 @@ class Multiview:
         self._lens = Lens()
         self._searched: Lens | None = None  # what was found for the window that is being solved
         self._calibration: tuple[object, ...] = ()  # that the lens corrects
+        self._check = CalibrationCheck()
         # The newest window of which a first choice of keyframes was refused, its readout time and new keyframes.
         self._refused: tuple[int, float, tuple[int, ...]] = -1, 0.0, ()
 
     @property
     def carried(self) -> tuple[Any, ...]:
         """What it takes from one window to the next; see `OptionalMembers`."""
-        return self._local, self._lens, self._calibration, self._readout.state, self._refused
+        return self._local, self._lens, self._calibration, self._check, self._readout.state, self._refused
 
     @carried.setter
     def carried(self, values: tuple[Any, ...]) -> None:
-        self._local, self._lens, self._calibration, self._readout.state, self._refused = values
+        self._local, self._lens, self._calibration, self._check, self._readout.state, self._refused = values
 
     @property
     def readout(self) -> float:
@@ -114,6 +116,8 @@ class Multiview:
         times.append(time.perf_counter())
         if is_new:
             self._local, self._lens = local, solution.solved.lens
+            if window.keyframes[0].calibrated and not self._lens.focal_sigma:
+                self._check = solution.checked(self._check)
         seconds = np.diff(times)
         turned = 0 if solution.turned is None else int(solution.turned.sum())
         report = {**asdict(solution.metrics), "continued": solution.known > 0, "turned": turned,
@@ -121,7 +125,7 @@ class Multiview:
                   "unit_assumed": solution.unit_assumed, "scale_sigma": solution.scale_sigma(),
                   "readout_s": self.readout,
                   "radial": self._lens.applied, "radial_estimate": self._lens.radial,
-                  "radial_sigma": self._lens.radial_sigma,
+                  "radial_sigma": self._lens.radial_sigma, **self._check.report,
                   "track_s": solution.track_seconds, "solve_s": seconds[0] - solution.track_seconds,
                   "depth_s": seconds[1]}
         return window_geometry(local, {*window.ids, *revised}, {name: float(value) for name, value in report.items()},
@@ -225,7 +229,7 @@ class Multiview:
         """Forget what is known of the lens if the calibration is another one than before."""
         calibration = (keyframe.calibrated, keyframe.image.shape, *keyframe.intrinsics.ravel().tolist())
         if calibration != self._calibration:
-            self._calibration, self._local = calibration, None
+            self._calibration, self._local, self._check = calibration, None, CalibrationCheck()
             self._lens = Lens(1.0, 0.0, *self._lens_sigmas(keyframe))
 
     def _lens_sigmas(self, keyframe: Keyframe) -> tuple[float, float]:

@@ -125,7 +125,7 @@ class SlamNode(NodeParts):
         closers.callback(self.initial_pose.close)
         self.monitor.map_error = lambda: self.maps.load_error
         self.monitor.callback_errors = lambda: self.guard.errors
-        self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(),
+        self.monitor.problems = lambda: [*self.source.problems(), *self.metric.problems(), *self.monitor.contradictions,
                                          *self.transforms.problems(), *self.maps.problems, *namesake_problems(self)]
         self.monitor.map_problems = lambda: self.maps.problems
         self.transforms.may_send = lambda: not self.metric.withholds

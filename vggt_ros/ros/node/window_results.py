@@ -36,7 +36,7 @@ class WindowResults:
 
     def take_update(self, update: Update, active: bool) -> None:
         """Report a window that was processed; if the node is `active`, publish its keyframes."""
-        self._monitor.update, self._monitor.error = update, ""
+        self._monitor.record_update(update)
         log, solution = self._node.get_logger(), self._slam.solution
         if update.refused:
             log.warning(f"window {update.window}: {update.refused}")

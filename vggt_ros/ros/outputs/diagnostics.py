@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from vggt_ros.reconstruction.adjustment.calibration_check import contradiction
 from vggt_ros.reconstruction.deferred import FAILED, LOADING, DeferredReconstructor
 from vggt_ros.ros.conversions.messages import diagnostic_status
 from vggt_ros.ros.inputs.image_source import ImageSource
@@ -31,6 +32,7 @@ class StatusMonitor:
     Attributes:
         tracked: the newest tracked frame.
         update: the newest update.
+        contradictions: how the images contradict the calibration, if they do; part of the `problems`.
         error: the last error of the worker, empty if the last window succeeded.
         track_seconds, publish_seconds: durations for the last 100 images.
         latency: times from the arrival of an image to its odometry.
@@ -67,6 +69,7 @@ class StatusMonitor:
         """Clear the state of the map, after a reset."""
         self.tracked: TrackedFrame | None = None
         self.update: Update | None = None
+        self.contradictions: list[str] = []
         self.error = ""
         self._last_keyframe = time.monotonic()
         self._was_found, self._last_change = False, -_CHANGE_PERIOD
@@ -79,6 +82,12 @@ class StatusMonitor:
         for seconds, value in ((self.track_seconds, track_seconds), (self.publish_seconds, publish_seconds)):
             seconds.append(value)
             del seconds[:-100]
+
+    def record_update(self, update: Update) -> None:
+        """Record a window that was processed without an error."""
+        self.update, self.error = update, ""
+        if update.report:  # a window that was refused has none
+            self.contradictions = [text for text in [contradiction(update.report)] if text]
 
     def parallax_problem(self) -> str:
         """Return the cure if initialization gets no keyframes because the images lack parallax; else empty."""

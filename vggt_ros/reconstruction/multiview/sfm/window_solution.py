@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, rotation_angle
+from vggt_ros.reconstruction.adjustment.calibration_check import CalibrationCheck
 from vggt_ros.reconstruction.adjustment.covariance import scale_sigma
 from vggt_ros.reconstruction.adjustment.sparse_reconstruction import SparseReconstruction
 from vggt_ros.reconstruction.multiview.matching.views import Measurements
@@ -90,6 +91,12 @@ class WindowSolution:
     def is_recalibrated(self) -> bool:
         """True if the known views were solved with another distortion."""
         return self.before is not None and self.before.is_outdated(self.radial)
+
+    def checked(self, check: CalibrationCheck) -> CalibrationCheck:
+        """Return the check of the calibration with what this solution says of it; turned views say nothing."""
+        solved, measured, registered = self.solved, self.measured, self.solved.registered
+        seeing = registered if self.turned is None else registered & ~self.turned
+        return check.updated(solved.scene, solved.observations, measured.visible, seeing, measured.lens.applied)
 
     def revised(self) -> tuple[int, ...]:
         """Return the ids of the known keyframes that were free, after the last fixed one, if one of them was wrong."""
