@@ -36,8 +36,8 @@ MAX_COST_RATIO = 2.0
 MIN_COST = 3.0
 """Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
 MIN_KEPT = 0.5
-"""Fraction of its observations that a known view keeps, of those whose poses change and the last one held: one that
-agrees with few is not better known than before, and would be placed anew anywhere."""
+"""Fraction of its observations that each known view keeps where only the first is held: one that agrees with few would
+be placed anew anywhere. With more of them held, as in a fast turn, those that lose theirs do no harm."""
 
 
 def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstruction, NDArray[np.intp]]:
@@ -125,9 +125,9 @@ def _solve(local: LocalMap, measured: Measurements, start: StartPoses | None, he
             if solution.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
                 raise ReconstructionRefused(f"a new keyframe agrees with {solution.inliers[:, view].sum()} points only")
         before, after = inliers[:, :known].sum(0), (solution.inliers & inliers)[:, :known].sum(0)
-        if lost := [view for view in range(held - 1, known) if after[view] < MIN_KEPT * before[view]]:
-            raise ReconstructionRefused(f"{len(lost)} of {known} keyframes that were solved before keep less than half "
-                                        "of their points")
+        if held == 1 and (lost := int((after < MIN_KEPT * before).sum())):
+            raise ReconstructionRefused(f"{lost} of {known} keyframes that were solved before keep less than half of "
+                                        "their points")
         return solution, references, check_quality(solution, in_window, 0.0, 0, 0, continued=True)
 
     return measured, *first_accepted(refined)
