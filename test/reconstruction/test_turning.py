@@ -196,6 +196,23 @@ def test_what_was_solved_with_another_distortion_is_revised(radial, outdated):
     assert held.revised() == () and not held.is_recalibrated and held.radial == 0.0
 
 
+@pytest.mark.parametrize("spoiled", [None, 0, 3])
+def test_a_known_keyframe_that_loses_most_of_its_points_refuses_the_solution(spoiled):
+    """The observations of one are 25 px off. It would be placed anew anywhere; view 0 holds the frame and the unit."""
+    scene, views = world(12, 200), [view(i) for i in range(12)]
+    tracks = tracks_of(scene)
+    if spoiled is not None:
+        tracks[:, spoiled] += np.random.default_rng(1).normal(0, 25.0, (200, 2))
+    local = LocalMap(tuple(views[:8]), part(scene, 0, 8), tracks[:, :8], np.zeros(200, np.intp), {}, 1.0)
+    measured = Measurements(views, tracks, 0.0, Lens(radial_sigma=0.02, focal_sigma=0.02))  # nothing but view 0 is held
+    if spoiled is None:
+        _, solved, *_, held = solve_continued(local, measured)
+        assert held == 1 and solved.inliers.all()
+    else:
+        with pytest.raises(ReconstructionRefused):
+            solve_continued(local, measured)
+
+
 def test_observations_of_plain_surfaces_are_kept_as_tracked_if_asked_for():
     """The images have no texture at all: no patch can be aligned."""
     scene, views = world(5, 80), [view(i) for i in range(5)]

@@ -13,6 +13,7 @@ from vggt_ros.evaluation.map_pictures import draw_map, draw_map_from_above, with
 from vggt_ros.evaluation.pictures import draw_trajectory
 from vggt_ros.geometry.poses import BODY_OPTICAL
 from vggt_ros.odometry.solved_focal import solved_intrinsics
+from vggt_ros.replay.advice import contradicted_calibration
 from vggt_ros.replay.run import Run
 from vggt_ros.storage.files import format_stamp, write_ply, write_trajectory
 from vggt_ros.storage.map_folder import StorageError, save_map
@@ -59,6 +60,7 @@ def report(result: Run) -> dict[str, Any]:
         "scale_by": solution.metric.source,
         "scale_sources": result.slam.scale.report,
         **_focal(result),
+        "calibration": contradicted_calibration(result) or None,
         "reconstructor": result.reconstructor,
         "workers": result.workers,
         "assumptions": list(result.sequence.assumptions),

@@ -35,6 +35,9 @@ MAX_COST_RATIO = 2.0
 """A window whose robust cost exceeds that of the local map by this factor is compared with a solution by itself."""
 MIN_COST = 3.0
 """Robust cost below which a solution needs no comparison, square pixels: one observation of three is an outlier."""
+MIN_KEPT = 0.5
+"""Fraction of its observations that each known view keeps where only the first is held: one that agrees with few would
+be placed anew anywhere. With more of them held, as in a fast turn, those that lose theirs do no harm."""
 
 
 def known_part(local: LocalMap, measured: Measurements) -> tuple[SparseReconstruction, NDArray[np.intp]]:
@@ -121,6 +124,10 @@ def _solve(local: LocalMap, measured: Measurements, start: StartPoses | None, he
         for view in np.flatnonzero(solution.registered[known:]) + known:
             if solution.inliers[:, view].sum() < MIN_VISIBLE_POINTS:
                 raise ReconstructionRefused(f"a new keyframe agrees with {solution.inliers[:, view].sum()} points only")
+        before, after = inliers[:, :known].sum(0), (solution.inliers & inliers)[:, :known].sum(0)
+        if held == 1 and (lost := int((after < MIN_KEPT * before).sum())):
+            raise ReconstructionRefused(f"{lost} of {known} keyframes that were solved before keep less than half of "
+                                        "their points")
         return solution, references, check_quality(solution, in_window, 0.0, 0, 0, continued=True)
 
     return measured, *first_accepted(refined)
