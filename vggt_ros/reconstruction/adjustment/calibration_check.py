@@ -22,7 +22,7 @@ from vggt_ros.reconstruction.adjustment.triangulation import triangulate_and_adj
 
 MAX_FOCAL, MAX_RADIAL = 0.07, 0.1
 """Largest errors of a calibration that are not told: of the logarithm of the focal length, and of the radial distortion
-at one focal length from the center. Right calibrations are found to be up to 0.05 and 0.03 off."""
+at one focal length (of the calibration) from the center. Right calibrations are found to be up to 0.05 and 0.03 off."""
 MAX_SIGMA = 0.03
 """Largest standard deviation of the focal length by a window that says anything: straight drives have a larger one."""
 WINDOW_SIGMA = 0.03
@@ -37,7 +37,7 @@ class CalibrationCheck:
 
     Attributes:
         log_focal: logarithm of the focal length over that of the calibration, mean by information.
-        radial: radial distortion, as in `Scene`, the mean with the same weights.
+        radial: radial distortion, as in `Scene` with the calibration's focal length, the mean with these weights.
         information: sum of the weights.
         windows: number of windows.
 
