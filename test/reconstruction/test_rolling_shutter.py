@@ -84,8 +84,9 @@ def test_distortion_that_was_found_with_another_readout_time_is_forgotten(readou
     window = next(window for i, (image, _) in enumerate(images(readout))
                   if (window := slam.track(Frame(int(1e9 + i * PERIOD * 1e9), image, pinhole(*SIZE))).window))
     reconstructor.reconstruct(window)
-    _, _, calibration, _, refused = reconstructor.carried
-    reconstructor.carried = None, Lens(1.0, 0.009, 0.0, 0.003), calibration, ReadoutEstimator(-1.0).state, refused
+    _, _, calibration, check, _, refused = reconstructor.carried
+    state = ReadoutEstimator(-1.0).state
+    reconstructor.carried = None, Lens(1.0, 0.009, 0.0, 0.003), calibration, check, state, refused
     reconstructor.reconstruct(window)
     assert (reconstructor.readout > 0) == (readout > 0)
     assert (reconstructor.carried[1].radial < 0.005) == (readout > 0)
