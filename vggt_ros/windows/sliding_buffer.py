@@ -35,8 +35,8 @@ class SlidingBuffer:
     """Forms windows of `size` keyframes that share `overlap` keyframes with the previous window.
 
     While the reconstructor is busy no window is formed. If keyframes of more than `max_waiting` windows wait, they are
-    thinned: always the one whose removal leaves the smallest gap, so that those left are evenly spaced, as slow as the
-    reconstructor is. Where the camera moves so fast that those beside it would have little in common, none is thinned,
+    thinned: always the one whose removal leaves the smallest gap, so that those left are spaced evenly, however slow it
+    is. Where the camera moves so fast that those beside it would have little in common, none is thinned,
     and more wait. A window that was formed is never dropped.
 
     A window is formed at the image after its newest keyframe, which tells the velocity of the features in it.
