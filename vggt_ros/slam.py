@@ -121,9 +121,9 @@ class Slam:
         keyframe = Keyframe(self._next_keyframe, frame.stamp, rgb, self._assumed, frame.calibrated, features.corners(),
                             tracked.map_camera, image.known_binary, features.excluded)
         self._next_keyframe += 1
-        apart = self._was_lost and self._selector.is_elsewhere(features, self.buffer.newest, keyframe, self._colors)
-        if apart and (waiting := self.buffer.flush_without_overlap()) is not None:  # then none was formed above
-            tracked = replace(tracked, window=waiting)
+        if self._was_lost and self._selector.is_elsewhere(features, self.buffer.newest, keyframe, self._colors):
+            self.buffer.end_overlap()
+            tracked = replace(tracked, window=tracked.window or self.buffer.flush())
         self._selector.set_keyframe(features)
         self._localizer.add_keyframe(replace(keyframe, intrinsics=frame.intrinsics), image)
         if self.config.mode == "localization":

@@ -3,8 +3,11 @@ the map has no break."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from data_folder import recorded
+from scenes import lap
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
@@ -61,3 +64,21 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
     ours, theirs = poses[near, :3, 3], truth[at[near], :3, 3]
     error = np.linalg.norm(umeyama(ours, theirs).apply(ours) - theirs, axis=1)
     assert np.sqrt(np.mean(error**2)) < 0.035
+
+
+def test_no_window_is_lost_if_the_camera_is_uncovered_elsewhere_when_the_reconstructor_gets_free() -> None:
+    """Windows wait while the camera is covered; one is formed at the image that shows another place."""
+    sequence, windows = lap(), []
+    slam, black = Slam(Config(), sequence.oracle()), np.zeros_like(sequence.frames[0].image)
+    for i, frame in enumerate([*sequence.frames[:80], *sequence.frames[:15], *sequence.frames[5:25]]):
+        image = black if 80 <= i < 95 else frame.image
+        moved = replace(frame, stamp=sequence.frames[0].stamp + i * 10**8, image=image)
+        tracked = slam.track(moved, Load(busy=40 <= i < 95))
+        if tracked.window is not None:
+            windows.append(tracked.window)
+            if i < 40:
+                slam.step(tracked.window)
+    windows += iter(slam.flush, None)
+    assert any(not window.shared for window in windows[1:]), "no window begins anew, which is what is tested"
+    assert [window.id for window in windows] == list(range(len(windows)))
+    assert len({k for window in windows for k in window.ids}) + slam.buffer.thinned >= slam.counts.keyframes - 1

@@ -103,7 +103,12 @@ class SlidingBuffer:
         return None if count == self._shared or count < 2 else self._form_window()
 
     def flush_without_overlap(self) -> Window | None:
-        """Return what `flush` does; no later window has both waiting keyframes and new ones: nothing is common to them.
+        """End the overlap, and return what `flush` does."""
+        self.end_overlap()
+        return self.flush()
+
+    def end_overlap(self) -> None:
+        """Let no later window have both waiting keyframes and new ones: nothing is common to them.
 
         A single keyframe that cannot form a window is counted with the thinned ones.
         """
@@ -114,7 +119,6 @@ class SlidingBuffer:
             del self._entries[-last:]
             self._shared -= shared
         self._begins, self._is_new = True, False
-        return self.flush()
 
     def _chains(self) -> list[int]:
         """Return how many waiting keyframes there are in each chain of windows that overlap, the oldest first."""
