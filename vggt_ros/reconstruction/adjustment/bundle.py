@@ -7,7 +7,7 @@ arrays the points are the last, contiguous axis, so that numpy's inner loops are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations
+from vggt_ros.reconstruction.adjustment.levenberg_marquardt import Damping, levenberg_marquardt
 from vggt_ros.reconstruction.adjustment.normal_equations import NormalEquations
 
 ROUGH, EXACT = 1e-3, 1e-4
@@ -24,6 +25,7 @@ ROUGH, EXACT = 1e-3, 1e-4
 PIXEL_SIGMA = 1.0
 """Standard deviation of an observation against the priors of the lens, pixels; that of its error is smaller, but errors
 are not independent."""
+DAMPING = Damping(1e-4, 8, 5, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -117,23 +119,12 @@ def adjust(scene: Scene, observations: Array, visible: NDArray[np.bool_], option
 
     """
     problem = Problem.of(scene, observations, visible, options, fixed, priors)
-    damping = 1e-4
-    cost = problem.cost(scene)
-    for _ in range(options.iterations):
+
+    def linearize(scene: Scene) -> Callable[[float], Scene]:
         system = problem.linearize(scene)
-        while True:
-            candidate = problem.step(scene, system, damping)
-            new_cost = problem.cost(candidate)
-            if new_cost <= cost or damping > 1e6:
-                break
-            damping *= 8
-        if damping > 1e6:
-            break
-        decrease = (cost - new_cost) / max(cost, 1e-12)
-        scene, cost, damping = candidate, new_cost, max(damping / 5, 1e-9)
-        if decrease < options.tolerance:
-            break
-    return scene
+        return lambda damping: problem.step(scene, system, damping)
+
+    return levenberg_marquardt(scene, problem.cost, linearize, options.iterations, options.tolerance, DAMPING)
 
 
 class Prior(Protocol):

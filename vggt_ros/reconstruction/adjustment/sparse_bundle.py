@@ -8,6 +8,7 @@ grow with the number of observations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,11 +27,12 @@ from vggt_ros.reconstruction.adjustment.bundle import (
     cauchy,
     undistorted,
 )
+from vggt_ros.reconstruction.adjustment.levenberg_marquardt import Damping, levenberg_marquardt
 from vggt_ros.threads import yield_to_tracking
 
 Index = NDArray[np.intp]
-DAMPING = 1e-8
-"""Relative, to begin with: with more, what bends a long path slowly would hardly change in a step."""
+DAMPING = Damping(1e-8, 10, 10, 1e-12)
+"""With more to begin with, what bends a long path slowly would hardly change in a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,22 +102,13 @@ def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions) 
     Its scale is constrained by the damping only. Of the options, the focal length is not estimated.
     """
     radial = scene.radial
-    damping, cost = DAMPING, _cost(scene, seen, options, radial)
-    for _ in range(options.iterations):
+
+    def linearize(scene: Scene) -> Callable[[float], Scene]:
         system = _Linearized.of(scene, seen, options, radial)
-        while True:
-            candidate = system.step(scene, damping)
-            new_cost = _cost(candidate, seen, options, radial)
-            if new_cost <= cost or damping > 1e6:
-                break
-            damping *= 10
-        if damping > 1e6:
-            break
-        decrease = (cost - new_cost) / max(cost, 1e-12)
-        scene, cost, damping = candidate, new_cost, max(damping / 10, 1e-12)
-        if decrease < options.tolerance:
-            break
-    return scene
+        return lambda damping: system.step(scene, damping)
+
+    return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, radial), linearize,
+                               options.iterations, options.tolerance, DAMPING)
 
 
 def _in_camera(scene: Scene, seen: Observations) -> Array:
