@@ -105,7 +105,7 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
         cloud = without_single_points(cloud, slam.surface.voxel)
         draw_map(folder / "map.png", cloud, poses, slam.surface.voxel)
         draw_map_from_above(folder / "map_above.png", cloud, poses, slam.surface.voxel,
-                            "map unit(s)" if solution.metric.state == UNKNOWN else "m")
+                            "map unit" if solution.metric.state == UNKNOWN else "m")
     if depth:
         write_depth(result, folder / "depth")
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -200,7 +200,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
-        bar.set_description("adjusting the map")
+        bar.set_description("finishing the map")
         adjusted = slam.adjust_map()
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
