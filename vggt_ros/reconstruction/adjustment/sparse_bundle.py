@@ -1,9 +1,8 @@
-"""Bundle adjustment of many cameras, each of which sees few of the points: sparse normal equations.
+"""Bundle adjustment of many images, each of which sees few of the points, taken by one camera.
 
-As `bundle.py`, with lists of observations in place of arrays of all points in all cameras: Levenberg-Marquardt with a
+As `bundle.py`, with lists of observations in place of arrays of all points in all images: Levenberg-Marquardt with a
 Cauchy loss, the points eliminated by the Schur complement (Triggs et al., Bundle Adjustment, a Modern Synthesis, 2000).
-What is left couples only cameras that see the same points, and is solved by a sparse factorization. Time and memory
-grow with the number of observations.
+Time and memory grow with the number of observations.
 """
 
 from __future__ import annotations
@@ -11,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import linalg
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations, skews
 from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, AdjustmentOptions, cauchy
 from vggt_ros.reconstruction.adjustment.levenberg_marquardt import Damping, levenberg_marquardt
 from vggt_ros.reconstruction.adjustment.shared_camera import PARAMETERS, SharedCamera
+from vggt_ros.reconstruction.adjustment.sparse_normal_equations import (
+    Index,
+    Jacobians,
+    SparseNormalEquations,
+)
 from vggt_ros.threads import yield_to_tracking
 
-Index = NDArray[np.intp]
 DAMPING = Damping(1e-8, 10, 10, 1e-12)
 """With more to begin with, what bends a long path slowly would hardly change in a step."""
 
@@ -121,8 +121,15 @@ def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOpt
     expected = scene.camera
 
     def linearize(scene: SparseScene) -> Callable[[float], SparseScene]:
-        system = _Linearized.of(scene, seen, options, expected, sigmas)
-        return lambda damping: system.step(scene, damping)
+        system = _linearized(scene, seen, options, expected, sigmas)
+
+        def step(damping: float) -> SparseScene:
+            of_pose, of_point, of_free = system.step(damping)
+            of_camera = np.zeros(PARAMETERS)
+            of_camera[sigmas > 0] = of_free
+            return _moved(scene, of_pose, of_point, of_camera)
+
+        return step
 
     return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, expected, sigmas), linearize,
                                options.iterations, options.tolerance, DAMPING)
@@ -139,78 +146,30 @@ def _cost(scene: SparseScene, seen: Observations, options: AdjustmentOptions, ex
     return float(cauchy(square, options.loss_scale).sum() + (prior**2).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Linearized:
-    """Normal equations: [rotation, translation] of each image, then the free parameters of the camera.
-
-    Attributes:
-        free: those parameters.
-        cameras: sparse (c, c), with the gradient (c,).
-        points: (n, 3, 3), with the gradient (n, 3).
-        coupling: sparse (c, 3 n).
-
-    """
-
-    free: Index
-    cameras: Any
-    cameras_gradient: Array
-    points: Array
-    points_gradient: Array
-    coupling: Any
-
-    @staticmethod
-    def of(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
-           sigmas: Array) -> _Linearized:
-        yield_to_tracking()
-        in_camera, camera, free = in_cameras(scene, seen), scene.camera, np.flatnonzero(sigmas)
-        residual = residuals(scene, seen)
-        square = (residual**2).sum(1) / options.loss_scale**2
-        root = np.sqrt(np.nan_to_num(1 / (1 + square)))
-        depth = np.where(root > 0, in_camera[:, 2], 1.0)
-        by_translation = np.zeros((len(root), 2, 3))
-        by_translation[:, [0, 1], [0, 1]] = camera.focal / depth[:, None]
-        by_translation[:, :, 2] = -camera.focal * in_camera[:, :2] / depth[:, None] ** 2
-        by_translation *= root[:, None, None]
-        by_point = by_translation @ scene.rotation[seen.image]
-        projections = in_camera[:, :2] / depth[:, None] * camera.focal
-        by_lens = camera.derivatives(projections, seen.pixels, seen.shift_rate)[:, :, free] * root[:, None, None]
-        poses, count = 6 * len(scene.rotation), 6 * len(scene.rotation) + len(free)
-        columns = np.concatenate([6 * seen.image[:, None] + np.arange(6),
-                                  np.tile(np.arange(poses, count), (len(root), 1))], 1)
-        by_camera = _rows(np.concatenate([-by_translation @ skews(in_camera), by_translation, by_lens], 2),
-                          columns, count)
-        error = np.nan_to_num(residual * root[:, None])
-        weight = np.concatenate([np.zeros(poses), (PIXEL_SIGMA / sigmas[free]) ** 2])
-        cameras = (by_camera.T @ by_camera + sparse.diags(weight)).tocsr()
-        gradient = by_camera.T @ error.ravel()
-        gradient[poses:] += weight[poses:] * camera.difference(expected)[free]
-        all_points = _rows(by_point, 3 * seen.point[:, None] + np.arange(3), 3 * len(scene.points))
-        return _Linearized(free, cameras, gradient, seen.sums(by_point.swapaxes(1, 2) @ by_point),
-                           seen.sums((by_point * error[..., None]).sum(1)), (by_camera.T @ all_points).tocsr())
-
-    def step(self, scene: SparseScene, damping: float) -> SparseScene:
-        """Return the scene after one damped Gauss-Newton step."""
-        count = len(self.points)
-        inverse = np.linalg.inv(self.points + np.eye(3) * (damping * self.points + 1e-9))
-        blocks = sparse.bsr_matrix((inverse, np.arange(count), np.arange(count + 1)))
-        gain = (self.coupling @ blocks).tocsr()
-        reduced = self.cameras + sparse.diags(damping * self.cameras.diagonal() + 1e-9) - gain @ self.coupling.T
-        right = self.cameras_gradient - gain @ self.points_gradient.ravel()
-        steps = np.zeros(len(right))
-        factors = linalg.splu(reduced.tocsc()[6:, 6:], permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
-                              options={"SymmetricMode": True})
-        steps[6:] = -factors.solve(right[6:])
-        of_points = self.points_gradient + (self.coupling.T @ steps).reshape(-1, 3)
-        by_camera = steps[:6 * len(scene.rotation)].reshape(-1, 6)
-        turn = rotations(by_camera[:, :3])
-        of_lens = np.zeros(PARAMETERS)
-        of_lens[self.free] = steps[6 * len(scene.rotation):]
-        return SparseScene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + by_camera[:, 3:],
-                           scene.points - (inverse @ of_points[..., None])[..., 0], scene.camera.moved(of_lens))
+def _linearized(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
+                sigmas: Array) -> SparseNormalEquations:
+    """Return the normal equations at a scene, with the prior of the camera's parameters that have a sigma."""
+    yield_to_tracking()
+    in_camera, camera, free = in_cameras(scene, seen), scene.camera, sigmas > 0
+    residual = residuals(scene, seen)
+    root = np.sqrt(np.nan_to_num(1 / (1 + (residual**2).sum(1) / options.loss_scale**2)))[:, None]
+    depth = np.where(root > 0, in_camera[:, 2:], 1.0)
+    by_place = np.zeros((len(root), 2, 3))
+    by_place[:, [0, 1], [0, 1]] = root * camera.focal / depth
+    by_place[:, :, 2] = -root * camera.focal * in_camera[:, :2] / depth**2
+    by_camera = camera.derivatives(in_camera[:, :2] / depth * camera.focal, seen.pixels, seen.shift_rate)[:, :, free]
+    system = SparseNormalEquations(
+        seen.image, seen.point, (len(scene.rotation), len(scene.points)),
+        Jacobians(np.nan_to_num(residual * root), np.concatenate([-by_place @ skews(in_camera), by_place], 2),
+                  by_place @ scene.rotation[seen.image], by_camera * root[..., None]))
+    weight = (PIXEL_SIGMA / sigmas[free]) ** 2
+    system.camera += np.diag(weight)
+    system.camera_gradient += weight * camera.difference(expected)[free]
+    return system
 
 
-def _rows(values: Array, columns: Index, count: int) -> Any:
-    """Return the sparse matrix (2 m, count) with the values (m, 2, k) in columns (m, k), of both rows."""
-    entries = np.repeat(columns[:, None], 2, axis=1)
-    starts = np.arange(0, entries.size + 1, columns.shape[1])
-    return sparse.csr_matrix((values.ravel(), entries.ravel(), starts), shape=(2 * len(values), count))
+def _moved(scene: SparseScene, of_pose: Array, of_point: Array, of_camera: Array) -> SparseScene:
+    """Return a scene after a step of its poses (k, 6), points (n, 3) and camera (5,)."""
+    turn = rotations(of_pose[:, :3])
+    return SparseScene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + of_pose[:, 3:],
+                       scene.points + of_point, scene.camera.moved(of_camera))
