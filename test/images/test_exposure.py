@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.benchmarks.disturbances import texture
-from vggt_ros.images.exposure import Brightness, brightness_change, stretch
+from vggt_ros.benchmarks.disturbances import bands, texture
+from vggt_ros.features.tracks import FeatureTracks
+from vggt_ros.images.exposure import Brightness, brightness_change, stretch, with_bands_of
 
 IMAGE = np.asarray(cv2.cvtColor(texture(240, 320, seed=3), cv2.COLOR_RGB2GRAY), np.uint8)
 
@@ -37,3 +38,31 @@ def test_an_image_of_one_gray_value_stays_in_range():
         assert stretch(flat).std() == 0
         assert brightness_change(flat, IMAGE[:60, :80]).apply(flat).dtype == np.uint8
     assert Brightness().apply(IMAGE) is IMAGE
+
+
+def test_bands_of_a_lamp_that_flickers_are_those_of_the_other_image():
+    source, target = bands(IMAGE, 0), bands(np.roll(IMAGE, (3, 5), (0, 1)), 1)
+    matched = np.roll(with_bands_of(source, target), (3, 5), (0, 1)).astype(float)
+    error = np.abs(matched - target)[5:-5]
+    assert np.median(error) < 8 < 20 < np.median(np.abs(np.roll(source, (3, 5), (0, 1)).astype(float) - target)[5:-5])
+
+
+def test_images_without_bands_are_not_given_any():
+    moved = np.roll(IMAGE, (3, 5), (0, 1))
+    assert with_bands_of(IMAGE, moved) is None
+    assert with_bands_of(IMAGE, (moved * 0.5).astype(np.uint8)) is None  # a gain of all rows is none of bands
+
+
+def test_corners_are_tracked_through_the_bands_of_a_lamp_that_flickers():
+    large = np.asarray(cv2.cvtColor(texture(400, 520, seed=4), cv2.COLOR_RGB2GRAY), np.uint8)
+    tracks = FeatureTracks(200)
+    for index in range(8):
+        gray = bands(np.ascontiguousarray(large[3 * index:3 * index + 240, 5 * index:5 * index + 320]), index)
+        tracks.advance(gray, stamp=index)
+        if index == 0:
+            tracks.replenish()
+            first = tracks.pixels.copy()
+    kept = first[tracks.ids]
+    inside = ((first - [35, 21]) > 4).all(1)  # what stays in the image
+    assert len(kept) > 0.8 * inside.sum()
+    assert np.median(np.linalg.norm(tracks.pixels - (kept - [35, 21]), axis=1)) < 1.5

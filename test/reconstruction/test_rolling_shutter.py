@@ -92,9 +92,12 @@ def test_distortion_that_was_found_with_another_readout_time_is_forgotten(readou
     assert (reconstructor.carried[1].radial < 0.005) == (readout > 0)
 
 
-@pytest.mark.parametrize("readout", [0.0, 0.02, 0.04, 0.06, 0.09])
+@pytest.mark.parametrize("readout", [0.0, 0.02, 0.04, 0.06, 0.09, -0.03])
 def test_the_first_estimate_is_found_from_far_away(readout: float):
-    """At a readout time of 0 most residuals are saturated, and the cost around it has no minimum."""
+    """At a readout time of 0 most residuals are saturated, and the cost around it has no minimum.
+
+    An image that was turned upside down has the rows of the bottom first.
+    """
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.uniform(-2, 2, (200, 2)), rng.uniform(3, 6, 200)])
     translation = np.column_stack([-np.linspace(0, 1, 6), np.zeros(6), 0.1 * np.sin(np.arange(6))])

@@ -56,6 +56,29 @@ def dark(image: Image, index: int) -> Image:
     return np.clip(image * 0.12 + noise, 0, 255).astype(np.uint8)
 
 
+def bands(image: Image, index: int) -> Image:
+    """Return an image with the bands of a lamp that flickers, by a rolling shutter: elsewhere in each image."""
+    rows = np.arange(len(image)) / len(image)
+    gains = 0.8 + 0.28 * np.sin(5 * np.pi * rows + 1.7 * index)
+    return np.clip(image * gains.reshape(-1, *[1] * (image.ndim - 1)), 0, 255).astype(np.uint8)
+
+
+class Interlaced:
+    """Images whose odd rows are those of the image before."""
+
+    def __init__(self) -> None:
+        """Begin without an image."""
+        self._before: Image | None = None
+
+    def __call__(self, image: Image, index: int) -> Image:
+        """Return an image with odd rows of the one before; that of index 0 is the first one of a sequence."""
+        combed = image.copy()
+        if index and self._before is not None:
+            combed[1::2] = self._before[1::2]
+        self._before = image
+        return combed
+
+
 def own_body(image: Image, index: int) -> Image:
     """Return an image with a textured patch over a quarter of the view that never moves."""
     height, width = image.shape[:2]
@@ -86,7 +109,8 @@ def texture(height: int, width: int, seed: int) -> Image:
     return np.stack([gray, 0.8 * np.roll(gray, 7, 1) + 20, 0.9 * gray], -1).astype(np.uint8)
 
 
-DISTURBANCES: dict[str, Disturb] = {"flicker": flicker, "dark": dark, "own_body": own_body, "passer_by": passer_by}
+DISTURBANCES: dict[str, Disturb] = {"flicker": flicker, "dark": dark, "bands": bands, "interlaced": Interlaced(),
+                                    "own_body": own_body, "passer_by": passer_by}
 
 
 def disturbed(sequence: Sequence, names: list[str]) -> Sequence:

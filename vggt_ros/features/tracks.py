@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.features.appearance import describe
 from vggt_ros.features.attached import AttachedRegion
-from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, gray_image
+from vggt_ros.images.exposure import Brightness, brightness_quantiles, brightness_transfer, followed, gray_image
 from vggt_ros.images.flow import coarse_flow
 from vggt_ros.images.mask import free_pixels, is_masked, reduced, union
 from vggt_ros.images.warped_flow import homography, is_confirmed, mapped, warped
@@ -189,7 +189,7 @@ def _flow(source: NDArray[np.uint8], target: NDArray[np.uint8], pixels: NDArray[
     If most do not (a fast turn), they are tried again from dense flow at low resolution, then by a homography.
     """
     source = source if change.is_negligible else change.apply(source)
-    moved, valid = _lucas_kanade(source, target, pixels, None)
+    source, (moved, valid) = followed(lambda image: _lucas_kanade(image, target, pixels, None), source, target)
     if valid.sum() < _MIN_TRACKED_FRACTION * len(pixels):
         guess = pixels + coarse_flow(source, target, pixels)
         retried, retried_valid = _lucas_kanade(source, target, pixels, guess)

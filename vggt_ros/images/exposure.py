@@ -2,11 +2,13 @@
 
 Between two images of a video brightness changes by a gain and an offset, `target = gain * source + offset`, as in DSO
 (Engel et al., PAMI 2018). Optical flow and patch alignment assume that it does not change. Most of what both images
-show is the same, so their histograms give an estimate.
+show is the same, so their histograms give an estimate. Under lamps that flicker a rolling shutter sees dark and bright
+bands, which are elsewhere in each image: there every row has a gain of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from vggt_ros.geometry.median import median
 
 Gray = NDArray[np.uint8]
+Followed = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 NORMAL_RANGE = 110.0
 """Gray values between the 2nd and the 98th percentile below which an image is stretched."""
@@ -28,6 +31,13 @@ _SATURATED = 250.0
 _MIN_CHANGE_GAIN, _MIN_CHANGE_OFFSET = 0.08, 4.0
 """Smaller changes of gain and offset (gray values) do not disturb optical flow."""
 _MIN_GAIN, _MAX_GAIN = 0.15, 6.0
+_BAND = 0.05
+"""Rows, of the height of an image, over which the gains of rows are averaged: bands of lamps are higher."""
+_MIN_BANDED, _MIN_BAND_CHANGE = 0.5, 0.1
+"""Least share of rows, and least change of the logarithm of their gain against the median, of images with bands."""
+_TRACKED, _TRACKED_WITH_BANDS, _MORE = 0.8, 0.5, 1.3
+"""Bands are tried where fewer than the first share of points can be tracked. They are there if the second share can be
+with them, and so many times as many: in a turn up or down rows differ as well, but not as in bands."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,33 @@ def brightness_transfer(first: NDArray[np.float64], second: NDArray[np.float64])
     """Return the transfer from one image to another by the `brightness_quantiles` of both."""
     usable = (first < _SATURATED) & (second < _SATURATED)
     return _fit(first[usable], second[usable])
+
+
+def followed(follow: Callable[[Gray], Followed], source: Gray, target: Gray) -> tuple[Gray, Followed]:
+    """Return what `follow(source)` finds of points in `target`, and which are good (n,); with its bands if it has any.
+
+    The image that was followed comes first.
+    """
+    found = follow(source)
+    count, good = len(found[1]), int(found[1].sum())
+    if good < _TRACKED * count and (banded := with_bands_of(source, target)) is not None:
+        retried = follow(banded)
+        if retried[1].sum() > max(_TRACKED_WITH_BANDS * count, _MORE * good):
+            return banded, retried
+    return source, found
+
+
+def with_bands_of(source: Gray, target: Gray) -> Gray | None:
+    """Return `source` (H, W) with the mean brightness of each row of `target`; None if few rows differ from the others.
+
+    They also differ where the camera turns up or down between the two images: the caller has to see which fits better.
+    """
+    size = (1, 2 * round(_BAND * len(source) / 2) + 1)
+    before, after = (cv2.blur(cv2.reduce(gray, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F), size) for gray in (source, target))
+    gains = (after + 4) / (before + 4)  # of dark rows little is known
+    if np.mean(np.abs(np.log(gains / np.median(gains))) > _MIN_BAND_CHANGE) < _MIN_BANDED:
+        return None
+    return np.asarray(cv2.convertScaleAbs(source * gains), np.uint8)
 
 
 def _fit(first: NDArray[np.float64], second: NDArray[np.float64]) -> Brightness:

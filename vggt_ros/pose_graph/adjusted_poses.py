@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, log, normalized
-from vggt_ros.pose_graph.consistency import CHI2_GATE
+from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop
 from vggt_ros.pose_graph.loop_selection import LoopSelection
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
 
-def take_adjusted(selection: LoopSelection, rows: Index, adjusted: Array) -> bool:
+def take_adjusted(selection: LoopSelection, rows: Index, adjusted: Array, observed: Sequence[Loop] = ()) -> bool:
     """Make the overlap factors what the adjusted poses (n, 4, 4) of rows say, and solve with the loops.
 
-    The covariances stay: where a window said that its scale is uncertain, loops correct it. Return False, with all as
-    before, if the loops contradict it: one is lost, or they strain the overlap factors much more than before.
+    So are the loops whose images were `observed` in the adjustment: it weighed them against all others. The covariances
+    stay: where a window said that its scale is uncertain, loops correct it. Return False, with all as before, if the
+    other loops contradict it: one is lost, or they strain the overlap factors much more than before.
     """
     tree, loops = selection.tree, selection.accepted
     before, limit = (tree.chained_poses.copy(), tree.poses.copy()), 2 * _strain(tree) + CHI2_GATE * len(loops)
     poses = carried(tree, rows, adjusted)
     tree.replace_chain(poses, poses)
+    measured = [(loop, loop.matrix) for loop in observed]
+    for loop in observed:
+        loop.measure_again(inverse(poses[loop.first_row, None])[0] @ poses[loop.second_row])
     selection.solve()
     if not loops or (all(loop.accepted for loop in loops) and _strain(tree) <= limit):
         return True
+    for loop, matrix in measured:
+        loop.measure_again(matrix)
     for loop in selection.loops:
         loop.accepted = loop in loops
     tree.replace_chain(*before)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.geometry.camera import Rectifier
+from vggt_ros.images.interlaced import Deinterlacer
 from vggt_ros.images.mask import read_mask
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.sequences.sequence import Sequence
@@ -33,6 +34,7 @@ class FrameMaker:
     def __init__(self, sequence: Sequence, reconstructor: Reconstructor, config: Config) -> None:
         """Prepare for the calibration that the sequence has now; raises ConfigError for a bad `camera.mask`."""
         self._sequence, self._reconstructor, self._config = sequence, reconstructor, config
+        self._deinterlace = Deinterlacer()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -44,7 +46,8 @@ class FrameMaker:
         camera = self._sequence.camera
         if camera is not self.rectify.camera:  # a bag has another calibration from here on
             self._prepare()
-        return Frame(stamp, self.rectify(image), self.rectify.intrinsics, camera.calibrated, self._excluded)
+        rectified = self.rectify(self._deinterlace(image))
+        return Frame(stamp, rectified, self.rectify.intrinsics, camera.calibrated, self._excluded)
 
 
 def is_after_jump(slam: Slam, frame: Frame) -> bool:

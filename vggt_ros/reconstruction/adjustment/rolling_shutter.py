@@ -39,6 +39,9 @@ MAX_WINDOWS = 10
 """Number of windows used; after them the estimate is kept."""
 DEADBAND = 0.005
 """Shorter estimates, seconds, count as a global shutter: in forward motion, pitch rotation has the same effect."""
+MIN_REVERSED = 0.015
+"""Shortest estimate, seconds, of rows that are read from the bottom up, as in images that are turned upside down after
+they were taken."""
 MAX_TRACKS = 300
 """Number of the longest tracks, which are used for the estimate."""
 READOUT_CHANGE = 0.005
@@ -128,7 +131,7 @@ class ReadoutEstimator:
     """The readout time of a camera, configured or estimated from its first windows.
 
     Attributes:
-        seconds: the readout time to correct with.
+        seconds: the readout time to correct with; negative if the rows are read from the bottom up.
 
     """
 
@@ -182,7 +185,8 @@ class ReadoutEstimator:
         weight = curvature * rms_rate**2
         self._weight = 0.7 * self._weight + weight
         self._estimate += weight / self._weight * (minimum - self._estimate)
-        self.seconds = self._estimate if DEADBAND < self._estimate < MAX_READOUT else 0.0
+        shortest = DEADBAND if self._estimate > 0 else MIN_REVERSED
+        self.seconds = self._estimate if shortest < abs(self._estimate) < MAX_READOUT else 0.0
 
     def _lowest(self, cost: Callable[[float], float], step: float) -> tuple[float, tuple[float, float, float]] | None:
         """Return the offset to the readout time, a multiple of `step`, with the lowest cost, and the costs around it.

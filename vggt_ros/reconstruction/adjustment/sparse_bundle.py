@@ -1,9 +1,8 @@
-"""Bundle adjustment of many cameras, each of which sees few of the points: sparse normal equations.
+"""Bundle adjustment of many images, each of which sees few of the points, taken by one camera.
 
-As `bundle.py`, with lists of observations in place of arrays of all points in all cameras: Levenberg-Marquardt with a
+As `bundle.py`, with lists of observations in place of arrays of all points in all images: Levenberg-Marquardt with a
 Cauchy loss, the points eliminated by the Schur complement (Triggs et al., Bundle Adjustment, a Modern Synthesis, 2000).
-What is left couples only cameras that see the same points, and is solved by a sparse factorization. Time and memory
-grow with the number of observations.
+Time and memory grow with the number of observations.
 """
 
 from __future__ import annotations
@@ -11,43 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import linalg
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations, skews
-from vggt_ros.reconstruction.adjustment.bundle import (
-    PIXEL_SIGMA,
-    AdjustmentOptions,
-    Scene,
-    cauchy,
-    undistorted,
-)
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, AdjustmentOptions, cauchy
 from vggt_ros.reconstruction.adjustment.levenberg_marquardt import Damping, levenberg_marquardt
+from vggt_ros.reconstruction.adjustment.shared_camera import PARAMETERS, SharedCamera
+from vggt_ros.reconstruction.adjustment.sparse_normal_equations import (
+    Index,
+    Jacobians,
+    SparseNormalEquations,
+)
 from vggt_ros.threads import yield_to_tracking
 
-Index = NDArray[np.intp]
 DAMPING = Damping(1e-8, 10, 10, 1e-12)
 """With more to begin with, what bends a long path slowly would hardly change in a step."""
 
 
 @dataclass(frozen=True, eq=False)
+class SparseScene:
+    """Poses of the images `camera_world`, (k, 3, 3) and (k, 3), the points (n, 3), and the camera: the state."""
+
+    rotation: Array
+    translation: Array
+    points: Array
+    camera: SharedCamera
+
+    def centers(self) -> Array:
+        """Return the camera centers (k, 3) in the world."""
+        return -np.einsum("kji,kj->ki", self.rotation, self.translation)
+
+
+@dataclass(frozen=True, eq=False)
 class Observations:
-    """Observations of points by cameras, in the order of the points, each of which has some.
+    """Observations of points by images, in the order of the points, each of which has some.
 
     Attributes:
-        camera, point: (m,), rows of the camera and the point.
-        pixels: (m, 2), from the principal point.
+        image, point: (m,), rows of the image and the point.
+        pixels: (m, 2), from the calibrated principal point.
+        shift_rate: (m, 2), pixels per second of readout.
 
     """
 
-    camera: Index
+    image: Index
     point: Index
     pixels: Array
+    shift_rate: Array
 
     @cached_property
     def starts(self) -> Index:
@@ -58,31 +69,36 @@ class Observations:
         """Return the chosen ones of points that have two of them, and the rows of those points, as numbered before."""
         chosen = chosen & (np.bincount(self.point[chosen], minlength=len(self.starts)) >= 2)[self.point]
         rows, point = np.unique(self.point[chosen], return_inverse=True)
-        return Observations(self.camera[chosen], point, self.pixels[chosen]), rows
+        return Observations(self.image[chosen], point, self.pixels[chosen], self.shift_rate[chosen]), rows
 
     def sums(self, values: Array) -> Array:
         """Return the sums (n, ...) over the observations of each point of values (m, ...)."""
         return np.asarray(np.add.reduceat(values, self.starts))
 
 
-def residuals(scene: Scene, seen: Observations) -> Array:
+def residuals(scene: SparseScene, seen: Observations) -> Array:
     """Return projection minus observation (m, 2), pixels; NaN where the point is not in front of the camera."""
-    in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
+    in_camera = in_cameras(scene, seen)
     depth = np.where(in_camera[:, 2:] > 1e-9, in_camera[:, 2:], np.nan)
-    return np.asarray(in_camera[:, :2] / depth * focal - undistorted(seen.pixels, focal, scene.radial))
+    return np.asarray(in_camera[:, :2] / depth * scene.camera.focal - _pinhole(scene, seen))
 
 
-def triangulated(scene: Scene, seen: Observations) -> tuple[Scene, Array]:
+def in_cameras(scene: SparseScene, seen: Observations) -> Array:
+    """Return the observed points in the frames of the images that observe them (m, 3)."""
+    turned = np.einsum("mij,mj->mi", scene.rotation[seen.image], scene.points[seen.point])
+    return np.asarray(turned + scene.translation[seen.image])
+
+
+def triangulated(scene: SparseScene, seen: Observations) -> tuple[SparseScene, Array]:
     """Return the scene with the points nearest to all their rays, and the angles (n,) that these span, radians.
 
     Rays count by the inverse square of the distance, as errors in the images do.
     """
-    focal = scene.focal[seen.camera]
-    rays = np.concatenate([undistorted(seen.pixels, focal, scene.radial) / focal, np.ones((len(focal), 1))], 1)
-    rays = np.einsum("mji,mj->mi", scene.rotation[seen.camera], rays)
+    rays = np.concatenate([_pinhole(scene, seen) / scene.camera.focal, np.ones((len(seen.point), 1))], 1)
+    rays = np.einsum("mji,mj->mi", scene.rotation[seen.image], rays)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     across = np.eye(3) - rays[:, :, None] * rays[:, None]
-    centers = scene.centers()[seen.camera]
+    centers = scene.centers()[seen.image]
     projected, weight = np.einsum("mij,mj->mi", across, centers), np.ones(len(rays))
     for _ in range(3):
         normal = seen.sums(across * weight[:, None, None])
@@ -96,104 +112,64 @@ def triangulated(scene: Scene, seen: Observations) -> tuple[Scene, Array]:
     return replace(scene, points=np.asarray(points, np.float64)), 2 * np.arccos(np.clip(cosine, -1, 1))
 
 
-def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions) -> Scene:
-    """Return the scene that minimizes the robust reprojection error; the pose of the first camera is held fixed.
+def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOptions, sigmas: Array) -> SparseScene:
+    """Return the scene that minimizes the robust reprojection error; the pose of the first image is held fixed.
 
-    Its scale is constrained by the damping only. Of the options, the focal length is not estimated.
+    Its scale is constrained by the damping only. `sigmas` (5,) are standard deviations of the parameters of the camera
+    about those of the scene; 0 keeps them. Of the options, those of the lens have no meaning here.
     """
-    radial = scene.radial
+    expected = scene.camera
 
-    def linearize(scene: Scene) -> Callable[[float], Scene]:
-        system = _Linearized.of(scene, seen, options, radial)
-        return lambda damping: system.step(scene, damping)
+    def linearize(scene: SparseScene) -> Callable[[float], SparseScene]:
+        system = _linearized(scene, seen, options, expected, sigmas)
 
-    return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, radial), linearize,
+        def step(damping: float) -> SparseScene:
+            of_pose, of_point, of_free = system.step(damping)
+            of_camera = np.zeros(PARAMETERS)
+            of_camera[sigmas > 0] = of_free
+            return _moved(scene, of_pose, of_point, of_camera)
+
+        return step
+
+    return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, expected, sigmas), linearize,
                                options.iterations, options.tolerance, DAMPING)
 
 
-def _in_camera(scene: Scene, seen: Observations) -> Array:
-    """Return the observed points in the frames of the cameras that observe them (m, 3)."""
-    turned = np.einsum("mij,mj->mi", scene.rotation[seen.camera], scene.points[seen.point])
-    return np.asarray(turned + scene.translation[seen.camera])
+def _pinhole(scene: SparseScene, seen: Observations) -> Array:
+    return scene.camera.pinhole(seen.pixels, seen.shift_rate)
 
 
-def _cost(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float) -> float:
-    square = (residuals(scene, seen) ** 2).sum(1)
-    prior = (PIXEL_SIGMA * (scene.radial - radial) / options.radial_sigma) ** 2 if options.radial_sigma else 0.0
-    return float(cauchy(square, options.loss_scale).sum()) + prior
+def _cost(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
+          sigmas: Array) -> float:
+    square, free = (residuals(scene, seen) ** 2).sum(1), sigmas > 0
+    prior = PIXEL_SIGMA * scene.camera.difference(expected)[free] / sigmas[free]
+    return float(cauchy(square, options.loss_scale).sum() + (prior**2).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Linearized:
-    """Normal equations: [rotation, translation] of each camera, and the radial distortion if it is free.
-
-    Attributes:
-        cameras: sparse (c, c), with the gradient (c,).
-        points: (n, 3, 3), with the gradient (n, 3).
-        coupling: sparse (c, 3 n).
-
-    """
-
-    cameras: Any
-    cameras_gradient: Array
-    points: Array
-    points_gradient: Array
-    coupling: Any
-
-    @staticmethod
-    def of(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float) -> _Linearized:
-        yield_to_tracking()
-        in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
-        residual = residuals(scene, seen)
-        square = (residual**2).sum(1) / options.loss_scale**2
-        root = np.sqrt(np.nan_to_num(1 / (1 + square)))
-        depth = np.where(root > 0, in_camera[:, 2], 1.0)
-        by_translation = np.zeros((len(root), 2, 3))
-        by_translation[:, [0, 1], [0, 1]] = focal / depth[:, None]
-        by_translation[:, :, 2] = -focal * in_camera[:, :2] / depth[:, None] ** 2
-        by_translation *= root[:, None, None]
-        by_point = by_translation @ scene.rotation[seen.camera]
-        parts = [-by_translation @ skews(in_camera), by_translation]
-        count = 6 * len(scene.rotation)
-        columns = 6 * seen.camera[:, None] + np.arange(6)
-        if options.radial_sigma:
-            bend = -seen.pixels * ((seen.pixels / focal) ** 2).sum(1, keepdims=True) * root[:, None]
-            parts.append(bend[..., None])
-            columns = np.column_stack([columns, np.full(len(columns), count)])
-            count += 1
-        by_camera = _rows(np.concatenate(parts, 2), columns, count)
-        error = np.nan_to_num(residual * root[:, None])
-        cameras, gradient = (by_camera.T @ by_camera).tocsr(), by_camera.T @ error.ravel()
-        if options.radial_sigma:
-            weight = (PIXEL_SIGMA / options.radial_sigma) ** 2
-            cameras += sparse.csr_matrix(([weight], ([count - 1], [count - 1])), shape=cameras.shape)
-            gradient[-1] += weight * (scene.radial - radial)
-        all_points = _rows(by_point, 3 * seen.point[:, None] + np.arange(3), 3 * len(scene.points))
-        return _Linearized(cameras, gradient, seen.sums(by_point.swapaxes(1, 2) @ by_point),
-                           seen.sums((by_point * error[..., None]).sum(1)), (by_camera.T @ all_points).tocsr())
-
-    def step(self, scene: Scene, damping: float) -> Scene:
-        """Return the scene after one damped Gauss-Newton step."""
-        count = len(self.points)
-        inverse = np.linalg.inv(self.points + np.eye(3) * (damping * self.points + 1e-9))
-        blocks = sparse.bsr_matrix((inverse, np.arange(count), np.arange(count + 1)))
-        gain = (self.coupling @ blocks).tocsr()
-        reduced = self.cameras + sparse.diags(damping * self.cameras.diagonal() + 1e-9) - gain @ self.coupling.T
-        right = self.cameras_gradient - gain @ self.points_gradient.ravel()
-        steps = np.zeros(len(right))
-        factors = linalg.splu(reduced.tocsc()[6:, 6:], permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
-                              options={"SymmetricMode": True})
-        steps[6:] = -factors.solve(right[6:])
-        of_points = self.points_gradient + (self.coupling.T @ steps).reshape(-1, 3)
-        by_camera = steps[:6 * len(scene.rotation)].reshape(-1, 6)
-        turn = rotations(by_camera[:, :3])
-        radial = scene.radial + float(np.clip(steps[-1], -0.1, 0.1)) if len(steps) % 6 else scene.radial
-        return Scene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + by_camera[:, 3:],
-                     scene.points - (inverse @ of_points[..., None])[..., 0], scene.focal, radial)
+def _linearized(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
+                sigmas: Array) -> SparseNormalEquations:
+    """Return the normal equations at a scene, with the prior of the camera's parameters that have a sigma."""
+    yield_to_tracking()
+    in_camera, camera, free = in_cameras(scene, seen), scene.camera, sigmas > 0
+    residual = residuals(scene, seen)
+    root = np.sqrt(np.nan_to_num(1 / (1 + (residual**2).sum(1) / options.loss_scale**2)))[:, None]
+    depth = np.where(root > 0, in_camera[:, 2:], 1.0)
+    by_place = np.zeros((len(root), 2, 3))
+    by_place[:, [0, 1], [0, 1]] = root * camera.focal / depth
+    by_place[:, :, 2] = -root * camera.focal * in_camera[:, :2] / depth**2
+    by_camera = camera.derivatives(in_camera[:, :2] / depth * camera.focal, seen.pixels, seen.shift_rate)[:, :, free]
+    system = SparseNormalEquations(
+        seen.image, seen.point, (len(scene.rotation), len(scene.points)),
+        Jacobians(np.nan_to_num(residual * root), np.concatenate([-by_place @ skews(in_camera), by_place], 2),
+                  by_place @ scene.rotation[seen.image], by_camera * root[..., None]))
+    weight = (PIXEL_SIGMA / sigmas[free]) ** 2
+    system.camera += np.diag(weight)
+    system.camera_gradient += weight * camera.difference(expected)[free]
+    return system
 
 
-def _rows(values: Array, columns: Index, count: int) -> Any:
-    """Return the sparse matrix (2 m, count) with the values (m, 2, k) in columns (m, k), of both rows."""
-    entries = np.repeat(columns[:, None], 2, axis=1)
-    starts = np.arange(0, entries.size + 1, columns.shape[1])
-    return sparse.csr_matrix((values.ravel(), entries.ravel(), starts), shape=(2 * len(values), count))
+def _moved(scene: SparseScene, of_pose: Array, of_point: Array, of_camera: Array) -> SparseScene:
+    """Return a scene after a step of its poses (k, 6), points (n, 3) and camera (5,)."""
+    turn = rotations(of_pose[:, :3])
+    return SparseScene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + of_pose[:, 3:],
+                       scene.points + of_point, scene.camera.moved(of_camera))

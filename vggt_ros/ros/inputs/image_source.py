@@ -7,14 +7,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig
 from vggt_ros.geometry.calibration_change import difference
 from vggt_ros.geometry.camera import Camera, CameraError, Rectifier, is_rectified_topic
+from vggt_ros.images.interlaced import Deinterlacer
 from vggt_ros.images.mask import Mask, read_mask
 from vggt_ros.ros.common.log import LOG_PERIOD
 from vggt_ros.ros.common.silence import describe_publishers, node_name
@@ -85,6 +84,7 @@ class ImageSource:
         self._unused_in_row = 0
         self._rectifier: Rectifier | None = None
         self._excluded: Mask | None = None
+        self._deinterlace = Deinterlacer()
         self._stamps = StampCheck(config.max_step)
         self._sequence: int | None = None
         self._last_warning = 0.0
@@ -154,8 +154,9 @@ class ImageSource:
             if rectifier is None:
                 self.counts["waiting"] += 1
                 return
-            rectified = rectifier(image.pixels)
-            color = None if image.color is None else _rectified_color(rectifier, image.color)
+            rectified = rectifier(self._deinterlace(image.pixels))
+            make = image.color
+            color = None if make is None else lambda: rectifier(self._deinterlace(make()))
         except (ImageError, CameraError, ConfigError) as error:
             origin = f" ({self.info_topic})" if isinstance(error, CameraError) else ""
             self._refuse(f"{self.topic}: {str(error)[:300]}{origin}")
@@ -294,7 +295,3 @@ class ImageSource:
         elif order is Order.JUMP:
             self._on_discontinuity(f"{self.topic}: {self._stamps.reason}")
         return order is not Order.LATE
-
-
-def _rectified_color(rectifier: Rectifier, color: Callable[[], NDArray[np.uint8]]) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: rectifier(color())

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.images.exposure import brightness_change
+from vggt_ros.images.exposure import brightness_change, followed
 from vggt_ros.images.mask import is_masked
 from vggt_ros.images.warped_flow import mapped, warped
 from vggt_ros.reconstruction.multiview.matching.features import Features, Gray
@@ -25,7 +25,8 @@ NEIGHBORS = 3
 def follow(source: Features, target: Features, points: Pixels, guess: Pixels,
            max_backward_error: float) -> tuple[Pixels, NDArray[np.bool_]]:
     """Return the points (n, 2) in `target` tracked from an initial guess, and which passed the check backward."""
-    return _lucas_kanade(source.gray, target, points, guess, max_backward_error, PATCH, LEVELS)
+    return followed(lambda gray: _lucas_kanade(gray, target, points, guess, max_backward_error, PATCH, LEVELS),
+                    source.gray, target.gray)[1]
 
 
 def follow_warped(source: Features, target: Features, points: Pixels, matrix: NDArray[np.float64],
