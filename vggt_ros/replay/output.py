@@ -152,7 +152,8 @@ def save(result: Run, folder: Path) -> None:
 
 def summary(figures: dict[str, Any]) -> str:
     """Return the report in a few lines."""
-    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} windows, "
+    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} window"
+             f"{'s' if figures['windows'] != 1 else ''}, "
              f"{figures['submaps']} submap{'s' if figures['submaps'] != 1 else ''}, {figures['wall_seconds']:.0f} s"]
     if figures["keyframes_loaded"]:
         lines.append(f"{figures['images_located']} images were located; the loaded map had "
