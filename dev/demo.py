@@ -132,7 +132,7 @@ def write_results(out: Path, recording: Recording, truth: Truth | None, report: 
         write_ply(out / "map.ply", recording.cloud)
         cloud = without_single_points(recording.cloud)
         draw_map(out / "map.png", cloud, poses)
-        draw_map_from_above(out / "map_above.png", cloud, poses, unit="map unit(s)")
+        draw_map_from_above(out / "map_above.png", cloud, poses, unit="map unit")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

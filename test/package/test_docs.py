@@ -172,6 +172,8 @@ def test_the_options_are_all_documented(name):
     if name == "benchmark":
         known = set().union(*(options(name, subcommand) for subcommand in subcommands()))
         written |= {"--json"}  # of all of them, named in the text
+        rows = re.findall(r"^\| `(\w+)", section, re.MULTILINE)
+        assert sorted(rows) == sorted(subcommands()) == sorted(re.search(r"\{([\w,]+)\}", section)[1].split(","))
     elif name == "evaluate":
         known |= {"--depth"}
     missing, wrong = known - written - {"--help"}, written - known - {"--help"}

@@ -184,6 +184,25 @@ def test_an_interrupt_after_the_last_image_ends_what_called_replay_too(tmp_path,
     assert (tmp_path / "out" / "report.json").exists()
 
 
+def test_what_the_reconstructor_waits_for_is_said_once_and_can_be_interrupted(tmp_path, capsys, monkeypatch):
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((48, 64, 3), 128, np.uint8))
+
+    def never_loaded(config, progress):
+        for percent in range(100):
+            progress(f"waiting for the server, {percent} %")
+            if percent == 50:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("vggt_ros.replay.run.create_reconstructor", never_loaded)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main([str(tmp_path), "--output", str(tmp_path / "out")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    said = capsys.readouterr().err
+    assert said.count("waiting for the server") == 1 and "replay: interrupted" in said
+
+
 @pytest.mark.parametrize("option", ["--output", "--save"])
 def test_where_results_cannot_be_written_no_work_is_begun(tmp_path, capsys, option):
     (tmp_path / "images").mkdir()

@@ -183,12 +183,29 @@ def test_video(tmp_path):
 
 @pytest.mark.parametrize(("beside", "named"), [
     ("map.json", "it is a saved map, which `replay --load`"), ("film.MP4", "name the video itself, .*film.MP4"),
-    ("rgb/0.png", "rgb has images"), ("IMG_1.HEIC", "it has 1 .heic; convert them to JPEG")])
+    ("rgb/0.png", "rgb has images"), ("desk/rgb.txt", "desk is a recording"),
+    ("IMG_1.HEIC", "it has 1 .heic; convert them to JPEG")])
 def test_what_is_meant_by_a_folder_without_images_is_named(tmp_path, beside, named):
     (tmp_path / beside).parent.mkdir(exist_ok=True)
     (tmp_path / beside).write_bytes(b"")
     with pytest.raises(SequenceError, match=f"there are no images in it.*{named}"):
         open_sequence(tmp_path)
+
+
+def test_the_list_of_a_folder_stands_for_the_folder(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "rgb.txt").write_text("# timestamp filename\n1.5 0.png\n")
+    (tmp_path / "calibration.txt").write_text("50 50 31 23\n")
+    sequence = open_sequence(tmp_path / "rgb.txt")
+    assert [stamp for stamp, _ in sequence] == [1_500_000_000] and sequence.camera.intrinsics[0, 0] == 50
+
+
+@pytest.mark.parametrize("name", ["groundtruth.txt", "film.mp4"])
+def test_a_text_is_no_video(tmp_path, name):
+    """OpenCV reads a text as a video of a terminal that shows it."""
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf# \xc2\xb5m\n" + 400 * b"1.0 0 0 0 0 0 0 1\n")
+    with pytest.raises(SequenceError, match=f"{name}: a text file, not a recording; name a folder of images"):
+        open_sequence(tmp_path / name)
 
 
 def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(tmp_path):

@@ -132,7 +132,8 @@ def main(args: list[str] | None = None, prog: str = "evaluate") -> int:
     parser.add_argument("truth", type=given_path, metavar="GROUNDTRUTH", nargs="?",
                         help="file of TUM, EuRoC or KITTI, a folder with one, or a bag")
     parser.add_argument("--align", choices=("se3", "sim3"), default="sim3", help="alignment (default sim3)")
-    parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw both trajectories from above, as PNG")
+    parser.add_argument("--plot", type=new_file, metavar="FILE",
+                        help="draw both trajectories in the plane of the path, as PNG")
     parser.add_argument("--depth", type=given_path, nargs=2, metavar=("FOLDER", "SEQUENCE"),
                         help="compare the depth maps that `replay --depth` wrote with a sequence's sensor depth")
     parser.add_argument("--map", type=given_path, nargs=2, metavar=("MAP", "SEQUENCE"),

@@ -162,5 +162,6 @@ def _draw_scale_bar(picture: NDArray[np.uint8], per_unit: float, unit: str) -> N
     left, bottom = round(0.03 * width), round(0.95 * height)
     right = left + round(length * per_unit)
     cv2.rectangle(picture, (left, bottom), (right, bottom + 5), (255, 255, 255), -1)
-    cv2.putText(picture, f"{length:g} {unit}", (left, bottom - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2,
-                cv2.LINE_AA)
+    plural = "s" if length > 1 and unit != "m" else ""
+    cv2.putText(picture, f"{length:g} {unit}{plural}", (left, bottom - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.8,
+                (255, 255, 255), 2, cv2.LINE_AA)

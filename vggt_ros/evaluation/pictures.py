@@ -49,7 +49,7 @@ def draw_trajectory(path: Path, stamps: NDArray[np.int64], map_camera: Array, tr
     if truth is not None:
         plot.add((truth[1][:, :3, 3] - center) @ plane, "ground truth", TRUTH, width=7)
     line = (ours - center) @ plane
-    plot.add(line, f"vggt_ros ({how}), {len(ours)} keyframes", OURS, width=2, dots=3)
+    plot.add(line, f"vggt_ros ({how}), {len(ours)} poses", OURS, width=2, dots=3)
     plot.add(line[:1], "start", OURS, dots=8, ring=True)
     write_picture(path, plot.draw())
 

@@ -105,7 +105,7 @@ def write(result: Run, folder: Path, depth: bool = False) -> dict[str, Any]:
         cloud = without_single_points(cloud, slam.surface.voxel)
         draw_map(folder / "map.png", cloud, poses, slam.surface.voxel)
         draw_map_from_above(folder / "map_above.png", cloud, poses, slam.surface.voxel,
-                            "map unit(s)" if solution.metric.state == UNKNOWN else "m")
+                            "map unit" if solution.metric.state == UNKNOWN else "m")
     if depth:
         write_depth(result, folder / "depth")
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -152,7 +152,8 @@ def save(result: Run, folder: Path) -> None:
 
 def summary(figures: dict[str, Any]) -> str:
     """Return the report in a few lines."""
-    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} windows, "
+    lines = [f"{figures['images']} images, {figures['keyframes']} keyframes, {figures['windows']} window"
+             f"{'s' if figures['windows'] != 1 else ''}, "
              f"{figures['submaps']} submap{'s' if figures['submaps'] != 1 else ''}, {figures['wall_seconds']:.0f} s"]
     if figures["keyframes_loaded"]:
         lines.append(f"{figures['images_located']} images were located; the loaded map had "

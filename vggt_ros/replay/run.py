@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -154,6 +156,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
 
     Raises:
         SequenceError: the recording cannot be read.
+        KeyboardInterrupt: `stop` asks for an end while the reconstructor is loaded.
         ConfigError: the picture of the setting camera.mask cannot be used.
 
     """
@@ -163,7 +166,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         ahead = AheadReconstructor(workers)
         reconstructor, reason = refined_as_configured(ahead, config), workers.reason
     elif reconstructor is None:
-        reconstructor, reason = create_reconstructor(config)
+        reconstructor, reason = _loaded_reconstructor(config, progress, stop)
     slam = Slam(config, reconstructor)
     slam.follows_map = on_update is not None  # if nobody looks, once at the end costs half
     if loaded is not None:
@@ -200,13 +203,32 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
                 tracked = dataclasses.replace(tracked, window=None)  # frees its images
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
-        bar.set_description("adjusting the map")
+        bar.set_description("finishing the map")
         adjusted = slam.adjust_map()
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
     return Run(sequence, config, reason, slam, frames, updates, source.dropped, source.jumps, dark, failures,
                time.perf_counter() - began, loaded, interrupted, {} if forecast is None else forecast.figures, adjusted)
+
+
+def _loaded_reconstructor(config: Config, show: bool, stop: Callable[[], bool]) -> tuple[Reconstructor, str]:
+    """Return the reconstructor and why it was chosen; print what it waits for.
+
+    Raises:
+        KeyboardInterrupt: `stop` asks for an end while it is loaded.
+
+    """
+    said: set[str] = set()
+
+    def progress(text: str) -> None:
+        if stop():
+            raise KeyboardInterrupt
+        if show and (words := re.sub(r"[\d.,]+", "", text)) not in said:  # not every percent of a download
+            said.add(words)
+            print(text, file=sys.stderr, flush=True)
+
+    return create_reconstructor(config, progress)
 
 
 class _FrameSource:

@@ -75,6 +75,8 @@ def _meant(folder: Path) -> str:
             return "; a compressed bag without metadata.yaml: `zstd -d` its files"
         if storage_files(path):
             return f"; {path} is a bag"
+        if find_list(path) or find_list(path / "mav0" / "cam0"):
+            return f"; {path} is a recording"
         if path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
             return f"; {path} has images"
     return ""

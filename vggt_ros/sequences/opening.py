@@ -16,10 +16,10 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
     """Open a folder with `rgb.txt`, a bag, a video or a folder of images.
 
     Args:
-        path: a folder with `rgb.txt`, a recording in EuRoC's format, of which `cam0` is taken, one of KITTI's odometry
-            (its first camera), a rosbag2 (folder,
-            metadata.yaml or storage file), a folder that holds one in `bag/`, a bag of ROS 1, a video file, or a folder
-            of images, which are sorted by the numbers in their names. `~` is expanded.
+        path: a folder with `rgb.txt` (or that file), a recording in EuRoC's format, of which `cam0` is taken, one of
+            KITTI's odometry (its first camera), a rosbag2 (folder, metadata.yaml or storage file), a folder that holds
+            one in `bag/`, a bag of ROS 1, a video file, or a folder of images, which are sorted by the numbers in their
+            names. `~` is expanded.
         image_topic, info_topic, truth_topic: of a bag; empty: chosen by type.
         fov: field of view along the longer side in degrees, assumed where there is no calibration.
         calibration: file with the calibration, or `none`; None: that of the recording.
@@ -30,10 +30,10 @@ def open_sequence(path: Path | str, *, image_topic: str = "", info_topic: str = 
 
     """
     path = Path(os.path.expanduser(path))
-    if path.name == "metadata.yaml":
-        path = path.parent
     if not path.exists():
         raise SequenceError(f"{path}: no such file or folder")
+    if path.name == "metadata.yaml" or path in (find_list(path.parent) or ())[:1]:
+        path = path.parent
     named = next((topic for topic in (image_topic, info_topic, truth_topic) if topic), "")
     if listed := next((folder for folder in (path, path / "cam0", path / "mav0" / "cam0") if find_list(folder)), None):
         path = listed

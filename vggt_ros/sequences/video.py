@@ -38,6 +38,8 @@ class Video:
 
         """
         self.path, self.name, self.omitted = path, path.stem, Omitted()
+        if _is_text(path):  # which ffmpeg draws as a terminal does
+            raise SequenceError(f"{path}: a text file, not a recording; name a folder of images, a bag or a video")
         capture = cv2.VideoCapture(str(path))
         readable, first = capture.read() if capture.isOpened() else (False, None)
         self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
@@ -89,6 +91,16 @@ class Video:
     def depths(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield nothing."""
         return iter(())
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether a file begins with text only."""
+    if not path.is_file():  # a camera
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        begin = file.read(4096).decode("utf-8-sig", "replace").rstrip("\ufffd")  # the end may be half a character
+        return bool(begin) and "\ufffd" not in begin and all(one.isprintable() or one.isspace() for one in begin)
+    return False
 
 
 def _cut_off(path: Path) -> str:

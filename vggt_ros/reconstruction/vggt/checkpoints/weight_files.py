@@ -112,9 +112,9 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
                     check_hash(path, progress, owner)
                     return path
     wanted = f"revision {revision} of {repository}" if revision else repository
-    raise WeightsError(f"{owner}.weights: {wanted} is not in the cache and could not be downloaded (no network, or "
-                       f"offline): connect once, or copy {names[0]} from {page} into a folder and set "
-                       f"{owner}.weights to it")
+    failed = " and could not be downloaded (no network, or offline): connect once, or" if download else ":"
+    raise WeightsError(f"{owner}.weights: {wanted} is not in the cache{failed} copy {names[0]} from {page} into a "
+                       f"folder and set {owner}.weights to it")
 
 
 def check_hash(path: Path, progress: Progress | None = None, owner: str = "vggt") -> str:
