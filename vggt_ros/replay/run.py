@@ -201,7 +201,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
         bar.set_description("adjusting the map")
-        adjusted = slam.adjust_map()
+        adjusted = _adjust(slam) if config.map.adjust else ""
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
@@ -254,6 +254,13 @@ def _finish(slam: Slam, updates: list[Update], failures: list[str],
     if last is not None:
         _solve(slam, last, updates, failures, on_update)
     slam.locate_late()
+
+
+def _adjust(slam: Slam) -> str:
+    """Adjust all keyframes at once, and return what became of it."""
+    adjustment = slam.adjustment()
+    adjustment.solve()
+    return slam.take_adjusted(adjustment)
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],

@@ -74,6 +74,12 @@ class Atlas:
         """Return the window that placed a solved keyframe."""
         return self._graph.window(keyframe)
 
+    def metric_of(self, keyframe: int) -> MetricScale:
+        """Return what is known of the metric scale of a solved keyframe's submap."""
+        component = self._graph.components[self._graph.submap(keyframe)]
+        return self.metric if component == self._graph.components[self.current_submap] else \
+            self._submap_metrics.get(component, self.metric)
+
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
         """Return the views of solved keyframes in the map, in the frame and units of one of their submap."""
         return map_views(self._graph, self.keyframes, keyframes, reference)

@@ -9,7 +9,8 @@ the full bundle adjustment of ORB-SLAM3 after a loop, Campos et al., TRO 2021, a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +18,18 @@ from scipy.sparse import csgraph, csr_matrix
 
 from vggt_ros.geometry.median import median
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import scales
+from vggt_ros.geometry.sim3 import inverse, scales
 from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.reconstruction.adjustment.bundle import ROUGH, AdjustmentOptions, Scene
 from vggt_ros.reconstruction.adjustment.sparse_bundle import (
+    Lengths,
     Observations,
     adjust_sparse,
     residuals,
     triangulated,
 )
 from vggt_ros.reconstruction.adjustment.triangulation import MAX_RESIDUAL, MIN_RAY_ANGLE
-from vggt_ros.windows.solution import OBSERVED
+from vggt_ros.windows.solution import OBSERVED, MapKeyframe
 
 _LOG = logging.getLogger(__name__)
 MIN_KEYFRAMES = 10
@@ -42,53 +44,133 @@ is none, a free one costs accuracy."""
 LONG = AdjustmentOptions(30, 1e-5)
 """Drift along a path changes the cost by little, so the steps must go on for long."""
 FIRST = 5
-"""Oldest keyframes of connected ones, which keep their scale."""
+"""Oldest keyframes of connected ones, which keep their scale where sources of metric scale do not hold that of all."""
 DEPTH_ANGLE, MIN_DEPTHS = np.radians(1.0), 15
 """Smallest angle between the rays, and fewest points, by which the scale of a keyframe's depth is measured."""
 
 
-@dataclass(frozen=True, eq=False)
-class Adjusted:
-    """Keyframes that were adjusted at once.
+LENGTH_SIGMA, POSITION_SIGMA = 0.05, 0.005
+"""Standard deviation of the step between two keyframes in a map whose scale is observed, as a fraction of it, and of
+the depth of the scene."""
+
+
+class MapAdjustment:
+    """An adjustment of all keyframes whose tracks are known: made of a map, solved on any thread, taken by the map.
+
+    The map may grow meanwhile. Parts that no tracks connect are adjusted each by itself, and stay attached to each
+    other as they were.
+    """
+
+    def __init__(self, atlas: Atlas) -> None:
+        """Copy what is needed from a map, or refer to what does not change."""
+        self._parts = [_Part.of(atlas, keyframes) for keyframes in _connected(atlas)]
+
+    def solve(self, check: Callable[[], None] = lambda: None) -> None:
+        """Adjust; `check` is called before every step, and may raise an error to end it."""
+        for part in self._parts:
+            part.adjust(check)
+
+    def take(self, atlas: Atlas) -> str:
+        """Take the adjusted poses over into the map, and return what became of that, empty if nothing did."""
+        message = "; ".join(part.take(atlas) for part in self._parts)
+        if message:
+            _LOG.info(message)
+        return message
+
+
+def adjust_map(atlas: Atlas) -> str:
+    """Adjust all keyframes of a map at once, and return what became of that, empty if nothing did."""
+    adjustment = MapAdjustment(atlas)
+    adjustment.solve()
+    return adjustment.take(atlas)
+
+
+@dataclass(eq=False)
+class _Part:
+    """Connected keyframes, k of them.
 
     Attributes:
-        map_keyframe: (k, 4, 4), similarities, scale: map units per unit of the keyframe's depth.
+        keyframes: as the map has them.
+        before: (k, 4, 4), their poses in the map, similarities, scale: map units per unit of the keyframe's depth.
+        scene, tracked: the cameras, without points, and what they have observed.
+        metric: whether sources of metric scale hold the scale.
+        after: (k, 4, 4), the adjusted poses; None if fewer observations would agree, or none with depth.
         residual_px: median length of the residuals, before and after.
 
     """
 
-    map_keyframe: Array
-    residual_px: tuple[float, float]
+    keyframes: list[MapKeyframe]
+    before: Array
+    scene: Scene
+    tracked: Observations
+    metric: bool
+    after: Array | None = None
+    residual_px: list[float] = field(default_factory=list)
 
+    @staticmethod
+    def of(atlas: Atlas, ids: list[int]) -> _Part:
+        """Return the part of a map that consists of these keyframes."""
+        before = atlas.graph.poses(ids)
+        return _Part([atlas.keyframes[k] for k in ids], before, *_observed(atlas, ids, before),
+                     atlas.metric_of(ids[0]).state == OBSERVED)
 
-def adjust_map(atlas: Atlas) -> str:
-    """Adjust all keyframes of a map whose tracks are known, and return what became of that, empty if nothing did.
+    def adjust(self, check: Callable[[], None]) -> None:
+        """Set `after` and `residual_px`."""
+        scene, angle = triangulated(self.scene, self.tracked)
+        first = _squares(scene, self.tracked)
+        chosen = (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[self.tracked.point]
+        scene, seen = _part(scene, self.tracked, chosen)
+        options, lengths = replace(LONG, radial_sigma=RADIAL_SIGMA if scene.radial else 0.0), self._lengths()
+        scene = adjust_sparse(scene, seen, replace(options, tolerance=ROUGH), lengths, check)
+        scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
+        scene = adjust_sparse(scene, seen, options, lengths, check)
+        last = _squares(triangulated(scene, self.tracked)[0], self.tracked)
+        self.residual_px = [float(np.sqrt(np.median(squares))) for squares in (first, last)]
+        agree = [int((squares < MAX_RESIDUAL**2).sum()) for squares in (first, last)]
+        if agree[1] < agree[0] or not np.isfinite(scene.rotation).all():
+            return
+        scale = scales(self.before)
+        change = _depth_scales(self.keyframes, scene, seen) / scale
+        if not np.isfinite(change).any():
+            return
+        oldest = None if self.metric else FIRST
+        unit = np.median(change[np.isfinite(change)][:oldest])  # images do not say the scale of the whole
+        self.after = np.tile(np.eye(4), (len(change), 1, 1))
+        sizes = scale * np.nan_to_num(change / unit, nan=1.0)
+        self.after[:, :3, :3] = scene.rotation.swapaxes(1, 2) * sizes[:, None, None]
+        centers = scene.centers()
+        self.after[:, :3, 3] = centers[0] + (centers - centers[0]) / unit
 
-    Parts that no tracks connect are adjusted each by itself, and stay attached to each other as they were.
-    """
-    messages = []
-    for keyframes in _connected(atlas):
-        found, before = _adjust(atlas, keyframes), scales(atlas.graph.poses(keyframes))
-        if found is None:
-            messages.append(f"{len(keyframes)} keyframes were not adjusted at once: fewer observations would agree")
-        elif not atlas.graph.adjust(keyframes, found.map_keyframe):
-            messages.append(f"{len(keyframes)} keyframes were not adjusted at once: loops contradict it")
-        else:
-            change = np.abs(np.log(scales(atlas.graph.poses(keyframes)) / before)).max()
-            messages.append(f"{len(keyframes)} keyframes adjusted at once: reprojection errors from "
-                            f"{found.residual_px[0]:.2f} to {found.residual_px[1]:.2f} px, scale by up to {change:.1%}")
-    if messages:
-        _LOG.info("; ".join(messages))
-    return "; ".join(messages)
+    def take(self, atlas: Atlas) -> str:
+        """Take the adjusted poses over into the map, and return what became of that.
+
+        What was removed or placed anew meanwhile is left out, and all is moved as the oldest of the others was.
+        """
+        rows = [row for row, keyframe in enumerate(self.keyframes) if atlas.keyframes.get(keyframe.id) is keyframe]
+        ids, count = [self.keyframes[row].id for row in rows], f"{len(rows)} keyframes"
+        if self.after is None or not rows:
+            return f"{count} were not adjusted at once: fewer observations would agree"
+        now = atlas.graph.poses(ids)
+        if not atlas.graph.adjust(ids, now[:1] @ inverse(self.before[rows[:1]]) @ self.after[rows]):
+            return f"{count} were not adjusted at once: loops contradict it"
+        change = np.abs(np.log(scales(atlas.graph.poses(ids)) / scales(now))).max()
+        return (f"{count} adjusted at once: reprojection errors from {self.residual_px[0]:.2f} to "
+                f"{self.residual_px[1]:.2f} px, scale by up to {change:.1%}")
+
+    def _lengths(self) -> Lengths | None:
+        """Return the steps from keyframe to keyframe by sources of metric scale; None if there are no such sources."""
+        if not self.metric:
+            return None
+        length = np.linalg.norm(np.diff(self.scene.centers(), axis=0), axis=1)
+        depth = scales(self.before) * np.nan_to_num([one.median_depth for one in self.keyframes], nan=1.0)
+        first = np.arange(len(length))
+        return Lengths(first, first + 1, length, np.hypot(LENGTH_SIGMA * length, POSITION_SIGMA * depth[:-1]))
 
 
 def _connected(atlas: Atlas) -> list[list[int]]:
-    """Return the groups of keyframes that are connected by the points which they see in common.
-
-    None where sources of metric scale hold the scale of every window.
-    """
+    """Return the groups of keyframes that are connected by the points which they see in common."""
     ids = atlas.graph.ids
-    if atlas.tracks.newest is None or not ids or atlas.metric.state == OBSERVED:
+    if atlas.tracks.newest is None or not ids:
         return []
     camera, numbers, _ = atlas.tracks.of(ids)
     points, point = np.unique(numbers, return_inverse=True)
@@ -97,32 +179,6 @@ def _connected(atlas: Atlas) -> list[list[int]]:
     label = csgraph.connected_components(common, directed=False)[1]
     groups = [[ids[row] for row in np.flatnonzero(label == one)] for one in np.unique(label)]
     return [group for group in groups if len(group) >= MIN_KEYFRAMES]
-
-
-def _adjust(atlas: Atlas, keyframes: list[int]) -> Adjusted | None:
-    """Return connected keyframes adjusted at once; None if fewer observations agree than before, or none with depth."""
-    before = atlas.graph.poses(keyframes)
-    scale = scales(before)
-    scene, tracked = _observed(atlas, keyframes, before)
-    scene, angle = triangulated(scene, tracked)
-    first = _squares(scene, tracked)
-    scene, seen = _part(scene, tracked, (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[tracked.point])
-    options = replace(LONG, radial_sigma=RADIAL_SIGMA if scene.radial else 0.0)
-    scene = adjust_sparse(scene, seen, replace(options, tolerance=ROUGH))
-    scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
-    scene = adjust_sparse(scene, seen, options)
-    last = _squares(triangulated(scene, tracked)[0], tracked)
-    if (last < MAX_RESIDUAL**2).sum() < (first < MAX_RESIDUAL**2).sum() or not np.isfinite(scene.rotation).all():
-        return None
-    change = _depth_scales(atlas, keyframes, scene, seen) / scale
-    if not np.isfinite(change).any():
-        return None
-    unit = np.median(change[np.isfinite(change)][:FIRST])  # images do not say the scale of the whole
-    after = np.tile(np.eye(4), (len(keyframes), 1, 1))
-    after[:, :3, :3] = scene.rotation.swapaxes(1, 2) * (scale * np.nan_to_num(change / unit, nan=1.0))[:, None, None]
-    centers = scene.centers()
-    after[:, :3, 3] = centers[0] + (centers - centers[0]) / unit
-    return Adjusted(after, (float(np.sqrt(np.median(first))), float(np.sqrt(np.median(last)))))
 
 
 def _observed(atlas: Atlas, keyframes: list[int], map_keyframe: Array) -> tuple[Scene, Observations]:
@@ -151,15 +207,14 @@ def _squares(scene: Scene, seen: Observations) -> Array:
     return np.nan_to_num((residuals(scene, seen) ** 2).sum(1), nan=np.inf)
 
 
-def _depth_scales(atlas: Atlas, keyframes: list[int], scene: Scene, seen: Observations) -> Array:
+def _depth_scales(keyframes: list[MapKeyframe], scene: Scene, seen: Observations) -> Array:
     """Return units of the scene per unit of each keyframe's depth (k,), by its points; NaN where it has too few."""
     _, angle = triangulated(scene, seen)
     depth = np.einsum("mi,mi->m", scene.rotation[seen.camera, 2], scene.points[seen.point])
     depth += scene.translation[seen.camera, 2]
     result = np.full(len(keyframes), np.nan)
-    for row, keyframe in enumerate(keyframes):
+    for row, stored in enumerate(keyframes):
         mine = np.flatnonzero((seen.camera == row) & (angle > DEPTH_ANGLE)[seen.point])
-        stored = atlas.keyframes[keyframe]
         focal = np.diag(stored.intrinsics)[:2]
         places = seen.pixels[mine] * focal / scene.focal[row] + stored.intrinsics[:2, 2]
         x, y = np.clip(np.rint(places), 0, np.array(stored.depth.shape[::-1]) - 1).astype(int).T

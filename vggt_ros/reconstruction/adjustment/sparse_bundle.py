@@ -65,6 +65,38 @@ class Observations:
         return np.asarray(np.add.reduceat(values, self.starts))
 
 
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """Known distances between cameras, such as by sources of metric scale: images let the scale drift along a path.
+
+    Attributes:
+        first, second: (p,), rows of the cameras.
+        length, sigma: (p,), units of the scene.
+
+    """
+
+    first: Index
+    second: Index
+    length: Array
+    sigma: Array
+
+    def linearized(self, scene: Scene) -> tuple[Array, Any]:
+        """Return the errors (p,), as pixels of the standard deviation, and their sparse Jacobian (p, 6 cameras).
+
+        To first order, a step of the camera's translation moves its center by that, turned back into the map.
+        """
+        centers, weight = scene.centers(), PIXEL_SIGMA / self.sigma
+        between = centers[self.second] - centers[self.first]
+        distance = np.linalg.norm(between, axis=1)
+        along = between * (weight / np.maximum(distance, 1e-12))[:, None]
+        values = np.concatenate([np.einsum("mij,mj->mi", scene.rotation[self.first], along),
+                                 -np.einsum("mij,mj->mi", scene.rotation[self.second], along)], 1)
+        columns = np.concatenate([6 * row[:, None] + np.arange(3, 6) for row in (self.first, self.second)], 1)
+        starts = np.arange(0, 6 * len(values) + 1, 6)
+        return weight * (distance - self.length), sparse.csr_matrix(
+            (values.ravel(), columns.ravel(), starts), shape=(len(values), 6 * len(centers)))
+
+
 def residuals(scene: Scene, seen: Observations) -> Array:
     """Return projection minus observation (m, 2), pixels; NaN where the point is not in front of the camera."""
     in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
@@ -96,19 +128,29 @@ def triangulated(scene: Scene, seen: Observations) -> tuple[Scene, Array]:
     return replace(scene, points=np.asarray(points, np.float64)), 2 * np.arccos(np.clip(cosine, -1, 1))
 
 
-def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions) -> Scene:
+def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions, lengths: Lengths | None = None,
+                  check: Callable[[], None] = lambda: None) -> Scene:
     """Return the scene that minimizes the robust reprojection error; the pose of the first camera is held fixed.
 
-    Its scale is constrained by the damping only. Of the options, the focal length is not estimated.
+    Its scale is constrained by the damping only, or by `lengths`. Of the options, the focal length is not estimated.
+    `check` is called before every step, and may raise an error to end it.
     """
     radial = scene.radial
 
-    def linearize(scene: Scene) -> Callable[[float], Scene]:
-        system = _Linearized.of(scene, seen, options, radial)
-        return lambda damping: system.step(scene, damping)
+    def cost(scene: Scene) -> float:
+        known = 0.0 if lengths is None else float((lengths.linearized(scene)[0] ** 2).sum())
+        return _cost(scene, seen, options, radial) + known
 
-    return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, radial), linearize,
-                               options.iterations, options.tolerance, DAMPING)
+    def linearize(scene: Scene) -> Callable[[float], Scene]:
+        system = _Linearized.of(scene, seen, options, radial, lengths)
+
+        def step(damping: float) -> Scene:
+            check()
+            return system.step(scene, damping)
+
+        return step
+
+    return levenberg_marquardt(scene, cost, linearize, options.iterations, options.tolerance, DAMPING)
 
 
 def _in_camera(scene: Scene, seen: Observations) -> Array:
@@ -141,7 +183,8 @@ class _Linearized:
     coupling: Any
 
     @staticmethod
-    def of(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float) -> _Linearized:
+    def of(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float,
+           lengths: Lengths | None = None) -> _Linearized:
         yield_to_tracking()
         in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
         residual = residuals(scene, seen)
@@ -168,6 +211,10 @@ class _Linearized:
             weight = (PIXEL_SIGMA / options.radial_sigma) ** 2
             cameras += sparse.csr_matrix(([weight], ([count - 1], [count - 1])), shape=cameras.shape)
             gradient[-1] += weight * (scene.radial - radial)
+        if lengths is not None:
+            wrong, by_lengths = lengths.linearized(scene)
+            by_lengths.resize(len(wrong), count)
+            cameras, gradient = (cameras + by_lengths.T @ by_lengths).tocsr(), gradient + by_lengths.T @ wrong
         all_points = _rows(by_point, 3 * seen.point[:, None] + np.arange(3), 3 * len(scene.points))
         return _Linearized(cameras, gradient, seen.sums(by_point.swapaxes(1, 2) @ by_point),
                            seen.sums((by_point * error[..., None]).sum(1)), (by_camera.T @ all_points).tocsr())
