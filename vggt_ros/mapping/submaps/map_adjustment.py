@@ -153,9 +153,12 @@ class _Part:
         now = atlas.graph.poses(ids)
         if not atlas.graph.adjust(ids, now[:1] @ inverse(self.before[rows[:1]]) @ self.after[rows]):
             return f"{count} were not adjusted at once: loops contradict it"
-        change = np.abs(np.log(scales(atlas.graph.poses(ids)) / scales(now))).max()
+        change = np.log(scales(atlas.graph.poses(ids)) / scales(now))
+        if self.metric:  # loops may have scaled the whole
+            atlas.rescale(float(np.exp(-np.median(change))), atlas.metric, ids[0])
+            change -= np.median(change)
         return (f"{count} adjusted at once: reprojection errors from {self.residual_px[0]:.2f} to "
-                f"{self.residual_px[1]:.2f} px, scale by up to {change:.1%}")
+                f"{self.residual_px[1]:.2f} px, scale by up to {np.abs(change).max():.1%}")
 
     def _lengths(self) -> Lengths | None:
         """Return the steps from keyframe to keyframe by sources of metric scale; None if there are no such sources."""

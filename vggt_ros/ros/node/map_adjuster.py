@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from vggt_ros.config import Config
 from vggt_ros.slam import Slam
-from vggt_ros.threads import give_way
 
 if TYPE_CHECKING:
     from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment
@@ -80,7 +79,6 @@ class MapAdjuster:
             if self._task is not task:
                 raise _EndedEarly
 
-        give_way()
         try:
             task.adjustment.solve(check)
             task.error = ""

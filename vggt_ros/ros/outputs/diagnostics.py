@@ -128,7 +128,7 @@ class StatusMonitor:
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
             "state": reconstructor.state if reconstructor.state in (LOADING, FAILED) else
-            self.tracked.state if self.tracked else "NO_IMAGE",
+            self.tracked.state if self.tracked and not source.silence_reason() else "NO_IMAGE",
             "degraded by": self.tracked.reason if self.tracked and self.tracked.reason else "nothing",
             "mode": slam.config.mode,
             "paused": "yes" if self.is_paused() else "no",
