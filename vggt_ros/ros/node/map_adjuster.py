@@ -33,7 +33,12 @@ class _Task:
 
 
 class MapAdjuster:
-    """Adjusts the map, if it has changed since the last time, and does something after it."""
+    """Adjusts the map, if it has changed since the last time, and does something after it.
+
+    Attributes:
+        closed: whether the node ends, so that nothing may take long any more.
+
+    """
 
     def __init__(self, slam: Slam, config: Callable[[], Config],
                  run_in_worker: Callable[[Callable[[], Any]], Future[Any]]) -> None:
@@ -41,7 +46,7 @@ class MapAdjuster:
         self._slam, self._config, self._run_in_worker = slam, config, run_in_worker
         self._task: _Task | None = None
         self._thread: threading.Thread | None = None
-        self._version, self._report = -1, "not yet"
+        self._version, self._report, self.closed = -1, "not yet", False
 
     @property
     def report(self) -> str:
@@ -61,6 +66,7 @@ class MapAdjuster:
 
     def close(self) -> None:
         """End as `end_early`, and wait a moment for the thread."""
+        self.closed = True
         self.end_early()
         if self._thread is not None:
             self._thread.join(1.0)
@@ -94,7 +100,7 @@ class MapAdjuster:
             return
         unchanged, self._task = self._slam.solution.version == task.version, None
         message = f"not adjusted: {task.error}" if task.error else \
-            self._slam.take_adjusted(task.adjustment) or "nothing to adjust: the reconstructor returns no tracks"
+            self._slam.take_adjusted(task.adjustment) or "nothing to adjust: too few keyframes, or none with tracks"
         self._version = self._slam.solution.version if unchanged and not task.error else -1
         self._report = f"{message} ({time.monotonic() - task.began:.1f} s)"
         _answer(task.then, task.result)

@@ -151,7 +151,7 @@ class MapFiles:
         if map_world is None:
             raise StorageError("the map is empty")
         solution = self._slam.solution
-        if complete:
+        if complete and not self.adjuster.closed:
             self._slam.surface.update(solution, complete=True)
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
