@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vggt_ros.config import Config
-from vggt_ros.geometry.poses import inverse, so3_exp
+from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.geometry.sim3 import to_sim3
 from vggt_ros.mapping.submaps.atlas import Atlas
 from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment, adjust_map
@@ -151,6 +153,32 @@ def test_loops_stay_and_correct_what_is_adjusted():
     assert loop.accepted
     adjust_map(atlas)
     assert loop.accepted and errors(atlas, true)[0] < 0.01
+
+
+def joint_tracks(true, keyframes):
+    """What a joint reconstruction observes: exact tracks through keyframes, with numbers of its own."""
+    return replace(tracks_of(true, keyframes), points=tracks_of(true, keyframes).points + 77)
+
+
+def test_images_across_a_loop_close_it_better_than_its_measurement():
+    """A loop whose pose is off by more than it says: its images, which are exact, decide."""
+    atlas, true = atlas_of(turn=0.001, missing=(12,))
+    off = pose(so3_exp(np.array([0, 0.02, 0])), np.array([0.03, 0, 0.02]))
+    wrong = to_sim3((inverse(true[8]) @ true[17] @ off)[None])[0]
+    loop = atlas.close_loop(8, 17, LoopMeasurement(wrong, np.eye(7) * 1e-4, tracks=joint_tracks(true, range(8, 18))))
+    assert loop.accepted and errors(atlas, true)[0] > 0.02
+    assert adjust_map(atlas).count("adjusted at once") == 1  # both sides of the missing tracks, joined by the loop
+    assert loop.accepted and errors(atlas, true)[0] < 0.01
+    np.testing.assert_allclose(loop.matrix, np.linalg.solve(*atlas.graph.poses([8, 17])), atol=1e-6)
+
+
+def test_images_across_a_loop_that_is_not_accepted_are_not_used():
+    atlas, true = atlas_of(turn=0.001)
+    wrong = to_sim3((inverse(true[2]) @ true[25])[None])[0]
+    loop = atlas.close_loop(8, 17, LoopMeasurement(wrong, np.eye(7) * 1e-6, tracks=joint_tracks(true, range(8, 18))))
+    assert not loop.accepted and not atlas.tracks.across_loops
+    loop.accepted = True
+    assert len(atlas.tracks.across_loops) == 1
 
 
 def test_a_map_without_tracks_is_left_alone():

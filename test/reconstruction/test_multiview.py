@@ -20,12 +20,12 @@ from vggt_ros.geometry.poses import (
 from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, adjust, undistorted
 from vggt_ros.reconstruction.adjustment.lens import Lens, correction_maps, distorted
-from vggt_ros.reconstruction.adjustment.sparse_bundle import Observations, residuals, triangulated
+from vggt_ros.reconstruction.adjustment.shared_camera import SharedCamera
+from vggt_ros.reconstruction.adjustment.sparse_bundle import Observations, SparseScene, residuals, triangulated
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview.dense.depth import interpolate, rank
 from vggt_ros.reconstruction.multiview.reconstructor import Multiview
-from vggt_ros.reconstruction.multiview.sfm.local_map import LocalMap, numbered
 from vggt_ros.reconstruction.multiview.sfm.poses import solve_from_pair
 from vggt_ros.reconstruction.multiview.window_geometry import downscale
 from vggt_ros.synthetic import orbit, pinhole, room, turn
@@ -62,22 +62,12 @@ def test_tracks_agree_with_the_poses(solved: WindowGeometry) -> None:
     camera_window = np.linalg.inv(solved.window_camera)
     order = np.argsort(tracks.points, kind="stable")
     points, point = np.unique(tracks.points[order], return_inverse=True)
-    seen = Observations(tracks.keyframes[order], point, tracks.pixels[order].astype(np.float64))
-    scene = Scene(camera_window[:, :3, :3], camera_window[:, :3, 3], np.zeros((0, 3)), np.tile(tracks.focal, (8, 1)),
-                  tracks.radial)
+    seen = Observations(tracks.keyframes[order], point, tracks.pixels[order], tracks.shift_rate[order])
+    camera = SharedCamera(tracks.focal, np.zeros(2), tracks.radial, tracks.readout)
+    scene = SparseScene(camera_window[:, :3, :3], camera_window[:, :3, 3], np.zeros((0, 3)), camera)
     scene, angle = triangulated(scene, seen)
     length = np.linalg.norm(residuals(scene, seen), axis=1)[(angle > np.radians(1))[seen.point]]
     assert len(points) > 200 and np.median(length) < 0.3 and np.percentile(length, 95) < 1.5
-
-
-def test_points_keep_their_numbers() -> None:
-    first = numbered(None, 3, 5)
-    local = LocalMap((), Scene(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((3, 3)), np.zeros((0, 2))),
-                     np.zeros((3, 0, 2)), np.zeros(3, np.intp), {}, 1.0, numbers=first)
-    second, retried = numbered(local.of_tracks(np.array([0, 2])), 4, 6), numbered(local, 4, 5)
-    np.testing.assert_array_equal(second[:2], first[[0, 2]])
-    np.testing.assert_array_equal(retried[:3], first)
-    assert len({*first, *second, *retried}) == 3 + 2 + 1
 
 
 def test_poses_of_a_rendered_window(rendered: tuple, solved: WindowGeometry) -> None:

@@ -162,7 +162,9 @@ class LoopCloser:
                                                       lambda keyframe: False))
         older, newer = (atlas.views(side, side[0]) for side in sides)
         pair = candidate.older, candidate.newer
-        return verify_loop(older, newer, views, candidate.two_view, pair, self._config.alignment, atlas.drift(*pair))
+        measurement = verify_loop(older, newer, views, candidate.two_view, pair, self._config.alignment,
+                                  atlas.drift(*pair))
+        return replace(measurement, tracks=geometry.tracks)
 
     def _neighbors(self, keyframe: int, atlas: Atlas, step: int) -> list[int]:
         """Return half a window of keyframes around one, the nearest first, every `step`-th."""

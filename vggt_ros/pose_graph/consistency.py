@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array, Sim3
-from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, transported
+from vggt_ros.geometry.sim3 import inverse, log, scales, to_matrix, to_sim3, transported
 from vggt_ros.pose_graph.path_sums import path_sums
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
 
@@ -68,6 +68,10 @@ class Loop:
     def __post_init__(self) -> None:
         """Keep the similarity as a matrix, too."""
         self.matrix = to_matrix(self.first_second)
+
+    def measure_again(self, matrix: Array) -> None:
+        """Replace the measurement by another similarity (4, 4) between the nodes."""
+        self.matrix, self.first_second = matrix, to_sim3(matrix[None])[0]
 
 
 def end_rows(loops: Sequence[Loop]) -> tuple[Index, Index]:

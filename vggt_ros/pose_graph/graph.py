@@ -194,9 +194,9 @@ class PoseGraph:
         self._selection.ground = ground
         self._selection.solve()
 
-    def adjust(self, nodes: Sequence[int], poses: Array) -> bool:
+    def adjust(self, nodes: Sequence[int], poses: Array, loops: Sequence[Loop] = ()) -> bool:
         """Take the poses (n, 4, 4) of nodes by a bundle adjustment, if no loop is lost; see `take_adjusted`."""
-        return take_adjusted(self._selection, np.array([self._row[node] for node in nodes], np.int64), poses)
+        return take_adjusted(self._selection, np.array([self._row[node] for node in nodes], np.int64), poses, loops)
 
     def marginalize(self, nodes: Iterable[int]) -> list[Edge]:
         """Marginalize all nodes but the given ones and those that submaps, loops and branches need.

@@ -17,6 +17,7 @@ from vggt_ros.geometry.poses import Array, Sim3, adjoint, inverse, orthonormaliz
 from vggt_ros.geometry.sim3 import exp, log, to_matrix, to_sim3, transported
 from vggt_ros.geometry.sim3 import inverse as inverses
 from vggt_ros.windows.alignment import Alignment, View, known_depth
+from vggt_ros.windows.tracks import Tracks
 
 _SIGMA_ROTATION, _SIGMA_TRANSLATION, _SIGMA_LOG_SCALE = 0.0022, 0.0045, 0.0045
 """Assumed errors of a window from one keyframe to the next (radians, fraction of the depth, log scale). They accumulate
@@ -46,14 +47,15 @@ class RelativePose:
 class LoopMeasurement:
     """The pose of the newer keyframe in the frame of the older; `covariance` (7, 7) as in `Alignment`.
 
-    `relative_poses` are those of the joint reconstruction between keyframes of the map, on either side; `images` is how
-    many images of the newer place support the measurement independently.
+    `relative_poses` are those of the joint reconstruction between keyframes of the map, on either side, and `tracks`
+    what it observed; `images` is how many images of the newer place support the measurement independently.
     """
 
     first_second: Sim3
     covariance: Array
     relative_poses: tuple[RelativePose, ...] = ()
     images: int = 1
+    tracks: Tracks | None = None
 
 
 def relative_poses(window: Mapping[int, View], known: Mapping[int, View] | None = None,

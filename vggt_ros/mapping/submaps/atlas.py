@@ -45,9 +45,8 @@ class Atlas:
 
     def __init__(self, config: Config) -> None:
         """Begin empty."""
-        self._config, self._version = config, 0
+        self._config, self._version, self.metric = config, 0, MetricScale()
         self._graph = KeyframeGraph(config.windows.size - config.windows.overlap, config.loops.drift)
-        self.metric = MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
         self.describe: Callable[[Keyframe], Description] = describe_keyframe
         self._local_features: dict[int, Features] = {}  # of the keyframes that were added last
@@ -110,6 +109,7 @@ class Atlas:
         """
         before = self._graph.components
         loop = self._graph.close_loop(first, second, measurement)
+        self.tracks.add_loop(loop, (first, second), measurement.tracks)
         joined = self._graph.components[self.current_submap]
         if joined != before[self.current_submap]:  # the younger submap now has the unit of the older
             self.metric = self._submap_metrics.get(joined, self.metric)

@@ -179,10 +179,11 @@ class KeyframeGraph:
         """Return the similarities `map_keyframe` (n, 4, 4) of keyframes; see `pose`."""
         return np.array([to_matrix(self.pose(keyframe)) for keyframe in keyframes])
 
-    def adjust(self, keyframes: Sequence[int], map_keyframe: Array) -> bool:
+    def adjust(self, keyframes: Sequence[int], map_keyframe: Array, loops: Sequence[Loop] = ()) -> bool:
         """Take the poses (n, 4, 4) of keyframes by a bundle adjustment, if no loop is lost; see `PoseGraph.adjust`."""
         cameras = [to_matrix(self._keyframe_nodes[keyframe].node_camera.inverse()) for keyframe in keyframes]
-        taken = self._graph.adjust([self.node(keyframe) for keyframe in keyframes], map_keyframe @ np.array(cameras))
+        nodes = [self.node(keyframe) for keyframe in keyframes]
+        taken = self._graph.adjust(nodes, map_keyframe @ np.array(cameras), loops)
         self._update_components()
         return taken
 

@@ -20,11 +20,16 @@ from vggt_ros.geometry.median import median
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import inverse, scales
 from vggt_ros.mapping.submaps.atlas import Atlas
-from vggt_ros.reconstruction.adjustment.bundle import ROUGH, AdjustmentOptions, Scene
+from vggt_ros.mapping.submaps.map_tracks import LoopTracks
+from vggt_ros.pose_graph.consistency import Loop
+from vggt_ros.reconstruction.adjustment.bundle import ROUGH, AdjustmentOptions
+from vggt_ros.reconstruction.adjustment.shared_camera import PARAMETERS, SharedCamera
 from vggt_ros.reconstruction.adjustment.sparse_bundle import (
     Lengths,
     Observations,
+    SparseScene,
     adjust_sparse,
+    in_cameras,
     residuals,
     triangulated,
 )
@@ -38,9 +43,9 @@ MIN_COMMON = 15
 """Points that two keyframes have to see in common to be connected: fewer hold the scale weakly."""
 FIRST_RESIDUAL = 8.0
 """Largest residual of an observation to begin with, pixels: where the scale has drifted, all of them are large."""
-RADIAL_SIGMA = 0.02
-"""Standard deviation of the radial distortion about what windows say of it, if they say that there is any: where there
-is none, a free one costs accuracy."""
+FOCAL_SIGMA, CENTER_SIGMA, RADIAL_SIGMA, READOUT_SIGMA = 0.01, 0.01, 0.02, 0.005
+"""Standard deviations of the focal length (relative), the principal point (of the image's focal length), the radial
+distortion, and the readout time (seconds) about what is known, where that is not exact."""
 LONG = AdjustmentOptions(30, 1e-5)
 """Drift along a path changes the cost by little, so the steps must go on for long."""
 FIRST = 5
@@ -92,38 +97,47 @@ class _Part:
     Attributes:
         keyframes: as the map has them.
         before: (k, 4, 4), their poses in the map, similarities, scale: map units per unit of the keyframe's depth.
-        scene, tracked: the cameras, without points, and what they have observed.
+        scene, tracked: the images, without points, and what they have observed.
+        numbers: (n,), of the observed points.
+        loops: tracks across loops between its keyframes.
         metric: whether sources of metric scale hold the scale.
         after: (k, 4, 4), the adjusted poses; None if fewer observations would agree, or none with depth.
         residual_px: median length of the residuals, before and after.
+        agreeing: the loops whose images agree with it.
+        camera: (5,), by how much the parameters of `SharedCamera` differ from what was known; None if they are exact.
 
     """
 
     keyframes: list[MapKeyframe]
     before: Array
-    scene: Scene
+    scene: SparseScene
     tracked: Observations
+    numbers: NDArray[np.int64]
+    loops: list[LoopTracks]
     metric: bool
     after: Array | None = None
     residual_px: list[float] = field(default_factory=list)
+    agreeing: list[Loop] = field(default_factory=list)
+    camera: Array | None = None
 
     @staticmethod
     def of(atlas: Atlas, ids: list[int]) -> _Part:
         """Return the part of a map that consists of these keyframes."""
         before = atlas.graph.poses(ids)
-        return _Part([atlas.keyframes[k] for k in ids], before, *_observed(atlas, ids, before),
+        loops = [tracks for tracks in atlas.tracks.across_loops if {*tracks.ends} <= {*ids}]
+        return _Part([atlas.keyframes[k] for k in ids], before, *_observed(atlas, ids, before), loops,
                      atlas.metric_of(ids[0]).state == OBSERVED)
 
     def adjust(self, check: Callable[[], None]) -> None:
         """Set `after` and `residual_px`."""
         scene, angle = triangulated(self.scene, self.tracked)
-        first = _squares(scene, self.tracked)
+        first, known, sigmas = _squares(scene, self.tracked), scene.camera, _camera_sigmas(scene.camera)
         chosen = (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[self.tracked.point]
         scene, seen = _part(scene, self.tracked, chosen)
-        options, lengths = replace(LONG, radial_sigma=RADIAL_SIGMA if scene.radial else 0.0), self._lengths()
-        scene = adjust_sparse(scene, seen, replace(options, tolerance=ROUGH), lengths, check)
+        lengths = self._lengths()
+        scene = adjust_sparse(scene, seen, replace(LONG, tolerance=ROUGH), sigmas, lengths, check)
         scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
-        scene = adjust_sparse(scene, seen, options, lengths, check)
+        scene = adjust_sparse(scene, seen, LONG, sigmas, lengths, check)
         last = _squares(triangulated(scene, self.tracked)[0], self.tracked)
         self.residual_px = [float(np.sqrt(np.median(squares))) for squares in (first, last)]
         agree = [int((squares < MAX_RESIDUAL**2).sum()) for squares in (first, last)]
@@ -140,6 +154,10 @@ class _Part:
         self.after[:, :3, :3] = scene.rotation.swapaxes(1, 2) * sizes[:, None, None]
         centers = scene.centers()
         self.after[:, :3, 3] = centers[0] + (centers - centers[0]) / unit
+        of_point = self.numbers[self.tracked.point]
+        self.agreeing = [tracks.loop for tracks in self.loops
+                         if np.median(last[np.isin(of_point, tracks.points)]) < MAX_RESIDUAL**2]
+        self.camera = scene.camera.difference(known) if sigmas.any() else None
 
     def take(self, atlas: Atlas) -> str:
         """Take the adjusted poses over into the map, and return what became of that.
@@ -151,14 +169,16 @@ class _Part:
         if self.after is None or not rows:
             return f"{count} were not adjusted at once: fewer observations would agree"
         now = atlas.graph.poses(ids)
-        if not atlas.graph.adjust(ids, now[:1] @ inverse(self.before[rows[:1]]) @ self.after[rows]):
+        after = now[:1] @ inverse(self.before[rows[:1]]) @ self.after[rows]
+        if not atlas.graph.adjust(ids, after, [loop for loop in self.agreeing if loop.accepted]):
             return f"{count} were not adjusted at once: loops contradict it"
         change = np.log(scales(atlas.graph.poses(ids)) / scales(now))
         if self.metric:  # loops may have scaled the whole
             atlas.rescale(float(np.exp(-np.median(change))), atlas.metric, ids[0])
             change -= np.median(change)
         return (f"{count} adjusted at once: reprojection errors from {self.residual_px[0]:.2f} to "
-                f"{self.residual_px[1]:.2f} px, scale by up to {np.abs(change).max():.1%}")
+                f"{self.residual_px[1]:.2f} px, scale by up to {np.abs(change).max():.1%}"
+                + _camera_text(self.camera))
 
     def _lengths(self) -> Lengths | None:
         """Return the steps from keyframe to keyframe by sources of metric scale; None if there are no such sources."""
@@ -170,56 +190,79 @@ class _Part:
         return Lengths(first, first + 1, length, np.hypot(LENGTH_SIGMA * length, POSITION_SIGMA * depth[:-1]))
 
 
+def _camera_text(difference: Array | None) -> str:
+    """Return what the images ask for beside the calibration, for whoever wants to mend it."""
+    if difference is None or not difference[:3].any():
+        return ""
+    return (f"; the images ask for a focal length of {np.exp(difference[0]):.1%} of the calibrated one and a principal "
+            f"point ({difference[1]:+.1f}, {difference[2]:+.1f}) px from it")
+
+
 def _connected(atlas: Atlas) -> list[list[int]]:
     """Return the groups of keyframes that are connected by the points which they see in common."""
     ids = atlas.graph.ids
     if atlas.tracks.newest is None or not ids:
         return []
-    camera, numbers, _ = atlas.tracks.of(ids)
+    image, numbers, _ = atlas.tracks.of(ids)
     points, point = np.unique(numbers, return_inverse=True)
-    seen = csr_matrix((np.ones(len(camera), np.int32), (camera, point)), shape=(len(ids), len(points)))
+    seen = csr_matrix((np.ones(len(image), np.int32), (image, point)), shape=(len(ids), len(points)))
     common = (seen @ seen.T) >= MIN_COMMON
     label = csgraph.connected_components(common, directed=False)[1]
     groups = [[ids[row] for row in np.flatnonzero(label == one)] for one in np.unique(label)]
     return [group for group in groups if len(group) >= MIN_KEYFRAMES]
 
 
-def _observed(atlas: Atlas, keyframes: list[int], map_keyframe: Array) -> tuple[Scene, Observations]:
-    """Return the scene of keyframes at their poses (k, 4, 4) in the map, without points, and their observations."""
-    camera, numbers, values = atlas.tracks.of(keyframes)
+def _observed(atlas: Atlas, keyframes: list[int],
+              map_keyframe: Array) -> tuple[SparseScene, Observations, NDArray[np.int64]]:
+    """Return the scene of keyframes at their poses (k, 4, 4) in the map, without points, and their observations.
+
+    With them come the numbers of the observed points (n,).
+    """
+    image, numbers, values = atlas.tracks.of(keyframes)
     lens = atlas.tracks.newest
     assert lens is not None
     order = np.argsort(numbers, kind="stable")
-    pixels = (values[:, :2] - lens.readout * values[:, 2:]).astype(np.float64)
-    seen = Observations(camera[order], np.unique(numbers[order], return_inverse=True)[1], pixels[order])
-    seen, _ = seen.kept(np.ones(len(order), bool))
+    pixels, shift_rate = np.split(values[order].astype(np.float64), 2, axis=1)
+    numbers, point = np.unique(numbers[order], return_inverse=True)
+    seen, rows = Observations(image[order], point, pixels, shift_rate).kept(np.ones(len(order), bool))
     rotation = (map_keyframe[:, :3, :3] / scales(map_keyframe)[:, None, None]).swapaxes(1, 2)
     translation = -(rotation @ map_keyframe[:, :3, 3:])[..., 0]
-    focal = np.tile(lens.focal, (len(keyframes), 1))
-    return Scene(rotation, translation, np.zeros((0, 3)), focal, lens.radial), seen
+    camera = SharedCamera(lens.focal, np.zeros(2), lens.radial, lens.readout)
+    return SparseScene(rotation, translation, np.zeros((0, 3)), camera), seen, numbers[rows]
 
 
-def _part(scene: Scene, seen: Observations, chosen: NDArray[np.bool_]) -> tuple[Scene, Observations]:
+def _camera_sigmas(camera: SharedCamera) -> Array:
+    """Return the standard deviations (5,) of what is known of the camera; 0 for what is taken as exact.
+
+    A calibration that leaves no distortion is: there, whatever else the images show comes from other errors of theirs.
+    """
+    sigmas = np.zeros(PARAMETERS)
+    if camera.radial:
+        sigmas[:4] = FOCAL_SIGMA, *(CENTER_SIGMA * camera.focal), RADIAL_SIGMA
+    sigmas[4] = READOUT_SIGMA if camera.readout else 0.0
+    return sigmas
+
+
+def _part(scene: SparseScene, seen: Observations, chosen: NDArray[np.bool_]) -> tuple[SparseScene, Observations]:
     """Return a scene with only the chosen observations (m,), and the points that have two of them."""
     seen, rows = seen.kept(chosen)
     return replace(scene, points=scene.points[rows]), seen
 
 
-def _squares(scene: Scene, seen: Observations) -> Array:
+def _squares(scene: SparseScene, seen: Observations) -> Array:
     """Return the squared residuals (m,); infinite behind the camera."""
     return np.nan_to_num((residuals(scene, seen) ** 2).sum(1), nan=np.inf)
 
 
-def _depth_scales(keyframes: list[MapKeyframe], scene: Scene, seen: Observations) -> Array:
+def _depth_scales(keyframes: list[MapKeyframe], scene: SparseScene, seen: Observations) -> Array:
     """Return units of the scene per unit of each keyframe's depth (k,), by its points; NaN where it has too few."""
     _, angle = triangulated(scene, seen)
-    depth = np.einsum("mi,mi->m", scene.rotation[seen.camera, 2], scene.points[seen.point])
-    depth += scene.translation[seen.camera, 2]
-    result = np.full(len(keyframes), np.nan)
+    depth = in_cameras(scene, seen)[:, 2]
+    result, pixels = np.full(len(keyframes), np.nan), scene.camera.pinhole(seen.pixels, seen.shift_rate)
     for row, stored in enumerate(keyframes):
-        mine = np.flatnonzero((seen.camera == row) & (angle > DEPTH_ANGLE)[seen.point])
+        mine = np.flatnonzero((seen.image == row) & (angle > DEPTH_ANGLE)[seen.point])
         focal = np.diag(stored.intrinsics)[:2]
-        places = seen.pixels[mine] * focal / scene.focal[row] + stored.intrinsics[:2, 2]
+        places = pixels[mine] * focal / scene.camera.focal + stored.intrinsics[:2, 2]
         x, y = np.clip(np.rint(places), 0, np.array(stored.depth.shape[::-1]) - 1).astype(int).T
         ratios = depth[mine] / stored.depth[y, x].astype(np.float64)
         ratios = ratios[np.isfinite(ratios) & (ratios > 0)]

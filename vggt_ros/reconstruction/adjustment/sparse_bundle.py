@@ -20,14 +20,9 @@ from scipy.sparse import linalg
 
 from vggt_ros.geometry.poses import Array
 from vggt_ros.geometry.sim3 import rotations, skews
-from vggt_ros.reconstruction.adjustment.bundle import (
-    PIXEL_SIGMA,
-    AdjustmentOptions,
-    Scene,
-    cauchy,
-    undistorted,
-)
+from vggt_ros.reconstruction.adjustment.bundle import PIXEL_SIGMA, AdjustmentOptions, cauchy
 from vggt_ros.reconstruction.adjustment.levenberg_marquardt import Damping, levenberg_marquardt
+from vggt_ros.reconstruction.adjustment.shared_camera import PARAMETERS, SharedCamera
 from vggt_ros.threads import yield_to_tracking
 
 Index = NDArray[np.intp]
@@ -36,18 +31,34 @@ DAMPING = Damping(1e-8, 10, 10, 1e-12)
 
 
 @dataclass(frozen=True, eq=False)
+class SparseScene:
+    """Poses of the images `camera_world`, (k, 3, 3) and (k, 3), the points (n, 3), and the camera: the state."""
+
+    rotation: Array
+    translation: Array
+    points: Array
+    camera: SharedCamera
+
+    def centers(self) -> Array:
+        """Return the camera centers (k, 3) in the world."""
+        return -np.einsum("kji,kj->ki", self.rotation, self.translation)
+
+
+@dataclass(frozen=True, eq=False)
 class Observations:
-    """Observations of points by cameras, in the order of the points, each of which has some.
+    """Observations of points by images, in the order of the points, each of which has some.
 
     Attributes:
-        camera, point: (m,), rows of the camera and the point.
-        pixels: (m, 2), from the principal point.
+        image, point: (m,), rows of the image and the point.
+        pixels: (m, 2), from the calibrated principal point.
+        shift_rate: (m, 2), pixels per second of readout.
 
     """
 
-    camera: Index
+    image: Index
     point: Index
     pixels: Array
+    shift_rate: Array
 
     @cached_property
     def starts(self) -> Index:
@@ -58,7 +69,7 @@ class Observations:
         """Return the chosen ones of points that have two of them, and the rows of those points, as numbered before."""
         chosen = chosen & (np.bincount(self.point[chosen], minlength=len(self.starts)) >= 2)[self.point]
         rows, point = np.unique(self.point[chosen], return_inverse=True)
-        return Observations(self.camera[chosen], point, self.pixels[chosen]), rows
+        return Observations(self.image[chosen], point, self.pixels[chosen], self.shift_rate[chosen]), rows
 
     def sums(self, values: Array) -> Array:
         """Return the sums (n, ...) over the observations of each point of values (m, ...)."""
@@ -67,10 +78,10 @@ class Observations:
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """Known distances between cameras, such as by sources of metric scale: images let the scale drift along a path.
+    """Known distances between images, such as by sources of metric scale: images let the scale drift along a path.
 
     Attributes:
-        first, second: (p,), rows of the cameras.
+        first, second: (p,), rows of the images.
         length, sigma: (p,), units of the scene.
 
     """
@@ -80,8 +91,8 @@ class Lengths:
     length: Array
     sigma: Array
 
-    def linearized(self, scene: Scene) -> tuple[Array, Any]:
-        """Return the errors (p,), as pixels of the standard deviation, and their sparse Jacobian (p, 6 cameras).
+    def linearized(self, scene: SparseScene) -> tuple[Array, Any]:
+        """Return the errors (p,), as pixels of the standard deviation, and their sparse Jacobian (p, 6 images).
 
         To first order, a step of the camera's translation moves its center by that, turned back into the map.
         """
@@ -97,24 +108,29 @@ class Lengths:
             (values.ravel(), columns.ravel(), starts), shape=(len(values), 6 * len(centers)))
 
 
-def residuals(scene: Scene, seen: Observations) -> Array:
+def residuals(scene: SparseScene, seen: Observations) -> Array:
     """Return projection minus observation (m, 2), pixels; NaN where the point is not in front of the camera."""
-    in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
+    in_camera = in_cameras(scene, seen)
     depth = np.where(in_camera[:, 2:] > 1e-9, in_camera[:, 2:], np.nan)
-    return np.asarray(in_camera[:, :2] / depth * focal - undistorted(seen.pixels, focal, scene.radial))
+    return np.asarray(in_camera[:, :2] / depth * scene.camera.focal - _pinhole(scene, seen))
 
 
-def triangulated(scene: Scene, seen: Observations) -> tuple[Scene, Array]:
+def in_cameras(scene: SparseScene, seen: Observations) -> Array:
+    """Return the observed points in the frames of the images that observe them (m, 3)."""
+    turned = np.einsum("mij,mj->mi", scene.rotation[seen.image], scene.points[seen.point])
+    return np.asarray(turned + scene.translation[seen.image])
+
+
+def triangulated(scene: SparseScene, seen: Observations) -> tuple[SparseScene, Array]:
     """Return the scene with the points nearest to all their rays, and the angles (n,) that these span, radians.
 
     Rays count by the inverse square of the distance, as errors in the images do.
     """
-    focal = scene.focal[seen.camera]
-    rays = np.concatenate([undistorted(seen.pixels, focal, scene.radial) / focal, np.ones((len(focal), 1))], 1)
-    rays = np.einsum("mji,mj->mi", scene.rotation[seen.camera], rays)
+    rays = np.concatenate([_pinhole(scene, seen) / scene.camera.focal, np.ones((len(seen.point), 1))], 1)
+    rays = np.einsum("mji,mj->mi", scene.rotation[seen.image], rays)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     across = np.eye(3) - rays[:, :, None] * rays[:, None]
-    centers = scene.centers()[seen.camera]
+    centers = scene.centers()[seen.image]
     projected, weight = np.einsum("mij,mj->mi", across, centers), np.ones(len(rays))
     for _ in range(3):
         normal = seen.sums(across * weight[:, None, None])
@@ -128,23 +144,24 @@ def triangulated(scene: Scene, seen: Observations) -> tuple[Scene, Array]:
     return replace(scene, points=np.asarray(points, np.float64)), 2 * np.arccos(np.clip(cosine, -1, 1))
 
 
-def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions, lengths: Lengths | None = None,
-                  check: Callable[[], None] = lambda: None) -> Scene:
-    """Return the scene that minimizes the robust reprojection error; the pose of the first camera is held fixed.
+def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOptions, sigmas: Array,
+                  lengths: Lengths | None = None, check: Callable[[], None] = lambda: None) -> SparseScene:
+    """Return the scene that minimizes the robust reprojection error; the pose of the first image is held fixed.
 
-    Its scale is constrained by the damping only, or by `lengths`. Of the options, the focal length is not estimated.
-    `check` is called before every step, and may raise an error to end it.
+    Its scale is constrained by the damping only, or by `lengths`. `sigmas` (5,) are standard deviations of the
+    parameters of the camera about those of the scene; 0 keeps them. Of the options, those of the lens have no meaning
+    here. `check` is called before every step, and may raise an error to end it.
     """
-    radial = scene.radial
+    expected = scene.camera
 
-    def cost(scene: Scene) -> float:
+    def cost(scene: SparseScene) -> float:
         known = 0.0 if lengths is None else float((lengths.linearized(scene)[0] ** 2).sum())
-        return _cost(scene, seen, options, radial) + known
+        return _cost(scene, seen, options, expected, sigmas) + known
 
-    def linearize(scene: Scene) -> Callable[[float], Scene]:
-        system = _Linearized.of(scene, seen, options, radial, lengths)
+    def linearize(scene: SparseScene) -> Callable[[float], SparseScene]:
+        system = _Linearized.of(scene, seen, options, expected, sigmas, lengths)
 
-        def step(damping: float) -> Scene:
+        def step(damping: float) -> SparseScene:
             check()
             return system.step(scene, damping)
 
@@ -153,29 +170,30 @@ def adjust_sparse(scene: Scene, seen: Observations, options: AdjustmentOptions, 
     return levenberg_marquardt(scene, cost, linearize, options.iterations, options.tolerance, DAMPING)
 
 
-def _in_camera(scene: Scene, seen: Observations) -> Array:
-    """Return the observed points in the frames of the cameras that observe them (m, 3)."""
-    turned = np.einsum("mij,mj->mi", scene.rotation[seen.camera], scene.points[seen.point])
-    return np.asarray(turned + scene.translation[seen.camera])
+def _pinhole(scene: SparseScene, seen: Observations) -> Array:
+    return scene.camera.pinhole(seen.pixels, seen.shift_rate)
 
 
-def _cost(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float) -> float:
-    square = (residuals(scene, seen) ** 2).sum(1)
-    prior = (PIXEL_SIGMA * (scene.radial - radial) / options.radial_sigma) ** 2 if options.radial_sigma else 0.0
-    return float(cauchy(square, options.loss_scale).sum()) + prior
+def _cost(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
+          sigmas: Array) -> float:
+    square, free = (residuals(scene, seen) ** 2).sum(1), sigmas > 0
+    prior = PIXEL_SIGMA * scene.camera.difference(expected)[free] / sigmas[free]
+    return float(cauchy(square, options.loss_scale).sum() + (prior**2).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class _Linearized:
-    """Normal equations: [rotation, translation] of each camera, and the radial distortion if it is free.
+    """Normal equations: [rotation, translation] of each image, then the free parameters of the camera.
 
     Attributes:
+        free: those parameters.
         cameras: sparse (c, c), with the gradient (c,).
         points: (n, 3, 3), with the gradient (n, 3).
         coupling: sparse (c, 3 n).
 
     """
 
+    free: Index
     cameras: Any
     cameras_gradient: Array
     points: Array
@@ -183,43 +201,40 @@ class _Linearized:
     coupling: Any
 
     @staticmethod
-    def of(scene: Scene, seen: Observations, options: AdjustmentOptions, radial: float,
-           lengths: Lengths | None = None) -> _Linearized:
+    def of(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,
+           sigmas: Array, lengths: Lengths | None = None) -> _Linearized:
         yield_to_tracking()
-        in_camera, focal = _in_camera(scene, seen), scene.focal[seen.camera]
+        in_camera, camera, free = in_cameras(scene, seen), scene.camera, np.flatnonzero(sigmas)
         residual = residuals(scene, seen)
         square = (residual**2).sum(1) / options.loss_scale**2
         root = np.sqrt(np.nan_to_num(1 / (1 + square)))
         depth = np.where(root > 0, in_camera[:, 2], 1.0)
         by_translation = np.zeros((len(root), 2, 3))
-        by_translation[:, [0, 1], [0, 1]] = focal / depth[:, None]
-        by_translation[:, :, 2] = -focal * in_camera[:, :2] / depth[:, None] ** 2
+        by_translation[:, [0, 1], [0, 1]] = camera.focal / depth[:, None]
+        by_translation[:, :, 2] = -camera.focal * in_camera[:, :2] / depth[:, None] ** 2
         by_translation *= root[:, None, None]
-        by_point = by_translation @ scene.rotation[seen.camera]
-        parts = [-by_translation @ skews(in_camera), by_translation]
-        count = 6 * len(scene.rotation)
-        columns = 6 * seen.camera[:, None] + np.arange(6)
-        if options.radial_sigma:
-            bend = -seen.pixels * ((seen.pixels / focal) ** 2).sum(1, keepdims=True) * root[:, None]
-            parts.append(bend[..., None])
-            columns = np.column_stack([columns, np.full(len(columns), count)])
-            count += 1
-        by_camera = _rows(np.concatenate(parts, 2), columns, count)
+        by_point = by_translation @ scene.rotation[seen.image]
+        projections = in_camera[:, :2] / depth[:, None] * camera.focal
+        by_lens = camera.derivatives(projections, seen.pixels, seen.shift_rate)[:, :, free] * root[:, None, None]
+        poses, count = 6 * len(scene.rotation), 6 * len(scene.rotation) + len(free)
+        columns = np.concatenate([6 * seen.image[:, None] + np.arange(6),
+                                  np.tile(np.arange(poses, count), (len(root), 1))], 1)
+        by_camera = _rows(np.concatenate([-by_translation @ skews(in_camera), by_translation, by_lens], 2),
+                          columns, count)
         error = np.nan_to_num(residual * root[:, None])
-        cameras, gradient = (by_camera.T @ by_camera).tocsr(), by_camera.T @ error.ravel()
-        if options.radial_sigma:
-            weight = (PIXEL_SIGMA / options.radial_sigma) ** 2
-            cameras += sparse.csr_matrix(([weight], ([count - 1], [count - 1])), shape=cameras.shape)
-            gradient[-1] += weight * (scene.radial - radial)
+        weight = np.concatenate([np.zeros(poses), (PIXEL_SIGMA / sigmas[free]) ** 2])
+        cameras = (by_camera.T @ by_camera + sparse.diags(weight)).tocsr()
+        gradient = by_camera.T @ error.ravel()
+        gradient[poses:] += weight[poses:] * camera.difference(expected)[free]
         if lengths is not None:
             wrong, by_lengths = lengths.linearized(scene)
             by_lengths.resize(len(wrong), count)
             cameras, gradient = (cameras + by_lengths.T @ by_lengths).tocsr(), gradient + by_lengths.T @ wrong
         all_points = _rows(by_point, 3 * seen.point[:, None] + np.arange(3), 3 * len(scene.points))
-        return _Linearized(cameras, gradient, seen.sums(by_point.swapaxes(1, 2) @ by_point),
+        return _Linearized(free, cameras, gradient, seen.sums(by_point.swapaxes(1, 2) @ by_point),
                            seen.sums((by_point * error[..., None]).sum(1)), (by_camera.T @ all_points).tocsr())
 
-    def step(self, scene: Scene, damping: float) -> Scene:
+    def step(self, scene: SparseScene, damping: float) -> SparseScene:
         """Return the scene after one damped Gauss-Newton step."""
         count = len(self.points)
         inverse = np.linalg.inv(self.points + np.eye(3) * (damping * self.points + 1e-9))
@@ -234,9 +249,10 @@ class _Linearized:
         of_points = self.points_gradient + (self.coupling.T @ steps).reshape(-1, 3)
         by_camera = steps[:6 * len(scene.rotation)].reshape(-1, 6)
         turn = rotations(by_camera[:, :3])
-        radial = scene.radial + float(np.clip(steps[-1], -0.1, 0.1)) if len(steps) % 6 else scene.radial
-        return Scene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + by_camera[:, 3:],
-                     scene.points - (inverse @ of_points[..., None])[..., 0], scene.focal, radial)
+        of_lens = np.zeros(PARAMETERS)
+        of_lens[self.free] = steps[6 * len(scene.rotation):]
+        return SparseScene(turn @ scene.rotation, (turn @ scene.translation[..., None])[..., 0] + by_camera[:, 3:],
+                           scene.points - (inverse @ of_points[..., None])[..., 0], scene.camera.moved(of_lens))
 
 
 def _rows(values: Array, columns: Index, count: int) -> Any:
