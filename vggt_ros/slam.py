@@ -1,8 +1,7 @@
 """The SLAM algorithm, without ROS and without threads.
 
-`track` processes images on the caller's thread and never waits; the node calls its two halves, to publish the pose
-between them. `step` processes windows: in replay after `track`, in the node on the worker's thread. They share one
-immutable `Solution`, which `step` replaces as a whole.
+`track` processes images and never waits; the node calls its two halves, to publish the pose between them. `step`
+processes windows: in replay after `track`, in the node on the worker's thread. It replaces their `Solution` as a whole.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ from vggt_ros.windows.point_cloud import PointCloud
 from vggt_ros.windows.sliding_buffer import SlidingBuffer
 from vggt_ros.windows.solution import OBSERVED, Counts, Solution, Update
 
+if TYPE_CHECKING:
+    from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment
+
 _NEVER_CULLED = 64
 """Newest keyframes that are never culled, since tracking and the next windows depend on them."""
 
@@ -64,12 +67,11 @@ class Slam:
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
         self.config, self.reconstructor, self.last_loop = config, reconstructor, ""
-        self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
+        self._selector, self._localizer = KeyframeSelector(config.keyframes), (localizer := Localizer(config.tracking))
         self.buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
         self.height, self.imu, self._colors = HeightSource(config.scale.camera_height), ImuSource(), KeyframeColor()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
-        self.tracked_corners = self._localizer.tracked_corners
-        self.search_in_background = self._localizer.search_in_background
+        self.tracked_corners, self.search_in_background = localizer.tracked_corners, localizer.search_in_background
         self.solution, self.follows_map, self._next_keyframe = Solution(version=-2), True, 0
         self.reset()
 
@@ -178,9 +180,8 @@ class Slam:
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""
-        solution = self.solution
-        only_located = self.config.mode == "localization"
-        in_saved_map = len(solution) > 0 and (only_located or solution.ids[-1] < self._resumed_keyframe)
+        solution, located = self.solution, self.config.mode == "localization"
+        in_saved_map = len(solution) > 0 and (located or solution.ids[-1] < self._resumed_keyframe)
         needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape)
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
@@ -222,9 +223,10 @@ class Slam:
 
     def _close_loop(self, window: Window, added: Sequence[int], solution: Solution, verify: bool) -> str:
         """Collect loop candidates of the added keyframes; return what became of a loop, if one was verified."""
-        keyframes, features = [self._placer.recent[k] for k in added], self._atlas.take_local_features(added)
+        features = self._atlas.take_local_features(added)
         if not self.config.loops.enabled:
             return ""
+        keyframes = [self._placer.recent[k] for k in added]
         self._loop_closer.add_keyframes(keyframes, features, self._atlas, solution, self.counts)
         return self._loop_closer.close(window.id, self._atlas, self.counts) if verify else ""
 
@@ -263,12 +265,7 @@ class Slam:
         self.surface.update(self.solution)
 
     def record(self, map_world: Array) -> MapRecord:
-        """Return the whole map for storage, with the pose 4x4 that makes it upright; on the worker's thread.
-
-        Raises:
-            ValueError: nothing is mapped yet.
-
-        """
+        """Return the map for storage, with the pose 4x4 that makes it upright; ValueError if nothing is mapped yet."""
         return self._atlas.record(self._next_keyframe, self.buffer.next_window, map_world)
 
     def map_cloud(self) -> PointCloud:
@@ -287,14 +284,17 @@ class Slam:
         self.counts.released += len(culled)
         self._loop_closer.remove(culled)
 
-    def adjust_map(self) -> str:
-        """Adjust all keyframes at once, and return what became of it; on the worker's thread. See `map_adjustment`."""
-        from vggt_ros.mapping.submaps.map_adjustment import adjust_map  # scipy.sparse takes 26 MB and 0.2 s
-        message = adjust_map(self._atlas) if self.config.map.adjust else ""
-        self.solution = self._atlas.solution() if message else self.solution
+    def adjustment(self) -> MapAdjustment:
+        """Return the adjustment of all keyframes at once, to be solved on any thread; on the worker's thread."""
+        from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment  # scipy.sparse takes 26 MB and 0.2 s
+        return MapAdjustment(self._atlas)
+
+    def take_adjusted(self, adjustment: MapAdjustment) -> str:
+        """Take a solved adjustment into the map, and return what became of it; on the worker's thread."""
+        message, self.solution = adjustment.take(self._atlas), self._atlas.solution()
         return message
 
     def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
         """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""
-        rows = self.solution.submaps == submap
-        return self.solution.stamps[rows], self.solution.map_camera[rows]
+        solution, rows = self.solution, self.solution.submaps == submap
+        return solution.stamps[rows], solution.map_camera[rows]

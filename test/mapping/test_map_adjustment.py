@@ -11,10 +11,11 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.geometry.sim3 import to_sim3
 from vggt_ros.mapping.submaps.atlas import Atlas
-from vggt_ros.mapping.submaps.map_adjustment import adjust_map
+from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment, adjust_map
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.windows.keyframe import Keyframe, Window
+from vggt_ros.windows.solution import OBSERVED, MetricScale
 from vggt_ros.windows.tracks import Tracks
 
 COUNT, FOCAL, SIZE, READOUT = 28, 300.0, (320, 240), 0.02
@@ -211,3 +212,44 @@ def test_an_adjustment_that_a_loop_contradicts_is_undone():
     assert not atlas.graph.adjust(range(COUNT), bad)
     np.testing.assert_allclose(atlas.graph.poses(range(COUNT)), before, atol=1e-9)
     assert atlas.loop_count == 1
+
+
+def path_length(atlas):
+    return np.linalg.norm(np.diff(atlas.solution().map_camera[:, :3, 3], axis=0), axis=1).sum()
+
+
+def test_the_scale_of_a_map_in_meters_stays():
+    """Sources of metric scale hold it, also where it would drift by the images: half of the tracks end there."""
+    atlas, true = atlas_of(turn=0.004)
+    atlas.metric = MetricScale(OBSERVED, 0.01, "odometry")
+    before = path_length(atlas)
+    assert "adjusted at once" in adjust_map(atlas)
+    assert path_length(atlas) == pytest.approx(before, rel=2e-3)
+    moved, turned, _ = errors(atlas, true)
+    assert moved < 0.02 and turned < 0.1
+
+
+def test_what_an_adjustment_of_a_map_that_changed_meanwhile_is_worth():
+    """The map was scaled, and one of the keyframes removed, while it was solved on another thread."""
+    atlas, true = atlas_of(turn=0.004)
+    adjustment = MapAdjustment(atlas)
+    adjustment.solve()
+    unit = path_length(atlas)
+    atlas.rescale(2.0, MetricScale())
+    atlas.remove([COUNT - 1])
+    assert "adjusted at once" in adjustment.take(atlas)
+    assert path_length(atlas) == pytest.approx(2 * unit, rel=0.1)
+    assert errors(atlas, true)[0] < 0.02
+
+
+def test_an_adjustment_can_be_ended():
+    adjustment = MapAdjustment(atlas_of(turn=0.004)[0])
+    steps = []
+
+    def check():
+        steps.append(1)
+        if len(steps) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        adjustment.solve(check)

@@ -256,6 +256,17 @@ def test_a_folder_that_cannot_be_written_is_named_before_a_map_is_made(tmp_path,
         bench.close()
 
 
+def test_a_folder_of_the_kernel_is_none_for_maps(capfd):
+    """Known fault: root may do everything in /proc, says the kernel, but nothing can be made there."""
+    bench = Bench(lap().oracle(), map__folder="/proc/maps", **QUICK)
+    bench.read_log = lambda: capfd.readouterr().err
+    try:
+        assert bench.node.trigger_configure().name == "SUCCESS"
+        assert bench.spin(lambda: bench.logged("map.folder", "/proc", "set map.folder to"))
+    finally:
+        bench.close()
+
+
 def test_a_drive_that_hangs_blocks_neither_the_node_nor_its_end(monkeypatch):
     """As a network drive without its server does: the call that looks at the folder does not return."""
     hangs, server_is_back = threading.Event(), threading.Event()

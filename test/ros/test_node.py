@@ -576,6 +576,18 @@ def test_missing_images_are_explained_with_qos(make):
     assert bench.spin(lambda: bench.logged("no image", "/image", "/peer", "best_effort", "/camera_info"))
 
 
+def test_the_state_says_that_images_are_silent(make):
+    """Known fault: TRACKING for as long as nothing came."""
+    bench = make().start()
+    bench.info(lap().frames[0])
+    bench.play(lap().frames[:SHORT])
+    assert bench.status_now()["state"] in ("TRACKING", "DEGRADED")
+    bench.node.source.last_arrival -= 6.0
+    assert bench.status_now()["state"] == "NO_IMAGE"
+    bench.image(lap().frames[SHORT])
+    assert bench.spin(lambda: bench.status_now()["state"] in ("TRACKING", "DEGRADED"))
+
+
 def status_contains(bench, text):
     """Return whether the message of ~/status contains a text within a few seconds."""
     return bench.spin(lambda: bool(bench.got["status"]) and text in bench.got["status"][-1].message)

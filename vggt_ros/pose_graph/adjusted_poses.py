@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import inverse, log, normalized
+from vggt_ros.geometry.sim3 import inverse, log, normalized, scales
 from vggt_ros.pose_graph.consistency import CHI2_GATE, Loop
 from vggt_ros.pose_graph.loop_selection import LoopSelection
 from vggt_ros.pose_graph.spanning_tree import Index, SpanningTree
@@ -17,13 +17,15 @@ def take_adjusted(selection: LoopSelection, rows: Index, adjusted: Array, observ
     """Make the overlap factors what the adjusted poses (n, 4, 4) of rows say, and solve with the loops.
 
     So are the loops whose images were `observed` in the adjustment: it weighed them against all others. The covariances
-    stay: where a window said that its scale is uncertain, loops correct it. Return False, with all as before, if the
-    other loops contradict it: one is lost, or they strain the overlap factors much more than before.
+    stay: where a window said that its scale is uncertain, loops correct it. Scales by metric sources become those of
+    the adjusted poses, until the sources are asked again. Return False, with all as before, if the other loops
+    contradict it: one is lost, or they strain the overlap factors much more than before.
     """
     tree, loops = selection.tree, selection.accepted
     before, limit = (tree.chained_poses.copy(), tree.poses.copy()), 2 * _strain(tree) + CHI2_GATE * len(loops)
-    poses = carried(tree, rows, adjusted)
+    poses, log_scale = carried(tree, rows, adjusted), selection.log_scale
     tree.replace_chain(poses, poses)
+    selection.log_scale = dict(zip(log_scale, np.log(scales(poses[list(log_scale)])).tolist(), strict=True))
     measured = [(loop, loop.matrix) for loop in observed]
     for loop in observed:
         loop.measure_again(inverse(poses[loop.first_row, None])[0] @ poses[loop.second_row])
@@ -34,6 +36,7 @@ def take_adjusted(selection: LoopSelection, rows: Index, adjusted: Array, observ
         loop.measure_again(matrix)
     for loop in selection.loops:
         loop.accepted = loop in loops
+    selection.log_scale = log_scale
     tree.replace_chain(*before)
     selection.restore(before[1])
     return False

@@ -12,7 +12,9 @@ from vggt_ros.geometry.camera import Rectifier
 from vggt_ros.images.interlaced import Deinterlacer
 from vggt_ros.images.mask import read_mask
 from vggt_ros.reconstruction.base import Reconstructor
+from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence
+from vggt_ros.sequences.stamps import Order, StampCheck
 from vggt_ros.slam import Slam
 from vggt_ros.windows.frame import Frame
 
@@ -48,6 +50,37 @@ class FrameMaker:
             self._prepare()
         rectified = self.rectify(self._deinterlace(image))
         return Frame(stamp, rectified, self.rectify.intrinsics, camera.calibrated, self._excluded)
+
+
+class FrameSource:
+    """The frames of a sequence.
+
+    Attributes:
+        dropped: images left out so far because they are no newer than the one before.
+        jumps: of time, so far.
+        dark: stamps of the frames in which nothing can be seen.
+
+    """
+
+    def __init__(self, sequence: Sequence, make_frame: FrameMaker, max_step: float) -> None:
+        """Prepare; a step back in time by more than `max_step` seconds is a jump, not an image that is late."""
+        self._sequence, self._make_frame, self._stamps = sequence, make_frame, StampCheck(max_step)
+        self.dropped = 0
+        self.jumps: list[str] = []
+        self.dark: set[int] = set()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames; raises SequenceError where the recording cannot be read."""
+        for stamp, image in self._sequence:
+            order = self._stamps.check(stamp)
+            if order is Order.LATE:
+                self.dropped += 1
+                continue
+            if order is Order.JUMP:
+                self.jumps.append(f"{self._stamps.reason}, to {stamp} ns")
+            if darkness(image):
+                self.dark.add(stamp)
+            yield self._make_frame(stamp, image)
 
 
 def is_after_jump(slam: Slam, frame: Frame) -> bool:

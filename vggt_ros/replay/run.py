@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -24,11 +24,9 @@ from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.base import Reconstructor
 from vggt_ros.reconstruction.refined import refined_as_configured
 from vggt_ros.replay.forecast import Forecast
-from vggt_ros.replay.frames import FrameMaker, is_after_jump
+from vggt_ros.replay.frames import FrameMaker, FrameSource, is_after_jump
 from vggt_ros.replay.metric_sources import MetricData, MetricSources
-from vggt_ros.sequences.intake import darkness
 from vggt_ros.sequences.sequence import Sequence, Truth
-from vggt_ros.sequences.stamps import Order, StampCheck
 from vggt_ros.slam import Slam
 from vggt_ros.storage.map_record import MapRecord
 from vggt_ros.windows.frame import Frame, TrackedFrame
@@ -176,7 +174,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
     frames: list[TrackedFrame] = []
     updates: list[Update] = []
     failures: list[str] = []
-    source = _FrameSource(sequence, make_frame, config.camera.max_step)
+    source = FrameSource(sequence, make_frame, config.camera.max_step)
     sources = MetricSources(slam, sequence, make_frame.rectify, metric)
     forecast = None if ahead is None else Forecast(slam, reconstructor, ahead, config)
     interrupted, began = False, time.perf_counter()
@@ -204,7 +202,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
         bar.set_description("finishing the map")
-        adjusted = slam.adjust_map()
+        adjusted = _adjust(slam) if config.map.adjust else ""
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
@@ -231,36 +229,6 @@ def _loaded_reconstructor(config: Config, show: bool, stop: Callable[[], bool]) 
     return create_reconstructor(config, progress)
 
 
-class _FrameSource:
-    """The frames of a sequence.
-
-    Attributes:
-        dropped: images left out so far because they are no newer than the one before.
-        jumps: of time, so far.
-        dark: stamps of the frames in which nothing can be seen.
-
-    """
-
-    def __init__(self, sequence: Sequence, make_frame: FrameMaker, max_step: float) -> None:
-        self._sequence, self._make_frame, self._stamps = sequence, make_frame, StampCheck(max_step)
-        self.dropped = 0
-        self.jumps: list[str] = []
-        self.dark: set[int] = set()
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames; raises SequenceError where the recording cannot be read."""
-        for stamp, image in self._sequence:
-            order = self._stamps.check(stamp)
-            if order is Order.LATE:
-                self.dropped += 1
-                continue
-            if order is Order.JUMP:
-                self.jumps.append(f"{self._stamps.reason}, to {stamp} ns")
-            if darkness(image):
-                self.dark.add(stamp)
-            yield self._make_frame(stamp, image)
-
-
 def _with_late_poses(slam: Slam, frames: list[TrackedFrame]) -> list[TrackedFrame]:
     """Return the frames, with poses of those that had none when they came, by the keyframes that are solved now."""
     late = {tracked.stamp: tracked for tracked in slam.located_late}
@@ -276,6 +244,13 @@ def _finish(slam: Slam, updates: list[Update], failures: list[str],
     if last is not None:
         _solve(slam, last, updates, failures, on_update)
     slam.locate_late()
+
+
+def _adjust(slam: Slam) -> str:
+    """Adjust all keyframes at once, and return what became of it."""
+    adjustment = slam.adjustment()
+    adjustment.solve()
+    return slam.take_adjusted(adjustment)
 
 
 def _solve(slam: Slam, window: Window, updates: list[Update], failures: list[str],

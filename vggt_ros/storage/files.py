@@ -143,7 +143,10 @@ def output_folder(path: Path, *inputs: Path) -> Path:
 
 
 def why_not_writable(folder: Path) -> str:
-    """Return why nothing can be written into a folder, which may have to be made; empty if it can. Makes nothing."""
+    """Return why nothing can be written into a folder, which may have to be made; empty if it can.
+
+    Nothing is made, but in a file system without blocks, such as /proc: there the kernel grants root all access.
+    """
     try:
         folder = folder.resolve()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -153,6 +156,11 @@ def why_not_writable(folder: Path) -> str:
             return f"{existing} is on a file system that is mounted read-only"
         if not os.access(existing, os.W_OK | os.X_OK):
             return f"{existing} may not be written by this user"
+        if os.statvfs(existing).f_blocks == 0:
+            try:
+                os.rmdir(tempfile.mkdtemp(prefix=".vggt_ros_", dir=existing))
+            except OSError as error:
+                return f"{existing} keeps no folders: {error.strerror}"
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
     except RuntimeError:

@@ -45,9 +45,8 @@ class Atlas:
 
     def __init__(self, config: Config) -> None:
         """Begin empty."""
-        self._config = config
+        self._config, self._version, self.metric = config, 0, MetricScale()
         self._graph = KeyframeGraph(config.windows.size - config.windows.overlap, config.loops.drift)
-        self._version, self.metric = 0, MetricScale()
         self.keyframes: dict[int, MapKeyframe] = {}
         self.describe: Callable[[Keyframe], Description] = describe_keyframe
         self._local_features: dict[int, Features] = {}  # of the keyframes that were added last
@@ -72,6 +71,11 @@ class Atlas:
     def window_of(self, keyframe: int) -> int:
         """Return the window that placed a solved keyframe."""
         return self._graph.window(keyframe)
+
+    def metric_of(self, keyframe: int) -> MetricScale:
+        """Return what is known of the metric scale of a solved keyframe's submap."""
+        component = self._graph.components[self._graph.submap(keyframe)]
+        return self.metric if self.is_connected(keyframe) else self._submap_metrics.get(component, self.metric)
 
     def views(self, keyframes: Iterable[int], reference: int) -> dict[int, View]:
         """Return the views of solved keyframes in the map, in the frame and units of one of their submap."""
@@ -261,11 +265,7 @@ class Atlas:
     def record(self, next_keyframe: int, next_window: int, map_world: Array) -> MapRecord:
         """Return the whole map for storage; `map_world` 4x4 is the pose of its world in the z-up frame `map`.
 
-        All ids in use are below `next_keyframe` and `next_window`.
-
-        Raises:
-            ValueError: nothing is mapped yet.
-
+        All ids in use are below `next_keyframe` and `next_window`; raises ValueError where nothing is mapped yet.
         """
         if not len(self._graph):
             raise ValueError("nothing is mapped yet")

@@ -9,7 +9,8 @@ the full bundle adjustment of ORB-SLAM3 after a loop, Campos et al., TRO 2021, a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from scipy.sparse import csgraph, csr_matrix
 
 from vggt_ros.geometry.median import median
 from vggt_ros.geometry.poses import Array
-from vggt_ros.geometry.sim3 import scales
+from vggt_ros.geometry.sim3 import inverse, scales
 from vggt_ros.mapping.submaps.atlas import Atlas
+from vggt_ros.mapping.submaps.map_tracks import LoopTracks
 from vggt_ros.pose_graph.consistency import Loop
 from vggt_ros.reconstruction.adjustment.bundle import ROUGH, AdjustmentOptions
 from vggt_ros.reconstruction.adjustment.shared_camera import PARAMETERS, SharedCamera
 from vggt_ros.reconstruction.adjustment.sparse_bundle import (
+    Lengths,
     Observations,
     SparseScene,
     adjust_sparse,
@@ -31,7 +34,7 @@ from vggt_ros.reconstruction.adjustment.sparse_bundle import (
     triangulated,
 )
 from vggt_ros.reconstruction.adjustment.triangulation import MAX_RESIDUAL, MIN_RAY_ANGLE
-from vggt_ros.windows.solution import OBSERVED
+from vggt_ros.windows.solution import OBSERVED, MapKeyframe
 
 _LOG = logging.getLogger(__name__)
 MIN_KEYFRAMES = 10
@@ -46,49 +49,145 @@ distortion, and the readout time (seconds) about what is known, where that is no
 LONG = AdjustmentOptions(30, 1e-5)
 """Drift along a path changes the cost by little, so the steps must go on for long."""
 FIRST = 5
-"""Oldest keyframes of connected ones, which keep their scale."""
+"""Oldest keyframes of connected ones, which keep their scale where sources of metric scale do not hold that of all."""
 DEPTH_ANGLE, MIN_DEPTHS = np.radians(1.0), 15
 """Smallest angle between the rays, and fewest points, by which the scale of a keyframe's depth is measured."""
 
 
-@dataclass(frozen=True, eq=False)
-class Adjusted:
-    """Keyframes that were adjusted at once.
+LENGTH_SIGMA, POSITION_SIGMA = 0.05, 0.005
+"""Standard deviation of the step between two keyframes in a map whose scale is observed, as a fraction of it, and of
+the depth of the scene."""
+
+
+class MapAdjustment:
+    """An adjustment of all keyframes whose tracks are known: made of a map, solved on any thread, taken by the map.
+
+    The map may grow meanwhile. Parts that no tracks connect are adjusted each by itself, and stay attached to each
+    other as they were.
+    """
+
+    def __init__(self, atlas: Atlas) -> None:
+        """Copy what is needed from a map, or refer to what does not change."""
+        self._parts = [_Part.of(atlas, keyframes) for keyframes in _connected(atlas)]
+
+    def solve(self, check: Callable[[], None] = lambda: None) -> None:
+        """Adjust; `check` is called before every step, and may raise an error to end it."""
+        for part in self._parts:
+            part.adjust(check)
+
+    def take(self, atlas: Atlas) -> str:
+        """Take the adjusted poses over into the map, and return what became of that, empty if nothing did."""
+        message = "; ".join(part.take(atlas) for part in self._parts)
+        if message:
+            _LOG.info(message)
+        return message
+
+
+def adjust_map(atlas: Atlas) -> str:
+    """Adjust all keyframes of a map at once, and return what became of that, empty if nothing did."""
+    adjustment = MapAdjustment(atlas)
+    adjustment.solve()
+    return adjustment.take(atlas)
+
+
+@dataclass(eq=False)
+class _Part:
+    """Connected keyframes, k of them.
 
     Attributes:
-        map_keyframe: (k, 4, 4), similarities, scale: map units per unit of the keyframe's depth.
+        keyframes: as the map has them.
+        before: (k, 4, 4), their poses in the map, similarities, scale: map units per unit of the keyframe's depth.
+        scene, tracked: the images, without points, and what they have observed.
+        numbers: (n,), of the observed points.
+        loops: tracks across loops between its keyframes.
+        metric: whether sources of metric scale hold the scale.
+        after: (k, 4, 4), the adjusted poses; None if fewer observations would agree, or none with depth.
         residual_px: median length of the residuals, before and after.
-        loops: those whose images agree with it.
+        agreeing: the loops whose images agree with it.
         camera: (5,), by how much the parameters of `SharedCamera` differ from what was known; None if they are exact.
 
     """
 
-    map_keyframe: Array
-    residual_px: tuple[float, float]
-    loops: tuple[Loop, ...]
-    camera: Array | None
+    keyframes: list[MapKeyframe]
+    before: Array
+    scene: SparseScene
+    tracked: Observations
+    numbers: NDArray[np.int64]
+    loops: list[LoopTracks]
+    metric: bool
+    after: Array | None = None
+    residual_px: list[float] = field(default_factory=list)
+    agreeing: list[Loop] = field(default_factory=list)
+    camera: Array | None = None
 
+    @staticmethod
+    def of(atlas: Atlas, ids: list[int]) -> _Part:
+        """Return the part of a map that consists of these keyframes."""
+        before = atlas.graph.poses(ids)
+        loops = [tracks for tracks in atlas.tracks.across_loops if {*tracks.ends} <= {*ids}]
+        return _Part([atlas.keyframes[k] for k in ids], before, *_observed(atlas, ids, before), loops,
+                     atlas.metric_of(ids[0]).state == OBSERVED)
 
-def adjust_map(atlas: Atlas) -> str:
-    """Adjust all keyframes of a map whose tracks are known, and return what became of that, empty if nothing did.
+    def adjust(self, check: Callable[[], None]) -> None:
+        """Set `after` and `residual_px`."""
+        scene, angle = triangulated(self.scene, self.tracked)
+        first, known, sigmas = _squares(scene, self.tracked), scene.camera, _camera_sigmas(scene.camera)
+        chosen = (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[self.tracked.point]
+        scene, seen = _part(scene, self.tracked, chosen)
+        lengths = self._lengths()
+        scene = adjust_sparse(scene, seen, replace(LONG, tolerance=ROUGH), sigmas, lengths, check)
+        scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
+        scene = adjust_sparse(scene, seen, LONG, sigmas, lengths, check)
+        last = _squares(triangulated(scene, self.tracked)[0], self.tracked)
+        self.residual_px = [float(np.sqrt(np.median(squares))) for squares in (first, last)]
+        agree = [int((squares < MAX_RESIDUAL**2).sum()) for squares in (first, last)]
+        if agree[1] < agree[0] or not np.isfinite(scene.rotation).all():
+            return
+        scale = scales(self.before)
+        change = _depth_scales(self.keyframes, scene, seen) / scale
+        if not np.isfinite(change).any():
+            return
+        oldest = None if self.metric else FIRST
+        unit = np.median(change[np.isfinite(change)][:oldest])  # images do not say the scale of the whole
+        self.after = np.tile(np.eye(4), (len(change), 1, 1))
+        sizes = scale * np.nan_to_num(change / unit, nan=1.0)
+        self.after[:, :3, :3] = scene.rotation.swapaxes(1, 2) * sizes[:, None, None]
+        centers = scene.centers()
+        self.after[:, :3, 3] = centers[0] + (centers - centers[0]) / unit
+        of_point = self.numbers[self.tracked.point]
+        self.agreeing = [tracks.loop for tracks in self.loops
+                         if np.median(last[np.isin(of_point, tracks.points)]) < MAX_RESIDUAL**2]
+        self.camera = scene.camera.difference(known) if sigmas.any() else None
 
-    Parts that no tracks connect are adjusted each by itself, and stay attached to each other as they were.
-    """
-    messages = []
-    for keyframes in _connected(atlas):
-        found, before = _adjust(atlas, keyframes), scales(atlas.graph.poses(keyframes))
-        if found is None:
-            messages.append(f"{len(keyframes)} keyframes were not adjusted at once: fewer observations would agree")
-        elif not atlas.graph.adjust(keyframes, found.map_keyframe, found.loops):
-            messages.append(f"{len(keyframes)} keyframes were not adjusted at once: loops contradict it")
-        else:
-            change = np.abs(np.log(scales(atlas.graph.poses(keyframes)) / before)).max()
-            messages.append(f"{len(keyframes)} keyframes adjusted at once: reprojection errors from "
-                            f"{found.residual_px[0]:.2f} to {found.residual_px[1]:.2f} px, scale by up to {change:.1%}"
-                            + _camera_text(found.camera))
-    if messages:
-        _LOG.info("; ".join(messages))
-    return "; ".join(messages)
+    def take(self, atlas: Atlas) -> str:
+        """Take the adjusted poses over into the map, and return what became of that.
+
+        What was removed or placed anew meanwhile is left out, and all is moved as the oldest of the others was.
+        """
+        rows = [row for row, keyframe in enumerate(self.keyframes) if atlas.keyframes.get(keyframe.id) is keyframe]
+        ids, count = [self.keyframes[row].id for row in rows], f"{len(rows)} keyframes"
+        if self.after is None or not rows:
+            return f"{count} were not adjusted at once: fewer observations would agree"
+        now = atlas.graph.poses(ids)
+        after = now[:1] @ inverse(self.before[rows[:1]]) @ self.after[rows]
+        if not atlas.graph.adjust(ids, after, [loop for loop in self.agreeing if loop.accepted]):
+            return f"{count} were not adjusted at once: loops contradict it"
+        change = np.log(scales(atlas.graph.poses(ids)) / scales(now))
+        if self.metric:  # loops may have scaled the whole
+            atlas.rescale(float(np.exp(-np.median(change))), atlas.metric, ids[0])
+            change -= np.median(change)
+        return (f"{count} adjusted at once: reprojection errors from {self.residual_px[0]:.2f} to "
+                f"{self.residual_px[1]:.2f} px, scale by up to {np.abs(change).max():.1%}"
+                + _camera_text(self.camera))
+
+    def _lengths(self) -> Lengths | None:
+        """Return the steps from keyframe to keyframe by sources of metric scale; None if there are no such sources."""
+        if not self.metric:
+            return None
+        length = np.linalg.norm(np.diff(self.scene.centers(), axis=0), axis=1)
+        depth = scales(self.before) * np.nan_to_num([one.median_depth for one in self.keyframes], nan=1.0)
+        first = np.arange(len(length))
+        return Lengths(first, first + 1, length, np.hypot(LENGTH_SIGMA * length, POSITION_SIGMA * depth[:-1]))
 
 
 def _camera_text(difference: Array | None) -> str:
@@ -100,12 +199,9 @@ def _camera_text(difference: Array | None) -> str:
 
 
 def _connected(atlas: Atlas) -> list[list[int]]:
-    """Return the groups of keyframes that are connected by the points which they see in common.
-
-    None where sources of metric scale hold the scale of every window.
-    """
+    """Return the groups of keyframes that are connected by the points which they see in common."""
     ids = atlas.graph.ids
-    if atlas.tracks.newest is None or not ids or atlas.metric.state == OBSERVED:
+    if atlas.tracks.newest is None or not ids:
         return []
     image, numbers, _ = atlas.tracks.of(ids)
     points, point = np.unique(numbers, return_inverse=True)
@@ -114,35 +210,6 @@ def _connected(atlas: Atlas) -> list[list[int]]:
     label = csgraph.connected_components(common, directed=False)[1]
     groups = [[ids[row] for row in np.flatnonzero(label == one)] for one in np.unique(label)]
     return [group for group in groups if len(group) >= MIN_KEYFRAMES]
-
-
-def _adjust(atlas: Atlas, keyframes: list[int]) -> Adjusted | None:
-    """Return connected keyframes adjusted at once; None if fewer observations agree than before, or none with depth."""
-    before = atlas.graph.poses(keyframes)
-    scale = scales(before)
-    scene, tracked, numbers = _observed(atlas, keyframes, before)
-    scene, angle = triangulated(scene, tracked)
-    first, known, sigmas = _squares(scene, tracked), scene.camera, _camera_sigmas(scene.camera)
-    scene, seen = _part(scene, tracked, (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[tracked.point])
-    scene = adjust_sparse(scene, seen, replace(LONG, tolerance=ROUGH), sigmas)
-    scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
-    scene = adjust_sparse(scene, seen, LONG, sigmas)
-    last = _squares(triangulated(scene, tracked)[0], tracked)
-    if (last < MAX_RESIDUAL**2).sum() < (first < MAX_RESIDUAL**2).sum() or not np.isfinite(scene.rotation).all():
-        return None
-    change = _depth_scales(atlas, keyframes, scene, seen) / scale
-    if not np.isfinite(change).any():
-        return None
-    unit = np.median(change[np.isfinite(change)][:FIRST])  # images do not say the scale of the whole
-    after = np.tile(np.eye(4), (len(keyframes), 1, 1))
-    after[:, :3, :3] = scene.rotation.swapaxes(1, 2) * (scale * np.nan_to_num(change / unit, nan=1.0))[:, None, None]
-    centers = scene.centers()
-    after[:, :3, 3] = centers[0] + (centers - centers[0]) / unit
-    of_point = numbers[tracked.point]
-    loops = tuple(tracks.loop for tracks in atlas.tracks.across_loops if {*tracks.ends} <= {*keyframes}
-                  and np.median(last[np.isin(of_point, tracks.points)]) < MAX_RESIDUAL**2)
-    residual = float(np.sqrt(np.median(first))), float(np.sqrt(np.median(last)))
-    return Adjusted(after, residual, loops, scene.camera.difference(known) if sigmas.any() else None)
 
 
 def _observed(atlas: Atlas, keyframes: list[int],
@@ -187,14 +254,13 @@ def _squares(scene: SparseScene, seen: Observations) -> Array:
     return np.nan_to_num((residuals(scene, seen) ** 2).sum(1), nan=np.inf)
 
 
-def _depth_scales(atlas: Atlas, keyframes: list[int], scene: SparseScene, seen: Observations) -> Array:
+def _depth_scales(keyframes: list[MapKeyframe], scene: SparseScene, seen: Observations) -> Array:
     """Return units of the scene per unit of each keyframe's depth (k,), by its points; NaN where it has too few."""
     _, angle = triangulated(scene, seen)
     depth = in_cameras(scene, seen)[:, 2]
     result, pixels = np.full(len(keyframes), np.nan), scene.camera.pinhole(seen.pixels, seen.shift_rate)
-    for row, keyframe in enumerate(keyframes):
+    for row, stored in enumerate(keyframes):
         mine = np.flatnonzero((seen.image == row) & (angle > DEPTH_ANGLE)[seen.point])
-        stored = atlas.keyframes[keyframe]
         focal = np.diag(stored.intrinsics)[:2]
         places = pixels[mine] * focal / scene.camera.focal + stored.intrinsics[:2, 2]
         x, y = np.clip(np.rint(places), 0, np.array(stored.depth.shape[::-1]) - 1).astype(int).T

@@ -76,6 +76,29 @@ class Observations:
         return np.asarray(np.add.reduceat(values, self.starts))
 
 
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """Known distances between images, such as by sources of metric scale: images let the scale drift along a path.
+
+    Attributes:
+        first, second: (p,), rows of the images.
+        length, sigma: (p,), units of the scene.
+
+    """
+
+    first: Index
+    second: Index
+    length: Array
+    sigma: Array
+
+    def errors(self, scene: SparseScene) -> tuple[Array, Array]:
+        """Return the errors (p,), in sigmas, and the directions (p, 3) from the first to the second, over the sigma."""
+        centers = scene.centers()
+        between = centers[self.second] - centers[self.first]
+        distance = np.linalg.norm(between, axis=1)
+        return (distance - self.length) / self.sigma, between / (np.maximum(distance, 1e-12) * self.sigma)[:, None]
+
+
 def residuals(scene: SparseScene, seen: Observations) -> Array:
     """Return projection minus observation (m, 2), pixels; NaN where the point is not in front of the camera."""
     in_camera = in_cameras(scene, seen)
@@ -112,18 +135,27 @@ def triangulated(scene: SparseScene, seen: Observations) -> tuple[SparseScene, A
     return replace(scene, points=np.asarray(points, np.float64)), 2 * np.arccos(np.clip(cosine, -1, 1))
 
 
-def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOptions, sigmas: Array) -> SparseScene:
+def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOptions, sigmas: Array,
+                  lengths: Lengths | None = None, check: Callable[[], None] = lambda: None) -> SparseScene:
     """Return the scene that minimizes the robust reprojection error; the pose of the first image is held fixed.
 
-    Its scale is constrained by the damping only. `sigmas` (5,) are standard deviations of the parameters of the camera
-    about those of the scene; 0 keeps them. Of the options, those of the lens have no meaning here.
+    Its scale is constrained by the damping only, or by `lengths`. `sigmas` (5,) are standard deviations of the
+    parameters of the camera about those of the scene; 0 keeps them. Of the options, those of the lens have no meaning
+    here. `check` is called before every step, and may raise an error to end it.
     """
     expected = scene.camera
 
+    def cost(scene: SparseScene) -> float:
+        known = 0.0 if lengths is None else PIXEL_SIGMA**2 * float((lengths.errors(scene)[0] ** 2).sum())
+        return _cost(scene, seen, options, expected, sigmas) + known
+
     def linearize(scene: SparseScene) -> Callable[[float], SparseScene]:
         system = _linearized(scene, seen, options, expected, sigmas)
+        if lengths is not None:
+            _add_lengths(system, scene, lengths)
 
         def step(damping: float) -> SparseScene:
+            check()
             of_pose, of_point, of_free = system.step(damping)
             of_camera = np.zeros(PARAMETERS)
             of_camera[sigmas > 0] = of_free
@@ -131,8 +163,7 @@ def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOpt
 
         return step
 
-    return levenberg_marquardt(scene, lambda scene: _cost(scene, seen, options, expected, sigmas), linearize,
-                               options.iterations, options.tolerance, DAMPING)
+    return levenberg_marquardt(scene, cost, linearize, options.iterations, options.tolerance, DAMPING)
 
 
 def _pinhole(scene: SparseScene, seen: Observations) -> Array:
@@ -166,6 +197,18 @@ def _linearized(scene: SparseScene, seen: Observations, options: AdjustmentOptio
     system.camera += np.diag(weight)
     system.camera_gradient += weight * camera.difference(expected)[free]
     return system
+
+
+def _add_lengths(system: SparseNormalEquations, scene: SparseScene, lengths: Lengths) -> None:
+    """Add known distances between images to normal equations.
+
+    To first order, a step of an image's translation moves its center by that, turned back into the map.
+    """
+    error, along = lengths.errors(scene)
+    by_pose = np.zeros((2, len(error), 6))
+    for side, rows, sign in ((0, lengths.first, 1), (1, lengths.second, -1)):
+        by_pose[side, :, 3:] = sign * np.einsum("pij,pj->pi", scene.rotation[rows], along)
+    system.add_between(lengths.first, lengths.second, PIXEL_SIGMA * by_pose, PIXEL_SIGMA * error)
 
 
 def _moved(scene: SparseScene, of_pose: Array, of_point: Array, of_camera: Array) -> SparseScene:

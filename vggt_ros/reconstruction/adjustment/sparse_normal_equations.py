@@ -62,12 +62,22 @@ class SparseNormalEquations:
         self._camera_at = self._by_point(_product(camera, at))
         self.camera = _product(camera, camera).sum(0)
         self.camera_gradient = _product(camera, residual).sum(0)[:, 0]
+        self._between: Any = 0
+
+    def add_between(self, first: Index, second: Index, by_pose: Array, errors: Array) -> None:
+        """Add errors (p,) of pairs of images, with their derivatives (2, p, 6) by the poses of either."""
+        rows = np.arange(len(errors))
+        jacobian = sum(_blocks_of_rows(by_pose[side], rows, images, self._images)
+                       for side, images in enumerate((first, second)))
+        self._between = self._between + jacobian.T @ jacobian
+        self._pose_gradient = self._pose_gradient + (jacobian.T @ errors).reshape(-1, 6)
 
     def step(self, damping: float) -> tuple[Array, Array, Array]:
         """Return a damped Gauss-Newton step of poses (k, 6), points (n, 3) and camera (p,); the first pose is fixed."""
         inverse = np.linalg.inv(_damped(self._at, damping))
         gain, camera_gain = self._pose_at @ inverse[self._point], self._camera_at @ inverse
-        reduced = _block_diagonal(_damped(self._pose, damping)) - self._blocks(gain) @ self._blocks(self._pose_at).T
+        reduced = (_block_diagonal(_damped(self._pose, damping)) + self._between
+                   - self._blocks(gain) @ self._blocks(self._pose_at).T)
         border = self._camera_pose - self._by_image(camera_gain[self._point] @ self._pose_at.swapaxes(1, 2))
         corner = _damped(self.camera, damping) - np.einsum("npi,nqi->pq", camera_gain, self._camera_at)
         right = self._pose_gradient - self._by_image(gain @ self._at_gradient[self._point][..., None])[..., 0]
@@ -102,6 +112,12 @@ class SparseNormalEquations:
         rows = self._image_rows
         return sparse.bsr_matrix((values[rows.indices], self._point[rows.indices], rows.indptr),
                                  shape=(6 * self._images, 3 * self._points))
+
+
+def _blocks_of_rows(values: Array, rows: Index, images: Index, count: int) -> Any:
+    """Return the sparse matrix (p, 6 count) with values (p, 6) in the columns of an image for each row."""
+    columns = 6 * images[:, None] + np.arange(6)
+    return sparse.csr_matrix((values.ravel(), (np.repeat(rows, 6), columns.ravel())), shape=(len(rows), 6 * count))
 
 
 def _product(first: Array, second: Array) -> Array:

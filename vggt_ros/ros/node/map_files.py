@@ -13,6 +13,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import Array
 from vggt_ros.mapping.files.restored_map import RestoredMap, restore
 from vggt_ros.ros.common.periodic import PeriodicThread
+from vggt_ros.ros.node.map_adjuster import MapAdjuster
 from vggt_ros.ros.node.services import CommandSteps
 from vggt_ros.ros.tf.transforms import Transforms
 from vggt_ros.slam import Slam
@@ -26,6 +27,7 @@ class MapFiles:
     blocks neither the executor nor the end of the node.
 
     Attributes:
+        adjuster: adjusts all keyframes at once before a map is saved by name.
         problems: in one line that maps cannot be saved, with the cure; empty if they can.
         saved_keyframes, loaded_keyframes: number of keyframes in the map that was last saved, or loaded.
         load_error: why the map that should be loaded at the start is not loaded; empty if there is no such error.
@@ -48,14 +50,15 @@ class MapFiles:
         """
         self._node, self._config, self._slam, self._transforms = node, config, slam, transforms
         self._run_in_worker, self._restart = run_in_worker, restart
-        self.load_error = ""
+        self.adjuster, self.load_error = MapAdjuster(slam, config, run_in_worker), ""
         self.saved_keyframes = self.loaded_keyframes = 0
         self._pending_load: tuple[CommandSteps, Future[Any]] | None = None
         self.problems: list[str] = []
         self._check = PeriodicThread(self._look_at_folder, 2.0, "vggt_ros_map_folder")
 
     def close(self) -> None:
-        """Stop looking at the folder, without waiting for a drive that hangs."""
+        """Stop looking at the folder, without waiting for a drive that hangs, and save what waits to be adjusted."""
+        self.adjuster.close()
         self._check.close(timeout=1.0)
 
     @property
@@ -67,11 +70,15 @@ class MapFiles:
     def save(self, name: str = "") -> CommandSteps:
         """Save the map under a name, by default `map.name`."""
         config, map_world = self._config(), self._transforms.map_world
-        folder = yield self._run_in_worker(lambda: self._save(_folder(config, name), map_world, adjusted=True))
+        folder = yield self.adjuster.call(lambda: self._save(_folder(config, name), map_world, True))
         return str(folder)
 
     def autosave(self) -> None:
-        """With `map.autosave`, save the map under a name of its own; returns at once, the result is logged."""
+        """With `map.autosave`, save the map under a name of its own; returns at once, the result is logged.
+
+        It is saved as it is, since the map is replaced then, or the node ends. A `save` that waits is done first.
+        """
+        self.adjuster.end_early()
         config, map_world = self._config(), self._transforms.map_world
         if not config.map.autosave or config.mode == "localization" or map_world is None:
             return
@@ -139,13 +146,13 @@ class MapFiles:
             problems = [f"map.folder, map.name: {error}; set map.folder to a folder that this user may write"]
         self.problems = problems
 
-    def _save(self, folder: Path, map_world: Array | None, adjusted: bool = False) -> Path:
+    def _save(self, folder: Path, map_world: Array | None, complete: bool = False) -> Path:
         """Write the map in the frame `map` (z up), as it is published; return the folder."""
         if map_world is None:
             raise StorageError("the map is empty")
-        if adjusted and self._slam.adjust_map():
-            self._slam.surface.update(self._slam.solution, complete=True)
         solution = self._slam.solution
+        if complete and not self.adjuster.closed:
+            self._slam.surface.update(solution, complete=True)
         save_map(folder, self._slam.record(map_world), self._slam.map_cloud().transformed(map_world),
                  map_world @ solution.map_camera, self._config())
         self.saved_keyframes = len(solution)

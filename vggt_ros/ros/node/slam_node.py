@@ -130,7 +130,7 @@ class SlamNode(NodeParts):
         self.monitor.map_problems = lambda: self.maps.problems
         self.transforms.may_send = lambda: not self.metric.withholds
         self.monitor.late_transforms = lambda: self.transforms.mounting.late
-        self.monitor.is_paused = lambda: self.is_paused
+        self.monitor.is_paused, self.monitor.map_adjusted = lambda: self.is_paused, lambda: self.maps.adjuster.report
         self.commands.set_handlers(NodeCommands(self, self.reset).handlers())
         closers.callback(self.commands.set_handlers, {})
         self.periodic_work = PeriodicWork(self)

@@ -40,6 +40,7 @@ class StatusMonitor:
         map_problems: returns why maps cannot be saved, which is known before images come; part of the `problems`.
         problems: returns what is missing or may be wrong around the node, each in one line with the cure.
         is_paused: returns whether images are left out on request.
+        map_adjusted: returns what became of the last adjustment of all keyframes.
         late_transforms: returns for how many images TF had no transform in time.
         resets, interruptions: number of resets of the map, and of jumps of time after which it went on.
         failed_images, lost_windows: number of images whose tracking raised an error, and of windows that were lost by
@@ -61,6 +62,7 @@ class StatusMonitor:
         self.problems: Callable[[], list[str]] = list
         self.map_problems: Callable[[], list[str]] = list
         self.is_paused: Callable[[], bool] = lambda: False
+        self.map_adjusted: Callable[[], str] = lambda: "not yet"
         self._known_problems: set[str] = set()
         self.late_transforms: Callable[[], int] = lambda: 0
         self.clear()
@@ -126,7 +128,7 @@ class StatusMonitor:
         solution, update, counts = slam.solution, self.update, slam.counts
         values: dict[str, object] = {
             "state": reconstructor.state if reconstructor.state in (LOADING, FAILED) else
-            self.tracked.state if self.tracked else "NO_IMAGE",
+            self.tracked.state if self.tracked and not source.silence_reason() else "NO_IMAGE",
             "degraded by": self.tracked.reason if self.tracked and self.tracked.reason else "nothing",
             "mode": slam.config.mode,
             "paused": "yes" if self.is_paused() else "no",
@@ -148,6 +150,7 @@ class StatusMonitor:
             **vars(counts),
             "keyframes placed": len(solution),
             "last loop": slam.last_loop or "none",
+            "map adjusted": self.map_adjusted(),
             "windows waiting": self._worker.backlog.waiting,
             "given up": self._worker.backlog.given_up or "nothing",
             "worker": "idle" if self._worker.idle else "busy",
