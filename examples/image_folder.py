@@ -18,6 +18,6 @@ for frame in frames(sequence, reconstructor, config):
         print(f"{frame.stamp * 1e-9:.2f} s: {len(slam.solution)} keyframes {update.refused}")
 if (last := slam.flush()) is not None:
     slam.step(last)
-stamps, map_camera = slam.trajectory(slam.solution.largest_submap)
+stamps, map_camera = slam.solution.trajectory(slam.solution.largest_submap)
 print(f"{why}: {len(stamps)} of {len(slam.solution)} keyframes in the largest submap")
 write_ply(Path(sys.argv[2] if len(sys.argv) > 2 else "map.ply"), slam.map_cloud())

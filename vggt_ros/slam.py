@@ -1,7 +1,8 @@
 """The SLAM algorithm, without ROS and without threads.
 
-`track` processes images and never waits; the node calls its two halves, to publish the pose between them. `step`
-processes windows: in replay after `track`, in the node on the worker's thread. It replaces their `Solution` as a whole.
+`track` processes images on the caller's thread and never waits; the node calls its two halves, to publish the pose
+between them. `step` processes windows: in replay after `track`, in the node on the worker's thread. They share one
+immutable `Solution`, which `step` replaces as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vggt_ros.config import Config
 from vggt_ros.features.tracks import FeatureTracks, ImageFeatures
@@ -67,11 +67,12 @@ class Slam:
     def __init__(self, config: Config, reconstructor: Reconstructor) -> None:
         """Begin with an empty map."""
         self.config, self.reconstructor, self.last_loop = config, reconstructor, ""
-        self._selector, self._localizer = KeyframeSelector(config.keyframes), (localizer := Localizer(config.tracking))
+        self._selector, self._localizer = KeyframeSelector(config.keyframes), Localizer(config.tracking)
         self.buffer, self.odometry, self.depth = SlidingBuffer(config.windows), OdometrySource(), DepthSource()
         self.height, self.imu, self._colors = HeightSource(config.scale.camera_height), ImuSource(), KeyframeColor()
         self.scale = ScaleObserver(config.scale, [self.odometry, self.depth, self.height, self.imu])
-        self.tracked_corners, self.search_in_background = localizer.tracked_corners, localizer.search_in_background
+        self.tracked_corners = self._localizer.tracked_corners
+        self.search_in_background = self._localizer.search_in_background
         self.solution, self.follows_map, self._next_keyframe = Solution(version=-2), True, 0
         self.reset()
 
@@ -180,8 +181,8 @@ class Slam:
 
     def _locate(self, frame: Frame, image: ImageFeatures, search: bool) -> TrackedFrame:
         """Return the frame with its pose in the newest solution, and update the counters."""
-        solution, located = self.solution, self.config.mode == "localization"
-        in_saved_map = len(solution) > 0 and (located or solution.ids[-1] < self._resumed_keyframe)
+        solution, only_located = self.solution, self.config.mode == "localization"
+        in_saved_map = len(solution) > 0 and (only_located or solution.ids[-1] < self._resumed_keyframe)
         needed = self._selector.needs_keyframe(self._localizer.features, image.gray.shape)
         tracked = self._localizer.locate(frame, image, solution, in_saved_map, needed, search)
         self.counts.tracked += tracked.map_camera is not None
@@ -293,8 +294,3 @@ class Slam:
         """Take a solved adjustment into the map, and return what became of it; on the worker's thread."""
         message, self.solution = adjustment.take(self._atlas), self._atlas.solution()
         return message
-
-    def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
-        """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes in the newest solution."""
-        solution, rows = self.solution, self.solution.submaps == submap
-        return solution.stamps[rows], solution.map_camera[rows]

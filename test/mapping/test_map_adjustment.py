@@ -11,7 +11,7 @@ from vggt_ros.config import Config
 from vggt_ros.geometry.poses import inverse, pose, so3_exp
 from vggt_ros.geometry.sim3 import to_sim3
 from vggt_ros.mapping.submaps.atlas import Atlas
-from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment, adjust_map
+from vggt_ros.mapping.submaps.map_adjustment import MapAdjustment
 from vggt_ros.pose_graph.relative_poses import LoopMeasurement
 from vggt_ros.reconstruction.base import WindowGeometry
 from vggt_ros.windows.keyframe import Keyframe, Window
@@ -105,6 +105,12 @@ def atlas_of(turn=0.0, growth=0.0, missing=()):
             atlas.begin_submap(window, geometry)
         atlas.tracks.add(geometry.tracks)
     return atlas, true
+
+
+def adjust_map(atlas):
+    adjustment = MapAdjustment(atlas)
+    adjustment.solve()
+    return adjustment.take(atlas)
 
 
 def errors(atlas, true):

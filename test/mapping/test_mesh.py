@@ -117,7 +117,7 @@ def test_the_room_is_where_the_scene_has_it(exported):
     """Distances of vertices to the room along the rays of its cameras, at most a voxel for most of them."""
     mesh = trimesh.load(exported / "mesh.ply", process=False)
     slam, scene = mapped(), room()
-    _, room_map = trajectory_error(*slam.trajectory(0), lap())
+    _, room_map = trajectory_error(*slam.solution.trajectory(0), lap())
     world_map = lap().world_camera[0]  # the frame of the saved map
     points = (np.asarray(mesh.vertices) - world_map[:3, 3]) @ world_map[:3, :3]
     points = room_map.apply(points)

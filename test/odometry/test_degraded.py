@@ -44,7 +44,7 @@ def rotated_in_place(degrees: int = 120, step: float = 2.0) -> tuple[list[Tracke
         tracked.append(slam.track(frame))
         if tracked[-1].window is not None:
             slam.step(tracked[-1].window)
-    return tracked[-len(poses):], poses, trajectory_error(*slam.trajectory(0), whole)[1]
+    return tracked[-len(poses):], poses, trajectory_error(*slam.solution.trajectory(0), whole)[1]
 
 
 def errors(tracked: TrackedFrame, truth: Array, world_map: Sim3) -> tuple[float, float]:
@@ -84,7 +84,7 @@ def test_poses_are_degraded_while_the_reconstructor_lags():
             waiting.append((i - 1 + 32, tracked[-1].window))  # formed at the image after its newest
         while waiting and waiting[0][0] <= i:
             slam.step(waiting.pop(0)[1])
-    world_map = trajectory_error(*slam.trajectory(0), sequence)[1]
+    world_map = trajectory_error(*slam.solution.trajectory(0), sequence)[1]
     assert {"TRACKING", "DEGRADED"} <= {t.state for t in tracked}
     degraded = [(t, p) for t, p in zip(tracked, sequence.world_camera, strict=True) if t.state == "DEGRADED"]
     assert len(degraded) > 5 and any("reconstructed" in t.reason for t, _ in degraded)

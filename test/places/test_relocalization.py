@@ -27,7 +27,7 @@ FIRST = 30
 def mapped():
     """The room, mapped with the noise of a real reconstructor; its record; and the similarity from map to world."""
     done = run(lap(), Config(), lap().oracle(noise=NOISE), follows_map=False)
-    return done, done.slam.record(np.eye(4)), trajectory_error(*done.slam.trajectory(0), lap())[1]
+    return done, done.slam.record(np.eye(4)), trajectory_error(*done.slam.solution.trajectory(0), lap())[1]
 
 
 @cache

@@ -94,7 +94,7 @@ def test_the_map_from_exact_network_output_is_exact():
     assert oracle.unknown[0] == "there is no window before" and len(oracle.unknown) == 2, oracle.unknown
     assert oracle.found
     assert max(turn for turn, _ in oracle.found) < 0.01 and max(far for _, far in oracle.found) < 0.05
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     size = float(np.ptp(lap().world_camera[:, :3, 3], axis=0).max())
     assert slam.counts.submaps == 1 and len(stamps) >= 8 and trajectory_error(stamps, poses, lap())[0] < 1e-3 * size
 

@@ -53,7 +53,7 @@ def run(readout: float, setting: float, count: int = FRAMES):
         window = slam.track(Frame(stamp, image, pinhole(*SIZE))).window
         if window:
             slam.step(window)
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     target = np.array([truth[int(s)] for s in stamps])
     error = np.linalg.norm(umeyama(poses[:, :3, 3], target).apply(poses[:, :3, 3]) - target, axis=1)
     path = np.linalg.norm(np.diff(target, axis=0), axis=1).sum()

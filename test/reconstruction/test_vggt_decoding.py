@@ -192,7 +192,7 @@ def test_the_pipeline_recovers_the_ground_truth_from_raw_output():
     """A lap encoded as raw output, with a different scale per window, is accurate to 1e-3 of the room size."""
     sequence = lap()
     done = run(sequence, Config(), sequence.oracle(kind=VggtOracle), follows_map=False)
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     error, world_map = trajectory_error(stamps, poses, sequence)
     size = float(np.ptp(sequence.world_camera[:, :3, 3], axis=0).max())
     assert done.slam.counts.submaps == 1

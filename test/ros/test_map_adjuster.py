@@ -75,6 +75,13 @@ def test_a_map_that_has_not_changed_is_not_adjusted_again(stage, changed, adjust
     assert stage.slam.taken == adjusted
 
 
+def test_two_saves_at_once_wait_for_one_adjustment(stage):
+    saves = [stage.adjuster.call(lambda name=name: (name, stage.slam.taken)) for name in ("first", "second")]
+    assert stage.slam.steps.began.wait(5.0)
+    stage.slam.steps.may_end.set()
+    assert [save.result(5.0) for save in saves] == [("first", 1), ("second", 1)]
+
+
 def test_what_waits_is_done_before_a_reset_and_before_the_end(stage):
     """As it is: a map that takes long to adjust is saved all the same."""
     saved = stage.adjuster.call(lambda: stage.slam.taken)

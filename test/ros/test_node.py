@@ -194,7 +194,7 @@ def test_depth_comes_in_the_cameras_frame_with_its_calibration_and_the_maps_unit
     images, infos = lapped.got["depth/image"], lapped.got["depth/camera_info"]
     assert [image.header for image in images] == [info.header for info in infos]
     assert [stamp(image) for image in images] == lapped.node.slam.solution.stamps.tolist()
-    stamps, poses = lapped.node.slam.trajectory(0)
+    stamps, poses = lapped.node.slam.solution.trajectory(0)
     _, room_map = trajectory_error(stamps, poses, lap())
     for image, info in list(zip(images, infos, strict=True))[::5]:
         assert (image.encoding, image.header.frame_id) == ("32FC1", CAMERA)
@@ -319,7 +319,7 @@ def test_deactivate_with_a_window_in_flight_and_activate_again(make):
     bench.play(list(frames)[:40])
     solved = bench.node.slam.solution
     assert solved.submaps.max() == 0 and solved.stamps[-1] > lap().frames[40].stamp
-    assert trajectory_error(*bench.node.slam.trajectory(0), lap())[0] < 0.02
+    assert trajectory_error(*bench.node.slam.solution.trajectory(0), lap())[0] < 0.02
 
 
 def test_cleanup_and_configure_again(make):
@@ -474,7 +474,7 @@ def test_a_camera_on_a_robot(make):
     parents = {(t.child_frame_id, t.header.frame_id) for topic in ("/tf", "/tf_static") for message in bench.got[topic]
                for t in message.transforms}
     assert sorted(parents) == [("base_link", "odom"), (CAMERA, "base_link"), ("odom", "map")]  # one parent each
-    stamps, world_camera = bench.node.slam.trajectory(0)
+    stamps, world_camera = bench.node.slam.solution.trajectory(0)
     path = bench.got["path"][-1]
     assert [stamp(item) for item in path.poses] == stamps.tolist()
     for item, camera in zip(path.poses, world_camera, strict=True):

@@ -202,7 +202,7 @@ def test_accuracy_with_exact_network_output(make):
     bench.play(lap().frames[:70])
     bench.settle(4.0)
     path = bench.got["path"][-1]
-    stamps, poses = bench.node.slam.trajectory(0)
+    stamps, poses = bench.node.slam.solution.trajectory(0)
     assert [stamp(item) for item in path.poses] == stamps.tolist() and len(stamps) >= 8
     size = float(np.ptp(lap().world_camera[:, :3, 3], axis=0).max())
     assert trajectory_error(stamps, poses, lap())[0] < 1e-3 * size

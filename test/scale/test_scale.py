@@ -47,7 +47,7 @@ def test_an_odometry_makes_the_map_metric_once(observed):
     slam, _, updates = observed
     metric = slam.solution.metric
     assert metric.state == OBSERVED and metric.sigma < 0.015 and metric.source == "odometry"
-    assert trajectory_error(*slam.trajectory(0), lap())[1].scale == pytest.approx(1.0, abs=0.01)
+    assert trajectory_error(*slam.solution.trajectory(0), lap())[1].scale == pytest.approx(1.0, abs=0.01)
     assert sum(update.rescaled != 1.0 for update in updates) == 1
     assert "m per map unit" in slam.scale.report["odometry"]
 

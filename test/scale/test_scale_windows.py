@@ -39,7 +39,7 @@ class BreakingScale(DriftingScale):
 
 def errors(slam):
     """RMSE of the keyframes after a rigid motion and after a similarity, meters, and the spread of local scale."""
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     centers, truth = poses[:, :3, 3], POSES[np.searchsorted(STAMPS, stamps)][:, :3, 3]
     found = [umeyama(centers, truth, free) for free in (False, True)]
     rmse = [float(np.sqrt(np.mean(np.sum((f.apply(centers) - truth) ** 2, axis=1)))) for f in found]

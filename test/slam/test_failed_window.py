@@ -66,5 +66,5 @@ def test_a_window_that_fails_half_way_is_lost_alone(cause):
     assert [window for window, _ in errors] == [FAILING]
     assert ("not finite" if cause == "covariance" else "no memory") in errors[0][1]
     assert slam.counts.submaps == 1 and slam.counts.windows > FAILING
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     assert trajectory_error(stamps, poses, lap())[0] < 1e-3

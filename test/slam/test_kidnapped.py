@@ -78,7 +78,7 @@ def kidnap(seed: int, count: int, cover: str = "black") -> tuple[list[Trial], Sl
     truth += [(stamp, camera) for stamp, camera in script if camera is not None]
     oracle = RefusesGaps(scene, [s for s, _ in truth], np.array([p for _, p in truth]), NOISE)
     slam = run(lap(), Config(), oracle, follows_map=False).slam
-    world_map = trajectory_error(*slam.trajectory(0), lap())[1]
+    world_map = trajectory_error(*slam.solution.trajectory(0), lap())[1]
     trials, odometry = [], slam.track(lap().frames[-1]).odom_camera
     for at, (stamp, camera) in enumerate(script):
         if at % (COVERED + UNCOVERED) == 0:
@@ -167,7 +167,7 @@ def test_a_camera_is_not_found_where_it_cannot_have_come():
     """Across the room in the next image: another place that looks alike. Later the camera may be there."""
     slam = run(lap(), Config(), lap().oracle(), follows_map=False).slam
     newest, elsewhere = lap().frames[-1], lap().frames[40]
-    world_map = trajectory_error(*slam.trajectory(0), lap())[1]
+    world_map = trajectory_error(*slam.solution.trajectory(0), lap())[1]
     for seconds, found in ((0.1, False), (20.0, True)):
         frame = Frame(newest.stamp + round(seconds * 1e9), elsewhere.image, elsewhere.intrinsics)
         tracked = slam.track(frame)

@@ -31,7 +31,7 @@ def solved():
 def test_the_first_window_is_solved():
     """All of its keyframes are placed, to a thousandth of the distance of the cabinet."""
     sequence, slam = solved()
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     true = dict(zip(sequence.truth[0].tolist(), sequence.truth[1][:, :3, 3], strict=True))
     centers, target = poses[:, :3, 3], np.array([true[stamp] for stamp in stamps.tolist()])
     error = np.linalg.norm(umeyama(centers, target).apply(centers) - target, axis=1).max()

@@ -36,7 +36,7 @@ def _exact():
 def test_exact_windows_give_an_exact_trajectory_and_map(exact):
     """Exact windows of arbitrary scale give the true trajectory: 1e-4 m over a path of 4 m."""
     sequence, done = exact
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     error, world_map = trajectory_error(stamps, poses, sequence)
     assert error < 1e-4
     assert done.slam.counts.submaps == 1
@@ -83,7 +83,7 @@ def test_a_dropped_window_breaks_nothing():
     """The overlap is found by keyframe id; another wrapper pairs it by position and is silently wrong by 0.4 m here."""
     sequence = lap()
     done = poses_of(sequence, Config(), sequence.oracle(), drop=(2,))
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     assert done.slam.counts.submaps == 1
     assert len(stamps) < done.slam.counts.keyframes
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
@@ -110,7 +110,7 @@ def test_a_chain_that_breaks_begins_a_new_submap():
         "the window shares no keyframe with the map, and none of its images was found in it; then: no matches"
     assert done.slam.counts.unplaced == 0  # those of the dropped windows were never processed
     for submap in range(2):
-        stamps, poses = done.slam.trajectory(submap)
+        stamps, poses = done.slam.solution.trajectory(submap)
         assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
 
 
@@ -131,8 +131,8 @@ def test_a_submap_begins_where_the_chain_broke():
     done = poses_of(sequence, Config().replace({"loops.enabled": False}), sequence.oracle(RotatesKeyframes))
     with_new_submap = [u for u in done.updates if u.new_submap]
     assert len(with_new_submap) == 1 and "is rotated by" in with_new_submap[0].refused
-    _, world_map = trajectory_error(*done.slam.trajectory(0), sequence)
-    stamps, poses = done.slam.trajectory(1)
+    _, world_map = trajectory_error(*done.slam.solution.trajectory(0), sequence)
+    stamps, poses = done.slam.solution.trajectory(1)
     truth = {frame.stamp: camera for frame, camera in zip(sequence.frames, sequence.world_camera, strict=True)}
     begin = truth[int(stamps[0])]
     assert np.linalg.norm(world_map.apply(poses[0, :3, 3]) - begin[:3, 3]) < 1e-3
@@ -161,7 +161,7 @@ def test_a_refused_window_is_bridged():
     assert "among those to refuse" in refused[0].refused
     assert done.slam.counts.refused == 1
     assert done.slam.counts.submaps == 1
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
 
 
@@ -173,7 +173,7 @@ def test_a_partial_last_window_is_placed_by_its_true_overlap():
     assert 0 < len(last.keyframes) < 6
     solution = done.slam.solution
     assert set(last.keyframes) <= set(solution.ids.tolist())
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
 
 
@@ -181,7 +181,7 @@ def test_every_frame_after_the_first_window_has_a_pose():
     """The tracker's poses are accurate to a centimeter, also when corrected by the final map."""
     sequence = lap()
     done = poses_of(sequence, Config(), sequence.oracle(noise=OracleNoise(scale=0.5, depth=0.02)))
-    stamps, poses = done.slam.trajectory(0)
+    stamps, poses = done.slam.solution.trajectory(0)
     _, world_map = trajectory_error(stamps, poses, sequence)
     first = next(i for i, t in enumerate(done.tracked) if t.state == "TRACKING")
     assert all(t.state == "TRACKING" for t in done.tracked[first:])
@@ -318,7 +318,7 @@ def test_back_pressure_thins_keyframes_and_counts_them():
     last = slam.flush()
     if last:
         slam.step(last)
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     assert slam.counts.submaps == 1
     assert len(stamps) == slam.counts.keyframes - slam.counts.thinned
     assert trajectory_error(stamps, poses, sequence)[0] < 1e-4
@@ -337,7 +337,7 @@ def test_tracking_bridges_a_slow_reconstructor(late):
             slam.step(waiting.pop(0)[1])
     first = next(i for i, t in enumerate(tracked) if t.state == "TRACKING")
     assert all(t.state in ("TRACKING", "DEGRADED") for t in tracked[first:])
-    _, world_map = trajectory_error(*slam.trajectory(0), sequence)
+    _, world_map = trajectory_error(*slam.solution.trajectory(0), sequence)
     errors = [np.linalg.norm(world_map.apply(t.map_camera[:3, 3]) - truth[:3, 3])
               for t, truth in zip(tracked[first:], sequence.world_camera[first:], strict=True)]
     assert np.sqrt(np.mean(np.square(errors))) < 0.1

@@ -57,7 +57,7 @@ def test_a_real_sequence_at_twice_the_speed_of_the_reconstructor() -> None:
     assert slam.counts.submaps == 1 and slam.counts.unplaced == 0
     located = states[states.index("TRACKING"):]
     assert located.count("TRACKING") + located.count("DEGRADED") > 0.95 * len(located)
-    stamps, poses = slam.trajectory(0)
+    stamps, poses = slam.solution.trajectory(0)
     true_stamps, truth = sequence.truth
     at = np.abs(true_stamps[:, None] - stamps).argmin(0)
     near = np.abs(true_stamps[at] - stamps) < 2e7

@@ -70,6 +70,6 @@ def odometry(change=lambda index, step: step, world_camera=POSES):
 
 def meters(slam, submap=0):
     """Meters in a unit of a submap, which is 1 if it is metric."""
-    stamps, poses = slam.trajectory(submap)
+    stamps, poses = slam.solution.trajectory(submap)
     truth = POSES[np.searchsorted(STAMPS, stamps)]
     return umeyama(poses[:, :3, 3], truth[:, :3, 3]).scale

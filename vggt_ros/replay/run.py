@@ -91,7 +91,7 @@ class Run:
         """
         if self.config.mode == "localization":
             return self.frame_trajectory(submap)
-        stamps, poses = self.slam.trajectory(submap)
+        stamps, poses = self.slam.solution.trajectory(submap)
         solution = self.slam.solution
         is_new = solution.ids[solution.submaps == submap] >= self.first_keyframe
         return in_time(stamps[is_new], poses[is_new])

@@ -145,6 +145,11 @@ class Solution:
         """Return the depth (h, w) of a solved keyframe in map units, NaN where unknown."""
         return self.keyframes[keyframe].depth.astype(np.float32) * np.float32(self.scale[self.row(keyframe)])
 
+    def trajectory(self, submap: int) -> tuple[NDArray[np.int64], Array]:
+        """Return stamps (n,) and poses `map_camera` (n, 4, 4) of a submap's keyframes."""
+        rows = self.submaps == submap
+        return self.stamps[rows], self.map_camera[rows]
+
     def restricted(self, rows: NDArray[np.int64]) -> Solution:
         """Return a solution of only the keyframes in `rows` (n,), ascending; its windows and edges stay."""
         names = ("ids", "stamps", "submaps", "windows", "map_camera", "scale")

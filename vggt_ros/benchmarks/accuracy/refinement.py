@@ -100,7 +100,7 @@ def refinement(names: Sequence[str], seeds: int = 3, calibrated: bool = True, co
             errors = []
             for reconstructor in (inner, RefinedReconstructor(inner)):
                 slam, seconds, refined = fuse(keyframes, reconstructor, config)
-                stamps, camera = slam.trajectory(slam.solution.largest_submap)
+                stamps, camera = slam.solution.trajectory(slam.solution.largest_submap)
                 truth = np.array(sorted(poses)), np.array([poses[stamp] for stamp in sorted(poses)])
                 errors.append(accuracy(stamps, camera, *truth).ate_rmse)
             rows.append({"ate_m": errors[0], "ate_refined_m": errors[1], "windows_refined": refined,

@@ -81,13 +81,13 @@ def measure(sequence: Sequence, source: str, config: Config, reconstructor: Reco
             return
         now = int(np.searchsorted(stamps, solution.stamps[-1]))
         try:
-            scale = align(*slam.trajectory(int(solution.submaps[-1])), stamps, world_camera).scale
+            scale = align(*slam.solution.trajectory(int(solution.submaps[-1])), stamps, world_camera).scale
         except EvaluationError:
             return
         if source == "factor":  # as a user who has measured a length in the map
             if slam.config.scale.factor == 0.0 and length[min(now, len(length) - 1)] >= _FACTOR_AFTER:
                 slam.configure(slam.config.replace({"scale.factor": scale}))
-                scale = align(*slam.trajectory(int(slam.solution.submaps[-1])), stamps, world_camera).scale
+                scale = align(*slam.solution.trajectory(int(slam.solution.submaps[-1])), stamps, world_camera).scale
             if slam.config.scale.factor == 0.0:
                 return
         errors.append(((stamps[min(now, len(stamps) - 1)] - stamps[0]) / 1e9, length[min(now, len(length) - 1)],

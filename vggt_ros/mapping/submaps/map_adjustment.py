@@ -52,8 +52,6 @@ FIRST = 5
 """Oldest keyframes of connected ones, which keep their scale where sources of metric scale do not hold that of all."""
 DEPTH_ANGLE, MIN_DEPTHS = np.radians(1.0), 15
 """Smallest angle between the rays, and fewest points, by which the scale of a keyframe's depth is measured."""
-
-
 LENGTH_SIGMA, POSITION_SIGMA = 0.05, 0.005
 """Standard deviation of the step between two keyframes in a map whose scale is observed, as a fraction of it, and of
 the depth of the scene."""
@@ -81,13 +79,6 @@ class MapAdjustment:
         if message:
             _LOG.info(message)
         return message
-
-
-def adjust_map(atlas: Atlas) -> str:
-    """Adjust all keyframes of a map at once, and return what became of that, empty if nothing did."""
-    adjustment = MapAdjustment(atlas)
-    adjustment.solve()
-    return adjustment.take(atlas)
 
 
 @dataclass(eq=False)

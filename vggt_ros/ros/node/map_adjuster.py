@@ -22,12 +22,11 @@ class _EndedEarly(Exception):
 
 @dataclass(eq=False)
 class _Task:
-    """An adjustment in progress: what to do after it, and since when it runs; `error` says why it has failed."""
+    """An adjustment in progress: what waits for it, and since when it runs; `error` says why it has failed."""
 
     adjustment: MapAdjustment
     version: int
-    then: Callable[[], Any]
-    result: Future[Any]
+    waiting: list[tuple[Callable[[], Any], Future[Any]]]
     error: str = "it was ended early"
     began: float = field(default_factory=time.monotonic)
 
@@ -55,7 +54,10 @@ class MapAdjuster:
         return self._report if task is None else f"in progress for {time.monotonic() - task.began:.0f} s"
 
     def call(self, then: Callable[[], Any]) -> Future[Any]:
-        """Adjust the map, then call `then` on the worker's thread; the future gets its result."""
+        """Adjust the map, then call `then` on the worker's thread; the future gets its result.
+
+        If an adjustment is in progress, that one is waited for.
+        """
         result: Future[Any] = Future()
         self._run_in_worker(lambda: self._begin(then, result))
         return result
@@ -73,10 +75,13 @@ class MapAdjuster:
 
     def _begin(self, then: Callable[[], Any], result: Future[Any]) -> None:
         solution = self._slam.solution
+        if self._task is not None:
+            self._task.waiting.append((then, result))
+            return
         if not self._config().map.adjust or not len(solution) or solution.version == self._version:
             _answer(then, result)
             return
-        self._task = _Task(self._slam.adjustment(), solution.version, then, result)
+        self._task = _Task(self._slam.adjustment(), solution.version, [(then, result)])
         self._thread = threading.Thread(target=self._solve, args=(self._task,), name="vggt_ros_adjuster", daemon=True)
         self._thread.start()
 
@@ -103,7 +108,8 @@ class MapAdjuster:
             self._slam.take_adjusted(task.adjustment) or "nothing to adjust: too few keyframes, or none with tracks"
         self._version = self._slam.solution.version if unchanged and not task.error else -1
         self._report = f"{message} ({time.monotonic() - task.began:.1f} s)"
-        _answer(task.then, task.result)
+        for then, result in task.waiting:
+            _answer(then, result)
 
 
 def _answer(then: Callable[[], Any], result: Future[Any]) -> None:
