@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -132,8 +133,8 @@ def test_a_map_that_is_not_there_is_not_saved_and_the_reason_is_said(tmp_path, c
 
 def test_an_interrupted_run_is_that_of_the_images_before(sequence):
     count = 60
-    asked = iter(range(count + 1))
-    interrupted = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth), stop=lambda: next(asked) == count)
+    asked = itertools.count()
+    interrupted = run(sequence, Config(), SceneReconstructor(SCENE, *sequence.truth), stop=lambda: next(asked) >= count)
     start = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:count], size=(320, 240))
     whole = run(start, Config(), SceneReconstructor(SCENE, *start.truth))
     assert (interrupted.interrupted, whole.interrupted) == (True, False)
@@ -319,6 +320,14 @@ def test_one_seed_one_result(sequence):
     assert np.array_equal(first.slam.solution.stamps, second.slam.solution.stamps)
     assert np.allclose(first.slam.solution.map_camera, second.slam.solution.map_camera, rtol=0, atol=1e-6)
     assert report(first)["ate_percent_of_path"] < 3
+
+
+def test_an_interrupt_while_the_map_is_adjusted_leaves_it_as_it_was():
+    short, seen = RenderedSequence("room", SCENE, laps(110, laps=0.5)[:40], size=(640, 480)), []
+    done = run(short, Config().replace({"reconstructor": "multiview"}), on_frame=lambda *_: seen.append(1),
+               stop=lambda: len(seen) == len(short))
+    assert not done.interrupted and len(done.slam.solution) > 8
+    assert report(done)["adjusted"].endswith("replay was interrupted")
 
 
 def test_rejected_windows_begin_a_submap_that_is_written_to_files_of_its_own(sequence, tmp_path):

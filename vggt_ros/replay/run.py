@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -148,7 +150,8 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
         metric: what metric scale is taken from.
         loaded: a saved map to continue.
         workers: solve windows, those of the images ahead too; the results are the same.
-        stop: asked before each image whether to end; the map of the images before it is the result.
+        stop: asked before each image whether to end; the map of the images before it is the result. From then on it
+            has to stay true: a map that is being adjusted is left as it was.
         on_update: called after each window that was solved; without it, `slam.surface` is complete at the end only.
         on_frame: called after each image, before the window that it completes.
 
@@ -202,7 +205,7 @@ def run(sequence: Sequence, config: Config, reconstructor: Reconstructor | None 
             frames.append(tracked)
         _finish(slam, updates, failures, on_update)
         bar.set_description("finishing the map")
-        adjusted = _adjust(slam) if config.map.adjust else ""
+        adjusted = _adjust(slam, stop, bar) if config.map.adjust else ""
         slam.surface.update(slam.solution, complete=True)  # what windows left for later ones
     frames = _with_late_poses(slam, frames)
     dark = sum(frame.stamp in source.dark and frame.map_camera is None for frame in frames)
@@ -246,10 +249,20 @@ def _finish(slam: Slam, updates: list[Update], failures: list[str],
     slam.locate_late()
 
 
-def _adjust(slam: Slam) -> str:
+def _adjust(slam: Slam, stop: Callable[[], bool], bar: tqdm[Any]) -> str:
     """Adjust all keyframes at once, and return what became of it."""
+    steps = itertools.count(1)
+
+    def check() -> None:
+        if stop():
+            raise InterruptedError
+        bar.set_postfix(step=next(steps))
+
     adjustment = slam.adjustment()
-    adjustment.solve()
+    try:
+        adjustment.solve(check)
+    except InterruptedError:
+        return "the keyframes were not adjusted at once: replay was interrupted"
     return slam.take_adjusted(adjustment)
 
 
