@@ -112,7 +112,8 @@ def _find_in_hub(repository: str, download: bool, cache: Path | None, progress: 
                     check_hash(path, progress, owner)
                     return path
     wanted = f"revision {revision} of {repository}" if revision else repository
-    failed = " and could not be downloaded (no network, or offline): connect once, or" if download else ":"
+    failed = (" and could not be downloaded (no network, or offline): connect once, or" if download
+              else ": start the node once with a network, or")
     raise WeightsError(f"{owner}.weights: {wanted} is not in the cache{failed} copy {names[0]} from {page} into a "
                        f"folder and set {owner}.weights to it")
 
