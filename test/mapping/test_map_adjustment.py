@@ -64,7 +64,8 @@ def tracks_of(cameras, keyframes, missing=()):
         local = points @ inverse(cameras[k]).T
         pixels = local[:, :2] / local[:, 2:3] * FOCAL
         seen = np.flatnonzero((np.abs(pixels) < CENTER).all(1) & (local[:, 2] > 0))
-        rate = np.stack([200 * np.sin(k + pixels[seen, 0] / 90), 100 * np.cos(pixels[seen, 1] / 50)], 1)
+        # By less than a pixel of the depth, which is without a rolling shutter here.
+        rate = np.stack([100 * np.sin(k + pixels[seen, 0] / 90), 50 * np.cos(pixels[seen, 1] / 50)], 1)
         side = sum(k > one for one in missing)
         parts.append((seen + 10_000 * side, np.full(len(seen), k), pixels[seen] + READOUT * rate, rate))
     number, keyframe, pixels, rate = (np.concatenate(part) for part in zip(*parts, strict=True))

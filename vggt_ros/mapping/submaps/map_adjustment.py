@@ -120,7 +120,7 @@ class _Part:
                      atlas.metric_of(ids[0]).state == OBSERVED)
 
     def adjust(self, check: Callable[[], None]) -> None:
-        """Set `after` and `residual_px`."""
+        """Adjust, and set `residual_px`, and unless it is refused, `after`, `agreeing` and `camera`."""
         scene, angle = triangulated(self.scene, self.tracked)
         first, known, sigmas = _squares(scene, self.tracked), scene.camera, _camera_sigmas(scene.camera)
         chosen = (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[self.tracked.point]
@@ -135,7 +135,7 @@ class _Part:
         if agree[1] < agree[0] or not np.isfinite(scene.rotation).all():
             return
         scale = scales(self.before)
-        change = _depth_scales(self.keyframes, scene, seen) / scale
+        change = _depth_scales(self.keyframes, scene, seen, known.focal) / scale
         if not np.isfinite(change).any():
             return
         oldest = None if self.metric else FIRST
@@ -245,15 +245,18 @@ def _squares(scene: SparseScene, seen: Observations) -> Array:
     return np.nan_to_num((residuals(scene, seen) ** 2).sum(1), nan=np.inf)
 
 
-def _depth_scales(keyframes: list[MapKeyframe], scene: SparseScene, seen: Observations) -> Array:
-    """Return units of the scene per unit of each keyframe's depth (k,), by its points; NaN where it has too few."""
+def _depth_scales(keyframes: list[MapKeyframe], scene: SparseScene, seen: Observations, focal: Array) -> Array:
+    """Return units of the scene per unit of each keyframe's depth (k,), by its points; NaN where it has too few.
+
+    Depth belongs to the pixels of the image as the camera took it. `focal` (2,) is that of the images by the
+    calibration, as the intrinsics of the depth have it.
+    """
     _, angle = triangulated(scene, seen)
     depth = in_cameras(scene, seen)[:, 2]
-    result, pixels = np.full(len(keyframes), np.nan), scene.camera.pinhole(seen.pixels, seen.shift_rate)
+    result = np.full(len(keyframes), np.nan)
     for row, stored in enumerate(keyframes):
         mine = np.flatnonzero((seen.image == row) & (angle > DEPTH_ANGLE)[seen.point])
-        focal = np.diag(stored.intrinsics)[:2]
-        places = pixels[mine] * focal / scene.camera.focal + stored.intrinsics[:2, 2]
+        places = seen.pixels[mine] * np.diag(stored.intrinsics)[:2] / focal + stored.intrinsics[:2, 2]
         x, y = np.clip(np.rint(places), 0, np.array(stored.depth.shape[::-1]) - 1).astype(int).T
         ratios = depth[mine] / stored.depth[y, x].astype(np.float64)
         ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
