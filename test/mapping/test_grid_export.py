@@ -38,7 +38,7 @@ def mapped():
 def in_the_room():
     """The solution in meters and in the room's own axes, z up."""
     solution = mapped().solution
-    world_map = trajectory_error(*mapped().trajectory(0), lap())[1]
+    world_map = trajectory_error(*mapped().solution.trajectory(0), lap())[1]
     return replace(solution, map_camera=np.array([world_map.apply_pose(p) for p in solution.map_camera]),
                    scale=solution.scale * world_map.scale)
 

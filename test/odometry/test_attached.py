@@ -45,7 +45,7 @@ def test_the_robot_in_the_view_of_its_camera_is_left_out(share):
     ours, plain = result(share).slam, result("plain").slam
     assert ours.counts.keyframes > 0.6 * plain.counts.keyframes
     assert ours.counts.submaps == 1
-    assert trajectory_error(*ours.trajectory(0), changed(share))[0] < 0.01
+    assert trajectory_error(*ours.solution.trajectory(0), changed(share))[0] < 0.01
     features = ours._localizer.features
     assert (features.pixels[:, 1] < (1 - share) * SIZE[1] + 2).mean() > 0.9
     assert abs(features.attached.mask[-int(share * SIZE[1]):].mean() - 1) < 0.1
