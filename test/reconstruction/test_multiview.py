@@ -21,7 +21,13 @@ from vggt_ros.reconstruction import create_reconstructor
 from vggt_ros.reconstruction.adjustment.bundle import AdjustmentOptions, Scene, adjust, undistorted
 from vggt_ros.reconstruction.adjustment.lens import Lens, correction_maps, distorted
 from vggt_ros.reconstruction.adjustment.shared_camera import SharedCamera
-from vggt_ros.reconstruction.adjustment.sparse_bundle import Observations, SparseScene, residuals, triangulated
+from vggt_ros.reconstruction.adjustment.sparse_bundle import (
+    Observations,
+    SparseScene,
+    ray_angles,
+    residuals,
+    triangulated,
+)
 from vggt_ros.reconstruction.adjustment.triangulation import triangulate
 from vggt_ros.reconstruction.base import ReconstructionRefused, WindowGeometry
 from vggt_ros.reconstruction.multiview.dense.depth import interpolate, rank
@@ -65,7 +71,7 @@ def test_tracks_agree_with_the_poses(solved: WindowGeometry) -> None:
     seen = Observations(tracks.keyframes[order], point, tracks.pixels[order], tracks.shift_rate[order])
     camera = SharedCamera(tracks.focal, np.zeros(2), tracks.radial, tracks.readout)
     scene = SparseScene(camera_window[:, :3, :3], camera_window[:, :3, 3], np.zeros((0, 3)), camera)
-    scene, angle = triangulated(scene, seen)
+    scene, angle = triangulated(scene, seen), ray_angles(scene, seen)
     length = np.linalg.norm(residuals(scene, seen), axis=1)[(angle > np.radians(1))[seen.point]]
     assert len(points) > 200 and np.median(length) < 0.3 and np.percentile(length, 95) < 1.5
 

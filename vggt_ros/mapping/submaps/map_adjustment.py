@@ -30,6 +30,7 @@ from vggt_ros.reconstruction.adjustment.sparse_bundle import (
     SparseScene,
     adjust_sparse,
     in_cameras,
+    ray_angles,
     residuals,
     triangulated,
 )
@@ -121,15 +122,15 @@ class _Part:
 
     def adjust(self, check: Callable[[], None]) -> None:
         """Adjust, and set `residual_px`, and unless it is refused, `after`, `agreeing` and `camera`."""
-        scene, angle = triangulated(self.scene, self.tracked)
+        scene, angle = triangulated(self.scene, self.tracked), ray_angles(self.scene, self.tracked)
         first, known, sigmas = _squares(scene, self.tracked), scene.camera, _camera_sigmas(scene.camera)
         chosen = (first < FIRST_RESIDUAL**2) & (angle > MIN_RAY_ANGLE)[self.tracked.point]
-        scene, seen = _part(scene, self.tracked, chosen)
+        scene, seen = _chosen(scene, self.tracked, chosen)
         lengths = self._lengths()
         scene = adjust_sparse(scene, seen, replace(LONG, tolerance=ROUGH), sigmas, lengths, check)
-        scene, seen = _part(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
+        scene, seen = _chosen(scene, seen, _squares(scene, seen) < MAX_RESIDUAL**2)
         scene = adjust_sparse(scene, seen, LONG, sigmas, lengths, check)
-        last = _squares(triangulated(scene, self.tracked)[0], self.tracked)
+        last = _squares(triangulated(scene, self.tracked), self.tracked)
         self.residual_px = [float(np.sqrt(np.median(squares))) for squares in (first, last)]
         agree = [int((squares < MAX_RESIDUAL**2).sum()) for squares in (first, last)]
         if agree[1] < agree[0] or not np.isfinite(scene.rotation).all():
@@ -234,7 +235,7 @@ def _camera_sigmas(camera: SharedCamera) -> Array:
     return sigmas
 
 
-def _part(scene: SparseScene, seen: Observations, chosen: NDArray[np.bool_]) -> tuple[SparseScene, Observations]:
+def _chosen(scene: SparseScene, seen: Observations, chosen: NDArray[np.bool_]) -> tuple[SparseScene, Observations]:
     """Return a scene with only the chosen observations (m,), and the points that have two of them."""
     seen, rows = seen.kept(chosen)
     return replace(scene, points=scene.points[rows]), seen
@@ -251,7 +252,7 @@ def _depth_scales(keyframes: list[MapKeyframe], scene: SparseScene, seen: Observ
     Depth belongs to the pixels of the image as the camera took it. `focal` (2,) is that of the images by the
     calibration, as the intrinsics of the depth have it.
     """
-    _, angle = triangulated(scene, seen)
+    angle = ray_angles(scene, seen)
     depth = in_cameras(scene, seen)[:, 2]
     result = np.full(len(keyframes), np.nan)
     for row, stored in enumerate(keyframes):

@@ -83,9 +83,14 @@ class Scene:
         depth = np.where(in_camera[..., 2:] > 1e-9, in_camera[..., 2:], np.nan)
         return in_camera[..., :2] / depth * self.focal - undistorted(observations, self.focal, self.radial)
 
+    def part(self, cameras: NDArray[np.intp] | slice, points: NDArray[np.intp] | slice) -> Scene:
+        """Return some of the cameras, with some of the points."""
+        return Scene(self.rotation[cameras], self.translation[cameras], self.points[points], self.focal[cameras],
+                     self.radial)
+
     def first(self, count: int) -> Scene:
         """Return the first cameras, with all points."""
-        return Scene(self.rotation[:count], self.translation[:count], self.points, self.focal[:count], self.radial)
+        return self.part(slice(count), slice(None))
 
     def centers(self) -> Array:
         """Return the camera centers (S, 3) in the world."""

@@ -79,10 +79,8 @@ class CalibrationCheck:
         columns, rows = np.flatnonzero(registered), np.flatnonzero(inliers.any(1))
         if not len(rows):
             return self
-        part = Scene(free.rotation[columns], free.translation[columns], free.points[rows], free.focal[columns],
-                     free.radial)
         grid = np.ix_(rows, columns)
-        sigma = lens_sigmas(part, observations[grid], inliers[grid], options)[0]
+        sigma = lens_sigmas(free.part(columns, rows), observations[grid], inliers[grid], options)[0]
         if sigma > MAX_SIGMA:
             return self
         weight = 1 / (sigma**2 + WINDOW_SIGMA**2)

@@ -82,8 +82,7 @@ def scale_sigma(scene: Scene, observations: Array, visible: NDArray[np.bool_], f
 
     """
     columns, rows = np.flatnonzero(visible.any(0)), np.flatnonzero(visible[:, ~fixed].any(1))
-    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
-                 scene.radial)
+    part = scene.part(columns, rows)
     used = visible[np.ix_(rows, columns)]
     problem = Problem.of(part, observations[np.ix_(rows, columns)], used, AdjustmentOptions(), fixed[columns])
     system = problem.linearize(part)

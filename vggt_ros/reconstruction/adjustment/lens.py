@@ -76,11 +76,9 @@ class Lens:
         if not (self.focal_sigma or self.radial_sigma) or not inliers.any():
             return self
         columns, rows = np.flatnonzero(registered), np.flatnonzero(inliers.any(1))
-        part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
-                     scene.radial)
         grid = np.ix_(rows, columns)
         options = AdjustmentOptions(focal_sigma=self.focal_sigma, radial_sigma=self.radial_sigma)
-        focal_sigma, radial_sigma = lens_sigmas(part, observations[grid], inliers[grid], options)
+        focal_sigma, radial_sigma = lens_sigmas(scene.part(columns, rows), observations[grid], inliers[grid], options)
         changes: dict[str, float] = {}
         if self.focal_sigma:
             limits = min(MIN_FOCAL_SIGMA, self.focal_sigma), self.focal_sigma

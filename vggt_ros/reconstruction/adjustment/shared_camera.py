@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vggt_ros.geometry.poses import Array
+from vggt_ros.reconstruction.adjustment.bundle import undistorted
 
 PARAMETERS = 5
 """[logarithm of a factor on the focal lengths, principal point x and y in pixels, radial distortion, readout time in
@@ -40,8 +40,7 @@ class SharedCamera:
 
         `pixels` are from the calibrated one, `shift_rate` (m, 2) in pixels per second of readout.
         """
-        centered = self._centered(pixels, shift_rate)
-        return np.asarray(centered * (1 + self.radial * self._square(centered)))
+        return undistorted(self._centered(pixels, shift_rate), self.focal, self.radial)
 
     def derivatives(self, projections: Array, pixels: Array, shift_rate: Array) -> Array:
         """Return those of `projections` (m, 2) minus `pinhole` by the parameters (m, 2, 5).
@@ -49,7 +48,8 @@ class SharedCamera:
         That of the distortion at the place of the observation is left out: it is a few percent.
         """
         centered = self._centered(pixels, shift_rate)
-        square, result = self._square(centered), np.zeros((len(pixels), 2, PARAMETERS))
+        square = ((centered / self.focal) ** 2).sum(1, keepdims=True)
+        result = np.zeros((len(pixels), 2, PARAMETERS))
         result[:, :, 0] = projections + 2 * self.radial * square * centered
         result[:, :, 1:3] = np.eye(2)
         result[:, :, 3] = -square * centered
@@ -68,6 +68,3 @@ class SharedCamera:
 
     def _centered(self, pixels: Array, shift_rate: Array) -> Array:
         return np.asarray(pixels - self.center - self.readout * shift_rate)
-
-    def _square(self, centered: Array) -> NDArray[np.float64]:
-        return np.asarray(((centered / self.focal) ** 2).sum(1, keepdims=True))

@@ -112,14 +112,12 @@ def in_cameras(scene: SparseScene, seen: Observations) -> Array:
     return np.asarray(turned + scene.translation[seen.image])
 
 
-def triangulated(scene: SparseScene, seen: Observations) -> tuple[SparseScene, Array]:
-    """Return the scene with the points nearest to all their rays, and the angles (n,) that these span, radians.
+def triangulated(scene: SparseScene, seen: Observations) -> SparseScene:
+    """Return the scene with the points nearest to all their rays.
 
     Rays count by the inverse square of the distance, as errors in the images do.
     """
-    rays = np.concatenate([_pinhole(scene, seen) / scene.camera.focal, np.ones((len(seen.point), 1))], 1)
-    rays = np.einsum("mji,mj->mi", scene.rotation[seen.image], rays)
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    rays = _rays(scene, seen)
     across = np.eye(3) - rays[:, :, None] * rays[:, None]
     centers = scene.centers()[seen.image]
     projected, weight = np.einsum("mij,mj->mi", across, centers), np.ones(len(rays))
@@ -129,10 +127,16 @@ def triangulated(scene: SparseScene, seen: Observations) -> tuple[SparseScene, A
         points = np.linalg.solve(normal, seen.sums(projected * weight[:, None])[..., None])[..., 0]
         distance = ((points[seen.point] - centers) * rays).sum(1)
         weight = 1 / np.maximum(distance, 0.1 * float(np.median(np.abs(distance)))) ** 2
+    return replace(scene, points=np.asarray(points, np.float64))
+
+
+def ray_angles(scene: SparseScene, seen: Observations) -> Array:
+    """Return the angles (n,) that the rays of each point span, radians."""
+    rays = _rays(scene, seen)
     mean = seen.sums(rays)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     cosine = np.minimum.reduceat((rays * mean[seen.point]).sum(1), seen.starts)
-    return replace(scene, points=np.asarray(points, np.float64)), 2 * np.arccos(np.clip(cosine, -1, 1))
+    return np.asarray(2 * np.arccos(np.clip(cosine, -1, 1)))
 
 
 def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOptions, sigmas: Array,
@@ -168,6 +172,13 @@ def adjust_sparse(scene: SparseScene, seen: Observations, options: AdjustmentOpt
 
 def _pinhole(scene: SparseScene, seen: Observations) -> Array:
     return scene.camera.pinhole(seen.pixels, seen.shift_rate)
+
+
+def _rays(scene: SparseScene, seen: Observations) -> Array:
+    """Return the directions (m, 3) in which the images see the points, in the frame of the scene."""
+    rays = np.concatenate([_pinhole(scene, seen) / scene.camera.focal, np.ones((len(seen.point), 1))], 1)
+    rays = np.einsum("mji,mj->mi", scene.rotation[seen.image], rays)
+    return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
 
 
 def _cost(scene: SparseScene, seen: Observations, options: AdjustmentOptions, expected: SharedCamera,

@@ -102,8 +102,7 @@ def _adjust_registered(scene: Scene, observations: Array, inliers: Mask, registe
     rows, columns = np.flatnonzero(inliers[:, ~is_fixed].any(1)), np.flatnonzero(registered)
     if not len(rows):
         return scene
-    part = Scene(scene.rotation[columns], scene.translation[columns], scene.points[rows], scene.focal[columns],
-                 scene.radial)
+    part = scene.part(columns, rows)
     grid = np.ix_(rows, columns)
     adjusted = adjust(part, observations[grid], inliers[grid], options, is_fixed[columns])
     rotation, translation, points = scene.rotation.copy(), scene.translation.copy(), scene.points.copy()

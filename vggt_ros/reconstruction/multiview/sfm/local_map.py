@@ -74,10 +74,8 @@ class LocalMap:
         kept = slice(max(0, len(self.views) - count), None)
         first = len(self.views) - len(self.views[kept])
         rows = np.flatnonzero((~np.isnan(self.tracks[:, kept, 0])).sum(1) >= 2)
-        scene = Scene(self.scene.rotation[kept], self.scene.translation[kept], self.scene.points[rows],
-                      self.scene.focal[kept])
         views = self.views[kept]
-        return replace(self, views=views, scene=scene, tracks=self.tracks[rows][:, kept],
+        return replace(self, views=views, scene=self.scene.part(kept, rows), tracks=self.tracks[rows][:, kept],
                        reference=np.maximum(self.reference[rows] - first, -1), numbers=self.numbers[rows],
                        depth={view.keyframe.id: self.depth[view.keyframe.id] for view in views})
 
@@ -94,8 +92,7 @@ class LocalMap:
         """
         count, views = len(self.scene.points), len(self.views)
         before = self.scene.in_cameras()[..., 2]
-        after = Scene(scene.rotation[:views], scene.translation[:views], scene.points[:count],
-                      scene.focal[:views]).in_cameras()[..., 2]
+        after = scene.part(slice(views), slice(count)).in_cameras()[..., 2]
         seen = ~np.isnan(self.tracks[..., 0]) & ~np.isnan(tracks[:count, :views, 0]) & (before > 0) & (after > 0)
         ratios = [float(np.median(after[seen[:, s], s] / before[seen[:, s], s])) if seen[:, s].sum() >= 10 else 1.0
                   for s in range(views)]
